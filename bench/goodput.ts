@@ -1,0 +1,260 @@
+/**
+ * Goodput of a sealed stream beside node:tls between the same two processes on loopback, where the time goes, and the round trip of
+ * a small message. Run: node bench/goodput.ts [seconds per measurement, 3]
+ */
+import '../src/node/v8-flags.ts'
+import { create } from '@bufbuild/protobuf'
+import { StringValueSchema } from '@bufbuild/protobuf/wkt'
+import { multiaddr } from '@multiformats/multiaddr'
+import { type ChildProcess, fork } from 'node:child_process'
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { connect, createServer, type TLSSocket } from 'node:tls'
+import { fileURLToPath } from 'node:url'
+import { acceptChannel, type Channel, openChannel } from '../src/protocols/wire/channel.ts'
+import { ChannelClosedError } from '../src/protocols/wire/errors.ts'
+import { FrameOpener, FrameSealer } from '../src/protocols/wire/sealing.ts'
+import { encodeBody } from '../src/protocols/wire/body.ts'
+import { tensor, type Tensor } from '../src/tensor.ts'
+import { identityOf, textOptions, type TextChannel } from '../test/helpers/channels.ts'
+import { startTestNode } from '../test/helpers/nodes.ts'
+import { selfSigned } from './support/self-signed.ts'
+
+const MiB = 2 ** 20
+const MESSAGE_BYTES = 32 * MiB
+const CHUNK_BYTES = MiB
+const SMALL_BYTES = 8 * 1024
+const WARM_UP_MESSAGES = 16
+/** Messages on their way before the receiver's word that one has arrived. */
+const IN_FLIGHT = 2
+const ROUNDS = 5
+const ROUND_TRIPS = 4000
+const PROTOCOL = '/midspan/test/1'
+const CIPHERS = 'TLS_AES_256_GCM_SHA384'
+
+/** CPU milliseconds, both kinds, since the process began. */
+function cpuMs (): number {
+  const { user, system } = process.cpuUsage()
+  return (user + system) / 1000
+}
+
+function median (values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 1] ?? NaN
+}
+
+function text (value: string): ReturnType<typeof create<typeof StringValueSchema>> {
+  return create(StringValueSchema, { value })
+}
+
+/* ---------------------------------------------------------------- the receiving process */
+
+async function serve (): Promise<void> {
+  const node = await startTestNode({ privateKey: await identityOf(2) })
+  const { server: options } = await textOptions()
+  await node.handle(PROTOCOL, (stream) => {
+    void acceptChannel(stream, options).then(answer).catch((error: unknown) => { if (!(error instanceof ChannelClosedError)) console.error(error) })
+  })
+  const { key, cert } = selfSigned()
+  const tls = createServer({ key, cert, minVersion: 'TLSv1.3', ciphers: CIPHERS }, (socket) => { socket.setNoDelay(true); acknowledgeMessages(socket) })
+  tls.listen(0, '127.0.0.1')
+  await once(tls, 'listening')
+  process.on('message', () => { process.send?.({ cpuMs: cpuMs() }) })
+  process.send?.({ addresses: node.getMultiaddrs().map(String), tlsPort: (tls.address() as { port: number }).port })
+}
+
+/** A large message is acknowledged, a small one sent back. */
+async function answer (channel: Channel<ReturnType<typeof text>, ReturnType<typeof text>>): Promise<void> {
+  for (;;) {
+    const { message, tensors } = await channel.receive()
+    await channel.send(message, message.value === 'echo' ? tensors : [])
+  }
+}
+
+/** Copies each 32 MiB into one buffer, as whoever receives tensors must, and answers with a byte. */
+function acknowledgeMessages (socket: TLSSocket): void {
+  let message = Buffer.allocUnsafeSlow(MESSAGE_BYTES)
+  let filled = 0
+  socket.on('data', (chunk: Buffer) => {
+    for (let rest = chunk; rest.byteLength > 0;) {
+      const part = rest.subarray(0, MESSAGE_BYTES - filled)
+      message.set(part, filled)
+      filled += part.byteLength
+      rest = rest.subarray(part.byteLength)
+      if (filled < MESSAGE_BYTES) continue
+      filled = 0
+      message = Buffer.allocUnsafeSlow(MESSAGE_BYTES)
+      socket.write(Buffer.of(1))
+    }
+  })
+  socket.on('error', () => {})
+}
+
+/* ---------------------------------------------------------------- the sending process */
+
+interface Link {
+  readonly send: () => Promise<void>
+  readonly acknowledged: () => Promise<void>
+}
+
+function sealedLink (channel: TextChannel, tensors: readonly Tensor[]): Link {
+  return {
+    send: async () => { await channel.send(text('bulk'), tensors) },
+    acknowledged: async () => { await channel.receive() }
+  }
+}
+
+async function tlsLink (port: number, payload: Uint8Array): Promise<Link> {
+  const socket = connect({ port, host: '127.0.0.1', rejectUnauthorized: false, minVersion: 'TLSv1.3', ciphers: CIPHERS })
+  await once(socket, 'secureConnect')
+  socket.setNoDelay(true)
+  let acknowledged = 0
+  let wake = (): void => {}
+  socket.on('data', (bytes: Buffer) => { acknowledged += bytes.byteLength; wake() })
+  return {
+    send: async () => {
+      for (let offset = 0; offset < MESSAGE_BYTES; offset += CHUNK_BYTES) {
+        if (!socket.write(payload.subarray(offset, offset + CHUNK_BYTES))) await once(socket, 'drain')
+      }
+    },
+    acknowledged: async () => {
+      while (acknowledged === 0) await new Promise<void>((resolve) => { wake = resolve })
+      acknowledged--
+    }
+  }
+}
+
+interface Goodput {
+  readonly mbPerS: number
+  readonly senderMsPerGb: number
+  readonly receiverMsPerGb: number
+}
+
+async function measure (link: Link, child: ChildProcess, seconds: number): Promise<Goodput> {
+  const startReceiver = await cpuOf(child)
+  const startCpu = cpuMs()
+  const start = performance.now()
+  let messages = 0
+  let unacknowledged = 0
+  while (performance.now() - start < seconds * 1000) {
+    await link.send()
+    messages++
+    if (++unacknowledged > IN_FLIGHT) { await link.acknowledged(); unacknowledged-- }
+  }
+  for (; unacknowledged > 0; unacknowledged--) await link.acknowledged()
+  const elapsedMs = performance.now() - start
+  const gigabytes = messages * MESSAGE_BYTES / 1e9
+  return { mbPerS: gigabytes * 1e6 / elapsedMs, senderMsPerGb: (cpuMs() - startCpu) / gigabytes, receiverMsPerGb: (await cpuOf(child) - startReceiver) / gigabytes }
+}
+
+async function cpuOf (child: ChildProcess): Promise<number> {
+  child.send('cpu')
+  const [answered] = await once(child, 'message') as [{ cpuMs: number }]
+  return answered.cpuMs
+}
+
+function report (name: string, runs: readonly Goodput[]): number {
+  const mbPerS = runs.map((run) => run.mbPerS)
+  console.log(`${name.padEnd(26)} ${median(mbPerS).toFixed(0).padStart(6)} MB/s [${Math.min(...mbPerS).toFixed(0)}-${Math.max(...mbPerS).toFixed(0)}]   ` +
+    `CPU ms/GB: sender ${median(runs.map((run) => run.senderMsPerGb)).toFixed(0)}, receiver ${median(runs.map((run) => run.receiverMsPerGb)).toFixed(0)}`)
+  return median(mbPerS)
+}
+
+async function roundTrips (channel: TextChannel): Promise<void> {
+  const small = [tensor('uint8', [SMALL_BYTES], new Uint8Array(randomBytes(SMALL_BYTES)))]
+  const times: number[] = []
+  for (let index = 0; index < ROUND_TRIPS; index++) {
+    const start = performance.now()
+    await channel.send(text('echo'), small)
+    await channel.receive()
+    times.push(performance.now() - start)
+  }
+  const sorted = times.slice(ROUND_TRIPS / 8).sort((a, b) => a - b)
+  const at = (share: number): string => `${((sorted[Math.floor(sorted.length * share)] ?? NaN) * 1000).toFixed(0)} us`
+  console.log(`8 KiB round trip           p50 ${at(0.5)}, p90 ${at(0.9)}, p99 ${at(0.99)}`)
+}
+
+/* ---------------------------------------------------------------- where the time goes */
+
+/** Milliseconds a GB of each section on its own, in this process and on one core. */
+function sections (tensors: readonly Tensor[], payload: Uint8Array): void {
+  const secret = randomBytes(32)
+  const binding = { protocol: PROTOCOL, sessionId: randomBytes(16), direction: 'c2s' } as const
+  const limits = { maxMessageBytes: 1024, maxTensorBytes: MESSAGE_BYTES, maxTensors: 1 }
+  const sealer = new FrameSealer(secret, binding)
+  const opener = new FrameOpener(secret, binding, MESSAGE_BYTES + 4096)
+  const parts = encodeBody({ message: new Uint8Array(8), tensors }, limits)
+  const seal = new Array<number>()
+  const open = new Array<number>()
+  const small = new Array<number>()
+  const copy = new Array<number>()
+  const noise = { encrypt: new Array<number>(), decrypt: new Array<number>() }
+  for (let round = 0; round < 12; round++) {
+    const records: Uint8Array[][] = []
+    timed(seal, () => { for (const record of sealer.seal('message', parts)) records.push([...record]) })
+    const [head, ...rest] = records[0] as [Uint8Array, ...Uint8Array[]]
+    const { header } = opener.parse(head.subarray(1))
+    timed(open, () => {
+      opener.begin(header, head.subarray(1))
+      for (const piece of rest) opener.add(piece)
+      for (const record of records.slice(1)) for (const piece of record) for (let at = 0; at < piece.byteLength; at += 65536) opener.add(piece.subarray(at, at + 65536))
+    })
+    timed(copy, () => { Buffer.allocUnsafeSlow(MESSAGE_BYTES).set(payload) })
+    const chunks: Buffer[] = []
+    timed(noise.encrypt, () => {
+      for (let at = 0; at < MESSAGE_BYTES; at += 65519) {
+        const cipher = createCipheriv('chacha20-poly1305', secret, secret.subarray(0, 12), { authTagLength: 16 })
+        chunks.push(cipher.update(payload.subarray(at, at + 65519)), cipher.final())
+        cipher.getAuthTag()
+      }
+    })
+    timed(noise.decrypt, () => {
+      for (const chunk of chunks) createDecipheriv('chacha20-poly1305', secret, secret.subarray(0, 12), { authTagLength: 16 }).update(chunk)
+    })
+  }
+  const smallParts = encodeBody({ message: new Uint8Array(8), tensors: [tensor('uint8', [SMALL_BYTES], new Uint8Array(SMALL_BYTES))] }, limits)
+  for (let round = 0; round < 2000; round++) {
+    timed(small, () => {
+      const [record] = [...sealer.seal('message', smallParts)]
+      const [head, ...rest] = [...record ?? []] as [Uint8Array, ...Uint8Array[]]
+      opener.begin(opener.parse(head.subarray(1)).header, head.subarray(1))
+      for (const piece of rest) opener.add(piece)
+    })
+  }
+  const perGb = (times: readonly number[]): string => `${(median(times) / (MESSAGE_BYTES / 1e9)).toFixed(0)} ms/GB`
+  console.log(`sections, one core         seal ${perGb(seal)}, open ${perGb(open)}, copy ${perGb(copy)}, noise cipher ${perGb(noise.encrypt)} / ${perGb(noise.decrypt)}`)
+  console.log(`8 KiB seal and open        ${(median(small) * 1000).toFixed(0)} us`)
+}
+
+function timed (times: number[], run: () => void): void {
+  const start = performance.now()
+  run()
+  times.push(performance.now() - start)
+}
+
+async function main (seconds: number): Promise<void> {
+  const child = fork(fileURLToPath(import.meta.url), ['serve'])
+  const [{ addresses, tlsPort }] = await once(child, 'message') as [{ addresses: string[], tlsPort: number }]
+  const node = await startTestNode({ privateKey: await identityOf(1), listen: false })
+  try {
+    const payload = new Uint8Array(randomBytes(MESSAGE_BYTES))
+    const tensors = [tensor('uint8', [MESSAGE_BYTES], payload)]
+    const { client: options } = await textOptions()
+    const stream = await node.dialProtocol(addresses.map((address) => multiaddr(address)), PROTOCOL)
+    const channel = await openChannel(stream, options)
+    const links = [{ name: 'sealed over libp2p', link: sealedLink(channel, tensors) }, { name: 'node:tls 1.3 AES-256-GCM', link: await tlsLink(tlsPort, payload) }]
+    for (const { link } of links) for (let index = 0; index < WARM_UP_MESSAGES; index++) { await link.send(); await link.acknowledged() }
+    const runs = links.map((): Goodput[] => [])
+    for (let round = 0; round < ROUNDS; round++) for (const [index, { link }] of links.entries()) runs[index]?.push(await measure(link, child, seconds))
+    const [sealed, tls] = links.map(({ name }, index) => report(name, runs[index] ?? []))
+    console.log(`ratio                      ${((sealed ?? NaN) / (tls ?? NaN)).toFixed(2)} (bar 0.35)`)
+    await roundTrips(channel)
+    await channel.close()
+    sections(tensors, payload)
+  } finally {
+    await node.stop()
+    child.kill()
+  }
+}
+
+if (process.argv[2] === 'serve') await serve()
+else await main(Number(process.argv[2] ?? 3))

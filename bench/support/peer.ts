@@ -1,0 +1,38 @@
+/** The daemons of one or more homes in a process of their own, timed. Arguments: threads of each device, whether they listen, homes. */
+import '../../src/node/v8-flags.ts'
+import { CachedEnds } from '../../src/model/generation/cached-ends.ts'
+import { Boundary } from '../../src/model/privacy/boundary.ts'
+import { startDaemon } from '../../src/node/daemon.ts'
+import { ClientEnds, TrainingPass } from '../../src/roles/client/ends.ts'
+import { Sequence } from '../../src/roles/client/generator.ts'
+import { ClientState } from '../../src/roles/client/state.ts'
+import { FederatedAdapters } from '../../src/roles/server/adapters.ts'
+import { GenerationEngine } from '../../src/roles/server/generation-engine.ts'
+import { Middle, Passage } from '../../src/roles/server/middle.ts'
+import { TrainingState } from '../../src/roles/server/state.ts'
+import { Stopwatch } from './stopwatch.ts'
+
+const stopwatch = new Stopwatch()
+stopwatch.time(ClientEnds.prototype, 'forward', 'client input forward')
+stopwatch.time(TrainingPass.prototype, 'learn', 'client output, loss and back')
+stopwatch.time(TrainingPass.prototype, 'finish', 'client input backward')
+stopwatch.time(ClientState.prototype, 'download', 'client contribution')
+stopwatch.time(ClientState.prototype, 'step', 'client step')
+stopwatch.time(ClientState.prototype, 'commit', 'client snapshot')
+stopwatch.time(Middle.prototype, 'forward', 'server forward')
+stopwatch.time(Passage.prototype, 'backward', 'server backward')
+stopwatch.time(FederatedAdapters.prototype, 'step', 'server step')
+stopwatch.time(TrainingState.prototype, 'commit', 'server snapshot')
+stopwatch.time(Sequence.prototype, 'next', 'token')
+stopwatch.time(GenerationEngine.prototype, 'compute', 'server blocks')
+stopwatch.time(CachedEnds.prototype, 'finish', 'ends finish')
+stopwatch.time(Boundary.prototype, 'release', 'release')
+stopwatch.time(Boundary.prototype, 'encode', 'encode')
+stopwatch.time(Boundary.prototype, 'decode', 'decode')
+
+const [threads, listens, ...homes] = process.argv.slice(2)
+const settings = { threads: Number(threads), logLevel: 'error', ...(listens === 'true' ? { listen: ['/ip4/127.0.0.1/tcp/0'] } : {}) }
+const daemons = await Promise.all(homes.map(async (home) => await startDaemon(home, settings)))
+process.on('message', () => { process.send?.(stopwatch.report()) })
+process.on('disconnect', () => { void Promise.all(daemons.map(async (daemon) => { await daemon.stop() })).finally(() => { process.exit() }) })
+process.send?.(stopwatch.report())

@@ -1,0 +1,85 @@
+import stylistic from '@stylistic/eslint-plugin'
+import importX, { createNodeResolver } from 'eslint-plugin-import-x'
+import { defineConfig, globalIgnores } from 'eslint/config'
+import tseslint from 'typescript-eslint'
+
+const reach = 'Imports point one way: cli → node → roles → {protocols, model}; protocols and model do not know each other.'
+
+/** Which folders of src no file of a folder may import from. */
+const forbidden = {
+  model: ['protocols', 'roles', 'node', 'cli'],
+  protocols: ['model', 'roles', 'node', 'cli'],
+  roles: ['node', 'cli'],
+  node: ['cli'],
+  '*.ts': ['model', 'protocols', 'roles', 'node', 'cli']
+}
+
+const importZones = [
+  ...Object.entries(forbidden).flatMap(([target, folders]) =>
+    folders.map(from => ({ target: `./src/${target}`, from: `./src/${from}`, message: reach }))),
+  { target: './src', from: ['./test', './bench'], message: 'What is published does not depend on its tests.' }
+]
+
+const noDefaultExport = { selector: 'ExportDefaultDeclaration', message: 'Export by name.' }
+
+export default defineConfig(
+  globalIgnores(['**/*_pb.ts', 'dist', 'coverage']),
+  {
+    files: ['**/*.{js,ts}'],
+    linterOptions: { reportUnusedDisableDirectives: 'error' },
+    plugins: { '@stylistic': stylistic, 'import-x': importX },
+    settings: {
+      'import-x/extensions': ['.ts', '.js'],
+      'import-x/parsers': { '@typescript-eslint/parser': ['.ts'] },
+      'import-x/resolver-next': [createNodeResolver({ extensions: ['.ts', '.js'] })]
+    },
+    rules: {
+      eqeqeq: ['error', 'always', { null: 'ignore' }],
+      'no-var': 'error',
+      'no-restricted-syntax': ['error', noDefaultExport],
+      'object-shorthand': 'error',
+      'prefer-const': ['error', { destructuring: 'all' }],
+      'import-x/no-duplicates': 'error',
+      'import-x/no-restricted-paths': ['error', { basePath: import.meta.dirname, zones: importZones }],
+      '@stylistic/arrow-spacing': 'error',
+      '@stylistic/brace-style': ['error', '1tbs', { allowSingleLine: true }],
+      '@stylistic/comma-dangle': 'error',
+      '@stylistic/comma-spacing': 'error',
+      '@stylistic/eol-last': 'error',
+      '@stylistic/indent': ['error', 2, { SwitchCase: 1 }],
+      '@stylistic/key-spacing': ['error', { mode: 'minimum' }],
+      '@stylistic/keyword-spacing': 'error',
+      '@stylistic/no-multiple-empty-lines': ['error', { max: 1, maxEOF: 0 }],
+      '@stylistic/no-trailing-spaces': 'error',
+      '@stylistic/object-curly-spacing': ['error', 'always'],
+      '@stylistic/quotes': ['error', 'single', { avoidEscape: true, allowTemplateLiterals: 'avoidEscape' }],
+      '@stylistic/semi': ['error', 'never'],
+      '@stylistic/space-before-blocks': 'error',
+      '@stylistic/space-before-function-paren': 'error',
+      '@stylistic/space-infix-ops': 'error'
+    }
+  },
+  {
+    files: ['**/*.ts'],
+    extends: [tseslint.configs.recommendedTypeChecked],
+    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    rules: {
+      'no-restricted-syntax': ['error', noDefaultExport,
+        // Node runs the sources by erasing types: what leaves code behind cannot run.
+        { selector: 'TSEnumDeclaration', message: 'Use constants: enums cannot be erased.' },
+        { selector: 'TSModuleDeclaration[kind!="global"]', message: 'Use modules: namespaces cannot be erased.' },
+        { selector: 'TSParameterProperty', message: 'Assign in the constructor: parameter properties cannot be erased.' }
+      ],
+      '@typescript-eslint/consistent-type-imports': ['error', { fixStyle: 'inline-type-imports' }],
+      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_', varsIgnorePattern: '^_', caughtErrorsIgnorePattern: '^_' }],
+      // An interface's method may be asynchronous for the sake of others that implement it.
+      '@typescript-eslint/require-await': 'off',
+      '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true, allowBoolean: true }],
+      '@typescript-eslint/switch-exhaustiveness-check': ['error', { considerDefaultExhaustiveForUnions: true }]
+    }
+  },
+  {
+    files: ['*.config.{js,ts}'],
+    rules: { 'no-restricted-syntax': 'off' }
+  }
+)

@@ -1,0 +1,16 @@
+import type { Command } from './command.ts'
+import { daemon } from './commands/daemon.ts'
+import { demo } from './commands/demo.ts'
+import { evaluate } from './commands/evaluate.ts'
+import { exportAdapter } from './commands/export.ts'
+import { generate } from './commands/generate.ts'
+import { init } from './commands/init.ts'
+import { invite } from './commands/invite.ts'
+import { join } from './commands/join.ts'
+import { leave } from './commands/leave.ts'
+import { peers } from './commands/peers.ts'
+import { status } from './commands/status.ts'
+import { train } from './commands/train.ts'
+
+/** Every command, in the order of the help and of docs/cli.md. */
+export const commands: readonly Command[] = [init, invite, join, leave, daemon, status, peers, train, evaluate, generate, exportAdapter, demo]

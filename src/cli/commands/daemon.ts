@@ -1,0 +1,63 @@
+import type { DaemonStatus } from '../../node/daemon.ts'
+import { command } from '../command.ts'
+import { endSpans } from '../format.ts'
+import { grouped, optional, repeated } from '../option.ts'
+import { device, threads } from '../shared-options.ts'
+import type { Terminal } from '../terminal.ts'
+import { address, choice, integer, peerId } from '../values.ts'
+
+export const daemon = command({
+  name: 'daemon',
+  group: 'Run',
+  summary: 'Run this peer until it is stopped',
+  details: `Prints who it is, what it serves on which device, then a line "Listening on MULTIADDR" for each address and, last, "Daemon is ready".
+SIGINT or SIGTERM stop it cleanly; a second one ends it at once.`,
+  options: {
+    ...grouped('Network', {
+      listen: repeated('MULTIADDR', address, 'Where to listen', '/ip4/0.0.0.0/tcp/4001 for a server, nowhere for a client'),
+      announce: repeated('MULTIADDR', address, 'What to tell others instead: a forwarded port, a public name', 'what it listens on'),
+      allow: repeated('PEERID', peerId, 'A peer that this server admits without an invite', 'those that init was given'),
+      maxConnections: optional('COUNT', integer({ min: 2, max: 10_000 }), 'Connections at most', '300')
+    }),
+    ...grouped('This machine', {
+      threads,
+      device,
+      logLevel: optional('LEVEL', choice('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'), 'What the log in the home keeps', 'info')
+    })
+  },
+  examples: [
+    { command: 'midspan daemon --home s --listen /ip4/0.0.0.0/tcp/4001', about: 'a server that others can reach' },
+    { command: 'midspan daemon --home a', about: 'a client' }
+  ],
+  async run ({ home, listen, announce, allow, maxConnections, threads, device, logLevel }, { terminal, signal }) {
+    const { startDaemon } = await import('../../node/daemon.ts')
+    const options = { listen: given(listen), announce: given(announce), allow: given(allow), maxConnections, threads, device, logLevel }
+    const running = await startDaemon(home, options, { signal })
+    introduce(running.status(), terminal)
+    const stop = (): void => { running.stop().catch(() => {}) } // told below
+    signal.addEventListener('abort', stop, { once: true })
+    if (signal.aborted) stop()
+    await running.stopped
+    await running.stop() // the same stop again: throws what kept it from being clean
+    terminal.line('Stopped')
+  }
+})
+
+/** An option that was not given says nothing, rather than "none". */
+function given<T> (values: readonly T[]): readonly T[] | undefined {
+  return values.length === 0 ? undefined : values
+}
+
+function introduce (status: DaemonStatus, terminal: Terminal): void {
+  terminal.line(`Peer ${status.peerId}, a ${status.role} (${status.agent})`)
+  terminal.line(`Federation ${status.federation.name} (${status.federation.id})`)
+  terminal.line(`${work(status)} on ${status.device}`)
+  for (const multiaddr of status.addresses) terminal.line(`Listening on ${multiaddr}`)
+  if (!status.connected) terminal.note('No server can be reached yet; this daemon goes on trying. Check that one runs, and that its address can be reached from here')
+  terminal.line('Daemon is ready')
+}
+
+function work ({ partition, blocks }: DaemonStatus): string {
+  if (partition !== null) return `Holding ${endSpans(partition)}`
+  return blocks === null ? 'Computing' : `Serving blocks ${blocks.first} to ${blocks.end - 1}`
+}

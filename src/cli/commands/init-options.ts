@@ -1,0 +1,61 @@
+import { defaulted, grouped, mandatory, optional, repeated, toggle } from '../option.ts'
+import { device, NOISE_BOUNDS, threads } from '../shared-options.ts'
+import { choice, clip, duration, ends, hexSeed, integer, list, normOrNone, number, path, peerId, range, size, text } from '../values.ts'
+
+const count = integer({ min: 1 })
+
+const federation = grouped('Federation', {
+  role: defaulted('ROLE', choice('server'), 'server', 'Only a server, which has the model, can found a federation'),
+  model: mandatory('DIR', path, 'A Hugging Face directory: config.json, tokenizer.json and safetensors files'),
+  name: mandatory('NAME', text, 'What people call the federation'),
+  admission: defaulted('HOW', choice('invite', 'allow-list', 'open'), 'invite', 'Who may join: holders of an invite, peers named by --allow, or anybody'),
+  allow: repeated('PEERID', peerId, 'A peer that may join without an invite'),
+  inputBlocks: defaulted('MIN..MAX', range({ min: 1 }), '1', 'Blocks that a client may keep as its input span'),
+  outputBlocks: defaulted('MIN..MAX', range({ min: 1 }), '1', 'Blocks that a client may keep as its output span')
+})
+
+const privacy = grouped('Privacy', {
+  noise: defaulted('SCALE', number(NOISE_BOUNDS), '0', "Least noise on hidden states that leave a client: the expected norm of a row's noise over the clip norm"),
+  gradientNoise: defaulted('SCALE', number(NOISE_BOUNDS), '0', 'The same for gradients'),
+  clip: defaulted('NORM', clip, 'auto', 'L2 norm that released rows are clipped to: auto (measured on the model; rows without noise stay exact), none, or a number'),
+  wire: defaulted('TYPE', choice('fp32', 'fp16', 'int8'), 'fp16', 'Numbers on the wire: fp32, fp16, or int8 with a scale a row')
+})
+
+const adapters = grouped('Adapters', {
+  loraR: defaulted('RANK', integer({ min: 1, max: 4096 }), '8', 'Rank of the adapters'),
+  loraAlpha: defaulted('NUMBER', number({ min: 0, above: true }), '16', 'Adapters are scaled by alpha / rank'),
+  loraDropout: defaulted('SHARE', number({ min: 0, max: 0.99 }), '0', "Dropout on the adapters' input"),
+  loraTargets: defaulted('NAMES', list(choice('q', 'k', 'v', 'o', 'gate', 'up', 'down')), 'q,k,v,o', 'Modules that get one: any of q,k,v,o,gate,up,down'),
+  loraRslora: toggle('Scale by alpha / sqrt(rank) instead'),
+  seed: optional('HEX', hexSeed, "The adapters' start is derived from it", 'random')
+})
+
+const optimiser = grouped('Optimiser (AdamW)', {
+  learningRate: defaulted('NUMBER', number({ min: 0, above: true }), '0.001', 'Learning rate at its highest'),
+  weightDecay: defaulted('NUMBER', number({ min: 0 }), '0', 'Decoupled weight decay'),
+  beta1: defaulted('NUMBER', number({ min: 0, max: 0.9999999 }), '0.9', 'Decay of the first moment'),
+  beta2: defaulted('NUMBER', number({ min: 0, max: 0.9999999 }), '0.999', 'Decay of the second moment'),
+  epsilon: defaulted('NUMBER', number({ min: 0, above: true }), '1e-8', 'Added to the root of the second moment'),
+  schedule: defaulted('NAME', choice('constant', 'linear', 'cosine'), 'constant', 'How the learning rate goes on after the warm-up'),
+  warmupRounds: defaulted('COUNT', integer({ min: 0 }), '0', 'Rounds over which the learning rate rises'),
+  totalRounds: defaulted('COUNT', count, '1000', 'Rounds after which a linear or cosine schedule reaches 0'),
+  maxGradientNorm: defaulted('NORM', normOrNone, '1', "L2 norm that a round's gradient is clipped to, or none")
+})
+
+const rounds = grouped('Rounds', {
+  strategy: defaulted('NAME', choice('client-batch', 'sequential'), 'client-batch', 'client-batch: all clients in one run; sequential: one after the other'),
+  ends: defaulted('HOW', ends, 'shared', 'Adapters that clients hold: shared (exact), average:K (every K rounds) or personal (never leave)'),
+  minClients: defaulted('COUNT', count, '1', 'Clients that a round waits for'),
+  roundDeadline: defaulted('DURATION', duration, '60s', 'A client that is later is left out of the round')
+})
+
+const limits = grouped('Limits', {
+  maxTokensPerClient: defaulted('COUNT', count, '4096', 'Tokens that one client may bring to a round'),
+  maxSequenceTokens: optional('COUNT', count, 'Tokens of a sequence', "the model's context"),
+  maxClients: defaulted('COUNT', count, '32', 'Clients at one time'),
+  cacheBytes: defaulted('SIZE', size, '1GiB', 'Memory for the key and value caches of all generations')
+})
+
+const machine = grouped('This machine', { threads, device })
+
+export const initOptions = { ...federation, ...privacy, ...adapters, ...optimiser, ...rounds, ...limits, ...machine }

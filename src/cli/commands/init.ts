@@ -1,0 +1,36 @@
+import { command } from '../command.ts'
+import { bytes, plural } from '../format.ts'
+import { grouped } from '../option.ts'
+import { json } from '../shared-options.ts'
+import { ProgressLine } from '../views/progress-line.ts'
+import { initOptions } from './init-options.ts'
+
+export const init = command({
+  name: 'init',
+  group: 'Found and join',
+  summary: 'Found a federation around a model directory',
+  details: `Writes the charter, which fixes all of this for everybody who joins: change your mind before you hand out invites.
+Reads the whole model once to fingerprint it, and runs it once on random tokens to measure the clip norms, unless --clip says otherwise.`,
+  options: { ...initOptions, ...grouped('Output', { json }) },
+  examples: [
+    { command: 'midspan init --home s --role server --model llama/ --name stories', about: 'with the defaults' },
+    { command: 'midspan init --home s --model llama/ --name clinic --noise 0.5 --input-blocks 1..4 --output-blocks 1..2', about: 'a privacy floor, and clients that may keep more' },
+    { command: 'midspan init --home s --config config/server.yaml', about: 'from a file' }
+  ],
+  async run ({ home, json, ...options }, { terminal, signal }) {
+    const { foundFederation } = await import('../../node/found.ts')
+    const progress = new ProgressLine(terminal)
+    let hashedBytes = 0
+    const founded = await foundFederation(home, options, signal, {
+      onProgress: (more) => {
+        hashedBytes += more
+        progress.draw(`Fingerprinting the model: ${bytes(hashedBytes)}`)
+      }
+    }).finally(() => { progress.clear() })
+    if (json) return terminal.json(founded)
+    const { federation, model, peerId } = founded
+    terminal.line(`Founded ${federation.name} (${federation.id})`)
+    terminal.line(`Model ${model.path}: ${plural(model.blocks, 'block')} of hidden size ${model.hidden}, ${plural(model.tensors, 'tensor')}, ${bytes(model.bytes)}`)
+    terminal.line(`This peer is ${peerId}, a server. Start it with: midspan daemon --home ${home}`)
+  }
+})

@@ -1,0 +1,29 @@
+import { command } from '../command.ts'
+import { askDaemon } from '../daemon-client.ts'
+import { defaulted, grouped } from '../option.ts'
+import { json } from '../shared-options.ts'
+import { choice, duration, integer } from '../values.ts'
+
+export const invite = command({
+  name: 'invite',
+  group: 'Found and join',
+  summary: 'Print an invite to hand to somebody',
+  details: 'Whoever holds the line that this prints can join until it expires: send it over a channel you trust. Only a server invites.',
+  options: {
+    ...grouped('Invite', {
+      role: defaulted('ROLE', choice('client', 'server'), 'client', 'What the holder may join as: client or server'),
+      expires: defaulted('DURATION', duration, '24h', 'How long it can be used, such as 30m, 24h or 7d'),
+      uses: defaulted('COUNT', integer({ min: 1, max: 10_000 }), '1', 'How many peers can join with it')
+    }),
+    ...grouped('Output', { json })
+  },
+  examples: [
+    { command: 'midspan invite --home s --expires 24h', about: 'for one client, until tomorrow' },
+    { command: 'midspan invite --home s --uses 20 --expires 7d', about: 'for a class' }
+  ],
+  async run ({ home, role, expires, uses, json }, { terminal, signal }) {
+    const answer = await askDaemon<{ invite: string }>(home, 'invite', { role, expiresMs: expires, uses }, signal)
+    if (json) terminal.json(answer)
+    else terminal.line(answer.invite)
+  }
+})

@@ -1,0 +1,18 @@
+import { command } from '../command.ts'
+import { askDaemon } from '../daemon-client.ts'
+import { grouped } from '../option.ts'
+import { json } from '../shared-options.ts'
+
+export const leave = command({
+  name: 'leave',
+  group: 'Found and join',
+  summary: 'Leave the federation',
+  details: 'Tells the servers, and removes the charter, the weights and the training state from the home. The identity stays. Export first what you want to keep.',
+  options: grouped('Output', { json }),
+  examples: [{ command: 'midspan leave --home a', about: 'the home can join another federation afterwards' }],
+  async run ({ home, json }, { terminal, signal }) {
+    const answer = await askDaemon<object>(home, 'leave', {}, signal)
+    if (json) terminal.json(answer)
+    else terminal.line('Left the federation')
+  }
+})

@@ -1,0 +1,32 @@
+import type { PeerLine } from '../../node/status.ts'
+import { command } from '../command.ts'
+import { askDaemon } from '../daemon-client.ts'
+import { digits, table } from '../format.ts'
+import { grouped } from '../option.ts'
+import { json } from '../shared-options.ts'
+
+export const peers = command({
+  name: 'peers',
+  group: 'Look',
+  summary: 'List the peers that are connected',
+  details: 'For each: its id, role, the blocks it serves, the round-trip time, whether the path is direct or relayed, its open sessions, and since when.',
+  options: grouped('Output', { json }),
+  examples: [{ command: 'midspan peers', about: 'who is there, and how near' }],
+  async run ({ home, json }, { terminal, signal }) {
+    const answer = await askDaemon<{ peers: readonly PeerLine[] }>(home, 'peers', {}, signal)
+    if (json) return terminal.json(answer)
+    if (answer.peers.length === 0) return terminal.note('No peer is connected')
+    const [head = '', ...lines] = table([HEAD, ...answer.peers.map(row)])
+    terminal.line(terminal.bold(head))
+    for (const line of lines) terminal.line(line)
+  }
+})
+
+const HEAD = ['PEER', 'ROLE', 'BLOCKS', 'ROUND TRIP', 'PATH', 'SESSIONS', 'SINCE', 'ADDRESS']
+
+function row ({ peerId, role, blocks, roundTripMs, path, sessions, since, address }: PeerLine): readonly string[] {
+  return [
+    peerId, role, blocks === null ? '-' : `${blocks.first}-${blocks.end - 1}`, roundTripMs === null ? '-' : `${digits(roundTripMs)} ms`,
+    path, String(sessions), since, address
+  ]
+}

@@ -1,0 +1,48 @@
+import { command } from '../command.ts'
+import { callDaemon } from '../daemon-client.ts'
+import type { TrainEvent } from '../events.ts'
+import { InterruptedError } from '../exit.ts'
+import { defaulted, grouped, mandatory, optional, toggle } from '../option.ts'
+import { clientNoise, json } from '../shared-options.ts'
+import { TrainView } from '../views/train-view.ts'
+import { choice, integer, path } from '../values.ts'
+
+export const train = command({
+  name: 'train',
+  group: 'Work',
+  summary: "Fine-tune the federation's adapters on your text",
+  details: `Runs rounds with the servers until --rounds are done in total. The text, its labels and the loss stay in this process's daemon.
+Stopping at any time loses nothing: run the same command again and it resumes.`,
+  options: {
+    ...grouped('Data', {
+      data: mandatory('FILE', path, 'JSONL (text, prompt and completion, messages, or instruction, input and output) or plain text'),
+      maxTokens: optional('COUNT', integer({ min: 2 }), 'Tokens of a sequence at most', "the charter's limit"),
+      packing: defaulted('HOW', choice('packed', 'padded'), 'packed', 'packed: sequences filled with consecutive records; padded: a record a sequence'),
+      lossOn: defaulted('WHAT', choice('completion', 'all'), 'completion', 'Tokens that the loss counts: completion, where the data tells it apart, or all'),
+      seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'Order of the records', '0')
+    }),
+    ...grouped('Training', {
+      rounds: defaulted('COUNT', integer({ min: 1 }), '100', 'Rounds in total, those already done included'),
+      sequences: optional('COUNT', integer({ min: 1 }), 'Sequences of each round', 'as many as the charter allows a client'),
+      fresh: toggle("Start from the federation's initial adapters instead of resuming")
+    }),
+    ...grouped('Privacy', clientNoise),
+    ...grouped('Output', { json })
+  },
+  examples: [
+    { command: 'midspan train --data notes.jsonl --rounds 100', about: 'a hundred rounds on a file of records' },
+    { command: 'midspan train --data notes.jsonl --rounds 200', about: 'a hundred more' },
+    { command: 'midspan train --data notes.jsonl --json | jq .loss', about: 'events for a program, one JSON object a line' }
+  ],
+  async run ({ home, json, debug: _debug, config: _config, ...parameters }, { terminal, signal }) {
+    const view = new TrainView(terminal, json)
+    try {
+      for await (const event of callDaemon<TrainEvent>(home, 'train', parameters, signal)) view.show(event)
+    } catch (error) {
+      if (signal.aborted) throw new InterruptedError('run it again to resume')
+      throw error
+    } finally {
+      view.end()
+    }
+  }
+})

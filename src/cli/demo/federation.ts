@@ -1,0 +1,137 @@
+import { stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { DaemonStatus } from '../../node/daemon.ts'
+import { askDaemon, callDaemon } from '../daemon-client.ts'
+import type { GenerateDone, GenerateEvent, TrainDone, TrainEvent, TrainRound } from '../events.ts'
+import { question, type Clinic } from './corpus.ts'
+import type { Recipe } from './local-model.ts'
+import type { Processes } from './processes.ts'
+
+/** The demo's own model: `pretrain.ts` makes it. */
+export const modelDirectory = fileURLToPath(new URL('./model', import.meta.url))
+
+const federationName = 'valley clinics'
+
+/** Enough for one clinic's batch of a round, and for the longest record. */
+const maxTokensPerClient = 1024
+
+/** The longest record has 22 tokens. */
+const maxTokens = 32
+
+/** The clinics cut the model at different blocks: they share rounds all the same. */
+const partitions = [{ inputBlocks: 1, outputBlocks: 1 }, { inputBlocks: 2, outputBlocks: 1 }, { inputBlocks: 1, outputBlocks: 2 }] as const
+
+/** An answer is one remedy and a full stop. */
+const maxAnswerTokens = 6
+
+/** Each process computes with one thread: four of them share the machine. */
+const threads = ['--threads', '1'] as const
+
+export interface Noise {
+  readonly hidden: number
+  readonly gradient: number
+}
+
+/** A clinic that has joined. */
+export interface Member {
+  readonly clinic: Clinic
+  readonly home: string
+  /** Its private records. */
+  readonly file: string
+  readonly fileBytes: number
+  readonly peerId: string
+  readonly partition: { readonly inputBlocks: number, readonly outputBlocks: number }
+}
+
+export interface DemoFederation {
+  readonly serverHome: string
+  readonly server: DaemonStatus
+  readonly members: readonly Member[]
+}
+
+/** Founds a federation in `directory`, starts its server, and lets every clinic join and start, each in a process of its own. */
+export async function startFederation (processes: Processes, directory: string, clinics: readonly Clinic[], recipe: Recipe, noise: Noise, signal: AbortSignal): Promise<DemoFederation> {
+  const serverHome = join(directory, 'server')
+  await processes.run(['init', '--home', serverHome, ...founding(recipe, noise, clinics.length)], signal)
+  await processes.startDaemon(['--home', serverHome, '--listen', '/ip4/127.0.0.1/tcp/0', ...threads], signal)
+  const members = await Promise.all(clinics.map(async (clinic, i) => await enrol(processes, directory, serverHome, clinic, partitions[i % partitions.length]!, signal)))
+  return { serverHome, server: await askDaemon<DaemonStatus>(serverHome, 'status', {}, signal), members }
+}
+
+function founding ({ adapters, optimizer, learningRate, schedule, maxGradientNorm }: Recipe, noise: Noise, clients: number): string[] {
+  return Object.entries({
+    model: modelDirectory,
+    name: federationName,
+    'input-blocks': '1..2',
+    'output-blocks': '1..2',
+    noise: noise.hidden,
+    'gradient-noise': noise.gradient,
+    'lora-r': adapters.r,
+    'lora-alpha': adapters.alpha,
+    'lora-targets': adapters.targets.map(target => target.replace('_proj', '')).join(),
+    seed: adapters.seed,
+    'learning-rate': learningRate,
+    beta1: optimizer.beta1,
+    beta2: optimizer.beta2,
+    epsilon: optimizer.epsilon,
+    'weight-decay': optimizer.weightDecay,
+    schedule: schedule.name,
+    'warmup-rounds': schedule.warmupRounds,
+    'total-rounds': schedule.totalRounds,
+    'max-gradient-norm': maxGradientNorm,
+    'min-clients': clients,
+    'max-tokens-per-client': maxTokensPerClient
+  }).flatMap(([name, value]) => [`--${name}`, String(value)])
+}
+
+async function enrol (processes: Processes, directory: string, serverHome: string, clinic: Clinic, partition: Member['partition'], signal: AbortSignal): Promise<Member> {
+  const home = join(directory, clinic.name.toLowerCase())
+  const file = join(directory, `${clinic.name.toLowerCase()}.jsonl`)
+  await writeFile(file, clinic.records.map(text => `${JSON.stringify({ text })}\n`).join(''), { mode: 0o600 })
+  const { invite } = await askDaemon<{ invite: string }>(serverHome, 'invite', { role: 'client', expiresMs: 3_600_000, uses: 1 }, signal)
+  const joined = await processes.run<{ peerId: string }>(
+    ['join', invite, '--home', home, '--input-blocks', String(partition.inputBlocks), '--output-blocks', String(partition.outputBlocks)], signal)
+  await processes.startDaemon(['--home', home, ...threads], signal)
+  return { clinic, home, file, fileBytes: (await stat(file)).size, peerId: joined.peerId, partition }
+}
+
+export interface Asked {
+  readonly answers: readonly string[]
+  readonly sentBytes: number
+  readonly receivedBytes: number
+}
+
+/** One clinic's answers to the questions about `ailments`: generated across the network, always the likeliest token. */
+export async function ask ({ home }: Member, ailments: readonly string[], signal: AbortSignal): Promise<Asked> {
+  const answers: string[] = []
+  let [sentBytes, receivedBytes] = [0, 0]
+  for (const ailment of ailments) {
+    const done = await generate(home, { prompt: question(ailment), maxTokens: maxAnswerTokens, temperature: 0 }, signal)
+    answers.push(done.text)
+    sentBytes += done.sentBytes
+    receivedBytes += done.receivedBytes
+  }
+  return { answers, sentBytes, receivedBytes }
+}
+
+export async function generate (home: string, request: object, signal: AbortSignal): Promise<GenerateDone> {
+  let done: GenerateDone | undefined
+  for await (const event of callDaemon<GenerateEvent>(home, 'generate', request, signal)) {
+    if (event.type === 'done') done = event
+  }
+  return done!
+}
+
+/** All clinics train at once, each on its own file. `onRound` hears of every round of every clinic. */
+export async function trainTogether (members: readonly Member[], { rounds, sequences }: Recipe, onRound: (member: number, round: TrainRound) => void, signal: AbortSignal): Promise<TrainDone[]> {
+  return await Promise.all(members.map(async ({ home, file }, member) => {
+    let done: TrainDone | undefined
+    const request = { data: file, rounds, sequences, maxTokens, packing: 'padded', lossOn: 'all', seed: 0 }
+    for await (const event of callDaemon<TrainEvent>(home, 'train', request, signal)) {
+      if (event.type === 'round') onRound(member, event)
+      if (event.type === 'done') done = event
+    }
+    return done!
+  }))
+}

@@ -1,0 +1,78 @@
+/** What the daemon answers over its control socket, as docs/cli.md documents it for `--json`. */
+
+export interface SkippedLine {
+  readonly line: number
+  readonly reason: string
+}
+
+interface Traffic {
+  readonly sentBytes: number
+  readonly receivedBytes: number
+}
+
+export interface TrainStart {
+  readonly type: 'start'
+  readonly round: number
+  readonly rounds: number
+  readonly resumedFrom?: number
+  readonly records: number
+  readonly skippedLines: readonly SkippedLine[]
+}
+
+export interface TrainRound extends Traffic {
+  readonly type: 'round'
+  readonly round: number
+  readonly done: number
+  readonly rounds: number
+  /** Mean over the round's tokens, in nats. */
+  readonly loss: number
+  readonly tokens: number
+  readonly tokensPerSecond: number
+  /** The share of released rows that the clip shortened, 0 to 1. */
+  readonly clippedFraction: number
+  /** This client missed the round's deadline, and its work is not in the step. */
+  readonly leftOut: boolean
+  readonly members: number
+}
+
+export interface TrainDone extends Traffic {
+  readonly type: 'done'
+  readonly rounds: number
+  readonly loss: number
+  readonly seconds: number
+}
+
+export type TrainEvent = TrainStart | { readonly type: 'waiting', readonly reason: string } | TrainRound | TrainDone
+
+export interface EvaluateResult extends Traffic {
+  readonly type: 'result'
+  readonly loss: number
+  readonly perplexity: number
+  readonly tokens: number
+  readonly sequences: number
+  readonly seconds: number
+}
+
+export type EvaluateEvent = { readonly type: 'progress', readonly sequences: number, readonly tokens: number } | EvaluateResult
+
+export interface GenerateDone extends Traffic {
+  readonly type: 'done'
+  readonly text: string
+  readonly ids: readonly number[]
+  readonly reason: 'stop' | 'length'
+  readonly promptTokens: number
+  readonly tokens: number
+  readonly prefillSeconds: number
+  readonly decodeSeconds: number
+  readonly tokensPerSecond: number
+}
+
+export type GenerateEvent = { readonly type: 'text', readonly text: string } | GenerateDone
+
+export interface ExportDone {
+  readonly type: 'done'
+  readonly directory: string
+  readonly tensors: number
+  readonly round: number
+  readonly parameters: number
+}

@@ -1,0 +1,18 @@
+import { optional, toggle } from './option.ts'
+import { choice, integer, number } from './values.ts'
+
+/** Options that mean the same in several commands. */
+
+export const json = toggle('Print JSON for programs instead of text for people')
+
+export const threads = optional('COUNT', integer({ min: 1, max: 1024 }), 'Threads that compute', "the machine's cores")
+
+export const device = optional('NAME', choice('cpu', 'webgpu', 'cuda'), 'What computes: cpu, webgpu or cuda', 'cpu')
+
+/** Noise beyond this drowns any signal. */
+export const NOISE_BOUNDS = { min: 0, max: 1000 } as const
+
+export const clientNoise = {
+  noise: optional('SCALE', number(NOISE_BOUNDS), "Noise on the hidden states that leave: the expected norm of a row's noise over the clip norm", "the charter's floor"),
+  gradientNoise: optional('SCALE', number(NOISE_BOUNDS), 'The same for the gradients that leave', "the charter's floor")
+}

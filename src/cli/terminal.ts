@@ -1,0 +1,73 @@
+import type { Writable } from 'node:stream'
+
+interface TerminalStream extends Writable {
+  readonly isTTY?: boolean
+  readonly columns?: number
+}
+
+/** Width assumed where the terminal does not say. */
+const DEFAULT_COLUMNS = 80
+
+const BOLD = ['\u001b[1m', '\u001b[22m'] as const
+const DIM = ['\u001b[2m', '\u001b[22m'] as const
+
+/** Where a command writes: results to standard output, progress and remarks to standard error. */
+export class Terminal {
+  readonly #out: TerminalStream
+  readonly #err: TerminalStream
+  readonly #environment: NodeJS.ProcessEnv
+
+  constructor (out: TerminalStream = process.stdout, err: TerminalStream = process.stderr, environment: NodeJS.ProcessEnv = process.env) {
+    this.#out = out
+    this.#err = err
+    this.#environment = environment
+  }
+
+  /** Whether progress may be redrawn in place. */
+  get interactive (): boolean {
+    return this.#err.isTTY === true && this.#environment.TERM !== 'dumb'
+  }
+
+  get columns (): number {
+    return this.#err.columns ?? DEFAULT_COLUMNS
+  }
+
+  /** Part of a result, as it comes. */
+  write (text: string): void {
+    this.#out.write(text)
+  }
+
+  /** One line of a result. */
+  line (text: string): void {
+    this.#out.write(`${text}\n`)
+  }
+
+  /** One value of a result as one line of JSON. */
+  json (value: unknown): void {
+    this.line(JSON.stringify(value))
+  }
+
+  /** One line beside the result. */
+  note (text: string): void {
+    this.#err.write(`${text}\n`)
+  }
+
+  /** Text beside the result, exactly as given: control sequences of a progress line. */
+  draw (text: string): void {
+    this.#err.write(text)
+  }
+
+  bold (text: string): string {
+    return this.#styled(text, BOLD)
+  }
+
+  dim (text: string): string {
+    return this.#styled(text, DIM)
+  }
+
+  #styled (text: string, [start, end]: readonly [string, string]): string {
+    // https://no-color.org: present and not empty, whatever its value, means no colour.
+    const coloured = this.#out.isTTY === true && (this.#environment.NO_COLOR ?? '') === '' && this.#environment.TERM !== 'dumb'
+    return coloured ? `${start}${text}${end}` : text
+  }
+}

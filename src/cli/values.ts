@@ -1,0 +1,172 @@
+import { resolve } from 'node:path'
+import { UsageError } from '../errors.ts'
+
+/**
+ * Turns the text of one option into its value. Throws UsageError whose message completes the sentence "--option 'text' …",
+ * so that the caller can say where the text came from.
+ */
+export type Parse<T> = (text: string) => T
+
+export interface Range {
+  readonly min: number
+  readonly max: number
+}
+
+export interface Bounds {
+  readonly min?: number
+  readonly max?: number
+  /** Exclude the lower bound itself. */
+  readonly above?: boolean
+}
+
+const MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 } as const
+const BYTES = { B: 1, kB: 1e3, KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 } as const
+
+function unitOf<U extends Record<string, number>> (units: U, unit: string): number | undefined {
+  return Object.hasOwn(units, unit) ? units[unit] : undefined
+}
+
+/** Parses a number followed by one of `units`; undefined where the text is anything else. */
+function quantity (text: string, units: Record<string, number>): number | undefined {
+  const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(text.trim())
+  const scale = match?.[2] === undefined ? undefined : unitOf(units, match[2])
+  return scale === undefined ? undefined : Math.round(Number(match?.[1]) * scale)
+}
+
+/** A duration such as 500ms, 60s, 30m, 24h, 7d, in milliseconds. */
+export function duration (text: string): number {
+  const ms = quantity(text, MS)
+  if (ms === undefined || ms <= 0 || !Number.isSafeInteger(ms)) throw new UsageError('is not a duration such as 60s, 30m, 24h or 7d')
+  return ms
+}
+
+/** A size such as 64MiB or 2GB, in bytes. */
+export function size (text: string): number {
+  const bytes = quantity(text, BYTES)
+  if (bytes === undefined || bytes <= 0 || !Number.isSafeInteger(bytes)) throw new UsageError('is not a size such as 64MiB or 2GB')
+  return bytes
+}
+
+function boundsText (bounds: Bounds): string {
+  const low = bounds.min === undefined ? '' : ` ${bounds.above === true ? 'above' : 'of at least'} ${bounds.min}`
+  const high = bounds.max === undefined ? '' : `${low === '' ? '' : ' and'} of at most ${bounds.max}`
+  return low + high
+}
+
+function within (value: number, bounds: Bounds): boolean {
+  const { min = -Infinity, max = Infinity, above = false } = bounds
+  return Number.isFinite(value) && (above ? value > min : value >= min) && value <= max
+}
+
+/** A decimal number within `bounds`. */
+export function number (bounds: Bounds = {}): Parse<number> {
+  return (text) => {
+    const value = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text.trim()) ? Number(text) : NaN
+    if (!within(value, bounds)) throw new UsageError(`is not a number${boundsText(bounds)}`)
+    return value
+  }
+}
+
+/** A whole number within `bounds`. */
+export function integer (bounds: Bounds = {}): Parse<number> {
+  return (text) => {
+    const value = /^[-+]?\d+$/.test(text.trim()) ? Number(text) : NaN
+    if (!within(value, bounds) || !Number.isSafeInteger(value)) throw new UsageError(`is not a whole number${boundsText(bounds)}`)
+    return value
+  }
+}
+
+/** One of the given words. */
+export function choice<const T extends string> (...words: readonly T[]): Parse<T> {
+  return (text) => {
+    const found = words.find((word) => word === text)
+    if (found === undefined) throw new UsageError(`is not one of ${words.join(', ')}`)
+    return found
+  }
+}
+
+/** Items of `item`, separated by commas; at least one, and none twice unless it `repeats`. */
+export function list<T> (item: Parse<T>, { repeats = false } = {}): Parse<readonly T[]> {
+  return (text) => {
+    const items = text.split(',').map((part) => item(part.trim()))
+    if (!repeats && new Set(items).size !== items.length) throw new UsageError('names an item twice')
+    return items
+  }
+}
+
+/** An inclusive range of counts, `MIN..MAX`, or one number for both. */
+export function range (bounds: Bounds = {}): Parse<Range> {
+  const count = integer(bounds)
+  return (text) => {
+    const parts = text.split('..')
+    const [min, max = min] = parts
+    if (min === undefined || max === undefined || parts.length > 2) throw new UsageError('is not a range such as 1..4')
+    const value = { min: count(min), max: count(max) }
+    if (value.min > value.max) throw new UsageError('is a range whose first number is above its second')
+    return value
+  }
+}
+
+/** `auto`, `none` or the L2 norm that rows are clipped to. */
+export function clip (text: string): 'auto' | 'none' | number {
+  if (text === 'auto' || text === 'none') return text
+  try {
+    return number({ min: 0, above: true })(text)
+  } catch (cause) {
+    throw new UsageError('is not auto, none or a number above 0', undefined, cause)
+  }
+}
+
+/** `shared`, `personal` or `average:K`. */
+export function ends (text: string): { mode: 'shared' } | { mode: 'personal' } | { mode: 'average', every: number } {
+  if (text === 'shared' || text === 'personal') return { mode: text }
+  const every = /^average:([1-9]\d{0,8})$/.exec(text)?.[1]
+  if (every === undefined) throw new UsageError('is not shared, personal or average:K with a whole K of at least 1')
+  return { mode: 'average', every: Number(every) }
+}
+
+/** Text that is not empty. */
+export function text (value: string): string {
+  if (value === '') throw new UsageError('is empty')
+  return value
+}
+
+/** A path, made absolute: the daemon that may open it has a working directory of its own. */
+export function path (value: string): string {
+  return resolve(text(value))
+}
+
+/** `true` or `false`, for switches that come from the environment or a file. */
+export function boolean (value: string): boolean {
+  if (value === 'true' || value === '1') return true
+  if (value === 'false' || value === '0') return false
+  throw new UsageError('is not true or false')
+}
+
+/** A norm above 0, or `none` as null. */
+export function normOrNone (value: string): number | null {
+  if (value === 'none') return null
+  try {
+    return number({ min: 0, above: true })(value)
+  } catch (cause) {
+    throw new UsageError('is not none or a number above 0', undefined, cause)
+  }
+}
+
+/** Bytes in hexadecimal, at most 64 of them. */
+export function hexSeed (value: string): string {
+  if (!/^[0-9a-fA-F]{1,128}$/.test(value)) throw new UsageError('is not 1 to 128 hexadecimal digits')
+  return value.toLowerCase()
+}
+
+/** An Ed25519 peer id. Only its shape is checked here: whoever uses it decodes it. */
+export function peerId (value: string): string {
+  if (!/^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/.test(value)) throw new UsageError('is not a peer id such as 12D3KooW…')
+  return value
+}
+
+/** A multiaddr. Only its shape is checked here: whoever uses it decodes it. */
+export function address (value: string): string {
+  if (!/^(\/[^/\s]+)+$/.test(value)) throw new UsageError('is not a multiaddr such as /ip4/127.0.0.1/tcp/4001')
+  return value
+}

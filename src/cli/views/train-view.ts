@@ -1,0 +1,96 @@
+import type { SkippedLine, TrainDone, TrainEvent, TrainRound, TrainStart } from '../events.ts'
+import { bytes, digits, plural, seconds } from '../format.ts'
+import type { Terminal } from '../terminal.ts'
+import { bar, ProgressLine } from './progress-line.ts'
+
+const BAR_COLUMNS = 20
+
+/** Unusable lines named one by one before the rest is only counted. */
+const MAX_SKIPPED_SHOWN = 5
+
+/** Shows training: a bar on a terminal, a line a round elsewhere, or the events themselves as JSON. */
+export class TrainView {
+  readonly #terminal: Terminal
+  readonly #json: boolean
+  readonly #progress: ProgressLine
+  readonly #now: () => number
+  #sent = 0
+  #received = 0
+  /** When the first round of this run ended, and how many were done by then: the time left is told from the rounds since. */
+  #pace: { readonly at: number, readonly done: number } | undefined
+
+  constructor (terminal: Terminal, json: boolean, now: () => number = () => performance.now()) {
+    this.#terminal = terminal
+    this.#json = json
+    this.#progress = new ProgressLine(terminal)
+    this.#now = now
+  }
+
+  show (event: TrainEvent): void {
+    if (this.#json) return this.#terminal.json(event)
+    switch (event.type) {
+      case 'start': return this.#start(event)
+      case 'waiting': return this.#waiting(event.reason)
+      case 'round': return this.#round(event)
+      case 'done': return this.#done(event)
+    }
+  }
+
+  /** Leaves the terminal's last line clean, whatever ended the training. */
+  end (): void {
+    this.#progress.clear()
+  }
+
+  #start ({ round, rounds, resumedFrom, records, skippedLines }: TrainStart): void {
+    const from = resumedFrom === undefined ? `from round ${round}` : `resuming after round ${resumedFrom}`
+    this.#terminal.note(`Training on ${plural(records, 'record')}, ${from}, up to round ${rounds}`)
+    for (const line of skippedText(skippedLines)) this.#terminal.note(line)
+  }
+
+  #waiting (reason: string): void {
+    if (this.#terminal.interactive) this.#progress.draw(`Waiting: ${reason}`)
+    else this.#terminal.note(`Waiting: ${reason}`)
+  }
+
+  #round (event: TrainRound): void {
+    this.#sent += event.sentBytes
+    this.#received += event.receivedBytes
+    this.#pace ??= { at: this.#now(), done: event.done }
+    if (event.leftOut) {
+      this.#progress.clear()
+      this.#terminal.note(`Round ${event.round} went on without this client: it missed the deadline`)
+    }
+    const figures = [
+      `loss ${event.loss.toFixed(4)}`,
+      `${digits(event.tokensPerSecond)} tokens/s`,
+      `${plural(event.members, 'client')}`,
+      `sent ${bytes(this.#sent)}`,
+      `received ${bytes(this.#received)}`,
+      ...(event.clippedFraction > 0 ? [`${digits(event.clippedFraction * 100)}% of rows clipped`] : [])
+    ]
+    if (this.#terminal.interactive) {
+      const left = this.#timeLeft(event)
+      this.#progress.draw(`${bar(event.done / event.rounds, BAR_COLUMNS)} ${event.done}/${event.rounds}  ${[...figures.slice(0, 2), ...left, ...figures.slice(2)].join('  ')}`)
+    } else {
+      this.#terminal.note(`Round ${event.done}/${event.rounds}: ${figures.join(', ')}`)
+    }
+  }
+
+  #timeLeft ({ done, rounds }: TrainRound): readonly string[] {
+    if (this.#pace === undefined || done <= this.#pace.done) return []
+    const secondsPerRound = (this.#now() - this.#pace.at) / 1000 / (done - this.#pace.done)
+    return [`${seconds(secondsPerRound * (rounds - done))} left`]
+  }
+
+  #done (event: TrainDone): void {
+    this.#progress.clear()
+    this.#terminal.line(`${plural(event.rounds, 'round')} done in ${seconds(event.seconds)}: loss ${event.loss.toFixed(4)}, sent ${bytes(event.sentBytes)}, received ${bytes(event.receivedBytes)}`)
+  }
+}
+
+function skippedText (skipped: readonly SkippedLine[]): readonly string[] {
+  if (skipped.length === 0) return []
+  const named = skipped.slice(0, MAX_SKIPPED_SHOWN).map(({ line, reason }) => `  line ${line}: ${reason}`)
+  const rest = skipped.length - named.length
+  return [`${plural(skipped.length, 'line')} cannot be used:`, ...named, ...(rest > 0 ? [`  and ${rest} more`] : [])]
+}

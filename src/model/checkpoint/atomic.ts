@@ -1,0 +1,81 @@
+import { open, rename, rm, type FileHandle } from 'node:fs/promises'
+import { dirname } from 'node:path'
+
+/** Platforms on which a directory cannot be opened, and renames need no such flush. */
+const cannotSyncDirectories = process.platform === 'win32'
+
+/** Flushes the entries of a directory, so that a rename in it survives a power cut. */
+export async function syncDirectory (path: string): Promise<void> {
+  if (cannotSyncDirectories) return
+  const handle = await open(path, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/**
+ * Writes a file so that a crash at any instant leaves the old one or the new one, whole: into `path.tmp`, flushed, then renamed.
+ * A left-over `path.tmp` is overwritten by the next write. One writer a path at a time.
+ */
+export async function replaceFile (path: string, write: (handle: FileHandle) => Promise<void>, beforeRename: () => Promise<void> = async () => {}): Promise<void> {
+  const temporary = `${path}.tmp`
+  const handle = await open(temporary, 'w')
+  try {
+    await write(handle)
+    await handle.sync()
+  } catch (error) {
+    await handle.close()
+    await rm(temporary, { force: true })
+    throw error
+  }
+  await handle.close()
+  await beforeRename()
+  await rename(temporary, path)
+  await syncDirectory(dirname(path))
+}
+
+/** Writes all the bytes, in as many calls as the system needs. */
+export async function writeFully (handle: FileHandle, bytes: Uint8Array): Promise<void> {
+  let done = 0
+  while (done < bytes.byteLength) done += (await handle.write(bytes, done, bytes.byteLength - done)).bytesWritten
+}
+
+/** Small pieces are gathered up to this size: a call to the system for each of hundreds of small tensors costs more than the disk. */
+const GATHERED_BYTES = 2 ** 20
+
+/** Writes pieces one after another, small ones together. A piece may change once `write` has resolved. */
+export class GatheringWriter {
+  readonly #handle: FileHandle
+  readonly #gathered = new Uint8Array(GATHERED_BYTES)
+  #filled = 0
+
+  constructor (handle: FileHandle) {
+    this.#handle = handle
+  }
+
+  async write (bytes: Uint8Array): Promise<void> {
+    if (bytes.byteLength > GATHERED_BYTES - this.#filled) await this.flush()
+    if (bytes.byteLength > GATHERED_BYTES) return await writeFully(this.#handle, bytes)
+    this.#gathered.set(bytes, this.#filled)
+    this.#filled += bytes.byteLength
+  }
+
+  /** Writes what is still gathered. */
+  async flush (): Promise<void> {
+    await writeFully(this.#handle, this.#gathered.subarray(0, this.#filled))
+    this.#filled = 0
+  }
+}
+
+/** Reads exactly `target.byteLength` bytes from `position`; returns false where the file ends first. */
+export async function readFully (handle: FileHandle, target: Uint8Array, position: number): Promise<boolean> {
+  let done = 0
+  while (done < target.byteLength) {
+    const { bytesRead } = await handle.read(target, done, target.byteLength - done, position + done)
+    if (bytesRead === 0) return false
+    done += bytesRead
+  }
+  return true
+}

@@ -1,0 +1,144 @@
+import { SafetensorsError } from './errors.ts'
+import { isStoredDType, storedBytes, type StoredDType } from './dtypes.ts'
+
+/** The limit of the reference implementation: a longer header is a mistake or an attack. */
+export const maxHeaderBytes = 100_000_000
+
+/** The length of the header length itself. */
+export const prefixBytes = 8
+
+/** More dimensions than any model has; keeps a hostile header from costing time. */
+const maxDimensions = 32
+
+/** What a tensor is, without where it lies. `shape` is in elements. */
+export interface TensorSpec {
+  readonly dtype: StoredDType
+  readonly shape: readonly number[]
+}
+
+/** Where a tensor lies in its file: `bytes` from byte `start` of the file. */
+export interface StoredTensor extends TensorSpec {
+  readonly start: number
+  readonly bytes: number
+}
+
+export interface SafetensorsHeader {
+  readonly metadata: ReadonlyMap<string, string>
+  readonly tensors: ReadonlyMap<string, StoredTensor>
+}
+
+/** The bytes that a tensor takes in a file. Throws a RangeError when the product is not a safe integer. */
+export function byteLengthOf ({ dtype, shape }: TensorSpec): number {
+  const total = shape.reduce((product, size) => product * size, storedBytes[dtype])
+  if (!Number.isSafeInteger(total)) throw new RangeError(`[${shape.join(', ')}] is too large a shape`)
+  return total
+}
+
+/** Checks the header length in the first 8 bytes of a file. `file` names it in errors. */
+export function readHeaderLength (prefix: Uint8Array, fileBytes: number, file: string): number {
+  if (prefix.byteLength < prefixBytes) throw new SafetensorsError(`${file}: ${fileBytes} bytes is too short for a safetensors file`)
+  const length = new DataView(prefix.buffer, prefix.byteOffset, prefixBytes).getBigUint64(0, true)
+  if (length > BigInt(maxHeaderBytes)) throw new SafetensorsError(`${file}: its header claims ${length} bytes; at most ${maxHeaderBytes} are allowed`)
+  if (Number(length) > fileBytes - prefixBytes) throw new SafetensorsError(`${file}: its header claims ${length} bytes, but only ${fileBytes - prefixBytes} follow`, 'copy or download the file again: it is cut short')
+  return Number(length)
+}
+
+/**
+ * Reads a header, believing nothing that it says before it is checked against the size of the file: every tensor's type, shape and
+ * byte range, and that together the ranges cover the data exactly once. `header` excludes the 8-byte length.
+ */
+export function parseHeader (header: Uint8Array, fileBytes: number, file: string): SafetensorsHeader {
+  const dataBytes = fileBytes - prefixBytes - header.byteLength
+  const dataStart = prefixBytes + header.byteLength
+  const metadata = new Map<string, string>()
+  const tensors = new Map<string, StoredTensor>()
+  for (const [name, entry] of Object.entries(parseJson(header, file))) {
+    if (name === '__metadata__') {
+      for (const [key, value] of Object.entries(objectOf(entry, `${file}: __metadata__`))) {
+        if (typeof value !== 'string') throw new SafetensorsError(`${file}: the metadata value ${show(key)} is not a string`)
+        metadata.set(key, value)
+      }
+    } else {
+      tensors.set(name, parseTensor(name, entry, dataStart, dataBytes, file))
+    }
+  }
+  checkCoverage(tensors, dataStart, dataBytes, file)
+  return { metadata, tensors }
+}
+
+/** The first bytes of a file (length and header) that holds these tensors in this order, and where each will lie. */
+export function encodeHeader (specs: ReadonlyMap<string, TensorSpec>, metadata: Readonly<Record<string, string>>): { head: Uint8Array, tensors: Map<string, StoredTensor>, fileBytes: number } {
+  const entries: Array<[string, unknown]> = [['__metadata__', metadata]]
+  const ranges: Array<[string, TensorSpec, number, number]> = []
+  let offset = 0
+  for (const [name, spec] of specs) {
+    const bytes = byteLengthOf(spec)
+    entries.push([name, { dtype: spec.dtype, shape: spec.shape, data_offsets: [offset, offset + bytes] }])
+    ranges.push([name, spec, offset, bytes])
+    offset += bytes
+  }
+  const json = new TextEncoder().encode(JSON.stringify(Object.fromEntries(entries)))
+  const headerBytes = Math.ceil(json.byteLength / 8) * 8
+  if (headerBytes > maxHeaderBytes) throw new SafetensorsError(`a header of ${headerBytes} bytes is more than the format allows`)
+  const head = new Uint8Array(prefixBytes + headerBytes).fill(0x20)
+  new DataView(head.buffer).setBigUint64(0, BigInt(headerBytes), true)
+  head.set(json, prefixBytes)
+  const tensors = new Map(ranges.map(([name, { dtype, shape }, start, bytes]) => [name, { dtype, shape, start: head.byteLength + start, bytes }] as const))
+  return { head, tensors, fileBytes: head.byteLength + offset }
+}
+
+function parseJson (header: Uint8Array, file: string): Record<string, unknown> {
+  if (header[0] !== 0x7b) throw new SafetensorsError(`${file}: its header does not start with '{'`, 'check that this is a safetensors file')
+  try {
+    return objectOf(JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(header)), `${file}: its header`)
+  } catch (error) {
+    if (error instanceof SafetensorsError) throw error
+    throw new SafetensorsError(`${file}: its header is not valid JSON`, undefined, error)
+  }
+}
+
+function parseTensor (name: string, value: unknown, dataStart: number, dataBytes: number, file: string): StoredTensor {
+  const where = `${file}: tensor ${show(name)}`
+  const { dtype, shape, data_offsets: offsets } = objectOf(value, where)
+  if (!isStoredDType(dtype)) throw new SafetensorsError(`${where} has the unknown type ${show(dtype)}`)
+  if (!Array.isArray(shape) || shape.length > maxDimensions || !shape.every(isSize)) throw new SafetensorsError(`${where} has the impossible shape ${show(shape)}`)
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw new SafetensorsError(`${where} has the impossible data_offsets ${show(offsets)}`)
+  const [begin, end] = offsets as [number, number]
+  if (begin > end || end > dataBytes) throw new SafetensorsError(`${where} lies at [${begin}, ${end}) of ${dataBytes} data bytes`, 'copy or download the file again: it may be cut short')
+  const spec = { dtype, shape }
+  let expected: number
+  try {
+    expected = byteLengthOf(spec)
+  } catch (error) {
+    throw new SafetensorsError(`${where} has the impossible shape ${show(shape)}`, undefined, error)
+  }
+  if (end - begin !== expected) throw new SafetensorsError(`${where} of type ${dtype} and shape [${spec.shape.join(', ')}] takes ${expected} bytes, not ${end - begin}`)
+  return { ...spec, start: dataStart + begin, bytes: expected }
+}
+
+function checkCoverage (tensors: ReadonlyMap<string, StoredTensor>, dataStart: number, dataBytes: number, file: string): void {
+  const ordered = [...tensors].sort(([, a], [, b]) => a.start - b.start || a.bytes - b.bytes)
+  let reached = dataStart
+  for (const [name, { start, bytes }] of ordered) {
+    if (start < reached) throw new SafetensorsError(`${file}: tensor ${show(name)} overlaps another`)
+    if (start > reached) throw new SafetensorsError(`${file}: ${start - reached} bytes before tensor ${show(name)} belong to no tensor`)
+    reached = start + bytes
+  }
+  const rest = dataStart + dataBytes - reached
+  if (rest > 0) throw new SafetensorsError(`${file}: its last ${rest} bytes belong to no tensor`)
+}
+
+function objectOf (value: unknown, what: string): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new SafetensorsError(`${what} is not a JSON object`)
+  return value as Record<string, unknown>
+}
+
+function isSize (value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0
+}
+
+/** A value from an untrusted header, short enough for one line. */
+function show (value: unknown): string {
+  const text = JSON.stringify(value) ?? 'undefined'
+  return text.length > 120 ? `${text.slice(0, 117)}...` : text
+}

@@ -1,0 +1,78 @@
+import type { Graph, Value } from '../graph/graph.ts'
+import { add, matmul, mul, rmsNorm } from '../graph/operators/index.ts'
+import { UnsupportedModelError, type Model } from './family.ts'
+
+/** Attention from projected rows: q [rows, heads * headSize], k and v [rows, kvHeads * headSize], neither turned yet; [rows, heads * headSize]. */
+export type Attention = (q: Value, k: Value, v: Value) => Value
+
+/** A LoRA adapter's factors: A [r, in], B [out, r]. */
+export interface Adapter {
+  readonly a: Value
+  readonly b: Value
+  readonly scaling: number
+  /** What the adapter sees of the module's input: dropout in training. */
+  readonly dropout?: (x: Value) => Value
+}
+
+export interface BlockBuilderOptions {
+  readonly graph: Graph
+  readonly model: Model
+  /** What stands before the names of the program's inputs: empty where the program is one block. */
+  readonly prefix?: string
+  readonly attention: Attention
+  /** The adapter of a module that has one. */
+  readonly adapter?: (module: string) => Adapter | undefined
+}
+
+/**
+ * What a model writes its block with. The block says which modules act on what; the builder knows the weights, the adapters and, through
+ * its attention, whether this is training, prefill or decoding. Weights are inputs of the graph, under their names in the block.
+ */
+export class BlockBuilder {
+  readonly graph: Graph
+  readonly model: Model
+  readonly #prefix: string
+  readonly #attention: Attention
+  readonly #adapter: (module: string) => Adapter | undefined
+
+  constructor ({ graph, model, prefix = '', attention, adapter = () => undefined }: BlockBuilderOptions) {
+    this.graph = graph
+    this.model = model
+    this.#prefix = prefix
+    this.#attention = attention
+    this.#adapter = adapter
+  }
+
+  /** x [rows, in] → [rows, out]: the module's product, its bias if it has one, and its adapter if it is a target. */
+  linear (module: string, x: Value): Value {
+    const found = this.model.linears.find(({ name }) => name === module)
+    if (found === undefined) throw new UnsupportedModelError(`${this.model.architecture} has no linear module ${module}`)
+    const product = matmul(x, this.#weight(`${module}.weight`, [found.outputSize, found.inputSize]), { transposeB: true })
+    const y = found.bias ? add(product, this.#weight(`${module}.bias`, [found.outputSize])) : product
+    const adapter = this.#adapter(module)
+    if (adapter === undefined) return y
+    const seen = adapter.dropout?.(x) ?? x
+    const low = matmul(seen, adapter.a, { transposeB: true })
+    return add(y, matmul(mul(low, adapter.scaling), adapter.b, { transposeB: true }))
+  }
+
+  /** Root mean square normalisation with the weight `name.weight`; its result is worth keeping for the backward pass. */
+  rmsNorm (name: string, x: Value): Value {
+    const { output, inverseRms } = rmsNorm(x, this.#weight(`${name}.weight`, [this.model.hiddenSize]), this.model.normEpsilon)
+    this.graph.mark(inverseRms)
+    return this.graph.mark(output)
+  }
+
+  attention (q: Value, k: Value, v: Value): Value {
+    return this.#attention(q, k, v)
+  }
+
+  /** Marks a value as worth keeping for the backward pass. */
+  keep (value: Value): Value {
+    return this.graph.mark(value)
+  }
+
+  #weight (name: string, shape: readonly number[]): Value {
+    return this.graph.input(this.#prefix + name, 'float32', shape)
+  }
+}

@@ -1,0 +1,95 @@
+import { MidspanError } from '../../errors.ts'
+import type { Value } from '../graph/graph.ts'
+import type { BlockBuilder } from './builder.ts'
+import type { RotaryTable } from './rotary.ts'
+
+/** config.json of a Hugging Face model directory. */
+export type Config = Readonly<Record<string, unknown>>
+
+/** A run of consecutive blocks `[first, end)`, by their numbers in the model. */
+export interface Span {
+  readonly first: number
+  readonly end: number
+}
+
+/** A linear module of a block: y = x W^T + b, with W [out, in]. */
+export interface LinearModule {
+  readonly name: string
+  readonly inputSize: number
+  readonly outputSize: number
+  readonly bias: boolean
+}
+
+/** What Midspan needs to know of a model to compute it. */
+export interface Model {
+  /** `architectures[0]` of its configuration. */
+  readonly architecture: string
+  readonly layers: number
+  readonly hiddenSize: number
+  readonly vocabularySize: number
+  readonly heads: number
+  readonly kvHeads: number
+  readonly headSize: number
+  /** Positions the rotary tables reach to: the longest sequence. */
+  readonly maxPositions: number
+  readonly normEpsilon: number
+  /** The head is the embedding. */
+  readonly tied: boolean
+  readonly rotary: RotaryTable
+  /** The linear modules of a block, in the order of the computation. */
+  readonly linears: readonly LinearModule[]
+  /** The normalisation weights of a block: each [hiddenSize]. */
+  readonly norms: readonly string[]
+  /** Modules that get adapters unless the settings name others. */
+  readonly defaultTargets: readonly string[]
+  /** Names in the checkpoint. */
+  readonly embedding: string
+  readonly finalNorm: string
+  readonly head: string
+  /** Blocks stand in the checkpoint under `${layersPrefix}.${layer}.`. */
+  readonly layersPrefix: string
+  /** One block: hidden states [rows, hiddenSize] to hidden states. */
+  readonly block: (b: BlockBuilder, hidden: Value) => Value
+}
+
+/** Architectures that are computed alike. */
+export interface Family {
+  readonly name: string
+  readonly architectures: readonly string[]
+  /** Reads a configuration. Throws UnsupportedModelError for what the family cannot compute. */
+  readonly describe: (config: Config) => Model
+}
+
+/** Thrown for a model that Midspan cannot compute. */
+export class UnsupportedModelError extends MidspanError {
+  constructor (message: string, next?: string) {
+    super('E_MODEL_UNSUPPORTED', message, next === undefined ? {} : { next })
+  }
+}
+
+/** Names and shapes of a block's weights, without the block's own prefix. */
+export function blockWeights (model: Model): Array<{ readonly name: string, readonly shape: readonly number[] }> {
+  return [
+    ...model.norms.map(name => ({ name: `${name}.weight`, shape: [model.hiddenSize] })),
+    ...model.linears.flatMap(({ name, inputSize, outputSize, bias }) => [
+      { name: `${name}.weight`, shape: [outputSize, inputSize] },
+      ...(bias ? [{ name: `${name}.bias`, shape: [outputSize] }] : [])
+    ])
+  ]
+}
+
+/** The checkpoint's name of a block's weight. */
+export function blockTensor ({ layersPrefix }: Model, layer: number, name: string): string {
+  return `${layersPrefix}.${layer}.${name}`
+}
+
+/** The checkpoint's names of a span's weights. */
+export function spanTensors (model: Model, { first, end }: Span): string[] {
+  const layers = Array.from({ length: end - first }, (_, i) => first + i)
+  return layers.flatMap(layer => blockWeights(model).map(({ name }) => blockTensor(model, layer, name)))
+}
+
+/** The weight of the head: the embedding where they are tied. */
+export function headTensor (model: Model): string {
+  return model.tied ? model.embedding : model.head
+}

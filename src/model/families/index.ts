@@ -1,0 +1,45 @@
+import { headTensor, spanTensors, UnsupportedModelError, type Config, type Family, type Model, type Span } from './family.ts'
+import { llama } from './llama.ts'
+
+export { blockTensor, blockWeights, headTensor, spanTensors, UnsupportedModelError, type Config, type Family, type LinearModule, type Model, type Span } from './family.ts'
+
+const families: readonly Family[] = [llama]
+
+/** The architectures that Midspan computes. */
+export const supportedArchitectures: readonly string[] = families.flatMap(({ architectures }) => architectures)
+
+/** The family of a configuration's architecture. Throws UnsupportedModelError, with the list of supported ones, for another. */
+export function familyOf (config: Config): Family {
+  const named: unknown = Array.isArray(config.architectures) ? config.architectures[0] : undefined
+  const family = families.find(({ architectures }) => architectures.some(architecture => architecture === named))
+  if (family === undefined) throw new UnsupportedModelError(`the architecture ${JSON.stringify(named)} is not supported`, `supported are ${supportedArchitectures.join(', ')}`)
+  return family
+}
+
+/** Reads a configuration. Throws UnsupportedModelError for what Midspan cannot compute. */
+export function modelOf (config: Config): Model {
+  return familyOf(config).describe(config)
+}
+
+/** How many blocks a client computes before and after the middle. */
+export interface EndBlocks {
+  readonly inputBlocks: number
+  readonly outputBlocks: number
+}
+
+/** The checkpoint's names of what a client with this partition needs; a tied embedding once. */
+export function endTensors (config: Config, { inputBlocks, outputBlocks }: EndBlocks): string[] {
+  const model = modelOf(config)
+  return [...new Set([
+    model.embedding,
+    ...spanTensors(model, { first: 0, end: inputBlocks }),
+    ...spanTensors(model, { first: model.layers - outputBlocks, end: model.layers }),
+    model.finalNorm,
+    headTensor(model)
+  ])]
+}
+
+/** The checkpoint's names of a middle span's weights. */
+export function middleTensors (config: Config, span: Span): string[] {
+  return spanTensors(modelOf(config), span)
+}

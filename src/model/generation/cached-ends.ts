@@ -1,0 +1,78 @@
+import type { EndBlocks } from '../families/index.ts'
+import { continued, isPending, type AnyTensor, type DeviceTensor, type Pending } from '../runtime/device.ts'
+import { Scope } from '../runtime/scope.ts'
+import { int32, type Tensor } from '../../tensor.ts'
+import { Embedding } from '../training/embedding.ts'
+import { Head } from '../training/head.ts'
+import type { ModelWeights } from '../training/weights.ts'
+import { SequenceCache } from './cache.ts'
+import { CachedSpan } from './cached-span.ts'
+
+interface Parts {
+  readonly embedding: Embedding
+  readonly head: Head
+  readonly input: SequenceCache
+  readonly output: SequenceCache
+}
+
+/** Both ends of a model for one sequence that grows: the embedding with the first blocks, the last blocks with the head. */
+export class CachedEnds {
+  readonly #weights: ModelWeights
+  readonly #blocks: CachedSpan
+  readonly #parts: Parts
+
+  private constructor (weights: ModelWeights, parts: Parts) {
+    this.#weights = weights
+    this.#blocks = new CachedSpan(weights)
+    this.#parts = parts
+  }
+
+  /** Room for a sequence of `capacity` tokens. The weights, which hold the ends, stay the caller's. */
+  static async create (weights: ModelWeights, { inputBlocks, outputBlocks }: EndBlocks, capacity: number): Promise<CachedEnds> {
+    const { device, model } = weights
+    const [embedding, head] = [await Embedding.open(weights), await Head.open(weights)]
+    const input = await SequenceCache.create(device, model, { first: 0, end: inputBlocks }, capacity)
+    try {
+      const output = await SequenceCache.create(device, model, { first: model.layers - outputBlocks, end: model.layers }, capacity)
+      return new CachedEnds(weights, { embedding, head, input, output })
+    } catch (error) {
+      input.free()
+      throw error
+    }
+  }
+
+  /** Tokens held. */
+  get length (): number { return this.#parts.output.length }
+
+  /** The hidden rows [ids, hidden] of the next tokens. They are the caller's. */
+  async start (ids: readonly number[]): Promise<DeviceTensor> {
+    const { links, output } = await this.starting(ids)
+    return (await this.#weights.device.chain(links, { keep: 'all' }))[output] as DeviceTensor
+  }
+
+  /** The same rows for a chain to go on with. The tokens are taken to be held as soon as it has run. */
+  async starting (ids: readonly number[]): Promise<Pending> {
+    const { embedding, input } = this.#parts
+    const blocks = await this.#blocks.links({ passed: 'hidden' }, [{ cache: input, count: ids.length }], input.span)
+    input.length += ids.length
+    return { links: [embedding.link(int32([ids.length], ids)), ...blocks], output: blocks.length === 0 ? 'hidden' : 'output' }
+  }
+
+  /** The logits [vocabulary] after the last of the same tokens, once these many rows have come through the middle, in exchange for the rows. */
+  async finish (rows: AnyTensor | Pending, count: number): Promise<Float32Array> {
+    using scope = new Scope(this.#weights.device)
+    if (!isPending(rows)) scope.own(rows)
+    const { head, output } = this.#parts
+    const { links, input } = continued(rows)
+    const blocks = await this.#blocks.links(input, [{ cache: output, count }], output.span)
+    const last = head.logitsLink(blocks.length === 0 ? input : { passed: 'output' }, count, [count - 1])
+    const { logits } = await this.#weights.device.chain([...links, ...blocks, last])
+    output.length += count
+    return (logits as Tensor).data as Float32Array
+  }
+
+  free (): void {
+    this.#parts.input.free()
+    this.#parts.output.free()
+  }
+}

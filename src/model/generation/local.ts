@@ -1,0 +1,55 @@
+import type { Model } from '../families/index.ts'
+import type { Device } from '../runtime/device.ts'
+import type { Trainable } from '../training/block-programs.ts'
+import { ModelWeights, type WeightSource } from '../training/weights.ts'
+import { CachedEnds } from './cached-ends.ts'
+import type { Sampler } from './sampling.ts'
+
+export interface GenerateOptions {
+  /** New tokens at most. */
+  readonly maxTokens: number
+  /** Tokens that end the text; the one met is not given. */
+  readonly stopIds?: readonly number[]
+}
+
+/** A whole model that generates on one machine: what a split one must equal. */
+export class LocalGenerator {
+  readonly weights: ModelWeights
+
+  constructor (weights: ModelWeights) {
+    this.weights = weights
+  }
+
+  /** `'weights'` generates with the model as it is. */
+  static async load (device: Device, model: Model, source: WeightSource, trainable: Trainable = 'weights'): Promise<LocalGenerator> {
+    const weights = await ModelWeights.create(device, model, trainable)
+    await weights.loadEmbedding(source)
+    await weights.loadBlocks(source, { first: 0, end: model.layers })
+    await weights.loadHead(source)
+    return new LocalGenerator(weights)
+  }
+
+  /** Continues a prompt of at least one token, token by token, until a stop token or as many as asked for or as the model has positions. */
+  async * generate (prompt: readonly number[], sampler: Sampler, { maxTokens, stopIds = [] }: GenerateOptions, signal?: AbortSignal): AsyncGenerator<number> {
+    const { model } = this.weights
+    if (prompt.length === 0 || prompt.length > model.maxPositions) throw new RangeError(`a prompt has 1 to ${model.maxPositions} tokens, not ${prompt.length}`)
+    const steps = Math.min(maxTokens, model.maxPositions - prompt.length + 1)
+    const ends = await CachedEnds.create(this.weights, { inputBlocks: 0, outputBlocks: model.layers }, prompt.length + steps)
+    try {
+      let fresh = prompt
+      for (let step = 0; step < steps; step++) {
+        signal?.throwIfAborted()
+        const id = sampler(await ends.finish(await ends.starting(fresh), fresh.length), step)
+        if (stopIds.includes(id)) return
+        yield id
+        fresh = [id]
+      }
+    } finally {
+      ends.free()
+    }
+  }
+
+  free (): void {
+    this.weights.free()
+  }
+}

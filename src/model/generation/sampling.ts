@@ -1,0 +1,158 @@
+import { SeededRandom } from '../random.ts'
+import { MidspanError } from '../../errors.ts'
+
+/** A sampling option is out of its range, or the logits are not numbers. */
+export class SamplingError extends MidspanError {
+  constructor (message: string, next?: string) {
+    super('E_SAMPLING', message, next === undefined ? {} : { next })
+  }
+}
+
+export interface SamplingOptions {
+  /** Divides the logits; 0 chooses the likeliest token. 1 unless given. */
+  readonly temperature?: number
+  /** Only this many of the likeliest tokens are candidates; 0, as unless given, means all. */
+  readonly topK?: number
+  /** Only the fewest likeliest tokens whose probabilities reach this sum are candidates; 1, as unless given, means all. */
+  readonly topP?: number
+  /** The same seed, options and logits give the same tokens. */
+  readonly seed: string
+}
+
+/**
+ * Chooses the token at position `step` of a sequence from its logits `[vocabulary]`. Each step's chance follows from the seed and the step
+ * alone, so that a generation that was interrupted goes on as it would have.
+ */
+export type Sampler = (logits: Float32Array, step: number) => number
+
+/** The first guess at how many tokens reach topP; more are looked at when they do not. */
+const firstNucleus = 256
+
+/** More tokens than any vocabulary has, so that an id fits beside its logit when they are sorted. */
+const maxVocabulary = 2 ** 21
+
+/** Checks the options. Throws SamplingError for one out of range. Temperature, then top-k, then top-p apply, in the order of transformers. */
+export function createSampler ({ temperature = 1, topK = 0, topP = 1, seed }: SamplingOptions): Sampler {
+  if (!(temperature >= 0) || temperature === Infinity) throw new SamplingError(`temperature is ${temperature}; it must be 0 or more`)
+  if (!Number.isSafeInteger(topK) || topK < 0) throw new SamplingError(`top-k is ${topK}; it must be a whole number, 0 or more`)
+  if (!(topP > 0 && topP <= 1)) throw new SamplingError(`top-p is ${topP}; it must be above 0 and at most 1`)
+  if (temperature === 0) return argmax
+  return (logits, step) => {
+    const weights = weigh(logits, temperature)
+    const ids = candidates(logits, weights, topK, topP)
+    const count = ids?.length ?? weights.length
+    let left = new SeededRandom(`${seed}/${step}`).nextFloat() * sum(weights, ids)
+    let chosen = 0
+    for (let i = 0; i < count; i++) {
+      const id = ids === undefined ? i : ids[i]!
+      if (weights[id] === 0) continue
+      chosen = id
+      left -= weights[id]!
+      if (left < 0) break
+    }
+    return chosen
+  }
+}
+
+/** The index of the largest logit; the first of equals. Throws SamplingError when there is none or one is not a number. */
+export function argmax (logits: Float32Array): number {
+  let best = -1
+  let largest = -Infinity
+  for (let id = 0; id < logits.length; id++) {
+    const value = logits[id]!
+    if (value > largest) {
+      largest = value
+      best = id
+    } else if (Number.isNaN(value)) {
+      throw new SamplingError(`the logit of token ${id} is not a number`, 'check the model and the precision it is computed in')
+    }
+  }
+  if (best < 0 || largest === Infinity) throw new SamplingError('no token has a finite largest logit', 'check the model and the precision it is computed in')
+  return best
+}
+
+/** Each token's probability, up to a common factor. */
+function weigh (logits: Float32Array, temperature: number): Float64Array {
+  if (logits.length > maxVocabulary) throw new SamplingError(`${logits.length} logits are more than any vocabulary has`)
+  const peak = logits[argmax(logits)]!
+  const weights = new Float64Array(logits.length)
+  for (let id = 0; id < weights.length; id++) weights[id] = Math.exp((logits[id]! - peak) / temperature)
+  return weights
+}
+
+/** The ids to draw from; undefined for all. */
+function candidates (logits: Float32Array, weights: Float64Array, topK: number, topP: number): Uint32Array | undefined {
+  if (topK > 0 && topK < logits.length) {
+    const ids = likeliest(logits, topK)
+    return topP === 1 ? ids : reaching(ids, weights, topP * sum(weights, ids)) ?? ids
+  }
+  if (topP === 1) return undefined
+  const target = topP * sum(weights)
+  for (let count = firstNucleus; count < logits.length; count *= 8) {
+    const nucleus = reaching(likeliest(logits, count), weights, target)
+    if (nucleus !== undefined) return nucleus
+  }
+  return reaching(likeliest(logits, logits.length), weights, target)
+}
+
+/** The fewest leading ids whose weights sum to `target`; undefined when all together do not. */
+function reaching (ids: Uint32Array, weights: Float64Array, target: number): Uint32Array | undefined {
+  let reached = 0
+  for (let i = 0; i < ids.length; i++) {
+    reached += weights[ids[i]!]!
+    if (reached >= target) return ids.subarray(0, i + 1)
+  }
+  return undefined
+}
+
+/**
+ * The `count` ids of the largest logits, largest first, equals in the order of their ids. Logit and id share one float64 of 32 + 21 bits,
+ * because typed arrays of numbers sort many times faster than with a comparison function.
+ */
+function likeliest (logits: Float32Array, count: number): Uint32Array {
+  const threshold = count === logits.length ? -Infinity : kthLargest(logits, count)
+  const kept = logits.reduce((total, value) => value >= threshold ? total + 1 : total, 0)
+  const keys = new Float64Array(kept)
+  const value = new Float32Array(1)
+  const bits = new Int32Array(value.buffer)
+  let at = 0
+  for (let id = 0; id < logits.length; id++) {
+    if (!(logits[id]! >= threshold)) continue
+    value[0] = logits[id]! + 0
+    const descending = bits[0]! < 0 ? bits[0]! >>> 0 : ~(bits[0]! | 0x80000000) >>> 0
+    keys[at++] = descending * maxVocabulary + id
+  }
+  return Uint32Array.from(keys.sort().subarray(0, count), key => key % maxVocabulary)
+}
+
+/** The value that `k` logits reach (Hoare's selection on a copy). */
+function kthLargest (logits: Float32Array, k: number): number {
+  const values = logits.slice()
+  let low = 0
+  let high = values.length - 1
+  while (low < high) {
+    const pivot = values[(low + high) >>> 1]!
+    let i = low
+    let j = high
+    while (i <= j) {
+      while (values[i]! > pivot) i++
+      while (values[j]! < pivot) j--
+      if (i > j) break
+      const held = values[i]!
+      values[i++] = values[j]!
+      values[j--] = held
+    }
+    if (k - 1 <= j) high = j
+    else if (k - 1 >= i) low = i
+    else break
+  }
+  return values[k - 1]!
+}
+
+/** The sum of the weights of these ids, or of all. */
+function sum (weights: Float64Array, ids?: Uint32Array): number {
+  let total = 0
+  const count = ids?.length ?? weights.length
+  for (let i = 0; i < count; i++) total += weights[ids === undefined ? i : ids[i]!]!
+  return total
+}

@@ -1,0 +1,184 @@
+import { createHash } from 'node:crypto'
+import { bytesOf, tensor, type DType, type Tensor, type TensorData } from '../../tensor.ts'
+import type { Emitter } from './emitter.ts'
+import { GraphError } from './errors.ts'
+
+/** The size of one axis. A string is a symbolic size; equal names mean equal sizes. */
+export type Dim = number | string
+
+/** The shape of a value whose rank the program does not know: one symbolic axis that stands for all of them. Elementwise operators and whole-tensor reductions take it. */
+export const ANY_SHAPE: readonly Dim[] = ['...']
+
+export interface ValueType {
+  readonly dtype: DType
+  readonly shape: readonly Dim[]
+}
+
+/** One tensor in a graph: an input, a constant or a node's output. */
+export interface Value extends ValueType {
+  readonly id: number
+  readonly graph: Graph
+}
+
+/** The gradient of each output or input, undefined where none flows. */
+export type Gradients = ReadonlyArray<Value | undefined>
+
+/** One application of an operator. Nodes are pure: the same operator on the same values is the same node. */
+export interface Node {
+  readonly name: string
+  readonly inputs: readonly Value[]
+  readonly outputs: readonly Value[]
+  readonly emit: (emitter: Emitter) => void
+  /** Vector-Jacobian product: gradients of the outputs → gradients of the inputs. Absent where the operator has no derivative. */
+  readonly vjp?: (gradients: Gradients) => Gradients
+  /** The symbolic size that this node reads from whichever program input has it. */
+  readonly reads?: string
+}
+
+/** How a node is made; `key` tells it from other nodes with the same name and inputs. */
+export interface NodeSpec {
+  readonly name: string
+  readonly inputs: readonly Value[]
+  readonly key: string
+  readonly types: readonly ValueType[]
+  readonly build: (outputs: readonly Value[]) => Pick<Node, 'emit' | 'vjp' | 'reads'>
+}
+
+/** A directed acyclic graph of tensor operations. Only ever grows; nodes stand in an order in which they can run. */
+export class Graph {
+  readonly nodes: Node[] = []
+  readonly inputs = new Map<string, Value>()
+  readonly outputs = new Map<string, Value>()
+  readonly #constants = new Map<number, Tensor>()
+  readonly #interned = new Map<string, readonly Value[]>()
+  readonly #producers = new Map<number, Node>()
+  readonly #inputNames = new Map<number, string>()
+  readonly #dimHolders = new Map<string, Value>()
+  readonly #marked = new Set<number>()
+  #values = 0
+
+  /** Declares an input. An undefined shape admits tensors of any shape. Throws GraphError when the name is taken by an input of another type. */
+  input (name: string, dtype: DType, shape: readonly Dim[] | undefined): Value {
+    const wanted = shape ?? ANY_SHAPE
+    const known = this.inputs.get(name)
+    if (known !== undefined) {
+      if (known.dtype === dtype && String(known.shape) === String(wanted)) return known
+      throw new GraphError(`input ${name} already stands for a ${known.dtype} tensor of shape [${known.shape.join(', ')}]`, 'use another name')
+    }
+    const value = this.#value({ dtype, shape: wanted })
+    this.inputs.set(name, value)
+    this.#inputNames.set(value.id, name)
+    return value
+  }
+
+  /** Names a value as an output. Throws GraphError when the name already stands for another value. */
+  output (name: string, value: Value): void {
+    const known = this.outputs.get(name)
+    if (known !== undefined && known !== value) throw new GraphError(`output ${name} already stands for another value`, 'use another name')
+    this.outputs.set(name, value)
+  }
+
+  /** A small constant. Equal constants are one value. */
+  constant (value: Tensor): Value {
+    const digest = createHash('sha256').update(bytesOf(value)).digest('hex')
+    const [constant] = this.#intern(`constant ${value.dtype} [${value.shape.join()}] ${digest}`, () => [this.#value(value)])
+    this.#constants.set(constant!.id, value)
+    return constant!
+  }
+
+  /** A scalar constant of shape []. */
+  scalar (value: number, dtype: DType = 'float32'): Value {
+    return this.constant(tensor(dtype, [], scalarData(value, dtype)))
+  }
+
+  /** Marks a value as worth saving between a forward and a backward pass; returns it. */
+  mark (value: Value): Value {
+    this.#marked.add(value.id)
+    return value
+  }
+
+  isMarked (value: Value): boolean {
+    return this.#marked.has(value.id)
+  }
+
+  /** Adds a node, or returns the outputs of the equal one that is already there. */
+  add (spec: NodeSpec): readonly Value[] {
+    const stranger = spec.inputs.find(input => input.graph !== this)
+    if (stranger !== undefined) throw new GraphError(`${spec.name} mixes values of two graphs`, 'build both operands in one graph')
+    return this.#intern(`${spec.name} ${spec.inputs.map(input => input.id).join()} ${spec.key}`, () => {
+      const outputs = spec.types.map(type => this.#value(type))
+      const node: Node = { name: spec.name, inputs: spec.inputs, outputs, ...spec.build(outputs) }
+      this.nodes.push(node)
+      for (const output of outputs) this.#producers.set(output.id, node)
+      return outputs
+    })
+  }
+
+  /** The node that computes a value; undefined for inputs and constants. */
+  producer (value: Value): Node | undefined {
+    return this.#producers.get(value.id)
+  }
+
+  /** The tensor behind a constant; undefined for other values. */
+  constantOf (value: Value): Tensor | undefined {
+    return this.#constants.get(value.id)
+  }
+
+  /** An input's name; undefined for other values. */
+  inputName (value: Value): string | undefined {
+    return this.#inputNames.get(value.id)
+  }
+
+  /** A value that has this symbolic size, an input if there is one. */
+  holderOf (dim: string): Value | undefined {
+    for (const input of this.inputs.values()) if (input.shape.includes(dim)) return input
+    return this.#dimHolders.get(dim)
+  }
+
+  #value ({ dtype, shape }: ValueType): Value {
+    const value: Value = { id: this.#values++, dtype, shape: [...shape], graph: this }
+    for (const dim of shape) if (typeof dim === 'string' && !this.#dimHolders.has(dim)) this.#dimHolders.set(dim, value)
+    return value
+  }
+
+  #intern (key: string, make: () => readonly Value[]): readonly Value[] {
+    const known = this.#interned.get(key)
+    if (known !== undefined) return known
+    const made = make()
+    this.#interned.set(key, made)
+    return made
+  }
+}
+
+const FLOAT32 = new Float32Array(1)
+const FLOAT32_BITS = new Uint32Array(FLOAT32.buffer)
+
+function scalarData (value: number, dtype: DType): TensorData {
+  switch (dtype) {
+    case 'float32': return Float32Array.of(value)
+    case 'float16': return Uint16Array.of(float16Bits(value))
+    case 'int8': return Int8Array.of(value)
+    case 'int32': return Int32Array.of(value)
+    case 'uint32': return Uint32Array.of(value)
+    case 'int64': return BigInt64Array.of(BigInt(value))
+    case 'uint8': case 'bool': return Uint8Array.of(value)
+  }
+}
+
+/** The bits of a float16, by the arithmetic of a float32 whose exponent is moved so that its rounding happens at float16's last bit. */
+function float16Bits (value: number): number {
+  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0
+  const magnitude = Math.abs(value)
+  if (Number.isNaN(value)) return 0x7e00
+  if (magnitude >= 65520) return sign | 0x7c00
+  if (magnitude < 2 ** -14) return sign | roundEven(magnitude * 2 ** 24)
+  FLOAT32[0] = magnitude
+  const exponent = (FLOAT32_BITS[0]! >>> 23) - 127
+  return sign | (((exponent + 15) << 10) + roundEven((magnitude / 2 ** exponent - 1) * 1024))
+}
+
+function roundEven (value: number): number {
+  const floor = Math.floor(value)
+  const rest = value - floor
+  return rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor
+}

@@ -1,0 +1,151 @@
+import { Graph, type Value } from '../graph/graph.ts'
+import { abs, add, cast, clip, div, greater, maximum, mul, reduceMax, reduceMean, reduceSum, reshape, roundEven, sqrt, where, zerosLike } from '../graph/operators/index.ts'
+import { program, type Program } from '../graph/program.ts'
+import { continued, isDeviceTensor, isPending, type AnyTensor, type Device, type DeviceTensor, type Executable, type Pending } from '../runtime/device.ts'
+import { Scope } from '../runtime/scope.ts'
+import { float32, type Tensor } from '../../tensor.ts'
+import { gaussian, wordsPerRow } from './noise.ts'
+
+/** How rows are rounded for the wire. `int8` has a float32 scale a row beside its values. */
+export type Rounding = 'fp32' | 'fp16' | 'int8'
+
+/** What protects rows that leave the client. */
+export interface Protection {
+  /** Greatest L2 norm of a row; null leaves rows as they are, and there can then be no noise. */
+  readonly clip: number | null
+  /** Expected norm of a row's noise relative to the clip: sigma = noise · clip / sqrt(hidden) for each coordinate. */
+  readonly noise: number
+}
+
+export interface Release {
+  /** The rows [rows, hidden] as they may leave, rounded; for int8 followed by their scales [rows]. */
+  readonly tensors: Tensor[]
+  /** Share of the rows that were longer than the clip. */
+  readonly clippedFraction: number
+}
+
+/** The largest float16: larger values saturate instead of becoming infinite. */
+const MAX_FLOAT16 = 65_504
+
+/** Steps of an int8 row on either side of zero. */
+const INT8_STEPS = 127
+
+/** Standard deviation of the noise on each coordinate. */
+export function noiseDeviation ({ clip, noise }: Protection, hidden: number): number {
+  return clip === null ? 0 : noise * clip / Math.sqrt(hidden)
+}
+
+/**
+ * The one place where hidden states and gradients leave a party, and where they arrive: clip, noise, rounding; sealing follows on
+ * the wire. Training, evaluation and generation, forward and backward, all pass here.
+ */
+export class Boundary {
+  readonly #device: Device
+  readonly #hidden: number
+  readonly #rounding: Rounding
+  readonly #executables = new Map<string, Promise<Executable>>()
+
+  constructor (device: Device, { hidden, rounding }: { hidden: number, rounding: Rounding }) {
+    this.#device = device
+    this.#hidden = hidden
+    this.#rounding = rounding
+  }
+
+  /** Protects and rounds this many rows float32 [rows, hidden]. Noise is drawn afresh for every call. */
+  async release (rows: AnyTensor | Pending, { clip: norm, noise }: Protection, count = rowsIn(rows)): Promise<Release> {
+    if (norm === null) {
+      if (noise !== 0) throw new RangeError('noise is relative to the clip, and there is none')
+      return { tensors: await this.encode(rows), clippedFraction: 0 }
+    }
+    using scope = new Scope(this.#device)
+    const name = noise === 0 ? 'clip' : 'clip-noise'
+    const executable = await this.#executable(name, () => releaseProgram(name, this.#hidden, this.#rounding, noise !== 0))
+    // A keystream under a fresh key that nobody learns. onnxruntime's own random operators are seeded, and unfit to hide anything.
+    const draw = noise === 0
+      ? {}
+      : { words: scope.own(await this.#device.randomBits([count, wordsPerRow(this.#hidden)])), deviation: float32([], [noiseDeviation({ clip: norm, noise }, this.#hidden)]) }
+    const { links, input } = continued(rows)
+    const { values, scales, clipped } = await this.#device.chain([...links, { executable, inputs: { rows: input, clip: float32([], [norm]), ...draw } }])
+    return { tensors: [values, scales].filter((part) => part !== undefined) as Tensor[], clippedFraction: (clipped as Tensor).data[0] as number }
+  }
+
+  /** Rounds rows float32 [rows, hidden] for the wire, and nothing else: what a server sends down. */
+  async encode (rows: AnyTensor | Pending): Promise<Tensor[]> {
+    const { links, input } = continued(rows)
+    if (this.#rounding === 'fp32') {
+      if (isPending(rows)) return [(await this.#device.chain(links))[rows.output] as Tensor]
+      return [isDeviceTensor(rows) ? await this.#device.download(rows) : rows]
+    }
+    const executable = await this.#executable('encode', () => encodeProgram(this.#hidden, this.#rounding))
+    const { values, scales } = await this.#device.chain([...links, { executable, inputs: { rows: input } }])
+    return [values, scales].filter((part) => part !== undefined) as Tensor[]
+  }
+
+  /** Rows float32 [rows, hidden] on the device from what came over the wire, already checked to be rows. */
+  async decode (tensors: readonly Tensor[]): Promise<DeviceTensor> {
+    const rows = await this.decoded(tensors)
+    if (!isPending(rows)) return isDeviceTensor(rows) ? rows : await this.#device.upload(rows)
+    return (await this.#device.chain(rows.links, { keep: 'all' }))[rows.output] as DeviceTensor
+  }
+
+  /** The same rows for a chain to begin with. */
+  async decoded ([values, scales]: readonly Tensor[]): Promise<AnyTensor | Pending> {
+    if (values === undefined) throw new RangeError('there are no rows to decode')
+    if (this.#rounding === 'fp32') return values
+    const executable = await this.#executable('decode', () => decodeProgram(this.#hidden, this.#rounding))
+    return { links: [{ executable, inputs: { values, ...(scales === undefined ? {} : { scales }) } }], output: 'rows' }
+  }
+
+  async #executable (name: string, build: () => Program): Promise<Executable> {
+    const known = this.#executables.get(name) ?? this.#device.compile(build())
+    this.#executables.set(name, known)
+    return await known
+  }
+}
+
+function rowsIn (rows: AnyTensor | Pending): number {
+  if (isPending(rows)) throw new RangeError('rows that are not computed yet have to be counted')
+  return rows.shape[0] as number
+}
+
+function releaseProgram (name: string, hidden: number, rounding: Rounding, noisy: boolean): Program {
+  const graph = new Graph()
+  const rows = graph.input('rows', 'float32', ['rows', hidden])
+  const most = graph.input('clip', 'float32', [])
+  const norms = sqrt(reduceSum(mul(rows, rows), [1], true))
+  const longer = greater(norms, most)
+  const clipped = mul(rows, where(longer, div(most, maximum(norms, 1e-30)), add(zerosLike(norms), 1)))
+  graph.output('clipped', reduceMean(cast(longer, 'float32')))
+  emitRounded(graph, rounding, noisy ? add(clipped, noise(graph, hidden)) : clipped)
+  return program(`boundary-${name}-${rounding}`, graph)
+}
+
+function noise (graph: Graph, hidden: number): Value {
+  const words = graph.input('words', 'uint32', ['rows', wordsPerRow(hidden)])
+  return mul(gaussian(words, hidden), graph.input('deviation', 'float32', []))
+}
+
+function encodeProgram (hidden: number, rounding: Rounding): Program {
+  const graph = new Graph()
+  emitRounded(graph, rounding, graph.input('rows', 'float32', ['rows', hidden]))
+  return program(`boundary-encode-${rounding}`, graph)
+}
+
+function emitRounded (graph: Graph, rounding: Rounding, rows: Value): void {
+  if (rounding === 'fp32') return graph.output('values', rows)
+  if (rounding === 'fp16') return graph.output('values', cast(clip(rows, -MAX_FLOAT16, MAX_FLOAT16), 'float16'))
+  const scales = mul(maximum(reduceMax(abs(rows), [1], true), 1e-30), 1 / INT8_STEPS)
+  graph.output('values', cast(clip(roundEven(div(rows, scales)), -INT8_STEPS, INT8_STEPS), 'int8'))
+  graph.output('scales', reshape(scales, ['rows']))
+}
+
+function decodeProgram (hidden: number, rounding: Rounding): Program {
+  const graph = new Graph()
+  const values = cast(graph.input('values', rounding === 'int8' ? 'int8' : 'float16', ['rows', hidden]), 'float32')
+  graph.output('rows', rounding === 'int8' ? scaled(graph, values) : values)
+  return program(`boundary-decode-${rounding}`, graph)
+}
+
+function scaled (graph: Graph, values: Value): Value {
+  return mul(values, reshape(graph.input('scales', 'float32', ['rows']), ['rows', 1]))
+}

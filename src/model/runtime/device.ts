@@ -1,0 +1,101 @@
+import { MidspanError } from '../../errors.ts'
+import type { DType, Tensor } from '../../tensor.ts'
+import type { Program } from '../graph/program.ts'
+
+/** A tensor that lives on a device: a handle. Its values reach the host only through `Device.download`. */
+export interface DeviceTensor {
+  readonly id: number
+  readonly dtype: DType
+  readonly shape: readonly number[]
+}
+
+export type AnyTensor = Tensor | DeviceTensor
+
+/** Whether a tensor lives on a device rather than in host memory. */
+export function isDeviceTensor (value: AnyTensor): value is DeviceTensor {
+  return 'id' in value
+}
+
+/** Thrown when a device cannot do what was asked: a program that does not compile or run, a tensor that is not there, a device that is closed. */
+export class DeviceError extends MidspanError {
+  constructor (message: string, options: { cause?: unknown, next?: string } = {}) {
+    super('E_DEVICE', message, options)
+  }
+}
+
+export interface CompileOptions {
+  /** Values for some of the program's inputs, fixed at compile time: onnxruntime may pre-pack them (faster decoding, one more copy). */
+  constants?: Readonly<Record<string, AnyTensor>>
+}
+
+export interface RunOptions {
+  /** Outputs that stay on the device. The others come back as host tensors. */
+  keep?: 'all' | readonly string[]
+  /** output name → input name: the output is written into that input's device tensor in place (KV caches on CPU). */
+  inPlace?: Readonly<Record<string, string>>
+}
+
+/** A program compiled for a device. */
+export interface Executable {
+  readonly program: Program
+  /** Host tensors given as inputs are copied; the caller keeps them. Throws DeviceError when the run fails. */
+  run: (inputs: Readonly<Record<string, AnyTensor>>, options?: RunOptions) => Promise<Record<string, AnyTensor>>
+  close: () => Promise<void>
+}
+
+/** An input of a link: the output of this name of the link before. */
+export interface Passed {
+  readonly passed: string
+}
+
+/** One program of a chain. */
+export interface Link {
+  readonly executable: Executable
+  readonly inputs: Readonly<Record<string, AnyTensor | Passed>>
+  readonly inPlace?: RunOptions['inPlace']
+}
+
+/** A result that is still to be computed: what the last of these links gives under this name. */
+export interface Pending {
+  readonly links: readonly Link[]
+  readonly output: string
+}
+
+/** Whether a result is still to be computed. */
+export function isPending (value: AnyTensor | Pending): value is Pending {
+  return 'links' in value
+}
+
+/** The links that compute a value, and how the link after them names it. */
+export function continued (value: AnyTensor | Pending): { links: readonly Link[], input: AnyTensor | Passed } {
+  return isPending(value) ? { links: value.links, input: { passed: value.output } } : { links: [], input: value }
+}
+
+export interface DeviceMemory {
+  /** Bytes held by device tensors. */
+  readonly heldBytes: number
+  /** Bytes copied in and out since the start. */
+  readonly uploadedBytes: number
+  readonly downloadedBytes: number
+}
+
+/** Where programs run. All of its work happens off the thread that calls it, one run at a time, in the order of the calls. */
+export interface Device {
+  readonly kind: 'cpu' | 'webgpu' | 'cuda'
+  memory: () => Promise<DeviceMemory>
+  compile: (program: Program, options?: CompileOptions) => Promise<Executable>
+  /**
+   * Runs programs one after another without a word in between, which for small ones takes longer than they do. Resolves with the
+   * outputs of the last; what the others pass on is forgotten. Throws DeviceError when a run fails.
+   */
+  chain: (links: readonly Link[], options?: Pick<RunOptions, 'keep'>) => Promise<Record<string, AnyTensor>>
+  upload: (value: Tensor) => Promise<DeviceTensor>
+  /** Makes a zero-filled tensor without copying one from the host. */
+  zeros: (dtype: DType, shape: readonly number[]) => Promise<DeviceTensor>
+  /** Random uint32 bits, made on the device's thread: the AES-256-CTR keystream of `key` (32 bytes), or of a fresh random key that nobody learns. */
+  randomBits: (shape: readonly number[], key?: Uint8Array) => Promise<DeviceTensor>
+  download: (value: DeviceTensor) => Promise<Tensor>
+  /** Frees device tensors, after the runs already asked for. Throws DeviceError for one that is not there, such as one already freed. */
+  free: (...values: readonly DeviceTensor[]) => void
+  close: () => Promise<void>
+}

@@ -1,0 +1,43 @@
+// What a device and its worker thread say to each other.
+import type { DType, Tensor } from '../../tensor.ts'
+import type { Passed } from './device.ts'
+
+/** How the worker opens its sessions. */
+export interface WorkerOptions {
+  /** Threads within one operator; onnxruntime's default, the number of physical cores, when left out. */
+  readonly threads?: number
+  /** Whether idle operator threads spin for a while before they sleep. */
+  readonly spin: boolean
+}
+
+/** An operand of a run: a tensor the worker holds, by its id; values that come with the message; or an output of the run before. */
+export type Operand = number | Tensor | Passed
+
+export interface Run {
+  readonly session: number
+  readonly inputs: Readonly<Record<string, Operand>>
+  readonly outputs: ReadonlyArray<{ readonly name: string, readonly keep: boolean, readonly inPlace: number | undefined }>
+}
+
+export type Request =
+  | { readonly kind: 'compile', readonly session: number, readonly model: Uint8Array, readonly externalData: ReadonlyArray<{ path: string, data: Uint8Array }> }
+  /** One after another; the answer holds the outputs of the last. */
+  | { readonly kind: 'run', readonly runs: readonly Run[] }
+  | { readonly kind: 'upload', readonly value: Tensor }
+  | { readonly kind: 'zeros', readonly dtype: DType, readonly shape: readonly number[] }
+  | { readonly kind: 'random', readonly shape: readonly number[], readonly key: Uint8Array | undefined }
+  | { readonly kind: 'download', readonly id: number }
+  | { readonly kind: 'free', readonly ids: readonly number[] }
+  | { readonly kind: 'release', readonly session: number }
+
+/** A tensor that stays with the worker. */
+export interface Held {
+  readonly id: number
+  readonly dtype: DType
+  readonly shape: readonly number[]
+}
+
+/** What the worker answers, in the order of the requests; `free` has no answer. */
+export type Answer =
+  | { readonly ok: true, readonly held: readonly Held[], readonly values: readonly Tensor[] }
+  | { readonly ok: false, readonly message: string }

@@ -1,0 +1,221 @@
+import { Worker } from 'node:worker_threads'
+import { bytesPerElement, bytesOf, elementCount, type DType, type Tensor } from '../../tensor.ts'
+import type { Program } from '../graph/program.ts'
+import { DeviceError, isDeviceTensor, type AnyTensor, type CompileOptions, type Device, type DeviceMemory, type DeviceTensor, type Executable, type Link, type RunOptions } from './device.ts'
+import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messages.ts'
+
+export interface DeviceOptions {
+  /** Threads within one operator; the number of physical cores when left out. */
+  threads?: number
+  /**
+   * Whether idle operator threads spin before they sleep; false when left out. A device holds several sessions, each with threads of its own,
+   * and shares its machine with the network's thread: spinners of the last session slow the next one down.
+   */
+  spin?: boolean
+}
+
+/** Opens a device. Throws DeviceError for a kind that this build cannot open. */
+export async function openDevice (kind: Device['kind'], options: DeviceOptions = {}): Promise<Device> {
+  if (kind !== 'cpu') throw new DeviceError(`device ${kind} is not supported yet`, { next: 'use the device cpu' })
+  return await WorkerDevice.open(kind, options)
+}
+
+/** The worker entry beside this file, with the extension that this file has: sources run as .ts, the published build as .js. */
+const WORKER_ENTRY = new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url)
+
+/** Values up to this size are cloned with their message; larger ones are copied once and moved, which costs some microseconds each. */
+const CLONE_UP_TO_BYTES = 16_384
+
+/** What the worker knows of an executable. */
+interface Compiled {
+  readonly session: number
+  readonly constants: Readonly<Record<string, Tensor>>
+}
+
+type Success = Extract<Answer, { ok: true }>
+
+interface Waiting {
+  readonly what: string
+  readonly resolve: (answer: Success) => void
+  readonly reject: (error: DeviceError) => void
+}
+
+/** A device whose sessions and tensors live in a worker thread. */
+class WorkerDevice implements Device {
+  readonly kind: Device['kind']
+  readonly #worker: Worker
+  readonly #waiting: Waiting[] = []
+  readonly #live = new Map<number, DeviceTensor>()
+  readonly #compiled = new WeakMap<Executable, Compiled>()
+  readonly #memory = { heldBytes: 0, uploadedBytes: 0, downloadedBytes: 0 }
+  #failure: DeviceError | undefined
+  #sessions = 0
+
+  constructor (kind: Device['kind'], worker: Worker) {
+    this.kind = kind
+    this.#worker = worker
+    worker.on('message', (answer: Answer) => { this.#settle(answer) })
+    worker.on('error', cause => { this.#fail(new DeviceError(`the ${kind} device's thread died: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })) })
+    worker.on('exit', () => { this.#fail(new DeviceError(`the ${kind} device is closed`)) })
+  }
+
+  static async open (kind: Device['kind'], { threads, spin = false }: DeviceOptions): Promise<WorkerDevice> {
+    const workerData: WorkerOptions = { spin, ...(threads === undefined ? {} : { threads }) }
+    const device = new WorkerDevice(kind, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }))
+    await new Promise<void>((resolve, reject) => {
+      device.#worker.once('online', resolve)
+      device.#worker.once('error', reject)
+    })
+    return device
+  }
+
+  async memory (): Promise<DeviceMemory> {
+    return { ...this.#memory }
+  }
+
+  async compile (program: Program, { constants = {} }: CompileOptions = {}): Promise<Executable> {
+    const values: Record<string, Tensor> = {}
+    for (const [name, value] of Object.entries(constants)) values[name] = isDeviceTensor(value) ? await this.download(value) : value
+    const { model, externalData } = program.toOnnx(values)
+    const session = ++this.#sessions
+    await this.#ask(`compiling ${program.name}`, { kind: 'compile', session, model, externalData })
+    const executable: Executable = {
+      program,
+      run: async (inputs, { keep = [], inPlace = {} } = {}) => await this.chain([{ executable, inputs, inPlace }], { keep }),
+      close: async () => {
+        if (this.#compiled.delete(executable)) await this.#ask(`closing ${program.name}`, { kind: 'release', session })
+      }
+    }
+    this.#compiled.set(executable, { session, constants: values })
+    return executable
+  }
+
+  async chain (links: readonly Link[], { keep = [] }: Pick<RunOptions, 'keep'> = {}): Promise<Record<string, AnyTensor>> {
+    const last = links.at(-1)
+    if (last === undefined) throw new DeviceError('a chain needs a program')
+    const moved = new Set<ArrayBuffer>()
+    const runs = links.map((link, index) => this.#runOf(link, links[index + 1], keep, moved))
+    const what = [...new Set(links.map(({ executable: { program } }) => program.name))].join(', ')
+    const { held, values } = await this.#ask(`program ${what}`, { kind: 'run', runs }, [...moved])
+    let [nextHeld, nextValue] = [0, 0]
+    const results: Record<string, AnyTensor> = {}
+    for (const { name, keep: kept, inPlace: written } of runs.at(-1)!.outputs) {
+      if (written !== undefined) results[name] = last.inputs[last.inPlace![name]!] as DeviceTensor
+      else results[name] = kept ? this.#adopt(held[nextHeld++]!) : this.#received(values[nextValue++]!)
+    }
+    return results
+  }
+
+  async upload (value: Tensor): Promise<DeviceTensor> {
+    const moved = new Set<ArrayBuffer>()
+    const { held } = await this.#ask('an upload', { kind: 'upload', value: this.#packed(value, moved) }, [...moved])
+    return this.#adopt(held[0]!)
+  }
+
+  async zeros (dtype: DType, shape: readonly number[]): Promise<DeviceTensor> {
+    const { held } = await this.#ask(`a ${dtype} tensor of shape [${shape.join(', ')}]`, { kind: 'zeros', dtype, shape })
+    return this.#adopt(held[0]!)
+  }
+
+  async randomBits (shape: readonly number[], key?: Uint8Array): Promise<DeviceTensor> {
+    const { held } = await this.#ask(`random bits of shape [${shape.join(', ')}]`, { kind: 'random', shape, key })
+    return this.#adopt(held[0]!)
+  }
+
+  async download (value: DeviceTensor): Promise<Tensor> {
+    const { values } = await this.#ask('a download', { kind: 'download', id: this.#idOf(value, 'download') })
+    return this.#received(values[0]!)
+  }
+
+  free (...values: readonly DeviceTensor[]): void {
+    const ids = values.map(value => {
+      const id = this.#idOf(value, 'free')
+      this.#live.delete(id)
+      this.#memory.heldBytes -= sizeBytes(value)
+      return id
+    })
+    if (ids.length > 0 && this.#failure === undefined) this.#worker.postMessage({ kind: 'free', ids } satisfies Request)
+  }
+
+  async close (): Promise<void> {
+    this.#fail(new DeviceError(`the ${this.kind} device is closed`))
+    await this.#worker.terminate()
+  }
+
+  /** A link as the worker is told of it; of all but the last, only what the next one takes comes out. */
+  #runOf ({ executable, inputs, inPlace = {} }: Link, next: Link | undefined, keep: NonNullable<RunOptions['keep']>, moved: Set<ArrayBuffer>): Run {
+    const { program } = executable
+    const compiled = this.#compiled.get(executable)
+    if (compiled === undefined) throw new DeviceError(`program ${program.name} is closed`)
+    const operands: Record<string, Operand> = {}
+    for (const { name, dtype } of program.inputs) {
+      if (name in compiled.constants) continue
+      const value = inputs[name]
+      if (value === undefined) throw new DeviceError(`program ${program.name} lacks its input ${name}`)
+      if ('passed' in value) {
+        operands[name] = value
+        continue
+      }
+      if (value.dtype !== dtype) throw new DeviceError(`program ${program.name} takes ${dtype} for ${name}, not ${value.dtype}`)
+      operands[name] = isDeviceTensor(value) ? this.#idOf(value, `run ${program.name} on`) : this.#packed(value, moved)
+    }
+    const taken = next === undefined ? undefined : Object.values(next.inputs).flatMap((value) => 'passed' in value ? [value.passed] : [])
+    const outputs = program.outputs.filter(({ name }) => taken === undefined || taken.includes(name) || inPlace[name] !== undefined).map(({ name }) => {
+      const target = inPlace[name] === undefined ? undefined : inputs[inPlace[name]]
+      if (target !== undefined && !('id' in target)) throw new DeviceError(`program ${program.name} can write ${name} only into a device tensor`)
+      return { name, keep: keep === 'all' || keep.includes(name), inPlace: target?.id }
+    })
+    const missing = taken?.find((name) => !outputs.some((output) => output.name === name))
+    if (missing !== undefined) throw new DeviceError(`program ${program.name} has no output ${missing}`)
+    return { session: compiled.session, inputs: operands, outputs }
+  }
+
+  async #ask (what: string, request: Request, transfer: ArrayBuffer[] = []): Promise<Success> {
+    if (this.#failure !== undefined) throw this.#failure
+    return await new Promise((resolve, reject) => {
+      this.#waiting.push({ what, resolve, reject })
+      this.#worker.postMessage(request, transfer)
+    })
+  }
+
+  #settle (answer: Answer): void {
+    const { what, resolve, reject } = this.#waiting.shift()!
+    if (answer.ok) resolve(answer)
+    else reject(new DeviceError(`${what} failed: ${answer.message}`))
+  }
+
+  #fail (error: DeviceError): void {
+    this.#failure ??= error
+    for (const { reject } of this.#waiting.splice(0)) reject(this.#failure)
+  }
+
+  #adopt (held: Held): DeviceTensor {
+    this.#live.set(held.id, held)
+    this.#memory.heldBytes += sizeBytes(held)
+    return held
+  }
+
+  #idOf (value: DeviceTensor, what: string): number {
+    if (this.#live.get(value.id) !== value) throw new DeviceError(`cannot ${what} a ${value.dtype} tensor of shape [${value.shape.join(', ')}]: it is freed, or another device's`)
+    return value.id
+  }
+
+  /** Values as they go to the worker: small ones as they are, large ones as a copy whose buffer is moved. The caller keeps its own. */
+  #packed (value: Tensor, moved: Set<ArrayBuffer>): Tensor {
+    this.#memory.uploadedBytes += value.data.byteLength
+    const whole = value.data.byteLength === value.data.buffer.byteLength
+    if (whole && value.data.byteLength <= CLONE_UP_TO_BYTES) return value
+    const data = value.data.slice()
+    moved.add(data.buffer)
+    return { dtype: value.dtype, shape: value.shape, data }
+  }
+
+  #received (value: Tensor): Tensor {
+    this.#memory.downloadedBytes += bytesOf(value).byteLength
+    return value
+  }
+}
+
+function sizeBytes ({ dtype, shape }: DeviceTensor): number {
+  return elementCount(shape) * bytesPerElement[dtype]
+}

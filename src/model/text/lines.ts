@@ -1,0 +1,55 @@
+import { open } from 'node:fs/promises'
+
+/** A line may not be longer: beyond it the file is not what it seems, and memory is at stake. */
+export const maxLineBytes = 4 * 1024 * 1024
+
+const newline = 0x0a
+
+/** One line of a file without its end, or why it cannot be used. `line` counts from 1. */
+export type Line = { readonly line: number, readonly text: string } | { readonly line: number, readonly reason: string }
+
+/** Reads a UTF-8 file line by line in bounded memory. Lines that are too long or not UTF-8 come as reasons. */
+export async function * readLines (path: string, signal?: AbortSignal): AsyncGenerator<Line> {
+  const decoder = new TextDecoder('utf-8', { fatal: true })
+  const handle = await open(path, 'r')
+  const stream = handle.createReadStream({ highWaterMark: 256 * 1024 })
+  let line = 1
+  let held: Uint8Array[] = []
+  let heldBytes = 0
+  const hold = (bytes: Uint8Array): void => {
+    heldBytes += bytes.byteLength
+    if (heldBytes <= maxLineBytes) held.push(bytes)
+    else held = []
+  }
+  const take = (): Line => {
+    const taken: Line = heldBytes > maxLineBytes ? { line, reason: `is longer than ${maxLineBytes} bytes` } : decodeLine(decoder, line, Buffer.concat(held))
+    held = []
+    heldBytes = 0
+    line++
+    return taken
+  }
+  try {
+    for await (const chunk of stream as AsyncIterable<Buffer>) {
+      signal?.throwIfAborted()
+      let from = 0
+      for (let end = chunk.indexOf(newline); end >= 0; end = chunk.indexOf(newline, from)) {
+        hold(chunk.subarray(from, end))
+        yield take()
+        from = end + 1
+      }
+      if (from < chunk.byteLength) hold(chunk.subarray(from))
+    }
+    if (heldBytes > 0) yield take()
+  } finally {
+    stream.destroy()
+  }
+}
+
+function decodeLine (decoder: TextDecoder, line: number, bytes: Uint8Array): Line {
+  try {
+    const text = decoder.decode(bytes)
+    return { line, text: text.endsWith('\r') ? text.slice(0, -1) : text }
+  } catch {
+    return { line, reason: 'is not UTF-8' }
+  }
+}

@@ -1,0 +1,50 @@
+import type { Tensor } from '../../tensor.ts'
+import { compiled } from '../runtime/compiled.ts'
+import type { AnyTensor, DeviceTensor, Executable, Link } from '../runtime/device.ts'
+import { embeddingGradientProgram, embeddingProgram } from './head-programs.ts'
+import type { ModelWeights } from './weights.ts'
+
+/** Token ids to hidden states, and back where the embedding is trained. */
+export class Embedding {
+  readonly #weights: ModelWeights
+  readonly #forward: Executable
+  readonly #backward: Executable | undefined
+
+  constructor (weights: ModelWeights, forward: Executable, backward: Executable | undefined) {
+    this.#weights = weights
+    this.#forward = forward
+    this.#backward = backward
+  }
+
+  /** The embedding must be among the weights by the time it is used. */
+  static async open (weights: ModelWeights): Promise<Embedding> {
+    const { device, model, trainable, key } = weights
+    const forward = await compiled(device, `embedding ${key}`, () => embeddingProgram(model))
+    const backward = trainable === 'weights' ? await compiled(device, `embedding.gradient ${key}`, () => embeddingGradientProgram(model)) : undefined
+    return new Embedding(weights, forward, backward)
+  }
+
+  /** ids int32 [rows] → [rows, hidden], the caller's. */
+  async forward (ids: Tensor): Promise<DeviceTensor> {
+    const { hidden } = await this.#forward.run({ ids, ...this.#table() }, { keep: 'all' })
+    return hidden as DeviceTensor
+  }
+
+  /** The same as a link of a chain; gives `hidden`. */
+  link (ids: Tensor): Link {
+    return { executable: this.#forward, inputs: { ids, ...this.#table() } }
+  }
+
+  /** The gradient of [rows, hidden] to that of the embedding, by name; none where it is frozen. */
+  async backward (ids: Tensor, hiddenGradient: AnyTensor): Promise<Map<string, DeviceTensor>> {
+    if (this.#backward === undefined) return new Map()
+    const { embedding } = this.#weights.model
+    const results = await this.#backward.run({ ids, hiddenGradient, ...this.#table() }, { keep: 'all' })
+    return new Map([[embedding, results[`${embedding}.gradient`] as DeviceTensor]])
+  }
+
+  #table (): Record<string, DeviceTensor> {
+    const { embedding } = this.#weights.model
+    return { [embedding]: this.#weights.weight(embedding) }
+  }
+}

@@ -1,0 +1,131 @@
+import { int32, type Tensor } from '../../tensor.ts'
+import { headTensor } from '../families/index.ts'
+import { compiled } from '../runtime/compiled.ts'
+import type { AnyTensor, DeviceTensor, Executable, Link, Passed } from '../runtime/device.ts'
+import { Scope } from '../runtime/scope.ts'
+import { ignoredTarget, type Batch } from '../text/batches.ts'
+import { accumulate } from './accumulate.ts'
+import { logitsProgram, lossGradientProgram, lossProgram } from './head-programs.ts'
+import type { ModelWeights } from './weights.ts'
+
+/** Logits that one run holds at most, 128 MiB of them; several such tensors are alive in its gradient. More rows take several runs. */
+const LOGITS_PER_RUN = 2 ** 25
+
+export interface Loss {
+  /** Cross-entropy summed over the counted tokens, in nats. */
+  readonly lossSum: number
+  readonly countedTokens: number
+}
+
+export interface HeadGradients extends Loss {
+  /** Of lossSum: `hidden` [rows, hidden], and what is trained by its name. */
+  readonly gradients: Map<string, DeviceTensor>
+}
+
+interface HeadExecutables {
+  readonly logits: Executable
+  readonly loss: Executable
+  readonly gradient: Executable
+}
+
+/** The final norm and the head: hidden states to logits, to a loss and to its gradients. */
+export class Head {
+  readonly #weights: ModelWeights
+  readonly #executables: HeadExecutables
+  readonly #parameters: readonly string[]
+
+  constructor (weights: ModelWeights, executables: HeadExecutables, parameters: readonly string[]) {
+    this.#weights = weights
+    this.#executables = executables
+    this.#parameters = parameters
+  }
+
+  /** The final norm and the head must be among the weights by the time it is used. */
+  static async open (weights: ModelWeights): Promise<Head> {
+    const { device, model, trainable, key } = weights
+    const parameters = trainable === 'weights' ? [model.finalNorm, headTensor(model)] : []
+    const [logits, loss, gradient] = await Promise.all([
+      compiled(device, `head ${key}`, () => logitsProgram(model)),
+      compiled(device, `head.loss ${key}`, () => lossProgram(model)),
+      compiled(device, `head.gradient ${key}`, () => lossGradientProgram(model, parameters))
+    ])
+    return new Head(weights, { logits, loss, gradient }, parameters)
+  }
+
+  /** Logits of some of the rows of [rows, hidden]: float32 [taken, vocabulary]. No row is taken twice. */
+  async logits (hidden: AnyTensor, taken: readonly number[]): Promise<Tensor> {
+    const { logits } = await this.#weights.device.chain([this.logitsLink(hidden, hidden.shape[0]!, taken)])
+    return logits as Tensor
+  }
+
+  /** The same, of this many rows, as a link of a chain; gives `logits`. */
+  logitsLink (hidden: AnyTensor | Passed, count: number, taken: readonly number[]): Link {
+    const { taken: rows, inverse } = rowInputs(taken.map(row => ({ row, target: 0 })), count)
+    return { executable: this.#executables.logits, inputs: { hidden, taken: rows, inverse, ...this.#inputs() } }
+  }
+
+  /** The loss of [rows, hidden] where targets count. */
+  async loss (hidden: AnyTensor, targets: Batch['targets']): Promise<Loss> {
+    const counted = countedRows(targets)
+    let lossSum = 0
+    for (const taken of chunks(counted, this.#rowsPerRun)) {
+      const { loss } = await this.#executables.loss.run({ hidden, ...rowInputs(taken, hidden.shape[0]!), ...this.#inputs() })
+      lossSum += scalar(loss)
+    }
+    return { lossSum, countedTokens: counted.length }
+  }
+
+  /** The loss with its gradients, which are the caller's. */
+  async gradients (hidden: DeviceTensor, targets: Batch['targets']): Promise<HeadGradients> {
+    const { device } = this.#weights
+    using scope = new Scope(device)
+    const counted = countedRows(targets)
+    const names = ['hidden', ...this.#parameters]
+    const gradients = new Map<string, DeviceTensor>()
+    let lossSum = 0
+    for (const taken of chunks(counted, this.#rowsPerRun)) {
+      const results = await this.#executables.gradient.run({ hidden, ...rowInputs(taken, hidden.shape[0]!), ...this.#inputs() }, { keep: names.map(name => `${name}.gradient`) })
+      lossSum += scalar(results.loss)
+      await accumulate(device, gradients, new Map(names.map(name => [name, scope.own(results[`${name}.gradient`] as DeviceTensor)])))
+    }
+    if (!gradients.has('hidden')) gradients.set('hidden', await device.zeros('float32', hidden.shape))
+    scope.release([...gradients.values()])
+    return { lossSum, countedTokens: counted.length, gradients }
+  }
+
+  get #rowsPerRun (): number {
+    return Math.max(1, Math.floor(LOGITS_PER_RUN / this.#weights.model.vocabularySize))
+  }
+
+  #inputs (): Record<string, DeviceTensor> {
+    const { model } = this.#weights
+    return { [model.finalNorm]: this.#weights.weight(model.finalNorm), [headTensor(model)]: this.#weights.weight(headTensor(model)) }
+  }
+}
+
+interface CountedRow {
+  readonly row: number
+  readonly target: number
+}
+
+function countedRows (targets: Batch['targets']): CountedRow[] {
+  return targets.flat().map((target, row) => ({ row, target })).filter(({ target }) => target !== ignoredTarget)
+}
+
+function rowInputs (taken: readonly CountedRow[], rows: number): Record<'taken' | 'inverse' | 'targets', Tensor> {
+  const inverse = new Int32Array(rows).fill(-1)
+  for (const [i, { row }] of taken.entries()) inverse[row] = i
+  return {
+    taken: int32([taken.length], taken.map(({ row }) => row)),
+    inverse: int32([rows], inverse),
+    targets: int32([taken.length], taken.map(({ target }) => target))
+  }
+}
+
+function chunks<T> (values: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(values.length / size) }, (_, i) => values.slice(i * size, (i + 1) * size))
+}
+
+function scalar (value: AnyTensor | undefined): number {
+  return Number((value as Tensor).data[0])
+}

@@ -1,0 +1,114 @@
+import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
+import { int32, type Tensor } from '../../tensor.ts'
+import type { Moments, Optimizer, StepSettings } from './optimizer.ts'
+
+/** Suffixes of the tensors that a parameter's optimiser state is kept under: first and second moment, steps taken. */
+const STATE_SUFFIXES = ['.m', '.v', '.t'] as const
+
+/**
+ * Tensors that step without waiting for one another, so that the device is not idle between them. No more at once: the old values are
+ * freed only after such a group.
+ */
+const STEPS_AT_ONCE = 16
+
+/** The optimiser's state of trained tensors, beside the tensors themselves, on a device. */
+export class Parameters {
+  readonly #device: Device
+  readonly #values: Map<string, DeviceTensor>
+  readonly #moments = new Map<string, Moments>()
+
+  private constructor (device: Device, values: Map<string, DeviceTensor>) {
+    this.#device = device
+    this.#values = values
+  }
+
+  /** Tensors that have taken no step. Their map stays the caller's, such as `ModelWeights.trained`, and a step replaces its entries. */
+  static async create (device: Device, values: Map<string, DeviceTensor>): Promise<Parameters> {
+    const parameters = new Parameters(device, values)
+    for (const [name, { shape }] of values) {
+      parameters.#moments.set(name, { m: await device.zeros('float32', shape), v: await device.zeros('float32', shape), t: 0 })
+    }
+    return parameters
+  }
+
+  get names (): string[] { return [...this.#moments.keys()] }
+
+  /** The current value; a later step replaces it by another device tensor. Throws RangeError for an unknown name. */
+  value (name: string): DeviceTensor {
+    return known(name, this.#values.get(name))
+  }
+
+  /** Steps each tensor that has a gradient. Throws RangeError for a gradient of anything else. */
+  async step (optimizer: Optimizer, gradients: ReadonlyMap<string, AnyTensor>, settings: StepSettings): Promise<void> {
+    const all = [...gradients]
+    for (let first = 0; first < all.length; first += STEPS_AT_ONCE) {
+      await Promise.all(all.slice(first, first + STEPS_AT_ONCE).map(async ([name, gradient]) => {
+        const before = { value: this.value(name), moments: this.#momentsOf(name) }
+        const { value, moments } = await optimizer.step(before.value, before.moments, gradient, settings)
+        this.#values.set(name, value)
+        this.#moments.set(name, moments)
+        this.#device.free(before.value, before.moments.m, before.moments.v)
+      }))
+    }
+  }
+
+  /** Values alone, in host memory. */
+  async values (names: readonly string[] = this.names): Promise<Map<string, Tensor>> {
+    return new Map(await Promise.all(names.map(async (name) => [name, await this.#device.download(this.value(name))] as const)))
+  }
+
+  /** Values and optimiser state, in host memory, so that `restore` continues exactly. */
+  async state (names: readonly string[] = this.names): Promise<Map<string, Tensor>> {
+    const states = await Promise.all(names.map(async (name) => {
+      const { m, v, t } = this.#momentsOf(name)
+      const [value, first, second] = await Promise.all([this.value(name), m, v].map(async (part) => await this.#device.download(part)))
+      return [[name, value], [`${name}.m`, first], [`${name}.v`, second], [`${name}.t`, int32([1], [t])]] as Array<[string, Tensor]>
+    }))
+    return new Map(states.flat())
+  }
+
+  /** Sets what `state` has of each tensor's value and optimiser state; other names in it are ignored. */
+  async restore (state: ReadonlyMap<string, Tensor>): Promise<void> {
+    for (const name of this.names) {
+      const moments = this.#momentsOf(name)
+      this.#values.set(name, await this.#replaced(this.value(name), state.get(name)))
+      this.#moments.set(name, {
+        m: await this.#replaced(moments.m, state.get(`${name}.m`)),
+        v: await this.#replaced(moments.v, state.get(`${name}.v`)),
+        t: Number(state.get(`${name}.t`)?.data[0] ?? moments.t)
+      })
+    }
+  }
+
+  /** Frees the optimiser's state; the values are the caller's. */
+  free (): void {
+    this.#device.free(...[...this.#moments.values()].flatMap(({ m, v }) => [m, v]))
+    this.#moments.clear()
+  }
+
+  async #replaced (before: DeviceTensor, value: Tensor | undefined): Promise<DeviceTensor> {
+    if (value === undefined) return before
+    const uploaded = await this.#device.upload(value)
+    this.#device.free(before)
+    return uploaded
+  }
+
+  #momentsOf (name: string): Moments {
+    return known(name, this.#moments.get(name))
+  }
+}
+
+/** The names under which `Parameters.state` keeps a tensor. */
+export function stateNames (name: string): string[] {
+  return [name, ...STATE_SUFFIXES.map((suffix) => name + suffix)]
+}
+
+/** The shape that each part of a tensor's state has. */
+export function stateShape (stateName: string, shape: readonly number[]): readonly number[] {
+  return stateName.endsWith('.t') ? [1] : shape
+}
+
+function known<T> (name: string, value: T | undefined): T {
+  if (value === undefined) throw new RangeError(`there is no trained tensor ${name}`)
+  return value
+}

@@ -1,0 +1,201 @@
+import type { Model, Span } from '../families/family.ts'
+import { compiled } from '../runtime/compiled.ts'
+import type { AnyTensor, Device, DeviceTensor, Executable } from '../runtime/device.ts'
+import { Scope } from '../runtime/scope.ts'
+import { blockPrograms, type BlockPrograms, type ResidualPolicy, type Trainable } from './block-programs.ts'
+import { AdapterSettingsError, adapterTargets, dropoutKey } from './lora.ts'
+import { rowLayout, sliceRows, type RowLayout, type Rows } from './rows.ts'
+import { ModelWeights, type WeightSource } from './weights.ts'
+
+export interface SpanOptions {
+  /** Shares weights with other pieces of this machine; a set of the span's own when left out. */
+  readonly weights?: ModelWeights
+  /** Saved when left out: faster for wide models; recomputed holds less. */
+  readonly policy?: ResidualPolicy
+}
+
+export interface ForwardOptions {
+  /** Whether a backward pass follows. */
+  readonly keepResiduals: boolean
+  /** Blocks to pass, within the span; all of it when left out. */
+  readonly first?: number
+  readonly end?: number
+  /** Of dropout's random bits; needed in training where adapters drop out, and used once a step. */
+  readonly seed?: string
+}
+
+interface BlockResiduals {
+  readonly layer: number
+  readonly hidden: DeviceTensor
+  readonly saved: Readonly<Record<string, DeviceTensor>>
+}
+
+/** What a forward pass keeps for its backward pass. */
+export class Residuals {
+  readonly blocks: BlockResiduals[] = []
+  readonly layout: Readonly<Record<keyof RowLayout, DeviceTensor>>
+  readonly rows: number
+  readonly seed: string | undefined
+  readonly #scope: Scope
+
+  constructor (scope: Scope, layout: Readonly<Record<keyof RowLayout, DeviceTensor>>, rows: number, seed: string | undefined) {
+    this.#scope = scope
+    this.layout = layout
+    this.rows = rows
+    this.seed = seed
+  }
+
+  /** Frees them; a backward pass does that too. */
+  free (): void {
+    this.#scope[Symbol.dispose]()
+  }
+}
+
+export interface SpanGradients {
+  /** Of the rows that went in, [rows, hidden]. */
+  readonly gradient: DeviceTensor
+  /** Of the trained tensors of the blocks passed, by name. */
+  readonly adapters: Map<string, DeviceTensor>
+}
+
+interface BlockExecutables {
+  readonly programs: BlockPrograms
+  readonly evaluate: Executable
+  readonly forward: Executable
+  readonly backward: Executable
+}
+
+/** Consecutive blocks on a device that compute forward and backward, for all of their rows or for some that board and alight within. */
+export class TrainableSpan {
+  readonly device: Device
+  readonly model: Model
+  readonly span: Span
+  readonly weights: ModelWeights
+  readonly #blocks: BlockExecutables
+
+  constructor (weights: ModelWeights, span: Span, blocks: BlockExecutables) {
+    this.device = weights.device
+    this.model = weights.model
+    this.weights = weights
+    this.span = span
+    this.#blocks = blocks
+  }
+
+  /** Loads blocks `[first, end)` with adapters as training starts, or to be trained themselves (`'weights'`). */
+  static async load (device: Device, model: Model, source: WeightSource, span: Span, trainable: Trainable, { weights, policy = 'saved' }: SpanOptions = {}): Promise<TrainableSpan> {
+    if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers)) throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
+    const set = weights ?? await ModelWeights.create(device, model, trainable)
+    const blocks = await blockExecutables(set, policy)
+    await set.loadBlocks(source, span)
+    return new TrainableSpan(set, span, blocks)
+  }
+
+  /** The trained tensors of this span, as they are now. An optimiser step replaces them: do not keep the handles. */
+  parameters (): Map<string, DeviceTensor> {
+    return new Map(this.weights.parameterNames(this.span).map(name => [name, this.weights.trained.get(name)!]))
+  }
+
+  /** Passes rows through blocks; the result is the caller's. The given rows stay the caller's: with `keepResiduals`, a device tensor must live until the backward pass. */
+  async forward (rows: Rows, { keepResiduals, first = this.span.first, end = this.span.end, seed }: ForwardOptions): Promise<{ hidden: DeviceTensor, residuals?: Residuals }> {
+    this.#check(rows, first, end)
+    const scope = new Scope(this.device)
+    try {
+      const layout = await this.#layout(scope, rows.lengths)
+      let hidden = await scope.upload(rows.hidden)
+      const residuals = new Residuals(scope, layout, hidden.shape[0]!, seed)
+      for (let layer = first; layer < end; layer++) {
+        const { output, ...saved } = keepResiduals ? await this.#forward(scope, residuals, layer, hidden) : await this.#evaluate(scope, layout, layer, hidden)
+        if (keepResiduals) residuals.blocks.push({ layer, hidden, saved })
+        else if (hidden !== rows.hidden) scope.free(hidden)
+        hidden = output!
+      }
+      // No block to pass: the result is a tensor of its own all the same.
+      if (first === end) hidden = await sliceRows(this.device, hidden, 0, residuals.rows)
+      scope.release([hidden])
+      if (keepResiduals) return { hidden, residuals }
+      scope[Symbol.dispose]()
+      return { hidden }
+    } catch (error) {
+      scope[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  /** Passes the gradient of what `forward` gave, [rows, hidden], back through the same blocks; spends the residuals. The gradients are the caller's. */
+  async backward (residuals: Residuals, gradient: AnyTensor): Promise<SpanGradients> {
+    const scope = new Scope(this.device)
+    try {
+      const adapters = new Map<string, DeviceTensor>()
+      let current = await scope.upload(gradient)
+      for (const { layer, hidden, saved } of residuals.blocks.toReversed()) {
+        const { programs: { parameters }, backward } = this.#blocks
+        const dropout = await this.#dropout(scope, layer, residuals)
+        const results = await backward.run({ hidden, outputGradient: current, ...saved, ...residuals.layout, ...this.weights.blockInputs(layer), ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
+        for (const result of Object.values(results)) scope.own(result)
+        scope.free(...Object.values(dropout), ...(current === gradient ? [] : [current]))
+        for (const name of parameters) adapters.set(this.weights.parameterName(layer, name), results[`${name}.gradient`]!)
+        current = results.inputGradient!
+      }
+      if (residuals.blocks.length === 0) current = await sliceRows(this.device, current, 0, residuals.rows)
+      scope.release([current, ...adapters.values()])
+      return { gradient: current, adapters }
+    } finally {
+      scope[Symbol.dispose]()
+      residuals.free()
+    }
+  }
+
+  /** Frees the span's weights; only where it does not share them. */
+  free (): void {
+    this.weights.free()
+  }
+
+  async #evaluate (scope: Scope, layout: Residuals['layout'], layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
+    const results = await this.#blocks.evaluate.run({ hidden, ...layout, ...this.weights.blockInputs(layer) }, { keep: 'all' }) as Record<string, DeviceTensor>
+    scope.own(results.output!)
+    return results
+  }
+
+  async #forward (scope: Scope, residuals: Residuals, layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
+    const dropout = await this.#dropout(scope, layer, residuals)
+    const results = await this.#blocks.forward.run({ hidden, ...residuals.layout, ...this.weights.blockInputs(layer), ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
+    for (const result of Object.values(results)) scope.own(result)
+    scope.free(...Object.values(dropout))
+    return results
+  }
+
+  /** The random bits of a block's adapters; the same for the same seed. */
+  async #dropout (scope: Scope, layer: number, { rows, seed }: Residuals): Promise<Record<string, DeviceTensor>> {
+    const { trainable } = this.weights
+    if (trainable === 'weights' || trainable.dropout === 0) return {}
+    if (seed === undefined) throw new AdapterSettingsError('adapters with dropout cannot be trained without a seed', 'give the forward pass one, new for each step')
+    const bits: Record<string, DeviceTensor> = {}
+    for (const { name, inputSize } of adapterTargets(this.model, trainable)) {
+      bits[`${name}.dropout`] = scope.own(await this.device.randomBits([rows, inputSize], dropoutKey(seed, layer, name)))
+    }
+    return bits
+  }
+
+  async #layout (scope: Scope, lengths: readonly number[]): Promise<Residuals['layout']> {
+    const { positions, slots, places } = rowLayout(lengths)
+    return { positions: await scope.upload(positions), slots: await scope.upload(slots), places: await scope.upload(places) }
+  }
+
+  #check ({ hidden, lengths }: Rows, first: number, end: number): void {
+    if (!(first >= this.span.first && first <= end && end <= this.span.end)) throw new RangeError(`blocks [${first}, ${end}) are not within [${this.span.first}, ${this.span.end})`)
+    const rows = lengths.reduce((sum, length) => sum + length, 0)
+    const { shape: [count, width] } = hidden
+    if (count !== rows || width !== this.model.hiddenSize) throw new RangeError(`hidden states [${hidden.shape.join(', ')}] do not fit ${rows} rows of ${this.model.hiddenSize}`)
+    if (lengths.some(length => length < 1 || length > this.model.maxPositions)) throw new RangeError(`sequences have 1 to ${this.model.maxPositions} rows, not ${lengths.join(', ')}`)
+  }
+}
+
+async function blockExecutables ({ device, model, trainable, key }: ModelWeights, policy: ResidualPolicy): Promise<BlockExecutables> {
+  const programs = blockPrograms(model, trainable, policy)
+  const [evaluate, forward, backward] = await Promise.all([
+    compiled(device, `block.evaluate ${key}`, () => programs.evaluate),
+    compiled(device, `block.forward ${policy} ${key}`, () => programs.forward),
+    compiled(device, `block.backward ${policy} ${key}`, () => programs.backward)
+  ])
+  return { programs, evaluate, forward, backward }
+}

@@ -1,0 +1,85 @@
+import { once } from 'node:events'
+import { type IncomingMessage, request as httpRequest } from 'node:http'
+import { MidspanError } from '../../errors.ts'
+import type { Home } from '../home.ts'
+import { CONTROL_PREFIX, DaemonError, isErrorLine } from './messages.ts'
+import { controlPath } from './path.ts'
+
+/** No daemon runs in the home. */
+export class NoDaemonError extends MidspanError {
+  static readonly code = 'E_NO_DAEMON'
+
+  constructor (root: string, cause?: unknown) {
+    super(NoDaemonError.code, `no daemon runs in ${root}`, { next: `start it with: midspan daemon --home ${root}`, cause })
+  }
+}
+
+/** The daemon went away in the middle of an answer. */
+export class DaemonGoneError extends MidspanError {
+  static readonly code = 'E_DAEMON_GONE'
+
+  constructor (root: string, cause?: unknown) {
+    super(DaemonGoneError.code, `the daemon in ${root} ended before its answer did`, { next: `its log is ${root}/daemon.log`, cause })
+  }
+}
+
+/** Asks the daemon of a home. */
+export class ControlClient {
+  readonly #home: Home
+
+  constructor (home: Home) {
+    this.#home = home
+  }
+
+  /** The one answer of an operation. Throws NoDaemonError, DaemonGoneError, or DaemonError with the code of what went wrong in the daemon. */
+  async request (operation: string, parameters: object, signal: AbortSignal): Promise<object> {
+    for await (const event of this.stream(operation, parameters, signal)) return event
+    throw new DaemonGoneError(this.#home.root)
+  }
+
+  /** The events of an operation; throws as `request` does. Ending the loop, or the signal, stops the operation. */
+  async * stream (operation: string, parameters: object, signal: AbortSignal): AsyncGenerator<object> {
+    signal.throwIfAborted()
+    const response = await this.#send(operation, parameters, signal)
+    try {
+      for await (const line of linesOf(response)) {
+        const event = JSON.parse(line) as object
+        if (isErrorLine(event)) throw new DaemonError(event.error.code, event.error.message, event.error.next === undefined ? {} : { next: event.error.next })
+        yield event
+      }
+      signal.throwIfAborted()
+      if (!response.complete) throw new DaemonGoneError(this.#home.root)
+    } catch (error) {
+      signal.throwIfAborted()
+      throw error instanceof MidspanError ? error : new DaemonGoneError(this.#home.root, error)
+    } finally {
+      response.destroy()
+    }
+  }
+
+  async #send (operation: string, parameters: object, signal: AbortSignal): Promise<IncomingMessage> {
+    const request = httpRequest({ socketPath: controlPath(this.#home), path: CONTROL_PREFIX + operation, method: 'POST', headers: { 'content-type': 'application/json' }, signal, agent: false })
+    request.end(JSON.stringify(parameters))
+    try {
+      const [response] = await once(request, 'response') as [IncomingMessage]
+      response.on('error', () => {}) // told by the end of the lines
+      return response
+    } catch (error) {
+      signal.throwIfAborted()
+      const { code } = error as NodeJS.ErrnoException
+      throw code === 'ENOENT' || code === 'ECONNREFUSED' ? new NoDaemonError(this.#home.root, error) : new DaemonGoneError(this.#home.root, error)
+    } finally {
+      request.on('error', () => {}) // what breaks later is told by the response
+    }
+  }
+}
+
+/** Splits at line feeds alone: readline would also split at U+2028, which JSON texts may hold. */
+async function * linesOf (response: IncomingMessage): AsyncGenerator<string> {
+  let rest = ''
+  for await (const text of response.setEncoding('utf8') as AsyncIterable<string>) {
+    const lines = (rest + text).split('\n')
+    rest = lines.pop() ?? ''
+    yield * lines
+  }
+}

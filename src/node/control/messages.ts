@@ -1,0 +1,26 @@
+import { MidspanError } from '../../errors.ts'
+
+/**
+ * The control protocol: HTTP over a Unix socket. `POST /v1/<operation>` with a JSON object as its parameters is answered with
+ * one JSON object a line, each an event of the operation; a line with the one key `error` is the last. Hanging up stops the operation.
+ */
+export const CONTROL_PREFIX = '/v1/'
+
+/** Parameters are names, numbers and prompts. */
+export const MAX_PARAMETER_BYTES = 4 * 2 ** 20
+
+export interface ErrorLine {
+  readonly error: { readonly code: string, readonly message: string, readonly next?: string }
+}
+
+/** What the daemon answered in place of a result. */
+export class DaemonError extends MidspanError {}
+
+export function errorLine (error: unknown): ErrorLine {
+  if (!(error instanceof MidspanError)) return { error: { code: 'E_INTERNAL', message: 'the daemon failed; its log says how' } }
+  return { error: { code: error.code, message: error.message, ...(error.next === undefined ? {} : { next: error.next }) } }
+}
+
+export function isErrorLine (value: object): value is ErrorLine {
+  return 'error' in value && typeof value.error === 'object' && value.error !== null && 'code' in value.error
+}

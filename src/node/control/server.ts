@@ -1,0 +1,104 @@
+import { once } from 'node:events'
+import { chmod, lstat, mkdir, rm } from 'node:fs/promises'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { dirname } from 'node:path'
+import { MidspanError, UsageError } from '../../errors.ts'
+import type { Logger, Operation } from '../../roles/context.ts'
+import type { Home } from '../home.ts'
+import { CONTROL_PREFIX, errorLine, MAX_PARAMETER_BYTES } from './messages.ts'
+import { controlPath } from './path.ts'
+
+export interface ControlServer {
+  /** Where it listens. */
+  readonly path: string
+  /** Stops the operations that run, and the socket. */
+  stop (): Promise<void>
+}
+
+/** Offers operations, by name, to processes of the home's owner. The home must be locked: a socket that lies there is taken to be stale. */
+export async function startControlServer (home: Home, operations: Readonly<Record<string, Operation>>, logger: Logger): Promise<ControlServer> {
+  const path = controlPath(home)
+  if (path !== home.control) await privateDirectory(dirname(path))
+  await rm(path, { force: true })
+  const stopping = new AbortController()
+  const server = createServer((request, response) => {
+    answer(operations, request, response, stopping.signal).catch((error: unknown) => {
+      logger.error({ err: error }, 'an answer to the control socket broke')
+      response.destroy()
+    })
+  })
+  server.requestTimeout = 0 // operations last as long as they last
+  server.listen(path)
+  await once(server, 'listening')
+  await chmod(path, 0o600)
+  return { path, stop: async () => { await stop(server, stopping) } }
+}
+
+async function stop (server: Server, stopping: AbortController): Promise<void> {
+  const closed = once(server, 'close')
+  server.close()
+  stopping.abort(new MidspanError('E_STOPPED', 'the daemon is stopping', { next: 'run this again when it is back' }))
+  server.closeIdleConnections()
+  const forced = setTimeout(() => { server.closeAllConnections() }, STOP_TIMEOUT_MS)
+  await closed
+  clearTimeout(forced)
+}
+
+/** How long operations have to end on their own when the daemon stops. */
+const STOP_TIMEOUT_MS = 5_000
+
+/** In a directory that everybody may write to, another user could have made ours first. */
+async function privateDirectory (path: string): Promise<void> {
+  await mkdir(path, { recursive: true, mode: 0o700 })
+  const { uid, mode } = await lstat(path)
+  if (uid !== process.getuid?.() || (mode & 0o077) !== 0) throw new UsageError(`${path} belongs to somebody else`, 'choose a home with a shorter path')
+}
+
+async function answer (operations: Readonly<Record<string, Operation>>, request: IncomingMessage, response: ServerResponse, stopping: AbortSignal): Promise<void> {
+  const gone = new AbortController()
+  response.on('close', () => { gone.abort(new MidspanError('E_CALLER_GONE', 'the caller hung up')) })
+  response.on('error', () => { gone.abort() })
+  const signal = AbortSignal.any([gone.signal, stopping])
+  response.setHeader('content-type', 'application/x-ndjson')
+  try {
+    const operation = operationFor(operations, request)
+    for await (const event of operation(await readParameters(request), signal)) {
+      await writeLine(response, event, signal)
+    }
+  } catch (error) {
+    if (gone.signal.aborted) return
+    await writeLine(response, errorLine(error), gone.signal)
+    if (!(error instanceof MidspanError)) throw error
+  } finally {
+    response.end()
+  }
+}
+
+function operationFor (operations: Readonly<Record<string, Operation>>, { method, url = '' }: IncomingMessage): Operation {
+  const name = url.startsWith(CONTROL_PREFIX) ? url.slice(CONTROL_PREFIX.length) : ''
+  const operation = Object.hasOwn(operations, name) ? operations[name] : undefined
+  if (method !== 'POST' || operation === undefined) {
+    throw new MidspanError('E_NO_OPERATION', `this peer does not offer ${name === '' ? `${method} ${url}` : name}`, { next: `it offers ${Object.keys(operations).sort().join(', ')}` })
+  }
+  return operation
+}
+
+async function readParameters (request: IncomingMessage): Promise<unknown> {
+  const parts: Buffer[] = []
+  let bytes = 0
+  for await (const part of request as AsyncIterable<Buffer>) {
+    bytes += part.byteLength
+    if (bytes > MAX_PARAMETER_BYTES) throw new UsageError(`the parameters exceed ${MAX_PARAMETER_BYTES} bytes`)
+    parts.push(part)
+  }
+  try {
+    return bytes === 0 ? {} : JSON.parse(Buffer.concat(parts).toString())
+  } catch (error) {
+    throw new UsageError('the parameters are not JSON', undefined, error)
+  }
+}
+
+async function writeLine (response: ServerResponse, event: object, signal: AbortSignal): Promise<void> {
+  if (response.destroyed || response.write(`${JSON.stringify(event)}\n`)) return
+  await once(response, 'drain', { signal })
+}

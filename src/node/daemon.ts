@@ -1,0 +1,222 @@
+import { rm } from 'node:fs/promises'
+import { z } from 'zod'
+import { MidspanError, UsageError } from '../errors.ts'
+import { createInvite, formatInvite } from '../protocols/hello/index.ts'
+import type { Operation, RoleContext, RunningRole } from '../roles/context.ts'
+import { roles as defaultRoles, type Roles } from './composition.ts'
+import { startControlServer } from './control/server.ts'
+import { readMembership, readServers, type Membership } from './federation.ts'
+import { Gate } from './gate.ts'
+import { homeAt, type Home } from './home.ts'
+import { choose } from './join.ts'
+import { createMidspanNode, startNode, type MidspanNode } from './libp2p.ts'
+import { ServerLinks } from './links.ts'
+import { lockHome } from './lock.ts'
+import { openLog } from './logging.ts'
+import { offerServerServices } from './server.ts'
+import { loadSettings, updateConfig, type Settings } from './settings.ts'
+import { blockSpan, listPeers, type BlockSpan } from './status.ts'
+import { AGENT } from './version.ts'
+
+/** What `midspan status` shows. */
+export interface DaemonStatus {
+  readonly agent: string
+  readonly peerId: string
+  readonly role: string
+  readonly home: string
+  readonly federation: { readonly id: string, readonly name: string }
+  readonly addresses: readonly string[]
+  readonly device: string
+  readonly blocks: BlockSpan | null
+  readonly partition: { readonly inputBlocks: number, readonly outputBlocks: number } | null
+  /** A client: to at least one server. A server: it listens. */
+  readonly connected: boolean
+  readonly training: Readonly<Record<string, unknown>> | null
+  readonly generation: Readonly<Record<string, unknown>> | null
+  /** When the daemon started: ISO 8601. */
+  readonly since: string
+}
+
+export interface Daemon {
+  readonly node: MidspanNode
+  status (): DaemonStatus
+  /** Resolves when the daemon has stopped, by `stop` or because it left its federation. */
+  readonly stopped: Promise<void>
+  stop (): Promise<void>
+}
+
+export interface DaemonOptions {
+  /** Gives up starting. A daemon that is ready is stopped with `stop`. */
+  readonly signal?: AbortSignal
+  /** What the peer does besides being a member. */
+  readonly roles?: Roles
+}
+
+const DEFAULT_SERVER_LISTEN = ['/ip4/0.0.0.0/tcp/4001']
+
+const inviteSchema = z.strictObject({ role: z.enum(['client', 'server']), expiresMs: z.int().positive(), uses: z.int().min(1).max(10_000) })
+
+/**
+ * Runs the peer whose home is at `root`. Resolves when it is ready: a server listens, a client has tried its servers once.
+ * Throws NoFederationError, HomeLockedError, UsageError, and the errors of the charter, the model and the device.
+ */
+export async function startDaemon (root: string, given: Readonly<Record<string, unknown>>, { signal, roles = defaultRoles }: DaemonOptions = {}): Promise<Daemon> {
+  const home = homeAt(root)
+  const membership = await readMembership(home)
+  const settings = await loadSettings(home, given)
+  const lock = await lockHome(home)
+  const cleanups: Array<() => Promise<void> | void> = [() => { lock.release() }]
+  try {
+    return await assemble({ home, membership, settings, roles, cleanups }, signal)
+  } catch (error) {
+    await unwind(cleanups)
+    throw error
+  }
+}
+
+interface Parts {
+  readonly home: Home
+  readonly membership: Membership
+  readonly settings: Settings
+  readonly roles: Roles
+  /** What undoes the steps so far, in the order of the steps. */
+  readonly cleanups: Array<() => Promise<void> | void>
+}
+
+async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise<Daemon> {
+  const { home, membership, settings, roles, cleanups } = parts
+  const { key, peerId, signed } = membership
+  const { charter } = signed
+  const isServer = settings.role === 'server'
+  const logger = openLog(home.log, settings.logLevel)
+  const listen = settings.listen ?? (isServer ? DEFAULT_SERVER_LISTEN : [])
+  const since = new Date()
+
+  const node = await createMidspanNode({ privateKey: key, role: isServer ? 'server' : 'client', listen, announce: settings.announce, maxConnections: settings.maxConnections })
+  cleanups.push(async () => { await node.stop() })
+  const gate = new Gate(node, logger)
+  const context: RoleContext = {
+    identity: key,
+    peerId,
+    charter,
+    charterHash: signed.hash,
+    paths: { state: home.state, model: isServer ? modelOf(settings) : home.model },
+    settings: { device: settings.device, threads: settings.threads },
+    logger,
+    dial: async (peer, protocol, signal) => await gate.dial(peer, protocol, signal),
+    handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },
+    unhandle: async (protocol) => { await gate.unhandle(protocol) },
+    onDisconnect: (listener) => gate.onDisconnect(listener)
+  }
+  const links = new ServerLinks({ node, gate, logger, charterHash: signed.hash, servers: isServer ? [] : await readServers(home) })
+  const client = isServer ? undefined : choose(charter, settings)
+
+  signal?.throwIfAborted()
+  const role = client === undefined ? await roles.server(context) : await roles.client({ ...context, client, servers: () => links.servers() })
+  cleanups.push(async () => { await role.stop() })
+  if (isServer) {
+    await offerServerServices({
+      home, node, gate, logger, membership, settings, model: context.paths.model,
+      status: () => {
+        const { blocks = [], device = settings.device, sessions = [], round = 0, members = [] } = role.status()
+        return { agent: AGENT, role: 'server', device, blocks, sessions: sessions.length, round, members, uptimeMs: Date.now() - since.getTime() }
+      }
+    })
+  }
+  await startNode(node, listen)
+  cleanups.push(async () => { await links.stop() })
+  await links.start()
+
+  const { promise: stopped, resolve } = Promise.withResolvers<void>()
+  let stopping: Promise<void> | undefined
+  const stop = async (): Promise<void> => {
+    stopping ??= unwind(cleanups).finally(resolve)
+    await stopping
+  }
+  const status = (): DaemonStatus => {
+    const { blocks, device = settings.device, training = null, generation = null } = role.status()
+    return {
+      agent: AGENT,
+      peerId: peerId.toString(),
+      role: isServer ? 'server' : 'client',
+      home: home.root,
+      federation: { id: signed.id, name: charter.name },
+      addresses: node.getMultiaddrs().map(String),
+      device,
+      blocks: blockSpan(blocks),
+      partition: client?.partition ?? null,
+      connected: isServer ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
+      training,
+      generation,
+      since: since.toISOString()
+    }
+  }
+  const control = await startControlServer(home, operationsOf({ ...parts, node, gate, links, role, status, stop }), logger)
+  cleanups.push(async () => { await control.stop() })
+  logger.info({ peer: peerId.toString(), federation: signed.id, role: settings.role }, 'ready')
+  return { node, status, stopped, stop }
+}
+
+/** Undoes steps, the last first; one that fails does not keep the others from being undone. */
+async function unwind (cleanups: Array<() => Promise<void> | void>): Promise<void> {
+  const failures: unknown[] = []
+  for (let undo = cleanups.pop(); undo !== undefined; undo = cleanups.pop()) {
+    try {
+      await undo()
+    } catch (error) {
+      failures.push(error)
+    }
+  }
+  if (failures.length > 0) throw new MidspanError('E_STOP', 'the daemon did not stop cleanly', { cause: failures.length === 1 ? failures[0] : new AggregateError(failures) })
+}
+
+function modelOf ({ model }: Settings): string {
+  if (model === undefined) throw new UsageError('the home does not say where the server\'s model is', 'add `model: DIR` to its config.yaml')
+  return model
+}
+
+interface Running extends Parts {
+  readonly node: MidspanNode
+  readonly gate: Gate
+  readonly links: ServerLinks
+  readonly role: RunningRole
+  readonly status: () => DaemonStatus
+  readonly stop: () => Promise<void>
+}
+
+function operationsOf (running: Running): Record<string, Operation> {
+  const { node, gate, role, status, settings } = running
+  return {
+    ...role.operations,
+    async *status () { yield status() },
+    async *peers (_, signal) { yield { peers: await listPeers(node, gate, role, signal) } },
+    ...(settings.role === 'server'
+      ? { async *invite (parameters: unknown) { yield await invite(running, parameters) } }
+      : { async *leave (_: unknown, signal: AbortSignal) { yield await leave(running, signal) } })
+  }
+}
+
+async function invite ({ node, membership: { key, signed } }: Running, parameters: unknown): Promise<object> {
+  const result = inviteSchema.safeParse(parameters)
+  if (!result.success) throw new UsageError(`the invite cannot be made: ${z.prettifyError(result.error).split('\n')[0]}`)
+  const { role, expiresMs, uses } = result.data
+  const expiresAtMs = Date.now() + expiresMs
+  const made = await createInvite({ federation: signed.id, addresses: farthestFirst(node.getMultiaddrs().map(String)), role, expiresAtMs, uses }, key)
+  return { invite: formatInvite(made), role, expires: new Date(expiresAtMs).toISOString(), uses, addresses: made.addresses }
+}
+
+/** An invite holds few addresses: those that only this machine can dial come last. */
+function farthestFirst (addresses: readonly string[]): string[] {
+  const isLoopback = (address: string): number => Number(/^\/(ip4\/127\.|ip6\/::1\/)/.test(address))
+  return addresses.toSorted((a, b) => isLoopback(a) - isLoopback(b))
+}
+
+/** Gives the place back, empties the home of all but the identity, and stops the daemon once the caller has its answer. */
+async function leave ({ home, links, membership: { signed }, role, stop }: Running, signal: AbortSignal): Promise<object> {
+  await links.leave(signal)
+  await role.stop()
+  for (const path of [home.charter, home.servers, home.model, home.state]) await rm(path, { recursive: true, force: true })
+  await updateConfig(home, { role: undefined, inputBlocks: undefined, outputBlocks: undefined, noise: undefined, gradientNoise: undefined })
+  setImmediate(() => { stop().catch(() => {}) })
+  return { left: signed.id }
+}

@@ -1,0 +1,114 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { multiaddr } from '@multiformats/multiaddr'
+import type { PeerId } from '@libp2p/interface'
+import { peerIdFromString } from '@libp2p/peer-id'
+import { protocolId } from '../protocols/charter/index.ts'
+import { RefusedError, REFUSALS, sayHello } from '../protocols/hello/index.ts'
+import type { KnownServer, Logger } from '../roles/context.ts'
+import type { KnownAddress } from './federation.ts'
+import type { Gate } from './gate.ts'
+import { withPeer } from './join.ts'
+import type { MidspanNode } from './libp2p.ts'
+import { AGENT } from './version.ts'
+
+/** A server that restarts is back within seconds, and training waits for it; a refusal seldom becomes a welcome. */
+const FIRST_RETRY_MS = 500
+const LAST_RETRY_MS = 10_000
+const REFUSED_RETRY_MS = 60_000
+const HELLO_TIMEOUT_MS = 30_000
+
+export interface LinksOptions {
+  readonly node: MidspanNode
+  readonly gate: Gate
+  readonly logger: Logger
+  /** SHA-256 of the charter that this client pinned. */
+  readonly charterHash: Uint8Array
+  readonly servers: readonly KnownAddress[]
+}
+
+/** Keeps a client connected to its servers: dials, says hello, and starts again when a connection is lost. */
+export class ServerLinks {
+  readonly #options: LinksOptions
+  readonly #stopping = new AbortController()
+  #loops: Array<Promise<void>> = []
+
+  constructor (options: LinksOptions) {
+    this.#options = options
+  }
+
+  /** Starts connecting. Resolves when each server was tried once. */
+  async start (): Promise<void> {
+    await Promise.all(this.#options.servers.map(async (server) => {
+      const { promise, resolve } = Promise.withResolvers<void>()
+      this.#loops.push(this.#keep(server, resolve))
+      await promise
+    }))
+  }
+
+  servers (): KnownServer[] {
+    return this.#options.servers.map(({ peerId }) => {
+      const id = peerIdFromString(peerId)
+      return { peerId: id, connected: this.#options.gate.isGreeted(id) }
+    })
+  }
+
+  /** Gives this peer's place back at each server that can be reached. */
+  async leave (signal: AbortSignal): Promise<void> {
+    for (const { peerId, connected } of this.servers()) {
+      if (!connected) continue
+      const stream = await this.#options.node.dialProtocol(peerId, protocolId('hello'), { signal })
+      await sayHello(stream, { agent: AGENT, role: 'client', leaving: true }, signal)
+    }
+  }
+
+  async stop (): Promise<void> {
+    this.#stopping.abort()
+    await Promise.all(this.#loops)
+    this.#loops = []
+  }
+
+  async #keep (server: KnownAddress, tried: () => void): Promise<void> {
+    const { logger } = this.#options
+    const { signal } = this.#stopping
+    const peer = peerIdFromString(server.peerId)
+    let waitMs = FIRST_RETRY_MS
+    while (!signal.aborted) {
+      try {
+        await this.#connect(peer, server.addresses)
+        waitMs = FIRST_RETRY_MS
+        tried()
+        await this.#gone(peer)
+      } catch (error) {
+        if (signal.aborted) break
+        logger.warn({ peer: server.peerId, err: error }, 'could not connect to a server')
+        if (error instanceof RefusedError) waitMs = REFUSED_RETRY_MS
+        tried()
+      }
+      await sleep(waitMs * (0.5 + Math.random()), undefined, { signal }).catch(() => {}) // jitter: clients of one server do not all come back at once
+      waitMs = Math.min(waitMs * 2, LAST_RETRY_MS)
+    }
+    tried()
+  }
+
+  /** Resolves when the peer's last connection is gone, or the links stop. */
+  async #gone (peer: PeerId): Promise<void> {
+    const { gate } = this.#options
+    const { signal } = this.#stopping
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const off = gate.onDisconnect((other) => { if (other.equals(peer)) resolve() })
+    signal.addEventListener('abort', () => { resolve() })
+    if (!gate.isGreeted(peer) || signal.aborted) resolve()
+    await promise
+    off()
+  }
+
+  async #connect (peer: PeerId, addresses: readonly string[]): Promise<void> {
+    const { node, gate, charterHash } = this.#options
+    const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(HELLO_TIMEOUT_MS)])
+    await node.dial(withPeer(addresses.map((address) => multiaddr(address)), peer), { signal })
+    const stream = await node.dialProtocol(peer, protocolId('hello'), { signal })
+    const { agent, role } = await sayHello(stream, { agent: AGENT, role: 'client', federation: charterHash }, signal)
+    if (role !== 'server') throw new RefusedError(REFUSALS.role, 'role', `${peer.toString()} is a ${role}, not a server`)
+    gate.greet(peer, 'server', agent)
+  }
+}

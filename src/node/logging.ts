@@ -1,0 +1,7 @@
+import pino, { type Logger as PinoLogger } from 'pino'
+import type { Settings } from './settings.ts'
+
+/** A log of JSON lines in a file that its owner alone may read. Each line is written at once, so that a crash loses none. */
+export function openLog (path: string, level: Settings['logLevel']): PinoLogger {
+  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ dest: path, append: true, sync: true, mode: 0o600 }))
+}

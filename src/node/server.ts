@@ -1,0 +1,92 @@
+import type { Stream } from '@libp2p/interface'
+import { openModelDirectory } from '../model/checkpoint/directory.ts'
+import { protocolId } from '../protocols/charter/index.ts'
+import { Admission, HelloHost, type AdmissionState } from '../protocols/hello/index.ts'
+import { answerStatus, type PeerStatus } from '../protocols/status/status.ts'
+import { WeightsService } from '../protocols/weights/index.ts'
+import type { Logger } from '../roles/context.ts'
+import { readAdmission, writeAdmission, type Membership } from './federation.ts'
+import type { Gate } from './gate.ts'
+import type { Home } from './home.ts'
+import type { MidspanNode } from './libp2p.ts'
+import type { Settings } from './settings.ts'
+import { AGENT } from './version.ts'
+import { servableOf, weightSource } from './weights.ts'
+
+export interface ServerServicesOptions {
+  readonly home: Home
+  readonly node: MidspanNode
+  readonly gate: Gate
+  readonly logger: Logger
+  readonly membership: Membership
+  readonly settings: Settings
+  /** The model directory. */
+  readonly model: string
+  readonly status: () => PeerStatus
+}
+
+/** Streams of hello that one connection may have open at once. */
+const MAX_HELLO_STREAMS = 2
+
+/** How long a refused peer has to read why: its connection ending at once could reach it before the refusal does. */
+const REFUSAL_READING_MS = 2_000
+
+/** Registers what every server offers: hello for all, weights and status for those it welcomed. */
+export async function offerServerServices (options: ServerServicesOptions): Promise<void> {
+  const { node, gate, logger, membership: { signed }, model, status } = options
+  const host = await helloHost(options)
+  await node.handle(protocolId('hello'), async (stream, connection) => {
+    const peer = connection.remotePeer
+    try {
+      if (await host.answer(stream, peer)) return
+    } catch (error) {
+      logger.warn({ peer: peer.toString(), err: error }, 'a hello failed')
+    }
+    if (gate.isGreeted(peer)) return
+    await closed(stream, REFUSAL_READING_MS)
+    await connection.close()
+  }, { maxInboundStreams: MAX_HELLO_STREAMS })
+  const weights = new WeightsService(await weightSource(await openModelDirectory(model), signed.charter), servableOf(signed.charter))
+  await gate.handle(protocolId('weights'), async (stream) => { await weights.serve(stream) })
+  await gate.handle(protocolId('status'), async (stream) => { await answerStatus(stream, status) })
+}
+
+async function helloHost ({ home, gate, logger, membership: { signed, peerId }, settings }: ServerServicesOptions): Promise<HelloHost> {
+  const { charter } = signed
+  const admission = new Admission({
+    mode: charter.admission, federation: signed.id, server: peerId.toString(), allow: new Set(settings.allow), protocols: charter.protocols, maxClients: charter.limits.maxClients
+  }, await readAdmission(home))
+  return new HelloHost({
+    agent: AGENT,
+    charter: signed,
+    admission,
+    persist: inTurn(async (state) => { await writeAdmission(home, state) }),
+    welcomed: (peer, role, agent) => { gate.greet(peer, role, agent) },
+    left: (peer) => {
+      logger.info({ peer: peer.toString() }, 'a peer left the federation')
+      gate.forget(peer)
+    }
+  })
+}
+
+/** Writes of the same state, one after the other: each writes what is newest when its turn comes. */
+function inTurn (write: (state: AdmissionState) => Promise<void>): (state: AdmissionState) => Promise<void> {
+  let last = Promise.resolve()
+  return async (state) => {
+    const mine = last.then(async () => { await write(state) })
+    last = mine.catch(() => {})
+    await mine
+  }
+}
+
+/** Resolves when a stream is closed, or after a while. */
+async function closed (stream: Stream, timeoutMs: number): Promise<void> {
+  if (stream.status !== 'open') return
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, timeoutMs)
+    stream.addEventListener('close', () => {
+      clearTimeout(timer)
+      resolve()
+    }, { once: true })
+  })
+}

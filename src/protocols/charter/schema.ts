@@ -1,0 +1,131 @@
+import { z } from 'zod'
+import { CHARTER_VERSION, MAX_BLOCKS, MAX_FILES, MAX_TENSORS } from './constants.ts'
+
+/** Adapter seeds, names of tensors and files: longer ones have no use. */
+const MAX_NAME_LENGTH = 256
+
+const count = z.int().min(1)
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'is not a SHA-256 in lower-case hex')
+const name = z.string().min(1).max(MAX_NAME_LENGTH)
+const beta = z.number().min(0).lt(1)
+
+/** An Ed25519 peer id in base58: the founder's public key is inside it. */
+export const peerIdSchema = z.string().regex(/^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/, 'is not an Ed25519 peer id')
+
+/** Files go into a model directory: a plain name, so that no peer chooses where a file is written. */
+export const fileNameSchema = z.string().max(MAX_NAME_LENGTH).regex(/^[A-Za-z0-9_][A-Za-z0-9._-]*$/, 'is not a plain file name')
+
+const tensorSchema = z.strictObject({
+  /** The stored type, as safetensors names it. */
+  dtype: z.enum(['F64', 'F32', 'F16', 'BF16', 'I64', 'I32', 'I16', 'I8', 'U64', 'U32', 'U16', 'U8', 'BOOL', 'F8_E4M3', 'F8_E5M2']),
+  shape: z.array(z.int().min(0)).max(8),
+  bytes: z.int().min(0),
+  sha256
+})
+
+const fileSchema = z.strictObject({ bytes: z.int().min(0), sha256 })
+
+function bounded<Value extends z.ZodType> (key: z.ZodString, value: Value, most: number) {
+  return z.record(key, value).refine((record) => Object.keys(record).length <= most, `has more than ${most} entries`)
+}
+
+const modelSchema = z.strictObject({
+  family: z.literal('llama'),
+  config: z.record(z.string().max(MAX_NAME_LENGTH), z.json()),
+  blocks: count.max(MAX_BLOCKS),
+  hidden: count.max(2 ** 20),
+  tensors: bounded(name, tensorSchema, MAX_TENSORS),
+  files: bounded(fileNameSchema, fileSchema, MAX_FILES)
+})
+
+const adaptersSchema = z.strictObject({
+  r: count.max(4096),
+  alpha: z.number().positive(),
+  dropout: z.number().min(0).lt(1),
+  targets: z.array(z.enum(['q', 'k', 'v', 'o', 'gate', 'up', 'down'])).min(1)
+    .refine((targets) => new Set(targets).size === targets.length, 'names a module twice'),
+  rslora: z.boolean(),
+  seed: z.string().regex(/^[0-9a-f]{1,128}$/, 'is not lower-case hex')
+})
+
+const trainingSchema = z.strictObject({
+  optimizer: z.strictObject({
+    name: z.literal('adamw'),
+    learningRate: z.number().positive(),
+    beta1: beta,
+    beta2: beta,
+    epsilon: z.number().positive(),
+    weightDecay: z.number().min(0)
+  }),
+  schedule: z.strictObject({ name: z.enum(['constant', 'linear', 'cosine']), warmupRounds: z.int().min(0), totalRounds: count }),
+  maxGradientNorm: z.number().positive().nullable(),
+  maxTokensPerClient: count,
+  roundDeadlineMs: count,
+  minClients: count
+})
+
+const rangeSchema = z.strictObject({ min: count, max: count }).refine(({ min, max }) => min <= max, 'has a minimum above its maximum')
+
+/** Clip norms by cut: the number of the block before which rows leave the client's span. */
+const clipsSchema = z.record(z.string().regex(/^(0|[1-9]\d{0,3})$/, 'is not a block number'), z.number().positive())
+
+const privacySchema = z.strictObject({
+  noise: z.number().min(0),
+  gradientNoise: z.number().min(0),
+  /** Whether rows are clipped even where a client adds no noise to them; otherwise they then stay exact. */
+  clipAlways: z.boolean(),
+  clip: z.strictObject({ hidden: clipsSchema, gradient: clipsSchema }).nullable()
+}).refine(({ clip, noise, gradientNoise }) => clip !== null || (noise === 0 && gradientNoise === 0), {
+  error: 'noise is relative to the clip, and there is none', path: ['clip']
+})
+
+const limitsSchema = z.strictObject({
+  maxSequenceTokens: count,
+  maxClients: count,
+  maxSessionsPerClient: count,
+  cacheBytes: count
+})
+
+/** What a federation agrees on, as its founder signs it. */
+export const charterSchema = z.strictObject({
+  version: z.literal(CHARTER_VERSION),
+  name: z.string().min(1).max(64).regex(/^[\p{L}\p{N}][\p{L}\p{N} ._-]*$/u, 'has characters other than letters, digits, spaces, dots, dashes and underscores'),
+  founder: peerIdSchema,
+  createdAt: z.iso.datetime(),
+  protocols: z.record(z.string().regex(/^[a-z]{1,32}$/), z.string().regex(/^\d{1,4}\.\d{1,4}\.\d{1,4}$/)),
+  model: modelSchema,
+  adapters: adaptersSchema,
+  training: trainingSchema,
+  strategy: z.enum(['client-batch', 'sequential']),
+  ends: z.discriminatedUnion('mode', [
+    z.strictObject({ mode: z.literal('shared') }),
+    z.strictObject({ mode: z.literal('average'), every: count }),
+    z.strictObject({ mode: z.literal('personal') })
+  ]),
+  partitions: z.strictObject({ inputBlocks: rangeSchema, outputBlocks: rangeSchema }),
+  wire: z.enum(['fp32', 'fp16', 'int8']),
+  privacy: privacySchema,
+  admission: z.enum(['invite', 'allow-list', 'open']),
+  limits: limitsSchema
+}).superRefine((charter, context) => {
+  const { model: { blocks }, partitions: { inputBlocks, outputBlocks }, privacy: { clip } } = charter
+  const refuse = (path: Array<string | number>, message: string): void => { context.addIssue({ code: 'custom', path, message }) }
+  if (inputBlocks.max + outputBlocks.max >= blocks) return refuse(['partitions'], `the ends may take all ${blocks} blocks and leave no middle`)
+  if (charter.strategy === 'sequential' && charter.ends.mode === 'average') refuse(['ends'], 'cannot be averaged where clients take turns: an average needs rounds that all of them are in')
+  if (clip === null) return
+  for (let cut = inputBlocks.min; cut <= inputBlocks.max; cut++) {
+    if (clip.hidden[cut] === undefined) refuse(['privacy', 'clip', 'hidden', String(cut)], 'is missing, and partitions cut there')
+  }
+  for (let cut = blocks - outputBlocks.max; cut <= blocks - outputBlocks.min; cut++) {
+    if (clip.gradient[cut] === undefined) refuse(['privacy', 'clip', 'gradient', String(cut)], 'is missing, and partitions cut there')
+  }
+})
+
+/** A charter's body: plain JSON. */
+export type Charter = z.infer<typeof charterSchema>
+
+/** One client's cut of the model, in blocks; the middle is what is left. */
+export interface Partition {
+  readonly inputBlocks: number
+  readonly outputBlocks: number
+}

@@ -1,0 +1,50 @@
+import { MidspanError } from '../../errors.ts'
+
+/** Why a peer is not let in; each is its own error code. */
+export const REFUSALS = {
+  notAdmitted: 'E_NOT_ADMITTED',
+  inviteExpired: 'E_INVITE_EXPIRED',
+  inviteSignature: 'E_INVITE_SIGNATURE',
+  inviteFederation: 'E_INVITE_FEDERATION',
+  inviteUsed: 'E_INVITE_USED',
+  inviteInvalid: 'E_INVITE_INVALID',
+  role: 'E_ROLE',
+  version: 'E_VERSION',
+  federation: 'E_FEDERATION',
+  full: 'E_FEDERATION_FULL',
+  tooOften: 'E_TOO_OFTEN',
+  badHello: 'E_BAD_HELLO'
+} as const
+
+export type RefusalCode = typeof REFUSALS[keyof typeof REFUSALS]
+
+const nextSteps: Readonly<Record<RefusalCode, string>> = {
+  E_NOT_ADMITTED: 'ask the server\'s operator for an invite, or to add your peer id to its allow-list',
+  E_INVITE_EXPIRED: 'ask for a new invite',
+  E_INVITE_SIGNATURE: 'ask for a new invite, and copy all of it',
+  E_INVITE_FEDERATION: 'ask this federation\'s server for an invite',
+  E_INVITE_USED: 'ask for a new invite',
+  E_INVITE_INVALID: 'copy the whole line that midspan invite printed',
+  E_ROLE: 'ask for an invite for this role',
+  E_VERSION: 'install the release of Midspan that the federation uses',
+  E_FEDERATION: 'leave the federation this home belongs to, or dial its own server',
+  E_FEDERATION_FULL: 'ask the server\'s operator to make room',
+  E_TOO_OFTEN: 'wait a minute, then try again',
+  E_BAD_HELLO: 'install the release of Midspan that the federation uses'
+}
+
+export function isRefusalCode (code: string): code is RefusalCode {
+  return Object.hasOwn(nextSteps, code)
+}
+
+/** A peer was not let in: thrown where it is decided, and again where it is heard. */
+export class RefusedError extends MidspanError {
+  declare readonly code: RefusalCode
+  /** The part of the hello that was refused, such as `invite.expires` or `protocols.train`. */
+  readonly field: string
+
+  constructor (code: RefusalCode, field: string, reason: string) {
+    super(code, reason, { next: nextSteps[code] })
+    this.field = field
+  }
+}

@@ -1,0 +1,102 @@
+import { create } from '@bufbuild/protobuf'
+import type { PeerId, Stream } from '@libp2p/interface'
+import { toString } from 'uint8arrays/to-string'
+import type { SignedCharter } from '../charter/signed.ts'
+import { MAX_CONTROL_PAYLOAD_BYTES } from '../wire/constants.ts'
+import { ControlStream } from '../wire/control.ts'
+import type { Admission, AdmissionState, Candidate } from './admission.ts'
+import { RefusedError, REFUSALS } from './errors.ts'
+import { AnswerSchema, type Answer, type Hello } from './hello_pb.ts'
+import { type InvitedRole, verifyInvite } from './invite.ts'
+import { asHost, plainText } from './messages.ts'
+import { AttemptLimit } from './rate.ts'
+
+export interface HelloHostOptions {
+  readonly agent: string
+  readonly charter: SignedCharter
+  readonly admission: Admission
+  /** Keeps the admission state; a peer is welcomed only after this resolved. */
+  readonly persist: (state: AdmissionState) => Promise<void>
+  /** Called before the welcome is sent: from now on the peer may use the other protocols. */
+  readonly welcomed: (peer: PeerId, role: InvitedRole, agent: string) => void
+  /** Called when the peer gave its place back. */
+  readonly left: (peer: PeerId) => void
+  readonly attempts?: AttemptLimit
+}
+
+/** A peer says hello once a connection; more than this in a minute is a fault or an attack. */
+const MAX_HELLOS_PER_MINUTE = 10
+const MINUTE_MS = 60_000
+
+const FEDERATION_BYTES = 32
+
+/** Answers hellos: checks the invite, asks the admission policy, and welcomes or refuses. */
+export class HelloHost {
+  readonly #options: HelloHostOptions
+  readonly #attempts: AttemptLimit
+
+  constructor (options: HelloHostOptions) {
+    this.#options = options
+    this.#attempts = options.attempts ?? new AttemptLimit(MAX_HELLOS_PER_MINUTE, MINUTE_MS)
+  }
+
+  /** Answers one hello. Resolves to whether the peer may stay connected; throws the wire's errors. */
+  async answer (stream: Stream, peer: PeerId, signal?: AbortSignal): Promise<boolean> {
+    const control = new ControlStream(stream, asHost)
+    try {
+      if (!this.#attempts.allow(peer.toString())) throw new RefusedError(REFUSALS.tooOften, 'hello', 'this peer said hello too often')
+      const { message: hello } = await control.read(signal)
+      await (hello.leaving ? this.#goodbye(control, peer, signal) : this.#welcome(control, peer, hello, signal))
+      await control.close(signal)
+      return !hello.leaving
+    } catch (error) {
+      if (!(error instanceof RefusedError)) {
+        control.abort(error as Error)
+        throw error
+      }
+      await control.write(refusalOf(error), undefined, signal)
+      await control.close(signal)
+      return false
+    }
+  }
+
+  async #welcome (control: ControlStream<Answer, Hello>, peer: PeerId, hello: Hello, signal: AbortSignal | undefined): Promise<void> {
+    const { charter, admission, persist, welcomed } = this.#options
+    const candidate = await candidateOf(peer, hello)
+    const { role, changed } = admission.admit(candidate)
+    if (changed) await persist(admission.state)
+    welcomed(peer, role, plainText(hello.agent))
+    const bytes = candidate.federation === undefined ? charter.bytes : new Uint8Array(0)
+    await control.write(this.#welcomeMessage(bytes.byteLength), undefined, signal)
+    for (let at = 0; at < bytes.byteLength; at += MAX_CONTROL_PAYLOAD_BYTES) {
+      await control.write(create(AnswerSchema), bytes.subarray(at, at + MAX_CONTROL_PAYLOAD_BYTES), signal)
+    }
+  }
+
+  async #goodbye (control: ControlStream<Answer, Hello>, peer: PeerId, signal: AbortSignal | undefined): Promise<void> {
+    const { admission, persist, left } = this.#options
+    if (admission.remove(peer.toString())) await persist(admission.state)
+    left(peer)
+    await control.write(this.#welcomeMessage(0), undefined, signal)
+  }
+
+  #welcomeMessage (charterLength: number): Answer {
+    return create(AnswerSchema, { answer: { case: 'welcome', value: { agent: this.#options.agent, role: 'server', charterLength } } })
+  }
+}
+
+async function candidateOf (peer: PeerId, hello: Hello): Promise<Candidate> {
+  const { federation, invite } = hello
+  if (federation.byteLength !== 0 && federation.byteLength !== FEDERATION_BYTES) throw new RefusedError(REFUSALS.badHello, 'federation', 'the federation is not a SHA-256')
+  return {
+    peer: peer.toString(),
+    role: hello.role,
+    federation: federation.byteLength === 0 ? undefined : toString(federation, 'hex'),
+    protocols: hello.protocols,
+    invite: invite.byteLength === 0 ? undefined : await verifyInvite(invite)
+  }
+}
+
+function refusalOf (error: RefusedError): Answer {
+  return create(AnswerSchema, { answer: { case: 'refusal', value: { code: error.code, field: error.field, message: error.message } } })
+}

@@ -1,0 +1,6 @@
+export * from './admission.ts'
+export * from './errors.ts'
+export * from './greet.ts'
+export * from './host.ts'
+export * from './invite.ts'
+export * from './rate.ts'

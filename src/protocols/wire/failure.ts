@@ -1,0 +1,20 @@
+import { create } from '@bufbuild/protobuf'
+import { MidspanError } from '../../errors.ts'
+import { MAX_FAILURE_MESSAGE_CHARS } from './constants.ts'
+import { RemoteError } from './errors.ts'
+import { type Failure, FailureSchema } from './wire_pb.ts'
+
+const CODE = /^E_[A-Z0-9_]{1,60}$/
+
+/** What a peer may know of an error: only errors that Midspan throws on purpose are told, others may quote what is private. */
+export function failureOf (error: unknown): Failure {
+  return error instanceof MidspanError
+    ? create(FailureSchema, { code: error.code, message: error.message.slice(0, MAX_FAILURE_MESSAGE_CHARS) })
+    : create(FailureSchema, { code: 'E_INTERNAL', message: 'an internal error' })
+}
+
+/** The error that a peer's words become: a well-formed code, a bounded message without control characters. */
+export function remoteErrorOf (failure: Failure): RemoteError {
+  const message = failure.message.slice(0, MAX_FAILURE_MESSAGE_CHARS).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, ' ').trim()
+  return new RemoteError(CODE.test(failure.code) ? failure.code : 'E_REMOTE', message === '' ? 'the peer gave up' : message)
+}

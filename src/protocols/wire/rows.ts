@@ -1,0 +1,65 @@
+import { MidspanError } from '../../errors.ts'
+import { bytesPerElement, type Tensor } from '../../tensor.ts'
+
+/** How rows are rounded before they are sealed. `int8` has a float32 scale a row beside its values. */
+export type WireType = 'fp32' | 'fp16' | 'int8'
+
+const valueType = { fp32: 'float32', fp16: 'float16', int8: 'int8' } as const
+
+/** Thrown when a peer's message does not fit the protocol. */
+export class BadMessageError extends MidspanError {
+  constructor (message: string) {
+    super('E_BAD_MESSAGE', message)
+  }
+}
+
+/** Bytes of `rows` rows of `hidden` values on the wire. */
+export function rowBytes (wire: WireType, rows: number, hidden: number): number {
+  return rows * (hidden * bytesPerElement[valueType[wire]] + (wire === 'int8' ? 4 : 0))
+}
+
+/** Far above any activation, gradient or adapter; the squares of a whole model's worth of such values still have a float32 sum. */
+const MAX_MAGNITUDE = 1e9
+
+/**
+ * Checks that tensors from a peer are `rows` rows of `hidden` values of sane size in the agreed encoding. One value that is not finite
+ * would spoil the gradient of every client that shares a round with it. Throws BadMessageError.
+ */
+export function checkRows (tensors: readonly Tensor[], expected: { wire: WireType, rows: number, hidden: number }): void {
+  const { wire, rows, hidden } = expected
+  const [values, scale, ...others] = tensors
+  expectTensor('rows', values, valueType[wire], [rows, hidden])
+  if (wire === 'int8') expectTensor('scales', scale, 'float32', [rows])
+  if (others.length > 0 || (wire !== 'int8' && scale !== undefined)) throw new BadMessageError('more tensors came than rows need')
+  for (const part of tensors) checkMagnitude('the rows', part)
+}
+
+/** Checks a tensor's type and shape. Throws BadMessageError. */
+export function expectTensor (what: string, value: Tensor | undefined, dtype: Tensor['dtype'], shape: readonly number[]): asserts value is Tensor {
+  const wanted = `${dtype} [${shape.join(', ')}]`
+  if (value === undefined) throw new BadMessageError(`${what} are missing: expected ${wanted}`)
+  if (value.dtype !== dtype || value.shape.length !== shape.length || value.shape.some((size, axis) => size !== shape[axis])) {
+    throw new BadMessageError(`${what} came as ${value.dtype} [${value.shape.join(', ')}]: expected ${wanted}`)
+  }
+}
+
+/** Checks that every value is finite and of sane size. Throws BadMessageError. */
+export function checkMagnitude (what: string, value: Tensor): void {
+  if (!isWithin(value, MAX_MAGNITUDE)) throw new BadMessageError(`${what} hold values that are not finite, or far too large`)
+}
+
+/** Whether every value is finite. */
+export function isFinite (value: Tensor): boolean {
+  return isWithin(value, Number.MAX_VALUE)
+}
+
+function isWithin ({ dtype, data }: Tensor, most: number): boolean {
+  if (dtype === 'float32') {
+    // The comparison is false for NaN.
+    for (let i = 0; i < data.length; i++) if (!(Math.abs(data[i] as number) <= most)) return false
+  } else if (dtype === 'float16') {
+    // Of the bits: the exponent of an infinity or NaN has all of its bits set. The largest other float16 is 65504.
+    for (let i = 0; i < data.length; i++) if (((data[i] as number) & 0x7c00) === 0x7c00) return false
+  }
+  return true
+}

@@ -1,0 +1,112 @@
+import type { Stream, StreamCloseEvent, StreamMessageEvent } from '@libp2p/interface'
+import { MidspanError } from '../../errors.ts'
+import { PAUSE_AT_BYTES, RESUME_AT_BYTES } from './constants.ts'
+import { ChannelResetError } from './errors.ts'
+import { startTimeout } from './wait.ts'
+
+/**
+ * A stream's bytes, pulled. Listens from its construction, so construct it before the first await of a handler.
+ * Holds at most PAUSE_AT_BYTES and one event above the stream, which is paused while its reader is slow
+ * (iterating a stream itself would buffer without bound).
+ */
+export class StreamSource implements AsyncIterable<Uint8Array> {
+  /** Bytes received on the stream so far. */
+  receivedBytes = 0
+  readonly #idleTimeoutMs: number
+  readonly #stream: Stream
+  #chunks: Uint8Array[] = []
+  #first = 0
+  #queuedBytes = 0
+  #ended = false
+  #failure: Error | undefined
+  #wake: (() => void) | undefined
+
+  constructor (stream: Stream, idleTimeoutMs: number) {
+    this.#stream = stream
+    this.#idleTimeoutMs = idleTimeoutMs
+    if (stream.status === 'reset' || stream.status === 'aborted') this.#failure = new ChannelResetError()
+    if (stream.readableEnded) this.#ended = true
+    stream.addEventListener('message', this.#onMessage)
+    stream.addEventListener('end', this.#onEnd)
+    stream.addEventListener('close', this.#onClose)
+  }
+
+  /** The next bytes, or undefined at the end of the stream. Throws ChannelResetError or ChannelTimeoutError. */
+  async read (): Promise<Uint8Array | undefined> {
+    while (this.#first === this.#chunks.length) {
+      this.#resumeWhenLow()
+      if (this.#first < this.#chunks.length) break
+      if (this.#failure !== undefined) throw this.#failure
+      if (this.#ended) return undefined
+      await this.#nextEvent()
+    }
+    const chunk = this.#chunks[this.#first++] as Uint8Array
+    if (this.#first === this.#chunks.length) {
+      this.#chunks = []
+      this.#first = 0
+    }
+    this.#queuedBytes -= chunk.byteLength
+    this.#resumeWhenLow()
+    return chunk
+  }
+
+  /** Gives back the unused rest of what was read. */
+  unread (bytes: Uint8Array): void {
+    if (bytes.byteLength === 0) return
+    if (this.#first > 0) this.#chunks[--this.#first] = bytes
+    else this.#chunks.unshift(bytes)
+    this.#queuedBytes += bytes.byteLength
+  }
+
+  /** Wakes a waiting reader with this error, after what is queued. */
+  fail (error: Error): void {
+    this.#failure ??= error
+    this.#wake?.()
+  }
+
+  async * [Symbol.asyncIterator] (): AsyncGenerator<Uint8Array> {
+    for (let chunk = await this.read(); chunk !== undefined; chunk = await this.read()) yield chunk
+  }
+
+  readonly #onMessage = (event: StreamMessageEvent): void => {
+    const { data } = event
+    this.receivedBytes += data.byteLength
+    this.#queuedBytes += data.byteLength
+    if (data instanceof Uint8Array) this.#chunks.push(data)
+    else for (const chunk of data) this.#chunks.push(chunk)
+    if (this.#queuedBytes >= PAUSE_AT_BYTES && this.#stream.readStatus === 'readable') this.#stream.pause()
+    this.#wake?.()
+  }
+
+  readonly #onEnd = (): void => {
+    this.#ended = true
+    this.#wake?.()
+  }
+
+  readonly #onClose = (event: StreamCloseEvent): void => {
+    if (event.error === undefined) {
+      // What a paused stream still holds is read on, and its 'end' follows.
+      if (this.#stream.readBufferLength === 0) this.#ended = true
+      this.#wake?.()
+    } else {
+      this.fail(event.error instanceof MidspanError ? event.error : new ChannelResetError(event.error))
+    }
+  }
+
+  #resumeWhenLow (): void {
+    if (this.#queuedBytes <= RESUME_AT_BYTES && this.#stream.readStatus === 'paused') this.#stream.resume()
+  }
+
+  async #nextEvent (): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#wake = resolve
+        timer = startTimeout('nothing was received', this.#idleTimeoutMs, reject)
+      })
+    } finally {
+      this.#wake = undefined
+      clearTimeout(timer)
+    }
+  }
+}

@@ -1,0 +1,24 @@
+import type { ClientContext, Operation, RunningRole } from '../context.ts'
+import { endSpans } from '../settings.ts'
+import { ClientCore } from './core.ts'
+import { evaluate } from './operations/evaluate.ts'
+import { exportAdapter } from './operations/export.ts'
+import { generate } from './operations/generate.ts'
+import { train } from './operations/train.ts'
+
+/** Holds a client's ends and offers what their owner does with them. */
+export async function startClientRole (context: ClientContext): Promise<RunningRole> {
+  const core = await ClientCore.open(context)
+  const { charter, client: { partition }, settings: { device, threads } } = context
+  const bound = (operation: (core: ClientCore, params: unknown, signal: AbortSignal) => AsyncIterable<object>): Operation => (params, signal) => operation(core, params, signal)
+  let stopped: Promise<void> | undefined
+  return {
+    status: () => ({
+      blocks: endSpans(charter, partition).filter(({ first, end }) => first < end).map(({ first, end }) => [first, end] as const),
+      device: `${device}${threads === undefined ? '' : ` (${threads} threads)`}`,
+      training: core.progress === undefined ? null : { active: core.training, round: core.progress.round, done: core.progress.run?.done ?? 0, rounds: core.progress.run?.rounds ?? 0 }
+    }),
+    operations: { train: bound(train), evaluate: bound(evaluate), generate: bound(generate), export: bound(exportAdapter) },
+    stop: async () => { await (stopped ??= core.close()) }
+  }
+}

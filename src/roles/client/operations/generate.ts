@@ -1,0 +1,86 @@
+import { randomInt } from 'node:crypto'
+import { z } from 'zod'
+import { UsageError } from '../../../errors.ts'
+import type { ClientCore } from '../core.ts'
+import { generateTokens, Sequence } from '../generator.ts'
+import { parseParameters } from '../work.ts'
+
+const parametersSchema = z.strictObject({
+  prompt: z.string().optional(),
+  messages: z.array(z.strictObject({ role: z.string(), content: z.string() })).min(1).optional(),
+  /** Token ids to continue, exactly as given. */
+  ids: z.array(z.int().min(0)).min(1).optional(),
+  maxTokens: z.int().min(1).default(128),
+  temperature: z.number().min(0).default(0),
+  topK: z.int().min(0).optional(),
+  topP: z.number().positive().max(1).optional(),
+  seed: z.int().min(0).optional()
+})
+
+/** Text that continues a prompt, as it comes. */
+export async function * generate (core: ClientCore, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
+  const { maxTokens, temperature, topK, topP, seed = randomInt(2 ** 32), ...input } = parseParameters(parametersSchema, params)
+  const { charter, client: { partition } } = core.context
+  const { tokenizer } = core
+  const prompt = promptIds(core, input)
+  const room = charter.limits.maxSequenceTokens - prompt.length
+  if (room < 1) throw new UsageError(`the prompt has ${prompt.length} tokens, and a sequence of this federation ${charter.limits.maxSequenceTokens}`, 'shorten it')
+  await core.refreshAlone(signal)
+  const channel = await core.openGeneration(signal)
+  const { boundary, ends: { weights }, model } = core
+  let sequence: Sequence | undefined
+  try {
+    const wanted = Math.min(maxTokens, room)
+    sequence = await Sequence.open({
+      weights, boundary, protection: core.protection().hidden, wire: charter.wire, hiddenSize: model.hiddenSize, blocks: charter.model.blocks, partition
+    }, channel, prompt.length + wanted, signal)
+    const stream = tokenizer.createDecodeStream(prompt)
+    const ids: number[] = []
+    let text = ''
+    let stopped = false
+    const startedAt = performance.now()
+    let firstAt = startedAt
+    const sampling = { temperature, seed: String(seed), ...(topK === undefined ? {} : { topK }), ...(topP === undefined ? {} : { topP }) }
+    for await (const { id, stop } of generateTokens(sequence, prompt, sampling, { maxTokens: wanted, stopIds: input.ids === undefined ? tokenizer.eosIds : [] }, signal)) {
+      if (ids.length === 0) firstAt = performance.now()
+      ids.push(id)
+      stopped = stop
+      const piece = stop ? '' : stream.push(id)
+      text += piece
+      if (piece !== '') yield { type: 'text', text: piece }
+    }
+    const rest = stream.flush()
+    if (rest !== '') yield { type: 'text', text: rest }
+    const decodeSeconds = (performance.now() - firstAt) / 1000
+    const { sentBytes, receivedBytes } = channel.traffic
+    yield {
+      type: 'done',
+      text: text + rest,
+      ids,
+      reason: stopped ? 'stop' : 'length',
+      promptTokens: prompt.length,
+      tokens: ids.length,
+      prefillSeconds: (firstAt - startedAt) / 1000,
+      decodeSeconds,
+      tokensPerSecond: ids.length > 1 ? (ids.length - 1) / decodeSeconds : 0,
+      sentBytes,
+      receivedBytes
+    }
+  } finally {
+    sequence?.free()
+    await channel.close()
+  }
+}
+
+function promptIds ({ tokenizer, model }: ClientCore, { prompt, messages, ids }: Pick<z.output<typeof parametersSchema>, 'prompt' | 'messages' | 'ids'>): readonly number[] {
+  if ([prompt, messages, ids].filter((input) => input !== undefined).length !== 1) throw new UsageError('there is not one input', 'give a prompt, messages or ids')
+  const unknown = ids?.find((id) => id >= model.vocabularySize)
+  if (unknown !== undefined) throw new UsageError(`token ${unknown} is not in the vocabulary of ${model.vocabularySize}`)
+  if (ids !== undefined) return ids
+  const encoded = messages === undefined
+    ? tokenizer.encode(prompt ?? '')
+    : tokenizer.encode(tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true }), { addSpecialTokens: false })
+  const start = encoded.length > 0 ? encoded : [tokenizer.bosId].filter((id) => id !== undefined)
+  if (start.length === 0) throw new UsageError('the prompt has no tokens', 'give some text')
+  return start
+}

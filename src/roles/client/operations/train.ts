@@ -1,0 +1,60 @@
+import { z } from 'zod'
+import { checkClientSettings } from '../../../protocols/charter/index.ts'
+import type { ClientCore } from '../core.ts'
+import type { ProgressMeta, Run } from '../progress.ts'
+import { ClientTrainer, type TrainEvent } from '../trainer.ts'
+import { dataSchema, loadBatches, parseParameters, runKey } from '../work.ts'
+
+const parametersSchema = dataSchema.extend({
+  /** Rounds in total, those already done included. */
+  rounds: z.int().min(1).default(100),
+  noise: z.number().min(0).optional(),
+  gradientNoise: z.number().min(0).optional(),
+  /** Begins at the start of the data, and with ends of one's own from their initial state. */
+  fresh: z.boolean().default(false)
+})
+
+/** Takes part in training with a data file until as many rounds are done as were asked for. */
+export async function * train (core: ClientCore, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
+  const { rounds, fresh, noise, gradientNoise, ...data } = parseParameters(parametersSchema, params)
+  const { charter, client } = core.context
+  const settings = { ...client, noise: noise ?? client.noise, gradientNoise: gradientNoise ?? client.gradientNoise }
+  checkClientSettings(charter, settings)
+  yield * core.exclusively(async function * () {
+    const { dataset, batches } = await loadBatches(data, core.tokenizer, charter, signal)
+    const key = await runKey(data)
+    const before = fresh ? undefined : core.progress?.run
+    const resumed = before?.key === key ? before : undefined
+    const run: Run = { key, rounds, done: resumed?.done ?? 0, cursor: resumed?.cursor ?? { epoch: 0, index: 0 } }
+    if (fresh && charter.ends.mode !== 'shared') await core.state.reset()
+    const progress: ProgressMeta & { run: Run } = {
+      federation: Buffer.from(core.context.charterHash).toString('hex'), round: core.progress?.round ?? 0, partition: client.partition, run
+    }
+    yield {
+      type: 'start',
+      round: progress.round,
+      rounds,
+      ...(run.done > 0 ? { resumedFrom: run.done } : {}),
+      records: dataset.examples.length,
+      skippedLines: dataset.badLines
+    }
+    const startedAtMs = Date.now()
+    const trainer = new ClientTrainer({
+      charter,
+      partition: client.partition,
+      ends: core.clientEnds(settings),
+      state: core.state,
+      batches,
+      progress,
+      resumed: resumed !== undefined,
+      onProgress: (meta) => { core.progress = meta },
+      open: async (inner) => await core.openTraining(inner)
+    })
+    let loss = Number.NaN
+    for await (const event of trainer.run(signal)) {
+      if (event.type === 'round') loss = event.loss
+      yield event satisfies TrainEvent
+    }
+    yield { type: 'done', rounds, loss, seconds: (Date.now() - startedAtMs) / 1000, ...trainer.traffic }
+  }, signal)
+}

@@ -1,0 +1,264 @@
+import type { Batches } from '../../model/text/batches.ts'
+import { learningRateAt } from '../../model/training/schedule.ts'
+import type { Charter, Partition } from '../../protocols/charter/schema.ts'
+import { fromClient, type ServerMessage, type TrainClientChannel } from '../../protocols/train/messages.ts'
+import type { Step } from '../../protocols/train/train_pb.ts'
+import type { Received } from '../../protocols/wire/channel.ts'
+import { BadMessageError } from '../../protocols/wire/rows.ts'
+import type { Tensor } from '../../tensor.ts'
+import { isAveragingRound } from '../adapters.ts'
+import { Backoff } from './backoff.ts'
+import { isTransient } from './connection.ts'
+import type { ClientEnds, TrainingPass } from './ends.ts'
+import type { ProgressMeta, Run } from './progress.ts'
+import type { ClientState } from './state.ts'
+
+export type TrainEvent =
+  | { type: 'waiting', reason: string }
+  | { type: 'round', round: number, done: number, rounds: number, loss: number, tokens: number, tokensPerSecond: number, sentBytes: number, receivedBytes: number, clippedFraction: number, leftOut: boolean, members: number }
+
+export interface ClientTrainerComponents {
+  readonly charter: Charter
+  readonly partition: Partition
+  readonly ends: ClientEnds
+  readonly state: ClientState
+  readonly batches: Batches
+  readonly progress: ProgressMeta & { readonly run: Run }
+  /** Whether the run was begun before, so that work of it may have counted without this client's knowing. */
+  readonly resumed: boolean
+  /** Called with every place that was made durable. */
+  readonly onProgress: (meta: ProgressMeta) => void
+  /** Opens a training stream. */
+  readonly open: (signal: AbortSignal) => Promise<TrainClientChannel>
+}
+
+/** What a round has come to so far. */
+interface Work {
+  readonly round: number
+  readonly startedAtMs: number
+  readonly pass: TrainingPass
+  /** What it waits for. A client that was cut off may be told the same twice. */
+  awaits: 'hidden' | 'gradient' | 'step'
+}
+
+/** How long a goodbye may take. */
+const WITHDRAW_TIMEOUT_MS = 5_000
+
+/** Follows the rounds of a federation with this client's own text, until it has done as many as it was asked for. */
+export class ClientTrainer {
+  readonly #c: ClientTrainerComponents
+  #meta: ProgressMeta & { readonly run: Run }
+  #work: Work | undefined
+  #begun: boolean
+  /** Of streams that are closed, and up to the last event. */
+  #closed = { sentBytes: 0, receivedBytes: 0 }
+  #told = { sentBytes: 0, receivedBytes: 0 }
+
+  constructor (components: ClientTrainerComponents) {
+    this.#c = components
+    this.#meta = components.progress
+    this.#begun = components.resumed
+  }
+
+  /** Bytes on the wire since the start. */
+  get traffic (): Readonly<{ sentBytes: number, receivedBytes: number }> { return this.#closed }
+
+  /** Takes part until the run is done. A lost connection is opened again; what the rounds need survives it. */
+  async * run (signal: AbortSignal): AsyncGenerator<TrainEvent> {
+    const backoff = new Backoff()
+    while (this.#meta.run.done < this.#meta.run.rounds) {
+      try {
+        for await (const event of this.#follow(signal)) {
+          backoff.reset()
+          yield event
+        }
+      } catch (error) {
+        signal.throwIfAborted()
+        if (!isTransient(error)) throw error
+        yield { type: 'waiting', reason: `the connection was lost (${error instanceof Error ? error.message : String(error)}); trying again` }
+        await backoff.wait(signal)
+      } finally {
+        this.#forget()
+      }
+    }
+  }
+
+  async * #follow (signal: AbortSignal): AsyncGenerator<TrainEvent> {
+    const channel = await this.#c.open(signal)
+    // A server that takes nothing more must not keep a client from stopping.
+    const giveUp = (): void => { setTimeout(() => { channel.abort(new Error('the client left')) }, WITHDRAW_TIMEOUT_MS).unref() }
+    signal.addEventListener('abort', giveUp, { once: true })
+    let clean = false
+    try {
+      // The round in progress may have work of another run of this client's: that is not gone on with.
+      if (!this.#begun) await this.#leaveRound(channel, signal)
+      await this.#enlist(channel)
+      while (this.#meta.run.done < this.#meta.run.rounds) {
+        const received = await channel.receive(signal)
+        const event = await this.#handle(channel, received)
+        if (event !== undefined) yield event
+      }
+      clean = true
+    } finally {
+      signal.removeEventListener('abort', giveUp)
+      if (clean || signal.aborted) await this.#withdraw(channel)
+      else channel.abort(new Error('the client lost its place'))
+      this.#closed = this.#trafficWith(channel)
+    }
+  }
+
+  async #handle (channel: TrainClientChannel, { message: { kind }, tensors }: Received<ServerMessage>): Promise<TrainEvent | undefined> {
+    switch (kind.case) {
+      case 'enlisted': return await this.#reconcile(kind.value, tensors)
+      case 'waiting': return { type: 'waiting', reason: kind.value.members < kind.value.needed ? `the federation has ${kind.value.members} of the ${kind.value.needed} members that a round needs` : 'the next round begins when this one is over' }
+      case 'begin': return await this.#begin(channel, kind.value.round)
+      case 'hidden': return await this.#hidden(channel, kind.value.round, tensors)
+      case 'gradient': return await this.#gradient(channel, kind.value.round, tensors)
+      case 'step': return await this.#step(channel, kind.value, tensors)
+      case 'withdrawn': return await this.#enlist(channel)
+      default: throw new BadMessageError('the server sent a message that training does not have')
+    }
+  }
+
+  async #enlist (channel: TrainClientChannel): Promise<undefined> {
+    const { partition: { inputBlocks, outputBlocks }, charter: { model: { blocks } } } = this.#c
+    await channel.send(fromClient({ case: 'enlist', value: { middle: { first: inputBlocks, end: blocks - outputBlocks }, round: this.#meta.round } }))
+  }
+
+  /** Finds out what became of the round that this client was cut off in, and takes over the state that it missed. */
+  async #reconcile ({ round, countedRound, names }: { round: number, countedRound: number, names: readonly string[] }, tensors: readonly Tensor[]): Promise<undefined> {
+    if (round < this.#meta.round) throw new BadMessageError(`the server is at round ${round}, and this client has seen ${this.#meta.round}`)
+    // The round goes on: what this client handed in for it may still count.
+    if (round === this.#meta.round) {
+      await this.#c.state.suspend()
+      return
+    }
+    // Work for the round that this client was in can have counted in that round alone.
+    const counted = countedRound === this.#meta.round + 1
+    if (counted) await this.#c.state.promote()
+    else await this.#c.state.revert()
+    await this.#c.state.adopt(this.#c.state.checked(names, tensors))
+    await this.#commit(round, counted && this.#begun)
+  }
+
+  async #begin (channel: TrainClientChannel, round: number): Promise<undefined> {
+    // A step was missed, as when it was said on a stream that had just been replaced.
+    if (round !== this.#meta.round) return await this.#enlist(channel)
+    this.#forget()
+    if (!this.#begun) {
+      // From here on work may count, and a client that is killed must find this run again.
+      this.#begun = true
+      await this.#c.state.commit(this.#meta)
+    }
+    const { batch } = this.#c.batches.at(this.#meta.run.cursor)
+    const startedAtMs = Date.now()
+    const pass = await this.#c.ends.forward(batch, `round/${round}`)
+    this.#work = { round, startedAtMs, pass, awaits: 'hidden' }
+    await channel.send(fromClient({ case: 'forward', value: { round, lengths: batch.lengths } }), pass.hidden)
+  }
+
+  async #hidden (channel: TrainClientChannel, round: number, tensors: readonly Tensor[]): Promise<undefined> {
+    const work = this.#workOf(round)
+    if (work?.awaits !== 'hidden') return
+    work.awaits = 'gradient'
+    const gradient = await work.pass.learn(tensors)
+    await channel.send(fromClient({ case: 'backward', value: { round, tokens: work.pass.tokens } }), gradient)
+  }
+
+  async #gradient (channel: TrainClientChannel, round: number, tensors: readonly Tensor[]): Promise<undefined> {
+    const work = this.#workOf(round)
+    if (work?.awaits !== 'gradient') return
+    work.awaits = 'step'
+    const { charter: { ends }, state } = this.#c
+    await work.pass.finish(tensors)
+    let contribution: ReadonlyMap<string, Tensor> = new Map()
+    if (ends.mode === 'shared') {
+      contribution = await state.download(work.pass.gradients)
+    } else {
+      await state.prepare(work.pass.gradients, work.pass.tokens, this.#learningRate(round), this.#meta)
+      if (isAveragingRound(ends, round)) contribution = await state.values()
+    }
+    await channel.send(fromClient({ case: 'contribution', value: { round, names: [...contribution.keys()] } }), [...contribution.values()])
+  }
+
+  async #step (channel: TrainClientChannel, { round, scale, leftOut, names, members }: Step, tensors: readonly Tensor[]): Promise<TrainEvent | undefined> {
+    if (round !== this.#meta.round) return undefined
+    const { charter: { ends }, state } = this.#c
+    const work = this.#workOf(round)
+    const took = work !== undefined && !leftOut
+    const named = state.checked(names, tensors)
+    if (ends.mode === 'shared') await state.step(named, { scale, learningRate: this.#learningRate(round) })
+    else await (took ? state.promote() : state.revert())
+    if (ends.mode === 'average') await state.adopt(named)
+    await this.#commit(round + 1, took)
+    const event = work === undefined ? undefined : this.#event(channel, work, leftOut, members)
+    this.#forget()
+    if (leftOut) await this.#enlist(channel)
+    return event
+  }
+
+  #event (channel: TrainClientChannel, work: Work, leftOut: boolean, members: number): TrainEvent {
+    const { pass: { tokens, lossSum, clippedFraction } } = work
+    const { run: { done, rounds } } = this.#meta
+    const seconds = (Date.now() - work.startedAtMs) / 1000
+    const before = this.#told
+    this.#told = this.#trafficWith(channel)
+    return {
+      type: 'round',
+      round: work.round,
+      done,
+      rounds,
+      loss: lossSum / tokens,
+      tokens,
+      tokensPerSecond: tokens / seconds,
+      sentBytes: this.#told.sentBytes - before.sentBytes,
+      receivedBytes: this.#told.receivedBytes - before.receivedBytes,
+      clippedFraction,
+      leftOut,
+      members
+    }
+  }
+
+  /** Makes the place in the rounds and, if this client's work counted, in the data durable. */
+  async #commit (round: number, counted: boolean): Promise<void> {
+    const { run } = this.#meta
+    const next = counted ? { ...run, done: run.done + 1, cursor: this.#c.batches.at(run.cursor).next } : run
+    this.#meta = { ...this.#meta, round, run: next }
+    await this.#c.state.commit(this.#meta)
+    this.#c.onProgress(this.#meta)
+  }
+
+  async #withdraw (channel: TrainClientChannel): Promise<void> {
+    const signal = AbortSignal.timeout(WITHDRAW_TIMEOUT_MS)
+    try {
+      await this.#leaveRound(channel, signal)
+      await channel.close(signal)
+    } catch {
+      // The server sees the stream end in any case; the round that it is in goes on after its deadline.
+      channel.abort(new Error('the client left'))
+    }
+  }
+
+  async #leaveRound (channel: TrainClientChannel, signal: AbortSignal): Promise<void> {
+    await channel.send(fromClient({ case: 'withdraw', value: {} }), [], signal)
+    while ((await channel.receive(signal)).message.kind.case !== 'withdrawn');
+  }
+
+  #trafficWith ({ traffic: { sentBytes, receivedBytes } }: TrainClientChannel): { sentBytes: number, receivedBytes: number } {
+    return { sentBytes: this.#closed.sentBytes + sentBytes, receivedBytes: this.#closed.receivedBytes + receivedBytes }
+  }
+
+  #workOf (round: number): Work | undefined {
+    return this.#work?.round === round ? this.#work : undefined
+  }
+
+  #forget (): void {
+    this.#work?.pass.free()
+    this.#work = undefined
+  }
+
+  #learningRate (round: number): number {
+    const { training: { schedule, optimizer } } = this.#c.charter
+    return learningRateAt(schedule, optimizer.learningRate, round)
+  }
+}

@@ -1,0 +1,55 @@
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { pipeline } from 'node:stream/promises'
+import { z } from 'zod'
+import { UsageError } from '../../errors.ts'
+import { Batches } from '../../model/text/batches.ts'
+import { loadDataset, type Dataset } from '../../model/text/dataset.ts'
+import type { Tokenizer } from '../../model/text/tokenizer.ts'
+import type { Charter } from '../../protocols/charter/schema.ts'
+import { MAX_SEQUENCES } from '../../protocols/train/constants.ts'
+
+const count = z.int().min(1)
+
+/** How batches are made of a data file. */
+export const dataSchema = z.strictObject({
+  data: z.string().min(1),
+  /** Sequences of a batch. */
+  sequences: count.optional(),
+  /** Tokens of a sequence at most. */
+  maxTokens: z.int().min(2).optional(),
+  packing: z.enum(['packed', 'padded']).default('packed'),
+  lossOn: z.enum(['completion', 'all']).default('completion'),
+  seed: z.int().min(0).default(0)
+})
+
+export type DataOptions = z.infer<typeof dataSchema>
+
+/** Parameters of an operation as its caller sent them. Throws UsageError. */
+export function parseParameters<Schema extends z.ZodType> (schema: Schema, params: unknown): z.output<Schema> {
+  const parsed = schema.safeParse(params)
+  if (parsed.success) return parsed.data
+  const [issue] = parsed.error.issues
+  throw new UsageError(`${issue?.path.join('.') ?? 'the request'}: ${issue?.message ?? 'is not valid'}`, 'see --help', parsed.error)
+}
+
+/** Examples from a data file as batches within a charter's bounds. Throws DatasetError and UsageError. */
+export async function loadBatches (options: DataOptions, tokenizer: Tokenizer, charter: Charter, signal: AbortSignal): Promise<{ dataset: Dataset, batches: Batches }> {
+  const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
+  const longest = Math.min(maxSequenceTokens, maxTokensPerClient)
+  const { packing, lossOn, seed, maxTokens = longest } = options
+  if (maxTokens > longest) throw new UsageError(`sequences of ${maxTokens} tokens are longer than the federation allows`, `give --max-tokens ${longest} or less`)
+  const most = Math.min(MAX_SEQUENCES, Math.floor(maxTokensPerClient / maxTokens))
+  const { sequences = most } = options
+  if (sequences > most) throw new UsageError(`${sequences} sequences of ${maxTokens} tokens are more than the ${maxTokensPerClient} tokens that the federation allows a client and round`, `give --sequences ${most} or less, or a smaller --max-tokens`)
+  // A record's last token is a target only, so a padded record may have one token more than its sequence.
+  const dataset = await loadDataset(options.data, tokenizer, packing === 'padded' ? { lossOn, maxLength: maxTokens + 1 } : { lossOn }, signal)
+  return { dataset, batches: new Batches(dataset.examples, { seed: String(seed), sequences, mode: packing, windowLength: maxTokens }) }
+}
+
+/** Tells one run's work from another's: SHA-256 of the data and of how batches are made of it. */
+export async function runKey ({ data, ...options }: DataOptions): Promise<string> {
+  const contents = createHash('sha256')
+  await pipeline(createReadStream(data), contents)
+  return createHash('sha256').update(JSON.stringify({ contents: contents.digest('hex'), ...options })).digest('hex')
+}

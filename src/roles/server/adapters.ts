@@ -1,0 +1,216 @@
+import type { DeviceTensor, Device } from '../../model/runtime/device.ts'
+import { clippingCoefficient, type Optimizer } from '../../model/training/optimizer.ts'
+import { stateNames, type Parameters } from '../../model/training/parameters.ts'
+import { learningRateAt } from '../../model/training/schedule.ts'
+import type { Charter } from '../../protocols/charter/schema.ts'
+import { blockOf, isAveragingRound, lastAveragingRound, type AdapterShape } from '../adapters.ts'
+import type { Tensor } from '../../tensor.ts'
+import type { Span } from './members.ts'
+import type { TrainingState } from './state.ts'
+import type { Counted } from './trainer.ts'
+
+export interface FederatedAdaptersComponents {
+  readonly charter: Charter
+  readonly device: Device
+  readonly optimizer: Optimizer
+  /** Adapters of every block of the model: the server's own, and with shared ends the same as the clients hold. */
+  readonly parameters: Parameters
+  readonly shapes: readonly AdapterShape[]
+  readonly state: TrainingState
+}
+
+/** Tensors with their names, in the same order. */
+export interface Named {
+  readonly names: string[]
+  readonly tensors: Tensor[]
+}
+
+/** A step taken, and what there is to say of it. */
+export interface StepTaken {
+  /** What summed gradients were multiplied by. */
+  readonly scale: number
+  /** What a client with this middle must know to keep its own blocks in step. */
+  for: (middle: Span) => Named
+  /** State after the step, to be made durable. */
+  readonly tensors: ReadonlyMap<string, Tensor>
+  readonly unaveragedTokens: TrainingState['unaveragedTokens']
+}
+
+const SERVER = 'server'
+
+/** The adapters of a federation as its server holds them, and the three ways in which clients' own blocks take part in a step. */
+export class FederatedAdapters {
+  readonly #components: FederatedAdaptersComponents
+  /** Before the first step of all: nothing durable has it. */
+  #initial: ReadonlyMap<string, Tensor> | undefined
+
+  constructor (components: FederatedAdaptersComponents) {
+    this.#components = components
+  }
+
+  /** The tensors that a client with this middle contributes to a round, in order. */
+  expectedFrom (middle: Span, round: number): readonly AdapterShape[] {
+    const { charter: { ends } } = this.#components
+    return ends.mode === 'shared' || isAveragingRound(ends, round) ? this.#endsOf(middle) : []
+  }
+
+  /** What a client with this middle that has seen this many rounds missed: with shared ends its blocks' whole state, with averaged ones the last average. */
+  stateFor (middle: Span, clientRound: number): Named {
+    const { charter: { ends }, state } = this.#components
+    const names = this.#endsOf(middle).map(({ name }) => name)
+    if (ends.mode === 'shared') return pick(state.tensors, clientRound < state.round ? names.flatMap(stateNames) : [])
+    return lastAveragingRound(ends, state.round) >= clientRound ? pick(state.tensors, names, AVERAGE_PREFIX) : { names: [], tensors: [] }
+  }
+
+  /** The adapters that the server holds as of the last step, or those of blocks outside a span. */
+  async committed (except?: Span): Promise<Named & { round: number }> {
+    const { state, parameters } = this.#components
+    const names = parameters.names.filter((name) => except === undefined || !isWithin(except, blockOf(name)))
+    const values = state.round === 0 ? await parameters.values(names) : state.tensors
+    return { round: state.round, ...pick(values, names) }
+  }
+
+  /** Whether a step can be taken with these gradients: one value that is not finite would spoil all adapters for good. */
+  async areFinite (gradients: ReadonlyMap<string, DeviceTensor>): Promise<boolean> {
+    return Number.isFinite(await this.#components.optimizer.norm(gradients.values()))
+  }
+
+  /** Takes one step with everything that counted in a round. */
+  async step (round: number, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<StepTaken> {
+    const { state, parameters } = this.#components
+    this.#initial = state.round === 0 ? this.#initial ?? await parameters.state() : undefined
+    return this.#components.charter.ends.mode === 'shared'
+      ? await this.#sharedStep(round, middleGradients, counted)
+      : await this.#ownStep(round, middleGradients, counted)
+  }
+
+  /** Goes back to the last step that was made durable. */
+  async revert (): Promise<void> {
+    const { parameters, state } = this.#components
+    await parameters.restore(state.round === 0 ? this.#initial ?? new Map() : state.tensors)
+  }
+
+  /** Every holder of a block adds its gradient and takes the same step: data parallelism, exactly. */
+  async #sharedStep (round: number, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<StepTaken> {
+    const { charter, device, optimizer, parameters, state } = this.#components
+    const sums = await this.#summed(middleGradients, counted)
+    const tokens = counted.reduce((total, { tokens }) => total + tokens, 0)
+    const coefficient = clippingCoefficient(await optimizer.norm(sums.values()) / tokens, charter.training.maxGradientNorm)
+    const scale = coefficient / tokens
+    await parameters.step(optimizer, sums, { learningRate: this.#learningRate(round), scale })
+    const gradients = await this.#download(sums)
+    device.free(...sums.values())
+    return {
+      scale,
+      for: (middle) => pick(gradients, this.#endsOf(middle).map(({ name }) => name)),
+      tensors: await parameters.state(),
+      unaveragedTokens: state.unaveragedTokens
+    }
+  }
+
+  /** The server steps its own blocks, each on the mean over the tokens that passed it; clients have stepped theirs. */
+  async #ownStep (round: number, gradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<StepTaken> {
+    const { charter, optimizer, parameters, state } = this.#components
+    const passed = (block: number): number => counted.filter(({ span }) => isWithin(span, block)).reduce((total, { tokens }) => total + tokens, 0)
+    const norms = await Promise.all([...gradients].map(async ([name, gradient]) => await optimizer.norm([gradient]) / passed(blockOf(name))))
+    const coefficient = clippingCoefficient(Math.hypot(...norms), charter.training.maxGradientNorm)
+    for (const [name, gradient] of gradients) {
+      const scale = coefficient / passed(blockOf(name))
+      await parameters.step(optimizer, new Map([[name, gradient]]), { learningRate: this.#learningRate(round), scale })
+    }
+    const unaveragedTokens = this.#addTokens(state.unaveragedTokens, counted, passed)
+    const averages = isAveragingRound(charter.ends, round) ? await this.#average(counted, unaveragedTokens) : undefined
+    const kept = new Map([...state.tensors].filter(([name]) => name.startsWith(AVERAGE_PREFIX)))
+    const named = new Map([...averages ?? []].map(([name, value]) => [AVERAGE_PREFIX + name, value]))
+    return {
+      scale: coefficient,
+      for: (middle) => averages === undefined ? { names: [], tensors: [] } : pick(averages, this.#endsOf(middle).map(({ name }) => name)),
+      tensors: new Map([...kept, ...named, ...await parameters.state()]),
+      unaveragedTokens: averages === undefined ? unaveragedTokens : {}
+    }
+  }
+
+  /** Parameters averaged over their holders, weighted by the tokens that each saw since the last time. The server takes them over too. */
+  async #average (counted: readonly Counted[], tokens: TrainingState['unaveragedTokens']): Promise<Map<string, Tensor>> {
+    const { device, optimizer, parameters, shapes } = this.#components
+    const averages = new Map<string, Tensor>()
+    for (const { name } of shapes) {
+      const block = blockOf(name)
+      const holders = counted
+        .flatMap(({ peer, contribution }) => { const value = contribution.get(name); return value === undefined ? [] : [{ value, weight: tokens[peer]?.[block] ?? 0 }] })
+      if (holders.length === 0) continue
+      const own = tokens[SERVER]?.[block] ?? 0
+      const total = holders.reduce((sum, { weight }) => sum + weight, own)
+      let mean = await optimizer.weightedSum(parameters.value(name), own / total, parameters.value(name), 0)
+      for (const { value, weight } of holders) {
+        const next = await optimizer.weightedSum(mean, 1, value, weight / total)
+        device.free(mean)
+        mean = next
+      }
+      averages.set(name, await device.download(mean))
+      device.free(mean)
+    }
+    await parameters.restore(averages)
+    return averages
+  }
+
+  /** Sums the gradients of all holders of each block: the server's first, then the clients' in the order of their ids. */
+  async #summed (middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<Map<string, DeviceTensor>> {
+    const { device, optimizer } = this.#components
+    const sums = new Map<string, DeviceTensor>()
+    for (const [name, gradient] of middleGradients) sums.set(name, await optimizer.weightedSum(gradient, 1, gradient, 0))
+    for (const { contribution } of counted) {
+      for (const [name, gradient] of contribution) {
+        const before = sums.get(name)
+        sums.set(name, before === undefined ? await device.upload(gradient) : await optimizer.weightedSum(before, 1, gradient, 1))
+        if (before !== undefined) device.free(before)
+      }
+    }
+    return sums
+  }
+
+  async #download (tensors: ReadonlyMap<string, DeviceTensor>): Promise<Map<string, Tensor>> {
+    const { charter: { partitions: { inputBlocks, outputBlocks }, model: { blocks } }, device } = this.#components
+    const downloaded = new Map<string, Tensor>()
+    for (const [name, value] of tensors) {
+      const block = blockOf(name)
+      if (block < inputBlocks.max || block >= blocks - outputBlocks.max) downloaded.set(name, await device.download(value))
+    }
+    return downloaded
+  }
+
+  #addTokens (before: TrainingState['unaveragedTokens'], counted: readonly Counted[], passed: (block: number) => number): TrainingState['unaveragedTokens'] {
+    const { charter: { model: { blocks } } } = this.#components
+    const after: Record<string, Record<string, number>> = structuredClone(before)
+    const add = (holder: string, block: number, tokens: number): void => {
+      const own = after[holder] ??= {}
+      own[block] = (own[block] ?? 0) + tokens
+    }
+    for (let block = 0; block < blocks; block++) {
+      add(SERVER, block, passed(block))
+      for (const { peer, span, tokens } of counted) if (!isWithin(span, block)) add(peer, block, tokens)
+    }
+    return after
+  }
+
+  #learningRate (round: number): number {
+    const { training: { schedule, optimizer } } = this.#components.charter
+    return learningRateAt(schedule, optimizer.learningRate, round)
+  }
+
+  #endsOf (middle: Span): AdapterShape[] {
+    return this.#components.shapes.filter(({ name }) => !isWithin(middle, blockOf(name)))
+  }
+}
+
+/** Where the state keeps the last average of a parameter, apart from the server's own value of it. */
+const AVERAGE_PREFIX = 'average/'
+
+function pick (tensors: ReadonlyMap<string, Tensor>, names: readonly string[], prefix = ''): Named {
+  const known = names.filter((name) => tensors.has(prefix + name))
+  return { names: known, tensors: known.map((name) => tensors.get(prefix + name) as Tensor) }
+}
+
+function isWithin ({ first, end }: Span, block: number): boolean {
+  return first <= block && block < end
+}

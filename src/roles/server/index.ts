@@ -1,0 +1,157 @@
+import { join } from 'node:path'
+import type { Message } from '@bufbuild/protobuf'
+import type { PeerId, Stream } from '@libp2p/interface'
+import { MidspanError } from '../../errors.ts'
+import { openModelDirectory } from '../../model/checkpoint/directory.ts'
+import { CachedSpan } from '../../model/generation/cached-span.ts'
+import { Boundary } from '../../model/privacy/boundary.ts'
+import { openDevice } from '../../model/runtime/open.ts'
+import { initialAdapters } from '../../model/training/lora.ts'
+import { Optimizer } from '../../model/training/optimizer.ts'
+import { Parameters } from '../../model/training/parameters.ts'
+import { TrainableSpan } from '../../model/training/span.ts'
+import { ModelWeights } from '../../model/training/weights.ts'
+import type { Charter } from '../../protocols/charter/schema.ts'
+import { GENERATE_PROTOCOL } from '../../protocols/generate/constants.ts'
+import * as generate from '../../protocols/generate/messages.ts'
+import { MAX_TRAIN_STREAMS, TRAIN_PROTOCOL } from '../../protocols/train/constants.ts'
+import * as train from '../../protocols/train/messages.ts'
+import { acceptChannel, type Channel, type ChannelOptions } from '../../protocols/wire/channel.ts'
+import type { RoleContext, RunningRole } from '../context.ts'
+import { generateLimits, trainLimits } from '../sessions.ts'
+import { adapterSettings, charteredModel, shapesOf } from '../settings.ts'
+import { FederatedAdapters } from './adapters.ts'
+import { serveGeneration } from './generate-session.ts'
+import { GenerationEngine } from './generation-engine.ts'
+import { Middle } from './middle.ts'
+import { TrainingState } from './state.ts'
+import { TrainSession } from './train-session.ts'
+import { Trainer } from './trainer.ts'
+
+/** Thrown when a peer opens more sessions than the charter gives one client. */
+export class TooManySessionsError extends MidspanError {
+  constructor (limit: number) {
+    super('E_TOO_MANY_SESSIONS', `a client may have ${limit} sessions at a time`, { next: 'close one first' })
+  }
+}
+
+/** Thrown at peers whose sessions end because this server stops. */
+export class StoppingError extends MidspanError {
+  constructor () {
+    super('E_STOPPING', 'the server is stopping', { next: 'try again when it is back' })
+  }
+}
+
+/** Serves the middle of a federation's model: training rounds and generation, for all of its clients. */
+export async function startServerRole (context: RoleContext): Promise<RunningRole> {
+  const { charter, logger, settings: { device: kind, threads } } = context
+  const model = charteredModel(charter)
+  const span = servedSpan(charter)
+  const state = await TrainingState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
+  const directory = await openModelDirectory(context.paths.model)
+  const device = await openDevice(kind, threads === undefined ? {} : { threads })
+
+  const weights = await ModelWeights.create(device, model, adapterSettings(charter))
+  const blocks = await TrainableSpan.load(device, model, directory, span, adapterSettings(charter), { weights })
+  if (charter.ends.mode !== 'personal') {
+    // What is the same for all holders of a block, the server knows too: it brings back clients that missed rounds.
+    for (const [name, value] of initialAdapters(model, adapterSettings(charter), { first: 0, end: model.layers })) {
+      if (!weights.trained.has(name)) weights.trained.set(name, await device.upload(value))
+    }
+  }
+  const optimizer = await Optimizer.open(device, charter.training.optimizer)
+  const parameters = await Parameters.create(device, weights.trained)
+  await parameters.restore(state.tensors)
+
+  const shapes = shapesOf(charter, [{ first: 0, end: model.layers }])
+  const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: charter.wire })
+  const middle = new Middle({ device, span: blocks, boundary })
+  const adapters = new FederatedAdapters({ charter, device, optimizer, parameters, shapes, state })
+  const trainer = new Trainer({ charter, middle, adapters, state, logger })
+  const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes: charter.limits.cacheBytes })
+
+  const stopping = new AbortController()
+  const sessions = new Sessions(context, stopping.signal)
+  await sessions.serve(TRAIN_PROTOCOL, { outgoing: train.ServerMessageSchema, incoming: train.ClientMessageSchema, limits: trainLimits(charter, shapes) },
+    async (channel, signal) => { await new TrainSession(channel, { charter, trainer, middle, adapters, state }).run(signal) })
+  await sessions.serve(GENERATE_PROTOCOL, { outgoing: generate.ServerMessageSchema, incoming: generate.ClientMessageSchema, limits: generateLimits(charter) },
+    async (channel, signal) => { await serveGeneration(channel, { charter, engine }, signal) })
+  const training = trainer.run(stopping.signal)
+
+  let stopped: Promise<void> | undefined
+  const stop = async (): Promise<void> => {
+    await Promise.all([TRAIN_PROTOCOL, GENERATE_PROTOCOL].map(async (protocol) => { await context.unhandle(protocol) }))
+    stopping.abort(new StoppingError())
+    await Promise.all([training, sessions.ended()])
+    await device.close()
+  }
+  return {
+    status: () => ({
+      blocks: [[span.first, span.end]],
+      device: `${kind}${threads === undefined ? '' : ` (${threads} threads)`}`,
+      sessions: sessions.list(),
+      round: state.round,
+      members: trainer.members.peers,
+      training: { round: state.round, members: trainer.members.size, waitingFor: trainer.current?.waitingFor ?? [] },
+      generation: { sequences: engine.sessions, cacheBytes: engine.heldBytes, cacheLimitBytes: charter.limits.cacheBytes }
+    }),
+    operations: {},
+    stop: async () => { await (stopped ??= stop()) }
+  }
+}
+
+/** The blocks that some client of this charter does not compute itself. */
+function servedSpan ({ model: { blocks }, partitions: { inputBlocks, outputBlocks } }: Charter): { first: number, end: number } {
+  return { first: inputBlocks.min, end: blocks - outputBlocks.min }
+}
+
+type Serve<Out, In> = (channel: Channel<Out, In>, signal: AbortSignal) => Promise<void>
+
+/** The sealed sessions that clients have with this server. */
+class Sessions {
+  readonly #context: RoleContext
+  readonly #signal: AbortSignal
+  readonly #open = new Map<Promise<void>, { readonly peer: string, readonly kind: string }>()
+
+  constructor (context: RoleContext, signal: AbortSignal) {
+    this.#context = context
+    this.#signal = signal
+  }
+
+  list (): Array<{ readonly peer: string, readonly kind: string }> {
+    return [...this.#open.values()]
+  }
+
+  async ended (): Promise<void> {
+    await Promise.allSettled(this.#open.keys())
+  }
+
+  async serve<Out extends Message, In extends Message> (protocol: string, options: Pick<ChannelOptions<Out, In>, 'outgoing' | 'incoming' | 'limits'>, serve: Serve<Out, In>): Promise<void> {
+    await this.#context.handle(protocol, async (stream, remotePeer) => {
+      const session = this.#run(stream, remotePeer, { ...options, protocol }, serve)
+      this.#open.set(session, { peer: remotePeer.toString(), kind: protocol.split('/')[2] ?? protocol })
+      await session.finally(() => { this.#open.delete(session) })
+    }, { maxInboundStreams: MAX_TRAIN_STREAMS })
+  }
+
+  async #run<Out extends Message, In extends Message> (stream: Stream, remotePeer: PeerId, options: Pick<ChannelOptions<Out, In>, 'protocol' | 'outgoing' | 'incoming' | 'limits'>, serve: Serve<Out, In>): Promise<void> {
+    const { identity, charter, charterHash, logger } = this.#context
+    const others = this.list().filter(({ peer }) => peer === remotePeer.toString()).length
+    const channel = await acceptChannel(stream, { ...options, identity, remotePeer, charter: charterHash }, this.#signal)
+    try {
+      if (others >= charter.limits.maxSessionsPerClient) throw new TooManySessionsError(charter.limits.maxSessionsPerClient)
+      await serve(channel, this.#signal)
+    } catch (error) {
+      if (error instanceof MidspanError && error.code === 'E_CHANNEL_CLOSED') {
+        await channel.close()
+        return
+      }
+      logger.info({ peer: remotePeer.toString(), protocol: options.protocol, err: error }, 'a session ended')
+      channel.abort(error instanceof Error ? error : new Error(String(error)))
+    }
+  }
+}
+
+function hex (bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex')
+}

@@ -1,0 +1,226 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { fromServer } from '../../protocols/train/messages.ts'
+import type { DeviceTensor } from '../../model/runtime/device.ts'
+import type { Charter } from '../../protocols/charter/schema.ts'
+import type { Logger } from '../context.ts'
+import { systemTimer, type Timer } from './barrier.ts'
+import type { FederatedAdapters, StepTaken } from './adapters.ts'
+import { Members, type Member, type Span } from './members.ts'
+import type { Middle, Passage, Passenger } from './middle.ts'
+import { Round, type BackwardAnswer, type ContributionAnswer } from './round.ts'
+import type { TrainingState } from './state.ts'
+import { participants } from './turns.ts'
+
+export interface TrainerComponents {
+  readonly charter: Charter
+  readonly middle: Middle
+  readonly adapters: FederatedAdapters
+  readonly state: TrainingState
+  readonly logger: Logger
+  readonly timer?: Timer
+}
+
+/** A pause after a round that failed on this server's own account, so that a fault that lasts does not spin. */
+const FAILURE_PAUSE_MS = 1_000
+
+/** A participant's work that made it into the round. */
+export interface Counted {
+  readonly peer: string
+  readonly span: Span
+  /** Target tokens that its loss is the sum over. */
+  readonly tokens: number
+  readonly contribution: ContributionAnswer
+}
+
+/**
+ * Runs rounds for as long as there are members: hidden rows up, through the middle, down; gradients up, back through the middle,
+ * down; what the clients' own blocks add; one optimiser step; a snapshot; and only then the word that the step is taken.
+ */
+export class Trainer {
+  readonly members: Members
+  readonly #charter: Charter
+  readonly #middle: Middle
+  readonly #adapters: FederatedAdapters
+  readonly #state: TrainingState
+  readonly #timer: Timer
+  readonly #logger: Logger
+  #current: Round | undefined
+
+  constructor ({ charter, middle, adapters, state, logger, timer = systemTimer }: TrainerComponents) {
+    this.#charter = charter
+    this.#middle = middle
+    this.#adapters = adapters
+    this.#state = state
+    this.#timer = timer
+    this.#logger = logger
+    // Members of before a restart are expected back: the round they were in waits for them, until its deadline.
+    this.members = new Members(charter.limits.maxClients, state.members)
+  }
+
+  /** The number of rounds whose step has been taken. */
+  get round (): number { return this.#state.round }
+
+  /** Members that the next round needs. In turns, a member that is done leaves the others to theirs. */
+  get needed (): number { return this.#charter.strategy === 'sequential' && this.round > 0 ? 1 : this.#charter.training.minClients }
+
+  /** The round in progress. */
+  get current (): Round | undefined { return this.#current }
+
+  /** Runs until the signal aborts. */
+  async run (signal: AbortSignal): Promise<void> {
+    const close = (): void => { this.#current?.close() }
+    signal.addEventListener('abort', close, { once: true })
+    try {
+      while (!signal.aborted) {
+        await this.members.quorum(this.needed, signal)
+        await this.#runRound(signal).catch(async (error: unknown) => {
+          this.#logger.error({ err: error, round: this.round }, 'a round failed')
+          if (this.#current !== undefined) this.#dismiss(this.#current)
+          await delay(FAILURE_PAUSE_MS, undefined, { signal })
+        })
+      }
+    } catch (error) {
+      if (!signal.aborted) throw error
+    } finally {
+      signal.removeEventListener('abort', close)
+    }
+  }
+
+  /** Tells a member that a round waits for it. */
+  begin (peer: string, round: Round): void {
+    const { roundDeadlineMs } = this.#charter.training
+    const members = this.members.size
+    if (round.has(peer)) this.members.say(peer, fromServer({ case: 'begin', value: { round: round.number, members, deadlineMs: roundDeadlineMs } }))
+    else this.members.say(peer, fromServer({ case: 'waiting', value: { members, needed: this.needed } }))
+  }
+
+  /** A member said goodbye: nobody waits for it any more. */
+  withdraw (peer: string): void {
+    this.members.remove(peer)
+    this.#current?.excuse(peer)
+  }
+
+  async #runRound (signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return
+    const { strategy, training: { roundDeadlineMs } } = this.#charter
+    const invited = participants(strategy, this.members.peers, this.#state.lastTurn)
+    const spans = new Map(invited.map((peer) => [peer, (this.members.get(peer) as Member).span]))
+    const round = new Round(this.#state.round, spans, roundDeadlineMs, this.#timer)
+    this.#current = round
+    for (const { peer } of this.members.all) this.begin(peer, round)
+    const forwards = await round.forward.opened
+    if (signal.aborted) return
+    if (forwards.size === 0) return this.#dismiss(round)
+    const passengers = [...forwards].map(([peer, rows]) => ({ id: peer, ...round.spanOf(peer), ...rows }))
+    let passage = await this.#middle.forward(passengers, dropoutSeed(round.number))
+    try {
+      const answers = await this.#exchange(round, passage)
+      const counted = await this.#withoutOverflow(passage, passengers, answers, await this.#collect(round, answers))
+      if (signal.aborted) return
+      if (counted.length === 0) return this.#dismiss(round)
+      if (counted.length < answers.size) {
+        // Clients that vanished since take their part of the gradient along: the round becomes what it would have been without them.
+        const finished = new Set(counted.map(({ peer }) => peer))
+        passage.free()
+        passage = await this.#middle.forward(passengers.filter(({ id }) => finished.has(id)), dropoutSeed(round.number))
+        await passage.backward(answers)
+      }
+      await this.#commit(round, passage.adapterGradients, counted)
+    } finally {
+      passage.free()
+    }
+  }
+
+  /** Hidden rows down, gradients up, gradients down. Resolves with the gradients that came up. */
+  async #exchange (round: Round, passage: Passage): Promise<ReadonlyMap<string, BackwardAnswer>> {
+    const backward = round.expectBackward(passage.hidden.keys())
+    for (const [peer, tensors] of passage.hidden) {
+      round.hidden.set(peer, tensors)
+      this.members.say(peer, fromServer({ case: 'hidden', value: { round: round.number } }), tensors)
+    }
+    const answers = await backward.opened
+    if (answers.size === 0) return answers
+    const gradients = await passage.backward(answers)
+    round.expectContribution(answers.keys())
+    for (const [peer, tensors] of gradients) {
+      round.gradients.set(peer, tensors)
+      this.members.say(peer, fromServer({ case: 'gradient', value: { round: round.number } }), tensors)
+    }
+    return answers
+  }
+
+  /** Waits for what the clients' own blocks add: the participants that saw the round through. */
+  async #collect (round: Round, answers: ReadonlyMap<string, BackwardAnswer>): Promise<Counted[]> {
+    const contributions = await round.contribution?.opened ?? new Map<string, ContributionAnswer>()
+    return [...contributions].map(([peer, contribution]) => ({ peer, span: round.spanOf(peer), tokens: answers.get(peer)?.tokens ?? 0, contribution }))
+  }
+
+  /** Those whose rows overflow on the way back are told that they were left out; the sum of all would be lost with theirs, and every adapter with it. */
+  async #withoutOverflow (passage: Passage, passengers: readonly Passenger[], answers: ReadonlyMap<string, BackwardAnswer>, counted: readonly Counted[]): Promise<readonly Counted[]> {
+    if (counted.length === 0 || await this.#adapters.areFinite(passage.adapterGradients)) return counted
+    const sound: Counted[] = []
+    for (const one of counted) {
+      const alone = await this.#middle.forward(passengers.filter(({ id }) => id === one.peer), dropoutSeed(this.round))
+      try {
+        await alone.backward(answers)
+        if (await this.#adapters.areFinite(alone.adapterGradients)) sound.push(one)
+        else this.#logger.warn({ peer: one.peer, round: this.round }, 'a client\'s gradients are not finite')
+      } finally {
+        alone.free()
+      }
+    }
+    return sound
+  }
+
+  /** Takes the step, makes it durable, and only then says so. */
+  async #commit (round: Round, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<void> {
+    const finished = new Set(counted.map(({ peer }) => peer))
+    let step: StepTaken
+    try {
+      step = await this.#adapters.step(round.number, middleGradients, counted)
+      await this.#state.commit({
+        round: round.number + 1,
+        lastTurn: counted.at(-1)?.peer,
+        counted: [...finished],
+        members: this.members.all.filter(({ peer }) => finished.has(peer) || !round.has(peer)).map(({ peer, span }) => ({ peer, span })),
+        unaveragedTokens: step.unaveragedTokens,
+        tensors: step.tensors
+      })
+    } catch (error) {
+      // The round will be tried again, from where it began.
+      await this.#adapters.revert()
+      throw error
+    }
+    this.#current = undefined
+    // Streams as they are now: a client that came back while the step was written waits for it on its new one.
+    const audience = this.members.all
+    const missed = this.#removeMissing(round, finished)
+    for (const { peer, span, channel } of audience) {
+      const { names, tensors } = step.for(span)
+      const message = fromServer({ case: 'step', value: { round: round.number, scale: step.scale, leftOut: missed.has(peer), names, members: this.members.size } })
+      this.members.say(peer, message, tensors, channel)
+    }
+  }
+
+  /** Nobody saw the round through: it is tried again with those who are there. */
+  #dismiss (round: Round): void {
+    this.#current = undefined
+    const audience = this.members.all
+    const missed = this.#removeMissing(round, new Set())
+    for (const { peer, channel } of audience) {
+      if (missed.has(peer)) this.members.say(peer, fromServer({ case: 'withdrawn', value: {} }), [], channel)
+    }
+  }
+
+  /** A participant that missed the deadline is a member no longer, until it enlists again: it holds up one round, not every one. */
+  #removeMissing (round: Round, finished: ReadonlySet<string>): Set<string> {
+    const missed = new Set(round.participants.filter((peer) => !finished.has(peer)))
+    for (const peer of missed) this.members.remove(peer)
+    return missed
+  }
+}
+
+/** What decides which elements adapters do not see in a round. */
+function dropoutSeed (round: number): string {
+  return `round/${round}`
+}

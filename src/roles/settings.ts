@@ -1,0 +1,38 @@
+import { modelOf, type Model, type Span } from '../model/families/index.ts'
+import type { Protection } from '../model/privacy/boundary.ts'
+import { adapterShapes, type AdapterSettings } from '../model/training/lora.ts'
+import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
+import type { AdapterShape } from './adapters.ts'
+
+/** The model that a charter describes. */
+export function charteredModel (charter: Charter): Model {
+  return modelOf(charter.model.config)
+}
+
+/** A charter's adapters in the model's own names for its modules. */
+export function adapterSettings (charter: Charter): AdapterSettings {
+  const { r, alpha, dropout, rslora, seed, targets } = charter.adapters
+  return { r, alpha, dropout, rslora, seed, targets: targets.map((target) => `${target}_proj`) }
+}
+
+/** Names and shapes of the adapters of these spans, in order. */
+export function shapesOf (charter: Charter, spans: readonly Span[]): AdapterShape[] {
+  const model = charteredModel(charter)
+  return spans.flatMap((span) => [...adapterShapes(model, adapterSettings(charter), span)].map(([name, shape]) => ({ name, shape })))
+}
+
+/** The spans that a client computes itself: before and after the middle. */
+export function endSpans (charter: Charter, { inputBlocks, outputBlocks }: ClientSettings['partition']): [Span, Span] {
+  const { blocks } = charter.model
+  return [{ first: 0, end: inputBlocks }, { first: blocks - outputBlocks, end: blocks }]
+}
+
+/** What protects a client's rows, at the cuts of its partition. */
+export function protectionOf (charter: Charter, { partition: { inputBlocks, outputBlocks }, noise, gradientNoise }: ClientSettings): { hidden: Protection, gradient: Protection } {
+  const { privacy: { clip, clipAlways }, model: { blocks } } = charter
+  const protection = (norm: number | undefined, scale: number): Protection => ({ clip: scale > 0 || clipAlways ? norm ?? null : null, noise: scale })
+  return {
+    hidden: protection(clip?.hidden[inputBlocks], noise),
+    gradient: protection(clip?.gradient[blocks - outputBlocks], gradientNoise)
+  }
+}

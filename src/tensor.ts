@@ -1,0 +1,55 @@
+/** Element types that Midspan moves between files, devices and peers. Names as in ONNX. */
+export type DType = 'float32' | 'float16' | 'int8' | 'uint8' | 'int32' | 'uint32' | 'int64' | 'bool'
+
+/** float16 values travel as their bit patterns (`Uint16Array`): arithmetic on them belongs in programs. */
+export type TensorData = Float32Array | Uint16Array | Int8Array | Uint8Array | Int32Array | Uint32Array | BigInt64Array
+
+/** A dense row-major tensor in host memory. */
+export interface Tensor {
+  readonly dtype: DType
+  readonly shape: readonly number[]
+  readonly data: TensorData
+}
+
+export const bytesPerElement: Record<DType, number> = {
+  float32: 4, float16: 2, int8: 1, uint8: 1, int32: 4, uint32: 4, int64: 8, bool: 1
+}
+
+const arrayOf = {
+  float32: Float32Array, float16: Uint16Array, int8: Int8Array, uint8: Uint8Array,
+  int32: Int32Array, uint32: Uint32Array, int64: BigInt64Array, bool: Uint8Array
+} as const
+
+/** The number of elements in a tensor of this shape; 1 for a scalar. */
+export function elementCount (shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1)
+}
+
+/** A tensor over these values. Throws a RangeError when the shape does not hold exactly that many. */
+export function tensor (dtype: DType, shape: readonly number[], data: TensorData): Tensor {
+  if (elementCount(shape) !== data.length) throw new RangeError(`a ${dtype} tensor of shape [${shape.join(', ')}] does not hold ${data.length} values`)
+  return { dtype, shape, data }
+}
+
+/** A float32 tensor over these values. */
+export function float32 (shape: readonly number[], values: ArrayLike<number>): Tensor {
+  return tensor('float32', shape, values instanceof Float32Array ? values : Float32Array.from(values))
+}
+
+/** An int32 tensor over these values. */
+export function int32 (shape: readonly number[], values: ArrayLike<number>): Tensor {
+  return tensor('int32', shape, values instanceof Int32Array ? values : Int32Array.from(values))
+}
+
+/** The tensor's bytes, little-endian, without copying. */
+export function bytesOf (value: Tensor): Uint8Array {
+  return new Uint8Array(value.data.buffer, value.data.byteOffset, value.data.byteLength)
+}
+
+/** A tensor over little-endian bytes; copies only where their offset is not aligned to the element. */
+export function fromBytes (dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
+  const size = bytesPerElement[dtype]
+  if (bytes.byteLength !== elementCount(shape) * size) throw new RangeError(`a ${dtype} tensor of shape [${shape.join(', ')}] is not ${bytes.byteLength} bytes`)
+  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice()
+  return { dtype, shape, data: new arrayOf[dtype](aligned.buffer as ArrayBuffer, aligned.byteOffset, bytes.byteLength / size) }
+}

@@ -1,0 +1,144 @@
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { MidspanError } from '../../src/errors.ts'
+import { startControlServer, type ControlServer } from '../../src/node/control/server.ts'
+import { homeAt } from '../../src/node/home.ts'
+import type { Logger, Operation } from '../../src/roles/context.ts'
+import { run } from './helpers.ts'
+import { midspan, MidspanProcess } from './process.ts'
+
+const silent: Logger = { debug () {}, info () {}, warn () {}, error () {} }
+const traffic = { sentBytes: 2048, receivedBytes: 1024 }
+const generated = {
+  type: 'done', text: 'there was a cat', ids: [1, 2, 3], reason: 'length', promptTokens: 4, tokens: 3, prefillSeconds: 0.5, decodeSeconds: 1, tokensPerSecond: 3, ...traffic
+}
+const status = {
+  agent: 'midspan/0.1.0', peerId: '12D3KooWExample', role: 'client', home: '/home', federation: { id: 'ab12', name: 'stories' }, addresses: ['/ip4/127.0.0.1/tcp/1'],
+  device: 'cpu', blocks: null, partition: { inputBlocks: 1, outputBlocks: 2 }, connected: true, training: null, generation: null, since: '2026-01-01T00:00:00.000Z'
+}
+const peer = {
+  peerId: '12D3KooWServer', role: 'server', blocks: { first: 1, end: 4 }, roundTripMs: 1.234, path: 'direct', sessions: 1, since: '2026-01-01T00:00:00.000Z', address: '/ip4/127.0.0.1/tcp/2'
+}
+
+let root: string
+let server: ControlServer
+/** The parameters that came, by operation. */
+const asked = new Map<string, unknown>()
+let hungUp: Promise<unknown>
+
+function answering (name: string, ...events: object[]): Operation {
+  return async function * (parameters) {
+    asked.set(name, parameters)
+    yield * events
+  }
+}
+
+async function * trainForever (parameters: unknown, signal: AbortSignal): AsyncGenerator<object> {
+  asked.set('train', parameters)
+  yield { type: 'start', round: 0, rounds: 100, records: 12, skippedLines: [{ line: 3, reason: 'is not JSON' }] }
+  yield { type: 'round', round: 1, done: 1, rounds: 100, loss: 4.5, tokens: 100, tokensPerSecond: 1000, clippedFraction: 0, leftOut: false, members: 1, ...traffic }
+  hungUp = once(signal, 'abort')
+  await hungUp
+}
+
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), 'midspan-cli-'))
+  server = await startControlServer(homeAt(root), {
+    status: answering('status', status),
+    peers: answering('peers', { peers: [peer] }),
+    invite: answering('invite', { invite: 'midspan-invite-line' }),
+    train: trainForever,
+    evaluate: answering('evaluate', { type: 'progress', sequences: 1, tokens: 10 }, { type: 'result', loss: 1.5, perplexity: 4.48, tokens: 100, sequences: 5, seconds: 2, ...traffic }),
+    generate: answering('generate', { type: 'text', text: 'there was ' }, { type: 'text', text: 'a cat' }, generated),
+    async *export () {
+      throw new MidspanError('E_DATASET', 'nothing was trained yet', { next: 'train first' })
+    }
+  }, silent)
+})
+
+afterAll(async () => {
+  await server.stop()
+  await rm(root, { recursive: true })
+})
+
+describe('commands that talk to the daemon', () => {
+  it.each([['status'], ['peers'], ['invite'], ['export', '--out', 'x'], ['train', '--data', 'x'], ['generate', '--prompt', 'x'], ['evaluate', '--data', 'x'], ['leave']])('say how to start one where there is none: %s', async (...args) => {
+    const home = join(root, 'absent')
+    const { code, out, err } = await run([...args, '--home', home])
+    expect(err).toBe(`midspan: no daemon runs in ${home} (start it with: midspan daemon --home ${home})\n`)
+    expect([code, out]).toEqual([3, ''])
+  })
+
+  it('find the home in MIDSPAN_HOME', async () => {
+    const { code, out } = await midspan(['status', '--json'], { MIDSPAN_HOME: root })
+    expect(code).toBe(0)
+    expect(JSON.parse(out)).toEqual(status)
+  })
+
+  it('show the status to people', async () => {
+    const { out } = await run(['status', '--home', root])
+    expect(out).toContain('federation  stories (ab12)\n')
+    expect(out).toContain('holds       the first block and the last 2 blocks\n')
+  })
+
+  it('show peers as a table, or as JSON', async () => {
+    const { out } = await run(['peers', '--home', root])
+    const [head, row] = out.split('\n')
+    expect(head).toMatch(/^PEER +ROLE +BLOCKS +ROUND TRIP +PATH +SESSIONS +SINCE +ADDRESS$/)
+    expect(row).toMatch(/^12D3KooWServer +server +1-3 +1\.23 ms +direct +1 +2026-01-01T00:00:00\.000Z +\/ip4/)
+    expect(JSON.parse((await run(['peers', '--home', root, '--json'])).out)).toEqual({ peers: [peer] })
+  })
+
+  it('print an invite as one line, with its time in milliseconds on the way', async () => {
+    const { out } = await run(['invite', '--home', root, '--expires', '2h', '--uses', '3'])
+    expect(out).toBe('midspan-invite-line\n')
+    expect(asked.get('invite')).toEqual({ role: 'client', expiresMs: 7_200_000, uses: 3 })
+  })
+
+  it('stream generated text alone to standard output, and the statistics beside it', async () => {
+    const { code, out, err } = await run(['generate', '--home', root, '--prompt', 'Once', '--max-tokens', '3', '--top-k', '5', '--stats'])
+    expect([code, out]).toEqual([0, 'there was a cat\n'])
+    expect(err).toBe('3 tokens at 3 tokens/s (the limit ended it), 4 prompt tokens in 0.5s, sent 2.0 KiB, received 1.0 KiB\n')
+    expect(asked.get('generate')).toEqual({ prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5 })
+  })
+
+  it('print a generation as one JSON object', async () => {
+    const { type: _type, ...expected } = generated
+    const { out } = await run(['generate', '--home', root, '--ids', '1,1', '--json'])
+    expect(JSON.parse(out)).toEqual(expected)
+    expect(asked.get('generate')).toMatchObject({ ids: [1, 1] })
+  })
+
+  it('send messages from a file, and refuse a file that holds none', async () => {
+    const file = join(root, 'messages.json')
+    await writeFile(file, '[{"role":"user","content":"hi"}]')
+    await run(['generate', '--home', root, '--messages', file])
+    expect(asked.get('generate')).toMatchObject({ messages: [{ role: 'user', content: 'hi' }] })
+    await writeFile(file, '[{"role":"user"}]')
+    expect(await run(['generate', '--home', root, '--messages', file])).toMatchObject({ code: 2, err: expect.stringContaining('is not an array of messages') as string })
+  })
+
+  it('print an evaluation for people and for programs', async () => {
+    const { out } = await run(['evaluate', '--home', root, '--data', 'x'])
+    expect(out).toBe('Loss 1.5000, perplexity 4.48, over 100 tokens of 5 sequences (2.0s, sent 2.0 KiB, received 1.0 KiB)\n')
+    expect(JSON.parse((await run(['evaluate', '--home', root, '--data', 'x', '--json'])).out)).toMatchObject({ loss: 1.5, tokens: 100 })
+  })
+
+  it('tell what the daemon refused, with the exit code of its kind', async () => {
+    expect(await run(['export', '--home', root, '--out', 'x'])).toEqual({ code: 2, out: '', err: 'midspan: nothing was trained yet (train first)\n' })
+  })
+
+  it('stop training on Ctrl-C, hanging up, and say how to resume', async () => {
+    const training = new MidspanProcess(['train', '--home', root, '--data', 'notes.jsonl', '--json'])
+    const start = JSON.parse(`{"type":"start"${await training.line('{"type":"start"')}`) as object
+    expect(start).toMatchObject({ records: 12 })
+    await training.line('{"type":"round"')
+    const { code, err } = await training.stop('SIGINT')
+    expect([code, err]).toEqual([130, 'midspan: interrupted (run it again to resume)\n'])
+    await hungUp
+    expect(asked.get('train')).toMatchObject({ data: join(process.cwd(), 'notes.jsonl'), rounds: 100, packing: 'packed' })
+  })
+})

@@ -1,0 +1,52 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('../../', import.meta.url))
+const node = fileURLToPath(new URL('../../node_modules/.bin/node', import.meta.url))
+
+export interface Finished {
+  readonly code: number | null
+  readonly out: string
+  readonly err: string
+}
+
+/** A `midspan` process, as a person would start it. */
+export class MidspanProcess {
+  readonly #child: ChildProcess
+  readonly #ended: Promise<number | null>
+  out = ''
+  err = ''
+
+  constructor (args: readonly string[], environment: NodeJS.ProcessEnv = {}) {
+    const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('MIDSPAN_'))
+    this.#child = spawn(node, ['bin/midspan.js', ...args], { cwd: root, env: { ...Object.fromEntries(inherited), ...environment }, stdio: ['ignore', 'pipe', 'pipe'] })
+    this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => { this.out += text })
+    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => { this.err += text })
+    this.#ended = new Promise((resolve) => { this.#child.on('close', resolve) })
+  }
+
+  /** Waits for a line of standard output that begins so, and returns the rest of it. */
+  async line (start: string, timeoutMs = 20_000): Promise<string> {
+    const limit = Date.now() + timeoutMs
+    for (;;) {
+      const found = this.out.split('\n').slice(0, -1).find((line) => line.startsWith(start))
+      if (found !== undefined) return found.slice(start.length)
+      if (this.#child.exitCode !== null || Date.now() > limit) throw new Error(`no line '${start}…' (exit code ${this.#child.exitCode}): ${this.out}${this.err}`)
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+  }
+
+  async end (): Promise<Finished> {
+    return { code: await this.#ended, out: this.out, err: this.err }
+  }
+
+  async stop (signal: 'SIGINT' | 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<Finished> {
+    this.#child.kill(signal)
+    return await this.end()
+  }
+}
+
+/** Runs a command to its end. */
+export async function midspan (args: readonly string[], environment: NodeJS.ProcessEnv = {}): Promise<Finished> {
+  return await new MidspanProcess(args, environment).end()
+}

@@ -1,0 +1,65 @@
+import { describe, expect, it } from 'vitest'
+import type { TrainRound } from '../../../src/cli/events.ts'
+import { TrainView } from '../../../src/cli/views/train-view.ts'
+import { recordedTerminal } from '../helpers.ts'
+
+const round: TrainRound = {
+  type: 'round', round: 1, done: 1, rounds: 4, loss: 4.56789, tokens: 512, tokensPerSecond: 1234.5,
+  sentBytes: 2048, receivedBytes: 1024, clippedFraction: 0.125, leftOut: false, members: 3
+}
+
+describe('training as it is shown', () => {
+  it('is a line a round where nobody watches, and its result alone goes to standard output', () => {
+    const { terminal, out, err } = recordedTerminal(false)
+    const view = new TrainView(terminal, false)
+    view.show({ type: 'start', round: 0, rounds: 4, records: 1, skippedLines: [] })
+    view.show({ type: 'waiting', reason: 'no server is connected' })
+    view.show(round)
+    view.show({ type: 'done', rounds: 4, loss: 4, seconds: 75, sentBytes: 8192, receivedBytes: 4096 })
+    view.end()
+    expect(err.text.split('\n')).toEqual([
+      'Training on 1 record, from round 0, up to round 4',
+      'Waiting: no server is connected',
+      'Round 1/4: loss 4.5679, 1235 tokens/s, 3 clients, sent 2.0 KiB, received 1.0 KiB, 12.5% of rows clipped',
+      ''
+    ])
+    expect(out.text).toBe('4 rounds done in 1m15s: loss 4.0000, sent 8.0 KiB, received 4.0 KiB\n')
+  })
+
+  it('is a bar on a terminal, within its width, with the time left', () => {
+    const { terminal, err } = recordedTerminal(true)
+    let now = 0
+    const view = new TrainView(terminal, false, () => now)
+    view.show(round)
+    expect(err.text).toContain('█████░░░░░░░░░░░░░░░ 1/4  loss 4.5679')
+    now = 30_000
+    view.show({ ...round, done: 2 })
+    const drawn = err.text
+    expect(drawn).toContain('1m00s left')
+    expect(drawn.replace('\r\u001b[K', '').length).toBeLessThan(100)
+    view.end()
+    expect(err.text).toBe('\r\u001b[K')
+  })
+
+  it('says which lines cannot be used, the first five by number', () => {
+    const { terminal, err } = recordedTerminal(false)
+    const skippedLines = Array.from({ length: 7 }, (_, index) => ({ line: index + 1, reason: 'is not JSON' }))
+    new TrainView(terminal, false).show({ type: 'start', round: 10, rounds: 20, resumedFrom: 10, records: 2, skippedLines })
+    const lines = err.text.split('\n')
+    expect(lines.slice(0, 3)).toEqual(['Training on 2 records, resuming after round 10, up to round 20', '7 lines cannot be used:', '  line 1: is not JSON'])
+    expect(lines.at(-2)).toBe('  and 2 more')
+  })
+
+  it('tells a client that a round went on without it', () => {
+    const { terminal, err } = recordedTerminal(false)
+    new TrainView(terminal, false).show({ ...round, leftOut: true })
+    expect(err.text).toContain('Round 1 went on without this client')
+  })
+
+  it('is the events themselves as JSON', () => {
+    const { terminal, out, err } = recordedTerminal(true)
+    new TrainView(terminal, true).show(round)
+    expect(JSON.parse(out.text)).toEqual(round)
+    expect(err.text).toBe('')
+  })
+})

@@ -1,0 +1,18 @@
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import path from 'node:path'
+
+const root = fileURLToPath(new URL('../../', import.meta.url))
+
+/** Real models and texts: $MIDSPAN_DATA, by default ../shared/data beside the repository. Tests that need one are skipped where it is absent. */
+export const dataDirectory = path.resolve(root, process.env.MIDSPAN_DATA ?? '../shared/data')
+
+/** The path of something in the data directory. */
+export function dataPath (...segments: string[]): string {
+  return path.join(dataDirectory, ...segments)
+}
+
+/** For `describe.skipIf(!hasData('stories260K-hf'))`. */
+export function hasData (...segments: string[]): boolean {
+  return existsSync(dataPath(...segments))
+}

@@ -1,0 +1,94 @@
+import { createHash } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
+import { fingerprint } from '../../../src/model/checkpoint/fingerprint.ts'
+import { writeSafetensors } from '../../../src/model/checkpoint/safetensors.ts'
+import { float32, tensor } from '../../../src/tensor.ts'
+
+const stories = join(process.env.MIDSPAN_DATA ?? '../shared/data', 'stories260K-hf')
+
+let dir: string
+beforeAll(async () => { dir = await mkdtemp(join(tmpdir(), 'midspan-directory-')) })
+afterAll(async () => { await rm(dir, { recursive: true }) })
+
+/** A fresh directory with these text files. */
+async function directory (name: string, files: Record<string, unknown>): Promise<string> {
+  const path = join(dir, name)
+  await mkdir(path)
+  for (const [file, content] of Object.entries(files)) await writeFile(join(path, file), typeof content === 'string' ? content : JSON.stringify(content))
+  return path
+}
+
+describe('opening a model directory', () => {
+  it.each([
+    ['nothing', {}, 'no config.json'],
+    ['a broken configuration', { 'config.json': '{' }, 'config.json is not valid JSON'],
+    ['a configuration that is a list', { 'config.json': [] }, 'does not hold a JSON object'],
+    ['a quantised model', { 'config.json': { quantization_config: { bits: 4 } } }, 'quantization_config'],
+    ['remote code', { 'config.json': { model_type: 'mine', auto_map: { AutoModel: 'modeling.Mine' } } }, 'auto_map'],
+    ['pickles only', { 'config.json': {}, 'pytorch_model.bin': '' }, 'pickles only'],
+    ['no weights', { 'config.json': {} }, 'no model.safetensors'],
+    ['shards without their index', { 'config.json': {}, 'model-00001-of-00002.safetensors': '' }, 'no model.safetensors.index.json'],
+    ['an index that names a file elsewhere', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '../secret.safetensors' } } }, 'lacks "../secret.safetensors"'],
+    ['an index without a map', { 'config.json': {}, 'model.safetensors.index.json': {} }, 'no weight_map']
+  ])('refuses %s by name', async (what, files, message) => {
+    const path = await directory(what, files)
+    const failure = openModelDirectory(path)
+    await expect(failure).rejects.toThrow(message)
+    await expect(failure).rejects.toMatchObject({ code: 'E_MODEL_DIRECTORY', message: expect.stringContaining(path) as string })
+  })
+
+  it('accepts chatglm, whose published configuration names remote code that is never run', async () => {
+    const path = await directory('chatglm', { 'config.json': { model_type: 'chatglm', auto_map: { AutoModel: 'x' } } })
+    await writeSafetensors(join(path, 'model.safetensors'), new Map([['a', float32([1], [1])]]))
+    expect((await openModelDirectory(path)).tensorNames()).toEqual(['a'])
+  })
+
+  it('reads sharded weights through the index and leaves rotary tables out', async () => {
+    const weightMap = { 'b.weight': 'model-00001-of-00002.safetensors', 'a.weight': 'model-00002-of-00002.safetensors', 'x.rotary_emb.inv_freq': 'gone.safetensors' }
+    const path = await directory('sharded', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: weightMap } })
+    await writeSafetensors(join(path, 'model-00001-of-00002.safetensors'), new Map([['b.weight', tensor('float16', [2], Uint16Array.of(0x3c00, 0xc000))]]))
+    await writeSafetensors(join(path, 'model-00002-of-00002.safetensors'), new Map([['a.weight', float32([1, 1], [5])]]))
+    const model = await openModelDirectory(path)
+    expect(model.tensorNames()).toEqual(['a.weight', 'b.weight'])
+    expect(model.info('b.weight')).toEqual({ dtype: 'F16', shape: [2], bytes: 4, file: 'model-00001-of-00002.safetensors' })
+    expect(await model.read('b.weight')).toEqual(float32([2], [1, -2]))
+    expect(await model.readRaw('b.weight', 2, 2)).toEqual(Uint8Array.of(0x00, 0xc0))
+    expect(() => model.info('c.weight')).toThrow('no tensor named c.weight')
+    await writeSafetensors(join(path, 'model-00002-of-00002.safetensors'), new Map([['z', float32([1], [5])]]))
+    await expect(openModelDirectory(path)).rejects.toThrow('lacks tensor a.weight')
+  })
+})
+
+describe('a fingerprint', () => {
+  it('covers each tensor and companion file, and does not depend on how tensors are spread over files', async () => {
+    const [a, b] = [float32([2], [1, 2]), float32([1], [3])]
+    const whole = await directory('whole', { 'config.json': '{}', 'tokenizer.json': '{"x":1}', 'notes.txt': 'mine' })
+    await writeSafetensors(join(whole, 'model.safetensors'), new Map([['a', a], ['b', b]]))
+    const split = await directory('split', { 'config.json': '{}', 'tokenizer.json': '{"x":1}', 'model.safetensors.index.json': { weight_map: { a: '1.safetensors', b: '2.safetensors' } } })
+    await writeSafetensors(join(split, '1.safetensors'), new Map([['a', a]]))
+    await writeSafetensors(join(split, '2.safetensors'), new Map([['b', b]]))
+    let hashed = 0
+    const print = await fingerprint(await openModelDirectory(whole), bytes => { hashed += bytes })
+    expect(print).toEqual(await fingerprint(await openModelDirectory(split)))
+    expect(Object.keys(print.files)).toEqual(['config.json', 'tokenizer.json'])
+    expect(print.tensors.a).toEqual({ dtype: 'F32', shape: [2], bytes: 8, sha256: createHash('sha256').update(new Uint8Array(a.data.buffer as ArrayBuffer)).digest('hex') })
+    expect(hashed).toBe(8 + 4 + 2 + 7)
+  })
+})
+
+describe.skipIf(!existsSync(stories))('a real model (stories260K)', () => {
+  it('opens, with its shapes and values', async () => {
+    const model = await openModelDirectory(stories)
+    expect(model.config.model_type).toBe('llama')
+    expect(model.generationConfig?.eos_token_id).toEqual([1, 2])
+    expect(model.info('model.embed_tokens.weight')).toEqual({ dtype: 'F32', shape: [512, 64], bytes: 131072, file: 'model.safetensors' })
+    const { data } = await model.read('model.norm.weight')
+    expect(data.length).toBe(64)
+    expect([...data as Float32Array].every(Number.isFinite)).toBe(true)
+  })
+})

@@ -1,0 +1,85 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { internalTensorName, loraScale, peftTensorName, readPeftAdapter, writePeftAdapter, type PeftAdapter } from '../../../src/model/checkpoint/peft.ts'
+import { float32, type Tensor } from '../../../src/tensor.ts'
+
+let dir: string
+beforeEach(async () => { dir = await mkdtemp(join(tmpdir(), 'midspan-peft-')) })
+afterEach(async () => { await rm(dir, { recursive: true }) })
+
+const tensors = new Map<string, Tensor>([
+  [peftTensorName('model.layers', '3.self_attn.q_proj.lora_A'), float32([2, 3], [1, 2, 3, 4, 5, 6])],
+  [peftTensorName('model.layers', '3.self_attn.q_proj.lora_B'), float32([4, 2], [1, 2, 3, 4, 5, 6, 7, 8])]
+])
+const adapter: PeftAdapter = { baseModel: 'org/model', r: 2, alpha: 4, dropout: 0.05, targets: ['v_proj', 'q_proj'], rslora: false, tensors }
+
+async function patchConfig (patch: Record<string, unknown>): Promise<void> {
+  const path = join(dir, 'adapter_config.json')
+  await writeFile(path, JSON.stringify({ ...JSON.parse(await readFile(path, 'utf8')) as object, ...patch }))
+}
+
+describe('tensor names', () => {
+  it('map both ways for any family', () => {
+    const name = '11.attention.query_key_value.lora_B'
+    const peft = peftTensorName('transformer.encoder.layers', name)
+    expect(peft).toBe('base_model.model.transformer.encoder.layers.11.attention.query_key_value.lora_B.weight')
+    expect(internalTensorName('transformer.encoder.layers', peft)).toBe(name)
+  })
+
+  it('are undefined outside the blocks', () => {
+    expect(internalTensorName('model.layers', 'base_model.model.lm_head.lora_A.weight')).toBeUndefined()
+    expect(internalTensorName('model.layers', 'base_model.model.model.layers.0.norm.weight')).toBeUndefined()
+  })
+})
+
+describe('an adapter directory', () => {
+  it('comes back as it was written', async () => {
+    await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
+    expect(await readPeftAdapter(dir)).toEqual({ ...adapter, targets: ['q_proj', 'v_proj'] })
+  })
+
+  it('has a configuration that old releases of PEFT read: sorted, indented by 2, without newer fields', async () => {
+    await writePeftAdapter(dir, { ...adapter, dtype: 'BF16' })
+    const text = await readFile(join(dir, 'adapter_config.json'), 'utf8')
+    const config = JSON.parse(text) as Record<string, unknown>
+    expect(Object.keys(config)).toEqual(Object.keys(config).sort())
+    expect(text.startsWith('{\n  "alpha_pattern": {},')).toBe(true)
+    expect(config).toMatchObject({ peft_type: 'LORA', task_type: 'CAUSAL_LM', inference_mode: true, lora_alpha: 4, target_modules: ['q_proj', 'v_proj'] })
+    expect(config).not.toHaveProperty('use_rslora')
+    expect(config).not.toHaveProperty('use_dora')
+  })
+
+  it('has a card that names the base model', async () => {
+    await writePeftAdapter(dir, { ...adapter, dtype: 'F16', rslora: true })
+    expect(await readFile(join(dir, 'README.md'), 'utf8')).toContain('base_model: "org/model"')
+    expect((await readPeftAdapter(dir)).rslora).toBe(true)
+  })
+
+  it.each([
+    ['use_dora', true], ['bias', 'all'], ['modules_to_save', ['lm_head']], ['rank_pattern', { q_proj: 4 }], ['fan_in_fan_out', true],
+    ['target_modules', 'all-linear'], ['peft_type', 'IA3'], ['r', 0], ['r', 3]
+  ])('is refused by name when %s is %j', async (field, value) => {
+    await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
+    await patchConfig({ [field]: value })
+    await expect(readPeftAdapter(dir)).rejects.toMatchObject({ code: 'E_ADAPTER', message: expect.stringMatching(field === 'r' && value === 3 ? 'rank 3' : field) as string })
+  })
+
+  it('is refused when a tensor lacks its partner or belongs to no target', async () => {
+    const [a] = tensors
+    await expect(writePeftAdapter(dir, { ...adapter, tensors: new Map([a!]), dtype: 'F32' })).rejects.toThrow('has no')
+    await expect(writePeftAdapter(dir, { ...adapter, targets: ['k_proj'], dtype: 'F32' })).rejects.toThrow('none of the target modules')
+  })
+
+  it('is refused when it is not there', async () => {
+    await expect(readPeftAdapter(dir)).rejects.toMatchObject({ code: 'E_ADAPTER' })
+  })
+})
+
+describe('the scale of an adapter', () => {
+  it('is alpha / r, or alpha / sqrt(r) when rank-stabilised', () => {
+    expect(loraScale({ r: 16, alpha: 32, rslora: false })).toBe(2)
+    expect(loraScale({ r: 16, alpha: 32, rslora: true })).toBe(8)
+  })
+})

@@ -1,0 +1,63 @@
+import { readFileSync } from 'node:fs'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
+import { modelOf } from '../../../src/model/families/index.ts'
+import { SequenceCache } from '../../../src/model/generation/cache.ts'
+import { CachedEnds } from '../../../src/model/generation/cached-ends.ts'
+import { CachedSpan } from '../../../src/model/generation/cached-span.ts'
+import { LocalGenerator } from '../../../src/model/generation/local.ts'
+import { argmax } from '../../../src/model/generation/sampling.ts'
+import type { Device } from '../../../src/model/runtime/device.ts'
+import { openDevice } from '../../../src/model/runtime/open.ts'
+import { loadEnds } from '../../../src/model/training/ends.ts'
+import { ModelWeights } from '../../../src/model/training/weights.ts'
+import { dataPath, hasData } from '../../helpers/data.ts'
+
+let device: Device
+beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
+afterAll(async () => { await device.close() })
+
+const BOS = 1
+
+describe.skipIf(!hasData('stories260K-hf'))('greedy generation with stories260K', () => {
+  const expectedIds = () => JSON.parse(readFileSync(dataPath('stories260K', 'expected_greedy_ids.json'), 'utf8')) as number[]
+
+  it('gives the published sample on one machine', async () => {
+    const directory = await openModelDirectory(dataPath('stories260K-hf'))
+    const generator = await LocalGenerator.load(device, modelOf(directory.config), directory)
+    const ids: number[] = []
+    for await (const id of generator.generate([BOS], argmax, { maxTokens: 256 })) ids.push(id)
+    const expected = expectedIds()
+    expect([BOS, ...ids].slice(0, expected.length)).toEqual(expected)
+    generator.free()
+  })
+
+  it.each([[1, 1], [2, 1], [1, 2], [0, 0]])('gives it cut as %i | … | %i', async (inputBlocks, outputBlocks) => {
+    const directory = await openModelDirectory(dataPath('stories260K-hf'))
+    const model = modelOf(directory.config)
+    const before = await device.memory()
+    const ends = await loadEnds(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
+    const client = await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 257)
+    const middle = await ModelWeights.create(device, model, 'weights')
+    const span = { first: inputBlocks, end: model.layers - outputBlocks }
+    await middle.loadBlocks(directory, span)
+    const server = new CachedSpan(middle)
+    const cache = await SequenceCache.create(device, model, span, 257)
+
+    const expected = expectedIds()
+    const ids = [BOS]
+    while (ids.length < expected.length) {
+      const up = await client.start(ids.slice(client.length))
+      const across = await server.run(up, [{ cache, count: 1 }], span)
+      cache.length++
+      device.free(up)
+      ids.push(argmax(await client.finish(across, across.shape[0]!)))
+    }
+    expect(ids).toEqual(expected)
+    cache.free()
+    client.free()
+    ends.weights.free()
+    middle.free()
+    expect((await device.memory()).heldBytes).toBe(before.heldBytes)
+  })
+})

@@ -1,0 +1,132 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import fc from 'fast-check'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { encodeRecord, loadDataset, type Dataset, type DatasetOptions } from '../../../src/model/text/dataset.ts'
+import { maxLineBytes, readLines } from '../../../src/model/text/lines.ts'
+import { parseRecord } from '../../../src/model/text/records.ts'
+import { Tokenizer } from '../../../src/model/text/tokenizer.ts'
+
+let dir: string
+beforeAll(async () => { dir = await mkdtemp(join(tmpdir(), 'midspan-dataset-')) })
+afterAll(async () => { await rm(dir, { recursive: true }) })
+
+const bos = 1
+const eos = 2
+const words = ['<unk>', '<s>', '</s>', 'a', 'b', 'c', 'd', 'user:', 'assistant:']
+const template = '<s> {% for m in messages %}{{ m.role }}: {{ m.content }} {% if m.role == "assistant" %}</s> {% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}'
+
+function wordTokenizer (config: Record<string, unknown> = {}): Tokenizer {
+  return new Tokenizer({
+    version: '1.0',
+    added_tokens: words.slice(0, 3).map((content, id) => ({ id, content, special: true, normalized: false, single_word: false, lstrip: false, rstrip: false })),
+    normalizer: null,
+    pre_tokenizer: { type: 'WhitespaceSplit' },
+    post_processor: { type: 'TemplateProcessing', single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }], pair: [], special_tokens: { '<s>': { id: '<s>', ids: [1], tokens: ['<s>'] } } },
+    decoder: null,
+    model: { type: 'WordLevel', vocab: Object.fromEntries(words.map((word, id) => [word, id])), unk_token: '<unk>' }
+  }, { bos_token: '<s>', eos_token: '</s>', ...config })
+}
+
+const plain = wordTokenizer()
+const chatty = wordTokenizer({ chat_template: template })
+
+async function load (name: string, content: string | Uint8Array, options: DatasetOptions = { lossOn: 'completion' }, tokenizer = plain): Promise<Dataset> {
+  await writeFile(join(dir, name), content)
+  return await loadDataset(join(dir, name), tokenizer, options)
+}
+
+const shown = ({ examples }: Dataset): Array<[number[], string]> => examples.map(({ ids, lossMask }) => [[...ids], lossMask.join('')])
+
+describe('a data set', () => {
+  it('counts all of a text but its first token', async () => {
+    expect(shown(await load('text.jsonl', '{"text":"a b"}\n\n{"text":"c"}'))).toEqual([[[bos, 3, 4, eos], '0111'], [[bos, 5, eos], '011']])
+  })
+
+  it('counts only the completion, or everything when told so', async () => {
+    const line = '{"prompt":"a b ","completion":"c d"}'
+    expect(shown(await load('completion.jsonl', line))).toEqual([[[bos, 3, 4, 5, 6, eos], '000111']])
+    expect(shown(await load('all.jsonl', line, { lossOn: 'all' }))).toEqual([[[bos, 3, 4, 5, 6, eos], '011111']])
+  })
+
+  it('counts a token that spans the border of prompt and completion', async () => {
+    expect(shown(await load('border.jsonl', '{"prompt":"a assist","completion":"ant: b"}'))).toEqual([[[bos, 3, 8, 4, eos], '00111']])
+  })
+
+  it('counts what the assistant says in each turn of a conversation', async () => {
+    const messages = [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }, { role: 'user', content: 'c' }, { role: 'assistant', content: 'd' }]
+    const expected = [[[bos, 7, 3, 8, 4, eos, 7, 5, 8, 6, eos], '00001100011']]
+    expect(shown(await load('chat.jsonl', JSON.stringify({ messages }), undefined, chatty))).toEqual(expected)
+    expect(shown(await load('chat2.jsonl', JSON.stringify({ prompt: messages.slice(0, 3), completion: messages.slice(3) }), undefined, chatty))).toEqual(expected)
+  })
+
+  it('reads instructions through the chat template, or as plain text without one', async () => {
+    const line = '{"instruction":"a","input":"b","output":"c"}'
+    expect(shown(await load('instruction.jsonl', line, undefined, chatty))).toEqual([[[bos, 7, 3, 4, 8, 5, eos], '0000011']])
+    expect(shown(await load('instruction2.jsonl', line))).toEqual([[[bos, 3, 4, 5, eos], '00011']])
+  })
+
+  it('reads plain text as documents between blank lines', async () => {
+    expect(shown(await load('plain.txt', 'a b\r\nc\n\n \n\nd\n'))).toEqual([[[bos, 3, 4, 5, eos], '01111'], [[bos, 6, eos], '011']])
+  })
+
+  it('cuts examples at the longest length and leaves out those with nothing left to learn', async () => {
+    const data = await load('cut.jsonl', '{"prompt":"a ","completion":"b c d"}\n{"prompt":"a b c d ","completion":"a"}', { lossOn: 'completion', maxLength: 4 })
+    expect(shown(data)).toEqual([[[bos, 3, 4, 5], '0011']])
+    expect(data).toMatchObject({ tokens: 4, countedTokens: 2, truncated: 1, badLineCount: 1, badLines: [{ line: 2, reason: 'has nothing to learn within its first 4 tokens' }] })
+  })
+
+  it('reports bad lines by number and reason, only the first of many', async () => {
+    const bad = ['{', '[]', '{"x":1}', '{"text":3}', '{"prompt":"a"}', '{"messages":[]}', '{"messages":[{"role":"user","content":"a"}]}', '{"text":" "}']
+    const data = await load('bad.jsonl', ['{"text":"a"}', ...bad, ...Array<string>(100).fill('?')].join('\n'))
+    expect(data.badLineCount).toBe(bad.length + 100)
+    expect(data.badLines).toHaveLength(20)
+    expect(data.badLines.slice(0, 8).map(({ line, reason }) => `${line} ${reason}`)).toEqual([
+      '2 is not valid JSON', '3 is not a JSON object', expect.stringContaining('4 has none of the fields'), expect.stringContaining('5 text:'),
+      expect.stringContaining('6 completion:'), expect.stringContaining('7 messages:'), '8 has no message by the assistant', '9 is empty'
+    ])
+  })
+
+  it('reports a conversation that the model has no template for', async () => {
+    await expect(load('chat3.jsonl', '{"messages":[{"role":"assistant","content":"a"}]}')).rejects.toThrow('no usable record: line 1 this model has no chat template')
+  })
+
+  it('is an error when no line is usable', async () => {
+    await expect(load('none.jsonl', '\n\n')).rejects.toMatchObject({ code: 'E_DATASET' })
+  })
+
+  it('reports lines that are not UTF-8 or far too long, and reads on', async () => {
+    const data = await load('bytes.jsonl', Buffer.concat([Buffer.of(0xff, 0x0a), Buffer.alloc(maxLineBytes + 1, 0x20), Buffer.from('\n{"text":"a"}')]))
+    expect(data.badLines.map(({ reason }) => reason)).toEqual(['is not UTF-8', `is longer than ${maxLineBytes} bytes`])
+    expect(data.examples).toHaveLength(1)
+  })
+
+  it('stops when told to', async () => {
+    await writeFile(join(dir, 'abort.jsonl'), '{"text":"a"}\n')
+    await expect(loadDataset(join(dir, 'abort.jsonl'), plain, { lossOn: 'all' }, AbortSignal.abort())).rejects.toThrow('abort')
+  })
+})
+
+describe('reading lines', () => {
+  it('gives the same lines wherever the chunks of the file fall', async () => {
+    const lines = Array.from({ length: 400 }, (_, i) => 'é'.repeat((i * 7919) % 2000))
+    await writeFile(join(dir, 'chunks'), lines.join('\n'))
+    const read: string[] = []
+    for await (const found of readLines(join(dir, 'chunks'))) read.push('text' in found ? found.text : found.reason)
+    expect(read).toEqual(lines)
+  })
+})
+
+describe('a line of JSONL', () => {
+  it('is a record or has a reason, whatever it holds', () => {
+    const field = fc.constantFrom('text', 'messages', 'prompt', 'completion', 'instruction', 'input', 'output', 'role', 'content')
+    const value = fc.letrec<{ any: unknown }>(tie => ({ any: fc.oneof({ maxDepth: 4 }, fc.string(), fc.jsonValue(), fc.array(tie('any')), fc.dictionary(field, tie('any'))) })).any
+    fc.assert(fc.property(fc.oneof(fc.string(), fc.dictionary(field, value).map(record => JSON.stringify(record))), fc.boolean(), (line, chat) => {
+      const record = parseRecord(line, chat)
+      if ('reason' in record) return
+      const example = encodeRecord(record, chatty, 'completion')
+      if ('ids' in example) expect(example.lossMask.length).toBe(example.ids.length)
+    }), { numRuns: 500 })
+  })
+})

@@ -1,0 +1,69 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { modelOf } from '../../../src/model/families/index.ts'
+import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
+import { openDevice } from '../../../src/model/runtime/open.ts'
+import { loadEnds } from '../../../src/model/training/ends.ts'
+import type { AdapterSettings } from '../../../src/model/training/lora.ts'
+import { TrainableSpan } from '../../../src/model/training/span.ts'
+import { decodeTensor, llamaWeights, loraWeights, readLlamaGolden, relativeError, type llamaGoldenNames } from '../../helpers/golden.ts'
+import { memorySource } from '../../helpers/source.ts'
+
+let device: Device
+beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
+afterAll(async () => { await device.close() })
+
+const values = async (value: DeviceTensor): Promise<ArrayLike<number>> => (await device.download(value)).data as Float32Array
+
+/** A client's ends and the middle of a golden model, with its adapters. */
+async function parted (name: typeof llamaGoldenNames[number], inputBlocks: number, outputBlocks: number) {
+  const golden = readLlamaGolden(name)
+  const model = modelOf(golden.config)
+  const source = memorySource(llamaWeights(golden))
+  const settings: AdapterSettings = { ...golden.lora, dropout: 0, rslora: false, seed: 'test' }
+  const ends = await loadEnds(device, model, source, { inputBlocks, outputBlocks }, settings)
+  const middle = await TrainableSpan.load(device, model, source, { first: inputBlocks, end: model.layers - outputBlocks }, settings)
+  for (const { trained, setTrained } of [ends.weights, middle.weights].map(weights => ({ trained: weights.trained, setTrained: weights.setTrained.bind(weights) }))) {
+    await setTrained(new Map([...loraWeights(golden)].filter(([parameter]) => trained.has(parameter))))
+  }
+  const ids = golden.ids.map(sequence => [...sequence])
+  return { golden, ends, middle, ids, lengths: ids.map(sequence => sequence.length), targets: ids.map(sequence => [...sequence.slice(1), -100]) }
+}
+
+describe('ends and middle against PyTorch', () => {
+  it.each([['gqa', 1, 1], ['gqa', 0, 0], ['gqa', 2, 1], ['gqa', 0, 3], ['mqa-tied', 1, 0], ['mlp-bias', 0, 1]] as const)('%s cut as %i | … | %i has the loss and every gradient', async (name, inputBlocks, outputBlocks) => {
+    const { golden, ends, middle, ids, lengths, targets } = await parted(name, inputBlocks, outputBlocks)
+    const before = await device.memory()
+    const up = await ends.input.forward(ids, { keepResiduals: true })
+    const across = await middle.forward({ hidden: up.hidden, lengths }, { keepResiduals: true })
+    const { lossSum, countedTokens, gradient, gradients } = await ends.output.train({ hidden: across.hidden, lengths }, targets)
+    const back = await middle.backward(across.residuals!, gradient)
+    const down = await ends.input.backward(up.residuals!, back.gradient)
+
+    expect(lossSum).toBeCloseTo(golden.loraLoss, 3)
+    expect(countedTokens).toBe(ids.flat().length - ids.length)
+    const all = new Map([...gradients, ...back.adapters, ...down])
+    expect([...all.keys()].sort()).toEqual(Object.keys(golden.gradients).sort())
+    for (const [parameter, value] of all) expect(relativeError(await values(value), decodeTensor(golden.gradients[parameter]!).data as Float32Array), parameter).toBeLessThan(3e-5)
+
+    expect(await ends.output.evaluate({ hidden: across.hidden, lengths }, targets)).toEqual({ lossSum: expect.closeTo(golden.loraLoss, 3) as number, countedTokens })
+    const logits = await ends.output.logits({ hidden: across.hidden, lengths }, ids.flat().map((_, row) => row))
+    expect(relativeError(logits.data as Float32Array, decodeTensor(golden.loraLogits).data as Float32Array)).toBeLessThan(1e-5)
+    device.free(up.hidden, across.hidden, gradient, back.gradient, ...all.values())
+    expect((await device.memory()).heldBytes).toBe(before.heldBytes)
+    ends.weights.free()
+    middle.free()
+  })
+
+  it('counts only the rows that have a target, and none where none has', async () => {
+    const { ends, middle, ids, lengths, targets } = await parted('plain', 1, 1)
+    const rows = { hidden: (await ends.input.forward(ids, { keepResiduals: false })).hidden, lengths }
+    const only = targets.map((sequence, s) => sequence.map((target, i) => s === 0 && i === 2 ? target : -100))
+    const none = targets.map(sequence => sequence.map(() => -100))
+    expect((await ends.output.train(rows, only)).countedTokens).toBe(1)
+    const nothing = await ends.output.train(rows, none)
+    expect(nothing).toMatchObject({ lossSum: 0, countedTokens: 0 })
+    expect(Math.max(...await values(nothing.gradient) as Float32Array)).toBe(0)
+    ends.weights.free()
+    middle.free()
+  })
+})

@@ -1,0 +1,58 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { midspan, MidspanProcess } from '../cli/process.ts'
+import { dataPath, hasData } from '../helpers/data.ts'
+
+const MODEL = 'stories260K-hf'
+const READY_TIMEOUT_MS = 60_000
+const BOS = 1
+
+describe.skipIf(!hasData(MODEL))('a server and its clients in processes of their own', { timeout: 180_000 }, () => {
+  let root: string
+  let sample: number[]
+  let address: string
+  const daemons: MidspanProcess[] = []
+  const home = (name: string): string => join(root, name)
+
+  const command = async (...args: string[]): Promise<string> => {
+    const { code, out, err } = await midspan(args)
+    expect([code, err]).toEqual([0, ''])
+    return out
+  }
+  const start = async (name: string, ...args: string[]): Promise<MidspanProcess> => {
+    const daemon = new MidspanProcess(['daemon', '--home', home(name), '--threads', '1', ...args])
+    daemons.push(daemon)
+    await daemon.line('Daemon is ready', READY_TIMEOUT_MS)
+    return daemon
+  }
+  const generate = async (name: string): Promise<number[]> => {
+    const { ids } = JSON.parse(await command('generate', '--home', home(name), '--ids', String(BOS), '--max-tokens', '256', '--json')) as { ids: number[] }
+    return [BOS, ...ids]
+  }
+
+  beforeAll(async () => {
+    root = await mkdtemp(join(tmpdir(), 'midspan-generation-'))
+    sample = JSON.parse(await readFile(dataPath('stories260K', 'expected_greedy_ids.json'), 'utf8')) as number[]
+    await command('init', '--home', home('s'), '--model', dataPath(MODEL), '--name', 'stories', '--wire', 'fp32', '--input-blocks', '1..2', '--output-blocks', '1..2', '--admission', 'open')
+    const server = await start('s', '--listen', '/ip4/127.0.0.1/tcp/0')
+    address = await server.line('Listening on ')
+  }, 120_000)
+  afterAll(async () => {
+    for (const daemon of daemons.reverse()) await daemon.stop()
+    await rm(root, { recursive: true, force: true })
+  })
+
+  it.each([[1, 3, 1], [2, 2, 1], [1, 2, 2]])('generate the published 256 ids, cut as %i|%i|%i', async (inputBlocks, middle, outputBlocks) => {
+    const name = `${inputBlocks}${middle}${outputBlocks}`
+    await command('join', address, '--home', home(name), '--input-blocks', String(inputBlocks), '--output-blocks', String(outputBlocks))
+    await start(name)
+    expect(sample).toHaveLength(1 + 256)
+    expect(await generate(name)).toEqual(sample)
+  })
+
+  it('generate them all at the same time', async () => {
+    expect(await Promise.all(['131', '221', '122'].map(generate))).toEqual([sample, sample, sample])
+  })
+})

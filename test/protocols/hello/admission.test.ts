@@ -1,0 +1,122 @@
+import { describe, expect, it } from 'vitest'
+import { Admission, AttemptLimit, createInvite, type AdmissionPolicy, type Candidate, type Invite } from '../../../src/protocols/hello/index.ts'
+import { keyOf, peerOf } from '../charter/fixture.ts'
+
+const NOW = 1_000_000
+const federation = 'ab'.repeat(32)
+const protocols = { hello: '1.0.0', train: '1.2.0' }
+
+async function policy (changes: Partial<AdmissionPolicy> = {}): Promise<AdmissionPolicy> {
+  return { mode: 'invite', federation, server: await peerOf(1), allow: new Set(), protocols, maxClients: 3, ...changes }
+}
+
+async function candidate (seed: number, changes: Partial<Candidate> = {}): Promise<Candidate> {
+  return { peer: await peerOf(seed), role: 'client', federation: undefined, protocols, invite: undefined, ...changes }
+}
+
+async function invite (changes: Partial<Invite> = {}, seed = 1): Promise<Invite> {
+  return await createInvite({ federation, addresses: [], role: 'client', expiresAtMs: NOW + 1000, uses: 1, ...changes }, await keyOf(seed))
+}
+
+const refusal = (code: string, field: string): object => expect.objectContaining({ code, field }) as object
+
+async function admission (changes: Partial<AdmissionPolicy> = {}): Promise<Admission> {
+  return new Admission(await policy(changes), undefined, () => NOW)
+}
+
+describe('admission', () => {
+  it('lets a peer in with an invite, and again without it', async () => {
+    const subject = await admission()
+    expect(subject.admit(await candidate(2, { invite: await invite() }))).toEqual({ role: 'client', changed: true })
+    expect(subject.admit(await candidate(2, { federation }))).toEqual({ role: 'client', changed: false })
+  })
+
+  it('remembers across a restart whom it let in and which invites were used', async () => {
+    const first = await admission()
+    const used = await invite()
+    first.admit(await candidate(2, { invite: used }))
+    const second = new Admission(await policy(), JSON.parse(JSON.stringify(first.state)) as Admission['state'], () => NOW)
+    expect(second.admit(await candidate(2))).toMatchObject({ changed: false })
+    const other = await candidate(3, { invite: used })
+    expect(() => second.admit(other)).toThrow(refusal('E_INVITE_USED', 'invite.uses'))
+  })
+
+  it('counts each peer once against an invite for several', async () => {
+    const subject = await admission()
+    const shared = await invite({ uses: 2 })
+    subject.admit(await candidate(2, { invite: shared }))
+    subject.admit(await candidate(2, { invite: shared }))
+    subject.admit(await candidate(3, { invite: shared }))
+    const third = await candidate(4, { invite: shared })
+    expect(() => subject.admit(third)).toThrow(refusal('E_INVITE_USED', 'invite.uses'))
+  })
+
+  it.each([
+    ['an expired invite', { expiresAtMs: NOW }, 'E_INVITE_EXPIRED', 'invite.expires'],
+    ['an invite to another federation', { federation: 'cd'.repeat(32) }, 'E_INVITE_FEDERATION', 'invite.federation'],
+    ['an invite for another role', { role: 'server' as const }, 'E_ROLE', 'role']
+  ])('refuses %s', async (_, changes, code, field) => {
+    const subject = await admission()
+    const peer = await candidate(2, { invite: await invite(changes) })
+    expect(() => subject.admit(peer)).toThrow(refusal(code, field))
+  })
+
+  it('refuses an invite that another server signed', async () => {
+    const subject = await admission()
+    const peer = await candidate(2, { invite: await invite({}, 9) })
+    expect(() => subject.admit(peer)).toThrow(refusal('E_INVITE_SIGNATURE', 'invite.server'))
+  })
+
+  it.each([
+    ['no role', { role: 'king' }, 'E_ROLE', 'role'],
+    ['another federation', { federation: 'ef'.repeat(32) }, 'E_FEDERATION', 'federation'],
+    ['another major version', { protocols: { hello: '1.0.0', train: '2.0.0' } }, 'E_VERSION', 'protocols.train'],
+    ['a protocol missing', { protocols: { hello: '1.0.0' } }, 'E_VERSION', 'protocols.train'],
+    ['no ground at all', {}, 'E_NOT_ADMITTED', 'peer']
+  ])('refuses a peer with %s', async (_, changes, code, field) => {
+    const subject = await admission()
+    const peer = await candidate(2, changes)
+    expect(() => subject.admit(peer)).toThrow(refusal(code, field))
+  })
+
+  it('takes no invites where the allow-list decides', async () => {
+    const subject = await admission({ mode: 'allow-list', allow: new Set([await peerOf(3)]) })
+    const invited = await candidate(2, { invite: await invite() })
+    expect(() => subject.admit(invited)).toThrow(refusal('E_NOT_ADMITTED', 'peer'))
+    expect(subject.admit(await candidate(3))).toMatchObject({ role: 'client' })
+  })
+
+  it('ends with the allow-list entry it stood on', async () => {
+    const before = await admission({ allow: new Set([await peerOf(3)]) })
+    before.admit(await candidate(3))
+    const after = new Admission(await policy(), before.state, () => NOW)
+    const peer = await candidate(3)
+    expect(() => after.admit(peer)).toThrow(refusal('E_NOT_ADMITTED', 'peer'))
+  })
+
+  it('is for clients alone where it is open', async () => {
+    const subject = await admission({ mode: 'open' })
+    expect(subject.admit(await candidate(2))).toMatchObject({ role: 'client' })
+    const server = await candidate(3, { role: 'server' })
+    expect(() => subject.admit(server)).toThrow(refusal('E_NOT_ADMITTED', 'peer'))
+  })
+
+  it('has no room beyond the charter\'s clients, until one leaves', async () => {
+    const subject = await admission({ mode: 'open', maxClients: 1 })
+    subject.admit(await candidate(2))
+    const second = await candidate(3)
+    expect(() => subject.admit(second)).toThrow(refusal('E_FEDERATION_FULL', 'role'))
+    subject.remove(await peerOf(2))
+    expect(subject.admit(second)).toMatchObject({ changed: true })
+  })
+})
+
+describe('an attempt limit', () => {
+  it('allows so many in a window, for each key', () => {
+    let now = 0
+    const limit = new AttemptLimit(2, 1000, () => now)
+    expect([limit.allow('a'), limit.allow('a'), limit.allow('a'), limit.allow('b')]).toEqual([true, true, false, true])
+    now = 1000
+    expect(limit.allow('a')).toBe(true)
+  })
+})

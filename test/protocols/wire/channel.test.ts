@@ -1,0 +1,150 @@
+import { create } from '@bufbuild/protobuf'
+import { StringValueSchema, type StringValue } from '@bufbuild/protobuf/wkt'
+import { peerIdFromPrivateKey } from '@libp2p/peer-id'
+import { streamPair } from '@libp2p/utils'
+import { describe, expect, it } from 'vitest'
+import { UsageError } from '../../../src/errors.ts'
+import { acceptChannel, openChannel } from '../../../src/protocols/wire/channel.ts'
+import { float32, int32, tensor } from '../../../src/tensor.ts'
+import { channelPair, identityOf, textOptions } from '../../helpers/channels.ts'
+
+function text (value: string): StringValue {
+  return create(StringValueSchema, { value })
+}
+
+describe('a sealed channel', () => {
+  it('carries messages with tensors both ways', async () => {
+    const { client, server } = await channelPair()
+    expect(client.sessionId).toMatch(/^[0-9a-f]{32}$/)
+    expect(server.sessionId).toBe(client.sessionId)
+    const tensors = [float32([2, 3], [1, 2, 3, 4, 5, 6]), tensor('int8', [3], Int8Array.of(-1, 0, 1)), int32([], [9]), tensor('int64', [1], BigInt64Array.of(-5n)), tensor('float16', [0, 4], new Uint16Array())]
+    await client.send(text('forward'), tensors)
+    const received = await server.receive()
+    expect(received.message.value).toBe('forward')
+    expect(received.tensors).toEqual(tensors)
+    await server.send(text('hidden'))
+    expect((await client.receive()).message.value).toBe('hidden')
+  })
+
+  it('keeps the order of concurrent sends', async () => {
+    const { client, server } = await channelPair()
+    const sends = Array.from({ length: 20 }, async (_, index) => { await client.send(text(String(index)), [float32([index], new Float32Array(index))]) })
+    for (let index = 0; index < 20; index++) expect((await server.receive()).message.value).toBe(String(index))
+    await Promise.all(sends)
+  })
+
+  it('carries records of several frames across epochs', async () => {
+    let now = 0
+    const { client, server } = await channelPair({ rekey: { afterBytes: 3_000_000, afterMs: 1000, now: () => now } })
+    const big = float32([300_000], Float32Array.from({ length: 300_000 }, (_, index) => index))
+    for (let round = 0; round < 4; round++) {
+      const sent = client.send(text('big'), [big])
+      expect((await server.receive()).tensors[0]?.data).toEqual(big.data)
+      await sent
+      now += 600
+    }
+  })
+
+  it('counts the traffic of the stream', async () => {
+    const { client, server } = await channelPair()
+    await client.send(text('x'), [float32([1000], new Float32Array(1000))])
+    await server.receive()
+    expect(client.traffic.sentFrames).toBe(1)
+    expect(server.traffic.receivedFrames).toBe(1)
+    expect(client.traffic.sentBytes).toBe(server.traffic.receivedBytes)
+    expect(client.traffic.sentBytes).toBeGreaterThan(4000)
+  })
+
+  it('ends in agreement when one side closes', async () => {
+    const { client, server } = await channelPair()
+    await client.send(text('last'))
+    const closed = client.close()
+    expect((await server.receive()).message.value).toBe('last')
+    await expect(server.receive()).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
+    await closed
+    await expect(client.send(text('late'))).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
+    await expect(client.receive()).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
+    await expect(server.send(text('late'))).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
+  })
+
+  it('delivers what was sent before both sides close at once', async () => {
+    const { client, server } = await channelPair()
+    await Promise.all([client.send(text('a')), server.send(text('b'))])
+    await Promise.all([client.close(), server.close()])
+  })
+
+  it('tells the peer why it gives up', async () => {
+    const { client, server } = await channelPair()
+    server.abort(new UsageError('the quota\nis spent'))
+    await expect(client.receive()).rejects.toMatchObject({ name: 'RemoteError', code: 'E_USAGE', message: 'the quota is spent' })
+    await expect(client.send(text('x'))).rejects.toMatchObject({ code: 'E_USAGE' })
+  })
+
+  it('keeps the words of unexpected errors to itself', async () => {
+    const { client, server } = await channelPair()
+    server.abort(new Error('a secret'))
+    await expect(client.receive()).rejects.toMatchObject({ code: 'E_INTERNAL', message: 'an internal error' })
+  })
+
+  it('refuses to send above a limit, and lives on', async () => {
+    const { client, server } = await channelPair({ limits: { maxMessageBytes: 100, maxTensorBytes: 1000, maxTensors: 1 } })
+    await expect(client.send(text('x'.repeat(200)))).rejects.toMatchObject({ code: 'E_FRAME_TOO_LARGE' })
+    await expect(client.send(text('x'), [float32([300], new Float32Array(300))])).rejects.toMatchObject({ code: 'E_FRAME_TOO_LARGE' })
+    await expect(client.send(text('x'), [int32([1], [1]), int32([1], [1])])).rejects.toMatchObject({ code: 'E_FRAME_TOO_LARGE' })
+    await client.send(text('fits'))
+    expect((await server.receive()).message.value).toBe('fits')
+  })
+
+  it('leaves a message to the next call when a receiver gives up', async () => {
+    const { client, server } = await channelPair()
+    await expect(server.receive(AbortSignal.timeout(20))).rejects.toMatchObject({ name: 'TimeoutError' })
+    await client.send(text('kept'))
+    expect((await server.receive()).message.value).toBe('kept')
+  })
+
+  it('gives up after too long a silence', async () => {
+    const { client, server } = await channelPair({ idleTimeoutMs: 50 })
+    await expect(server.receive()).rejects.toMatchObject({ code: 'E_CHANNEL_TIMEOUT' })
+    await expect(client.receive()).rejects.toMatchObject({ code: 'E_CHANNEL_TIMEOUT' })
+  })
+})
+
+describe('the agreement on a session', () => {
+  it('fails between different charters, and both learn why', async () => {
+    const [outbound, inbound] = await streamPair()
+    const { client, server } = await textOptions()
+    const results = await Promise.allSettled([openChannel(outbound, client), acceptChannel(inbound, { ...server, charter: new Uint8Array(32) })])
+    for (const result of results) expect(result).toMatchObject({ status: 'rejected', reason: { code: 'E_CHARTER_MISMATCH' } })
+  })
+
+  it('fails where the server is not the expected peer', async () => {
+    const [outbound, inbound] = await streamPair()
+    const { client, server } = await textOptions()
+    const stranger = await identityOf(3)
+    const results = await Promise.allSettled([openChannel(outbound, client), acceptChannel(inbound, { ...server, identity: stranger })])
+    expect(results[0]).toMatchObject({ status: 'rejected', reason: { code: 'E_HANDSHAKE' } })
+    expect(results[1].status).toBe('rejected')
+  })
+
+  it('fails where the client is not the expected peer', async () => {
+    const [outbound, inbound] = await streamPair()
+    const { client, server } = await textOptions()
+    const opened = openChannel(outbound, client)
+    const accepted = acceptChannel(inbound, { ...server, remotePeer: peerIdFromPrivateKey(await identityOf(3)) })
+    const [first, second] = await Promise.allSettled([opened, accepted])
+    expect(first).toMatchObject({ status: 'rejected', reason: { code: 'E_HANDSHAKE' } })
+    expect(second.status).toBe('rejected')
+  })
+
+  it('does not wait for ever', async () => {
+    const [outbound] = await streamPair()
+    const { client } = await textOptions({ handshakeTimeoutMs: 50 })
+    await expect(openChannel(outbound, client)).rejects.toMatchObject({ code: 'E_CHANNEL_TIMEOUT' })
+  })
+
+  it('honours a signal', async () => {
+    const [outbound] = await streamPair()
+    const { client } = await textOptions()
+    await expect(openChannel(outbound, client, AbortSignal.timeout(20))).rejects.toMatchObject({ name: 'TimeoutError' })
+  })
+})

@@ -1,0 +1,48 @@
+import { join } from 'node:path'
+import { openModelDirectory } from '../../src/model/checkpoint/directory.ts'
+import type { PeftAdapter } from '../../src/model/checkpoint/peft.ts'
+import { modelOf } from '../../src/model/families/index.ts'
+import { openDevice } from '../../src/model/runtime/open.ts'
+import { loadEnds } from '../../src/model/training/ends.ts'
+import { Parameters } from '../../src/model/training/parameters.ts'
+import type { FoundOptions } from '../../src/node/found.ts'
+import type { Tensor } from '../../src/tensor.ts'
+import { writeTinyData } from '../helpers/tiny-model.ts'
+import { adapterTensors, mixedPartitions, startFederation } from './helpers.ts'
+
+/** An epsilon above rounding, so that another machine's rounding does not decide the direction of a step. */
+const charter: Partial<FoundOptions> = {
+  name: 'tiny', seed: '5eed', loraR: 3, loraAlpha: 6, loraTargets: ['q', 'k', 'v', 'o', 'gate', 'up', 'down'], learningRate: 2e-2, epsilon: 1e-5, minClients: mixedPartitions.length
+}
+const ROUNDS = 10
+
+/** Trains the tiny model in `model` by a federation of three, the same way each time, and exports its adapter to `out`. */
+export async function exportTrained (model: string, out: string): Promise<PeftAdapter> {
+  const federation = await startFederation({ model, charter, clients: mixedPartitions, identities: 'exported' })
+  try {
+    await Promise.all(federation.clients.map(async (client, index) => {
+      const data = join(federation.root, `${index}.jsonl`)
+      await writeTinyData(data, index)
+      await client.train({ data, rounds: ROUNDS, packing: 'padded', sequences: 4, maxTokens: 48 })
+    }))
+    return await federation.clients[0]!.export(out)
+  } finally {
+    await federation.stop()
+  }
+}
+
+/** Midspan's own logits [rows, vocabulary] for these sequences, with an adapter on a model directory. */
+export async function logitsWith (path: string, adapter: PeftAdapter, sequences: ReadonlyArray<readonly number[]>): Promise<Tensor> {
+  const device = await openDevice('cpu', { threads: 1 })
+  try {
+    const directory = await openModelDirectory(path)
+    const model = modelOf(directory.config)
+    const { input, output, weights } = await loadEnds(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, { ...adapter, seed: '00' })
+    await (await Parameters.create(device, weights.trained)).restore(adapterTensors(adapter))
+    const { hidden } = await input.forward(sequences.map((ids) => [...ids]), { keepResiduals: false })
+    const lengths = sequences.map(({ length }) => length)
+    return await output.logits({ hidden, lengths }, Array.from({ length: hidden.shape[0] as number }, (_, row) => row))
+  } finally {
+    await device.close()
+  }
+}

@@ -1,0 +1,16 @@
+import { availableParallelism } from 'node:os'
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    // Native sessions, sockets and V8 flags belong to a process; tests of one file share it, files do not.
+    pool: 'forks',
+    // Each file may hold several onnxruntime threads and child processes of its own.
+    maxWorkers: Math.min(2, availableParallelism()),
+    // A unit test takes milliseconds; the first import of a native module on a busy machine takes seconds.
+    // Tests that start daemons or train set their own limit beside them.
+    testTimeout: 20_000,
+    hookTimeout: 60_000
+  }
+})
