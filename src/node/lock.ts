@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { link, readFile, rename, unlink, writeFile } from 'node:fs/promises'
 import { readFileSync, unlinkSync } from 'node:fs'
 import { MidspanError } from '../errors.ts'
@@ -20,7 +20,7 @@ export interface HomeLock {
   release (): void
 }
 
-/** A lock that its owner left behind is taken over; each try meets a different owner, so a few are enough. */
+/** A path whose owner changes while one looks at it is looked at again; each try meets another owner, so a few are enough. */
 const MAX_TRIES = 5
 
 /** Takes the home for this process. Throws HomeLockedError when a living process has it. */
@@ -29,32 +29,57 @@ export async function lockHome (home: Home): Promise<HomeLock> {
   const draft = `${home.lock}.${randomUUID()}`
   await writeFile(draft, mine, { mode: 0o600, flag: 'wx' })
   try {
-    for (let tries = 0; tries < MAX_TRIES; tries++) {
-      try {
-        await link(draft, home.lock) // unlike a create, it never shows others an empty file
-        return { release: () => { releaseLock(home.lock, mine) } }
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-      }
-      await removeStale(home)
-    }
-    throw new HomeLockedError(home.root, ownerOf(await readFile(home.lock, 'utf8'))?.pid ?? 0)
+    await claim(home.lock, draft, home.root)
   } finally {
     await unlink(draft)
   }
+  return { release: () => { releaseLock(home.lock, mine) } }
 }
 
-async function removeStale (home: Home): Promise<void> {
-  const aside = `${home.lock}.${randomUUID()}`
+/**
+ * Puts the draft at a path that no living process owns.
+ *
+ * A dead owner's file is replaced only by who has claimed its succession, a path named after what the dead one wrote:
+ * were it simply removed, a slower process that also saw the dead owner could remove the successor's file instead.
+ */
+async function claim (path: string, draft: string, root: string): Promise<void> {
+  for (let tries = 0; tries < MAX_TRIES; tries++) {
+    try {
+      await link(draft, path) // unlike a create, it never shows others an empty file
+      return
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    }
+    const left = await textOf(path)
+    if (left === undefined) continue // given back meanwhile
+    const owner = ownerOf(left)
+    if (owner !== undefined && isAlive(owner)) throw new HomeLockedError(root, owner.pid)
+    if (await succeed(path, left, draft, root)) return
+  }
+  throw new HomeLockedError(root, ownerOf(await textOf(path) ?? '')?.pid ?? 0)
+}
+
+/** Replaces what a dead owner left at a path; false when somebody else already has. */
+async function succeed (path: string, left: string, draft: string, root: string): Promise<boolean> {
+  const succession = `${path}.${createHash('sha256').update(left).digest('hex').slice(0, 16)}`
+  await claim(succession, draft, root)
+  const copy = `${path}.${randomUUID()}`
   try {
-    const text = await readFile(home.lock, 'utf8')
-    const owner = ownerOf(text)
-    if (owner !== undefined && isAlive(owner)) throw new HomeLockedError(home.root, owner.pid)
-    await rename(home.lock, aside)
-    if (await readFile(aside, 'utf8') !== text) await link(aside, home.lock) // somebody took over in between: give it back
-    await unlink(aside)
+    if (await textOf(path) !== left) return false
+    await link(draft, copy)
+    await rename(copy, path)
+    return true
+  } finally {
+    await unlink(succession)
+  }
+}
+
+async function textOf (path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8')
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error // gone meanwhile: try again
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    return undefined
   }
 }
 

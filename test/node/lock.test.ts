@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { readdir, writeFile } from 'node:fs/promises'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { homeAt } from '../../src/node/home.ts'
 import { lockHome } from '../../src/node/lock.ts'
@@ -47,5 +48,16 @@ describe('the lock of a home', () => {
     const held = tries.filter(({ status }) => status === 'fulfilled')
     onTestFinished(() => { for (const attempt of tries) if (attempt.status === 'fulfilled') attempt.value.release() })
     expect(held).toHaveLength(1)
+  })
+
+  it('is taken over also when who took it over died on the way', async () => {
+    const root = await temporaryDirectory()
+    const home = homeAt(root)
+    const dead = JSON.stringify({ pid: 1, started: 'before the restart' })
+    await writeFile(home.lock, dead)
+    await writeFile(`${home.lock}.${createHash('sha256').update(dead).digest('hex').slice(0, 16)}`, dead)
+    const lock = await lockHome(home)
+    lock.release()
+    expect(await readdir(root)).toEqual([])
   })
 })
