@@ -48,7 +48,8 @@ export const founding: Omit<FoundOptions, 'model' | 'strategy' | 'wire' | 'loraT
   cacheBytes: 2 ** 28
 }
 
-export interface FederationPlan extends Pick<FoundOptions, 'strategy' | 'wire' | 'loraTargets'> {
+export interface FederationPlan extends Pick<FoundOptions, 'strategy' | 'wire'> {
+  readonly loraTargets: readonly string[]
   readonly model: string
   readonly clients: number
   /** Clients that share a process. */

@@ -1,7 +1,7 @@
 import { copyFile, mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeSafetensors } from '../../src/model/checkpoint/safetensors.ts'
-import { blockTensor, blockWeights, modelOf } from '../../src/model/families/index.ts'
+import { blockTensor, blockWeights, headWeights, modelOf } from '../../src/model/families/index.ts'
 import { SeededRandom } from '../../src/model/random.ts'
 import { elementCount, float32, type Tensor } from '../../src/tensor.ts'
 
@@ -33,7 +33,7 @@ export async function writeRandomModel (directory: string, { hidden, blocks, int
   const random = new SeededRandom('bench')
   const uniform = (shape: readonly number[]): Tensor => float32(shape, Float32Array.from({ length: elementCount(shape) }, () => (random.nextUint32() / 2 ** 31 - 1) * DEVIATION * Math.sqrt(3)))
   const ones = (shape: readonly number[]): Tensor => float32(shape, new Float32Array(elementCount(shape)).fill(1))
-  const weights = new Map([[model.embedding, uniform([vocabulary, hidden])], [model.finalNorm, ones([hidden])]])
+  const weights = new Map([[model.embedding, uniform([vocabulary, hidden])], ...headWeights(model).filter(({ shape }) => shape.length === 1).map(({ name, shape }) => [name, ones(shape)] as const)])
   for (let layer = 0; layer < blocks; layer++) {
     for (const { name, shape } of blockWeights(model)) weights.set(blockTensor(model, layer, name), shape.length === 1 ? ones(shape) : uniform(shape))
   }

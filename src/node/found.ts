@@ -6,6 +6,7 @@ import { openModelDirectory, type ModelDirectory } from '../model/checkpoint/dir
 import { familyOf, type Model } from '../model/families/index.ts'
 import { calibrateClips, type Clips, type Cuts } from '../model/privacy/calibrate.ts'
 import { openDevice } from '../model/runtime/open.ts'
+import { adaptableModules, adapterTargets } from '../model/training/lora.ts'
 import { CHARTER_VERSION, CharterInvalidError, PROTOCOL_VERSIONS, signCharter, type Charter } from '../protocols/charter/index.ts'
 import { createHome, homeAt, HomeInUseError, readIfPresent, replaceFile } from './home.ts'
 import { loadOrCreateIdentity } from './identity.ts'
@@ -27,7 +28,8 @@ export interface FoundOptions {
   readonly loraR: number
   readonly loraAlpha: number
   readonly loraDropout: number
-  readonly loraTargets: ReadonlyArray<Charter['adapters']['targets'][number]>
+  /** Names of linear modules, or `all-linear`; the family's usual ones where it is absent. */
+  readonly loraTargets?: readonly string[] | undefined
   readonly loraRslora: boolean
   /** Hex; drawn at random where it is absent. */
   readonly seed?: string | undefined
@@ -69,6 +71,8 @@ export interface Founded {
 /** A client trains on one session and generates on others. */
 const MAX_SESSIONS_PER_CLIENT = 4
 const SEED_BYTES = 16
+/** PEFT's word for every linear module of the blocks. */
+const ALL_LINEAR = 'all-linear'
 
 /** Founds a federation around a model directory and makes `root` its server's home. Throws UsageError and the model's errors. */
 export async function foundFederation (root: string, options: FoundOptions, signal: AbortSignal, { onProgress }: FoundDependencies = {}): Promise<Founded> {
@@ -138,6 +142,19 @@ function checkPartitions ({ inputBlocks, outputBlocks }: FoundOptions, { layers 
   throw new UsageError(`the model has ${layers} blocks, and clients could keep ${inputBlocks.max + outputBlocks.max} of them`, 'give smaller --input-blocks or --output-blocks, so that a middle is left')
 }
 
+/** The short names that people know LLaMA's modules by are its own without this. */
+const PROJECTION = '_proj'
+
+/** The modules that a founder names, in the model's words. Throws AdapterSettingsError for one that the model lacks. */
+function targetsOf (named: readonly string[] | undefined, model: Model): string[] {
+  if (named === undefined) return [...model.defaultTargets]
+  const known = adaptableModules(model)
+  if (named.length === 1 && named[0] === ALL_LINEAR) return known
+  const targets = named.map((name) => known.includes(name + PROJECTION) ? name + PROJECTION : name)
+  adapterTargets(model, { targets })
+  return targets
+}
+
 function charterOf (options: FoundOptions, model: Model): Omit<Charter, 'founder' | 'model' | 'privacy'> {
   return {
     version: CHARTER_VERSION,
@@ -145,7 +162,7 @@ function charterOf (options: FoundOptions, model: Model): Omit<Charter, 'founder
     createdAt: new Date().toISOString(),
     protocols: { ...PROTOCOL_VERSIONS },
     adapters: {
-      r: options.loraR, alpha: options.loraAlpha, dropout: options.loraDropout, targets: [...options.loraTargets], rslora: options.loraRslora,
+      r: options.loraR, alpha: options.loraAlpha, dropout: options.loraDropout, targets: targetsOf(options.loraTargets, model), rslora: options.loraRslora,
       seed: options.seed ?? randomBytes(SEED_BYTES).toString('hex')
     },
     training: {

@@ -24,9 +24,9 @@ const settingsSchema = z.strictObject({
   /** Peer ids that a server admits without an invite. */
   allow: z.array(peerIdSchema).max(10_000).optional(),
   /** Blocks of the client's input span. */
-  inputBlocks: z.int().min(1).optional(),
+  inputBlocks: z.int().min(0).optional(),
   /** Blocks of the client's output span. */
-  outputBlocks: z.int().min(1).optional(),
+  outputBlocks: z.int().min(0).optional(),
   /** Noise on hidden states, relative to the clip; the charter's floor unless given. */
   noise: scale.optional(),
   /** Noise on gradients, relative to the clip; the charter's floor unless given. */

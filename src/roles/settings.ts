@@ -9,10 +9,9 @@ export function charteredModel (charter: Charter): Model {
   return modelOf(charter.model.config)
 }
 
-/** A charter's adapters in the model's own names for its modules. */
-export function adapterSettings (charter: Charter): AdapterSettings {
-  const { r, alpha, dropout, rslora, seed, targets } = charter.adapters
-  return { r, alpha, dropout, rslora, seed, targets: targets.map((target) => `${target}_proj`) }
+/** A charter's adapters. */
+export function adapterSettings ({ adapters: { r, alpha, dropout, rslora, seed, targets } }: Charter): AdapterSettings {
+  return { r, alpha, dropout, rslora, seed, targets }
 }
 
 /** Names and shapes of the adapters of these spans, in order. */

@@ -13,7 +13,7 @@ import type { Tensor } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { decodeTensor, readTrainGolden, relativeError } from '../helpers/golden.ts'
 import { copyWithExactTokenizer, writeExactData } from './exact-data.ts'
-import { adapterTensors, mixedPartitions, startFederation, type RoundEvent, type TestFederation } from './helpers.ts'
+import { adapterTensors, bareCharter, barePartitions, mixedPartitions, startFederation, type RoundEvent, type TestFederation } from './helpers.ts'
 import { ApartTrainer, batchOf, type Share } from './reference.ts'
 
 const MODEL = 'stories260K-hf'
@@ -52,8 +52,8 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
   })
 
   /** Trains every client for its number of rounds and hands the federation to `use`. */
-  async function trained<T> (charter: Partial<FoundOptions>, rounds: readonly number[], use: (federation: TestFederation, events: RoundEvent[][]) => Promise<T>, identities = 'exactness'): Promise<T> {
-    const federation = await startFederation({ model: exact, charter: { ...goldenCharter, ...charter }, clients: mixedPartitions, identities })
+  async function trained<T> (charter: Partial<FoundOptions>, rounds: readonly number[], use: (federation: TestFederation, events: RoundEvent[][]) => Promise<T>, clients = mixedPartitions): Promise<T> {
+    const federation = await startFederation({ model: exact, charter: { ...goldenCharter, ...charter }, clients, identities: 'exactness' })
     try {
       const events = await Promise.all(federation.clients.map(async (client, index) => await client.train({ data: data[index]!, rounds: rounds[index]!, packing: 'padded', sequences: SEQUENCES, maxTokens: 64 })))
       return await use(federation, events)
@@ -117,6 +117,13 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
       const [actual, expected] = [await exported(federation), await centralised(sharesOf(events), settings)]
       expectEqual(actual, expected)
     })
+  })
+
+  it('do so with partitions 0|5|0, 2|3|0 and 0|3|2', async () => {
+    await trained(bareCharter, [5, 5, 5], async (federation, events) => {
+      const [actual, expected] = [await exported(federation), await centralised(sharesOf(events))]
+      expectEqual(actual, expected)
+    }, barePartitions)
   })
 
   it('do so one at a time with the sequential strategy', async () => {

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { dataPath, hasData } from '../helpers/data.ts'
-import { mixedPartitions, startFederation, type TestFederation } from './helpers.ts'
+import { bareCharter, barePartitions, mixedPartitions, startFederation, type TestFederation } from './helpers.ts'
 
 const MODEL = 'stories260K-hf'
 const BOS = 1
@@ -19,6 +19,13 @@ describe.skipIf(!hasData(MODEL))('generation by clients of one server', { timeou
     const maxTokens = sample.length - 1
     const results = await Promise.all(federation.clients.map(async (client) => await client.generate({ ids: [BOS], maxTokens })))
     for (const { ids } of results) expect([BOS, ...ids]).toEqual(sample)
+  })
+
+  it('gives it with the embedding or the head alone', async () => {
+    const bare = await startFederation({ model: dataPath(MODEL), charter: bareCharter, clients: barePartitions })
+    onTestFinished(async () => { await bare.stop() })
+    const results = await Promise.all(bare.clients.map(async (client) => await client.generate({ ids: [BOS], maxTokens: 40 })))
+    for (const { ids } of results) expect([BOS, ...ids]).toEqual(sample.slice(0, 41))
   })
 
   it('gives each client its own sequence when prompts of different lengths share runs', async () => {

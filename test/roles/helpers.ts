@@ -228,6 +228,10 @@ export async function startFederation ({ model, charter = {}, clients, identitie
 /** The three partitions of a five-block model that tests mix: 1|3|1, 2|2|1 and 1|2|2. */
 export const mixedPartitions: readonly ClientOptions[] = [{ inputBlocks: 1, outputBlocks: 1 }, { inputBlocks: 2, outputBlocks: 1 }, { inputBlocks: 1, outputBlocks: 2 }]
 
+/** Partitions whose ends have no blocks: the embedding, the head or both alone, 0|5|0, 2|3|0 and 0|3|2. */
+export const barePartitions: readonly ClientOptions[] = [{ inputBlocks: 0, outputBlocks: 0 }, { inputBlocks: 2, outputBlocks: 0 }, { inputBlocks: 0, outputBlocks: 2 }]
+export const bareCharter: Partial<FoundOptions> = { inputBlocks: { min: 0, max: 2 }, outputBlocks: { min: 0, max: 2 } }
+
 /** An adapter's tensors under Midspan's own names. */
 export function adapterTensors ({ tensors }: PeftAdapter): Map<string, Tensor> {
   return new Map([...tensors].map(([name, value]) => [name.replace('base_model.model.model.layers.', '').replace(/\.weight$/, ''), value]))

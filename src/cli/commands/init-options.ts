@@ -10,8 +10,8 @@ const federation = grouped('Federation', {
   name: mandatory('NAME', text, 'What people call the federation'),
   admission: defaulted('HOW', choice('invite', 'allow-list', 'open'), 'invite', 'Who may join: holders of an invite, peers named by --allow, or anybody'),
   allow: repeated('PEERID', peerId, 'A peer that may join without an invite'),
-  inputBlocks: defaulted('MIN..MAX', range({ min: 1 }), '1', 'Blocks that a client may keep as its input span'),
-  outputBlocks: defaulted('MIN..MAX', range({ min: 1 }), '1', 'Blocks that a client may keep as its output span')
+  inputBlocks: defaulted('MIN..MAX', range({ min: 0 }), '1', 'Blocks that a client may keep as its input span'),
+  outputBlocks: defaulted('MIN..MAX', range({ min: 0 }), '1', 'Blocks that a client may keep as its output span')
 })
 
 const privacy = grouped('Privacy', {
@@ -25,7 +25,7 @@ const adapters = grouped('Adapters', {
   loraR: defaulted('RANK', integer({ min: 1, max: 4096 }), '8', 'Rank of the adapters'),
   loraAlpha: defaulted('NUMBER', number({ min: 0, above: true }), '16', 'Adapters are scaled by alpha / rank'),
   loraDropout: defaulted('SHARE', number({ min: 0, max: 0.99 }), '0', "Dropout on the adapters' input"),
-  loraTargets: defaulted('NAMES', list(choice('q', 'k', 'v', 'o', 'gate', 'up', 'down')), 'q,k,v,o', 'Modules that get one: any of q,k,v,o,gate,up,down'),
+  loraTargets: optional('NAMES', list(text), 'Linear modules that get one: as the model names them (q_proj, or q for short), or all-linear', "those of the model's attention"),
   loraRslora: toggle('Scale by alpha / sqrt(rank) instead'),
   seed: optional('HEX', hexSeed, "The adapters' start is derived from it", 'random')
 })

@@ -16,8 +16,8 @@ export const join = command({
   argument: { name: 'invite', about: 'The line that `midspan invite` printed, or the multiaddr of a server that admits this peer' },
   options: {
     ...grouped('Partition', {
-      inputBlocks: optional('COUNT', integer({ min: 1 }), 'Blocks to keep after the embedding', 'the fewest that the charter allows'),
-      outputBlocks: optional('COUNT', integer({ min: 1 }), 'Blocks to keep before the head', 'the fewest that the charter allows')
+      inputBlocks: optional('COUNT', integer({ min: 0 }), 'Blocks to keep after the embedding', 'the fewest that the charter allows'),
+      outputBlocks: optional('COUNT', integer({ min: 0 }), 'Blocks to keep before the head', 'the fewest that the charter allows')
     }),
     ...grouped('Privacy', clientNoise),
     ...grouped('Output', { json })

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import { narrow } from '../../model/checkpoint/dtypes.ts'
 import type { TensorSpec } from '../../model/checkpoint/header.ts'
 import { writeSafetensorsFrom } from '../../model/checkpoint/safetensors.ts'
-import { blockTensor, blockWeights, modelOf, type Model } from '../../model/families/index.ts'
+import { blockTensor, blockWeights, headWeights, modelOf, type Model } from '../../model/families/index.ts'
 import { SeededRandom } from '../../model/random.ts'
 import { openDevice } from '../../model/runtime/open.ts'
 import { Tokenizer } from '../../model/text/tokenizer.ts'
@@ -49,7 +49,7 @@ function initialWeights (model: Model): Map<string, Tensor> {
   const random = new SeededRandom(`weights ${seed}`)
   const normal = (shape: readonly number[]): Tensor => float32(shape, Float32Array.from({ length: elementCount(shape) }, () => initialDeviation * gaussian(random)))
   const ones = (shape: readonly number[]): Tensor => float32(shape, new Float32Array(elementCount(shape)).fill(1))
-  const weights = new Map([[model.embedding, normal([model.vocabularySize, model.hiddenSize])], [model.finalNorm, ones([model.hiddenSize])]])
+  const weights = new Map([[model.embedding, normal([model.vocabularySize, model.hiddenSize])], ...headWeights(model).filter(({ shape }) => shape.length === 1).map(({ name, shape }) => [name, ones(shape)] as const)])
   for (let layer = 0; layer < model.layers; layer++) {
     for (const { name, shape } of blockWeights(model)) weights.set(blockTensor(model, layer, name), shape.length === 1 ? ones(shape) : normal(shape))
   }

@@ -1,6 +1,6 @@
 import type { Graph, Value } from '../graph/graph.ts'
-import { add, matmul, mul, rmsNorm } from '../graph/operators/index.ts'
-import { UnsupportedModelError, type Model } from './family.ts'
+import { add, layerNorm, matmul, mul, reshape, rmsNorm } from '../graph/operators/index.ts'
+import { UnsupportedModelError, type Model, type Norm } from './family.ts'
 
 /** Attention from projected rows: q [rows, heads * headSize], k and v [rows, kvHeads * headSize], neither turned yet; [rows, heads * headSize]. */
 export type Attention = (q: Value, k: Value, v: Value) => Value
@@ -22,6 +22,16 @@ export interface BlockBuilderOptions {
   readonly attention: Attention
   /** The adapter of a module that has one. */
   readonly adapter?: (module: string) => Adapter | undefined
+}
+
+/** x [rows, n * size], each run of `size` normalised, by weights that are inputs of the graph; the result is worth keeping for the backward pass. */
+export function normalized (x: Value, { name, kind, size }: Norm, epsilon: number, prefix = ''): Value {
+  const { graph, shape: [rows, width] } = x
+  const weight = (part: string): Value => graph.input(`${prefix}${name}.${part}`, 'float32', [size])
+  const runs = width === size ? x : reshape(x, ['runs', size])
+  const parts = kind === 'rms' ? rmsNorm(runs, weight('weight'), epsilon) : layerNorm(runs, weight('weight'), weight('bias'), epsilon)
+  for (const part of Object.values(parts)) graph.mark(part)
+  return width === size ? parts.output : graph.mark(reshape(parts.output, [rows!, width!]))
 }
 
 /**
@@ -56,11 +66,11 @@ export class BlockBuilder {
     return add(y, matmul(mul(low, adapter.scaling), adapter.b, { transposeB: true }))
   }
 
-  /** Root mean square normalisation with the weight `name.weight`; its result is worth keeping for the backward pass. */
-  rmsNorm (name: string, x: Value): Value {
-    const { output, inverseRms } = rmsNorm(x, this.#weight(`${name}.weight`, [this.model.hiddenSize]), this.model.normEpsilon)
-    this.graph.mark(inverseRms)
-    return this.graph.mark(output)
+  /** x [rows, n * size] → the same shape, each run of the norm's size normalised on its own. */
+  norm (name: string, x: Value): Value {
+    const found = this.model.norms.find(norm => norm.name === name)
+    if (found === undefined) throw new UnsupportedModelError(`${this.model.architecture} has no norm ${name}`)
+    return normalized(x, found, this.model.normEpsilon, this.#prefix)
   }
 
   attention (q: Value, k: Value, v: Value): Value {

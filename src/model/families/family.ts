@@ -20,6 +20,13 @@ export interface LinearModule {
   readonly bias: boolean
 }
 
+/** A normalisation of `size` elements at a time: by their root mean square (a weight), or by mean and deviation (a weight and a bias). */
+export interface Norm {
+  readonly name: string
+  readonly kind: 'rms' | 'layer'
+  readonly size: number
+}
+
 /** What Midspan needs to know of a model to compute it. */
 export interface Model {
   /** `architectures[0]` of its configuration. */
@@ -38,13 +45,15 @@ export interface Model {
   readonly rotary: RotaryTable
   /** The linear modules of a block, in the order of the computation. */
   readonly linears: readonly LinearModule[]
-  /** The normalisation weights of a block: each [hiddenSize]. */
-  readonly norms: readonly string[]
-  /** Modules that get adapters unless the settings name others. */
+  /** The normalisations of a block. */
+  readonly norms: readonly Norm[]
+  /** Leaf names of the modules that get adapters unless the settings name others. */
   readonly defaultTargets: readonly string[]
+  /** How many keys back, itself among them, a query of each block sees; null: all. */
+  readonly windows: ReadonlyArray<number | null>
   /** Names in the checkpoint. */
   readonly embedding: string
-  readonly finalNorm: string
+  readonly finalNorm: Norm
   readonly head: string
   /** Blocks stand in the checkpoint under `${layersPrefix}.${layer}.`. */
   readonly layersPrefix: string
@@ -67,10 +76,21 @@ export class UnsupportedModelError extends MidspanError {
   }
 }
 
+/** The name and shape of a weight. */
+export interface WeightSpec {
+  readonly name: string
+  readonly shape: readonly number[]
+}
+
+/** Names and shapes of a normalisation's weights. */
+export function normWeights ({ name, kind, size }: Norm): WeightSpec[] {
+  return (kind === 'rms' ? ['weight'] : ['weight', 'bias']).map(part => ({ name: `${name}.${part}`, shape: [size] }))
+}
+
 /** Names and shapes of a block's weights, without the block's own prefix. */
-export function blockWeights (model: Model): Array<{ readonly name: string, readonly shape: readonly number[] }> {
+export function blockWeights (model: Model): WeightSpec[] {
   return [
-    ...model.norms.map(name => ({ name: `${name}.weight`, shape: [model.hiddenSize] })),
+    ...model.norms.flatMap(normWeights),
     ...model.linears.flatMap(({ name, inputSize, outputSize, bias }) => [
       { name: `${name}.weight`, shape: [outputSize, inputSize] },
       ...(bias ? [{ name: `${name}.bias`, shape: [outputSize] }] : [])
@@ -92,4 +112,18 @@ export function spanTensors (model: Model, { first, end }: Span): string[] {
 /** The weight of the head: the embedding where they are tied. */
 export function headTensor (model: Model): string {
   return model.tied ? model.embedding : model.head
+}
+
+/** Names and shapes of the weights after the last block: the final norm's and the head's. */
+export function headWeights (model: Model): WeightSpec[] {
+  return [...normWeights(model.finalNorm), { name: headTensor(model), shape: [model.vocabularySize, model.hiddenSize] }]
+}
+
+/** What distinguishes the programs of one block from those of another: blocks of one kind share them. */
+export interface BlockKind {
+  readonly window: number | null
+}
+
+export function kindOf (model: Model, layer: number): BlockKind {
+  return { window: model.windows[layer] ?? null }
 }

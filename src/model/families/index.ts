@@ -1,7 +1,7 @@
-import { headTensor, spanTensors, UnsupportedModelError, type Config, type Family, type Model, type Span } from './family.ts'
+import { headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type Model, type Span } from './family.ts'
 import { llama } from './llama.ts'
 
-export { blockTensor, blockWeights, headTensor, spanTensors, UnsupportedModelError, type Config, type Family, type LinearModule, type Model, type Span } from './family.ts'
+export { blockTensor, blockWeights, headTensor, headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type LinearModule, type Model, type Norm, type Span } from './family.ts'
 
 const families: readonly Family[] = [llama]
 
@@ -34,8 +34,7 @@ export function endTensors (config: Config, { inputBlocks, outputBlocks }: EndBl
     model.embedding,
     ...spanTensors(model, { first: 0, end: inputBlocks }),
     ...spanTensors(model, { first: model.layers - outputBlocks, end: model.layers }),
-    model.finalNorm,
-    headTensor(model)
+    ...headWeights(model).map(({ name }) => name)
   ])]
 }
 

@@ -2,7 +2,7 @@ import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
 import { add, mul, silu } from '../graph/operators/index.ts'
 import type { BlockBuilder } from './builder.ts'
-import { UnsupportedModelError, type Config, type Family, type LinearModule, type Model } from './family.ts'
+import { UnsupportedModelError, type Config, type Family, type LinearModule, type Model, type Norm } from './family.ts'
 import { readRotary } from './rotary.ts'
 
 const count = z.int().positive()
@@ -37,6 +37,7 @@ function describe (config: Config): Model {
     throw new UnsupportedModelError(`${heads} heads of ${headSize} over ${kvHeads} key/value heads do not divide evenly`)
   }
   const linear = (name: string, inputSize: number, outputSize: number, bias: boolean): LinearModule => ({ name, inputSize, outputSize, bias })
+  const norm = (name: string): Norm => ({ name, kind: 'rms', size: c.hidden_size })
   return {
     architecture: 'LlamaForCausalLM',
     layers: c.num_hidden_layers,
@@ -58,10 +59,11 @@ function describe (config: Config): Model {
       linear('mlp.up_proj', c.hidden_size, c.intermediate_size, c.mlp_bias),
       linear('mlp.down_proj', c.intermediate_size, c.hidden_size, c.mlp_bias)
     ],
-    norms: ['input_layernorm', 'post_attention_layernorm'],
-    defaultTargets: ['q_proj', 'v_proj'],
+    norms: ['input_layernorm', 'post_attention_layernorm'].map(norm),
+    defaultTargets: ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
+    windows: Array.from({ length: c.num_hidden_layers }, () => null),
     embedding: 'model.embed_tokens.weight',
-    finalNorm: 'model.norm.weight',
+    finalNorm: norm('model.norm'),
     head: 'lm_head.weight',
     layersPrefix: 'model.layers',
     block
@@ -69,11 +71,11 @@ function describe (config: Config): Model {
 }
 
 function block (b: BlockBuilder, hidden: Value): Value {
-  const x = b.rmsNorm('input_layernorm', hidden)
+  const x = b.norm('input_layernorm', hidden)
   const attended = b.attention(b.linear('self_attn.q_proj', x), b.linear('self_attn.k_proj', x), b.linear('self_attn.v_proj', x))
   const middle = b.keep(add(hidden, b.linear('self_attn.o_proj', attended)))
 
-  const y = b.rmsNorm('post_attention_layernorm', middle)
+  const y = b.norm('post_attention_layernorm', middle)
   const gate = b.keep(b.linear('mlp.gate_proj', y))
   const up = b.keep(b.linear('mlp.up_proj', y))
   return add(middle, b.linear('mlp.down_proj', mul(silu(gate), up)))

@@ -1,5 +1,5 @@
 import { BlockBuilder, type Attention } from '../families/builder.ts'
-import { UnsupportedModelError, type Model, type Span } from '../families/family.ts'
+import { kindOf, UnsupportedModelError, type BlockKind, type Model, type Span } from '../families/family.ts'
 import { Graph, type Value } from '../graph/graph.ts'
 import { concat, groupQueryAttention, reshape, split } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
@@ -47,12 +47,13 @@ export class CachedSpan {
 
   /** The same as links of a chain, the last of which gives `output`. */
   async links (hidden: AnyTensor | Passed, sequences: readonly SequenceRows[], { first, end }: Span): Promise<Link[]> {
-    const { device, key } = this.#weights
+    const { device, model, key } = this.#weights
     for (const { cache, count } of sequences) await cache.reserve(cache.length + count)
-    const executable = await compiled(device, `block.cached ${sequences.length} ${key}`, () => cachedBlockProgram(this.#weights, sequences.length))
     const places = placesOf(sequences)
     const inPlace = Object.fromEntries(sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]]))
-    return Array.from({ length: end - first }, (_, i) => {
+    return await Promise.all(Array.from({ length: end - first }, async (_, i) => {
+      const kind = kindOf(model, first + i)
+      const executable = await compiled(device, `block.cached ${sequences.length} ${JSON.stringify(kind)} ${key}`, () => cachedBlockProgram(this.#weights, kind, sequences.length))
       const inputs: Record<string, AnyTensor | Passed> = { ...places, ...this.#weights.blockInputs(first + i), hidden: i === 0 ? hidden : { passed: 'output' } }
       for (const [sequence, { cache }] of sequences.entries()) {
         const { key, value } = cache.block(first + i)
@@ -60,25 +61,25 @@ export class CachedSpan {
         inputs[`pastValue.${sequence}`] = value
       }
       return { executable, inputs, inPlace }
-    })
+    }))
   }
 }
 
 /**
- * One block over the rows of this many sequences, the same for all layers: programs of whole spans would save a few messages to the
+ * One block over the rows of this many sequences, the same for all blocks of a kind: programs of whole spans would save a few messages to the
  * device, and cost seconds to compile for each span and number of sequences that meet.
  */
-function cachedBlockProgram ({ model, trainable }: ModelWeights, sequences: number): Program {
+function cachedBlockProgram ({ model, trainable }: ModelWeights, { window }: BlockKind, sequences: number): Program {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const adapter = trainable === 'weights' ? () => undefined : adapterInputs(graph, model, trainable, false)
-  const builder = new BlockBuilder({ graph, model, attention: cachedAttention(graph, model, sequences), adapter })
+  const builder = new BlockBuilder({ graph, model, attention: cachedAttention(graph, model, window, sequences), adapter })
   graph.output('output', model.block(builder, hidden))
   return program(`cached-block-${sequences}`, graph)
 }
 
 /** Attention of each sequence's rows over its own cache and themselves. */
-function cachedAttention (graph: Graph, model: Model, sequences: number): Attention {
+function cachedAttention (graph: Graph, model: Model, window: number | null, sequences: number): Attention {
   const { heads, kvHeads, headSize } = model
   const rows = Array.from({ length: sequences }, (_, i) => sequences === 1 ? 'rows' : `rows.${i}`)
   const pieces = (x: Value): Value[] => {
@@ -97,7 +98,7 @@ function cachedAttention (graph: Graph, model: Model, sequences: number): Attent
         pastValue: past('pastValue'),
         seqlensK: graph.input(`last.${i}`, 'int32', [1]),
         totalLength: graph.input(`total.${i}`, 'int32', [])
-      }, { heads, kvHeads })
+      }, { heads, kvHeads, ...(window === null ? {} : { localWindow: window }) })
       graph.output(`presentKey.${i}`, presentKey)
       graph.output(`presentValue.${i}`, presentValue)
       return reshape(output, [rows[i] as string, heads * headSize])

@@ -2,7 +2,7 @@ import type { Attention } from '../families/builder.ts'
 import { rotaryTables } from '../families/rotary.ts'
 import type { Model } from '../families/family.ts'
 import type { Graph, Value } from '../graph/graph.ts'
-import { add, greaterOrEqual, matmul, mul, range, reshape, rotaryEmbedding, softmax, takeRows, transpose, where } from '../graph/operators/index.ts'
+import { add, greaterOrEqual, matmul, mul, range, reshape, rotaryEmbedding, softmax, sub, takeRows, transpose, where } from '../graph/operators/index.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 
 /** Turns q or k [rows, heads * headSize] by the graph's inputs `positions`, `cos` and `sin`. */
@@ -26,9 +26,9 @@ export async function uploadRotary (device: Device, model: Model): Promise<{ cos
 /**
  * Causal attention that can be differentiated. Rows are padded at the end to [batch, seq] by the graph's inputs `slots` [batch, seq] and
  * `places` [rows]; no row sees what comes after it, so none sees padding. Query heads that share a key head are stacked along the
- * sequence, so that keys and values are never repeated.
+ * sequence, so that keys and values are never repeated. With a window, a query sees only that many keys, its own the last.
  */
-export function paddedAttention (graph: Graph, model: Model): Attention {
+export function paddedAttention (graph: Graph, model: Model, window: number | null): Attention {
   const { heads, kvHeads, headSize } = model
   const group = heads / kvHeads
   const places = graph.input('places', 'int32', ['rows'])
@@ -43,7 +43,7 @@ export function paddedAttention (graph: Graph, model: Model): Attention {
     const values = graph.mark(pad(v, [kvHeads, headSize], [0, 2, 1, 3]))
 
     const scores = reshape(mul(matmul(queries, keys, { transposeB: true }), headSize ** -0.5), ['batch', kvHeads, group, 'seq', 'seq'])
-    const weights = softmax(add(scores, causalMask(graph)))
+    const weights = softmax(add(scores, causalMask(graph, window)))
     const mixed = matmul(reshape(weights, ['batch', kvHeads, 'group*seq', 'seq']), values)
 
     const sideBySide = transpose(reshape(mixed, ['batch', kvHeads, group, 'seq', headSize]), [0, 3, 1, 2, 4])
@@ -51,8 +51,11 @@ export function paddedAttention (graph: Graph, model: Model): Attention {
   }
 }
 
-/** [seq, seq]: 0 where a query sees a key, -infinity where the key comes after it. */
-function causalMask (graph: Graph): Value {
+/** [seq, seq]: 0 where a query sees a key, -infinity where the key comes after it or lies before its window. */
+function causalMask (graph: Graph, window: number | null): Value {
   const at = range(graph, 'seq')
-  return where(greaterOrEqual(reshape(at, ['seq', 1]), reshape(at, [1, 'seq'])), graph.scalar(0), graph.scalar(-Infinity))
+  const [query, key] = [reshape(at, ['seq', 1]), reshape(at, [1, 'seq'])]
+  const [seen, unseen] = [graph.scalar(0), graph.scalar(-Infinity)]
+  const causal = where(greaterOrEqual(query, key), seen, unseen)
+  return window === null ? causal : where(greaterOrEqual(sub(query, key), graph.scalar(window, 'int64')), unseen, causal)
 }

@@ -1,5 +1,5 @@
 import { BlockBuilder, type Adapter } from '../families/builder.ts'
-import { blockWeights, type Model } from '../families/family.ts'
+import { blockWeights, type BlockKind, type Model } from '../families/family.ts'
 import { differentiate } from '../graph/differentiate.ts'
 import { Graph, type Value } from '../graph/graph.ts'
 import { cast, less, mul, where } from '../graph/operators/index.ts'
@@ -15,7 +15,7 @@ export type Trainable = AdapterSettings | 'weights'
 export type ResidualPolicy = 'saved' | 'recomputed'
 
 /**
- * The programs of one block, the same for all layers. Inputs: `hidden` [rows, hidden], `positions`, `slots`, `places` (rowLayout), `cos`,
+ * The programs of one block, the same for all blocks of its kind. Inputs: `hidden` [rows, hidden], `positions`, `slots`, `places` (rowLayout), `cos`,
  * `sin`, the weights and adapters by their names in the block, and `${module}.dropout` (uint32 [rows, in]) where adapters drop out.
  */
 export interface BlockPrograms {
@@ -30,12 +30,12 @@ export interface BlockPrograms {
   readonly parameters: readonly string[]
 }
 
-export function blockPrograms (model: Model, trainable: Trainable, policy: ResidualPolicy): BlockPrograms {
+export function blockPrograms (model: Model, kind: BlockKind, trainable: Trainable, policy: ResidualPolicy): BlockPrograms {
   const parameters = parameterNames(model, trainable)
-  const evaluation = blockGraph(model, trainable, false)
+  const evaluation = blockGraph(model, kind, trainable, false)
   evaluation.graph.output('output', evaluation.output)
 
-  const { graph, hidden, output } = blockGraph(model, trainable, true)
+  const { graph, hidden, output } = blockGraph(model, kind, trainable, true)
   const outputGradient = graph.input('outputGradient', 'float32', hidden.shape)
   const [inputGradient, ...gradients] = differentiate(graph, [{ value: output, gradient: outputGradient }], [hidden, ...parameters.map(name => graph.inputs.get(name)!)])
   const backward = Object.fromEntries(parameters.map((name, i) => [`${name}.gradient`, gradients[i]!]))
@@ -55,11 +55,11 @@ export function parameterNames (model: Model, trainable: Trainable): string[] {
   return adapterTargets(model, trainable).flatMap(({ name }) => [`${name}.lora_A`, `${name}.lora_B`])
 }
 
-function blockGraph (model: Model, trainable: Trainable, training: boolean): { graph: Graph, hidden: Value, output: Value } {
+function blockGraph (model: Model, { window }: BlockKind, trainable: Trainable, training: boolean): { graph: Graph, hidden: Value, output: Value } {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const adapter = trainable === 'weights' ? () => undefined : adapterInputs(graph, model, trainable, training)
-  const builder = new BlockBuilder({ graph, model, attention: paddedAttention(graph, model), adapter })
+  const builder = new BlockBuilder({ graph, model, attention: paddedAttention(graph, model, window), adapter })
   return { graph, hidden, output: model.block(builder, hidden) }
 }
 

@@ -1,7 +1,8 @@
+import { normalized } from '../families/builder.ts'
 import { headTensor, type Model } from '../families/family.ts'
 import { differentiate } from '../graph/differentiate.ts'
 import { Graph, type Value } from '../graph/graph.ts'
-import { cast, gatherElements, gatherRows, logSumExp, matmul, reduceSum, reshape, rmsNorm, sub, takeRows } from '../graph/operators/index.ts'
+import { cast, gatherElements, gatherRows, logSumExp, matmul, reduceSum, reshape, sub, takeRows } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
 
 interface HeadGraph {
@@ -19,7 +20,7 @@ function headGraph (model: Model): HeadGraph {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const rows = takeRows(hidden, graph.input('taken', 'int32', ['taken']), graph.input('inverse', 'int32', ['rows']), { gapsInIndices: false })
-  const { output } = rmsNorm(rows, graph.input(model.finalNorm, 'float32', [model.hiddenSize]), model.normEpsilon)
+  const output = normalized(rows, model.finalNorm, model.normEpsilon)
   const head = graph.input(headTensor(model), 'float32', [model.vocabularySize, model.hiddenSize])
   return { graph, hidden, logits: matmul(output, head, { transposeB: true }) }
 }

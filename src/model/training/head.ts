@@ -1,5 +1,5 @@
 import { int32, type Tensor } from '../../tensor.ts'
-import { headTensor } from '../families/index.ts'
+import { headWeights } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Executable, Link, Passed } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
@@ -43,7 +43,7 @@ export class Head {
   /** The final norm and the head must be among the weights by the time it is used. */
   static async open (weights: ModelWeights): Promise<Head> {
     const { device, model, trainable, key } = weights
-    const parameters = trainable === 'weights' ? [model.finalNorm, headTensor(model)] : []
+    const parameters = trainable === 'weights' ? headWeights(model).map(({ name }) => name) : []
     const [logits, loss, gradient] = await Promise.all([
       compiled(device, `head ${key}`, () => logitsProgram(model)),
       compiled(device, `head.loss ${key}`, () => lossProgram(model)),
@@ -98,8 +98,7 @@ export class Head {
   }
 
   #inputs (): Record<string, DeviceTensor> {
-    const { model } = this.#weights
-    return { [model.finalNorm]: this.#weights.weight(model.finalNorm), [headTensor(model)]: this.#weights.weight(headTensor(model)) }
+    return Object.fromEntries(headWeights(this.#weights.model).map(({ name }) => [name, this.#weights.weight(name)]))
   }
 }
 

@@ -32,10 +32,19 @@ export function adapterScaling (settings: AdapterSettings): number {
 
 /** The modules of a block that have adapters, in the block's order. Throws AdapterSettingsError for a target that the model lacks. */
 export function adapterTargets (model: Model, { targets }: Pick<AdapterSettings, 'targets'>): LinearModule[] {
-  const leaf = (name: string): string => name.slice(name.lastIndexOf('.') + 1)
-  const missing = targets.find(target => !model.linears.some(({ name }) => leaf(name) === target))
-  if (missing !== undefined) throw new AdapterSettingsError(`${model.architecture} has no module ${missing}`, `name some of ${model.linears.map(({ name }) => leaf(name)).join(', ')}`)
-  return model.linears.filter(({ name }) => targets.includes(leaf(name)))
+  const known = adaptableModules(model)
+  const missing = targets.find(target => !known.includes(target))
+  if (missing !== undefined) throw new AdapterSettingsError(`${model.architecture} has no module ${missing}`, `name some of ${known.join(', ')}`)
+  return model.linears.filter(({ name }) => targets.includes(leafOf(name)))
+}
+
+/** Leaf names of a block's linear modules, such as `q_proj`. */
+export function adaptableModules (model: Model): string[] {
+  return model.linears.map(({ name }) => leafOf(name))
+}
+
+function leafOf (name: string): string {
+  return name.slice(name.lastIndexOf('.') + 1)
 }
 
 /** Names and shapes of a span's adapter tensors: A [r, in] and B [out, r] of each target. */

@@ -1,4 +1,4 @@
-import type { Model, Span } from '../families/family.ts'
+import { kindOf, type BlockKind, type Model, type Span } from '../families/family.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, Device, DeviceTensor, Executable } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
@@ -71,9 +71,9 @@ export class TrainableSpan {
   readonly model: Model
   readonly span: Span
   readonly weights: ModelWeights
-  readonly #blocks: BlockExecutables
+  readonly #blocks: readonly BlockExecutables[]
 
-  constructor (weights: ModelWeights, span: Span, blocks: BlockExecutables) {
+  constructor (weights: ModelWeights, span: Span, blocks: readonly BlockExecutables[]) {
     this.device = weights.device
     this.model = weights.model
     this.weights = weights
@@ -85,7 +85,10 @@ export class TrainableSpan {
   static async load (device: Device, model: Model, source: WeightSource, span: Span, trainable: Trainable, { weights, policy = 'saved' }: SpanOptions = {}): Promise<TrainableSpan> {
     if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers)) throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
     const set = weights ?? await ModelWeights.create(device, model, trainable)
-    const blocks = await blockExecutables(set, policy)
+    const kinds = Array.from({ length: span.end - span.first }, (_, i) => kindOf(model, span.first + i))
+    const made = new Map<string, Promise<BlockExecutables>>()
+    for (const kind of kinds) made.set(JSON.stringify(kind), made.get(JSON.stringify(kind)) ?? blockExecutables(set, kind, policy))
+    const blocks = await Promise.all(kinds.map(async kind => await made.get(JSON.stringify(kind))!))
     await set.loadBlocks(source, span)
     return new TrainableSpan(set, span, blocks)
   }
@@ -128,7 +131,7 @@ export class TrainableSpan {
       const adapters = new Map<string, DeviceTensor>()
       let current = await scope.upload(gradient)
       for (const { layer, hidden, saved } of residuals.blocks.toReversed()) {
-        const { programs: { parameters }, backward } = this.#blocks
+        const { programs: { parameters }, backward } = this.#block(layer)
         const dropout = await this.#dropout(scope, layer, residuals)
         const results = await backward.run({ hidden, outputGradient: current, ...saved, ...residuals.layout, ...this.weights.blockInputs(layer), ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
         for (const result of Object.values(results)) scope.own(result)
@@ -151,17 +154,21 @@ export class TrainableSpan {
   }
 
   async #evaluate (scope: Scope, layout: Residuals['layout'], layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
-    const results = await this.#blocks.evaluate.run({ hidden, ...layout, ...this.weights.blockInputs(layer) }, { keep: 'all' }) as Record<string, DeviceTensor>
+    const results = await this.#block(layer).evaluate.run({ hidden, ...layout, ...this.weights.blockInputs(layer) }, { keep: 'all' }) as Record<string, DeviceTensor>
     scope.own(results.output!)
     return results
   }
 
   async #forward (scope: Scope, residuals: Residuals, layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
     const dropout = await this.#dropout(scope, layer, residuals)
-    const results = await this.#blocks.forward.run({ hidden, ...residuals.layout, ...this.weights.blockInputs(layer), ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
+    const results = await this.#block(layer).forward.run({ hidden, ...residuals.layout, ...this.weights.blockInputs(layer), ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
     for (const result of Object.values(results)) scope.own(result)
     scope.free(...Object.values(dropout))
     return results
+  }
+
+  #block (layer: number): BlockExecutables {
+    return this.#blocks[layer - this.span.first]!
   }
 
   /** The random bits of a block's adapters; the same for the same seed. */
@@ -190,12 +197,13 @@ export class TrainableSpan {
   }
 }
 
-async function blockExecutables ({ device, model, trainable, key }: ModelWeights, policy: ResidualPolicy): Promise<BlockExecutables> {
-  const programs = blockPrograms(model, trainable, policy)
+async function blockExecutables ({ device, model, trainable, key }: ModelWeights, kind: BlockKind, policy: ResidualPolicy): Promise<BlockExecutables> {
+  const programs = blockPrograms(model, kind, trainable, policy)
+  const block = `${JSON.stringify(kind)} ${key}`
   const [evaluate, forward, backward] = await Promise.all([
-    compiled(device, `block.evaluate ${key}`, () => programs.evaluate),
-    compiled(device, `block.forward ${policy} ${key}`, () => programs.forward),
-    compiled(device, `block.backward ${policy} ${key}`, () => programs.backward)
+    compiled(device, `block.evaluate ${block}`, () => programs.evaluate),
+    compiled(device, `block.forward ${policy} ${block}`, () => programs.forward),
+    compiled(device, `block.backward ${policy} ${block}`, () => programs.backward)
   ])
   return { programs, evaluate, forward, backward }
 }

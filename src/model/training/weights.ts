@@ -1,5 +1,5 @@
 import type { TensorSource } from '../checkpoint/directory.ts'
-import { blockTensor, blockWeights, headTensor, type Model, type Span } from '../families/family.ts'
+import { blockTensor, blockWeights, headWeights, type Model, type Span } from '../families/family.ts'
 import { DeviceError, type AnyTensor, type Device, type DeviceTensor } from '../runtime/device.ts'
 import { uploadRotary } from './attention.ts'
 import { parameterNames, type Trainable } from './block-programs.ts'
@@ -52,8 +52,7 @@ export class ModelWeights {
 
   /** Loads the final norm and the head. */
   async loadHead (source: WeightSource): Promise<void> {
-    await this.#load(source, this.model.finalNorm)
-    await this.#load(source, headTensor(this.model))
+    for (const { name } of headWeights(this.model)) await this.#load(source, name)
   }
 
   /** A weight by its name in the checkpoint. */

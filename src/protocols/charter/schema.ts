@@ -30,7 +30,7 @@ function bounded<Value extends z.ZodType> (key: z.ZodString, value: Value, most:
 }
 
 const modelSchema = z.strictObject({
-  family: z.literal('llama'),
+  family: z.string().regex(/^[a-z][a-z0-9_-]{0,31}$/, 'is not the name of a model family'),
   config: z.record(z.string().max(MAX_NAME_LENGTH), z.json()),
   blocks: count.max(MAX_BLOCKS),
   hidden: count.max(2 ** 20),
@@ -42,7 +42,8 @@ const adaptersSchema = z.strictObject({
   r: count.max(4096),
   alpha: z.number().positive(),
   dropout: z.number().min(0).lt(1),
-  targets: z.array(z.enum(['q', 'k', 'v', 'o', 'gate', 'up', 'down'])).min(1)
+  /** Leaf names of modules, such as `q_proj`. */
+  targets: z.array(z.string().regex(/^[a-z][a-z0-9_]{0,63}$/, 'is not the name of a module')).min(1).max(64)
     .refine((targets) => new Set(targets).size === targets.length, 'names a module twice'),
   rslora: z.boolean(),
   seed: z.string().regex(/^[0-9a-f]{1,128}$/, 'is not lower-case hex')
@@ -64,7 +65,8 @@ const trainingSchema = z.strictObject({
   minClients: count
 })
 
-const rangeSchema = z.strictObject({ min: count, max: count }).refine(({ min, max }) => min <= max, 'has a minimum above its maximum')
+const blocks = z.int().min(0).max(MAX_BLOCKS)
+const rangeSchema = z.strictObject({ min: blocks, max: blocks }).refine(({ min, max }) => min <= max, 'has a minimum above its maximum')
 
 /** Clip norms by cut: the number of the block before which rows leave the client's span. */
 const clipsSchema = z.record(z.string().regex(/^(0|[1-9]\d{0,3})$/, 'is not a block number'), z.number().positive())

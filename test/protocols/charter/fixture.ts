@@ -29,7 +29,7 @@ export async function charterOf (seed: number, changes: Partial<Charter> = {}): 
       tensors: { 'model.norm.weight': { dtype: 'F32', shape: [4], bytes: 16, sha256: 'ab'.repeat(32) } },
       files: { 'config.json': { bytes: 2, sha256: 'cd'.repeat(32) } }
     },
-    adapters: { r: 8, alpha: 16, dropout: 0, targets: ['q', 'v'], rslora: false, seed: '00ff' },
+    adapters: { r: 8, alpha: 16, dropout: 0, targets: ['q_proj', 'v_proj'], rslora: false, seed: '00ff' },
     training: {
       optimizer: { name: 'adamw', learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
       schedule: { name: 'constant', warmupRounds: 0, totalRounds: 100 },

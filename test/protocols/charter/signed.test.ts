@@ -59,7 +59,7 @@ describe('a signed charter', () => {
 
   it.each([
     ['wire', { wire: 'fp8' }],
-    ['adapters.r', { adapters: { r: 0, alpha: 1, dropout: 0, targets: ['q'], rslora: false, seed: '00' } }],
+    ['adapters.r', { adapters: { r: 0, alpha: 1, dropout: 0, targets: ['q_proj'], rslora: false, seed: '00' } }],
     ['partitions', { partitions: { inputBlocks: { min: 1, max: 3 }, outputBlocks: { min: 1, max: 2 } } }],
     ['privacy.clip', { privacy: { noise: 1, gradientNoise: 0, clipAlways: false, clip: null } }],
     ['ends', { strategy: 'sequential', ends: { mode: 'average', every: 2 } }],
