@@ -5,4 +5,5 @@ export { concat, expand, expandTo, reduceSum, reshape, shapeTensor, size, split,
 export * from './loss.ts'
 export * from './matmul.ts'
 export * from './normalization.ts'
+export * from './quantized.ts'
 export * from './reduction.ts'
