@@ -2,7 +2,7 @@ import type { Command } from './command.ts'
 import { daemon } from './commands/daemon.ts'
 import { demo } from './commands/demo.ts'
 import { evaluate } from './commands/evaluate.ts'
-import { exportAdapter } from './commands/export.ts'
+import { exportTrained } from './commands/export.ts'
 import { generate } from './commands/generate.ts'
 import { init } from './commands/init.ts'
 import { invite } from './commands/invite.ts'
@@ -13,4 +13,4 @@ import { status } from './commands/status.ts'
 import { train } from './commands/train.ts'
 
 /** Every command, in the order of the help and of docs/cli.md. */
-export const commands: readonly Command[] = [init, invite, join, leave, daemon, status, peers, train, evaluate, generate, exportAdapter, demo]
+export const commands: readonly Command[] = [init, invite, join, leave, daemon, status, peers, train, evaluate, generate, exportTrained, demo]

@@ -69,10 +69,18 @@ export interface GenerateDone extends Traffic {
 
 export type GenerateEvent = { readonly type: 'text', readonly text: string } | GenerateDone
 
-export interface ExportDone {
+interface Exported {
   readonly type: 'done'
   readonly directory: string
   readonly tensors: number
   readonly round: number
+  /** Numbers that were trained. */
   readonly parameters: number
 }
+
+export type ExportDone = Exported & ({ readonly format: 'peft' } | {
+  readonly format: 'merged'
+  /** Tensors that training changed. */
+  readonly changed: number
+  readonly bytes: number
+})

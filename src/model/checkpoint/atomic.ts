@@ -1,4 +1,4 @@
-import { open, rename, rm, type FileHandle } from 'node:fs/promises'
+import { mkdir, open, rename, rm, rmdir, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
 /** Platforms on which a directory cannot be opened, and renames need no such flush. */
@@ -33,6 +33,26 @@ export async function replaceFile (path: string, write: (handle: FileHandle) => 
   await handle.close()
   await beforeRename()
   await rename(temporary, path)
+  await syncDirectory(dirname(path))
+}
+
+/**
+ * Makes a directory that is whole or not there: written as `path.partial`, then renamed. `path` must be absent, or an empty directory.
+ * A left-over `path.partial` is replaced. `write` flushes the files that it writes.
+ */
+export async function createDirectory (path: string, write: (temporary: string) => Promise<void>): Promise<void> {
+  const temporary = `${path}.partial`
+  await rm(temporary, { recursive: true, force: true })
+  await mkdir(temporary, { recursive: true })
+  try {
+    await write(temporary)
+    await syncDirectory(temporary)
+    await rmdir(path).catch((error: NodeJS.ErrnoException) => { if (error.code !== 'ENOENT') throw error })
+    await rename(temporary, path)
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true })
+    throw error
+  }
   await syncDirectory(dirname(path))
 }
 

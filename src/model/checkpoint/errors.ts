@@ -39,6 +39,13 @@ export class AdapterError extends MidspanError {
   }
 }
 
+/** A merged model cannot be written, or did not come back as it was written. */
+export class MergeError extends MidspanError {
+  constructor (message: string, next?: string, cause?: unknown) {
+    super('E_MERGE', message, options(next, cause))
+  }
+}
+
 /** Neither a training snapshot nor the one before it is intact. */
 export class SnapshotError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {

@@ -1,5 +1,6 @@
-import { mkdir } from 'node:fs/promises'
+import { mkdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import { z } from 'zod'
 import type { Tensor } from '../../tensor.ts'
 import { replaceFile, writeFully } from './atomic.ts'
@@ -10,6 +11,7 @@ import { SafetensorsFile, writeSafetensorsFrom } from './safetensors.ts'
 
 const configFile = 'adapter_config.json'
 const weightsFile = 'adapter_model.safetensors'
+const pickleFile = 'adapter_model.bin'
 
 /** What PEFT puts before every module path of the wrapped model. */
 const wrapperPrefix = 'base_model.model.'
@@ -52,9 +54,16 @@ export function internalTensorName (layersPrefix: string, peftName: string): str
   return /^\d+\./.test(name) ? name : undefined
 }
 
+/** The modules that an adapter changes: `path` in the base model, such as `model.layers.3.self_attn.q_proj`, and `wrapped` as PEFT has it. */
+export function modulesOf ({ tensors }: Pick<PeftAdapter, 'tensors'>): Array<{ readonly path: string, readonly wrapped: string }> {
+  const wrapped = [...tensors.keys()].flatMap(name => pairPattern.exec(name)?.[2] === 'A' ? [pairPattern.exec(name)![1]!] : [])
+  return wrapped.map(name => ({ path: name.slice(wrapperPrefix.length), wrapped: name }))
+}
+
 /**
  * Writes an adapter directory that `PeftModel.from_pretrained` loads, also in old releases: the configuration holds only fields
- * that they all know. Existing files are replaced atomically, the configuration last. Throws AdapterError for inconsistent tensors.
+ * that they all know. Existing files are replaced atomically, the configuration last, and read again. Throws AdapterError for inconsistent
+ * tensors, and for what does not come back as it was written.
  */
 export async function writePeftAdapter (dir: string, { dtype, ...adapter }: PeftAdapter & { readonly dtype: SaveDType }): Promise<void> {
   checkTensors(adapter, dir)
@@ -63,6 +72,19 @@ export async function writePeftAdapter (dir: string, { dtype, ...adapter }: Peft
   await writeSafetensorsFrom(join(dir, weightsFile), specs, name => [narrow(dtype, adapter.tensors.get(name)!.data as Float32Array)])
   await writeText(join(dir, 'README.md'), modelCard(adapter))
   await writeText(join(dir, configFile), `${JSON.stringify(peftConfig(adapter), null, 2)}\n`)
+  await verify(dir, adapter, dtype)
+}
+
+/** Loads what was written as anybody's adapter. */
+async function verify (dir: string, { tensors, ...settings }: PeftAdapter, dtype: SaveDType): Promise<void> {
+  const { tensors: names, ...found } = await readPeftAdapter(dir)
+  const file = await SafetensorsFile.open(join(dir, weightsFile))
+  const differs = names.size !== tensors.size || [...tensors.keys()].some(name => !names.has(name))
+  if (differs || !isDeepStrictEqual(found, { ...settings, targets: settings.targets.toSorted() })) throw new AdapterError(`${dir} does not read as it was written`)
+  for (const [name, { data }] of tensors) {
+    const bytes = narrow(dtype, data as Float32Array)
+    if (Buffer.compare(await file.readRaw(name, 0, bytes.byteLength), bytes) !== 0) throw new AdapterError(`${name} did not come back from ${dir} as it was written`, 'write to another disk')
+  }
 }
 
 /** Reads a LoRA adapter. Throws AdapterError, naming the setting, for kinds of adapter that Midspan does not compute. */
@@ -71,7 +93,8 @@ export async function readPeftAdapter (dir: string): Promise<PeftAdapter> {
     throw new AdapterError(`${dir} has no readable ${configFile}`, 'name a directory that PEFT or Midspan wrote', error)
   })
   const settings = parseConfig(raw, join(dir, configFile))
-  const file = await SafetensorsFile.open(join(dir, weightsFile)).catch((error: unknown) => {
+  const file = await SafetensorsFile.open(join(dir, weightsFile)).catch(async (error: unknown) => {
+    if (await stat(join(dir, pickleFile)).then(() => true, () => false)) throw new AdapterError(`${dir} holds its weights as a pickle only (${pickleFile}), which can run code when it is loaded`, 'save the adapter with safe_serialization=True', error)
     throw new AdapterError(`${dir} has no readable ${weightsFile}`, 'save the adapter with safe_serialization=True', error)
   })
   const tensors = new Map<string, Tensor>()
@@ -95,7 +118,7 @@ const configSchema = z.object({
 const unsupported: Readonly<Record<string, readonly unknown[]>> = {
   use_dora: [false], bias: ['none'], fan_in_fan_out: [false], lora_bias: [false], use_qalora: [false],
   modules_to_save: [], rank_pattern: [], alpha_pattern: [], layer_replication: [], trainable_token_indices: [], target_parameters: [],
-  alora_invocation_tokens: [], megatron_config: []
+  alora_invocation_tokens: [], megatron_config: [], layers_to_transform: [], exclude_modules: []
 }
 
 function parseConfig (raw: Record<string, unknown>, path: string): LoraSettings {

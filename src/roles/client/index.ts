@@ -2,7 +2,7 @@ import type { ClientContext, Operation, RunningRole } from '../context.ts'
 import { endSpans } from '../settings.ts'
 import { ClientCore } from './core.ts'
 import { evaluate } from './operations/evaluate.ts'
-import { exportAdapter } from './operations/export.ts'
+import { exportTrained } from './operations/export.ts'
 import { generate } from './operations/generate.ts'
 import { train } from './operations/train.ts'
 
@@ -18,7 +18,7 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
       device: `${device}${threads === undefined ? '' : ` (${threads} threads)`}`,
       training: core.progress === undefined ? null : { active: core.training, round: core.progress.round, done: core.progress.run?.done ?? 0, rounds: core.progress.run?.rounds ?? 0 }
     }),
-    operations: { train: bound(train), evaluate: bound(evaluate), generate: bound(generate), export: bound(exportAdapter) },
+    operations: { train: bound(train), evaluate: bound(evaluate), generate: bound(generate), export: bound(exportTrained) },
     stop: async () => { await (stopped ??= core.close()) }
   }
 }

@@ -25,14 +25,6 @@ export const dataSchema = z.strictObject({
 
 export type DataOptions = z.infer<typeof dataSchema>
 
-/** Parameters of an operation as its caller sent them. Throws UsageError. */
-export function parseParameters<Schema extends z.ZodType> (schema: Schema, params: unknown): z.output<Schema> {
-  const parsed = schema.safeParse(params)
-  if (parsed.success) return parsed.data
-  const [issue] = parsed.error.issues
-  throw new UsageError(`${issue?.path.join('.') ?? 'the request'}: ${issue?.message ?? 'is not valid'}`, 'see --help', parsed.error)
-}
-
 /** Examples from a data file as batches within a charter's bounds. Throws DatasetError and UsageError. */
 export async function loadBatches (options: DataOptions, tokenizer: Tokenizer, charter: Charter, signal: AbortSignal): Promise<{ dataset: Dataset, batches: Batches }> {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter

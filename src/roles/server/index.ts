@@ -17,7 +17,10 @@ import * as generate from '../../protocols/generate/messages.ts'
 import { MAX_TRAIN_STREAMS, TRAIN_PROTOCOL } from '../../protocols/train/constants.ts'
 import * as train from '../../protocols/train/messages.ts'
 import { acceptChannel, type Channel, type ChannelOptions } from '../../protocols/wire/channel.ts'
+import type { Tensor } from '../../tensor.ts'
 import type { RoleContext, RunningRole } from '../context.ts'
+import { ExportError, exportSchema, writeExport } from '../export.ts'
+import { parseParameters } from '../parameters.ts'
 import { generateLimits, trainLimits } from '../sessions.ts'
 import { adapterSettings, charteredModel, shapesOf } from '../settings.ts'
 import { FederatedAdapters } from './adapters.ts'
@@ -95,7 +98,14 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
       training: { round: state.round, members: trainer.members.size, waitingFor: trainer.current?.waitingFor ?? [] },
       generation: { sequences: engine.sessions, cacheBytes: engine.heldBytes, cacheLimitBytes: charter.limits.cacheBytes }
     }),
-    operations: {},
+    operations: {
+      async *export (params, signal) {
+        if (charter.ends.mode === 'personal') throw new ExportError('with personal ends this server knows only the middle', 'export on a client, each of which has ends of its own')
+        const { round, names, tensors } = await adapters.committed()
+        const values = new Map(names.map((name, index) => [name, tensors[index] as Tensor]))
+        yield * writeExport({ model: context.paths.model, ...parseParameters(exportSchema, params), charter, trained: { round, values } }, signal)
+      }
+    },
     stop: async () => { await (stopped ??= stop()) }
   }
 }

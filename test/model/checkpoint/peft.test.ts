@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -58,7 +58,7 @@ describe('an adapter directory', () => {
   })
 
   it.each([
-    ['use_dora', true], ['bias', 'all'], ['modules_to_save', ['lm_head']], ['rank_pattern', { q_proj: 4 }], ['fan_in_fan_out', true],
+    ['use_dora', true], ['bias', 'all'], ['modules_to_save', ['lm_head']], ['rank_pattern', { q_proj: 4 }], ['alpha_pattern', { q_proj: 4 }], ['layers_to_transform', [1]], ['fan_in_fan_out', true],
     ['target_modules', 'all-linear'], ['peft_type', 'IA3'], ['r', 0], ['r', 3]
   ])('is refused by name when %s is %j', async (field, value) => {
     await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
@@ -70,6 +70,12 @@ describe('an adapter directory', () => {
     const [a] = tensors
     await expect(writePeftAdapter(dir, { ...adapter, tensors: new Map([a!]), dtype: 'F32' })).rejects.toThrow('has no')
     await expect(writePeftAdapter(dir, { ...adapter, targets: ['k_proj'], dtype: 'F32' })).rejects.toThrow('none of the target modules')
+  })
+
+  it('is refused by name when its weights are a pickle', async () => {
+    await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
+    await rename(join(dir, 'adapter_model.safetensors'), join(dir, 'adapter_model.bin'))
+    await expect(readPeftAdapter(dir)).rejects.toThrow('as a pickle only (adapter_model.bin)')
   })
 
   it('is refused when it is not there', async () => {

@@ -1,8 +1,9 @@
 import { z } from 'zod'
 import { fromClient } from '../../../protocols/train/messages.ts'
 import { BadMessageError } from '../../../protocols/wire/rows.ts'
+import { parseParameters } from '../../parameters.ts'
 import type { ClientCore } from '../core.ts'
-import { dataSchema, loadBatches, parseParameters } from '../work.ts'
+import { dataSchema, loadBatches } from '../work.ts'
 
 const parametersSchema = dataSchema.extend({
   /** Sequences at most. */

@@ -1,9 +1,9 @@
 import { randomInt } from 'node:crypto'
 import { z } from 'zod'
 import { UsageError } from '../../../errors.ts'
+import { parseParameters } from '../../parameters.ts'
 import type { ClientCore } from '../core.ts'
 import { generateTokens, Sequence } from '../generator.ts'
-import { parseParameters } from '../work.ts'
 
 const parametersSchema = z.strictObject({
   prompt: z.string().optional(),
