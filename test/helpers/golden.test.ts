@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { bytesOf } from '../../src/tensor.ts'
-import { decodeTensor, formulaLora, formulaWeight, llamaGoldenNames, llamaWeights, readGolden, readLlamaGolden, relativeError, type EncodedTensor } from './golden.ts'
+import { baseWeights, decodeTensor, formulaLora, formulaWeight, goldenNames, readGolden, readModelGolden, relativeError, type EncodedTensor } from './golden.ts'
 
 interface Formula {
   seed: string
@@ -19,11 +19,11 @@ describe('golden tensors', () => {
     }
   })
 
-  it.each(llamaGoldenNames)('gives %s the hidden states its embedding says', name => {
-    const golden = readLlamaGolden(name)
-    const embedding = llamaWeights(golden).get('model.embed_tokens.weight')
-    const hidden = embedding?.shape[1] ?? 0
-    const rows = golden.ids.flat().flatMap(id => Array.from(embedding?.data.subarray(id * hidden, (id + 1) * hidden) ?? [], Number))
+  it.each(goldenNames)('gives %s the hidden states its embedding says', name => {
+    const golden = readModelGolden(name)
+    const [, embedding] = [...baseWeights(golden)].find(([weight]) => weight.endsWith('embed_tokens.weight') || weight.endsWith('word_embeddings.weight'))!
+    const hidden = embedding.shape[1] ?? 0
+    const rows = golden.ids.flat().flatMap(id => Array.from(embedding.data.subarray(id * hidden, (id + 1) * hidden), Number))
     const entering = golden.hidden[0]
     expect(entering && relativeError(decodeTensor(entering).data as Float32Array, rows)).toBe(0)
   })

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { elementCount, float32, type Tensor } from '../../src/tensor.ts'
 
 /** A float32 tensor as the scripts in test/reference write it: base64 of little-endian values. */
@@ -15,15 +15,18 @@ export interface LoraSettings {
 }
 
 /**
- * What PyTorch computes for one small model (test/reference/llama_golden.py). `hidden[i]` enters block i, the last leaves
+ * What PyTorch computes for one small model (test/reference/model_golden.py). `hidden[i]` enters block i, the last leaves
  * the last block before the final norm; all are packed rows `[sum of lengths, hidden]`. The `lora…` fields and the
  * gradients (of the summed cross-entropy of every next token) are with `loraWeights`; the others are the base model's.
  */
-export interface LlamaGolden {
+export interface ModelGolden {
+  /** `family/name`. */
   readonly name: string
   readonly seed: string
   /** The model's config.json. */
   readonly config: Readonly<Record<string, unknown>>
+  /** Of the base weights, by their names in a Hugging Face checkpoint. */
+  readonly shapes: Readonly<Record<string, readonly number[]>>
   readonly ids: readonly (readonly number[])[]
   readonly hidden: readonly EncodedTensor[]
   readonly logits: EncodedTensor
@@ -34,17 +37,53 @@ export interface LlamaGolden {
   readonly hiddenGradients: readonly EncodedTensor[]
   /** By `${layer}.${module}.lora_A` or `.lora_B`. */
   readonly gradients: Readonly<Record<string, EncodedTensor>>
+  /** What leaves the last block when the first sequence comes token by token after its first `prompt` tokens, where that makes a difference. */
+  readonly decoded?: { readonly prompt: number, readonly hidden: EncodedTensor }
 }
 
-export const llamaGoldenNames = [
-  'plain', 'gqa', 'mqa-tied', 'attention-bias', 'mlp-bias', 'wide-heads', 'theta-500000', 'rope-parameters'
-] as const
+/** The LoRA parameters of one small model after AdamW steps (test/reference/steps_golden.py). */
+export interface StepsGolden {
+  /** The model golden whose base weights these are. */
+  readonly base: string
+  readonly seed: string
+  readonly lora: LoraSettings
+  readonly adamw: AdamWSettings
+  readonly steps: number
+  /** A step takes the next of these, in turn: sequences of which every token but the first is a target. */
+  readonly batches: readonly (readonly (readonly number[])[])[]
+  /** Mean loss per target token, before the first and before the last step. */
+  readonly firstLoss: number
+  readonly lastLoss: number
+  readonly rounding: Rounding
+  /** By `${layer}.${module}.lora_A` or `.lora_B`. */
+  readonly final: Readonly<Record<string, EncodedTensor>>
+}
+
+export interface AdamWSettings {
+  readonly lr: number
+  readonly betas: readonly [number, number]
+  readonly eps: number
+  readonly weightDecay: number
+}
+
+/** How far float32 and float64 lie apart in PyTorch itself: `tensor` as by relativeError. */
+export interface Rounding {
+  readonly tensor: number
+  readonly norm: number
+  readonly element: number
+}
+
+export const goldenFamilies = ['llama', 'mistral', 'qwen2', 'qwen3', 'glm', 'glm4', 'chatglm2'] as const
+
+/** Every model golden, as `family/name`. */
+export const goldenNames: readonly string[] = goldenFamilies.flatMap(family => readdirSync(new URL(`../reference/${family}`, import.meta.url))
+  .filter(file => file !== 'steps.json').sort().map(file => `${family}/${file.replace('.json', '')}`))
 
 /** Centralised training of stories260K on three clients' text (test/reference/train_golden.py). */
 export interface TrainGolden {
   readonly seed: string
   readonly lora: LoraSettings
-  readonly adamw: { readonly lr: number, readonly betas: readonly [number, number], readonly eps: number, readonly weightDecay: number }
+  readonly adamw: AdamWSettings
   readonly speakers: readonly string[]
   /** `ids[round][client]`: sequences, BOS first; every token but the first is a target. One optimiser step a round. */
   readonly ids: readonly (readonly (readonly (readonly number[])[])[])[]
@@ -54,8 +93,7 @@ export interface TrainGolden {
   readonly losses64: readonly number[]
   readonly heldOutBefore: number
   readonly heldOutAfter: number
-  /** How far float32 and float64 lie apart in PyTorch itself: `tensor` as by relativeError. */
-  readonly rounding: { readonly tensor: number, readonly norm: number, readonly element: number }
+  readonly rounding: Rounding
   /** By `${layer}.${module}.lora_A` or `.lora_B`. */
   readonly final: Readonly<Record<string, EncodedTensor>>
   readonly final64: Readonly<Record<string, EncodedTensor>>
@@ -63,7 +101,7 @@ export interface TrainGolden {
 
 /** The logits that PEFT gives for test/reference/peft-adapter over the model of llama/`base`.json. */
 export interface PeftGolden {
-  readonly base: typeof llamaGoldenNames[number]
+  readonly base: string
   /** Seed of the adapter's weights: see formulaLora. */
   readonly seed: string
   readonly lora: LoraSettings
@@ -77,8 +115,18 @@ export function readGolden<T> (name: string): T {
   return JSON.parse(readFileSync(new URL(`../reference/${name}`, import.meta.url), 'utf8')) as T
 }
 
-export function readLlamaGolden (name: typeof llamaGoldenNames[number]): LlamaGolden {
-  return readGolden<LlamaGolden>(`llama/${name}.json`)
+/** A model golden by its `family/name`. */
+export function readModelGolden (name: string): ModelGolden {
+  return readGolden<ModelGolden>(`${name}.json`)
+}
+
+/** A LLaMA golden by its name alone. */
+export function readLlamaGolden (name: string): ModelGolden {
+  return readModelGolden(`llama/${name}`)
+}
+
+export function readStepsGolden (family: typeof goldenFamilies[number]): StepsGolden {
+  return readGolden<StepsGolden>(`${family}/steps.json`)
 }
 
 export function readTrainGolden (): TrainGolden {
@@ -109,50 +157,23 @@ export function formulaWeight (seed: string, name: string, shape: readonly numbe
   return float32(shape, values.map(value => value * scale))
 }
 
-/** A LoRA weight, A or B, of a golden model: never zero, so that every gradient is there to compare. */
-export function formulaLora (seed: string, name: string, shape: readonly number[]): Tensor {
+/** A LoRA weight, A or B, by the path of its module in the model; never zero, so that every gradient is there to compare. */
+export function formulaLora (seed: string, path: string, shape: readonly number[]): Tensor {
   const root = Math.sqrt(shape.at(-1) ?? 1)
-  return float32(shape, signedUniform(`${seed}/base_model.model.model.layers.${name}.weight`, elementCount(shape)).map(value => value / root))
-}
-
-/** The shapes of a golden model's base weights by their names in a Hugging Face checkpoint, from its config. */
-export function llamaShapes (config: LlamaGolden['config']): Record<string, number[]> {
-  const count = (key: string): number => config[key] as number
-  const hidden = count('hidden_size')
-  const inner = count('intermediate_size')
-  const headSize = (config.head_dim as number | undefined) ?? hidden / count('num_attention_heads')
-  const queries = count('num_attention_heads') * headSize
-  const keys = count('num_key_value_heads') * headSize
-  const shapes: Record<string, number[]> = { 'model.embed_tokens.weight': [count('vocab_size'), hidden], 'model.norm.weight': [hidden] }
-  if (config.tie_word_embeddings !== true) shapes['lm_head.weight'] = [count('vocab_size'), hidden]
-  for (let layer = 0; layer < count('num_hidden_layers'); layer++) {
-    const linear = (module: string, shape: [number, number], bias: boolean): void => {
-      shapes[`model.layers.${layer}.${module}.weight`] = shape
-      if (bias) shapes[`model.layers.${layer}.${module}.bias`] = [shape[0]]
-    }
-    const attentionBias = config.attention_bias === true
-    const mlpBias = config.mlp_bias === true
-    linear('self_attn.q_proj', [queries, hidden], attentionBias)
-    linear('self_attn.k_proj', [keys, hidden], attentionBias)
-    linear('self_attn.v_proj', [keys, hidden], attentionBias)
-    linear('self_attn.o_proj', [hidden, queries], attentionBias)
-    linear('mlp.gate_proj', [inner, hidden], mlpBias)
-    linear('mlp.up_proj', [inner, hidden], mlpBias)
-    linear('mlp.down_proj', [hidden, inner], mlpBias)
-    shapes[`model.layers.${layer}.input_layernorm.weight`] = [hidden]
-    shapes[`model.layers.${layer}.post_attention_layernorm.weight`] = [hidden]
-  }
-  return shapes
+  return float32(shape, signedUniform(`${seed}/base_model.model.${path}.weight`, elementCount(shape)).map(value => value / root))
 }
 
 /** Every base weight of a golden model. */
-export function llamaWeights (golden: Pick<LlamaGolden, 'seed' | 'config'>): Map<string, Tensor> {
-  return new Map(Object.entries(llamaShapes(golden.config)).map(([name, shape]) => [name, formulaWeight(golden.seed, name, shape)]))
+export function baseWeights ({ seed, shapes }: Pick<ModelGolden, 'seed' | 'shapes'>): Map<string, Tensor> {
+  return new Map(Object.entries(shapes).map(([name, shape]) => [name, formulaWeight(seed, name, shape)]))
 }
 
+export { baseWeights as llamaWeights }
+
 /** Every LoRA weight of a golden model, by `${layer}.${module}.lora_A` or `.lora_B`. */
-export function loraWeights (golden: Pick<LlamaGolden, 'seed' | 'gradients'>): Map<string, Tensor> {
-  return new Map(Object.entries(golden.gradients).map(([name, { shape }]) => [name, formulaLora(golden.seed, name, shape)]))
+export function loraWeights ({ seed, shapes, gradients }: Pick<ModelGolden, 'seed' | 'shapes' | 'gradients'>): Map<string, Tensor> {
+  const [layers] = /^.*\.layers\./m.exec(Object.keys(shapes).join('\n'))!
+  return new Map(Object.entries(gradients).map(([name, { shape }]) => [name, formulaLora(seed, `${layers}${name}`, shape)]))
 }
 
 /** The largest difference over the largest expected magnitude; NaN anywhere gives NaN. Throws where sizes differ. */

@@ -1,7 +1,8 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeSafetensors } from '../../src/model/checkpoint/safetensors.ts'
-import { llamaWeights } from './golden.ts'
+import { blockTensor, blockWeights, headWeights, modelOf, type Config } from '../../src/model/families/index.ts'
+import { baseWeights } from './golden.ts'
 
 const CONFIG = {
   architectures: ['LlamaForCausalLM'], model_type: 'llama', vocab_size: 32, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 5, num_attention_heads: 2, num_key_value_heads: 1,
@@ -21,10 +22,17 @@ const TOKENIZER = {
   }
 }
 
+function shapesOf (config: Config): Record<string, readonly number[]> {
+  const model = modelOf(config)
+  const blocks = Array.from({ length: model.layers }, (_, layer) => blockWeights(model).map(({ name, shape }) => ({ name: blockTensor(model, layer, name), shape }))).flat()
+  const all = [{ name: model.embedding, shape: [model.vocabularySize, model.hiddenSize] }, ...blocks, ...headWeights(model)]
+  return Object.fromEntries(all.map(({ name, shape }) => [name, shape]))
+}
+
 /** Writes a model directory of five blocks and 16 hidden units with random weights, the same ones each time: it says nothing, but trains in milliseconds. */
 export async function writeTinyModel (directory: string): Promise<void> {
   await mkdir(directory, { recursive: true })
-  await writeSafetensors(join(directory, 'model.safetensors'), llamaWeights({ seed: 'tiny', config: CONFIG }))
+  await writeSafetensors(join(directory, 'model.safetensors'), baseWeights({ seed: 'tiny', shapes: shapesOf(CONFIG) }))
   await writeFile(join(directory, 'config.json'), JSON.stringify(CONFIG))
   await writeFile(join(directory, 'tokenizer.json'), JSON.stringify(TOKENIZER))
 }

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+
+from chatglm2 import ChatGLM2
 
 HERE = Path(__file__).parent
 ATTENTION = ['q_proj', 'k_proj', 'v_proj', 'o_proj']
-ALL_TARGETS = [*ATTENTION, 'gate_proj', 'up_proj', 'down_proj']
 PEFT_PREFIX = 'base_model.model.'
 
 
@@ -43,17 +44,37 @@ def formula_lora(seed, peft_name, shape):
     return torch.from_numpy((values / np.sqrt(shape[-1])).astype(np.float32))
 
 
-def formula_llama(seed, config):
-    """A LlamaForCausalLM of this config.json, with weights by formula, ready for exact comparison."""
-    model = LlamaForCausalLM._from_config(LlamaConfig(**config), attn_implementation='eager', dtype=torch.float32)
+def token_ids(seed, lengths, vocab):
+    words = ((signed_uniform(f'{seed}/ids', sum(lengths)) + 1) / 2 * vocab).astype(int).tolist()
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    return [words[start:start + length] for start, length in zip(starts, lengths)]
+
+
+def formula_model(seed, config, attention='eager'):
+    """The model of a config.json, with weights by formula, ready for exact comparison."""
+    if config['model_type'] == 'chatglm':
+        model = ChatGLM2(config)
+    else:
+        settings = transformers.CONFIG_MAPPING[config['model_type']](**config)
+        model = getattr(transformers, config['architectures'][0])._from_config(settings, attn_implementation=attention, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(formula_weight(seed, name, tuple(parameter.shape)))
     return model.eval()
 
 
+def blocks_of(model):
+    """The blocks of a model, with LoRA or without."""
+    return next(module for name, module in model.named_modules() if name.endswith('.layers'))
+
+
+def logits_of(output):
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
 def with_lora(model, r, alpha, targets):
-    config = LoraConfig(r=r, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias='none', task_type='CAUSAL_LM')
+    task = {'task_type': 'CAUSAL_LM'} if isinstance(model, transformers.PreTrainedModel) else {}
+    config = LoraConfig(r=r, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias='none', **task)
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
@@ -63,9 +84,18 @@ def lora_parameters(peft_model):
     for name, parameter in peft_model.named_parameters():
         if '.lora_' in name:
             file_name = name.replace('.default.', '.')
-            short = file_name.removeprefix(f'{PEFT_PREFIX}model.layers.').removesuffix('.weight')
+            short = file_name.split('.layers.', 1)[1].removesuffix('.weight')
             found.append((short, file_name, parameter))
     return found
+
+
+def deviations(actual, expected):
+    """(worst tensor by largest difference over largest magnitude, worst element by its own magnitude)."""
+    def worst(f):
+        return max(f(actual[name].double(), expected[name].double()).item() for name in expected)
+    return {'tensor': worst(lambda a, b: (a - b).abs().max() / b.abs().max()),
+            'norm': worst(lambda a, b: (a - b).norm() / b.norm()),
+            'element': worst(lambda a, b: ((a - b).abs() / b.abs()).max())}
 
 
 def encode(tensor):

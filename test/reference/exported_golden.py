@@ -10,8 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from common import HERE, encode, write_json
-from llama_golden import token_ids
+from common import HERE, encode, token_ids, write_json
 
 LENGTHS = [23, 9, 31]
 

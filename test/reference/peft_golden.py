@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from common import HERE, encode, formula_llama, formula_lora, lora_parameters, with_lora, write_json
-from llama_golden import DEFAULT_LENGTHS, MODELS, token_ids
+from common import HERE, encode, formula_lora, formula_model, lora_parameters, token_ids, with_lora, write_json
+from models import LENGTHS, MODELS
 
 BASE = 'gqa'
 SEED = 'peft-golden'
@@ -20,8 +20,8 @@ FILES = ['adapter_config.json', 'adapter_model.safetensors']
 
 
 def main():
-    base_seed = f'llama-golden/{BASE}'
-    model = with_lora(formula_llama(base_seed, MODELS[BASE]), LORA['r'], LORA['alpha'], LORA['targets'])
+    base_seed, config = f'llama-golden/{BASE}', MODELS[f'llama/{BASE}'][0]
+    model = with_lora(formula_model(base_seed, config), LORA['r'], LORA['alpha'], LORA['targets'])
     with torch.no_grad():
         for _, file_name, parameter in lora_parameters(model):
             parameter.copy_(formula_lora(SEED, file_name, tuple(parameter.shape)))
@@ -34,8 +34,8 @@ def main():
         for name in FILES:  # and not the model card
             (target / name).write_bytes((Path(directory) / name).read_bytes())
 
-    ids = token_ids(SEED, DEFAULT_LENGTHS, MODELS[BASE]['vocab_size'])
-    loaded = PeftModel.from_pretrained(formula_llama(base_seed, MODELS[BASE]), target).eval()
+    ids = token_ids(SEED, LENGTHS, config['vocab_size'])
+    loaded = PeftModel.from_pretrained(formula_model(base_seed, config), target).eval()
     with torch.no_grad():
         logits = torch.cat([loaded(torch.tensor([sequence]), use_cache=False).logits[0] for sequence in ids])
     write_json(HERE / 'peft.json', {

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
-from common import ATTENTION, HERE, encode, formula_lora, lora_parameters, with_lora, write_json
+from common import ATTENTION, HERE, deviations, encode, formula_lora, lora_parameters, with_lora, write_json
 
 LENGTHS = [[24, 40], [31, 17], [48, 9]]
 HELD_OUT_LENGTHS = [64, 64, 33]
@@ -106,15 +106,6 @@ def train(directory, dtype, ids, held_out):
         losses.append(loss.item())
     return {'losses': losses, 'heldOutBefore': before, 'heldOutAfter': held_out_loss(),
             'final': {short: parameter.detach() for short, _, parameter in parameters}}
-
-
-def deviations(actual, expected):
-    """(worst tensor by largest difference over largest magnitude, worst element by its own magnitude)."""
-    def worst(f):
-        return max(f(actual[name].double(), expected[name].double()).item() for name in expected)
-    return {'tensor': worst(lambda a, b: (a - b).abs().max() / b.abs().max()),
-            'norm': worst(lambda a, b: (a - b).norm() / b.norm()),
-            'element': worst(lambda a, b: ((a - b).abs() / b.abs()).max())}
 
 
 def main(data):

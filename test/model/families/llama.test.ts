@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { endTensors, familyOf, middleTensors, modelOf, supportedArchitectures, UnsupportedModelError } from '../../../src/model/families/index.ts'
 import { rotaryTables } from '../../../src/model/families/rotary.ts'
-import { llamaShapes, readLlamaGolden } from '../../helpers/golden.ts'
+import { readModelGolden } from '../../helpers/golden.ts'
 
 const config = { architectures: ['LlamaForCausalLM'], vocab_size: 61, hidden_size: 32, intermediate_size: 56, num_hidden_layers: 3, num_attention_heads: 4 }
 
@@ -59,12 +59,12 @@ describe('modelOf', () => {
 })
 
 describe('tensor names', () => {
-  it.each(['gqa', 'mqa-tied', 'attention-bias', 'mlp-bias'] as const)('of ends and middle together are the checkpoint of %s', name => {
-    const golden = readLlamaGolden(name)
+  it.each(['llama/gqa', 'llama/mqa-tied', 'llama/attention-bias', 'llama/mlp-bias'] as const)('of ends and middle together are the checkpoint of %s', name => {
+    const golden = readModelGolden(name)
     const { layers } = modelOf(golden.config)
     const ends = endTensors(golden.config, { inputBlocks: 1, outputBlocks: 0 })
     const middle = middleTensors(golden.config, { first: 1, end: layers })
-    expect([...ends, ...middle].sort()).toEqual(Object.keys(llamaShapes(golden.config)).sort())
+    expect([...ends, ...middle].sort()).toEqual(Object.keys(golden.shapes).sort())
   })
 })
 

@@ -6,7 +6,7 @@ import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { concatRows, sliceRows } from '../../../src/model/training/rows.ts'
 import { ModelWeights } from '../../../src/model/training/weights.ts'
-import { decodeTensor, llamaGoldenNames, llamaWeights, loraWeights, readLlamaGolden, relativeError } from '../../helpers/golden.ts'
+import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 
 let device: Device
@@ -15,12 +15,12 @@ afterAll(async () => { await device.close() })
 
 const TOLERANCE = 1e-5
 
-async function setUp (name: typeof llamaGoldenNames[number]) {
-  const golden = readLlamaGolden(name)
+async function setUp (name: string) {
+  const golden = readModelGolden(name)
   const model = modelOf(golden.config)
   const weights = await ModelWeights.create(device, model, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
   const span = { first: 0, end: model.layers }
-  await weights.loadBlocks(memorySource(llamaWeights(golden)), span)
+  await weights.loadBlocks(memorySource(baseWeights(golden)), span)
   await weights.setTrained(loraWeights(golden))
   const lengths = golden.ids.map(ids => ids.length)
   const starts = lengths.map((_, i) => lengths.slice(0, i).reduce((sum, length) => sum + length, 0))
@@ -39,7 +39,7 @@ async function setUp (name: typeof llamaGoldenNames[number]) {
 const values = async (value: DeviceTensor) => (await device.download(value)).data as Float32Array
 
 describe('CachedSpan', () => {
-  it.each(llamaGoldenNames.filter(name => name !== 'theta-500000'))('computes the hidden states of %s whether a sequence comes at once, in pieces or row by row', async name => {
+  it.each(goldenNames.filter(name => /^llama\/(?!rope-(dynamic|yarn)|theta)/.test(name)))('computes the hidden states of %s whether a sequence comes at once, in pieces or row by row', async name => {
     const { model, span, lengths, blocks, caches, rows } = await setUp(name)
     const length = lengths[0]!
     const expected = await values(await rows(0, 0, length, model.layers))
@@ -57,7 +57,7 @@ describe('CachedSpan', () => {
   })
 
   it('shares runs among sequences at positions of their own, prompts beside single rows, and spans in pieces', async () => {
-    const { model, lengths, blocks, caches, rows } = await setUp('gqa')
+    const { model, lengths, blocks, caches, rows } = await setUp('llama/gqa')
     const run = async (parts: ReadonlyArray<{ sequence: number, from: number, to: number }>) => {
       let hidden = await concatRows(device, await Promise.all(parts.map(async ({ sequence, from, to }) => await rows(sequence, from, to))))
       const sequences = parts.map(({ sequence, from, to }) => ({ cache: caches[sequence]!, count: to - from }))
@@ -72,7 +72,7 @@ describe('CachedSpan', () => {
   })
 
   it('forgets what comes after a lowered length', async () => {
-    const { span, blocks, caches, rows, model, lengths } = await setUp('plain')
+    const { span, blocks, caches, rows, model, lengths } = await setUp('llama/plain')
     const cache = caches[0]!
     await blocks.run(await rows(1, 0, lengths[1]!), [{ cache, count: lengths[1]! }], span)
     cache.length = 0
@@ -81,7 +81,7 @@ describe('CachedSpan', () => {
   })
 
   it('grows caches with their sequences, keeping what they hold', async () => {
-    const { model, span, blocks, rows, lengths } = await setUp('gqa')
+    const { model, span, blocks, rows, lengths } = await setUp('llama/gqa')
     const cache = await SequenceCache.create(device, model, span, 1000)
     const length = lengths[0]!
     await blocks.run(await rows(0, 0, 4), [{ cache, count: 4 }], span)
@@ -99,11 +99,11 @@ describe('CachedSpan', () => {
   })
 
   it('refuses heads that cached attention cannot compute', async () => {
-    await expect(setUp('theta-500000')).rejects.toThrow('multiple of 8 elements, not 12')
+    await expect(setUp('llama/theta-500000')).rejects.toThrow('multiple of 8 elements, not 12')
   })
 
   it('refuses more rows than a cache has room for', async () => {
-    const { span, blocks, caches, rows } = await setUp('plain')
+    const { span, blocks, caches, rows } = await setUp('llama/plain')
     caches[0]!.length = 30
     await expect(blocks.run(await rows(0, 0, 4), [{ cache: caches[0]!, count: 4 }], span)).rejects.toThrow('do not fit')
   })

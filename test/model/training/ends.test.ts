@@ -5,7 +5,7 @@ import { openDevice } from '../../../src/model/runtime/open.ts'
 import { loadEnds } from '../../../src/model/training/ends.ts'
 import type { AdapterSettings } from '../../../src/model/training/lora.ts'
 import { TrainableSpan } from '../../../src/model/training/span.ts'
-import { decodeTensor, llamaWeights, loraWeights, readLlamaGolden, relativeError, type llamaGoldenNames } from '../../helpers/golden.ts'
+import { baseWeights, decodeTensor, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 
 let device: Device
@@ -15,10 +15,10 @@ afterAll(async () => { await device.close() })
 const values = async (value: DeviceTensor): Promise<ArrayLike<number>> => (await device.download(value)).data as Float32Array
 
 /** A client's ends and the middle of a golden model, with its adapters. */
-async function parted (name: typeof llamaGoldenNames[number], inputBlocks: number, outputBlocks: number) {
-  const golden = readLlamaGolden(name)
+async function parted (name: string, inputBlocks: number, outputBlocks: number) {
+  const golden = readModelGolden(name)
   const model = modelOf(golden.config)
-  const source = memorySource(llamaWeights(golden))
+  const source = memorySource(baseWeights(golden))
   const settings: AdapterSettings = { ...golden.lora, dropout: 0, rslora: false, seed: 'test' }
   const ends = await loadEnds(device, model, source, { inputBlocks, outputBlocks }, settings)
   const middle = await TrainableSpan.load(device, model, source, { first: inputBlocks, end: model.layers - outputBlocks }, settings)
@@ -30,7 +30,7 @@ async function parted (name: typeof llamaGoldenNames[number], inputBlocks: numbe
 }
 
 describe('ends and middle against PyTorch', () => {
-  it.each([['gqa', 1, 1], ['gqa', 0, 0], ['gqa', 2, 1], ['gqa', 0, 3], ['mqa-tied', 1, 0], ['mlp-bias', 0, 1]] as const)('%s cut as %i | … | %i has the loss and every gradient', async (name, inputBlocks, outputBlocks) => {
+  it.each([['llama/gqa', 1, 1], ['llama/gqa', 0, 0], ['llama/gqa', 2, 1], ['llama/gqa', 0, 3], ['llama/mqa-tied', 1, 0], ['llama/mlp-bias', 0, 1]] as const)('%s cut as %i | … | %i has the loss and every gradient', async (name, inputBlocks, outputBlocks) => {
     const { golden, ends, middle, ids, lengths, targets } = await parted(name, inputBlocks, outputBlocks)
     const before = await device.memory()
     const up = await ends.input.forward(ids, { keepResiduals: true })
@@ -55,7 +55,7 @@ describe('ends and middle against PyTorch', () => {
   })
 
   it('counts only the rows that have a target, and none where none has', async () => {
-    const { ends, middle, ids, lengths, targets } = await parted('plain', 1, 1)
+    const { ends, middle, ids, lengths, targets } = await parted('llama/plain', 1, 1)
     const rows = { hidden: (await ends.input.forward(ids, { keepResiduals: false })).hidden, lengths }
     const only = targets.map((sequence, s) => sequence.map((target, i) => s === 0 && i === 2 ? target : -100))
     const none = targets.map(sequence => sequence.map(() => -100))

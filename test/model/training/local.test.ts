@@ -6,7 +6,7 @@ import { openDevice } from '../../../src/model/runtime/open.ts'
 import { LocalTrainer } from '../../../src/model/training/local.ts'
 import type { AdapterSettings } from '../../../src/model/training/lora.ts'
 import { dataPath, hasData } from '../../helpers/data.ts'
-import { decodeTensor, llamaWeights, readLlamaGolden, readTrainGolden, relativeError } from '../../helpers/golden.ts'
+import { baseWeights, decodeTensor, readModelGolden, readTrainGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 
 let device: Device
@@ -38,19 +38,19 @@ describe.skipIf(!hasData('stories260K-hf'))('LocalTrainer on stories260K', () =>
 })
 
 describe('LocalTrainer of all weights', () => {
-  it.each(['gqa', 'mqa-tied', 'mlp-bias'] as const)('brings the loss of %s down, and has the gradient that finite differences see', async name => {
-    const golden = readLlamaGolden(name)
+  it.each(['llama/gqa', 'llama/mqa-tied', 'llama/mlp-bias'] as const)('brings the loss of %s down, and has the gradient that finite differences see', async name => {
+    const golden = readModelGolden(name)
     const model = modelOf(golden.config)
     const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 }
     const batch = batchOf(golden.ids)
-    const trainer = await LocalTrainer.load(device, model, memorySource(llamaWeights(golden)), { trainable: 'weights', optimizer })
+    const trainer = await LocalTrainer.load(device, model, memorySource(baseWeights(golden)), { trainable: 'weights', optimizer })
     const first = await trainer.step([batch], { learningRate: 3e-3 })
     for (let i = 0; i < 8; i++) await trainer.step([batch], { learningRate: 3e-3 })
     expect((await trainer.evaluate(batch)).lossSum).toBeLessThan(first.lossSum * 0.6)
 
     // A first AdamW step moves each weight by the learning rate against the sign of its gradient: along it, the loss falls by rate * sum |gradient|.
     const rate = 1e-5
-    const fresh = await LocalTrainer.load(device, model, memorySource(llamaWeights(golden)), { trainable: 'weights', optimizer })
+    const fresh = await LocalTrainer.load(device, model, memorySource(baseWeights(golden)), { trainable: 'weights', optimizer })
     const start = await fresh.parameters.values()
     await fresh.step([batch], { learningRate: rate })
     const state = await fresh.parameters.state()

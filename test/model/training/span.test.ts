@@ -5,25 +5,26 @@ import { openDevice } from '../../../src/model/runtime/open.ts'
 import type { AdapterSettings } from '../../../src/model/training/lora.ts'
 import { concatRows, sliceRows } from '../../../src/model/training/rows.ts'
 import { TrainableSpan } from '../../../src/model/training/span.ts'
-import { decodeTensor, llamaGoldenNames, llamaWeights, loraWeights, readLlamaGolden, relativeError } from '../../helpers/golden.ts'
+import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 
 let device: Device
 beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
 afterAll(async () => { await device.close() })
 
+const names = goldenNames.filter(name => /^llama\/(?!rope-(dynamic|yarn))/.test(name))
 const values = async (value: DeviceTensor): Promise<ArrayLike<number>> => (await device.download(value)).data as Float32Array
 const settings = (lora: { r: number, alpha: number, targets: readonly string[] }, dropout = 0): AdapterSettings => ({ ...lora, dropout, rslora: false, seed: 'test' })
 
-async function goldenSpan (name: typeof llamaGoldenNames[number], policy: 'saved' | 'recomputed' = 'saved', dropout = 0) {
-  const golden = readLlamaGolden(name)
+async function goldenSpan (name: string, policy: 'saved' | 'recomputed' = 'saved', dropout = 0) {
+  const golden = readModelGolden(name)
   const model = modelOf(golden.config)
-  const span = await TrainableSpan.load(device, model, memorySource(llamaWeights(golden)), { first: 0, end: model.layers }, settings(golden.lora, dropout), { policy })
+  const span = await TrainableSpan.load(device, model, memorySource(baseWeights(golden)), { first: 0, end: model.layers }, settings(golden.lora, dropout), { policy })
   return { golden, model, span, lengths: golden.ids.map(ids => ids.length) }
 }
 
 describe('TrainableSpan against PyTorch', () => {
-  it.each(llamaGoldenNames)('passes the hidden states of every block of %s', async name => {
+  it.each(names)('passes the hidden states of every block of %s', async name => {
     const { golden, model, span, lengths } = await goldenSpan(name)
     for (let layer = 0; layer < model.layers; layer++) {
       const { hidden } = await span.forward({ hidden: decodeTensor(golden.hidden[layer]!), lengths }, { keepResiduals: false, first: layer, end: layer + 1 })
@@ -33,7 +34,7 @@ describe('TrainableSpan against PyTorch', () => {
     span.free()
   })
 
-  it.each(llamaGoldenNames.flatMap(name => [[name, 'saved'], [name, 'recomputed']] as const))('has the gradients of %s with residuals %s', async (name, policy) => {
+  it.each(names.flatMap(name => [[name, 'saved'], [name, 'recomputed']] as const))('has the gradients of %s with residuals %s', async (name, policy) => {
     const { golden, model, span, lengths } = await goldenSpan(name, policy)
     await span.weights.setTrained(loraWeights(golden))
     const { hidden, residuals } = await span.forward({ hidden: decodeTensor(golden.loraHidden[0]!), lengths }, { keepResiduals: true })
@@ -49,7 +50,7 @@ describe('TrainableSpan against PyTorch', () => {
 
 describe('TrainableSpan', () => {
   it('computes the same for rows that board and alight within', async () => {
-    const { golden, span, lengths } = await goldenSpan('gqa')
+    const { golden, span, lengths } = await goldenSpan('llama/gqa')
     await span.weights.setTrained(loraWeights(golden))
     const whole = decodeTensor(golden.hidden[0]!)
     const [a, b] = [await sliceRows(device, whole, 0, lengths[0]!), await sliceRows(device, whole, lengths[0]!, whole.shape[0]!)]
@@ -66,7 +67,7 @@ describe('TrainableSpan', () => {
   })
 
   it('holds nothing after a step but its weights', async () => {
-    const { golden, span, lengths } = await goldenSpan('plain')
+    const { golden, span, lengths } = await goldenSpan('llama/plain')
     const before = await device.memory()
     const { hidden, residuals } = await span.forward({ hidden: decodeTensor(golden.hidden[0]!), lengths }, { keepResiduals: true })
     const { gradient, adapters } = await span.backward(residuals!, decodeTensor(golden.hidden[0]!))
@@ -76,7 +77,7 @@ describe('TrainableSpan', () => {
   })
 
   it('drops out the same elements for the same seed, and others for another', async () => {
-    const { golden, span, lengths } = await goldenSpan('plain', 'saved', 0.5)
+    const { golden, span, lengths } = await goldenSpan('llama/plain', 'saved', 0.5)
     await span.weights.setTrained(loraWeights(golden))
     const rows = { hidden: decodeTensor(golden.hidden[0]!), lengths }
     const outputs: number[][] = []
@@ -93,7 +94,7 @@ describe('TrainableSpan', () => {
   })
 
   it('refuses blocks it does not hold and rows that do not fit', async () => {
-    const { golden, span, lengths } = await goldenSpan('plain')
+    const { golden, span, lengths } = await goldenSpan('llama/plain')
     const hidden = decodeTensor(golden.hidden[0]!)
     await expect(span.forward({ hidden, lengths }, { keepResiduals: false, first: 0, end: 3 })).rejects.toThrow('not within')
     await expect(span.forward({ hidden, lengths: [1] }, { keepResiduals: false })).rejects.toThrow('do not fit')
