@@ -41,7 +41,7 @@ async function measure (directory: string, plan: FederationPlan, turns: number):
     await federation.generate(0, PROMPT, TOKENS)
     reports = await federation.reports()
     split.push(...reports.clients[0]?.spans.token?.each.slice(1) ?? [])
-    whole.push(...(await monolith.ask({ kind: 'generate', ids: PROMPT, maxTokens: TOKENS })).ms)
+    whole.push(...(await monolith.ask({ kind: 'generate', ids: PROMPT, maxTokens: TOKENS, adapters: true })).ms)
     const all = await Promise.all(Array.from({ length: plan.clients }, async (_, client) => await federation.generate(client, PROMPT, TOKENS)))
     together.push(all.length * (TOKENS - 1) / Math.max(...all.map((one) => one.decodeSeconds)))
   }

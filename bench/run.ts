@@ -9,7 +9,9 @@ const BENCHMARKS = [
   { file: 'step.ts', title: 'Training step' },
   { file: 'batch.ts', title: 'Clients in one batch' },
   { file: 'decode.ts', title: 'Generation' },
-  { file: 'goodput.ts', title: 'Sealed stream' }
+  { file: 'goodput.ts', title: 'Sealed stream' },
+  { file: 'pytorch.ts', title: 'Beside PyTorch' },
+  { file: 'profile.ts', title: 'Operators of a training step' }
 ]
 
 async function run (file: string): Promise<string> {

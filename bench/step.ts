@@ -7,6 +7,7 @@ import { Federation, type FederationPlan, withModel } from './support/federation
 import { type Report, Worker } from './support/messages.ts'
 import type { Answer, Question } from './support/monolith.ts'
 import { median, printTable, spread } from './support/print.ts'
+import { randomBatches } from './support/random-batch.ts'
 import type { ModelSize } from './support/random-model.ts'
 
 const BAR = 1.15
@@ -37,7 +38,7 @@ interface Measured {
   readonly steps: number
 }
 
-async function measure (directory: string, plan: FederationPlan, turns: number): Promise<Measured> {
+async function measure (directory: string, plan: FederationPlan, vocabulary: number, turns: number): Promise<Measured> {
   const { worker: monolith } = await Worker.start<Question, Answer>(join(import.meta.dirname, 'support/monolith.ts'), [plan.model, String(THREADS), plan.loraTargets.join()])
   const federation = await Federation.start(directory, plan)
   const split: number[] = []
@@ -51,7 +52,7 @@ async function measure (directory: string, plan: FederationPlan, turns: number):
       wireBytes = sentBytes + receivedBytes
     })
     split.push(...ends.slice(DISCARDED).map((end, round) => end - (ends[round] as number)))
-    const { ms, cpuMs } = await monolith.ask({ kind: 'train', steps: STEPS_PER_TURN, sequences: BATCH.sequences, tokens: BATCH.maxTokens })
+    const { ms, cpuMs } = await monolith.ask({ kind: 'train', batches: randomBatches(STEPS_PER_TURN, { sequences: BATCH.sequences, tokens: BATCH.maxTokens, vocabulary }, String(index)) })
     whole.push(...ms.slice(DISCARDED))
     wholeCpuMs += cpuMs
   }
@@ -95,7 +96,7 @@ async function main (turns: number, only: string): Promise<void> {
     if (cases.length === 0) continue
     await withModel(size, async (directory, model) => {
       for (const { loraTargets, wire, name } of cases) {
-        const measured = await measure(directory, { model, wire, loraTargets, strategy: 'client-batch', clients: 1, clientsPerProcess: 1, serverThreads: THREADS, clientThreads: THREADS }, turns)
+        const measured = await measure(directory, { model, wire, loraTargets, strategy: 'client-batch', clients: 1, clientsPerProcess: 1, serverThreads: THREADS, clientThreads: THREADS }, size.vocabulary, turns)
         const ratio = median(measured.split) / median(measured.whole)
         rows.push([name, spread(measured.whole), spread(measured.split), measured.wireMiB.toFixed(1), ((measured.server.cpuMs + measured.client.cpuMs) / measured.wholeCpuMs).toFixed(2), ratio.toFixed(2), BAR.toFixed(2)])
         console.log(`\n${name}: ${ratio.toFixed(2)}`)

@@ -25,6 +25,8 @@ export class Worker<Question, Answer> {
     return { worker, first: await worker.#answer() }
   }
 
+  get pid (): number { return this.#child.pid! }
+
   async ask (question: Question): Promise<Answer> {
     this.#child.send(question as object)
     return await this.#answer()

@@ -8,6 +8,8 @@ export interface WorkerOptions {
   readonly threads?: number
   /** Whether idle operator threads spin for a while before they sleep. */
   readonly spin: boolean
+  /** Directory of the sessions' traces. */
+  readonly profile?: string
 }
 
 /** An operand of a run: a tensor the worker holds, by its id; values that come with the message; or an output of the run before. */
@@ -20,7 +22,7 @@ export interface Run {
 }
 
 export type Request =
-  | { readonly kind: 'compile', readonly session: number, readonly model: Uint8Array, readonly externalData: ReadonlyArray<{ path: string, data: Uint8Array }> }
+  | { readonly kind: 'compile', readonly session: number, readonly name: string, readonly model: Uint8Array, readonly externalData: ReadonlyArray<{ path: string, data: Uint8Array }> }
   /** One after another; the answer holds the outputs of the last. */
   | { readonly kind: 'run', readonly runs: readonly Run[] }
   | { readonly kind: 'upload', readonly value: Tensor }
@@ -29,6 +31,8 @@ export type Request =
   | { readonly kind: 'download', readonly id: number }
   | { readonly kind: 'free', readonly ids: readonly number[] }
   | { readonly kind: 'release', readonly session: number }
+  /** Writes the sessions' traces. */
+  | { readonly kind: 'endProfiling' }
 
 /** A tensor that stays with the worker. */
 export interface Held {

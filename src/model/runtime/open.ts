@@ -12,6 +12,8 @@ export interface DeviceOptions {
    * and shares its machine with the network's thread: spinners of the last session slow the next one down.
    */
   spin?: boolean
+  /** A directory for onnxruntime's trace of each session, `${session}-${program}_${time}.json`, written when the device closes. Tracing costs time. */
+  profile?: string
 }
 
 /** Opens a device. Throws DeviceError for a kind that this build cannot open. */
@@ -51,17 +53,20 @@ class WorkerDevice implements Device {
   #failure: DeviceError | undefined
   #sessions = 0
 
-  constructor (kind: Device['kind'], worker: Worker) {
+  readonly #profiles: boolean
+
+  constructor (kind: Device['kind'], worker: Worker, profiles: boolean) {
     this.kind = kind
+    this.#profiles = profiles
     this.#worker = worker
     worker.on('message', (answer: Answer) => { this.#settle(answer) })
     worker.on('error', cause => { this.#fail(new DeviceError(`the ${kind} device's thread died: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })) })
     worker.on('exit', () => { this.#fail(new DeviceError(`the ${kind} device is closed`)) })
   }
 
-  static async open (kind: Device['kind'], { threads, spin = false }: DeviceOptions): Promise<WorkerDevice> {
-    const workerData: WorkerOptions = { spin, ...(threads === undefined ? {} : { threads }) }
-    const device = new WorkerDevice(kind, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }))
+  static async open (kind: Device['kind'], { threads, spin = false, profile }: DeviceOptions): Promise<WorkerDevice> {
+    const workerData: WorkerOptions = { spin, ...(threads === undefined ? {} : { threads }), ...(profile === undefined ? {} : { profile }) }
+    const device = new WorkerDevice(kind, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }), profile !== undefined)
     await new Promise<void>((resolve, reject) => {
       device.#worker.once('online', resolve)
       device.#worker.once('error', reject)
@@ -78,7 +83,7 @@ class WorkerDevice implements Device {
     for (const [name, value] of Object.entries(constants)) values[name] = isDeviceTensor(value) ? await this.download(value) : value
     const { model, externalData } = program.toOnnx(values)
     const session = ++this.#sessions
-    await this.#ask(`compiling ${program.name}`, { kind: 'compile', session, model, externalData })
+    await this.#ask(`compiling ${program.name}`, { kind: 'compile', session, name: program.name, model, externalData })
     const executable: Executable = {
       program,
       run: async (inputs, { keep = [], inPlace = {} } = {}) => await this.chain([{ executable, inputs, inPlace }], { keep }),
@@ -138,6 +143,7 @@ class WorkerDevice implements Device {
   }
 
   async close (): Promise<void> {
+    if (this.#profiles && this.#failure === undefined) await this.#ask('writing traces', { kind: 'endProfiling' })
     this.#fail(new DeviceError(`the ${this.kind} device is closed`))
     await this.#worker.terminate()
   }

@@ -1,5 +1,6 @@
 // The thread that holds a device's sessions and tensors. Requests are served one at a time, in the order they come.
 import { createCipheriv, randomBytes } from 'node:crypto'
+import { join } from 'node:path'
 import { parentPort, workerData } from 'node:worker_threads'
 import * as ort from 'onnxruntime-node'
 import { bytesPerElement, elementCount, fromBytes, type DType, type Tensor, type TensorData } from '../../tensor.ts'
@@ -9,7 +10,7 @@ import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messa
 // none, it takes the bits as a Uint16Array, which are what Midspan's tensors hold.
 Reflect.deleteProperty(globalThis, 'Float16Array')
 
-const { threads, spin } = workerData as WorkerOptions
+const { threads, spin, profile } = workerData as WorkerOptions
 
 /** Outputs up to this size are copied out of onnxruntime's arena rather than moved: a small view would pin its whole chunk. */
 const COPY_UP_TO_BYTES = 4096
@@ -27,6 +28,7 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
         graphOptimizationLevel: 'all',
         logSeverityLevel: 3,
         ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
+        ...(profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: join(profile, `${request.session}-${request.name}`) }),
         extra: { session: { intra_op: { allow_spinning: spin ? '1' : '0' } } }
       }))
       return { held: [], values: [] }
@@ -56,6 +58,9 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
       await session?.release()
       return { held: [], values: [] }
     }
+    case 'endProfiling':
+      for (const session of sessions.values()) session.endProfiling()
+      return { held: [], values: [] }
   }
 }
 
