@@ -27,6 +27,8 @@ const EXTERNAL_FROM_BYTES = 1024
 export interface OnnxModel {
   readonly model: Uint8Array
   readonly externalData: Array<{ path: string, data: Uint8Array }>
+  /** Names of the nodes that read or write float16, which not every GPU computes with. */
+  readonly float16Nodes: readonly string[]
 }
 
 /** Writes a part of a graph as an ONNX file; inputs named in `constants` become initializers. */
@@ -37,7 +39,7 @@ export function emitModel (name: string, section: Section, constants: Readonly<R
     externalData.push({ path: input, data: bytesOf(value) })
     return externalTensor(input, value)
   })
-  const { nodes, initializers: inner } = emitNodes(section)
+  const { nodes, initializers: inner, float16Nodes } = emitNodes(section)
   const model = create(ModelProtoSchema, {
     irVersion: IR_VERSION,
     producerName: 'midspan',
@@ -50,14 +52,15 @@ export function emitModel (name: string, section: Section, constants: Readonly<R
       output: [...section.outputs].map(([output, value]) => valueInfo(output, value))
     }
   })
-  return { model: toBinary(ModelProtoSchema, model), externalData }
+  return { model: toBinary(ModelProtoSchema, model), externalData, float16Nodes }
 }
 
 type NodeInit = MessageInitShape<typeof NodeProtoSchema>
 type TensorInit = MessageInitShape<typeof TensorProtoSchema>
 
-function emitNodes ({ graph, nodes, inputs, outputs }: Section): { nodes: NodeInit[], initializers: TensorInit[] } {
-  const written: NodeInit[] = []
+function emitNodes ({ graph, nodes, inputs, outputs }: Section): { nodes: NodeInit[], initializers: TensorInit[], float16Nodes: string[] } {
+  const written: Array<NodeInit & { name: string }> = []
+  const float16Nodes: string[] = []
   let intermediates = 0
   const initializers = new Map<string, TensorInit>()
   const computed = new Set(nodes.flatMap(node => node.outputs))
@@ -86,9 +89,13 @@ function emitNodes ({ graph, nodes, inputs, outputs }: Section): { nodes: NodeIn
       throw new GraphError(`no input of the program has the size ${dim}`, 'declare an input that has it')
     }
   })
-  for (const each of nodes) each.emit(emitterFor(each))
+  for (const each of nodes) {
+    const first = written.length
+    each.emit(emitterFor(each))
+    if ([...each.inputs, ...each.outputs].some(({ dtype }) => dtype === 'float16')) float16Nodes.push(...written.slice(first).map(({ name }) => name))
+  }
   for (const [name, value] of outputs) if (names.get(value) !== name) node('Identity', [nameOf(value)], [name])
-  return { nodes: written, initializers: [...initializers.values()] }
+  return { nodes: written, initializers: [...initializers.values()], float16Nodes }
 }
 
 function attributeInits (attributes: Attributes): Array<MessageInitShape<typeof AttributeProtoSchema>> {

@@ -2,6 +2,8 @@ import { MidspanError } from '../../errors.ts'
 import type { DType, Tensor } from '../../tensor.ts'
 import type { Program } from '../graph/program.ts'
 
+export type DeviceKind = 'cpu' | 'webgpu' | 'cuda'
+
 /** A tensor that lives on a device: a handle. Its values reach the host only through `Device.download`. */
 export interface DeviceTensor {
   readonly id: number
@@ -31,7 +33,7 @@ export interface CompileOptions {
 export interface RunOptions {
   /** Outputs that stay on the device. The others come back as host tensors. */
   keep?: 'all' | readonly string[]
-  /** output name → input name: the output is written into that input's device tensor in place (KV caches on CPU). */
+  /** output name → input name: that input's device tensor has the output's values from then on (KV caches). A CPU writes them in place; a GPU gives the handle another buffer. */
   inPlace?: Readonly<Record<string, string>>
 }
 
@@ -74,14 +76,14 @@ export function continued (value: AnyTensor | Pending): { links: readonly Link[]
 export interface DeviceMemory {
   /** Bytes held by device tensors. */
   readonly heldBytes: number
-  /** Bytes copied in and out since the start. */
+  /** Bytes copied in and out since the start: between the caller's memory and the device's, where the device is a GPU across the bus. */
   readonly uploadedBytes: number
   readonly downloadedBytes: number
 }
 
 /** Where programs run. All of its work happens off the thread that calls it, one run at a time, in the order of the calls. */
 export interface Device {
-  readonly kind: 'cpu' | 'webgpu' | 'cuda'
+  readonly kind: DeviceKind
   memory: () => Promise<DeviceMemory>
   compile: (program: Program, options?: CompileOptions) => Promise<Executable>
   /**

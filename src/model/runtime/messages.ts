@@ -1,9 +1,12 @@
 // What a device and its worker thread say to each other.
 import type { DType, Tensor } from '../../tensor.ts'
-import type { Passed } from './device.ts'
+import type { OnnxModel } from '../graph/onnx.ts'
+import type { TensorSpec } from '../graph/program.ts'
+import type { DeviceKind, Passed } from './device.ts'
 
 /** How the worker opens its sessions. */
 export interface WorkerOptions {
+  readonly kind: DeviceKind
   /** Threads within one operator; onnxruntime's default, the number of physical cores, when left out. */
   readonly threads?: number
   /** Whether idle operator threads spin for a while before they sleep. */
@@ -22,7 +25,9 @@ export interface Run {
 }
 
 export type Request =
-  | { readonly kind: 'compile', readonly session: number, readonly name: string, readonly model: Uint8Array, readonly externalData: ReadonlyArray<{ path: string, data: Uint8Array }> }
+  /** Comes first. */
+  | { readonly kind: 'open' }
+  | { readonly kind: 'compile', readonly session: number, readonly name: string, readonly model: OnnxModel, readonly outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>> }
   /** One after another; the answer holds the outputs of the last. */
   | { readonly kind: 'run', readonly runs: readonly Run[] }
   | { readonly kind: 'upload', readonly value: Tensor }

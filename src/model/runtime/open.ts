@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads'
 import { bytesPerElement, bytesOf, elementCount, type DType, type Tensor } from '../../tensor.ts'
 import type { Program } from '../graph/program.ts'
-import { DeviceError, isDeviceTensor, type AnyTensor, type CompileOptions, type Device, type DeviceMemory, type DeviceTensor, type Executable, type Link, type RunOptions } from './device.ts'
+import { DeviceError, isDeviceTensor, type AnyTensor, type CompileOptions, type Device, type DeviceKind, type DeviceMemory, type DeviceTensor, type Executable, type Link, type RunOptions } from './device.ts'
 import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messages.ts'
 
 export interface DeviceOptions {
@@ -16,9 +16,8 @@ export interface DeviceOptions {
   profile?: string
 }
 
-/** Opens a device. Throws DeviceError for a kind that this build cannot open. */
-export async function openDevice (kind: Device['kind'], options: DeviceOptions = {}): Promise<Device> {
-  if (kind !== 'cpu') throw new DeviceError(`device ${kind} is not supported yet`, { next: 'use the device cpu' })
+/** Opens a device. Throws DeviceError where this machine has none of this kind. */
+export async function openDevice (kind: DeviceKind, options: DeviceOptions = {}): Promise<Device> {
   return await WorkerDevice.open(kind, options)
 }
 
@@ -44,8 +43,9 @@ interface Waiting {
 
 /** A device whose sessions and tensors live in a worker thread. */
 class WorkerDevice implements Device {
-  readonly kind: Device['kind']
+  readonly kind: DeviceKind
   readonly #worker: Worker
+  readonly #profiles: boolean
   readonly #waiting: Waiting[] = []
   readonly #live = new Map<number, DeviceTensor>()
   readonly #compiled = new WeakMap<Executable, Compiled>()
@@ -53,9 +53,7 @@ class WorkerDevice implements Device {
   #failure: DeviceError | undefined
   #sessions = 0
 
-  readonly #profiles: boolean
-
-  constructor (kind: Device['kind'], worker: Worker, profiles: boolean) {
+  constructor (kind: DeviceKind, worker: Worker, profiles: boolean) {
     this.kind = kind
     this.#profiles = profiles
     this.#worker = worker
@@ -64,14 +62,16 @@ class WorkerDevice implements Device {
     worker.on('exit', () => { this.#fail(new DeviceError(`the ${kind} device is closed`)) })
   }
 
-  static async open (kind: Device['kind'], { threads, spin = false, profile }: DeviceOptions): Promise<WorkerDevice> {
-    const workerData: WorkerOptions = { spin, ...(threads === undefined ? {} : { threads }), ...(profile === undefined ? {} : { profile }) }
+  static async open (kind: DeviceKind, { threads, spin = false, profile }: DeviceOptions): Promise<WorkerDevice> {
+    const workerData: WorkerOptions = { kind, spin, ...(threads === undefined ? {} : { threads }), ...(profile === undefined ? {} : { profile }) }
     const device = new WorkerDevice(kind, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }), profile !== undefined)
-    await new Promise<void>((resolve, reject) => {
-      device.#worker.once('online', resolve)
-      device.#worker.once('error', reject)
-    })
-    return device
+    try {
+      await device.#ask(`opening the ${kind} device`, { kind: 'open' })
+      return device
+    } catch (error) {
+      await device.close()
+      throw error
+    }
   }
 
   async memory (): Promise<DeviceMemory> {
@@ -81,9 +81,9 @@ class WorkerDevice implements Device {
   async compile (program: Program, { constants = {} }: CompileOptions = {}): Promise<Executable> {
     const values: Record<string, Tensor> = {}
     for (const [name, value] of Object.entries(constants)) values[name] = isDeviceTensor(value) ? await this.download(value) : value
-    const { model, externalData } = program.toOnnx(values)
+    const model = program.toOnnx(values)
     const session = ++this.#sessions
-    await this.#ask(`compiling ${program.name}`, { kind: 'compile', session, name: program.name, model, externalData })
+    await this.#ask(`compiling ${program.name}`, { kind: 'compile', session, name: program.name, model, outputs: program.outputs.map(({ name, dtype }) => ({ name, dtype })) })
     const executable: Executable = {
       program,
       run: async (inputs, { keep = [], inPlace = {} } = {}) => await this.chain([{ executable, inputs, inPlace }], { keep }),
@@ -124,6 +124,7 @@ class WorkerDevice implements Device {
 
   async randomBits (shape: readonly number[], key?: Uint8Array): Promise<DeviceTensor> {
     const { held } = await this.#ask(`random bits of shape [${shape.join(', ')}]`, { kind: 'random', shape, key })
+    if (this.kind !== 'cpu') this.#memory.uploadedBytes += sizeBytes(held[0]!)
     return this.#adopt(held[0]!)
   }
 

@@ -3,28 +3,36 @@ import { createCipheriv, randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { parentPort, workerData } from 'node:worker_threads'
 import * as ort from 'onnxruntime-node'
-import { bytesPerElement, elementCount, fromBytes, type DType, type Tensor, type TensorData } from '../../tensor.ts'
+import { elementCount, fromBytes, type DType, type Tensor } from '../../tensor.ts'
 import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messages.ts'
+import { hostProvider, hostTensor } from './providers/host.ts'
+import type { Provider } from './providers/provider.ts'
+import { WebGpuProvider } from './providers/webgpu.ts'
 
 // onnxruntime-node 1.30 takes a Float16Array for a float16 tensor where there is one (Node 24), but reads its length as 0; where there is
 // none, it takes the bits as a Uint16Array, which are what Midspan's tensors hold.
 Reflect.deleteProperty(globalThis, 'Float16Array')
 
-const { threads, spin, profile } = workerData as WorkerOptions
-
-/** Outputs up to this size are copied out of onnxruntime's arena rather than moved: a small view would pin its whole chunk. */
-const COPY_UP_TO_BYTES = 4096
+const { kind, threads, spin, profile } = workerData as WorkerOptions
 
 const sessions = new Map<number, ort.InferenceSession>()
 const tensors = new Map<number, ort.Tensor>()
 let nextId = 1
+let provider: Provider
+
+type Results = Readonly<Record<string, ort.Tensor>>
 
 async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true }>, 'ok'>> {
   switch (request.kind) {
+    case 'open': {
+      provider = kind === 'webgpu' ? await WebGpuProvider.open() : hostProvider(kind)
+      return { held: [], values: [] }
+    }
     case 'compile': {
-      sessions.set(request.session, await ort.InferenceSession.create(request.model, {
-        executionProviders: ['cpu'],
-        externalData: request.externalData.map(({ path, data }) => ({ path, data })),
+      const { model, externalData } = request.model
+      sessions.set(request.session, await ort.InferenceSession.create(model, {
+        ...provider.sessionOptions(request.model, request.outputs),
+        externalData,
         graphOptimizationLevel: 'all',
         logSeverityLevel: 3,
         ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
@@ -34,23 +42,19 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
       return { held: [], values: [] }
     }
     case 'run': return await runAll(request.runs)
-    case 'upload': return { held: [hold(fromHost(request.value))], values: [] }
-    case 'zeros': {
-      const { dtype, shape } = request
-      const bytes = new Uint8Array(elementCount(shape) * bytesPerElement[dtype])
-      return { held: [hold(fromHost(fromBytes(dtype, shape, bytes)))], values: [] }
-    }
+    case 'upload': return { held: [hold(await provider.store(request.value))], values: [] }
+    case 'zeros': return { held: [hold(await provider.zeros(request.dtype, request.shape))], values: [] }
     case 'random': {
       const cipher = createCipheriv('aes-256-ctr', request.key ?? randomBytes(32), new Uint8Array(16))
       const bits = cipher.update(new Uint8Array(elementCount(request.shape) * 4))
-      return { held: [hold(fromHost(fromBytes('uint32', request.shape, bits)))], values: [] }
+      return { held: [hold(await provider.store(fromBytes('uint32', request.shape, bits)))], values: [] }
     }
-    case 'download': {
-      const { type, dims, data } = tensors.get(request.id)!
-      return { held: [], values: [{ dtype: type as DType, shape: dims, data: (data as TensorData).slice() }] }
-    }
+    case 'download': return { held: [], values: [await provider.read(tensors.get(request.id)!)] }
     case 'free':
-      for (const id of request.ids) tensors.delete(id)
+      for (const id of request.ids) {
+        provider.discard(tensors.get(id)!)
+        tensors.delete(id)
+      }
       return { held: [], values: [] }
     case 'release': {
       const session = sessions.get(request.session)
@@ -66,46 +70,48 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
 
 async function runAll (runs: readonly Run[]): Promise<{ held: Held[], values: Tensor[] }> {
   let results: Results = {}
-  for (const one of runs) results = await run(one, results)
+  for (const one of runs) {
+    const before = results
+    try {
+      results = await run(one, before)
+    } finally {
+      for (const value of Object.values(before)) provider.discard(value)
+    }
+  }
   const held: Held[] = []
   const values: Tensor[] = []
   for (const { name, keep, inPlace } of runs.at(-1)!.outputs) {
     if (inPlace !== undefined) continue
-    const result = results[name]!
-    if (keep) held.push(hold(result))
-    else values.push(toHost(result))
+    if (keep) held.push(hold(results[name]!))
+    else values.push(await provider.take(results[name]!))
   }
   return { held, values }
 }
 
-type Results = Readonly<Record<string, ort.Tensor>>
-
+/** The outputs of a run, but for those that are written into tensors held here. */
 async function run ({ session, inputs, outputs }: Run, before: Results): Promise<Results> {
   const feeds: Record<string, ort.Tensor> = {}
   for (const [name, operand] of Object.entries(inputs)) feeds[name] = operandOf(operand, before)
   const fetches: Record<string, ort.Tensor | null> = {}
   for (const { name, inPlace } of outputs) fetches[name] = inPlace === undefined ? null : tensors.get(inPlace)!
-  return await sessions.get(session)!.run(feeds, fetches)
+  const results = await provider.run(sessions.get(session)!, feeds, fetches)
+  for (const { name, inPlace } of outputs) {
+    if (inPlace === undefined) continue
+    tensors.set(inPlace, results[name]!)
+    Reflect.deleteProperty(results, name)
+  }
+  return results
 }
 
 function operandOf (operand: Operand, before: Results): ort.Tensor {
   if (typeof operand === 'number') return tensors.get(operand)!
-  return 'passed' in operand ? before[operand.passed]! : fromHost(operand)
+  return 'passed' in operand ? before[operand.passed]! : hostTensor(operand)
 }
 
 function hold (value: ort.Tensor): Held {
   const id = nextId++
   tensors.set(id, value)
   return { id, dtype: value.type as DType, shape: value.dims }
-}
-
-function fromHost ({ dtype, shape, data }: Tensor): ort.Tensor {
-  return new ort.Tensor(dtype, data, shape)
-}
-
-function toHost ({ type, dims, data }: ort.Tensor): Tensor {
-  const bits = data as TensorData
-  return { dtype: type as DType, shape: dims, data: bits.byteLength <= COPY_UP_TO_BYTES ? bits.slice() : bits }
 }
 
 async function answer (request: Request): Promise<void> {
