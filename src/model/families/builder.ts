@@ -1,6 +1,6 @@
 import type { Graph, Value } from '../graph/graph.ts'
 import { add, layerNorm, matmul, mul, reshape, rmsNorm } from '../graph/operators/index.ts'
-import { UnsupportedModelError, type Model, type Norm } from './family.ts'
+import { UnsupportedModelError, type Model, type Norm, type WeightSpec } from './family.ts'
 
 /** Attention from projected rows: q [rows, heads * headSize], k and v [rows, kvHeads * headSize], neither turned yet; [rows, heads * headSize]. */
 export type Attention = (q: Value, k: Value, v: Value) => Value
@@ -20,6 +20,8 @@ export interface BlockBuilderOptions {
   /** What stands before the names of the program's inputs: empty where the program is one block. */
   readonly prefix?: string
   readonly attention: Attention
+  /** x [rows, in] times the transpose of a module's weight [out, in], which is an input of the graph in whatever form it is kept; one of float32 unless given. */
+  readonly product?: (x: Value, weight: WeightSpec) => Value
   /** The adapter of a module that has one. */
   readonly adapter?: (module: string) => Adapter | undefined
 }
@@ -43,13 +45,15 @@ export class BlockBuilder {
   readonly model: Model
   readonly #prefix: string
   readonly #attention: Attention
+  readonly #product: (x: Value, weight: WeightSpec) => Value
   readonly #adapter: (module: string) => Adapter | undefined
 
-  constructor ({ graph, model, prefix = '', attention, adapter = () => undefined }: BlockBuilderOptions) {
+  constructor ({ graph, model, prefix = '', attention, product = plainProduct, adapter = () => undefined }: BlockBuilderOptions) {
     this.graph = graph
     this.model = model
     this.#prefix = prefix
     this.#attention = attention
+    this.#product = product
     this.#adapter = adapter
   }
 
@@ -57,8 +61,8 @@ export class BlockBuilder {
   linear (module: string, x: Value): Value {
     const found = this.model.linears.find(({ name }) => name === module)
     if (found === undefined) throw new UnsupportedModelError(`${this.model.architecture} has no linear module ${module}`)
-    const product = matmul(x, this.#weight(`${module}.weight`, [found.outputSize, found.inputSize]), { transposeB: true })
-    const y = found.bias ? add(product, this.#weight(`${module}.bias`, [found.outputSize])) : product
+    const product = this.#product(x, { name: `${this.#prefix}${module}.weight`, shape: [found.outputSize, found.inputSize] })
+    const y = found.bias ? add(product, this.graph.input(`${this.#prefix}${module}.bias`, 'float32', [found.outputSize])) : product
     const adapter = this.#adapter(module)
     if (adapter === undefined) return y
     const seen = adapter.dropout?.(x) ?? x
@@ -81,8 +85,8 @@ export class BlockBuilder {
   keep (value: Value): Value {
     return this.graph.mark(value)
   }
+}
 
-  #weight (name: string, shape: readonly number[]): Value {
-    return this.graph.input(this.#prefix + name, 'float32', shape)
-  }
+function plainProduct (x: Value, { name, shape }: WeightSpec): Value {
+  return matmul(x, x.graph.input(name, 'float32', shape), { transposeB: true })
 }

@@ -109,14 +109,18 @@ export function spanTensors (model: Model, { first, end }: Span): string[] {
   return layers.flatMap(layer => blockWeights(model).map(({ name }) => blockTensor(model, layer, name)))
 }
 
+export function embeddingWeight ({ embedding, vocabularySize, hiddenSize }: Model): WeightSpec {
+  return { name: embedding, shape: [vocabularySize, hiddenSize] }
+}
+
 /** The weight of the head: the embedding where they are tied. */
-export function headTensor (model: Model): string {
-  return model.tied ? model.embedding : model.head
+export function headWeight (model: Model): WeightSpec {
+  return { ...embeddingWeight(model), name: model.tied ? model.embedding : model.head }
 }
 
 /** Names and shapes of the weights after the last block: the final norm's and the head's. */
 export function headWeights (model: Model): WeightSpec[] {
-  return [...normWeights(model.finalNorm), { name: headTensor(model), shape: [model.vocabularySize, model.hiddenSize] }]
+  return [...normWeights(model.finalNorm), headWeight(model)]
 }
 
 /** What distinguishes the programs of one block from those of another: blocks of one kind share them. */

@@ -1,7 +1,7 @@
 import { headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type Model, type Span } from './family.ts'
 import { llama } from './llama.ts'
 
-export { blockTensor, blockWeights, headTensor, headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type LinearModule, type Model, type Norm, type Span } from './family.ts'
+export { blockTensor, blockWeights, embeddingWeight, headWeight, headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type LinearModule, type Model, type Norm, type Span, type WeightSpec } from './family.ts'
 
 const families: readonly Family[] = [llama]
 

@@ -8,6 +8,7 @@ import type { AnyTensor, DeviceTensor, Link, Passed } from '../runtime/device.ts
 import { int32, tensor, type Tensor } from '../../tensor.ts'
 import { rotate } from '../training/attention.ts'
 import { adapterInputs } from '../training/block-programs.ts'
+import { weightProduct } from '../training/weight-format.ts'
 import type { ModelWeights } from '../training/weights.ts'
 import type { SequenceCache } from './cache.ts'
 
@@ -69,11 +70,11 @@ export class CachedSpan {
  * One block over the rows of this many sequences, the same for all blocks of a kind: programs of whole spans would save a few messages to the
  * device, and cost seconds to compile for each span and number of sequences that meet.
  */
-function cachedBlockProgram ({ model, trainable }: ModelWeights, { window }: BlockKind, sequences: number): Program {
+function cachedBlockProgram ({ model, trainable, format }: ModelWeights, { window }: BlockKind, sequences: number): Program {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const adapter = trainable === 'weights' ? () => undefined : adapterInputs(graph, model, trainable, false)
-  const builder = new BlockBuilder({ graph, model, attention: cachedAttention(graph, model, window, sequences), adapter })
+  const builder = new BlockBuilder({ graph, model, attention: cachedAttention(graph, model, window, sequences), product: (x, weight) => weightProduct(x, weight, format), adapter })
   graph.output('output', model.block(builder, hidden))
   return program(`cached-block-${sequences}`, graph)
 }

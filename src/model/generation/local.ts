@@ -1,6 +1,7 @@
 import type { Model } from '../families/index.ts'
 import type { Device } from '../runtime/device.ts'
 import type { Trainable } from '../training/block-programs.ts'
+import type { WeightFormat } from '../training/weight-format.ts'
 import { ModelWeights, type WeightSource } from '../training/weights.ts'
 import { CachedEnds } from './cached-ends.ts'
 import type { Sampler } from './sampling.ts'
@@ -21,8 +22,8 @@ export class LocalGenerator {
   }
 
   /** `'weights'` generates with the model as it is. */
-  static async load (device: Device, model: Model, source: WeightSource, trainable: Trainable = 'weights'): Promise<LocalGenerator> {
-    const weights = await ModelWeights.create(device, model, trainable)
+  static async load (device: Device, model: Model, source: WeightSource, trainable: Trainable = 'weights', format?: WeightFormat): Promise<LocalGenerator> {
+    const weights = await ModelWeights.create(device, model, trainable, format)
     await weights.loadEmbedding(source)
     await weights.loadBlocks(source, { first: 0, end: model.layers })
     await weights.loadHead(source)

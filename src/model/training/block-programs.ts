@@ -7,12 +7,20 @@ import { partition, savePolicy } from '../graph/partition.ts'
 import { program, type Program } from '../graph/program.ts'
 import { paddedAttention } from './attention.ts'
 import { adapterScaling, adapterTargets, type AdapterSettings } from './lora.ts'
+import { weightProduct, type WeightFormat } from './weight-format.ts'
 
 /** What training changes: adapters beside frozen weights, or the weights themselves. */
 export type Trainable = AdapterSettings | 'weights'
 
 /** Whether a forward pass keeps what its backward pass needs, or computes it again from the block's input. */
 export type ResidualPolicy = 'saved' | 'recomputed'
+
+/** What the programs of a block depend on besides its kind. */
+export interface BlockOptions {
+  readonly model: Model
+  readonly trainable: Trainable
+  readonly format: WeightFormat
+}
 
 /**
  * The programs of one block, the same for all blocks of its kind. Inputs: `hidden` [rows, hidden], `positions`, `slots`, `places` (rowLayout), `cos`,
@@ -30,12 +38,12 @@ export interface BlockPrograms {
   readonly parameters: readonly string[]
 }
 
-export function blockPrograms (model: Model, kind: BlockKind, trainable: Trainable, policy: ResidualPolicy): BlockPrograms {
+export function blockPrograms ({ model, trainable, format }: BlockOptions, kind: BlockKind, policy: ResidualPolicy): BlockPrograms {
   const parameters = parameterNames(model, trainable)
-  const evaluation = blockGraph(model, kind, trainable, false)
+  const evaluation = blockGraph({ model, trainable, format }, kind, false)
   evaluation.graph.output('output', evaluation.output)
 
-  const { graph, hidden, output } = blockGraph(model, kind, trainable, true)
+  const { graph, hidden, output } = blockGraph({ model, trainable, format }, kind, true)
   const outputGradient = graph.input('outputGradient', 'float32', hidden.shape)
   const [inputGradient, ...gradients] = differentiate(graph, [{ value: output, gradient: outputGradient }], [hidden, ...parameters.map(name => graph.inputs.get(name)!)])
   const backward = Object.fromEntries(parameters.map((name, i) => [`${name}.gradient`, gradients[i]!]))
@@ -55,11 +63,11 @@ export function parameterNames (model: Model, trainable: Trainable): string[] {
   return adapterTargets(model, trainable).flatMap(({ name }) => [`${name}.lora_A`, `${name}.lora_B`])
 }
 
-function blockGraph (model: Model, { window }: BlockKind, trainable: Trainable, training: boolean): { graph: Graph, hidden: Value, output: Value } {
+function blockGraph ({ model, trainable, format }: BlockOptions, { window }: BlockKind, training: boolean): { graph: Graph, hidden: Value, output: Value } {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const adapter = trainable === 'weights' ? () => undefined : adapterInputs(graph, model, trainable, training)
-  const builder = new BlockBuilder({ graph, model, attention: paddedAttention(graph, model, window), adapter })
+  const builder = new BlockBuilder({ graph, model, attention: paddedAttention(graph, model, window), product: (x, weight) => weightProduct(x, weight, format), adapter })
   return { graph, hidden, output: model.block(builder, hidden) }
 }
 

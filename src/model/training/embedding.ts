@@ -1,7 +1,9 @@
 import type { Tensor } from '../../tensor.ts'
+import { embeddingWeight } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Executable, Link } from '../runtime/device.ts'
 import { embeddingGradientProgram, embeddingProgram } from './head-programs.ts'
+import { endFormat } from './weight-format.ts'
 import type { ModelWeights } from './weights.ts'
 
 /** Token ids to hidden states, and back where the embedding is trained. */
@@ -19,7 +21,7 @@ export class Embedding {
   /** The embedding must be among the weights by the time it is used. */
   static async open (weights: ModelWeights): Promise<Embedding> {
     const { device, model, trainable, key } = weights
-    const forward = await compiled(device, `embedding ${key}`, () => embeddingProgram(model))
+    const forward = await compiled(device, `embedding ${key}`, () => embeddingProgram(model, endFormat(weights.format)))
     const backward = trainable === 'weights' ? await compiled(device, `embedding.gradient ${key}`, () => embeddingGradientProgram(model)) : undefined
     return new Embedding(weights, forward, backward)
   }
@@ -44,7 +46,6 @@ export class Embedding {
   }
 
   #table (): Record<string, DeviceTensor> {
-    const { embedding } = this.#weights.model
-    return { [embedding]: this.#weights.weight(embedding) }
+    return this.#weights.endInputs([embeddingWeight(this.#weights.model)])
   }
 }

@@ -1,9 +1,10 @@
 import { normalized } from '../families/builder.ts'
-import { headTensor, type Model } from '../families/family.ts'
+import { embeddingWeight, headWeight, type Model } from '../families/family.ts'
 import { differentiate } from '../graph/differentiate.ts'
 import { Graph, type Value } from '../graph/graph.ts'
-import { cast, gatherElements, gatherRows, logSumExp, matmul, reduceSum, reshape, sub, takeRows } from '../graph/operators/index.ts'
+import { cast, gatherElements, logSumExp, reduceSum, reshape, sub, takeRows } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
+import { weightProduct, weightRows, type WeightFormat } from './weight-format.ts'
 
 interface HeadGraph {
   readonly graph: Graph
@@ -14,34 +15,33 @@ interface HeadGraph {
 
 /**
  * The final norm and the head on some of the rows: inputs `hidden` [rows, hidden], `taken` int32 [taken], row numbers without
- * repetition, `inverse` int32 [rows], where each row went or -1, and the weights under their names in the checkpoint.
+ * repetition, `inverse` int32 [rows], where each row went or -1, and the weights under their names in the checkpoint, as `format` keeps them.
  */
-function headGraph (model: Model): HeadGraph {
+function headGraph (model: Model, format: WeightFormat): HeadGraph {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const rows = takeRows(hidden, graph.input('taken', 'int32', ['taken']), graph.input('inverse', 'int32', ['rows']), { gapsInIndices: false })
   const output = normalized(rows, model.finalNorm, model.normEpsilon)
-  const head = graph.input(headTensor(model), 'float32', [model.vocabularySize, model.hiddenSize])
-  return { graph, hidden, logits: matmul(output, head, { transposeB: true }) }
+  return { graph, hidden, logits: weightProduct(output, headWeight(model), format) }
 }
 
 /** Output `logits` [taken, vocabulary]. */
-export function logitsProgram (model: Model): Program {
-  const { graph, logits } = headGraph(model)
+export function logitsProgram (model: Model, format: WeightFormat): Program {
+  const { graph, logits } = headGraph(model, format)
   graph.output('logits', logits)
   return program('head', graph)
 }
 
 /** Takes `targets` int32 [taken] besides; output `loss`: the cross-entropy summed over the rows taken. */
-export function lossProgram (model: Model): Program {
-  const { graph, loss } = lossGraph(model)
+export function lossProgram (model: Model, format: WeightFormat): Program {
+  const { graph, loss } = lossGraph(model, format)
   graph.output('loss', loss)
   return program('head.loss', graph)
 }
 
 /** As lossProgram, with the gradients `hidden.gradient` [rows, hidden] and, of the weights named, `${name}.gradient`. */
-export function lossGradientProgram (model: Model, parameters: readonly string[]): Program {
-  const { graph, hidden, loss } = lossGraph(model)
+export function lossGradientProgram (model: Model, format: WeightFormat, parameters: readonly string[]): Program {
+  const { graph, hidden, loss } = lossGraph(model, format)
   graph.output('loss', loss)
   const wrt = [hidden, ...parameters.map(name => graph.inputs.get(name)!)]
   const gradients = differentiate(graph, [{ value: loss, gradient: graph.scalar(1) }], wrt)
@@ -49,30 +49,29 @@ export function lossGradientProgram (model: Model, parameters: readonly string[]
   return program('head.gradient', graph)
 }
 
-function lossGraph (model: Model): HeadGraph & { loss: Value } {
-  const head = headGraph(model)
+function lossGraph (model: Model, format: WeightFormat): HeadGraph & { loss: Value } {
+  const head = headGraph(model, format)
   const targets = reshape(head.graph.input('targets', 'int32', ['taken']), ['taken', 1])
   const loss = reduceSum(sub(logSumExp(head.logits, [-1], true), gatherElements(head.logits, targets, 1)))
   return { ...head, loss }
 }
 
-/** Input `ids` int32 [rows] and the embedding under its name in the checkpoint; output `hidden` [rows, hidden]. */
-export function embeddingProgram (model: Model): Program {
+/** Input `ids` int32 [rows] and the embedding under its name in the checkpoint, as `format` keeps it; output `hidden` [rows, hidden]. */
+export function embeddingProgram (model: Model, format: WeightFormat): Program {
   const graph = new Graph()
-  graph.output('hidden', embed(graph, model))
+  graph.output('hidden', embed(graph, model, format))
   return program('embedding', graph)
 }
 
-/** Takes `hiddenGradient` [rows, hidden] besides; output `${embedding}.gradient` [vocabulary, hidden]. */
+/** Of a float32 embedding. Takes `hiddenGradient` [rows, hidden] besides; output `${embedding}.gradient` [vocabulary, hidden]. */
 export function embeddingGradientProgram (model: Model): Program {
   const graph = new Graph()
-  const hidden = embed(graph, model)
+  const hidden = embed(graph, model, 'fp32')
   const [gradient] = differentiate(graph, [{ value: hidden, gradient: graph.input('hiddenGradient', 'float32', hidden.shape) }], [graph.inputs.get(model.embedding)!])
   graph.output(`${model.embedding}.gradient`, gradient!)
   return program('embedding.gradient', graph)
 }
 
-function embed (graph: Graph, model: Model): Value {
-  const table = graph.input(model.embedding, 'float32', [model.vocabularySize, model.hiddenSize])
-  return gatherRows(table, cast(graph.input('ids', 'int32', ['rows']), 'int64'))
+function embed (graph: Graph, model: Model, format: WeightFormat): Value {
+  return weightRows(cast(graph.input('ids', 'int32', ['rows']), 'int64'), embeddingWeight(model), format)
 }

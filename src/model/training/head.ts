@@ -6,6 +6,7 @@ import { Scope } from '../runtime/scope.ts'
 import { ignoredTarget, type Batch } from '../text/batches.ts'
 import { accumulate } from './accumulate.ts'
 import { logitsProgram, lossGradientProgram, lossProgram } from './head-programs.ts'
+import { endFormat } from './weight-format.ts'
 import type { ModelWeights } from './weights.ts'
 
 /** Logits that one run holds at most, 128 MiB of them; several such tensors are alive in its gradient. More rows take several runs. */
@@ -43,11 +44,12 @@ export class Head {
   /** The final norm and the head must be among the weights by the time it is used. */
   static async open (weights: ModelWeights): Promise<Head> {
     const { device, model, trainable, key } = weights
+    const format = endFormat(weights.format)
     const parameters = trainable === 'weights' ? headWeights(model).map(({ name }) => name) : []
     const [logits, loss, gradient] = await Promise.all([
-      compiled(device, `head ${key}`, () => logitsProgram(model)),
-      compiled(device, `head.loss ${key}`, () => lossProgram(model)),
-      compiled(device, `head.gradient ${key}`, () => lossGradientProgram(model, parameters))
+      compiled(device, `head ${key}`, () => logitsProgram(model, format)),
+      compiled(device, `head.loss ${key}`, () => lossProgram(model, format)),
+      compiled(device, `head.gradient ${key}`, () => lossGradientProgram(model, format, parameters))
     ])
     return new Head(weights, { logits, loss, gradient }, parameters)
   }
@@ -98,7 +100,7 @@ export class Head {
   }
 
   #inputs (): Record<string, DeviceTensor> {
-    return Object.fromEntries(headWeights(this.#weights.model).map(({ name }) => [name, this.#weights.weight(name)]))
+    return this.#weights.endInputs(headWeights(this.#weights.model))
   }
 }
 

@@ -9,6 +9,7 @@ import { loadEnds, type Ends } from './ends.ts'
 import type { Loss } from './head.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from './optimizer.ts'
 import { Parameters } from './parameters.ts'
+import type { WeightFormat } from './weight-format.ts'
 import type { WeightSource } from './weights.ts'
 
 export interface LocalTrainerOptions {
@@ -16,6 +17,8 @@ export interface LocalTrainerOptions {
   readonly trainable: Trainable
   readonly optimizer: OptimizerSettings
   readonly policy?: ResidualPolicy
+  /** What frozen matrices are kept as; float32 when left out. */
+  readonly format?: WeightFormat
 }
 
 export interface LocalStepOptions {
@@ -42,8 +45,8 @@ export class LocalTrainer {
     this.parameters = parameters
   }
 
-  static async load (device: Device, model: Model, source: WeightSource, { trainable, optimizer, policy }: LocalTrainerOptions): Promise<LocalTrainer> {
-    const ends = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: model.layers }, trainable, policy === undefined ? {} : { policy })
+  static async load (device: Device, model: Model, source: WeightSource, { trainable, optimizer, ...options }: LocalTrainerOptions): Promise<LocalTrainer> {
+    const ends = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: model.layers }, trainable, options)
     return new LocalTrainer(device, ends, await Optimizer.open(device, optimizer), await Parameters.create(device, ends.weights.trained))
   }
 

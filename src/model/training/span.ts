@@ -5,11 +5,14 @@ import { Scope } from '../runtime/scope.ts'
 import { blockPrograms, type BlockPrograms, type ResidualPolicy, type Trainable } from './block-programs.ts'
 import { AdapterSettingsError, adapterTargets, dropoutKey } from './lora.ts'
 import { rowLayout, sliceRows, type RowLayout, type Rows } from './rows.ts'
+import type { WeightFormat } from './weight-format.ts'
 import { ModelWeights, type WeightSource } from './weights.ts'
 
 export interface SpanOptions {
   /** Shares weights with other pieces of this machine; a set of the span's own when left out. */
   readonly weights?: ModelWeights
+  /** What the span's own set keeps frozen matrices as; float32 when left out. */
+  readonly format?: WeightFormat
   /** Saved when left out: faster for wide models; recomputed holds less. */
   readonly policy?: ResidualPolicy
 }
@@ -82,9 +85,9 @@ export class TrainableSpan {
   }
 
   /** Loads blocks `[first, end)` with adapters as training starts, or to be trained themselves (`'weights'`). */
-  static async load (device: Device, model: Model, source: WeightSource, span: Span, trainable: Trainable, { weights, policy = 'saved' }: SpanOptions = {}): Promise<TrainableSpan> {
+  static async load (device: Device, model: Model, source: WeightSource, span: Span, trainable: Trainable, { weights, format, policy = 'saved' }: SpanOptions = {}): Promise<TrainableSpan> {
     if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers)) throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
-    const set = weights ?? await ModelWeights.create(device, model, trainable)
+    const set = weights ?? await ModelWeights.create(device, model, trainable, format)
     const kinds = Array.from({ length: span.end - span.first }, (_, i) => kindOf(model, span.first + i))
     const made = new Map<string, Promise<BlockExecutables>>()
     for (const kind of kinds) made.set(JSON.stringify(kind), made.get(JSON.stringify(kind)) ?? blockExecutables(set, kind, policy))
@@ -197,8 +200,9 @@ export class TrainableSpan {
   }
 }
 
-async function blockExecutables ({ device, model, trainable, key }: ModelWeights, kind: BlockKind, policy: ResidualPolicy): Promise<BlockExecutables> {
-  const programs = blockPrograms(model, kind, trainable, policy)
+async function blockExecutables (weights: ModelWeights, kind: BlockKind, policy: ResidualPolicy): Promise<BlockExecutables> {
+  const { device, key } = weights
+  const programs = blockPrograms(weights, kind, policy)
   const block = `${JSON.stringify(kind)} ${key}`
   const [evaluate, forward, backward] = await Promise.all([
     compiled(device, `block.evaluate ${block}`, () => programs.evaluate),

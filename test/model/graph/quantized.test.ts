@@ -5,6 +5,7 @@ import { dequantize, quantize, quantizedMatmul, quantizedTypes, type Quantizatio
 import { program } from '../../../src/model/graph/program.ts'
 import { elementCount, float32, type Tensor } from '../../../src/tensor.ts'
 import { relativeError } from '../../helpers/golden.ts'
+import { plainly } from '../../helpers/quantized.ts'
 import { expectDerivative, pseudoRandom } from './derivatives.ts'
 import { runGraph, runProgram } from './run.ts'
 
@@ -23,17 +24,6 @@ async function quantized (w: Tensor, quantization: Quantization): Promise<{ code
   graph.output('codes', codes)
   graph.output('scales', scales)
   return await runGraph(graph, { w }) as { codes: Tensor, scales: Tensor }
-}
-
-/** What the layout says that codes stand for, element by element. */
-function plainly ({ codes, scales }: { codes: Tensor, scales: Tensor }, [outputSize, inputSize]: readonly [number, number], { bits, blockSize }: Quantization): Float32Array {
-  const blocks = Math.ceil(inputSize / blockSize)
-  return Float32Array.from({ length: outputSize * inputSize }, (_, at) => {
-    const [row, column] = [Math.floor(at / inputSize), at % inputSize]
-    const element = row * blocks * blockSize + column
-    const code = bits === 8 ? Number(codes.data[element]) : Number(codes.data[element >> 1]) >> (element % 2 * 4) & 15
-    return (code - 2 ** (bits - 1)) * Number(scales.data[row * blocks + Math.floor(column / blockSize)])
-  })
 }
 
 describe.each(formats)('%s', (_, quantization) => {

@@ -5,7 +5,7 @@
 import { tensor, type Tensor } from '../../../tensor.ts'
 import { MICROSOFT, type Emitter } from '../emitter.ts'
 import { GraphError } from '../errors.ts'
-import type { Value, ValueType } from '../graph.ts'
+import type { Dim, Value, ValueType } from '../graph.ts'
 import { applyOne, requireDType, type Operator } from '../operator.ts'
 import { format, sameShape } from '../shapes.ts'
 import { add, cast, clip, div, equal, greater, mul, neg, roundEven, where } from './elementwise.ts'
@@ -31,7 +31,7 @@ interface MatrixAttributes extends Quantization {
 }
 
 /** The types of a quantised matrix [outputSize, inputSize]. */
-export function quantizedTypes ([outputSize, inputSize]: readonly [number, number], { bits, blockSize }: Quantization): Record<keyof QuantizedMatrix, ValueType & { shape: readonly number[] }> {
+export function quantizedTypes<D extends Dim> ([outputSize, inputSize]: readonly [D, number], { bits, blockSize }: Quantization): Record<keyof QuantizedMatrix, ValueType & { readonly shape: ReadonlyArray<D | number> }> {
   const blocks = Math.ceil(inputSize / blockSize)
   return {
     codes: { dtype: 'uint8', shape: [outputSize, blocks, blockSize * bits / 8] },
@@ -45,7 +45,7 @@ export function quantizedTypes ([outputSize, inputSize]: readonly [number, numbe
  */
 export function quantize (w: Value, { bits, blockSize }: Quantization): QuantizedMatrix {
   const [outputSize, inputSize] = w.shape as readonly [number, number]
-  const { codes: { shape: codesShape }, scales: { shape: scalesShape } } = quantizedTypes([outputSize, inputSize], { bits, blockSize })
+  const { codes: { shape: codesShape }, scales: { shape: scalesShape } } = quantizedTypes<number>([outputSize, inputSize], { bits, blockSize })
   const missing = scalesShape[1]! * blockSize - inputSize
   const whole = missing === 0 ? w : concat([w, expand(w.graph.constant(tensor('float32', [1, missing], new Float32Array(missing))), [outputSize, missing])], 1)
   const blocks = reshape(whole, [...scalesShape, blockSize])
@@ -64,35 +64,29 @@ function packed (codes: Value, shape: readonly number[]): Value {
   return cast(reshape(add(low!, mul(high!, 16)), shape), 'uint8')
 }
 
-function checkMatrix (name: string, { codes, scales }: QuantizedMatrix, attributes: MatrixAttributes): number {
+function rowsOf (name: string, { codes, scales }: QuantizedMatrix, attributes: MatrixAttributes): Dim {
   requireDType(name, codes, 'uint8')
   requireDType(name, scales, 'float32')
-  const outputSize = codes.shape[0]
-  if (typeof outputSize === 'number') {
-    const wanted = quantizedTypes([outputSize, attributes.inputSize], attributes)
-    if (sameShape(codes.shape, wanted.codes.shape) && sameShape(scales.shape, wanted.scales.shape)) return outputSize
-  }
+  const rows = codes.shape[0]!
+  const wanted = quantizedTypes([rows, attributes.inputSize], attributes)
+  if (sameShape(codes.shape, wanted.codes.shape) && sameShape(scales.shape, wanted.scales.shape)) return rows
   throw new GraphError(`${name} cannot read codes ${format(codes.shape)} with scales ${format(scales.shape)} as ${attributes.bits}-bit blocks of ${attributes.blockSize} along ${attributes.inputSize} columns`, 'take the shapes from quantizedTypes')
 }
 
 const dequantizeOperator: Operator<MatrixAttributes> = {
   name: 'dequantize',
-  infer: ([codes, scales], attributes) => [{ dtype: 'float32', shape: [checkMatrix('dequantize', { codes: codes!, scales: scales! }, attributes), attributes.inputSize] }],
+  infer: ([codes, scales], attributes) => [{ dtype: 'float32', shape: [rowsOf('dequantize', { codes: codes!, scales: scales! }, attributes), attributes.inputSize] }],
   // DequantizeLinear by whole rows, one block each: on CPU twice as fast as with a block size along the last axis, and seven times GatherBlockQuantized.
   emit ({ inputs: [codes, scales], outputs: [w], attributes: { bits, blockSize, inputSize } }, emitter) {
-    const [outputSize, blocks] = scales!.shape as [number, number]
-    const rows = outputSize * blocks
+    const width = scales!.shape[1] as number * blockSize
     const node = nodes(emitter)
     const bytes = bits === 8 ? emitter.name(codes!) : unpacked(emitter.name(codes!), emitter)
-    const zero = node('Expand', [emitter.constant(uint8([1], 2 ** (bits - 1))), emitter.constant(int64s([rows]))])
-    const elements = node('DequantizeLinear', [
-      node('Reshape', [bytes, emitter.constant(int64s([rows, blockSize]))]),
-      node('Reshape', [emitter.name(scales!), emitter.constant(int64s([rows]))]),
-      zero
-    ], { axis: { i: 0 } })
-    const whole = inputSize === blocks * blockSize
+    const blockScales = node('Reshape', [emitter.name(scales!), emitter.constant(int64s([-1]))])
+    const zeros = node('Expand', [emitter.constant(uint8([1], 2 ** (bits - 1))), node('Shape', [blockScales])])
+    const elements = node('DequantizeLinear', [node('Reshape', [bytes, emitter.constant(int64s([-1, blockSize]))]), blockScales, zeros], { axis: { i: 0 } })
+    const whole = inputSize === width
     const matrix = whole ? emitter.name(w!) : emitter.fresh()
-    emitter.node('Reshape', [elements, emitter.constant(int64s([outputSize, blocks * blockSize]))], [matrix])
+    emitter.node('Reshape', [elements, emitter.constant(int64s([-1, width]))], [matrix])
     if (!whole) emitter.node('Slice', [matrix, emitter.constant(int64s([0])), emitter.constant(int64s([inputSize])), emitter.constant(int64s([1]))], [emitter.name(w!)])
   }
 }
@@ -140,7 +134,7 @@ const quantizedMatmulOperator: Operator<QuantizedMatmulAttributes> = {
   infer ([x, codes, scales], attributes) {
     requireDType('quantizedMatmul', x!, 'float32')
     if (x!.shape.at(-1) !== attributes.inputSize) throw new GraphError(`quantizedMatmul cannot multiply ${format(x!.shape)} by a matrix of ${attributes.inputSize} columns`, 'the last axis of x must be as long')
-    return [{ dtype: 'float32', shape: x!.shape.with(-1, checkMatrix('quantizedMatmul', { codes: codes!, scales: scales! }, attributes)) }]
+    return [{ dtype: 'float32', shape: x!.shape.with(-1, rowsOf('quantizedMatmul', { codes: codes!, scales: scales! }, attributes)) }]
   },
   emit ({ inputs, outputs: [y], attributes: { bits, blockSize, inputSize, activations } }, emitter) {
     emitter.node('MatMulNBits', inputs.map(emitter.name), [emitter.name(y!)], {

@@ -1,0 +1,73 @@
+import type { WeightSpec } from '../families/family.ts'
+import { Graph, type Value, type ValueType } from '../graph/graph.ts'
+import { cast, dequantize, gatherRows, matmul, quantize, quantizedMatmul, quantizedTypes, type Quantization, type QuantizedMatmulAttributes } from '../graph/operators/index.ts'
+import { program, type Program } from '../graph/program.ts'
+
+export const weightFormats = ['fp32', 'fp16', 'int8', 'int4'] as const
+
+/**
+ * What a device keeps frozen matrices as. Each party chooses for its own part of the model: a model in another format than fp32 is another
+ * model, close to it. Everything else stays float32: what is trained, norms, biases, and all arithmetic of training.
+ */
+export type WeightFormat = typeof weightFormats[number]
+
+/** Elements with one scale. Larger blocks would save at most 0.75 bits an element, and cost exactness. */
+const BLOCK_SIZE = 32
+
+/** The codes themselves: 9 bits an element with their scales, or 5. */
+const quantizations: Partial<Record<WeightFormat, Quantization>> = {
+  int8: { bits: 8, blockSize: BLOCK_SIZE },
+  int4: { bits: 4, blockSize: BLOCK_SIZE }
+}
+
+/** The format of the embedding and the head, which suffer most from few bits: never less than 8 of them. */
+export function endFormat (format: WeightFormat): WeightFormat {
+  return format === 'int4' ? 'int8' : format
+}
+
+/** The tensors that a weight is kept as, by their names. Only matrices have formats. */
+export function keptTensors ({ name, shape }: WeightSpec, format: WeightFormat): Map<string, ValueType> {
+  const quantization = quantizations[format]
+  if (shape.length !== 2 || format === 'fp32') return new Map([[name, { dtype: 'float32', shape }]])
+  if (quantization === undefined) return new Map([[name, { dtype: 'float16', shape }]])
+  const { codes, scales } = quantizedTypes(matrixShape(shape), quantization)
+  return new Map([[`${name}.codes`, codes], [`${name}.scales`, scales]])
+}
+
+/** Input `matrix`, float32; outputs as `keptTensors` names those of `weight`. */
+export function formatProgram ({ shape }: Pick<WeightSpec, 'shape'>, format: WeightFormat): Program {
+  const graph = new Graph()
+  const matrix = graph.input('matrix', 'float32', shape)
+  const quantization = quantizations[format]
+  const kept: Record<string, Value> = quantization === undefined ? { weight: cast(matrix, 'float16') } : prefixed(quantize(matrix, quantization))
+  for (const [name, value] of Object.entries(kept)) graph.output(name, value)
+  return program(`weight.${format}`, graph)
+}
+
+/** x [rows, in] times the transpose of a weight [out, in], whose kept tensors become inputs of the graph: [rows, out]. */
+export function weightProduct (x: Value, spec: WeightSpec, format: WeightFormat, activations: QuantizedMatmulAttributes['activations'] = 'float32'): Value {
+  const [kept, scales] = keptInputs(x.graph, spec, format)
+  const quantization = quantizations[format]
+  if (quantization === undefined) return matmul(x, cast(kept!, 'float32'), { transposeB: true })
+  return quantizedMatmul(x, { codes: kept!, scales: scales! }, { ...quantization, inputSize: spec.shape[1]!, activations })
+}
+
+/** Rows of a weight at `indices` [n], as float32: [n, in]. */
+export function weightRows (indices: Value, spec: WeightSpec, format: WeightFormat): Value {
+  const [kept, scales] = keptInputs(indices.graph, spec, format)
+  const quantization = quantizations[format]
+  if (quantization === undefined) return cast(gatherRows(kept!, indices), 'float32')
+  return dequantize({ codes: gatherRows(kept!, indices), scales: gatherRows(scales!, indices) }, { ...quantization, inputSize: spec.shape[1]! })
+}
+
+function keptInputs (graph: Graph, spec: WeightSpec, format: WeightFormat): Value[] {
+  return [...keptTensors(spec, format)].map(([name, { dtype, shape }]) => graph.input(name, dtype, shape))
+}
+
+function prefixed (parts: object): Record<string, Value> {
+  return Object.fromEntries(Object.entries(parts).map(([name, value]) => [`weight.${name}`, value as Value]))
+}
+
+function matrixShape (shape: readonly number[]): [number, number] {
+  return [shape[0]!, shape[1]!]
+}
