@@ -7,8 +7,8 @@ In float32, in float32 with the adapter rank-stabilised, and in bfloat16, of one
 import torch
 from peft import LoraConfig, PeftModel
 
-from common import HERE, encode, formula_llama, write_json
-from llama_golden import MODELS
+from common import HERE, encode, formula_model, write_json
+from models import MODELS
 from peft_golden import BASE, LORA
 
 LAYER = 1
@@ -17,7 +17,7 @@ LAYER = 1
 def merged(dtype, use_rslora):
     config = LoraConfig.from_pretrained(HERE / 'peft-adapter')
     config.use_rslora = use_rslora
-    model = PeftModel.from_pretrained(formula_llama(f'llama-golden/{BASE}', MODELS[BASE]).to(dtype), HERE / 'peft-adapter', config=config)
+    model = PeftModel.from_pretrained(formula_model(f'llama-golden/{BASE}', MODELS[f'llama/{BASE}'][0]).to(dtype), HERE / 'peft-adapter', config=config)
     state = model.merge_and_unload().state_dict()
     names = [name for name in state if f'.layers.{LAYER}.' in name and name.split('.')[-2] in LORA['targets']]
     return {name: encode(state[name]) for name in names}

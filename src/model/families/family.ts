@@ -65,6 +65,8 @@ export interface Model {
 export interface Family {
   readonly name: string
   readonly architectures: readonly string[]
+  /** Whether a configuration is of this family, where others share the name of its architecture. */
+  readonly recognizes?: (config: Config) => boolean
   /** Reads a configuration. Throws UnsupportedModelError for what the family cannot compute. */
   readonly describe: (config: Config) => Model
 }

@@ -1,9 +1,15 @@
 import { headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type Model, type Span } from './family.ts'
+import { chatglm2 } from './chatglm2.ts'
+import { glm } from './glm.ts'
+import { glm4 } from './glm4.ts'
 import { llama } from './llama.ts'
+import { mistral } from './mistral.ts'
+import { qwen2 } from './qwen2.ts'
+import { qwen3 } from './qwen3.ts'
 
 export { blockTensor, blockWeights, embeddingWeight, headWeight, headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type LinearModule, type Model, type Norm, type Span, type WeightSpec } from './family.ts'
 
-const families: readonly Family[] = [llama]
+const families: readonly Family[] = [llama, mistral, qwen2, qwen3, glm, glm4, chatglm2]
 
 /** The architectures that Midspan computes. */
 export const supportedArchitectures: readonly string[] = families.flatMap(({ architectures }) => architectures)
@@ -11,7 +17,7 @@ export const supportedArchitectures: readonly string[] = families.flatMap(({ arc
 /** The family of a configuration's architecture. Throws UnsupportedModelError, with the list of supported ones, for another. */
 export function familyOf (config: Config): Family {
   const named: unknown = Array.isArray(config.architectures) ? config.architectures[0] : undefined
-  const family = families.find(({ architectures }) => architectures.some(architecture => architecture === named))
+  const family = families.find(({ architectures, recognizes }) => architectures.some(architecture => architecture === named) && recognizes?.(config) !== false)
   if (family === undefined) throw new UnsupportedModelError(`the architecture ${JSON.stringify(named)} is not supported`, `supported are ${supportedArchitectures.join(', ')}`)
   return family
 }

@@ -1,7 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { endTensors, familyOf, middleTensors, modelOf, supportedArchitectures, UnsupportedModelError } from '../../../src/model/families/index.ts'
+import { familyOf, modelOf, supportedArchitectures, UnsupportedModelError } from '../../../src/model/families/index.ts'
 import { rotaryTables } from '../../../src/model/families/rotary.ts'
-import { readModelGolden } from '../../helpers/golden.ts'
 
 const config = { architectures: ['LlamaForCausalLM'], vocab_size: 61, hidden_size: 32, intermediate_size: 56, num_hidden_layers: 3, num_attention_heads: 4 }
 
@@ -48,23 +47,16 @@ describe('modelOf', () => {
   })
 
   it.each([
-    [{ rope_scaling: { type: 'yarn', factor: 4 } }, 'yarn'],
+    [{ rope_scaling: { type: 'longrope', factor: 4 } }, 'longrope'],
+    [{ rope_parameters: { full_attention: { rope_type: 'default' } } }, 'full_attention'],
+    [{ partial_rotary_factor: 0.5 }, 'partial_rotary_factor'],
+    [{ attention_chunk_size: 8192 }, 'chunks'],
     [{ rope_scaling: { rope_type: 'linear' } }, 'factor'],
     [{ hidden_act: 'gelu' }, 'hidden_act'],
     [{ num_key_value_heads: 3 }, 'do not divide'],
     [{ hidden_size: 0 }, 'hidden_size']
   ])('refuses %j', (change, reason) => {
     expect(() => modelOf({ ...config, ...change })).toThrow(reason)
-  })
-})
-
-describe('tensor names', () => {
-  it.each(['llama/gqa', 'llama/mqa-tied', 'llama/attention-bias', 'llama/mlp-bias'] as const)('of ends and middle together are the checkpoint of %s', name => {
-    const golden = readModelGolden(name)
-    const { layers } = modelOf(golden.config)
-    const ends = endTensors(golden.config, { inputBlocks: 1, outputBlocks: 0 })
-    const middle = middleTensors(golden.config, { first: 1, end: layers })
-    expect([...ends, ...middle].sort()).toEqual(Object.keys(golden.shapes).sort())
   })
 })
 

@@ -39,7 +39,7 @@ async function setUp (name: string) {
 const values = async (value: DeviceTensor) => (await device.download(value)).data as Float32Array
 
 describe('CachedSpan', () => {
-  it.each(goldenNames.filter(name => /^llama\/(?!rope-(dynamic|yarn)|theta)/.test(name)))('computes the hidden states of %s whether a sequence comes at once, in pieces or row by row', async name => {
+  it.each(goldenNames.filter(name => name !== 'llama/rope-dynamic' && name !== 'llama/theta-500000'))('computes the hidden states of %s whether a sequence comes at once, in pieces or row by row', async name => {
     const { model, span, lengths, blocks, caches, rows } = await setUp(name)
     const length = lengths[0]!
     const expected = await values(await rows(0, 0, length, model.layers))

@@ -5,7 +5,7 @@ import { openDevice } from '../../../src/model/runtime/open.ts'
 import { loadEnds } from '../../../src/model/training/ends.ts'
 import type { AdapterSettings } from '../../../src/model/training/lora.ts'
 import { TrainableSpan } from '../../../src/model/training/span.ts'
-import { baseWeights, decodeTensor, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
+import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 
 let device: Device
@@ -29,8 +29,13 @@ async function parted (name: string, inputBlocks: number, outputBlocks: number) 
   return { golden, ends, middle, ids, lengths: ids.map(sequence => sequence.length), targets: ids.map(sequence => [...sequence.slice(1), -100]) }
 }
 
+const cuts: ReadonlyArray<readonly [name: string, inputBlocks: number, outputBlocks: number]> = [
+  ['llama/gqa', 1, 1], ['llama/gqa', 2, 1], ['llama/gqa', 0, 3], ['llama/mqa-tied', 1, 0], ['llama/mlp-bias', 0, 1], ['qwen2/window-tied', 1, 1], ['qwen2/layer-types-yarn', 2, 1], ['chatglm2/ratio-wide-heads', 1, 1],
+  ...goldenNames.filter(name => name !== 'llama/rope-dynamic').map(name => [name, 0, 0] as const)
+]
+
 describe('ends and middle against PyTorch', () => {
-  it.each([['llama/gqa', 1, 1], ['llama/gqa', 0, 0], ['llama/gqa', 2, 1], ['llama/gqa', 0, 3], ['llama/mqa-tied', 1, 0], ['llama/mlp-bias', 0, 1]] as const)('%s cut as %i | … | %i has the loss and every gradient', async (name, inputBlocks, outputBlocks) => {
+  it.each(cuts)('%s cut as %i | … | %i has the loss and every gradient', async (name, inputBlocks, outputBlocks) => {
     const { golden, ends, middle, ids, lengths, targets } = await parted(name, inputBlocks, outputBlocks)
     const before = await device.memory()
     const up = await ends.input.forward(ids, { keepResiduals: true })

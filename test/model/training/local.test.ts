@@ -6,7 +6,7 @@ import { openDevice } from '../../../src/model/runtime/open.ts'
 import { LocalTrainer } from '../../../src/model/training/local.ts'
 import type { AdapterSettings } from '../../../src/model/training/lora.ts'
 import { dataPath, hasData } from '../../helpers/data.ts'
-import { baseWeights, decodeTensor, readModelGolden, readTrainGolden, relativeError } from '../../helpers/golden.ts'
+import { baseWeights, decodeTensor, goldenFamilies, readModelGolden, readStepsGolden, readTrainGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 
 let device: Device
@@ -30,6 +30,27 @@ describe.skipIf(!hasData('stories260K-hf'))('LocalTrainer on stories260K', () =>
       expect(mean(loss)).toBeCloseTo(golden.losses[round]!, 3)
     }
     expect(mean(await trainer.evaluate(heldOut))).toBeCloseTo(golden.heldOutAfter, 3)
+    for (const [name, value] of await trainer.values()) {
+      expect(relativeError(value.data as Float32Array, decodeTensor(golden.final[name]!).data as Float32Array), name).toBeLessThan(1e-4)
+    }
+    trainer.free()
+  })
+})
+
+describe.each(goldenFamilies)('LocalTrainer on a small %s', family => {
+  it('ends 50 AdamW steps of LoRA where PyTorch does', async () => {
+    const golden = readStepsGolden(family)
+    const base = readModelGolden(golden.base)
+    const trainable: AdapterSettings = { ...golden.lora, dropout: 0, rslora: false, seed: golden.seed }
+    const { lr, betas: [beta1, beta2], eps, weightDecay } = golden.adamw
+    const trainer = await LocalTrainer.load(device, modelOf(base.config), memorySource(baseWeights(base)), { trainable, optimizer: { beta1, beta2, epsilon: eps, weightDecay } })
+    const losses: number[] = []
+    for (let step = 0; step < golden.steps; step++) {
+      const { lossSum, countedTokens } = await trainer.step([batchOf(golden.batches[step % golden.batches.length]!)], { learningRate: lr })
+      losses.push(lossSum / countedTokens)
+    }
+    expect(losses[0]).toBeCloseTo(golden.firstLoss, 5)
+    expect(losses.at(-1)).toBeCloseTo(golden.lastLoss, 4)
     for (const [name, value] of await trainer.values()) {
       expect(relativeError(value.data as Float32Array, decodeTensor(golden.final[name]!).data as Float32Array), name).toBeLessThan(1e-4)
     }

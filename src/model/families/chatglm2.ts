@@ -1,0 +1,81 @@
+import { z } from 'zod'
+import type { Value } from '../graph/graph.ts'
+import { split } from '../graph/operators/index.ts'
+import type { BlockBuilder } from './builder.ts'
+import { checkHeads, count, fusedGatedMlp, linear, preNormBlock, readConfig, rmsNorm, sameWindow } from './decoder.ts'
+import { UnsupportedModelError, type Config, type Family, type Model } from './family.ts'
+import { plainRotary } from './rotary.ts'
+
+const chatglm2Config = z.looseObject({
+  padded_vocab_size: count,
+  hidden_size: count,
+  ffn_hidden_size: count,
+  num_layers: count,
+  num_attention_heads: count,
+  kv_channels: count.default(128),
+  multi_query_attention: z.literal(true, 'attention whose heads share no keys is not supported').default(true),
+  multi_query_group_num: count,
+  seq_length: count.default(2048),
+  layernorm_epsilon: z.number().positive().default(1e-5),
+  rmsnorm: z.literal(true, 'other normalisations than RMSNorm are not supported').default(true),
+  post_layer_norm: z.literal(true, 'a model without its last normalisation is not supported').default(true),
+  apply_residual_connection_post_layernorm: z.literal(false, 'residuals from normalised states are not supported').default(false),
+  original_rope: z.literal(true, 'other rotations than the original are not supported').default(true),
+  rope_ratio: z.number().positive().default(1),
+  add_bias_linear: z.boolean().default(false),
+  add_qkv_bias: z.boolean().default(false),
+  tie_word_embeddings: z.boolean().default(false),
+  pre_seq_len: z.null('prefix tuning is not supported').optional(),
+  quantization_bit: z.literal(0, 'quantised checkpoints are not supported').nullish(),
+  _name_or_path: z.string().optional()
+})
+
+const ROTARY_BASE = 10000
+
+/** ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B as first published (https://arxiv.org/abs/2406.12793). */
+export const chatglm2: Family = { name: 'chatglm2', architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'], recognizes, describe }
+
+/** The original ChatGLM has the architecture's name in common, and not this size. */
+function recognizes (config: Config): boolean {
+  return 'padded_vocab_size' in config
+}
+
+function describe (config: Config): Model {
+  const c = readConfig('ChatGLM2', chatglm2Config, config)
+  // It divides positions by the ratio; ChatGLM3 and GLM-4 multiply the base by it, and nothing else tells their configurations apart.
+  if (c.rope_ratio !== 1 && c._name_or_path?.includes('chatglm2') === true) throw new UnsupportedModelError('the rotations of ChatGLM2-6B-32K are not supported', 'use ChatGLM3-6B-32K')
+  const heads = checkHeads({ heads: c.num_attention_heads, kvHeads: c.multi_query_group_num, headSize: c.kv_channels })
+  const queries = heads.heads * heads.headSize
+  return {
+    architecture: 'ChatGLMModel',
+    layers: c.num_layers,
+    hiddenSize: c.hidden_size,
+    vocabularySize: c.padded_vocab_size,
+    ...heads,
+    maxPositions: c.seq_length,
+    normEpsilon: c.layernorm_epsilon,
+    tied: c.tie_word_embeddings,
+    rotary: { ...plainRotary(c.kv_channels / 2, ROTARY_BASE * c.rope_ratio), interleaved: true },
+    linears: [
+      linear('self_attention.query_key_value', c.hidden_size, queries + 2 * heads.kvHeads * heads.headSize, c.add_bias_linear || c.add_qkv_bias),
+      linear('self_attention.dense', queries, c.hidden_size, c.add_bias_linear),
+      linear('mlp.dense_h_to_4h', c.hidden_size, 2 * c.ffn_hidden_size, c.add_bias_linear),
+      linear('mlp.dense_4h_to_h', c.ffn_hidden_size, c.hidden_size, c.add_bias_linear)
+    ],
+    norms: [rmsNorm('input_layernorm', c.hidden_size), rmsNorm('post_attention_layernorm', c.hidden_size)],
+    defaultTargets: ['query_key_value', 'dense'],
+    windows: sameWindow(c.num_layers, null),
+    embedding: 'transformer.embedding.word_embeddings.weight',
+    finalNorm: rmsNorm('transformer.encoder.final_layernorm', c.hidden_size),
+    head: 'transformer.output_layer.weight',
+    layersPrefix: 'transformer.encoder.layers',
+    block: preNormBlock(fusedAttention, fusedGatedMlp('mlp.dense_h_to_4h', 'mlp.dense_4h_to_h'))
+  }
+}
+
+/** One module gives all queries, then all keys, then all values. */
+function fusedAttention (b: BlockBuilder, x: Value): Value {
+  const { heads, kvHeads, headSize } = b.model
+  const [q, k, v] = split(b.linear('self_attention.query_key_value', x), [heads * headSize, kvHeads * headSize, kvHeads * headSize], 1)
+  return b.linear('self_attention.dense', b.attention(q!, k!, v!))
+}

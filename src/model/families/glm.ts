@@ -1,0 +1,44 @@
+import { z } from 'zod'
+import { attention, attentionLinears, count, decoderModel, decoderSettings, fusedGatedMlp, headsOf, linear, preNormBlock, readConfig, rmsNorm, sameWindow } from './decoder.ts'
+import type { Config, Family, Model } from './family.ts'
+import { readPositions } from './rotary-settings.ts'
+
+export const glmConfig = z.looseObject({
+  ...decoderSettings,
+  num_key_value_heads: count.nullable().default(2),
+  head_dim: count.nullable().default(128),
+  max_position_embeddings: count.default(131072),
+  rms_norm_eps: z.number().positive().default(1.5625e-7),
+  attention_bias: z.boolean().default(true)
+})
+
+/** GLM-4-9B in the form that transformers gives it (https://arxiv.org/abs/2406.12793). */
+export const glm: Family = { name: 'glm', architectures: ['GlmForCausalLM'], describe }
+
+function describe (config: Config): Model {
+  const c = readConfig('GLM', glmConfig, config)
+  return {
+    architecture: 'GlmForCausalLM',
+    ...glmModel(c, config),
+    norms: [rmsNorm('input_layernorm', c.hidden_size), rmsNorm('post_attention_layernorm', c.hidden_size)],
+    block: preNormBlock(attention, glmMlp)
+  }
+}
+
+/** All but the normalisations: half of each head turns, in neighbouring pairs, and gate and values of the MLP come from one module. */
+export function glmModel (c: z.output<typeof glmConfig>, config: Config) {
+  const heads = headsOf(c)
+  return {
+    ...decoderModel(c),
+    ...heads,
+    ...readPositions(config, { headSize: heads.headSize, maxPositions: c.max_position_embeddings, share: 0.5, interleaved: true }),
+    linears: [
+      ...attentionLinears(c.hidden_size, heads, { qkv: c.attention_bias, o: false }),
+      linear('mlp.gate_up_proj', c.hidden_size, 2 * c.intermediate_size),
+      linear('mlp.down_proj', c.intermediate_size, c.hidden_size)
+    ],
+    windows: sameWindow(c.num_hidden_layers, null)
+  }
+}
+
+export const glmMlp = fusedGatedMlp('mlp.gate_up_proj', 'mlp.down_proj')

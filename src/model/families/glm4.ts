@@ -1,0 +1,25 @@
+import type { Value } from '../graph/graph.ts'
+import { add } from '../graph/operators/index.ts'
+import type { BlockBuilder } from './builder.ts'
+import { attention, readConfig, rmsNorm } from './decoder.ts'
+import type { Config, Family, Model } from './family.ts'
+import { glmConfig, glmMlp, glmModel } from './glm.ts'
+
+/** GLM-4-0414: GLM-4 whose attention and MLP are normalised before they are added, too. */
+export const glm4: Family = { name: 'glm4', architectures: ['Glm4ForCausalLM'], describe }
+
+function describe (config: Config): Model {
+  const c = readConfig('GLM-4-0414', glmConfig, config)
+  return {
+    architecture: 'Glm4ForCausalLM',
+    ...glmModel(c, config),
+    norms: ['input_layernorm', 'post_self_attn_layernorm', 'post_attention_layernorm', 'post_mlp_layernorm'].map(name => rmsNorm(name, c.hidden_size)),
+    block
+  }
+}
+
+function block (b: BlockBuilder, hidden: Value): Value {
+  const attended = b.norm('post_self_attn_layernorm', attention(b, b.norm('input_layernorm', hidden)))
+  const middle = b.keep(add(hidden, attended))
+  return add(middle, b.norm('post_mlp_layernorm', glmMlp(b, b.norm('post_attention_layernorm', middle))))
+}
