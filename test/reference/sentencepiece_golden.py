@@ -63,6 +63,51 @@ def cases(model, texts, rng):
     return {'encoded': encoded, 'decoded': decoded}
 
 
+def spaced(text):
+    """ChatGLM-6B's pre-processing (_preprocess and _encode_whitespaces of its tokenization_chatglm.py)."""
+    text = text.replace('\n', '<n>').replace('\t', '<|tab|>')
+    for length in range(80, 1, -1):
+        text = text.replace(' ' * length, f'<|blank_{length}|>')
+    return text
+
+
+def unspaced(text):
+    text = text.replace('<n>', '\n').replace('<|tab|>', '\t')
+    for length in range(2, 81):
+        text = text.replace(f'<|blank_{length}|>', ' ' * length)
+    return text
+
+
+def chatglm(base):
+    """ChatGLM-6B's tokens over a model of text pieces alone: special tokens, blanks and bytes follow, ids begin after 20000 for images."""
+    from sentencepiece import sentencepiece_model_pb2 as pb2
+    proto = pb2.ModelProto.FromString(base)
+    proto.trainer_spec.byte_fallback = True
+    for token in ['[MASK]', '[gMASK]', '[sMASK]', '<unused_0>', '<sop>', '<eop>', '<ENC>', '<dBLOCK>']:
+        proto.pieces.add(piece=token, score=0, type=3)
+    for token in ['<|tab|>'] + [f'<|blank_{length}|>' for length in range(2, 81)]:
+        proto.pieces.add(piece=token, score=0, type=4)
+    for byte in range(256):
+        proto.pieces.add(piece=f'<0x{byte:02X}>', score=0, type=6)
+    processor = spm.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    close = [processor.piece_to_id('[gMASK]'), processor.piece_to_id('<sop>')]
+    texts = [text for text in SAMPLES if '<s>' not in text] + ['a' + ' ' * 79 + 'b', ' ' * 163, 'line\n\n  indented\n\tdeeper   ']
+    encoded = [(text, processor.encode(spaced(text))) for text in texts]
+    return {'pieces': processor.get_piece_size(), 'cases': [{'text': text, 'ids': [20000 + i for i in ids + close], 'decoded': unspaced(processor.decode(ids))} for text, ids in encoded]}
+
+
+def prompts():
+    """The prompts that chat() of ChatGLM-6B and build_prompt of ChatGLM2 make of a history and a question."""
+    rounds = [('你好', '你好👋！'), ('What is\na bridge?', 'A way over.')]
+    result = []
+    for count in range(len(rounds) + 1):
+        history, question = rounds[:count], '晚上睡不着怎么办'
+        first = question if count == 0 else ''.join(f'[Round {i}]\n问：{q}\n答：{a}\n' for i, (q, a) in enumerate(history)) + f'[Round {count}]\n问：{question}\n答：'
+        second = ''.join(f'[Round {i + 1}]\n\n问：{q}\n\n答：{a}\n\n' for i, (q, a) in enumerate(history)) + f'[Round {count + 1}]\n\n问：{question}\n\n答：'
+        result.append({'history': history, 'question': question, 'chatglm': first, 'chatglm2': second})
+    return result
+
+
 def committed():
     HERE.mkdir(exist_ok=True)
     rules = rules_file(HERE / 'rules.tsv')
@@ -81,6 +126,9 @@ def committed():
         (HERE / f'{name}.model').write_bytes(model)
         golden[name] = cases(model, SAMPLES + list(corpus(random.Random(99), 10)), random.Random(7))
     (HERE / 'rules.tsv').unlink()
+    ice = train(8, model_type='unigram', vocab_size=250, normalization_rule_name='identity', remove_extra_whitespaces=False, user_defined_symbols=['<n>'], bos_id=-1, eos_id=-1)
+    (HERE / 'ice_text.model').write_bytes(ice)
+    (HERE / 'chatglm.json').write_text(json.dumps({**chatglm(ice), 'prompts': prompts()}, ensure_ascii=True, separators=(',', ':')).replace('{"text"', '\n{"text"') + '\n')
     (HERE / 'golden.json').write_text(json.dumps(golden, ensure_ascii=True, separators=(',', ':')).replace('{"text"', '\n{"text"') + '\n')
 
 

@@ -7,6 +7,7 @@ import { writeSafetensorsFrom } from '../../model/checkpoint/safetensors.ts'
 import { blockTensor, blockWeights, headWeights, modelOf, type Model } from '../../model/families/index.ts'
 import { SeededRandom } from '../../model/random.ts'
 import { openDevice } from '../../model/runtime/open.ts'
+import { huggingFaceEngine } from '../../model/text/huggingface-engine.ts'
 import { Tokenizer } from '../../model/text/tokenizer.ts'
 import type { TrainingBatch } from '../../model/training/local.ts'
 import { learningRateAt } from '../../model/training/schedule.ts'
@@ -79,7 +80,7 @@ async function writeModel (directory: string, files: Readonly<Record<string, obj
 
 async function pretrain (directory: string): Promise<void> {
   const tokenizerFile = makeTokenizer()
-  const tokenizer = new Tokenizer(tokenizerFile, tokenizerConfig)
+  const tokenizer = new Tokenizer(huggingFaceEngine(tokenizerFile, tokenizerConfig), { tokenizerConfig })
   const config = configOf(Object.keys(tokenizerFile.model.vocab).length)
   const model = modelOf(config)
   const weights = initialWeights(model)

@@ -32,7 +32,10 @@ export interface Dataset {
 export interface DatasetOptions {
   /** Longest example in tokens; longer ones are cut at the end. None unless given, as suits packing. */
   readonly maxLength?: number
-  /** Whether the loss is taken on what the model is to answer, or on every token. Plain text counts in full either way. */
+  /**
+   * Whether the loss is taken on what the model is to answer, or on every token. Plain text counts in full either way; of a prefix language
+   * model, only the answer can count, and of a conversation only the last.
+   */
   readonly lossOn: 'completion' | 'all'
 }
 
@@ -87,17 +90,27 @@ export function encodeRecord (record: DataRecord, tokenizer: Tokenizer, lossOn: 
     if (error instanceof TokenizerError) return { reason: error.message }
     throw error
   }
-  const prompt = record.kind === 'text' ? '' : record.prompt
-  const text = record.kind === 'text' ? record.text : record.prompt + record.completion
+  const { prompt, completion } = record.kind === 'text' ? { prompt: '', completion: record.text } : record
+  const text = prompt + completion
   if (text.trim() === '') return { reason: 'is empty' }
+  if (tokenizer.answersContexts) return encodeAnswer(tokenizer.encode(prompt), completion, tokenizer)
   const ids = Int32Array.from(withEnd(tokenizer.encode(text), tokenizer.eosId))
   const from = record.kind === 'text' || lossOn === 'all' ? 0 : commonLength(tokenizer.encode(prompt), ids)
   return { ids, lossMask: mask(ids.length, [[from, ids.length]]) }
 }
 
+/** What a prefix language model learns: its answer to a context, whose own tokens are seen but not predicted. */
+function encodeAnswer (context: readonly number[], answer: string, tokenizer: Tokenizer): Example {
+  const ids = Int32Array.from([...context, ...withEnd(tokenizer.encode(answer, { addSpecialTokens: false }), tokenizer.eosId)])
+  return { ids, lossMask: mask(ids.length, [[context.length, ids.length]]) }
+}
+
 function encodeChat (messages: Extract<DataRecord, { kind: 'chat' }>['messages'], tokenizer: Tokenizer, lossOn: DatasetOptions['lossOn']): Example {
-  const encode = (count: number, addGenerationPrompt: boolean): number[] =>
-    tokenizer.encode(tokenizer.applyChatTemplate(messages.slice(0, count), { addGenerationPrompt }), { addSpecialTokens: false })
+  const encode = (count: number, addGenerationPrompt: boolean): number[] => tokenizer.encodeChat(messages.slice(0, count), { addGenerationPrompt })
+  if (tokenizer.answersContexts) {
+    const last = messages.findLastIndex(({ role }) => role === 'assistant')
+    return encodeAnswer(encode(last, true), messages[last]!.content, tokenizer)
+  }
   const ids = Int32Array.from(encode(messages.length, false))
   if (lossOn === 'all') return { ids, lossMask: mask(ids.length, [[0, ids.length]]) }
   const turns = messages.flatMap(({ role }, i): Array<[number, number]> => {

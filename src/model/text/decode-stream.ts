@@ -1,5 +1,5 @@
-/** What a decoder shows for bytes that are no whole character, or not yet. */
-const replacement = '\ufffd'
+/** What a decoder shows for the bytes of a character that is not whole yet: U+FFFD, once or for each of up to three bytes. */
+const unfinished = /\ufffd{1,3}$/
 
 /**
  * Turns token ids into text as they come, giving out only text that later tokens cannot change: a character whose bytes are spread over
@@ -23,7 +23,7 @@ export class DecodeStream {
   push (id: number): string {
     this.#window.push(id)
     const text = this.#decode(this.#window)
-    const settled = text.endsWith(replacement) ? text.slice(0, -1) : text
+    const settled = text.replace(unfinished, '')
     const fresh = settled.slice(this.#given)
     this.#given = Math.max(this.#given, settled.length)
     if (settled.length === text.length) this.#shrink(id)

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import type { ChatMessage } from './tokenizer.ts'
+import type { ChatMessage } from './chat-template.ts'
 
 /** A training record in one of three shapes; every accepted line becomes one of them. */
 export type DataRecord =

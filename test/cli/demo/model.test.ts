@@ -10,7 +10,7 @@ import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
 import { modelOf } from '../../../src/model/families/index.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
-import { loadTokenizer } from '../../../src/model/text/tokenizer.ts'
+import { loadTokenizer } from '../../../src/model/text/load.ts'
 
 let device: Device
 beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })

@@ -6,7 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { encodeRecord, loadDataset, type Dataset, type DatasetOptions } from '../../../src/model/text/dataset.ts'
 import { maxLineBytes, readLines } from '../../../src/model/text/lines.ts'
 import { parseRecord } from '../../../src/model/text/records.ts'
-import { Tokenizer } from '../../../src/model/text/tokenizer.ts'
+import type { Tokenizer } from '../../../src/model/text/tokenizer.ts'
+import { wordTokenizer } from '../../helpers/word-tokenizer.ts'
 
 let dir: string
 beforeAll(async () => { dir = await mkdtemp(join(tmpdir(), 'midspan-dataset-')) })
@@ -17,20 +18,14 @@ const eos = 2
 const words = ['<unk>', '<s>', '</s>', 'a', 'b', 'c', 'd', 'user:', 'assistant:']
 const template = '<s> {% for m in messages %}{{ m.role }}: {{ m.content }} {% if m.role == "assistant" %}</s> {% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}'
 
-function wordTokenizer (config: Record<string, unknown> = {}): Tokenizer {
-  return new Tokenizer({
-    version: '1.0',
-    added_tokens: words.slice(0, 3).map((content, id) => ({ id, content, special: true, normalized: false, single_word: false, lstrip: false, rstrip: false })),
-    normalizer: null,
-    pre_tokenizer: { type: 'WhitespaceSplit' },
-    post_processor: { type: 'TemplateProcessing', single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }], pair: [], special_tokens: { '<s>': { id: '<s>', ids: [1], tokens: ['<s>'] } } },
-    decoder: null,
-    model: { type: 'WordLevel', vocab: Object.fromEntries(words.map((word, id) => [word, id])), unk_token: '<unk>' }
-  }, { bos_token: '<s>', eos_token: '</s>', ...config })
+const postProcessor = { type: 'TemplateProcessing', single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }], pair: [], special_tokens: { '<s>': { id: '<s>', ids: [1], tokens: ['<s>'] } } }
+
+function tokenizer (config: Record<string, unknown> = {}): Tokenizer {
+  return wordTokenizer(words, { bos_token: '<s>', eos_token: '</s>', ...config }, { postProcessor })
 }
 
-const plain = wordTokenizer()
-const chatty = wordTokenizer({ chat_template: template })
+const plain = tokenizer()
+const chatty = tokenizer({ chat_template: template })
 
 async function load (name: string, content: string | Uint8Array, options: DatasetOptions = { lossOn: 'completion' }, tokenizer = plain): Promise<Dataset> {
   await writeFile(join(dir, name), content)

@@ -77,9 +77,7 @@ function promptIds ({ tokenizer, model }: ClientCore, { prompt, messages, ids }:
   const unknown = ids?.find((id) => id >= model.vocabularySize)
   if (unknown !== undefined) throw new UsageError(`token ${unknown} is not in the vocabulary of ${model.vocabularySize}`)
   if (ids !== undefined) return ids
-  const encoded = messages === undefined
-    ? tokenizer.encode(prompt ?? '')
-    : tokenizer.encode(tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true }), { addSpecialTokens: false })
+  const encoded = messages === undefined ? tokenizer.encode(prompt ?? '') : tokenizer.encodeChat(messages, { addGenerationPrompt: true })
   const start = encoded.length > 0 ? encoded : [tokenizer.bosId].filter((id) => id !== undefined)
   if (start.length === 0) throw new UsageError('the prompt has no tokens', 'give some text')
   return start
