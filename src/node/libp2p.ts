@@ -1,4 +1,3 @@
-import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { identify, type Identify } from '@libp2p/identify'
 import type { Libp2p, PrivateKey } from '@libp2p/interface'
@@ -7,6 +6,7 @@ import { tcp } from '@libp2p/tcp'
 import { createLibp2p } from 'libp2p'
 import { UsageError } from '../errors.ts'
 import { MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES } from '../protocols/wire/constants.ts'
+import { connectionEncrypter } from './encryption.ts'
 import { AGENT } from './version.ts'
 
 export type Role = 'server' | 'client'
@@ -47,7 +47,7 @@ export async function createMidspanNode (options: NodeOptions): Promise<MidspanN
     nodeInfo: { userAgent: AGENT },
     addresses: { listen: [...options.listen], announce: [...options.announce ?? []] },
     transports: [tcp()],
-    connectionEncrypters: [noise()],
+    connectionEncrypters: [connectionEncrypter()],
     streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_READ_BUFFER_BYTES } })],
     // A ping waits behind the tensors in the socket: on a slow uplink its failure says nothing. Requests have deadlines of their own.
     connectionMonitor: { abortConnectionOnPingFailure: false },

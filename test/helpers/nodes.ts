@@ -1,10 +1,10 @@
-import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { identify } from '@libp2p/identify'
 import type { Libp2p, PrivateKey } from '@libp2p/interface'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { createLibp2p, type Libp2pOptions } from 'libp2p'
+import { connectionEncrypter } from '../../src/node/encryption.ts'
 import { MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES } from '../../src/protocols/wire/constants.ts'
 
 export interface TestNodeOptions {
@@ -19,7 +19,7 @@ export async function startTestNode ({ privateKey, listen = true, connectionMoni
     privateKey,
     addresses: { listen: listen ? ['/ip4/127.0.0.1/tcp/0'] : [] },
     transports: [tcp()],
-    connectionEncrypters: [noise()],
+    connectionEncrypters: [connectionEncrypter()],
     streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES, maxReadBufferLength: MAX_READ_BUFFER_BYTES } })],
     connectionMonitor: { abortConnectionOnPingFailure: false, ...connectionMonitor },
     services: { identify: identify(), ping: ping() }
