@@ -10,7 +10,7 @@ instead of -infinity. Its blocks, put into float64, give the hidden states of th
 There is a model of each vocabulary revision. Both clamp the first position of what follows the context to the mask token's; the
 150528 one, for [gMASK], counts on instead where it reads a whole sequence, and clamps all but the first token while it generates.
 
-Per model: `config`; `ids`, sequences of `text [gMASK] sop answer eop`, or with a [MASK] within the text (a ragged batch; each is run
+Per model: `config`; `shapes` of its weights; `ids`, sequences of `text [gMASK] sop answer eop`, or with a [MASK] within the text (a ragged batch; each is run
 alone); `contexts` of each (`contextLength`, `maskPosition`, and row 0 of the positions of its inputs); with `ids[:-1]` as inputs,
 `hidden` at every block boundary and `logits` of the base model; then with LoRA by formula: `loraHidden`, `loraLogits`, `loraLoss` (of the
 answers and their eop, summed), and its gradients; `greedy`, the ids that follow each prompt; and `training`: 50 AdamW steps.
@@ -210,7 +210,7 @@ def golden(revision, config):
     ids = batch[:GOLDEN_SEQUENCES]
     contexts = [dict(zip(('contextLength', 'maskPosition', 'positions'), (*model.context(one), model.positions(one[:-1])[0].tolist()))) for one in batch]
     plain = [model.run(one[:-1]) for one in ids]
-    result = {'name': revision, 'seed': seed, 'config': config, 'ids': ids, 'contexts': contexts[:GOLDEN_SEQUENCES],
+    result = {'name': f'chatglm/{revision}', 'seed': seed, 'config': config, 'shapes': dict(model.shapes()), 'ids': ids, 'contexts': contexts[:GOLDEN_SEQUENCES],
               'hidden': pack(states for _, states in plain), 'logits': encode(torch.cat([logits for logits, _ in plain])),
               'greedy': [greedy(model, one) for one in ids]}
 

@@ -1,6 +1,7 @@
 import { MidspanError } from '../../errors.ts'
 import type { Value } from '../graph/graph.ts'
 import type { BlockBuilder } from './builder.ts'
+import type { PromptReading } from './context.ts'
 import type { RotaryTable } from './rotary.ts'
 
 /** config.json of a Hugging Face model directory. */
@@ -51,6 +52,8 @@ export interface Model {
   readonly defaultTargets: readonly string[]
   /** How many keys back, itself among them, a query of each block sees; null: all. */
   readonly windows: ReadonlyArray<number | null>
+  /** Of a model that reads prompts in both directions: how it takes its token ids. */
+  readonly prompts?: PromptReading
   /** Names in the checkpoint. */
   readonly embedding: string
   readonly finalNorm: Norm

@@ -1,4 +1,5 @@
 import { headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type Model, type Span } from './family.ts'
+import { chatglm } from './chatglm.ts'
 import { chatglm2 } from './chatglm2.ts'
 import { glm } from './glm.ts'
 import { glm4 } from './glm4.ts'
@@ -7,12 +8,13 @@ import { mistral } from './mistral.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
 
+export { contextFault, PromptError, type Context, type PromptReading } from './context.ts'
 export { blockTensor, blockWeights, embeddingWeight, headWeight, headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type LinearModule, type Model, type Norm, type Span, type WeightSpec } from './family.ts'
 
-const families: readonly Family[] = [llama, mistral, qwen2, qwen3, glm, glm4, chatglm2]
+const families: readonly Family[] = [llama, mistral, qwen2, qwen3, glm, glm4, chatglm, chatglm2]
 
 /** The architectures that Midspan computes. */
-export const supportedArchitectures: readonly string[] = families.flatMap(({ architectures }) => architectures)
+export const supportedArchitectures: readonly string[] = [...new Set(families.flatMap(({ architectures }) => architectures))]
 
 /** The family of a configuration's architecture. Throws UnsupportedModelError, with the list of supported ones, for another. */
 export function familyOf (config: Config): Family {

@@ -2,7 +2,9 @@ import { float32, type Tensor } from '../../tensor.ts'
 
 /** How queries and keys turn with their position. */
 export interface RotaryTable {
-  /** The first elements of each head that turn. */
+  /** Equal parts of each head, one after another, that turn by positions of their own; one when left out. */
+  readonly parts?: number
+  /** The first elements of each head, or of each part, that turn. */
   readonly size: number
   /** Pairs are neighbours rather than halves. */
   readonly interleaved: boolean

@@ -1,4 +1,4 @@
-import type { EndBlocks } from '../families/index.ts'
+import type { Context, EndBlocks } from '../families/index.ts'
 import { continued, isPending, type AnyTensor, type DeviceTensor, type Pending } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { int32, type Tensor } from '../../tensor.ts'
@@ -20,6 +20,8 @@ export class CachedEnds {
   readonly #weights: ModelWeights
   readonly #blocks: CachedSpan
   readonly #parts: Parts
+  /** Of the prompt, and of what is generated after it. */
+  #contexts: { readonly read: Context, readonly generated: Context } | undefined
 
   private constructor (weights: ModelWeights, parts: Parts) {
     this.#weights = weights
@@ -50,12 +52,19 @@ export class CachedEnds {
     return (await this.#weights.device.chain(links, { keep: 'all' }))[output] as DeviceTensor
   }
 
-  /** The same rows for a chain to go on with. The tokens are taken to be held as soon as it has run. */
+  /** The same rows for a chain to go on with. The tokens are taken to be held as soon as it has run. The first come with the whole prompt. Throws PromptError. */
   async starting (ids: readonly number[]): Promise<Pending> {
     const { embedding, input } = this.#parts
-    const blocks = await this.#blocks.links({ passed: 'hidden' }, [{ cache: input, count: ids.length }], input.span)
+    const { prompts } = this.#weights.model
+    if (prompts !== undefined && input.length === 0) this.#contexts = { read: prompts.context(ids, 'read'), generated: prompts.context(ids, 'generated') }
+    const blocks = await this.#blocks.links({ passed: 'hidden' }, [{ cache: input, count: ids.length, context: this.contextAt(input.length) }], input.span)
     input.length += ids.length
     return { links: [embedding.link(int32([ids.length], ids)), ...blocks], output: blocks.length === 0 ? 'hidden' : 'output' }
+  }
+
+  /** What the blocks must know of rows from this position on, in a model that reads prompts in both directions; known once the prompt has started. */
+  contextAt (position: number): Context | undefined {
+    return position === 0 ? this.#contexts?.read : this.#contexts?.generated
   }
 
   /** The logits [vocabulary] after the last of the same tokens, once these many rows have come through the middle, in exchange for the rows. */
@@ -64,7 +73,7 @@ export class CachedEnds {
     if (!isPending(rows)) scope.own(rows)
     const { head, output } = this.#parts
     const { links, input } = continued(rows)
-    const blocks = await this.#blocks.links(input, [{ cache: output, count }], output.span)
+    const blocks = await this.#blocks.links(input, [{ cache: output, count, context: this.contextAt(output.length) }], output.span)
     const last = head.logitsLink(blocks.length === 0 ? input : { passed: 'output' }, count, [count - 1])
     const { logits } = await this.#weights.device.chain([...links, ...blocks, last])
     output.length += count

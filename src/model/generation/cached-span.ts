@@ -1,13 +1,15 @@
 import { BlockBuilder, type Attention } from '../families/builder.ts'
+import { contextFault, type Context } from '../families/context.ts'
 import { kindOf, UnsupportedModelError, type BlockKind, type Model, type Span } from '../families/family.ts'
 import { Graph, type Value } from '../graph/graph.ts'
-import { concat, groupQueryAttention, reshape, split } from '../graph/operators/index.ts'
+import { concat, groupQueryAttention, reshape, split, transpose } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Link, Passed } from '../runtime/device.ts'
 import { int32, tensor, type Tensor } from '../../tensor.ts'
-import { rotate } from '../training/attention.ts'
+import { causalMask, contextMask, maskedAttention, rotate } from '../training/attention.ts'
 import { adapterInputs } from '../training/block-programs.ts'
+import { positionsOf } from '../training/rows.ts'
 import { weightProduct } from '../training/weight-format.ts'
 import type { ModelWeights } from '../training/weights.ts'
 import type { SequenceCache } from './cache.ts'
@@ -19,6 +21,8 @@ const HEAD_SIZE_MULTIPLE = 8
 export interface SequenceRows {
   readonly cache: SequenceCache
   readonly count: number
+  /** Of these rows, in a model that reads prompts in both directions. */
+  readonly context?: Context | undefined
 }
 
 /**
@@ -50,11 +54,12 @@ export class CachedSpan {
   async links (hidden: AnyTensor | Passed, sequences: readonly SequenceRows[], { first, end }: Span): Promise<Link[]> {
     const { device, model, key } = this.#weights
     for (const { cache, count } of sequences) await cache.reserve(cache.length + count)
+    const prompts = sequences.map(rows => startsWithContext(model, rows))
     const places = placesOf(sequences)
     const inPlace = Object.fromEntries(sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]]))
     return await Promise.all(Array.from({ length: end - first }, async (_, i) => {
       const kind = kindOf(model, first + i)
-      const executable = await compiled(device, `block.cached ${sequences.length} ${JSON.stringify(kind)} ${key}`, () => cachedBlockProgram(this.#weights, kind, sequences.length))
+      const executable = await compiled(device, `block.cached ${prompts.map(Number).join('')} ${JSON.stringify(kind)} ${key}`, () => cachedBlockProgram(this.#weights, kind, prompts))
       const inputs: Record<string, AnyTensor | Passed> = { ...places, ...this.#weights.blockInputs(first + i), hidden: i === 0 ? hidden : { passed: 'output' } }
       for (const [sequence, { cache }] of sequences.entries()) {
         const { key, value } = cache.block(first + i)
@@ -67,21 +72,33 @@ export class CachedSpan {
 }
 
 /**
- * One block over the rows of this many sequences, the same for all blocks of a kind: programs of whole spans would save a few messages to the
- * device, and cost seconds to compile for each span and number of sequences that meet.
+ * One block over the rows of so many sequences, each a prompt that is read in both directions or not, the same for all blocks of a kind:
+ * programs of whole spans would save a few messages to the device, and cost seconds to compile for each span and number of sequences that meet.
  */
-function cachedBlockProgram ({ model, trainable, format }: ModelWeights, { window }: BlockKind, sequences: number): Program {
+function cachedBlockProgram ({ model, trainable, format }: ModelWeights, { window }: BlockKind, prompts: readonly boolean[]): Program {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const adapter = trainable === 'weights' ? () => undefined : adapterInputs(graph, model, trainable, false)
-  const builder = new BlockBuilder({ graph, model, attention: cachedAttention(graph, model, window, sequences), product: (x, weight) => weightProduct(x, weight, format), adapter })
+  const builder = new BlockBuilder({ graph, model, attention: cachedAttention(graph, model, window, prompts), product: (x, weight) => weightProduct(x, weight, format), adapter })
   graph.output('output', model.block(builder, hidden))
-  return program(`cached-block-${sequences}`, graph)
+  return program(`cached-block-${prompts.length}`, graph)
 }
 
-/** Attention of each sequence's rows over its own cache and themselves. */
-function cachedAttention (graph: Graph, model: Model, window: number | null, sequences: number): Attention {
+/** Whether these rows begin with a context that all of them see. Throws RangeError for a context that they cannot have. */
+function startsWithContext ({ prompts }: Model, { cache, count, context }: SequenceRows): boolean {
+  if ((prompts === undefined) !== (context === undefined)) throw new RangeError(`the model has ${prompts === undefined ? 'no contexts' : 'a context for each sequence'}`)
+  const fault = context === undefined ? undefined : contextFault(context, cache.length, count)
+  if (fault !== undefined) throw new RangeError(fault)
+  return context !== undefined && cache.length === 0
+}
+
+/**
+ * Attention of each sequence's rows over its own cache and themselves. It is causal: rows that see their whole context are computed
+ * beside it, and the cached attention of their run only fills the cache.
+ */
+function cachedAttention (graph: Graph, model: Model, window: number | null, prompts: readonly boolean[]): Attention {
   const { heads, kvHeads, headSize } = model
+  const sequences = prompts.length
   const rows = Array.from({ length: sequences }, (_, i) => sequences === 1 ? 'rows' : `rows.${i}`)
   const pieces = (x: Value): Value[] => {
     const parts = sequences === 1 ? [x] : split(x, rows, 0, graph.input('counts', 'int64', [sequences]))
@@ -102,20 +119,34 @@ function cachedAttention (graph: Graph, model: Model, window: number | null, seq
       }, { heads, kvHeads, ...(window === null ? {} : { localWindow: window }) })
       graph.output(`presentKey.${i}`, presentKey)
       graph.output(`presentValue.${i}`, presentValue)
-      return reshape(output, [rows[i] as string, heads * headSize])
+      const seen = prompts[i] === true ? contextAttention(graph, model, [query, keys[i] as Value, values[i] as Value], window, graph.input(`context.${i}`, 'int64', [1])) : output
+      return reshape(seen, [rows[i] as string, heads * headSize])
     })
     return concat(attended, 0, 'rows')
   }
 }
 
-/** Where each sequence's rows stand: `positions` of all rows, `counts` of rows, and the index of each sequence's last key and its length. */
+/** Attention of a whole sequence of turned rows, q [1, rows, heads * headSize] and k and v likewise, that all see its context of `length` [1] rows. */
+function contextAttention (graph: Graph, model: Model, [q, k, v]: readonly [Value, Value, Value], window: number | null, length: Value): Value {
+  const { heads, kvHeads, headSize } = model
+  const rows = q.shape[1]!
+  const queries = transpose(reshape(q, [1, rows, kvHeads, heads / kvHeads, headSize]), [0, 2, 3, 1, 4])
+  const apart = (x: Value): Value => transpose(reshape(x, [1, rows, kvHeads, headSize]), [0, 2, 1, 3])
+  const mask = contextMask(graph, rows, length, causalMask(graph, rows, window))
+  return maskedAttention(model, reshape(queries, [1, kvHeads, `group*${rows}`, headSize]), apart(k), apart(v), mask)
+}
+
+/**
+ * Where each sequence's rows stand: `positions` of all rows, `counts` of rows, the index of each sequence's last key and its length, and
+ * the length of its context.
+ */
 function placesOf (sequences: readonly SequenceRows[]): Record<string, Tensor> {
-  const positions = sequences.flatMap(({ cache, count }) => Array.from({ length: count }, (_, i) => BigInt(cache.length + i)))
   const places: Record<string, Tensor> = {
-    positions: tensor('int64', [1, positions.length], BigInt64Array.from(positions)),
+    positions: positionsOf(sequences.map(({ cache, count, context }) => ({ from: cache.length, count, context }))),
     counts: tensor('int64', [sequences.length], BigInt64Array.from(sequences, ({ count }) => BigInt(count)))
   }
-  for (const [i, { cache, count }] of sequences.entries()) {
+  for (const [i, { cache, count, context }] of sequences.entries()) {
+    if (context !== undefined) places[`context.${i}`] = tensor('int64', [1], BigInt64Array.of(BigInt(context.length)))
     places[`last.${i}`] = int32([1], [cache.length + count - 1])
     places[`total.${i}`] = int32([], [cache.length + count])
   }

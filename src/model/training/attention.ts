@@ -1,19 +1,31 @@
 import type { Attention } from '../families/builder.ts'
 import { rotaryTables } from '../families/rotary.ts'
 import type { Model } from '../families/family.ts'
-import type { Graph, Value } from '../graph/graph.ts'
-import { add, greaterOrEqual, matmul, mul, range, reshape, rotaryEmbedding, softmax, sub, takeRows, transpose, where } from '../graph/operators/index.ts'
+import type { Dim, Graph, Value } from '../graph/graph.ts'
+import { add, greaterOrEqual, less, matmul, mul, range, reshape, rotaryEmbedding, softmax, sub, takeRows, transpose, where } from '../graph/operators/index.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 
-/** Turns q or k [rows, heads * headSize] by the graph's inputs `positions`, `cos` and `sin`. */
+/** Turns q or k [rows, heads * headSize] by the graph's inputs `positions` [rows, parts of a head], `cos` and `sin`. */
 export function rotate (graph: Graph, model: Model, x: Value, heads: number): Value {
-  const pairs = model.rotary.frequencies.length
+  const { parts = 1 } = model.rotary
+  const positions = graph.input('positions', 'int64', ['rows', parts])
+  if (parts === 1) return rotateRows(graph, model, x, positions, heads)
   const [rows, width] = [x.shape[0]!, x.shape[1]!]
-  const positions = graph.input('positions', 'int64', [1, 'rows'])
+  const partSize = model.headSize / parts
+  // The first parts of all heads, then the second: rows of their own, as they have positions of their own.
+  const apart = reshape(transpose(reshape(x, [rows, heads, parts, partSize]), [0, 2, 1, 3]), [`${rows}*parts`, heads * partSize])
+  const turned = rotateRows(graph, model, apart, reshape(positions, [`${rows}*parts`, 1]), heads)
+  return reshape(transpose(reshape(turned, [rows, parts, heads, partSize]), [0, 2, 1, 3]), [rows, width])
+}
+
+/** x [rows, heads * size] by positions [rows, 1]. */
+function rotateRows (graph: Graph, model: Model, x: Value, positions: Value, heads: number): Value {
+  const pairs = model.rotary.frequencies.length
+  const [rows, width] = [x.shape[0]!, Number(x.shape[1])]
   const [cos, sin] = ['cos', 'sin'].map(name => graph.input(name, 'float32', ['positions', pairs]))
   const { size, interleaved } = model.rotary
   // A sequence a row: the operator refuses a sequence longer than the tables, and packed rows may be many more than that.
-  const turned = rotaryEmbedding(reshape(x, [rows, 1, width]), reshape(positions, [rows, 1]), cos!, sin!, { heads, interleaved, ...(size === model.headSize ? {} : { rotaryDim: size }) })
+  const turned = rotaryEmbedding(reshape(x, [rows, 1, width]), positions, cos!, sin!, { heads, interleaved, ...(size === width / heads ? {} : { rotaryDim: size }) })
   return reshape(turned, [rows, width])
 }
 
@@ -26,13 +38,16 @@ export async function uploadRotary (device: Device, model: Model): Promise<{ cos
 /**
  * Causal attention that can be differentiated. Rows are padded at the end to [batch, seq] by the graph's inputs `slots` [batch, seq] and
  * `places` [rows]; no row sees what comes after it, so none sees padding. Query heads that share a key head are stacked along the
- * sequence, so that keys and values are never repeated. With a window, a query sees only that many keys, its own the last.
+ * sequence, so that keys and values are never repeated. With a window, a query sees only that many keys, its own the last. In a model that
+ * reads prompts in both directions, the input `contexts` [batch] says how many keys of each sequence all of its queries see.
  */
 export function paddedAttention (graph: Graph, model: Model, window: number | null): Attention {
   const { heads, kvHeads, headSize } = model
   const group = heads / kvHeads
   const places = graph.input('places', 'int32', ['rows'])
   const slots = reshape(graph.input('slots', 'int32', ['batch', 'seq']), ['slots'])
+  const causal = causalMask(graph, 'seq', window)
+  const mask = model.prompts === undefined ? causal : contextMask(graph, 'seq', graph.input('contexts', 'int64', ['batch']), causal)
 
   const pad = (x: Value, shape: readonly number[], order: readonly number[]): Value =>
     transpose(reshape(takeRows(x, slots, places, { gapsInInverse: false }), ['batch', 'seq', ...shape]), order)
@@ -42,20 +57,31 @@ export function paddedAttention (graph: Graph, model: Model, window: number | nu
     const keys = graph.mark(pad(rotate(graph, model, k, kvHeads), [kvHeads, headSize], [0, 2, 1, 3]))
     const values = graph.mark(pad(v, [kvHeads, headSize], [0, 2, 1, 3]))
 
-    const scores = reshape(mul(matmul(queries, keys, { transposeB: true }), headSize ** -0.5), ['batch', kvHeads, group, 'seq', 'seq'])
-    const weights = softmax(add(scores, causalMask(graph, window)))
-    const mixed = matmul(reshape(weights, ['batch', kvHeads, 'group*seq', 'seq']), values)
-
-    const sideBySide = transpose(reshape(mixed, ['batch', kvHeads, group, 'seq', headSize]), [0, 3, 1, 2, 4])
-    return graph.mark(takeRows(reshape(sideBySide, ['slots', heads * headSize]), places, slots, { gapsInIndices: false }))
+    const mixed = maskedAttention(model, queries, keys, values, mask)
+    return graph.mark(takeRows(reshape(mixed, ['slots', heads * headSize]), places, slots, { gapsInIndices: false }))
   }
 }
 
+/** Of q [batch, kvHeads, group * seq, headSize] over k and v [batch, kvHeads, seq, headSize], with `mask` added to the scores [batch, kvHeads, group, seq, seq]; [batch, seq, heads..., headSize]. */
+export function maskedAttention ({ heads, kvHeads, headSize }: Model, q: Value, k: Value, v: Value, mask: Value): Value {
+  const [batch, , seq] = k.shape as [Dim, Dim, Dim]
+  const group = heads / kvHeads
+  const scores = reshape(mul(matmul(q, k, { transposeB: true }), headSize ** -0.5), [batch, kvHeads, group, seq, seq])
+  const mixed = matmul(reshape(softmax(add(scores, mask)), [batch, kvHeads, q.shape[2]!, seq]), v)
+  return transpose(reshape(mixed, [batch, kvHeads, group, seq, headSize]), [0, 3, 1, 2, 4])
+}
+
 /** [seq, seq]: 0 where a query sees a key, -infinity where the key comes after it or lies before its window. */
-function causalMask (graph: Graph, window: number | null): Value {
-  const at = range(graph, 'seq')
-  const [query, key] = [reshape(at, ['seq', 1]), reshape(at, [1, 'seq'])]
+export function causalMask (graph: Graph, seq: Dim, window: number | null): Value {
+  const at = range(graph, seq)
+  const [query, key] = [reshape(at, [seq, 1]), reshape(at, [1, seq])]
   const [seen, unseen] = [graph.scalar(0), graph.scalar(-Infinity)]
   const causal = where(greaterOrEqual(query, key), seen, unseen)
   return window === null ? causal : where(greaterOrEqual(sub(query, key), graph.scalar(window, 'int64')), unseen, causal)
+}
+
+/** [batch, 1, 1, seq, seq]: 0 where the key is in its sequence's context, of `lengths` [batch] keys, and as in `causal` elsewhere. */
+export function contextMask (graph: Graph, seq: Dim, lengths: Value, causal: Value): Value {
+  const keys = reshape(range(graph, seq), [1, 1, 1, 1, seq])
+  return where(less(keys, reshape(lengths, [lengths.shape[0]!, 1, 1, 1, 1])), graph.scalar(0), causal)
 }

@@ -7,7 +7,7 @@ import { accumulate } from './accumulate.ts'
 import type { Trainable } from './block-programs.ts'
 import { Embedding } from './embedding.ts'
 import { Head, type Loss } from './head.ts'
-import type { Rows } from './rows.ts'
+import { sequencesOf, type Rows } from './rows.ts'
 import { TrainableSpan, type ForwardOptions, type Residuals, type SpanOptions } from './span.ts'
 import { ModelWeights, type WeightSource } from './weights.ts'
 
@@ -60,8 +60,7 @@ export class InputEnd {
     const ids = int32([flat.length], flat)
     using scope = new Scope(device)
     const embedded = scope.own(await this.#embedding.forward(ids))
-    const rows = { hidden: embedded, lengths: sequences.map(sequence => sequence.length) }
-    const { hidden, residuals } = await this.span.forward(rows, { keepResiduals, ...given(seed) })
+    const { hidden, residuals } = await this.span.forward({ hidden: embedded, ...sequencesOf(this.span.model, sequences) }, { keepResiduals, ...given(seed) })
     if (residuals === undefined) return { hidden }
     scope.release([embedded])
     const free = (): void => {
@@ -103,7 +102,7 @@ export class OutputEnd {
     const { device } = this.span
     using scope = new Scope(device)
     const hidden = await scope.upload(rows.hidden)
-    const forward = await this.span.forward({ hidden, lengths: rows.lengths }, { keepResiduals: true, ...given(seed) })
+    const forward = await this.span.forward({ ...rows, hidden }, { keepResiduals: true, ...given(seed) })
     scope.own(forward.hidden)
     try {
       const { gradients, ...loss } = await this.#head.gradients(forward.hidden, targets)

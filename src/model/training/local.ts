@@ -9,6 +9,7 @@ import { loadEnds, type Ends } from './ends.ts'
 import type { Loss } from './head.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from './optimizer.ts'
 import { Parameters } from './parameters.ts'
+import { sequencesOf } from './rows.ts'
 import type { WeightFormat } from './weight-format.ts'
 import type { WeightSource } from './weights.ts'
 
@@ -73,7 +74,7 @@ export class LocalTrainer {
     using scope = new Scope(this.#device)
     const { hidden } = await input.forward(batch.ids, { keepResiduals: false })
     scope.own(hidden)
-    return await output.evaluate({ hidden, lengths: batch.ids.map(ids => ids.length) }, batch.targets)
+    return await output.evaluate({ hidden, ...sequencesOf(input.span.model, batch.ids) }, batch.targets)
   }
 
   /** What is trained, as it is now, on the host. */
@@ -93,7 +94,7 @@ export class LocalTrainer {
     const { hidden, residuals } = await input.forward(batch.ids, { keepResiduals: true, ...options })
     scope.own(hidden)
     try {
-      const { gradient, gradients, lossSum, countedTokens } = await output.train({ hidden, lengths: batch.ids.map(ids => ids.length) }, batch.targets, options)
+      const { gradient, gradients, lossSum, countedTokens } = await output.train({ hidden, ...sequencesOf(input.span.model, batch.ids) }, batch.targets, options)
       scope.own(gradient)
       await accumulate(this.#device, gradients, await input.backward(residuals!, gradient))
       return { lossSum, countedTokens, gradients }

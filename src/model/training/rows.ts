@@ -1,15 +1,40 @@
 import { int32, tensor, type Tensor } from '../../tensor.ts'
+import { contextFault, positionPairs, type Context } from '../families/context.ts'
+import type { Model } from '../families/family.ts'
 import { Graph } from '../graph/graph.ts'
 import { add, concat, gatherRows } from '../graph/operators/index.ts'
 import { program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
 
-/** Hidden states of several sequences, one after another without padding. */
-export interface Rows {
+/** How rows, one sequence after another without padding, fall into sequences. */
+export interface Sequences {
+  readonly lengths: readonly number[]
+  /** Of each sequence, in a model that reads prompts in both directions; left out or empty for others. */
+  readonly contexts?: readonly Context[] | undefined
+}
+
+/** Hidden states of several sequences. */
+export interface Rows extends Sequences {
   /** float32 [sum of lengths, hidden]. */
   readonly hidden: AnyTensor
-  readonly lengths: readonly number[]
+}
+
+/** How token ids, one array a sequence, fall into sequences of rows. Throws PromptError. */
+export function sequencesOf ({ prompts }: Model, ids: ReadonlyArray<readonly number[]>): Sequences {
+  const lengths = ids.map(sequence => sequence.length)
+  return prompts === undefined ? { lengths } : { lengths, contexts: ids.map(sequence => prompts.context(sequence, 'read')) }
+}
+
+/** What contradicts the contexts of these sequences, which only a model that reads prompts in both directions has; undefined where nothing does. */
+export function contextsFault ({ prompts }: Model, { lengths, contexts = [] }: Sequences): string | undefined {
+  const expected = prompts === undefined ? 0 : lengths.length
+  if (contexts.length !== expected) return `${contexts.length} contexts came where the model has ${expected}`
+  for (const [i, context] of contexts.entries()) {
+    const fault = contextFault(context, 0, lengths[i]!)
+    if (fault !== undefined) return fault
+  }
+  return undefined
 }
 
 /** Joins packed rows [rows_i, width], in order. The parts stay the caller's. */
@@ -49,28 +74,44 @@ export async function addTensors (device: Device, a: AnyTensor, b: AnyTensor): P
 
 /** Where packed rows stand: what a program needs to pad them for attention and to pack them again. */
 export interface RowLayout {
-  /** int64 [1, rows]: each row's position in its sequence. */
+  /** int64 [rows, positions]: each row's position in its sequence, or its positions. */
   readonly positions: Tensor
   /** int32 [batch, seq]: the row in each place of the padded batch, -1 where there is none. */
   readonly slots: Tensor
   /** int32 [rows]: each row's place in the padded batch. */
   readonly places: Tensor
+  /** int64 [batch]: the length of each sequence's context, where there are contexts. */
+  readonly contexts?: Tensor
 }
 
-export function rowLayout (lengths: readonly number[]): RowLayout {
+export function rowLayout ({ lengths, contexts = [] }: Sequences): RowLayout {
   const rows = lengths.reduce((sum, length) => sum + length, 0)
   const longest = Math.max(...lengths)
-  const positions = new BigInt64Array(rows)
   const slots = new Int32Array(lengths.length * longest).fill(-1)
   const places = new Int32Array(rows)
   let row = 0
   for (const [sequence, length] of lengths.entries()) {
     for (let position = 0; position < length; position++, row++) {
       const place = sequence * longest + position
-      positions[row] = BigInt(position)
       slots[place] = row
       places[row] = place
     }
   }
-  return { positions: tensor('int64', [1, rows], positions), slots: int32([lengths.length, longest], slots), places: int32([rows], places) }
+  return {
+    positions: positionsOf(lengths.map((count, i) => ({ from: 0, count, context: contexts[i] }))),
+    slots: int32([lengths.length, longest], slots),
+    places: int32([rows], places),
+    ...(contexts.length === 0 ? {} : { contexts: int64([contexts.length], contexts.map(({ length }) => length)) })
+  }
+}
+
+/** int64 [rows, positions] of rows [from, from + count) of each sequence. */
+export function positionsOf (sequences: ReadonlyArray<{ readonly from: number, readonly count: number, readonly context?: Context | undefined }>): Tensor {
+  const rows = sequences.reduce((sum, { count }) => sum + count, 0)
+  const values = sequences.flatMap(({ from, count, context }) => context === undefined ? Array.from({ length: count }, (_, i) => from + i) : positionPairs(context, from, count))
+  return int64([rows, values.length / rows], values)
+}
+
+function int64 (shape: readonly number[], values: readonly number[]): Tensor {
+  return tensor('int64', shape, BigInt64Array.from(values, BigInt))
 }

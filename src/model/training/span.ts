@@ -1,10 +1,11 @@
+import type { Tensor } from '../../tensor.ts'
 import { kindOf, type BlockKind, type Model, type Span } from '../families/family.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, Device, DeviceTensor, Executable } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { blockPrograms, type BlockPrograms, type ResidualPolicy, type Trainable } from './block-programs.ts'
 import { AdapterSettingsError, adapterTargets, dropoutKey } from './lora.ts'
-import { rowLayout, sliceRows, type RowLayout, type Rows } from './rows.ts'
+import { contextsFault, rowLayout, sliceRows, type Rows, type Sequences } from './rows.ts'
 import type { WeightFormat } from './weight-format.ts'
 import { ModelWeights, type WeightSource } from './weights.ts'
 
@@ -36,12 +37,12 @@ interface BlockResiduals {
 /** What a forward pass keeps for its backward pass. */
 export class Residuals {
   readonly blocks: BlockResiduals[] = []
-  readonly layout: Readonly<Record<keyof RowLayout, DeviceTensor>>
+  readonly layout: Readonly<Record<string, DeviceTensor>>
   readonly rows: number
   readonly seed: string | undefined
   readonly #scope: Scope
 
-  constructor (scope: Scope, layout: Readonly<Record<keyof RowLayout, DeviceTensor>>, rows: number, seed: string | undefined) {
+  constructor (scope: Scope, layout: Residuals['layout'], rows: number, seed: string | undefined) {
     this.#scope = scope
     this.layout = layout
     this.rows = rows
@@ -106,7 +107,7 @@ export class TrainableSpan {
     this.#check(rows, first, end)
     const scope = new Scope(this.device)
     try {
-      const layout = await this.#layout(scope, rows.lengths)
+      const layout = await this.#layout(scope, rows)
       let hidden = await scope.upload(rows.hidden)
       const residuals = new Residuals(scope, layout, hidden.shape[0]!, seed)
       for (let layer = first; layer < end; layer++) {
@@ -186,17 +187,21 @@ export class TrainableSpan {
     return bits
   }
 
-  async #layout (scope: Scope, lengths: readonly number[]): Promise<Residuals['layout']> {
-    const { positions, slots, places } = rowLayout(lengths)
-    return { positions: await scope.upload(positions), slots: await scope.upload(slots), places: await scope.upload(places) }
+  async #layout (scope: Scope, sequences: Sequences): Promise<Residuals['layout']> {
+    const layout: Record<string, DeviceTensor> = {}
+    for (const [name, part] of Object.entries<Tensor>({ ...rowLayout(sequences) })) layout[name] = await scope.upload(part)
+    return layout
   }
 
-  #check ({ hidden, lengths }: Rows, first: number, end: number): void {
+  #check ({ hidden, ...sequences }: Rows, first: number, end: number): void {
+    const { lengths } = sequences
     if (!(first >= this.span.first && first <= end && end <= this.span.end)) throw new RangeError(`blocks [${first}, ${end}) are not within [${this.span.first}, ${this.span.end})`)
     const rows = lengths.reduce((sum, length) => sum + length, 0)
     const { shape: [count, width] } = hidden
     if (count !== rows || width !== this.model.hiddenSize) throw new RangeError(`hidden states [${hidden.shape.join(', ')}] do not fit ${rows} rows of ${this.model.hiddenSize}`)
     if (lengths.some(length => length < 1 || length > this.model.maxPositions)) throw new RangeError(`sequences have 1 to ${this.model.maxPositions} rows, not ${lengths.join(', ')}`)
+    const fault = contextsFault(this.model, sequences)
+    if (fault !== undefined) throw new RangeError(fault)
   }
 }
 

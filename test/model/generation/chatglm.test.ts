@@ -1,0 +1,120 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { modelOf, PromptError } from '../../../src/model/families/index.ts'
+import { SequenceCache } from '../../../src/model/generation/cache.ts'
+import { CachedEnds } from '../../../src/model/generation/cached-ends.ts'
+import { CachedSpan } from '../../../src/model/generation/cached-span.ts'
+import { LocalGenerator } from '../../../src/model/generation/local.ts'
+import { argmax } from '../../../src/model/generation/sampling.ts'
+import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
+import { openDevice } from '../../../src/model/runtime/open.ts'
+import { loadEnds } from '../../../src/model/training/ends.ts'
+import { concatRows, sliceRows } from '../../../src/model/training/rows.ts'
+import { ModelWeights } from '../../../src/model/training/weights.ts'
+import { chatglmRevisions, promptOf, readChatGLMGolden } from '../../helpers/chatglm.ts'
+import { baseWeights, decodeTensor, relativeError } from '../../helpers/golden.ts'
+import { memorySource } from '../../helpers/source.ts'
+
+let device: Device
+beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
+afterAll(async () => { await device.close() })
+
+const values = async (value: DeviceTensor) => (await device.download(value)).data as Float32Array
+
+function setUp (revision: typeof chatglmRevisions[number]) {
+  const golden = readChatGLMGolden(revision)
+  return { golden, model: modelOf(golden.config), source: memorySource(baseWeights(golden)) }
+}
+
+describe.each(chatglmRevisions)('generation with the original ChatGLM, revision %s', revision => {
+  it('gives the ids of full passes on one machine', async () => {
+    const { golden, model, source } = setUp(revision)
+    const generator = await LocalGenerator.load(device, model, source)
+    for (const [i, expected] of golden.greedy.entries()) {
+      const ids: number[] = []
+      for await (const id of generator.generate(promptOf(golden.ids[i]!), argmax, { maxTokens: expected.length })) ids.push(id)
+      expect(ids).toEqual(expected)
+    }
+    generator.free()
+  })
+
+  it.each([[0, 0], [1, 0], [1, 1], [0, 2]])('gives them cut as %i | … | %i, prompts and single tokens of several sequences sharing runs', async (inputBlocks, outputBlocks) => {
+    const { golden, model, source } = setUp(revision)
+    const before = await device.memory()
+    const ends = await loadEnds(device, model, source, { inputBlocks, outputBlocks }, 'weights')
+    const middle = await ModelWeights.create(device, model, 'weights')
+    const span = { first: inputBlocks, end: model.layers - outputBlocks }
+    await middle.loadBlocks(source, span)
+    const server = new CachedSpan(middle)
+    const sequences = await Promise.all(golden.ids.map(async ids => ({
+      prompt: promptOf(ids), ids: [] as number[], client: await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 32), cache: await SequenceCache.create(device, model, span, 32)
+    })))
+    // One more sequence joins each time, so that its prompt meets the others' single tokens.
+    for (let step = 0; sequences.some(({ ids }) => ids.length < golden.greedy[0]!.length); step++) {
+      const active = sequences.filter(({ ids }, i) => i <= step && ids.length < golden.greedy[0]!.length)
+      const fresh = active.map(({ prompt, ids }) => ids.length === 0 ? prompt : ids.slice(-1))
+      const up: DeviceTensor[] = []
+      for (const [i, { client }] of active.entries()) up.push(await client.start(fresh[i]!))
+      const joined = await concatRows(device, up)
+      const rows = active.map(({ cache, client }, i) => ({ cache, count: fresh[i]!.length, context: client.contextAt(cache.length) }))
+      const across = await server.run(joined, rows, span)
+      let start = 0
+      for (const [i, { ids, client, cache }] of active.entries()) {
+        const own = await sliceRows(device, across, start, start += fresh[i]!.length)
+        cache.length += fresh[i]!.length
+        ids.push(argmax(await client.finish(own, fresh[i]!.length)))
+      }
+      device.free(...up, joined, across)
+    }
+    expect(sequences.map(({ ids }) => ids)).toEqual(golden.greedy)
+    for (const { client, cache } of sequences) {
+      client.free()
+      cache.free()
+    }
+    ends.weights.free()
+    middle.free()
+    expect((await device.memory()).heldBytes).toBe(before.heldBytes)
+  })
+
+  it('computes the hidden states of a whole sequence at once', async () => {
+    const { golden, model, source } = setUp(revision)
+    const weights = await ModelWeights.create(device, model, 'weights')
+    const span = { first: 0, end: model.layers }
+    await weights.loadBlocks(source, span)
+    const blocks = new CachedSpan(weights)
+    let start = 0
+    for (const ids of golden.ids) {
+      const count = ids.length - 1
+      const cache = await SequenceCache.create(device, model, span, 32)
+      const context = model.prompts!.context(ids, 'read')
+      const [entering, expected] = await Promise.all([0, model.layers].map(async layer => await sliceRows(device, decodeTensor(golden.hidden[layer]!), start, start + count)))
+      expect(relativeError(await values(await blocks.run(entering!, [{ cache, count, context }], span)), await values(expected!))).toBeLessThan(1e-5)
+      cache.free()
+      start += count
+    }
+    weights.free()
+  })
+})
+
+describe('CachedSpan of a model that reads prompts in both directions', () => {
+  it('refuses a prompt in pieces, and rows without their context', async () => {
+    const { golden, model, source } = setUp('130528')
+    const weights = await ModelWeights.create(device, model, 'weights')
+    const span = { first: 0, end: 1 }
+    await weights.loadBlocks(source, span)
+    const cache = await SequenceCache.create(device, model, span, 32)
+    const [blocks, rows] = [new CachedSpan(weights), await sliceRows(device, decodeTensor(golden.hidden[0]!), 0, 4)]
+    await expect(blocks.run(rows, [{ cache, count: 4 }], span)).rejects.toThrow('context')
+    await expect(blocks.run(rows, [{ cache, count: 4, context: { length: 4, maskPosition: 3 } }], span)).rejects.toThrow('does not fit')
+    cache.length = 2
+    await expect(blocks.run(rows, [{ cache, count: 4, context: { length: 4, maskPosition: 3 } }], span)).rejects.toThrow('within their context')
+    cache.free()
+    weights.free()
+  })
+
+  it('refuses a prompt without its end', async () => {
+    const { model, source } = setUp('130528')
+    const generator = await LocalGenerator.load(device, model, source)
+    await expect(generator.generate([1, 2, 3], argmax, { maxTokens: 1 }).next()).rejects.toThrow(PromptError)
+    generator.free()
+  })
+})
