@@ -6,7 +6,7 @@ const count = integer({ min: 1 })
 
 const federation = grouped('Federation', {
   role: defaulted('ROLE', choice('server'), 'server', 'Only a server, which has the model, can found a federation'),
-  model: mandatory('DIR', path, 'A Hugging Face directory: config.json, tokenizer.json and safetensors files'),
+  model: mandatory('DIR', path, 'A Hugging Face directory: config.json, a tokenizer and safetensors files'),
   name: mandatory('NAME', text, 'What people call the federation'),
   admission: defaulted('HOW', choice('invite', 'allow-list', 'open'), 'invite', 'Who may join: holders of an invite, peers named by --allow, or anybody'),
   allow: repeated('PEERID', peerId, 'A peer that may join without an invite'),
