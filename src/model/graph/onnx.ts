@@ -1,5 +1,5 @@
 import { create, toBinary, type MessageInitShape } from '@bufbuild/protobuf'
-import { bytesOf, type DType, type Tensor } from '../../tensor.ts'
+import { bytesOf, bytesPerElement, elementCount, type DType, type Tensor } from '../../tensor.ts'
 import type { Attribute, Attributes, Emitter } from './emitter.ts'
 import { GraphError } from './errors.ts'
 import { ANY_SHAPE, type Node, type Value } from './graph.ts'
@@ -31,12 +31,17 @@ export interface OnnxModel {
   readonly float16Nodes: readonly string[]
 }
 
+/** A tensor, or the type of one whose bytes whoever opens the file has under its name. */
+export type Constant = Tensor | Omit<Tensor, 'data'>
+
 /** Writes a part of a graph as an ONNX file; inputs named in `constants` become initializers. */
-export function emitModel (name: string, section: Section, constants: Readonly<Record<string, Tensor>>): OnnxModel {
+export function emitModel (name: string, section: Section, constants: Readonly<Record<string, Constant>>): OnnxModel {
   const externalData: OnnxModel['externalData'] = []
   const initializers = Object.entries(constants).map(([input, value]) => {
-    if (bytesOf(value).byteLength < EXTERNAL_FROM_BYTES) return inlineTensor(input, value)
-    externalData.push({ path: input, data: bytesOf(value) })
+    if ('data' in value) {
+      if (bytesOf(value).byteLength < EXTERNAL_FROM_BYTES) return inlineTensor(input, value)
+      externalData.push({ path: input, data: bytesOf(value) })
+    }
     return externalTensor(input, value)
   })
   const { nodes, initializers: inner, float16Nodes } = emitNodes(section)
@@ -111,7 +116,7 @@ function attributeInit (attribute: Attribute): MessageInitShape<typeof Attribute
   return { type: ATTRIBUTE_TYPE.TENSOR, t: inlineTensor('', attribute.t) }
 }
 
-function tensorType (name: string, { dtype, shape }: Tensor) {
+function tensorType (name: string, { dtype, shape }: Constant) {
   return { name, dataType: ELEMENT_TYPE[dtype], dims: shape.map(BigInt) }
 }
 
@@ -119,8 +124,8 @@ function inlineTensor (name: string, value: Tensor): TensorInit {
   return { ...tensorType(name, value), rawData: bytesOf(value) }
 }
 
-function externalTensor (path: string, value: Tensor): TensorInit {
-  const length = String(bytesOf(value).byteLength)
+function externalTensor (path: string, value: Constant): TensorInit {
+  const length = String(elementCount(value.shape) * bytesPerElement[value.dtype])
   return { ...tensorType(path, value), dataLocation: EXTERNAL, externalData: [{ key: 'location', value: path }, { key: 'offset', value: '0' }, { key: 'length', value: length }] }
 }
 

@@ -1,7 +1,7 @@
-import type { DType, Tensor } from '../../tensor.ts'
+import type { DType } from '../../tensor.ts'
 import { GraphError } from './errors.ts'
 import { ANY_SHAPE, type Dim, type Graph, type Node, type Value } from './graph.ts'
-import { emitModel, type OnnxModel } from './onnx.ts'
+import { emitModel, type Constant, type OnnxModel } from './onnx.ts'
 
 export interface TensorSpec {
   readonly name: string
@@ -15,8 +15,8 @@ export interface Program {
   readonly name: string
   readonly inputs: readonly TensorSpec[]
   readonly outputs: readonly TensorSpec[]
-  /** The ONNX file; inputs named in `constants` become initializers with external data (given to onnxruntime in memory, no 2 GB limit). */
-  toOnnx: (constants?: Readonly<Record<string, Tensor>>) => OnnxModel
+  /** The ONNX file; inputs named in `constants` become initializers, large ones with external data (given to onnxruntime in memory, no 2 GB limit). */
+  toOnnx: (constants?: Readonly<Record<string, Constant>>) => OnnxModel
 }
 
 /** The part of a graph that a program consists of. */

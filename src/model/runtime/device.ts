@@ -26,7 +26,7 @@ export class DeviceError extends MidspanError {
 }
 
 export interface CompileOptions {
-  /** Values for some of the program's inputs, fixed at compile time: onnxruntime may pre-pack them (faster decoding, one more copy). */
+  /** Values for some of the program's inputs, fixed at compile time: onnxruntime may pre-pack them (faster decoding, one more copy, which counts as held). */
   constants?: Readonly<Record<string, AnyTensor>>
 }
 
@@ -45,7 +45,7 @@ export interface Executable {
   close: () => Promise<void>
 }
 
-/** An input of a link: the output of this name of the link before. */
+/** An input of a link: the output of this name of the last link before it that has one. */
 export interface Passed {
   readonly passed: string
 }
@@ -74,7 +74,7 @@ export function continued (value: AnyTensor | Pending): { links: readonly Link[]
 }
 
 export interface DeviceMemory {
-  /** Bytes held by device tensors. */
+  /** Bytes held by device tensors and by the constants of programs. */
   readonly heldBytes: number
   /** Bytes copied in and out since the start: between the caller's memory and the device's, where the device is a GPU across the bus. */
   readonly uploadedBytes: number

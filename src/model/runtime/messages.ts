@@ -15,7 +15,7 @@ export interface WorkerOptions {
   readonly profile?: string
 }
 
-/** An operand of a run: a tensor the worker holds, by its id; values that come with the message; or an output of the run before. */
+/** An operand of a run: a tensor the worker holds, by its id; values that come with the message; or an output of a run before. */
 export type Operand = number | Tensor | Passed
 
 export interface Run {
@@ -27,7 +27,8 @@ export interface Run {
 export type Request =
   /** Comes first. */
   | { readonly kind: 'open' }
-  | { readonly kind: 'compile', readonly session: number, readonly name: string, readonly model: OnnxModel, readonly outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>> }
+  /** `constants` are tensors of the worker's whose values stand for external data. */
+  | { readonly kind: 'compile', readonly session: number, readonly name: string, readonly model: OnnxModel, readonly constants: Readonly<Record<string, number>>, readonly outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>> }
   /** One after another; the answer holds the outputs of the last. */
   | { readonly kind: 'run', readonly runs: readonly Run[] }
   | { readonly kind: 'upload', readonly value: Tensor }

@@ -30,7 +30,8 @@ const CLONE_UP_TO_BYTES = 16_384
 /** What the worker knows of an executable. */
 interface Compiled {
   readonly session: number
-  readonly constants: Readonly<Record<string, Tensor>>
+  /** Inputs that are fixed. */
+  readonly constants: ReadonlySet<string>
 }
 
 type Success = Extract<Answer, { ok: true }>
@@ -79,19 +80,22 @@ class WorkerDevice implements Device {
   }
 
   async compile (program: Program, { constants = {} }: CompileOptions = {}): Promise<Executable> {
-    const values: Record<string, Tensor> = {}
-    for (const [name, value] of Object.entries(constants)) values[name] = isDeviceTensor(value) ? await this.download(value) : value
-    const model = program.toOnnx(values)
+    const held = Object.fromEntries(Object.entries(constants).flatMap(([name, value]) => isDeviceTensor(value) ? [[name, this.#idOf(value, `compile ${program.name} with`)]] : []))
+    const constantBytes = Object.values(constants).reduce((sum, value) => sum + sizeBytes(value), 0)
+    const model = program.toOnnx(constants)
     const session = ++this.#sessions
-    await this.#ask(`compiling ${program.name}`, { kind: 'compile', session, name: program.name, model, outputs: program.outputs.map(({ name, dtype }) => ({ name, dtype })) })
+    await this.#ask(`compiling ${program.name}`, { kind: 'compile', session, name: program.name, model, constants: held, outputs: program.outputs.map(({ name, dtype }) => ({ name, dtype })) })
     const executable: Executable = {
       program,
       run: async (inputs, { keep = [], inPlace = {} } = {}) => await this.chain([{ executable, inputs, inPlace }], { keep }),
       close: async () => {
-        if (this.#compiled.delete(executable)) await this.#ask(`closing ${program.name}`, { kind: 'release', session })
+        if (!this.#compiled.delete(executable)) return
+        this.#memory.heldBytes -= constantBytes
+        await this.#ask(`closing ${program.name}`, { kind: 'release', session })
       }
     }
-    this.#compiled.set(executable, { session, constants: values })
+    this.#compiled.set(executable, { session, constants: new Set(Object.keys(constants)) })
+    this.#memory.heldBytes += constantBytes
     return executable
   }
 
@@ -99,7 +103,8 @@ class WorkerDevice implements Device {
     const last = links.at(-1)
     if (last === undefined) throw new DeviceError('a chain needs a program')
     const moved = new Set<ArrayBuffer>()
-    const runs = links.map((link, index) => this.#runOf(link, links[index + 1], keep, moved))
+    const passed = passedOn(links)
+    const runs = links.map((link, index) => this.#runOf(link, index === links.length - 1 ? undefined : passed[index], keep, moved))
     const what = [...new Set(links.map(({ executable: { program } }) => program.name))].join(', ')
     const { held, values } = await this.#ask(`program ${what}`, { kind: 'run', runs }, [...moved])
     let [nextHeld, nextValue] = [0, 0]
@@ -149,14 +154,14 @@ class WorkerDevice implements Device {
     await this.#worker.terminate()
   }
 
-  /** A link as the worker is told of it; of all but the last, only what the next one takes comes out. */
-  #runOf ({ executable, inputs, inPlace = {} }: Link, next: Link | undefined, keep: NonNullable<RunOptions['keep']>, moved: Set<ArrayBuffer>): Run {
+  /** A link as the worker is told of it; of all but the last, only what later ones take comes out. */
+  #runOf ({ executable, inputs, inPlace = {} }: Link, taken: ReadonlySet<string> | undefined, keep: NonNullable<RunOptions['keep']>, moved: Set<ArrayBuffer>): Run {
     const { program } = executable
     const compiled = this.#compiled.get(executable)
     if (compiled === undefined) throw new DeviceError(`program ${program.name} is closed`)
     const operands: Record<string, Operand> = {}
     for (const { name, dtype } of program.inputs) {
-      if (name in compiled.constants) continue
+      if (compiled.constants.has(name)) continue
       const value = inputs[name]
       if (value === undefined) throw new DeviceError(`program ${program.name} lacks its input ${name}`)
       if ('passed' in value) {
@@ -166,14 +171,11 @@ class WorkerDevice implements Device {
       if (value.dtype !== dtype) throw new DeviceError(`program ${program.name} takes ${dtype} for ${name}, not ${value.dtype}`)
       operands[name] = isDeviceTensor(value) ? this.#idOf(value, `run ${program.name} on`) : this.#packed(value, moved)
     }
-    const taken = next === undefined ? undefined : Object.values(next.inputs).flatMap((value) => 'passed' in value ? [value.passed] : [])
-    const outputs = program.outputs.filter(({ name }) => taken === undefined || taken.includes(name) || inPlace[name] !== undefined).map(({ name }) => {
+    const outputs = program.outputs.filter(({ name }) => taken === undefined || taken.has(name) || inPlace[name] !== undefined).map(({ name }) => {
       const target = inPlace[name] === undefined ? undefined : inputs[inPlace[name]]
       if (target !== undefined && !('id' in target)) throw new DeviceError(`program ${program.name} can write ${name} only into a device tensor`)
       return { name, keep: keep === 'all' || keep.includes(name), inPlace: target?.id }
     })
-    const missing = taken?.find((name) => !outputs.some((output) => output.name === name))
-    if (missing !== undefined) throw new DeviceError(`program ${program.name} has no output ${missing}`)
     return { session: compiled.session, inputs: operands, outputs }
   }
 
@@ -223,6 +225,22 @@ class WorkerDevice implements Device {
   }
 }
 
-function sizeBytes ({ dtype, shape }: DeviceTensor): number {
+/** The outputs of each link that later ones take. Throws DeviceError where one takes what none before it gives. */
+function passedOn (links: readonly Link[]): Array<Set<string>> {
+  const passed = links.map(() => new Set<string>())
+  const givers = new Map<string, Set<string>>()
+  for (const [index, { executable: { program }, inputs }] of links.entries()) {
+    for (const value of Object.values(inputs)) {
+      if (!('passed' in value)) continue
+      const giver = givers.get(value.passed)
+      if (giver === undefined) throw new DeviceError(`program ${program.name} takes ${value.passed}, which no program before it gives`)
+      giver.add(value.passed)
+    }
+    for (const { name } of program.outputs) givers.set(name, passed[index]!)
+  }
+  return passed
+}
+
+function sizeBytes ({ dtype, shape }: Omit<Tensor, 'data'>): number {
   return elementCount(shape) * bytesPerElement[dtype]
 }

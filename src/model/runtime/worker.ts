@@ -3,7 +3,7 @@ import { createCipheriv, randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { parentPort, workerData } from 'node:worker_threads'
 import * as ort from 'onnxruntime-node'
-import { elementCount, fromBytes, type DType, type Tensor } from '../../tensor.ts'
+import { bytesOf, elementCount, fromBytes, type DType, type Tensor } from '../../tensor.ts'
 import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messages.ts'
 import { hostProvider, hostTensor } from './providers/host.ts'
 import type { Provider } from './providers/provider.ts'
@@ -20,7 +20,8 @@ const tensors = new Map<number, ort.Tensor>()
 let nextId = 1
 let provider: Provider
 
-type Results = Readonly<Record<string, ort.Tensor>>
+/** The last outputs of each name. */
+type Results = ReadonlyMap<string, ort.Tensor>
 
 async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true }>, 'ok'>> {
   switch (request.kind) {
@@ -30,9 +31,10 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
     }
     case 'compile': {
       const { model, externalData } = request.model
+      const held = await Promise.all(Object.entries(request.constants).map(async ([path, id]) => ({ path, data: bytesOf(await provider.read(tensors.get(id)!)) })))
       sessions.set(request.session, await ort.InferenceSession.create(model, {
         ...provider.sessionOptions(request.model, request.outputs),
-        externalData,
+        externalData: [...externalData, ...held],
         graphOptimizationLevel: 'all',
         logSeverityLevel: 3,
         ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
@@ -69,27 +71,35 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
 }
 
 async function runAll (runs: readonly Run[]): Promise<{ held: Held[], values: Tensor[] }> {
-  let results: Results = {}
-  for (const one of runs) {
-    const before = results
-    try {
-      results = await run(one, before)
-    } finally {
-      for (const value of Object.values(before)) provider.discard(value)
-    }
-  }
+  const results = new Map<string, ort.Tensor>()
   const held: Held[] = []
   const values: Tensor[] = []
-  for (const { name, keep, inPlace } of runs.at(-1)!.outputs) {
-    if (inPlace !== undefined) continue
-    if (keep) held.push(hold(results[name]!))
-    else values.push(await provider.take(results[name]!))
+  try {
+    for (const one of runs) {
+      for (const [name, value] of Object.entries(await run(one, results))) {
+        discard(results.get(name))
+        results.set(name, value)
+      }
+    }
+    for (const { name, keep, inPlace } of runs.at(-1)!.outputs) {
+      if (inPlace !== undefined) continue
+      const value = results.get(name)!
+      results.delete(name)
+      if (keep) held.push(hold(value))
+      else values.push(await provider.take(value))
+    }
+    return { held, values }
+  } finally {
+    for (const value of results.values()) discard(value)
   }
-  return { held, values }
+}
+
+function discard (value: ort.Tensor | undefined): void {
+  if (value !== undefined) provider.discard(value)
 }
 
 /** The outputs of a run, but for those that are written into tensors held here. */
-async function run ({ session, inputs, outputs }: Run, before: Results): Promise<Results> {
+async function run ({ session, inputs, outputs }: Run, before: Results): Promise<Record<string, ort.Tensor>> {
   const feeds: Record<string, ort.Tensor> = {}
   for (const [name, operand] of Object.entries(inputs)) feeds[name] = operandOf(operand, before)
   const fetches: Record<string, ort.Tensor | null> = {}
@@ -105,7 +115,7 @@ async function run ({ session, inputs, outputs }: Run, before: Results): Promise
 
 function operandOf (operand: Operand, before: Results): ort.Tensor {
   if (typeof operand === 'number') return tensors.get(operand)!
-  return 'passed' in operand ? before[operand.passed]! : hostTensor(operand)
+  return 'passed' in operand ? before.get(operand.passed)! : hostTensor(operand)
 }
 
 function hold (value: ort.Tensor): Held {

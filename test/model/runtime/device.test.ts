@@ -72,7 +72,7 @@ describe('cpu device', () => {
     await executable.close()
   })
 
-  it('runs programs one after another, each on what the one before passes on, and holds only what the last gives', async () => {
+  it('runs programs one after another, each on what those before pass on, and holds only what the last gives', async () => {
     const executable = await device.compile(scaleAndAdd())
     const before = await device.memory()
     const ones = float32([2], [1, 1])
@@ -83,8 +83,36 @@ describe('cpu device', () => {
     expect(values(product)).toEqual([5, 8])
     expect((await device.memory()).heldBytes - before.heldBytes).toBe(8)
     device.free(sum as DeviceTensor)
-    await expect(device.chain([first, { executable, inputs: { a: { passed: 'none' }, b: ones } }])).rejects.toThrow('has no output none')
+    await expect(device.chain([first, { executable, inputs: { a: { passed: 'none' }, b: ones } }])).rejects.toThrow('takes none, which no program before it gives')
     await executable.close()
+  })
+
+  it('passes on what comes from further back', async () => {
+    const graph = new Graph()
+    graph.output('twice', mul(graph.input('x', 'float32', ['n']), 2))
+    const [executable, double] = [await device.compile(scaleAndAdd()), await device.compile(program('double', graph))]
+    const first = { executable, inputs: { a: float32([1], [1]), b: float32([1], [2]) } }
+    const between = { executable: double, inputs: { x: { passed: 'sum' } } }
+    const { sum } = await device.chain([first, between, { executable, inputs: { a: { passed: 'sum' }, b: { passed: 'twice' } } }])
+    expect(values(sum)).toEqual([25])
+    await executable.close()
+    await double.close()
+  })
+
+  it('counts constants as held until their program is closed', async () => {
+    const graph = new Graph()
+    graph.output('y', matmul(graph.input('x', 'float32', ['rows', 32]), graph.input('w', 'float32', [32, 32])))
+    const w = await device.upload(float32([32, 32], new Float32Array(32 * 32).fill(1)))
+    const before = await device.memory()
+    const executable = await device.compile(program('linear', graph), { constants: { w } })
+    const after = await device.memory()
+    expect(after.heldBytes - before.heldBytes).toBe(4 * 32 * 32)
+    expect(after.downloadedBytes).toBe(before.downloadedBytes)
+    device.free(w)
+    const { y } = await executable.run({ x: float32([1, 32], new Float32Array(32).fill(1)) })
+    expect(values(y)).toEqual(new Array(32).fill(32))
+    await executable.close()
+    expect((await device.memory()).heldBytes).toBe(before.heldBytes - 4 * 32 * 32)
   })
 
   it('writes an output into an input in place', async () => {
