@@ -1,6 +1,6 @@
 import { BlockBuilder, type Attention } from '../families/builder.ts'
 import { contextFault, type Context } from '../families/context.ts'
-import { kindOf, UnsupportedModelError, type BlockKind, type Model, type Span } from '../families/family.ts'
+import { kindOf, UnsupportedModelError, type Model, type Span } from '../families/family.ts'
 import { Graph, type Value } from '../graph/graph.ts'
 import { concat, groupQueryAttention, reshape, split, transpose } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
@@ -52,14 +52,13 @@ export class CachedSpan {
 
   /** The same as links of a chain, the last of which gives `output`. */
   async links (hidden: AnyTensor | Passed, sequences: readonly SequenceRows[], { first, end }: Span): Promise<Link[]> {
-    const { device, model, key } = this.#weights
+    const { device, model } = this.#weights
     for (const { cache, count } of sequences) await cache.reserve(cache.length + count)
     const prompts = sequences.map(rows => startsWithContext(model, rows))
     const places = placesOf(sequences)
     const inPlace = Object.fromEntries(sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]]))
     return await Promise.all(Array.from({ length: end - first }, async (_, i) => {
-      const kind = kindOf(model, first + i)
-      const executable = await compiled(device, `block.cached ${prompts.map(Number).join('')} ${JSON.stringify(kind)} ${key}`, () => cachedBlockProgram(this.#weights, kind, prompts))
+      const executable = await compiled(device, `block.cached ${prompts.map(Number).join('')} ${this.#weights.programKey(first + i)}`, () => cachedBlockProgram(this.#weights, first + i, prompts))
       const inputs: Record<string, AnyTensor | Passed> = { ...places, ...this.#weights.blockInputs(first + i), hidden: i === 0 ? hidden : { passed: 'output' } }
       for (const [sequence, { cache }] of sequences.entries()) {
         const { key, value } = cache.block(first + i)
@@ -75,11 +74,14 @@ export class CachedSpan {
  * One block over the rows of so many sequences, each a prompt that is read in both directions or not, the same for all blocks of a kind:
  * programs of whole spans would save a few messages to the device, and cost seconds to compile for each span and number of sequences that meet.
  */
-function cachedBlockProgram ({ model, trainable, format }: ModelWeights, { window }: BlockKind, prompts: readonly boolean[]): Program {
+function cachedBlockProgram (weights: ModelWeights, layer: number, prompts: readonly boolean[]): Program {
+  const { model } = weights
+  const format = weights.blockFormat(layer)
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
-  const adapter = trainable === 'weights' ? () => undefined : adapterInputs(graph, model, trainable, false)
-  const builder = new BlockBuilder({ graph, model, attention: cachedAttention(graph, model, window, prompts), product: (x, weight) => weightProduct(x, weight, format), adapter })
+  const adapter = adapterInputs(graph, model, weights.training(layer).adapters, false)
+  const attention = cachedAttention(graph, model, kindOf(model, layer).window, prompts)
+  const builder = new BlockBuilder({ graph, model, attention, product: (x, weight) => weightProduct(x, weight, format), adapter })
   graph.output('output', model.block(builder, hidden))
   return program(`cached-block-${prompts.length}`, graph)
 }

@@ -1,6 +1,6 @@
 import type { Model } from '../families/index.ts'
 import type { Device } from '../runtime/device.ts'
-import type { Trainable } from '../training/block-programs.ts'
+import type { Trainable } from '../training/trainable.ts'
 import type { WeightFormat } from '../training/weight-format.ts'
 import { ModelWeights, type WeightSource } from '../training/weights.ts'
 import { CachedEnds } from './cached-ends.ts'

@@ -1,5 +1,5 @@
 import { BlockBuilder, type Adapter } from '../families/builder.ts'
-import { blockWeights, type BlockKind, type Model } from '../families/family.ts'
+import type { BlockKind, Model } from '../families/family.ts'
 import { differentiate } from '../graph/differentiate.ts'
 import { Graph, type Value } from '../graph/graph.ts'
 import { cast, less, mul, where } from '../graph/operators/index.ts'
@@ -7,23 +7,22 @@ import { partition, savePolicy } from '../graph/partition.ts'
 import { program, type Program } from '../graph/program.ts'
 import { paddedAttention } from './attention.ts'
 import { adapterScaling, adapterTargets, type AdapterSettings } from './lora.ts'
+import { parameterNames, type BlockTraining } from './trainable.ts'
 import { weightProduct, type WeightFormat } from './weight-format.ts'
-
-/** What training changes: adapters beside frozen weights, or the weights themselves. */
-export type Trainable = AdapterSettings | 'weights'
 
 /** Whether a forward pass keeps what its backward pass needs, or computes it again from the block's input. */
 export type ResidualPolicy = 'saved' | 'recomputed'
 
-/** What the programs of a block depend on besides its kind. */
+/** What the programs of a block depend on. */
 export interface BlockOptions {
   readonly model: Model
-  readonly trainable: Trainable
+  readonly kind: BlockKind
+  readonly training: BlockTraining
   readonly format: WeightFormat
 }
 
 /**
- * The programs of one block, the same for all blocks of its kind. Inputs: `hidden` [rows, hidden], `positions`, `slots`, `places` (rowLayout), `cos`,
+ * The programs of one block, the same for all blocks of its kind and training. Inputs: `hidden` [rows, hidden], `positions`, `slots`, `places` (rowLayout), `cos`,
  * `sin`, the weights and adapters by their names in the block, and `${module}.dropout` (uint32 [rows, in]) where adapters drop out.
  */
 export interface BlockPrograms {
@@ -38,12 +37,12 @@ export interface BlockPrograms {
   readonly parameters: readonly string[]
 }
 
-export function blockPrograms ({ model, trainable, format }: BlockOptions, kind: BlockKind, policy: ResidualPolicy): BlockPrograms {
-  const parameters = parameterNames(model, trainable)
-  const evaluation = blockGraph({ model, trainable, format }, kind, false)
+export function blockPrograms (options: BlockOptions, policy: ResidualPolicy): BlockPrograms {
+  const parameters = parameterNames(options.model, options.training)
+  const evaluation = blockGraph(options, false)
   evaluation.graph.output('output', evaluation.output)
 
-  const { graph, hidden, output } = blockGraph({ model, trainable, format }, kind, true)
+  const { graph, hidden, output } = blockGraph(options, true)
   const outputGradient = graph.input('outputGradient', 'float32', hidden.shape)
   const [inputGradient, ...gradients] = differentiate(graph, [{ value: output, gradient: outputGradient }], [hidden, ...parameters.map(name => graph.inputs.get(name)!)])
   const backward = Object.fromEntries(parameters.map((name, i) => [`${name}.gradient`, gradients[i]!]))
@@ -57,22 +56,17 @@ export function blockPrograms ({ model, trainable, format }: BlockOptions, kind:
   }
 }
 
-/** Names of what is trained in a block. */
-export function parameterNames (model: Model, trainable: Trainable): string[] {
-  if (trainable === 'weights') return blockWeights(model).map(({ name }) => name)
-  return adapterTargets(model, trainable).flatMap(({ name }) => [`${name}.lora_A`, `${name}.lora_B`])
-}
-
-function blockGraph ({ model, trainable, format }: BlockOptions, { window }: BlockKind, training: boolean): { graph: Graph, hidden: Value, output: Value } {
+function blockGraph ({ model, kind, training: { adapters }, format }: BlockOptions, isTraining: boolean): { graph: Graph, hidden: Value, output: Value } {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
-  const adapter = trainable === 'weights' ? () => undefined : adapterInputs(graph, model, trainable, training)
-  const builder = new BlockBuilder({ graph, model, attention: paddedAttention(graph, model, window), product: (x, weight) => weightProduct(x, weight, format), adapter })
+  const adapter = adapterInputs(graph, model, adapters, isTraining)
+  const builder = new BlockBuilder({ graph, model, attention: paddedAttention(graph, model, kind.window), product: (x, weight) => weightProduct(x, weight, format), adapter })
   return { graph, hidden, output: model.block(builder, hidden) }
 }
 
-/** The adapters of a block as inputs of a graph, named with a prefix before the module. */
-export function adapterInputs (graph: Graph, model: Model, settings: AdapterSettings, training: boolean, prefix = ''): (module: string) => Adapter | undefined {
+/** The adapters of a block, if it has any, as inputs of a graph, named with a prefix before the module. */
+export function adapterInputs (graph: Graph, model: Model, settings: AdapterSettings | undefined, training: boolean, prefix = ''): (module: string) => Adapter | undefined {
+  if (settings === undefined) return () => undefined
   const targets = adapterTargets(model, settings)
   return module => {
     const target = targets.find(({ name }) => name === module)

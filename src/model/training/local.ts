@@ -4,7 +4,7 @@ import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import type { Batch } from '../text/batches.ts'
 import { accumulate } from './accumulate.ts'
-import type { ResidualPolicy, Trainable } from './block-programs.ts'
+import type { ResidualPolicy } from './block-programs.ts'
 import { loadEnds, type Ends } from './ends.ts'
 import type { Loss } from './head.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from './optimizer.ts'
@@ -12,6 +12,7 @@ import { Parameters } from './parameters.ts'
 import { sequencesOf } from './rows.ts'
 import type { WeightFormat } from './weight-format.ts'
 import type { WeightSource } from './weights.ts'
+import type { Trainable } from './trainable.ts'
 
 export interface LocalTrainerOptions {
   /** Adapters on every block, or `'weights'`: everything. */

@@ -1,11 +1,12 @@
 import type { Tensor } from '../../tensor.ts'
-import { kindOf, type BlockKind, type Model, type Span } from '../families/family.ts'
+import { kindOf, type Model, type Span } from '../families/family.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, Device, DeviceTensor, Executable } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
-import { blockPrograms, type BlockPrograms, type ResidualPolicy, type Trainable } from './block-programs.ts'
+import { blockPrograms, type BlockPrograms, type ResidualPolicy } from './block-programs.ts'
 import { AdapterSettingsError, adapterTargets, dropoutKey } from './lora.ts'
 import { contextsFault, rowLayout, sliceRows, type Rows, type Sequences } from './rows.ts'
+import type { Trainable } from './trainable.ts'
 import type { WeightFormat } from './weight-format.ts'
 import { ModelWeights, type WeightSource } from './weights.ts'
 
@@ -89,10 +90,13 @@ export class TrainableSpan {
   static async load (device: Device, model: Model, source: WeightSource, span: Span, trainable: Trainable, { weights, format, policy = 'saved' }: SpanOptions = {}): Promise<TrainableSpan> {
     if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers)) throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
     const set = weights ?? await ModelWeights.create(device, model, trainable, format)
-    const kinds = Array.from({ length: span.end - span.first }, (_, i) => kindOf(model, span.first + i))
     const made = new Map<string, Promise<BlockExecutables>>()
-    for (const kind of kinds) made.set(JSON.stringify(kind), made.get(JSON.stringify(kind)) ?? blockExecutables(set, kind, policy))
-    const blocks = await Promise.all(kinds.map(async kind => await made.get(JSON.stringify(kind))!))
+    const blocks = await Promise.all(Array.from({ length: span.end - span.first }, async (_, i) => {
+      const key = set.programKey(span.first + i)
+      const executables = made.get(key) ?? blockExecutables(set, span.first + i, policy)
+      made.set(key, executables)
+      return await executables
+    }))
     await set.loadBlocks(source, span)
     return new TrainableSpan(set, span, blocks)
   }
@@ -177,11 +181,11 @@ export class TrainableSpan {
 
   /** The random bits of a block's adapters; the same for the same seed. */
   async #dropout (scope: Scope, layer: number, { rows, seed }: Residuals): Promise<Record<string, DeviceTensor>> {
-    const { trainable } = this.weights
-    if (trainable === 'weights' || trainable.dropout === 0) return {}
+    const { adapters } = this.weights.training(layer)
+    if (adapters === undefined || adapters.dropout === 0) return {}
     if (seed === undefined) throw new AdapterSettingsError('adapters with dropout cannot be trained without a seed', 'give the forward pass one, new for each step')
     const bits: Record<string, DeviceTensor> = {}
-    for (const { name, inputSize } of adapterTargets(this.model, trainable)) {
+    for (const { name, inputSize } of adapterTargets(this.model, adapters)) {
       bits[`${name}.dropout`] = scope.own(await this.device.randomBits([rows, inputSize], dropoutKey(seed, layer, name)))
     }
     return bits
@@ -205,10 +209,10 @@ export class TrainableSpan {
   }
 }
 
-async function blockExecutables (weights: ModelWeights, kind: BlockKind, policy: ResidualPolicy): Promise<BlockExecutables> {
-  const { device, key } = weights
-  const programs = blockPrograms(weights, kind, policy)
-  const block = `${JSON.stringify(kind)} ${key}`
+async function blockExecutables (weights: ModelWeights, layer: number, policy: ResidualPolicy): Promise<BlockExecutables> {
+  const { device, model } = weights
+  const programs = blockPrograms({ model, kind: kindOf(model, layer), training: weights.training(layer), format: weights.blockFormat(layer) }, policy)
+  const block = weights.programKey(layer)
   const [evaluate, forward, backward] = await Promise.all([
     compiled(device, `block.evaluate ${block}`, () => programs.evaluate),
     compiled(device, `block.forward ${policy} ${block}`, () => programs.forward),

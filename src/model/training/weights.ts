@@ -1,10 +1,10 @@
 import type { TensorSource } from '../checkpoint/directory.ts'
-import { blockTensor, blockWeights, embeddingWeight, headWeights, type Model, type Span, type WeightSpec } from '../families/family.ts'
+import { blockTensor, blockWeights, embeddingWeight, headWeights, kindOf, type Model, type Span, type WeightSpec } from '../families/family.ts'
 import { compiled } from '../runtime/compiled.ts'
 import { DeviceError, type AnyTensor, type Device, type DeviceTensor } from '../runtime/device.ts'
 import { uploadRotary } from './attention.ts'
-import { parameterNames, type Trainable } from './block-programs.ts'
 import { initialAdapters } from './lora.ts'
+import { blockTraining, parameterName, parameterNames, type BlockTraining, type Trainable } from './trainable.ts'
 import { endFormat, formatProgram, keptTensors, type WeightFormat } from './weight-format.ts'
 
 /** Whatever reads named weights as float32. */
@@ -26,6 +26,9 @@ export class ModelWeights {
   readonly trained = new Map<string, DeviceTensor>()
   readonly #frozen = new Map<string, DeviceTensor>()
   readonly #rotary: { cos: DeviceTensor, sin: DeviceTensor }
+  /** By block, like the next: both are asked for at every step of every block. */
+  readonly #training: readonly BlockTraining[]
+  readonly #programKeys: readonly string[]
 
   constructor (device: Device, model: Model, trainable: Trainable, format: WeightFormat, rotary: { cos: DeviceTensor, sin: DeviceTensor }) {
     this.device = device
@@ -34,6 +37,8 @@ export class ModelWeights {
     this.format = trainable === 'weights' ? 'fp32' : format
     this.key = JSON.stringify([model, trainable === 'weights' ? trainable : { ...trainable, seed: '' }, this.format])
     this.#rotary = rotary
+    this.#training = Array.from({ length: model.layers }, (_, layer) => blockTraining(model, trainable, layer))
+    this.#programKeys = this.#training.map(({ adapters, weights }, layer) => JSON.stringify([kindOf(model, layer), adapters !== undefined, weights, this.key]))
   }
 
   /** An empty set. `format` is that of what is frozen; trained weights are float32. */
@@ -44,31 +49,58 @@ export class ModelWeights {
   /** Loads a span's weights, and adapters as training starts, unless they are here. */
   async loadBlocks (source: WeightSource, span: Span): Promise<void> {
     for (let layer = span.first; layer < span.end; layer++) {
-      for (const { name, shape } of blockWeights(this.model)) await this.#load(source, { name: blockTensor(this.model, layer, name), shape }, this.format)
+      for (const { name, shape } of blockWeights(this.model)) {
+        await this.#load(source, { name: blockTensor(this.model, layer, name), shape }, this.blockFormat(layer), this.training(layer).weights.includes(name))
+      }
     }
-    if (this.trainable === 'weights') return
-    for (const [name, value] of initialAdapters(this.model, this.trainable, span)) {
-      if (!this.trained.has(name)) this.trained.set(name, await this.device.upload(value))
+    await this.loadTrained(source, span)
+  }
+
+  /** Loads what is trained of a span alone, unless it is here: what an optimiser needs of blocks that others compute. */
+  async loadTrained (source: WeightSource, { first, end }: Span): Promise<void> {
+    for (let layer = first; layer < end; layer++) {
+      const { adapters, weights } = this.training(layer)
+      for (const { name, shape } of blockWeights(this.model).filter(({ name }) => weights.includes(name))) {
+        await this.#load(source, { name: blockTensor(this.model, layer, name), shape }, 'fp32', true)
+      }
+      if (adapters === undefined) continue
+      for (const [name, value] of initialAdapters(this.model, adapters, { first: layer, end: layer + 1 })) {
+        if (!this.trained.has(name)) this.trained.set(name, await this.device.upload(value))
+      }
     }
   }
 
+  /** What is trained in a block. */
+  training (layer: number): BlockTraining {
+    return this.#training[layer]!
+  }
+
+  /** What a block's matrices are kept as. */
+  blockFormat (layer: number): WeightFormat {
+    return this.training(layer).adapters === undefined ? 'fp32' : this.format
+  }
+
   async loadEmbedding (source: WeightSource): Promise<void> {
-    await this.#load(source, embeddingWeight(this.model), endFormat(this.format))
+    await this.#load(source, embeddingWeight(this.model), endFormat(this.format), this.trainable === 'weights')
   }
 
   /** Loads the final norm and the head. */
   async loadHead (source: WeightSource): Promise<void> {
-    for (const weight of headWeights(this.model)) await this.#load(source, weight, endFormat(this.format))
+    for (const weight of headWeights(this.model)) await this.#load(source, weight, endFormat(this.format), this.trainable === 'weights')
+  }
+
+  /** What a block's programs depend on: blocks with equal keys share them. */
+  programKey (layer: number): string {
+    return this.#programKeys[layer]!
   }
 
   /** The inputs of a block's program that say which block it is. */
   blockInputs (layer: number): Record<string, DeviceTensor> {
     const inputs: Record<string, DeviceTensor> = { ...this.#rotary }
     for (const weight of blockWeights(this.model)) {
-      for (const name of keptTensors(weight, this.format).keys()) inputs[name] = this.#tensor(blockTensor(this.model, layer, name))
+      for (const name of keptTensors(weight, this.blockFormat(layer)).keys()) inputs[name] = this.#tensor(blockTensor(this.model, layer, name))
     }
-    if (this.trainable === 'weights') return inputs
-    for (const name of parameterNames(this.model, this.trainable)) inputs[name] = this.trained.get(`${layer}.${name}`)!
+    for (const name of parameterNames(this.model, this.training(layer))) inputs[name] = this.#tensor(this.parameterName(layer, name))
     return inputs
   }
 
@@ -79,13 +111,13 @@ export class ModelWeights {
 
   /** The name of a block's parameter in `trained`. */
   parameterName (layer: number, name: string): string {
-    return this.trainable === 'weights' ? blockTensor(this.model, layer, name) : `${layer}.${name}`
+    return parameterName(this.model, layer, name)
   }
 
   /** The names in `trained` that belong to a span. */
   parameterNames ({ first, end }: Span): string[] {
-    const names = parameterNames(this.model, this.trainable)
-    return Array.from({ length: end - first }, (_, i) => names.map(name => this.parameterName(first + i, name))).flat()
+    return Array.from({ length: end - first }, (_, i) => first + i)
+      .flatMap(layer => parameterNames(this.model, this.training(layer)).map(name => this.parameterName(layer, name)))
   }
 
   /** Replaces trained tensors. Throws DeviceError for a name or shape that is not here; then nothing is replaced. */
@@ -114,13 +146,13 @@ export class ModelWeights {
     return found
   }
 
-  async #load (source: WeightSource, weight: WeightSpec, format: WeightFormat): Promise<void> {
+  async #load (source: WeightSource, weight: WeightSpec, format: WeightFormat, isTrained: boolean): Promise<void> {
     const { name, shape } = weight
     const kept = [...keptTensors(weight, format).keys()]
     if (kept.every(tensor => this.#frozen.has(tensor) || this.trained.has(tensor))) return
     const plain = await this.device.upload(await source.read(name))
     if (shape.length !== 2 || format === 'fp32') {
-      const home = this.trainable === 'weights' ? this.trained : this.#frozen
+      const home = isTrained ? this.trained : this.#frozen
       home.set(name, plain)
       return
     }

@@ -10,12 +10,12 @@ import { writeMergedModel } from '../../../src/model/checkpoint/merged-directory
 import { readPeftAdapter, type PeftAdapter } from '../../../src/model/checkpoint/peft.ts'
 import { SafetensorsFile, writeSafetensorsFrom } from '../../../src/model/checkpoint/safetensors.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
-import { decodeTensor, llamaWeights, readGolden, readLlamaGolden, relativeError, type EncodedTensor } from '../../helpers/golden.ts'
+import { baseWeights, decodeTensor, readGolden, readLlamaGolden, relativeError, type EncodedTensor } from '../../helpers/golden.ts'
 
 type MergedGolden = Readonly<Record<'float32' | 'rslora' | 'bfloat16', Readonly<Record<string, EncodedTensor>>>>
 
 const golden = readGolden<MergedGolden>('merged.json')
-const weights = llamaWeights(readLlamaGolden('gqa'))
+const weights = baseWeights(readLlamaGolden('gqa'))
 const NORM = 'model.norm.weight'
 
 let root: string
