@@ -35,7 +35,7 @@ export class WebGpuProvider implements Provider {
 
   sessionOptions ({ float16Nodes }: OnnxModel, outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>>): ReturnType<Provider['sessionOptions']> {
     return {
-      executionProviders: [{ name: 'webgpu', ...(this.#hasFloat16 ? {} : { forceCpuNodeNames: float16Nodes }) }],
+      executionProviders: [{ name: 'webgpu', ...(this.#hasFloat16 || float16Nodes.length === 0 ? {} : { forceCpuNodeNames: float16Nodes }) }],
       preferredOutputLocation: Object.fromEntries(outputs.map(({ name, dtype }) => [name, homeOf(dtype)]))
     }
   }
@@ -91,9 +91,14 @@ export class WebGpuProvider implements Provider {
 
   async #session (name: string, to: Location, build: () => Program): Promise<ort.InferenceSession> {
     const key = `${name} to ${to}`
-    const known = this.#sessions.get(key) ?? ort.InferenceSession.create(build().toOnnx().model, { executionProviders: ['webgpu'], preferredOutputLocation: to, logSeverityLevel: 3 })
+    const known = this.#sessions.get(key) ?? this.#create(build(), to)
     this.#sessions.set(key, known)
     return await known
+  }
+
+  async #create ({ toOnnx, outputs }: Program, to: Location): Promise<ort.InferenceSession> {
+    const onnx = toOnnx()
+    return await ort.InferenceSession.create(onnx.model, { ...this.sessionOptions(onnx, outputs), preferredOutputLocation: to, logSeverityLevel: 3 })
   }
 }
 

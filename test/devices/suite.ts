@@ -1,0 +1,42 @@
+import { afterAll, beforeAll, describe } from 'vitest'
+import type { Device } from '../../src/model/runtime/device.ts'
+import { openDevice, type DeviceOptions } from '../../src/model/runtime/open.ts'
+import { blocks } from './suite/blocks.ts'
+import { caches } from './suite/caches.ts'
+import { contract } from './suite/contract.ts'
+import { copies } from './suite/copies.ts'
+import { operators } from './suite/operators.ts'
+import { steps } from './suite/steps.ts'
+
+/** A device under test. */
+export interface Subject {
+  readonly kind: Device['kind']
+  /** Open while tests run. */
+  readonly device: () => Device
+  readonly openAnother: () => Promise<Device>
+  /** How far results may lie from PyTorch's on a CPU, relative to the largest. */
+  readonly tolerance: Tolerance
+}
+
+export interface Tolerance {
+  /** Of hidden states after one block. */
+  readonly block: number
+  /** Of hidden states after several, cached or not. */
+  readonly hidden: number
+  readonly gradient: number
+  /** Of parameters after 50 steps of AdamW. */
+  readonly steps: number
+}
+
+/** What every device must pass. */
+export function deviceSuite (kind: Device['kind'], tolerance: Tolerance, options: DeviceOptions = {}): void {
+  describe(`the ${kind} device`, () => {
+    let device: Device
+    const openAnother = async (): Promise<Device> => await openDevice(kind, options)
+    beforeAll(async () => { device = await openAnother() })
+    afterAll(async () => { await device.close() })
+
+    const subject: Subject = { kind, device: () => device, openAnother, tolerance }
+    for (const part of [contract, operators, blocks, caches, steps, copies]) describe(part.name, () => { part(subject) })
+  })
+}
