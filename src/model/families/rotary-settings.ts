@@ -1,7 +1,7 @@
 import { UnsupportedModelError, type Config, type Model } from './family.ts'
 import { plainRotary, type RotaryTable } from './rotary.ts'
 
-const SUPPORTED = ['default', 'linear', 'llama3', 'yarn']
+const SUPPORTED = ['default', 'linear', 'dynamic', 'llama3', 'yarn']
 const DEFAULT_BASE = 10000
 
 /** YaRN's bounds where a configuration names none: rotations within the original context (https://arxiv.org/abs/2309.00071). */
@@ -56,6 +56,10 @@ function scaled (plain: RotaryTable, settings: Settings): Positions {
     case 'linear': {
       const factor = number(values.factor, 'factor')
       return { rotary: { ...plain, frequencies: plain.frequencies.map(frequency => frequency / factor) }, maxPositions: Math.floor(maxPositions * factor) }
+    }
+    case 'dynamic': {
+      const factor = number(values.factor, 'factor')
+      return { rotary: { ...plain, growth: { base: settings.base, factor, trained: maxPositions } }, maxPositions: Math.floor(maxPositions * factor) }
     }
     case 'llama3': return { rotary: { ...plain, frequencies: plain.frequencies.map(llama3(settings)) }, maxPositions }
     case 'yarn': return yarn(plain, settings)

@@ -1,4 +1,4 @@
-import { float32, type Tensor } from '../../tensor.ts'
+import { float32, tensor, type Tensor } from '../../tensor.ts'
 
 /** How queries and keys turn with their position. */
 export interface RotaryTable {
@@ -12,6 +12,8 @@ export interface RotaryTable {
   readonly frequencies: readonly number[]
   /** What turned queries and keys are multiplied by, each; 1 when left out. */
   readonly scale?: number
+  /** Where the base grows with sequences longer than those that the model was `trained` on. */
+  readonly growth?: { readonly base: number, readonly factor: number, readonly trained: number }
 }
 
 /** Rotary position embedding (https://arxiv.org/abs/2104.09864) of the first `size` elements of a head, rounded to float32 where PyTorch rounds. */
@@ -19,17 +21,52 @@ export function plainRotary (size: number, base: number): RotaryTable {
   return { size, interleaved: false, frequencies: Array.from({ length: size / 2 }, (_, j) => Math.fround(1 / Math.fround(base ** Math.fround(2 * j / size)))) }
 }
 
+/**
+ * How the rows turn that take a sequence to this length, of a model whose base grows ("dynamic NTK"). As in transformers, when a model of its
+ * own computes the sequence alone: all rows of one pass turn by the length after it. So rows that were generated one by one have turned by
+ * other angles than the same rows in one pass, beyond what the model was trained on; and other sequences never matter.
+ */
+export function rotaryAt (rotary: RotaryTable, length: number): RotaryTable {
+  const { size, interleaved, growth } = rotary
+  if (growth === undefined || length <= growth.trained) return rotary
+  const { base, factor, trained } = growth
+  return { ...plainRotary(size, base * (factor * length / trained - (factor - 1)) ** (size / (size - 2))), interleaved }
+}
+
 /** cos and sin of every position's angles, [positions, size / 2] each; the angles are rounded to float32 as in PyTorch. */
-export function rotaryTables ({ frequencies, scale = 1 }: RotaryTable, positions: number): { cos: Tensor, sin: Tensor } {
-  const pairs = frequencies.length
-  const cos = new Float32Array(positions * pairs)
-  const sin = new Float32Array(positions * pairs)
-  for (let position = 0; position < positions; position++) {
-    for (let pair = 0; pair < pairs; pair++) {
-      const angle = Math.fround(position * frequencies[pair]!)
-      cos[position * pairs + pair] = Math.cos(angle) * scale
-      sin[position * pairs + pair] = Math.sin(angle) * scale
+export function rotaryTables (rotary: RotaryTable, positions: number): { cos: Tensor, sin: Tensor } {
+  return tables(rotary.frequencies.length, [{ rotary, from: 0, count: positions }])
+}
+
+/** Rows [from, from + count) of a sequence, computed in one pass. */
+export interface RowRun {
+  readonly from: number
+  readonly count: number
+}
+
+/**
+ * Tables in place of rotaryTables' for rows of sequences of which some have outgrown what the model was trained on: cos and sin [rows, size / 2]
+ * and `positions` int64 [rows, 1], each row's place in them. Nothing where rotaryTables serve them all.
+ */
+export function grownTables (rotary: RotaryTable, runs: readonly RowRun[]): { positions: Tensor, cos: Tensor, sin: Tensor } | Record<string, never> {
+  const turned = runs.map(({ from, count }) => ({ rotary: rotaryAt(rotary, from + count), from, count }))
+  if (turned.every(run => run.rotary === rotary)) return {}
+  const rows = runs.reduce((sum, { count }) => sum + count, 0)
+  return { positions: tensor('int64', [rows, 1], BigInt64Array.from({ length: rows }, (_, row) => BigInt(row))), ...tables(rotary.frequencies.length, turned) }
+}
+
+function tables (pairs: number, runs: ReadonlyArray<RowRun & { readonly rotary: RotaryTable }>): { cos: Tensor, sin: Tensor } {
+  const rows = runs.reduce((sum, { count }) => sum + count, 0)
+  const [cos, sin] = [new Float32Array(rows * pairs), new Float32Array(rows * pairs)]
+  let at = 0
+  for (const { rotary: { frequencies, scale = 1 }, from, count } of runs) {
+    for (let position = from; position < from + count; position++) {
+      for (const frequency of frequencies) {
+        const angle = Math.fround(position * frequency)
+        cos[at] = Math.cos(angle) * scale
+        sin[at++] = Math.sin(angle) * scale
+      }
     }
   }
-  return { cos: float32([positions, pairs], cos), sin: float32([positions, pairs], sin) }
+  return { cos: float32([rows, pairs], cos), sin: float32([rows, pairs], sin) }
 }

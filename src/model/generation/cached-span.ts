@@ -1,6 +1,7 @@
 import { BlockBuilder, type Attention } from '../families/builder.ts'
 import { contextFault, type Context } from '../families/context.ts'
 import { kindOf, UnsupportedModelError, type Model, type Span } from '../families/family.ts'
+import { grownTables } from '../families/rotary.ts'
 import { Graph, type Value } from '../graph/graph.ts'
 import { concat, groupQueryAttention, reshape, split, transpose } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
@@ -55,11 +56,11 @@ export class CachedSpan {
     const { device, model } = this.#weights
     for (const { cache, count } of sequences) await cache.reserve(cache.length + count)
     const prompts = sequences.map(rows => startsWithContext(model, rows))
-    const places = placesOf(sequences)
+    const places = placesOf(model, sequences)
     const inPlace = Object.fromEntries(sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]]))
     return await Promise.all(Array.from({ length: end - first }, async (_, i) => {
       const executable = await compiled(device, `block.cached ${prompts.map(Number).join('')} ${this.#weights.programKey(first + i)}`, () => cachedBlockProgram(this.#weights, first + i, prompts))
-      const inputs: Record<string, AnyTensor | Passed> = { ...places, ...this.#weights.blockInputs(first + i), hidden: i === 0 ? hidden : { passed: 'output' } }
+      const inputs: Record<string, AnyTensor | Passed> = { ...this.#weights.blockInputs(first + i), ...places, hidden: i === 0 ? hidden : { passed: 'output' } }
       for (const [sequence, { cache }] of sequences.entries()) {
         const { key, value } = cache.block(first + i)
         inputs[`pastKey.${sequence}`] = key
@@ -142,10 +143,11 @@ function contextAttention (graph: Graph, model: Model, [q, k, v]: readonly [Valu
  * Where each sequence's rows stand: `positions` of all rows, `counts` of rows, the index of each sequence's last key and its length, and
  * the length of its context.
  */
-function placesOf (sequences: readonly SequenceRows[]): Record<string, Tensor> {
+function placesOf ({ rotary }: Model, sequences: readonly SequenceRows[]): Record<string, Tensor> {
   const places: Record<string, Tensor> = {
     positions: positionsOf(sequences.map(({ cache, count, context }) => ({ from: cache.length, count, context }))),
-    counts: tensor('int64', [sequences.length], BigInt64Array.from(sequences, ({ count }) => BigInt(count)))
+    counts: tensor('int64', [sequences.length], BigInt64Array.from(sequences, ({ count }) => BigInt(count))),
+    ...grownTables(rotary, sequences.map(({ cache, count }) => ({ from: cache.length, count })))
   }
   for (const [i, { cache, count, context }] of sequences.entries()) {
     if (context !== undefined) places[`context.${i}`] = tensor('int64', [1], BigInt64Array.of(BigInt(context.length)))

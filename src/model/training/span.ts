@@ -1,5 +1,6 @@
 import type { Tensor } from '../../tensor.ts'
 import { kindOf, type Model, type Span } from '../families/family.ts'
+import { grownTables } from '../families/rotary.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, Device, DeviceTensor, Executable } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
@@ -141,7 +142,7 @@ export class TrainableSpan {
       for (const { layer, hidden, saved } of residuals.blocks.toReversed()) {
         const { programs: { parameters }, backward } = this.#block(layer)
         const dropout = await this.#dropout(scope, layer, residuals)
-        const results = await backward.run({ hidden, outputGradient: current, ...saved, ...residuals.layout, ...this.weights.blockInputs(layer), ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
+        const results = await backward.run({ hidden, outputGradient: current, ...saved, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
         for (const result of Object.values(results)) scope.own(result)
         scope.free(...Object.values(dropout), ...(current === gradient ? [] : [current]))
         for (const name of parameters) adapters.set(this.weights.parameterName(layer, name), results[`${name}.gradient`]!)
@@ -162,14 +163,14 @@ export class TrainableSpan {
   }
 
   async #evaluate (scope: Scope, layout: Residuals['layout'], layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
-    const results = await this.#block(layer).evaluate.run({ hidden, ...layout, ...this.weights.blockInputs(layer) }, { keep: 'all' }) as Record<string, DeviceTensor>
+    const results = await this.#block(layer).evaluate.run({ hidden, ...this.weights.blockInputs(layer), ...layout }, { keep: 'all' }) as Record<string, DeviceTensor>
     scope.own(results.output!)
     return results
   }
 
   async #forward (scope: Scope, residuals: Residuals, layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
     const dropout = await this.#dropout(scope, layer, residuals)
-    const results = await this.#block(layer).forward.run({ hidden, ...residuals.layout, ...this.weights.blockInputs(layer), ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
+    const results = await this.#block(layer).forward.run({ hidden, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
     for (const result of Object.values(results)) scope.own(result)
     scope.free(...Object.values(dropout))
     return results
@@ -193,7 +194,7 @@ export class TrainableSpan {
 
   async #layout (scope: Scope, sequences: Sequences): Promise<Residuals['layout']> {
     const layout: Record<string, DeviceTensor> = {}
-    for (const [name, part] of Object.entries<Tensor>({ ...rowLayout(sequences) })) layout[name] = await scope.upload(part)
+    for (const [name, part] of Object.entries<Tensor>({ ...rowLayout(sequences), ...grownTables(this.model.rotary, sequences.lengths.map(count => ({ from: 0, count }))) })) layout[name] = await scope.upload(part)
     return layout
   }
 

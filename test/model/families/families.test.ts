@@ -4,7 +4,7 @@ import { type goldenFamilies, goldenNames, readModelGolden } from '../../helpers
 
 const configOf = (family: typeof goldenFamilies[number]): Readonly<Record<string, unknown>> => readModelGolden(`${family}/plain`).config
 
-describe.each(goldenNames.filter(name => name !== 'llama/rope-dynamic'))('%s', name => {
+describe.each(goldenNames)('%s', name => {
   const { config, shapes } = readModelGolden(name)
 
   it('is of its family', () => {
@@ -53,6 +53,7 @@ describe('modelOf', () => {
 
   it.each([
     [{ rope_type: 'linear', factor: 4 }, 256],
+    [{ rope_type: 'dynamic', factor: 2 }, 128],
     [{ rope_type: 'yarn', factor: 4, original_max_position_embeddings: 64 }, 256],
     [{ rope_type: 'yarn', factor: 4, original_max_position_embeddings: 16 }, 64]
   ])('lets sequences be as long as %j stretches them', (rope, positions) => {

@@ -59,7 +59,7 @@ describe.each(goldenFamilies)('LocalTrainer on a small %s', family => {
 })
 
 describe('LocalTrainer of all weights', () => {
-  it.each(['llama/gqa', 'llama/mqa-tied', 'llama/mlp-bias'] as const)('brings the loss of %s down, and has the gradient that finite differences see', async name => {
+  it.each(['llama/gqa', 'llama/mqa-tied', 'llama/mlp-bias', 'qwen3/bias-window-tied', 'glm4/plain', 'chatglm2/linear-bias'] as const)('brings the loss of %s down, and has the gradient that finite differences see', async name => {
     const golden = readModelGolden(name)
     const model = modelOf(golden.config)
     const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 }
