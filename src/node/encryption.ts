@@ -17,8 +17,8 @@ export function connectionEncrypter (): (components: NoiseComponents) => Connect
     const encrypter = create(components)
     return {
       protocol: encrypter.protocol,
-      secureInbound: async (connection, options) => gathered(await encrypter.secureInbound(inOnePiece(connection), options)),
-      secureOutbound: async (connection, options) => gathered(await encrypter.secureOutbound(inOnePiece(connection), options))
+      secureInbound: async (connection, options) => gathered(withQuietDecoder(await encrypter.secureInbound(inOnePiece(connection), options))),
+      secureOutbound: async (connection, options) => gathered(withQuietDecoder(await encrypter.secureOutbound(inOnePiece(connection), options)))
     }
   }
 }
@@ -37,6 +37,21 @@ function inOnePiece<Connection extends MessageStream> (connection: Connection): 
   const send = connection.send.bind(connection)
   connection.send = (data) => send(data.subarray())
   return connection
+}
+
+const LENGTH_INCOMPLETE = new RangeError('a length of two bytes is not here yet')
+
+/** A length of two bytes, most significant first. Throws a RangeError where there are fewer. */
+function decodeLength (bytes: Uint8Array | Uint8ArrayList): number {
+  if (bytes.byteLength < 2) throw LENGTH_INCOMPLETE
+  return bytes instanceof Uint8Array ? (bytes[0] as number) * 256 + (bytes[1] as number) : bytes.get(0) * 256 + bytes.get(1)
+}
+
+/** Noise looks for a length after every message, and learns from an error that there is none: a new one, with the stack of where it was thrown, costs more than the message. */
+function withQuietDecoder<Secured extends { readonly connection: MessageStream }> (secured: Secured): Secured {
+  const { decoder } = secured.connection as MessageStream & { readonly decoder?: { lengthDecoder?: unknown } }
+  if (typeof decoder?.lengthDecoder === 'function') decoder.lengthDecoder = decodeLength
+  return secured
 }
 
 /** A muxer's frame without data. yamux answers every message with one, which gives back what the message took of the window. */
