@@ -23,10 +23,18 @@ export function hostProvider (kind: 'cpu' | 'cuda'): Provider {
     },
     async take (value) {
       const { dtype, shape, data } = valuesOf(value)
-      return { dtype, shape, data: data.byteLength <= COPY_UP_TO_BYTES ? data.slice() : data }
+      if (data.byteLength > COPY_UP_TO_BYTES) return { dtype, shape, data }
+      const copy = data.slice()
+      free(value)
+      return { dtype, shape, data: copy }
     },
-    discard () {}
+    discard: free
   }
+}
+
+/** Detaches a tensor's buffer: its memory is given back at once rather than when the garbage collector comes by, which does not see how large it is. */
+function free (value: ort.Tensor): void {
+  (valuesOf(value).data.buffer as ArrayBuffer).transfer(0)
 }
 
 /** Values as onnxruntime takes them, sharing their buffer. */
