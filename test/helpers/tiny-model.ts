@@ -22,7 +22,8 @@ const TOKENIZER = {
   }
 }
 
-function shapesOf (config: Config): Record<string, readonly number[]> {
+/** The shapes of a model's weights by their names in a checkpoint, from its config. */
+export function shapesOf (config: Config): Record<string, readonly number[]> {
   const model = modelOf(config)
   const blocks = Array.from({ length: model.layers }, (_, layer) => blockWeights(model).map(({ name, shape }) => ({ name: blockTensor(model, layer, name), shape }))).flat()
   const all = [{ name: model.embedding, shape: [model.vocabularySize, model.hiddenSize] }, ...blocks, ...headWeights(model)]

@@ -234,7 +234,7 @@ export const bareCharter: Partial<FoundOptions> = { inputBlocks: { min: 0, max: 
 
 /** An adapter's tensors under Midspan's own names. */
 export function adapterTensors ({ tensors }: PeftAdapter): Map<string, Tensor> {
-  return new Map([...tensors].map(([name, value]) => [name.replace('base_model.model.model.layers.', '').replace(/\.weight$/, ''), value]))
+  return new Map([...tensors].map(([name, value]) => [name.replace(/^.*?\.layers\./, '').replace(/\.weight$/, ''), value]))
 }
 
 async function writeIdentity (home: string, seed: string): Promise<void> {

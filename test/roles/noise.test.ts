@@ -55,9 +55,9 @@ function watchServer (): Float32Array[] {
     return await evaluate.call(this, passenger)
   })
   const compute = original(GenerationEngine, 'compute')
-  vi.spyOn(GenerationEngine.prototype, 'compute').mockImplementation(async function (this: GenerationEngine, session, position, tensors) {
-    note(tensors)
-    return await compute.call(this, session, position, tensors)
+  vi.spyOn(GenerationEngine.prototype, 'compute').mockImplementation(async function (this: GenerationEngine, session, rows) {
+    note(rows.tensors)
+    return await compute.call(this, session, rows)
   })
   return seen
 }

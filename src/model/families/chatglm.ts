@@ -19,7 +19,6 @@ const chatglmConfig = z.looseObject({
   max_sequence_length: count.default(2048),
   position_encoding_2d: z.literal(true),
   bos_token_id: id,
-  eos_token_id: id,
   mask_token_id: id.optional(),
   gmask_token_id: id.optional(),
   pre_seq_len: z.null('prefix tuning is not supported').optional(),
@@ -100,27 +99,21 @@ function block (b: BlockBuilder, hidden: Value): Value {
 }
 
 /**
- * A sequence is `text [gMASK] sop answer eop`, or has a [MASK] within its text: sop is the configuration's bos, eop its eos. The answer's
- * position in the text is the mask token's, except that in the first revision it counts on for [gMASK] in the pass that reads the text.
+ * A sequence is `text [gMASK] sop answer eop`, or has a [MASK] within its text; sop is the configuration's bos. The answer's position in the
+ * text is the mask token's, except that in the first revision it counts on for [gMASK] in the pass that reads the text.
  */
-function promptReading ({ vocab_size: vocabulary, bos_token_id: sop, eos_token_id: eop, mask_token_id, gmask_token_id }: ChatGLMConfig): PromptReading {
+function promptReading ({ vocab_size: vocabulary, bos_token_id: sop, mask_token_id, gmask_token_id }: ChatGLMConfig): PromptReading {
   const first = vocabulary === FIRST_VOCABULARY || (gmask_token_id === undefined && vocabulary !== SECOND_VOCABULARY)
   const [mask, gmask] = [mask_token_id ?? sop - MASK_BEFORE_BOS, gmask_token_id ?? sop - GMASK_BEFORE_BOS]
-  const masks = first ? [mask, gmask] : [gmask, mask]
-
-  function prompt (ids: readonly number[]): number[] {
-    if (ids.includes(sop)) return [...ids]
-    if (!first || !masks.some(token => ids.includes(token))) return [...ids, gmask, sop]
-    return masks.includes(ids.at(-1)!) ? [...ids, sop] : [...ids, eop, sop]
-  }
+  const preferred = first ? [mask, gmask] : [gmask, mask]
 
   function context (ids: readonly number[], rows: 'read' | 'generated'): Context {
-    const length = ids.indexOf(sop)
-    const token = masks.find(token => ids.slice(0, Math.max(0, length)).includes(token))
-    if (token === undefined) throw new PromptError('a prompt has no mask token before its end', `end it with the ids ${gmask} ([gMASK]) and ${sop} (sop), before the answer`)
+    const length = Math.max(0, ids.indexOf(sop))
+    const token = preferred.find(token => ids.slice(0, length).includes(token))
+    if (token === undefined) throw new PromptError('a prompt has no mask token before its end', `close it with the ids ${gmask} ([gMASK]) and ${sop} (sop), before the answer`)
     const countsOn = first && token === gmask && rows === 'read'
     return { length, maskPosition: countsOn ? length : ids.indexOf(token) }
   }
 
-  return { words: Math.min(mask, gmask), endId: eop, prompt, context }
+  return { closing: [gmask, sop], context }
 }

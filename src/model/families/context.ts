@@ -8,14 +8,9 @@ export interface Context {
   readonly maskPosition: number
 }
 
-/** How a model that reads prompts in both directions takes its token ids: a prompt, then the answer. */
+/** How a model that reads prompts in both directions takes its token ids: a prompt, which `closing` tokens end, then the answer. */
 export interface PromptReading {
-  /** Ids below this are words; special tokens have others. */
-  readonly words: number
-  /** The token that ends an answer. */
-  readonly endId: number
-  /** A prompt with the special tokens that stand between it and the answer; as it is where it has them already. */
-  readonly prompt: (ids: readonly number[]) => number[]
+  readonly closing: readonly number[]
   /** The context of a sequence: of its rows when they are read in one pass, or of those that are generated after such a pass. Throws PromptError. */
   readonly context: (ids: readonly number[], rows: 'read' | 'generated') => Context
 }

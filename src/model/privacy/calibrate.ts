@@ -7,7 +7,7 @@ import { SeededRandom } from '../random.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { loadEnds } from '../training/ends.ts'
-import type { Rows } from '../training/rows.ts'
+import { sequencesOf, type Rows } from '../training/rows.ts'
 import { TrainableSpan } from '../training/span.ts'
 import type { WeightSource } from '../training/weights.ts'
 
@@ -38,9 +38,9 @@ const FROZEN = { r: 1, alpha: 1, dropout: 0, rslora: false, targets: [], seed: '
  */
 export async function calibrateClips (device: Device, model: Model, source: WeightSource, cuts: Cuts, signal: AbortSignal): Promise<Clips> {
   const random = new SeededRandom('midspan clip')
-  const ids = Array.from({ length: SEQUENCES }, () => Array.from({ length: Math.min(SEQUENCE_TOKENS, model.maxPositions) }, () => random.below(model.vocabularySize)))
+  const ids = Array.from({ length: SEQUENCES }, () => randomTokens(model, random))
   const targets = ids.map((sequence) => [...sequence.slice(1), random.below(model.vocabularySize)])
-  const lengths = ids.map(({ length }) => length)
+  const sequences = sequencesOf(model, ids)
   const clips: Clips = { hidden: {}, gradient: {} }
 
   const start = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: 0 }, FROZEN)
@@ -49,16 +49,28 @@ export async function calibrateClips (device: Device, model: Model, source: Weig
   for (let block = 0; block <= model.layers; block++) {
     signal.throwIfAborted()
     if (cuts.hidden.includes(block)) clips.hidden[block] = await typicalNorm(device, hidden)
-    if (cuts.gradient.includes(block)) clips.gradient[block] = await gradientNorm(device, model, source, { hidden, lengths }, targets, block)
+    if (cuts.gradient.includes(block)) clips.gradient[block] = await gradientNorm(device, model, source, { hidden, ...sequences }, targets, block)
     if (block === model.layers) break
     const span = await TrainableSpan.load(device, model, source, { first: block, end: block + 1 }, FROZEN)
-    const next = await span.forward({ hidden, lengths }, { keepResiduals: false })
+    const next = await span.forward({ hidden, ...sequences }, { keepResiduals: false })
     span.free()
     device.free(hidden)
     hidden = next.hidden
   }
   device.free(hidden)
   return clips
+}
+
+/** As many as a sequence has here. Where the model reads prompts in both directions, the first half is one. */
+function randomTokens ({ maxPositions, vocabularySize, prompts }: Model, random: SeededRandom): number[] {
+  const closing = prompts?.closing ?? []
+  const count = Math.min(SEQUENCE_TOKENS, maxPositions) - closing.length
+  const words = Array.from({ length: count }, () => {
+    let id: number
+    do id = random.below(vocabularySize); while (closing.includes(id))
+    return id
+  })
+  return words.toSpliced(Math.ceil(count / 2), 0, ...closing)
 }
 
 async function gradientNorm (device: Device, model: Model, source: WeightSource, rows: Rows, targets: number[][], block: number): Promise<number> {

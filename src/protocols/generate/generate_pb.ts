@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/generate/generate.proto.
  */
 export const file_protocols_generate_generate: GenFile = /*@__PURE__*/
-  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCI1CgVCZWdpbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0SEAoIY2FwYWNpdHkYAyABKA0iBwoFUmVhZHkiJwoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDSIaCgZIaWRkZW4SEAoIcG9zaXRpb24YASABKA1iBnByb3RvMw");
+  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCI1CgVCZWdpbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0SEAoIY2FwYWNpdHkYAyABKA0iBwoFUmVhZHkiVgoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDRIWCg5jb250ZXh0X2xlbmd0aBgDIAEoDRIVCg1tYXNrX3Bvc2l0aW9uGAQgASgNIhoKBkhpZGRlbhIQCghwb3NpdGlvbhgBIAEoDWIGcHJvdG8z");
 
 /**
  * @generated from message midspan.generate.ClientMessage
@@ -114,7 +114,9 @@ export const ReadySchema: GenMessage<Ready> = /*@__PURE__*/
 
 /**
  * Tensors: released hidden rows for the positions from `position` on. A position already held is overwritten, and everything
- * after the last of these rows is forgotten, so that a resent or rewound request is harmless.
+ * after the last of these rows is forgotten, so that a resent or rewound request is harmless. `context_length` and `mask_position`
+ * are those of the sequence for a model that reads prompts in both directions (see midspan.train), and 0 for others; the rows of a
+ * context come in one message.
  *
  * @generated from message midspan.generate.Rows
  */
@@ -128,6 +130,16 @@ export type Rows = Message<"midspan.generate.Rows"> & {
    * @generated from field: uint32 count = 2;
    */
   count: number;
+
+  /**
+   * @generated from field: uint32 context_length = 3;
+   */
+  contextLength: number;
+
+  /**
+   * @generated from field: uint32 mask_position = 4;
+   */
+  maskPosition: number;
 };
 
 /**

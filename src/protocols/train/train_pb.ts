@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/train/train.proto.
  */
 export const file_protocols_train_train: GenFile = /*@__PURE__*/
-  fileDesc("Chtwcm90b2NvbHMvdHJhaW4vdHJhaW4ucHJvdG8SDW1pZHNwYW4udHJhaW4iIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0i3wIKDUNsaWVudE1lc3NhZ2USJwoGZW5saXN0GAEgASgLMhUubWlkc3Bhbi50cmFpbi5Fbmxpc3RIABIpCgdmb3J3YXJkGAIgASgLMhYubWlkc3Bhbi50cmFpbi5Gb3J3YXJkSAASKwoIYmFja3dhcmQYAyABKAsyFy5taWRzcGFuLnRyYWluLkJhY2t3YXJkSAASMwoMY29udHJpYnV0aW9uGAQgASgLMhsubWlkc3Bhbi50cmFpbi5Db250cmlidXRpb25IABIrCghldmFsdWF0ZRgFIAEoCzIXLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVIABI2Cg5mZXRjaF9hZGFwdGVycxgGIAEoCzIcLm1pZHNwYW4udHJhaW4uRmV0Y2hBZGFwdGVyc0gAEisKCHdpdGhkcmF3GAcgASgLMhcubWlkc3Bhbi50cmFpbi5XaXRoZHJhd0gAQgYKBGtpbmQinAMKDVNlcnZlck1lc3NhZ2USKwoIZW5saXN0ZWQYASABKAsyFy5taWRzcGFuLnRyYWluLkVubGlzdGVkSAASJQoFYmVnaW4YAiABKAsyFC5taWRzcGFuLnRyYWluLkJlZ2luSAASKQoHd2FpdGluZxgDIAEoCzIWLm1pZHNwYW4udHJhaW4uV2FpdGluZ0gAEicKBmhpZGRlbhgEIAEoCzIVLm1pZHNwYW4udHJhaW4uSGlkZGVuSAASKwoIZ3JhZGllbnQYBSABKAsyFy5taWRzcGFuLnRyYWluLkdyYWRpZW50SAASIwoEc3RlcBgGIAEoCzITLm1pZHNwYW4udHJhaW4uU3RlcEgAEi0KCWV2YWx1YXRlZBgHIAEoCzIYLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVkSAASKwoIYWRhcHRlcnMYCCABKAsyFy5taWRzcGFuLnRyYWluLkFkYXB0ZXJzSAASLQoJd2l0aGRyYXduGAkgASgLMhgubWlkc3Bhbi50cmFpbi5XaXRoZHJhd25IAEIGCgRraW5kIjwKBkVubGlzdBIjCgZtaWRkbGUYASABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDQoFcm91bmQYAiABKA0iUAoIRW5saXN0ZWQSDQoFcm91bmQYASABKA0SFQoNY291bnRlZF9yb3VuZBgCIAEoDRINCgVuYW1lcxgDIAMoCRIPCgdtZW1iZXJzGAQgASgNIjwKBUJlZ2luEg0KBXJvdW5kGAEgASgNEg8KB21lbWJlcnMYAiABKA0SEwoLZGVhZGxpbmVfbXMYAyABKA0iKgoHV2FpdGluZxIPCgdtZW1iZXJzGAEgASgNEg4KBm5lZWRlZBgCIAEoDSIpCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEg8KB2xlbmd0aHMYAiADKA0iFwoGSGlkZGVuEg0KBXJvdW5kGAEgASgNIikKCEJhY2t3YXJkEg0KBXJvdW5kGAEgASgNEg4KBnRva2VucxgCIAEoDSIZCghHcmFkaWVudBINCgVyb3VuZBgBIAEoDSIsCgxDb250cmlidXRpb24SDQoFcm91bmQYASABKA0SDQoFbmFtZXMYAiADKAkiVgoEU3RlcBINCgVyb3VuZBgBIAEoDRINCgVzY2FsZRgCIAEoARIQCghsZWZ0X291dBgDIAEoCBINCgVuYW1lcxgEIAMoCRIPCgdtZW1iZXJzGAUgASgNIlEKCEV2YWx1YXRlEg8KB3JlcXVlc3QYASABKA0SIwoGbWlkZGxlGAIgASgLMhMubWlkc3Bhbi50cmFpbi5TcGFuEg8KB2xlbmd0aHMYAyADKA0iHAoJRXZhbHVhdGVkEg8KB3JlcXVlc3QYASABKA0iXgoNRmV0Y2hBZGFwdGVycxIYCgtrbm93bl9yb3VuZBgBIAEoDUgAiAEBEiMKBmV4Y2VwdBgCIAEoCzITLm1pZHNwYW4udHJhaW4uU3BhbkIOCgxfa25vd25fcm91bmQiKAoIQWRhcHRlcnMSDQoFcm91bmQYASABKA0SDQoFbmFtZXMYAiADKAkiCgoIV2l0aGRyYXciCwoJV2l0aGRyYXduYgZwcm90bzM");
+  fileDesc("Chtwcm90b2NvbHMvdHJhaW4vdHJhaW4ucHJvdG8SDW1pZHNwYW4udHJhaW4iIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0i3wIKDUNsaWVudE1lc3NhZ2USJwoGZW5saXN0GAEgASgLMhUubWlkc3Bhbi50cmFpbi5Fbmxpc3RIABIpCgdmb3J3YXJkGAIgASgLMhYubWlkc3Bhbi50cmFpbi5Gb3J3YXJkSAASKwoIYmFja3dhcmQYAyABKAsyFy5taWRzcGFuLnRyYWluLkJhY2t3YXJkSAASMwoMY29udHJpYnV0aW9uGAQgASgLMhsubWlkc3Bhbi50cmFpbi5Db250cmlidXRpb25IABIrCghldmFsdWF0ZRgFIAEoCzIXLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVIABI2Cg5mZXRjaF9hZGFwdGVycxgGIAEoCzIcLm1pZHNwYW4udHJhaW4uRmV0Y2hBZGFwdGVyc0gAEisKCHdpdGhkcmF3GAcgASgLMhcubWlkc3Bhbi50cmFpbi5XaXRoZHJhd0gAQgYKBGtpbmQinAMKDVNlcnZlck1lc3NhZ2USKwoIZW5saXN0ZWQYASABKAsyFy5taWRzcGFuLnRyYWluLkVubGlzdGVkSAASJQoFYmVnaW4YAiABKAsyFC5taWRzcGFuLnRyYWluLkJlZ2luSAASKQoHd2FpdGluZxgDIAEoCzIWLm1pZHNwYW4udHJhaW4uV2FpdGluZ0gAEicKBmhpZGRlbhgEIAEoCzIVLm1pZHNwYW4udHJhaW4uSGlkZGVuSAASKwoIZ3JhZGllbnQYBSABKAsyFy5taWRzcGFuLnRyYWluLkdyYWRpZW50SAASIwoEc3RlcBgGIAEoCzITLm1pZHNwYW4udHJhaW4uU3RlcEgAEi0KCWV2YWx1YXRlZBgHIAEoCzIYLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVkSAASKwoIYWRhcHRlcnMYCCABKAsyFy5taWRzcGFuLnRyYWluLkFkYXB0ZXJzSAASLQoJd2l0aGRyYXduGAkgASgLMhgubWlkc3Bhbi50cmFpbi5XaXRoZHJhd25IAEIGCgRraW5kIjwKBkVubGlzdBIjCgZtaWRkbGUYASABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDQoFcm91bmQYAiABKA0iUAoIRW5saXN0ZWQSDQoFcm91bmQYASABKA0SFQoNY291bnRlZF9yb3VuZBgCIAEoDRINCgVuYW1lcxgDIAMoCRIPCgdtZW1iZXJzGAQgASgNIjwKBUJlZ2luEg0KBXJvdW5kGAEgASgNEg8KB21lbWJlcnMYAiABKA0SEwoLZGVhZGxpbmVfbXMYAyABKA0iKgoHV2FpdGluZxIPCgdtZW1iZXJzGAEgASgNEg4KBm5lZWRlZBgCIAEoDSJaCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEg8KB2xlbmd0aHMYAiADKA0SFwoPY29udGV4dF9sZW5ndGhzGAMgAygNEhYKDm1hc2tfcG9zaXRpb25zGAQgAygNIhcKBkhpZGRlbhINCgVyb3VuZBgBIAEoDSIpCghCYWNrd2FyZBINCgVyb3VuZBgBIAEoDRIOCgZ0b2tlbnMYAiABKA0iGQoIR3JhZGllbnQSDQoFcm91bmQYASABKA0iLAoMQ29udHJpYnV0aW9uEg0KBXJvdW5kGAEgASgNEg0KBW5hbWVzGAIgAygJIlYKBFN0ZXASDQoFcm91bmQYASABKA0SDQoFc2NhbGUYAiABKAESEAoIbGVmdF9vdXQYAyABKAgSDQoFbmFtZXMYBCADKAkSDwoHbWVtYmVycxgFIAEoDSKCAQoIRXZhbHVhdGUSDwoHcmVxdWVzdBgBIAEoDRIjCgZtaWRkbGUYAiABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDwoHbGVuZ3RocxgDIAMoDRIXCg9jb250ZXh0X2xlbmd0aHMYBCADKA0SFgoObWFza19wb3NpdGlvbnMYBSADKA0iHAoJRXZhbHVhdGVkEg8KB3JlcXVlc3QYASABKA0iXgoNRmV0Y2hBZGFwdGVycxIYCgtrbm93bl9yb3VuZBgBIAEoDUgAiAEBEiMKBmV4Y2VwdBgCIAEoCzITLm1pZHNwYW4udHJhaW4uU3BhbkIOCgxfa25vd25fcm91bmQiKAoIQWRhcHRlcnMSDQoFcm91bmQYASABKA0SDQoFbmFtZXMYAiADKAkiCgoIV2l0aGRyYXciCwoJV2l0aGRyYXduYgZwcm90bzM");
 
 /**
  * @generated from message midspan.train.Span
@@ -278,7 +278,10 @@ export const WaitingSchema: GenMessage<Waiting> = /*@__PURE__*/
   messageDesc(file_protocols_train_train, 6);
 
 /**
- * Tensors: the released hidden rows (values, and for int8 a scale per row). `lengths` has one entry a sequence.
+ * Tensors: the released hidden rows (values, and for int8 a scale per row). `lengths` has one entry a sequence. So have
+ * `context_lengths` and `mask_positions` for a model that reads prompts in both directions, and none for others: the first so many
+ * rows of a sequence, which all of its rows see, and where in them the mask token stands that the others take their first position
+ * from (at the length itself: they count on).
  *
  * @generated from message midspan.train.Forward
  */
@@ -292,6 +295,16 @@ export type Forward = Message<"midspan.train.Forward"> & {
    * @generated from field: repeated uint32 lengths = 2;
    */
   lengths: number[];
+
+  /**
+   * @generated from field: repeated uint32 context_lengths = 3;
+   */
+  contextLengths: number[];
+
+  /**
+   * @generated from field: repeated uint32 mask_positions = 4;
+   */
+  maskPositions: number[];
 };
 
 /**
@@ -429,6 +442,8 @@ export const StepSchema: GenMessage<Step> = /*@__PURE__*/
   messageDesc(file_protocols_train_train, 12);
 
 /**
+ * The sequences of its rows as in Forward.
+ *
  * @generated from message midspan.train.Evaluate
  */
 export type Evaluate = Message<"midspan.train.Evaluate"> & {
@@ -446,6 +461,16 @@ export type Evaluate = Message<"midspan.train.Evaluate"> & {
    * @generated from field: repeated uint32 lengths = 3;
    */
   lengths: number[];
+
+  /**
+   * @generated from field: repeated uint32 context_lengths = 4;
+   */
+  contextLengths: number[];
+
+  /**
+   * @generated from field: repeated uint32 mask_positions = 5;
+   */
+  maskPositions: number[];
 };
 
 /**

@@ -3,6 +3,7 @@ import type { Device, DeviceTensor } from '../../model/runtime/device.ts'
 import type { Batch } from '../../model/text/batches.ts'
 import { accumulate } from '../../model/training/accumulate.ts'
 import type { Ends, InputResiduals, Loss } from '../../model/training/ends.ts'
+import { sequencesOf, type Sequences } from '../../model/training/rows.ts'
 import { BadMessageError, checkRows, type WireType } from '../../protocols/wire/rows.ts'
 import type { Tensor } from '../../tensor.ts'
 
@@ -44,7 +45,7 @@ export class ClientEnds {
     checkRows(tensors, rowsOf(batch, this.#c))
     const hidden = await boundary.decode(tensors)
     try {
-      return await ends.output.evaluate({ hidden, lengths: batch.lengths }, batch.targets)
+      return await ends.output.evaluate({ hidden, ...sequencesOf(ends.input.span.model, batch.ids) }, batch.targets)
     } finally {
       device.free(hidden)
     }
@@ -62,6 +63,8 @@ export class TrainingPass {
   readonly tokens: number
   /** Gradients of the client's adapters after `finish`, by name. */
   gradients = new Map<string, DeviceTensor>()
+  /** How its rows fall into sequences. */
+  readonly sequences: Sequences
   readonly #c: ClientEndsComponents
   readonly #batch: Batch
   readonly #dropoutSeed: string
@@ -70,6 +73,7 @@ export class TrainingPass {
   private constructor (components: ClientEndsComponents, batch: Batch, dropoutSeed: string, hidden: readonly Tensor[], clippedFraction: number, residuals: InputResiduals) {
     this.#c = components
     this.#batch = batch
+    this.sequences = sequencesOf(components.ends.input.span.model, batch.ids)
     this.#dropoutSeed = dropoutSeed
     this.#residuals = residuals
     this.hidden = hidden
@@ -91,7 +95,7 @@ export class TrainingPass {
     const { device, ends, boundary, protection } = this.#c
     checkRows(tensors, rowsOf(this.#batch, this.#c))
     const hidden = await boundary.decode(tensors)
-    const { lossSum, gradient, gradients } = await ends.output.train({ hidden, lengths: this.#batch.lengths }, this.#batch.targets, { seed: this.#dropoutSeed })
+    const { lossSum, gradient, gradients } = await ends.output.train({ hidden, ...this.sequences }, this.#batch.targets, { seed: this.#dropoutSeed })
     device.free(hidden)
     this.#freeGradients()
     this.gradients = gradients

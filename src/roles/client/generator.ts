@@ -4,6 +4,7 @@ import type { Boundary, Protection } from '../../model/privacy/boundary.ts'
 import type { ModelWeights } from '../../model/training/weights.ts'
 import { fromClient, type GenerateClientChannel } from '../../protocols/generate/messages.ts'
 import { BadMessageError, checkRows, type WireType } from '../../protocols/wire/rows.ts'
+import { contextFields } from './fields.ts'
 
 export interface GeneratorComponents {
   readonly weights: ModelWeights
@@ -41,7 +42,7 @@ export class Sequence {
     const { boundary, protection, wire, hiddenSize } = this.#c
     const position = this.#ends.length
     const { tensors } = await boundary.release(await this.#ends.starting(ids), protection, ids.length)
-    await this.#channel.send(fromClient({ case: 'rows', value: { position, count: ids.length } }), tensors, signal)
+    await this.#channel.send(fromClient({ case: 'rows', value: { position, count: ids.length, ...contextFields(this.#ends.contextAt(position)) } }), tensors, signal)
     const { message: { kind }, tensors: back } = await this.#channel.receive(signal)
     if (kind.case !== 'hidden' || kind.value.position !== position) throw new BadMessageError('the server answered something else than it was asked')
     checkRows(back, { wire, hidden: hiddenSize, rows: ids.length })

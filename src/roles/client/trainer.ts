@@ -9,6 +9,7 @@ import type { Tensor } from '../../tensor.ts'
 import { isAveragingRound } from '../adapters.ts'
 import { Backoff } from './backoff.ts'
 import { isTransient } from './connection.ts'
+import { sequenceFields } from './fields.ts'
 import type { ClientEnds, TrainingPass } from './ends.ts'
 import type { ProgressMeta, Run } from './progress.ts'
 import type { ClientState } from './state.ts'
@@ -154,7 +155,7 @@ export class ClientTrainer {
     const startedAtMs = Date.now()
     const pass = await this.#c.ends.forward(batch, `round/${round}`)
     this.#work = { round, startedAtMs, pass, awaits: 'hidden' }
-    await channel.send(fromClient({ case: 'forward', value: { round, lengths: batch.lengths } }), pass.hidden)
+    await channel.send(fromClient({ case: 'forward', value: { round, ...sequenceFields(pass.sequences) } }), pass.hidden)
   }
 
   async #hidden (channel: TrainClientChannel, round: number, tensors: readonly Tensor[]): Promise<undefined> {

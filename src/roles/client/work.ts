@@ -8,6 +8,7 @@ import { loadDataset, type Dataset } from '../../model/text/dataset.ts'
 import type { Tokenizer } from '../../model/text/tokenizer.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../protocols/train/constants.ts'
+import { charteredModel } from '../settings.ts'
 
 const count = z.int().min(1)
 
@@ -18,7 +19,8 @@ export const dataSchema = z.strictObject({
   sequences: count.optional(),
   /** Tokens of a sequence at most. */
   maxTokens: z.int().min(2).optional(),
-  packing: z.enum(['packed', 'padded']).default('packed'),
+  /** Packed, except for models that read prompts in both directions: cut anywhere, a prompt would lack its end. */
+  packing: z.enum(['packed', 'padded']).optional(),
   lossOn: z.enum(['completion', 'all']).default('completion'),
   seed: z.int().min(0).default(0)
 })
@@ -29,7 +31,9 @@ export type DataOptions = z.infer<typeof dataSchema>
 export async function loadBatches (options: DataOptions, tokenizer: Tokenizer, charter: Charter, signal: AbortSignal): Promise<{ dataset: Dataset, batches: Batches }> {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
   const longest = Math.min(maxSequenceTokens, maxTokensPerClient)
-  const { packing, lossOn, seed, maxTokens = longest } = options
+  const wholePrompts = charteredModel(charter).prompts !== undefined
+  const { packing = wholePrompts ? 'padded' : 'packed', lossOn, seed, maxTokens = longest } = options
+  if (wholePrompts && packing === 'packed') throw new UsageError('this model reads prompts in both directions, so that its records cannot be packed', 'leave out --packing, or give --packing padded')
   if (maxTokens > longest) throw new UsageError(`sequences of ${maxTokens} tokens are longer than the federation allows`, `give --max-tokens ${longest} or less`)
   const most = Math.min(MAX_SEQUENCES, Math.floor(maxTokensPerClient / maxTokens))
   const { sequences = most } = options

@@ -1,8 +1,17 @@
+import { contextFault, type Context, type Model } from '../../model/families/index.ts'
+import { contextsFault, type Sequences } from '../../model/training/rows.ts'
 import { allowedPartitions } from '../../protocols/charter/client.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../protocols/train/constants.ts'
 import { BadMessageError } from '../../protocols/wire/rows.ts'
 import type { Span } from './members.ts'
+
+/** How a client says that its rows fall into sequences. */
+export interface SequenceFields {
+  readonly lengths: readonly number[]
+  readonly contextLengths: readonly number[]
+  readonly maskPositions: readonly number[]
+}
 
 /** A middle that some partition of the charter leaves. Throws BadMessageError. */
 export function checkSpan (charter: Charter, span: Span | undefined): Span {
@@ -24,4 +33,30 @@ export function checkLengths (charter: Charter, lengths: readonly number[]): num
   const rows = lengths.reduce((total, length) => total + length, 0)
   if (rows > maxTokensPerClient) throw new BadMessageError(`${rows} tokens came: the charter allows ${maxTokensPerClient} a client and round`)
   return rows
+}
+
+/** The sequences of a client's rows, with the contexts that the model needs, and how many rows they are. Throws BadMessageError. */
+export function checkSequences (charter: Charter, model: Model, { lengths, contextLengths, maskPositions }: SequenceFields): { sequences: Sequences, rows: number } {
+  const rows = checkLengths(charter, lengths)
+  if (contextLengths.length > lengths.length || contextLengths.length !== maskPositions.length) {
+    throw new BadMessageError(`${contextLengths.length} context lengths and ${maskPositions.length} mask positions came for ${lengths.length} sequences`)
+  }
+  const sequences = { lengths, contexts: contextLengths.map((length, index) => ({ length, maskPosition: maskPositions[index] as number })) }
+  refuse(contextsFault(model, sequences))
+  return { sequences, rows }
+}
+
+/** The context of rows [position, position + count) of a sequence, where the model has contexts. Throws BadMessageError. */
+export function checkContext ({ prompts }: Model, { position, count, contextLength, maskPosition }: { position: number, count: number, contextLength: number, maskPosition: number }): Context | undefined {
+  if (prompts === undefined) {
+    if (contextLength !== 0 || maskPosition !== 0) throw new BadMessageError('the model has no contexts')
+    return undefined
+  }
+  const context = { length: contextLength, maskPosition }
+  refuse(contextFault(context, position, count))
+  return context
+}
+
+function refuse (fault: string | undefined): void {
+  if (fault !== undefined) throw new BadMessageError(fault)
 }

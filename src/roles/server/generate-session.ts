@@ -1,16 +1,23 @@
+import type { Model } from '../../model/families/index.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { fromServer, type ClientMessage, type GenerateServerChannel } from '../../protocols/generate/messages.ts'
 import type { Received } from '../../protocols/wire/channel.ts'
 import { BadMessageError, checkRows } from '../../protocols/wire/rows.ts'
-import { checkSpan } from './check.ts'
+import { checkContext, checkSpan } from './check.ts'
 import type { GenerationEngine, GenerationSession } from './generation-engine.ts'
 
+export interface GenerationComponents {
+  readonly charter: Charter
+  readonly model: Model
+  readonly engine: GenerationEngine
+}
+
 /** Serves one sequence until its stream ends, and frees its cache however that happens. */
-export async function serveGeneration (channel: GenerateServerChannel, { charter, engine }: { charter: Charter, engine: GenerationEngine }, signal: AbortSignal): Promise<void> {
+export async function serveGeneration (channel: GenerateServerChannel, { charter, model, engine }: GenerationComponents, signal: AbortSignal): Promise<void> {
   const session = await begin(channel, charter, engine, await channel.receive(signal))
   try {
     await channel.send(fromServer({ case: 'ready', value: {} }))
-    for (;;) await compute(channel, charter, engine, session, await channel.receive(signal))
+    for (;;) await compute(channel, { charter, model, engine }, session, await channel.receive(signal))
   } finally {
     await engine.close(session)
   }
@@ -23,13 +30,14 @@ async function begin (channel: GenerateServerChannel, charter: Charter, engine: 
   return await engine.open(channel.sessionId, checkSpan(charter, span), capacity)
 }
 
-async function compute (channel: GenerateServerChannel, charter: Charter, engine: GenerationEngine, session: GenerationSession, { message: { kind }, tensors }: Received<ClientMessage>): Promise<void> {
+async function compute (channel: GenerateServerChannel, { charter, model, engine }: GenerationComponents, session: GenerationSession, { message: { kind }, tensors }: Received<ClientMessage>): Promise<void> {
   if (kind.case !== 'rows') throw new BadMessageError('the message is of no known kind')
   const { position, count } = kind.value
   const { length, capacity } = session.cache
   if (position > length) throw new BadMessageError(`position ${position} leaves a gap after ${length}`)
   if (count < 1 || position + count > capacity) throw new BadMessageError(`${count} rows from ${position} on do not fit a sequence of ${capacity}`)
+  const context = checkContext(model, kind.value)
   checkRows(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: count })
-  const hidden = await engine.compute(session, position, tensors)
+  const hidden = await engine.compute(session, { position, context, tensors })
   await channel.send(fromServer({ case: 'hidden', value: { position } }), hidden)
 }

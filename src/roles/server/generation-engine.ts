@@ -1,7 +1,7 @@
 import { MidspanError } from '../../errors.ts'
 import { cacheBytes, SequenceCache } from '../../model/generation/cache.ts'
 import type { CachedSpan } from '../../model/generation/cached-span.ts'
-import type { Model } from '../../model/families/index.ts'
+import type { Context, Model } from '../../model/families/index.ts'
 import type { Boundary } from '../../model/privacy/boundary.ts'
 import { continued, type Device, type DeviceTensor } from '../../model/runtime/device.ts'
 import { concatRows, sliceRows } from '../../model/training/rows.ts'
@@ -28,10 +28,16 @@ export interface GenerationSession {
   readonly bytes: number
 }
 
-interface Request extends Batchable {
-  readonly session: GenerationSession
+/** A sequence's rows, as they came over the wire, from `position` on. */
+export interface GenerationRows {
   readonly position: number
   readonly tensors: readonly Tensor[]
+  /** In a model that reads prompts in both directions. */
+  readonly context: Context | undefined
+}
+
+interface Request extends Batchable, GenerationRows {
+  readonly session: GenerationSession
   readonly resolve: (tensors: Tensor[]) => void
   readonly reject: (error: unknown) => void
 }
@@ -91,10 +97,10 @@ export class GenerationEngine {
     this.#heldBytes -= session.bytes
   }
 
-  /** Takes a sequence's rows, as they came over the wire, through its blocks from `position` on. Resolves with them as they go back. */
-  async compute (session: GenerationSession, position: number, tensors: readonly Tensor[]): Promise<Tensor[]> {
+  /** Takes a sequence's rows through its blocks. Resolves with them as they go back. */
+  async compute (session: GenerationSession, rows: GenerationRows): Promise<Tensor[]> {
     return await new Promise((resolve, reject) => {
-      this.#queue.push({ session, position, tensors, rows: tensors[0]?.shape[0] ?? 0, resolve, reject })
+      this.#queue.push({ session, ...rows, rows: rows.tensors[0]?.shape[0] ?? 0, resolve, reject })
       this.#working ??= this.#work().finally(() => { this.#working = undefined })
     })
   }
@@ -117,11 +123,11 @@ export class GenerationEngine {
   }
 
   /** Rows in, through the blocks and out in one message to the device: alone, the messages take as long as the work. */
-  async #runAlone ({ session: { cache, span }, position, rows: count, tensors, resolve }: Request): Promise<void> {
+  async #runAlone ({ session: { cache, span }, position, context, rows: count, tensors, resolve }: Request): Promise<void> {
     const { boundary, blocks } = this.#c
     cache.length = position
     const { links, input } = continued(await boundary.decoded(tensors))
-    const through = await blocks.links(input, [{ cache, count }], span)
+    const through = await blocks.links(input, [{ cache, count, context }], span)
     const encoded = await boundary.encode({ links: [...links, ...through], output: 'output' })
     cache.length = position + count
     resolve(encoded)
@@ -139,7 +145,7 @@ export class GenerationEngine {
       const plan = segments(batch.map(({ session: { id, span }, rows }) => ({ id, rows, ...span })))
       for (const { first, end, riders } of plan) {
         const requests = riders.map((id) => byId.get(id) as Request)
-        await this.#ride(requests, aboard, async (rows) => await blocks.run(rows, requests.map(({ session: { cache }, rows: count }) => ({ cache, count })), { first, end }))
+        await this.#ride(requests, aboard, async (rows) => await blocks.run(rows, requests.map(({ session: { cache }, rows: count, context }) => ({ cache, count, context })), { first, end }))
       }
       for (const request of batch) {
         const encoded = await boundary.encode(aboard.get(request) as DeviceTensor)

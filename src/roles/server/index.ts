@@ -76,9 +76,9 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
   const stopping = new AbortController()
   const sessions = new Sessions(context, stopping.signal)
   await sessions.serve(TRAIN_PROTOCOL, { outgoing: train.ServerMessageSchema, incoming: train.ClientMessageSchema, limits: trainLimits(charter, shapes) },
-    async (channel, signal) => { await new TrainSession(channel, { charter, trainer, middle, adapters, state }).run(signal) })
+    async (channel, signal) => { await new TrainSession(channel, { charter, model, trainer, middle, adapters, state }).run(signal) })
   await sessions.serve(GENERATE_PROTOCOL, { outgoing: generate.ServerMessageSchema, incoming: generate.ClientMessageSchema, limits: generateLimits(charter) },
-    async (channel, signal) => { await serveGeneration(channel, { charter, engine }, signal) })
+    async (channel, signal) => { await serveGeneration(channel, { charter, model, engine }, signal) })
   const training = trainer.run(stopping.signal)
 
   let stopped: Promise<void> | undefined

@@ -2,17 +2,16 @@ import type { Boundary } from '../../model/privacy/boundary.ts'
 import type { Device, DeviceTensor } from '../../model/runtime/device.ts'
 import { Scope } from '../../model/runtime/scope.ts'
 import { accumulate } from '../../model/training/accumulate.ts'
-import { concatRows, sliceRows } from '../../model/training/rows.ts'
+import { concatRows, sliceRows, type Sequences } from '../../model/training/rows.ts'
 import type { Residuals, TrainableSpan } from '../../model/training/span.ts'
 import type { Tensor } from '../../tensor.ts'
 import { segments, type Segment } from './segments.ts'
 
 /** A client's rows as they came over the wire, and the blocks that they pass. */
-export interface Passenger {
+export interface Passenger extends Sequences {
   readonly id: string
   readonly first: number
   readonly end: number
-  readonly lengths: readonly number[]
   readonly tensors: readonly Tensor[]
 }
 
@@ -39,11 +38,11 @@ export class Middle {
   }
 
   /** Takes one client's rows through its blocks and forgets them. Resolves with the rows as they go over the wire. */
-  async evaluate ({ first, end, lengths, tensors }: Passenger): Promise<Tensor[]> {
+  async evaluate ({ first, end, lengths, contexts, tensors }: Passenger): Promise<Tensor[]> {
     const { device, span, boundary } = this.#components
     const held = [await boundary.decode(tensors)]
     try {
-      const { hidden } = await span.forward({ hidden: held[0] as DeviceTensor, lengths }, { first, end, keepResiduals: false })
+      const { hidden } = await span.forward({ hidden: held[0] as DeviceTensor, lengths, contexts }, { first, end, keepResiduals: false })
       held.push(hidden)
       return await boundary.encode(hidden)
     } finally {
@@ -94,8 +93,9 @@ export class Passage {
     for (const segment of plan) {
       const { first, end } = segment
       const lengths = segment.riders.flatMap((id) => this.#passenger(id).lengths)
+      const contexts = segment.riders.flatMap((id) => this.#passenger(id).contexts ?? [])
       const rows = await this.#join(segment, aboard)
-      const { hidden, residuals } = await span.forward({ hidden: rows, lengths }, { first, end, keepResiduals: true, seed })
+      const { hidden, residuals } = await span.forward({ hidden: rows, lengths, contexts }, { first, end, keepResiduals: true, seed })
       if (residuals === undefined) throw new Error('a training pass kept no residuals')
       this.#runs.push({ segment, residuals })
       await this.#part(segment, this.#scope.own(hidden), aboard)

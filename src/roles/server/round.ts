@@ -1,10 +1,10 @@
+import type { Sequences } from '../../model/training/rows.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { Span } from './members.ts'
 import { Barrier, type Timer } from './barrier.ts'
 
 /** A client's hidden rows as they came over the wire. */
-export interface ForwardAnswer {
-  readonly lengths: readonly number[]
+export interface ForwardAnswer extends Sequences {
   readonly tensors: readonly Tensor[]
 }
 

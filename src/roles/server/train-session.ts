@@ -1,10 +1,12 @@
+import type { Model } from '../../model/families/index.ts'
+import type { Sequences } from '../../model/training/rows.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { fromServer, type ClientMessage, type TrainServerChannel } from '../../protocols/train/messages.ts'
 import { BadMessageError, checkMagnitude, checkRows, expectTensor } from '../../protocols/wire/rows.ts'
 import type { Received } from '../../protocols/wire/channel.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { FederatedAdapters } from './adapters.ts'
-import { checkLengths, checkSpan } from './check.ts'
+import { checkSequences, checkSpan, type SequenceFields } from './check.ts'
 import type { Span } from './members.ts'
 import type { Middle } from './middle.ts'
 import type { Round } from './round.ts'
@@ -13,6 +15,7 @@ import type { Trainer } from './trainer.ts'
 
 export interface TrainSessionComponents {
   readonly charter: Charter
+  readonly model: Model
   readonly trainer: Trainer
   readonly middle: Middle
   readonly adapters: FederatedAdapters
@@ -47,10 +50,10 @@ export class TrainSession {
   async #handle ({ message: { kind }, tensors }: Received<ClientMessage>): Promise<void> {
     switch (kind.case) {
       case 'enlist': return await this.#enlist(checkSpan(this.#components.charter, kind.value.middle), kind.value.round)
-      case 'forward': return await this.#forward(kind.value.round, kind.value.lengths, tensors)
+      case 'forward': return await this.#forward(kind.value.round, kind.value, tensors)
       case 'backward': return await this.#backward(kind.value.round, kind.value.tokens, tensors)
       case 'contribution': return this.#contribution(kind.value.round, kind.value.names, tensors)
-      case 'evaluate': return await this.#evaluate(kind.value.request, checkSpan(this.#components.charter, kind.value.middle), kind.value.lengths, tensors)
+      case 'evaluate': return await this.#evaluate(kind.value.request, checkSpan(this.#components.charter, kind.value.middle), kind.value, tensors)
       case 'fetchAdapters': return await this.#sendAdapters(kind.value.knownRound, kind.value.except)
       case 'withdraw': return await this.#withdraw()
       default: throw new BadMessageError('the message is of no known kind')
@@ -74,11 +77,10 @@ export class TrainSession {
     else if (members < trainer.needed) await this.#channel.send(fromServer({ case: 'waiting', value: { members, needed: trainer.needed } }))
   }
 
-  async #forward (number: number, lengths: readonly number[], tensors: readonly Tensor[]): Promise<void> {
-    const { charter } = this.#components
+  async #forward (number: number, fields: SequenceFields, tensors: readonly Tensor[]): Promise<void> {
     const round = this.#roundNamed(number)
-    checkRows(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: checkLengths(charter, lengths) })
-    if (round === undefined || round.forward.answer(this.#peer, { lengths, tensors })) return
+    const sequences = this.#check(fields, tensors)
+    if (round === undefined || round.forward.answer(this.#peer, { ...sequences, tensors })) return
     await this.#repeat(round, 'hidden')
   }
 
@@ -109,10 +111,9 @@ export class TrainSession {
     round.contribution.answer(this.#peer, contribution)
   }
 
-  async #evaluate (request: number, span: Span, lengths: readonly number[], tensors: readonly Tensor[]): Promise<void> {
-    const { charter, middle } = this.#components
-    checkRows(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: checkLengths(charter, lengths) })
-    const hidden = await middle.evaluate({ id: this.#peer, ...span, lengths, tensors })
+  async #evaluate (request: number, span: Span, fields: SequenceFields, tensors: readonly Tensor[]): Promise<void> {
+    const sequences = this.#check(fields, tensors)
+    const hidden = await this.#components.middle.evaluate({ id: this.#peer, ...span, ...sequences, tensors })
     await this.#channel.send(fromServer({ case: 'evaluated', value: { request } }), hidden)
   }
 
@@ -133,6 +134,14 @@ export class TrainSession {
     if (this.#span === undefined) throw new BadMessageError('the client has not enlisted')
     const round = this.#components.trainer.current
     return round?.number === number && round.has(this.#peer) ? round : undefined
+  }
+
+  /** Hidden rows and how they fall into sequences. Throws BadMessageError. */
+  #check (fields: SequenceFields, tensors: readonly Tensor[]): Sequences {
+    const { charter, model } = this.#components
+    const { sequences, rows } = checkSequences(charter, model, fields)
+    checkRows(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows })
+    return sequences
   }
 
   /** Sends a reply again to a client that was cut off before it had it; one that asks over and over waits for its own reading. */

@@ -36,18 +36,14 @@ describe('the original ChatGLM', () => {
 })
 
 describe('a prompt of ChatGLM', () => {
-  it('ends with [gMASK] and sop, whichever revision names them', () => {
-    expect(prompts(released).prompt([7, 8])).toEqual([7, 8, 150001, 150004])
-    expect(prompts(second).prompt([7, 8])).toEqual([7, 8, 130001, 130004])
+  it('is closed by [gMASK] and sop, whether a configuration names them or not', () => {
+    expect(prompts(released).closing).toEqual([150001, 150004])
+    expect(prompts(second).closing).toEqual([130001, 130004])
   })
 
-  it('stays as it is where it has its end', () => {
-    expect(prompts(second).prompt([7, 130001, 130004, 9])).toEqual([7, 130001, 130004, 9])
-  })
-
-  it('with a [MASK] of its own ends with eop and sop in the first revision', () => {
-    expect(prompts(released).prompt([7, 150000, 8])).toEqual([7, 150000, 8, 150005, 150004])
-    expect(prompts(released).prompt([7, 150000])).toEqual([7, 150000, 150004])
+  it('with both mask tokens takes its position from [MASK] in the first revision, and from [gMASK] in the second', () => {
+    expect(prompts(released).context([7, 150000, 8, 150001, 150004], 'read')).toEqual({ length: 4, maskPosition: 1 })
+    expect(prompts(second).context([7, 130000, 8, 130001, 130004], 'read')).toEqual({ length: 4, maskPosition: 3 })
   })
 
   it.each([[[7, 8]], [[7, 130004, 130001]], [[130004]], [[]]])('has no context without its end: %j', ids => {

@@ -1,8 +1,10 @@
 import { z } from 'zod'
+import { sequencesOf } from '../../../model/training/rows.ts'
 import { fromClient } from '../../../protocols/train/messages.ts'
 import { BadMessageError } from '../../../protocols/wire/rows.ts'
 import { parseParameters } from '../../parameters.ts'
 import type { ClientCore } from '../core.ts'
+import { sequenceFields } from '../fields.ts'
 import { dataSchema, loadBatches } from '../work.ts'
 
 const parametersSchema = dataSchema.extend({
@@ -25,7 +27,7 @@ export async function * evaluate (core: ClientCore, params: unknown, signal: Abo
     const count = batches.count(0)
     for (let index = 0; index < count && sequences < limit; index++) {
       const { batch } = batches.at({ epoch: 0, index })
-      await channel.send(fromClient({ case: 'evaluate', value: { request: index, middle, lengths: batch.lengths } }), await ends.release(batch.ids), signal)
+      await channel.send(fromClient({ case: 'evaluate', value: { request: index, middle, ...sequenceFields(sequencesOf(core.model, batch.ids)) } }), await ends.release(batch.ids), signal)
       const { message: { kind }, tensors } = await channel.receive(signal)
       if (kind.case !== 'evaluated' || kind.value.request !== index) throw new BadMessageError('the server answered something else than it was asked')
       const loss = await ends.evaluate(batch, tensors)
