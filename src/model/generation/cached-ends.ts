@@ -74,7 +74,7 @@ export class CachedEnds {
     const { head, output } = this.#parts
     const { links, input } = continued(rows)
     const blocks = await this.#blocks.links(input, [{ cache: output, count, context: this.contextAt(output.length) }], output.span)
-    const last = head.logitsLink(blocks.length === 0 ? input : { passed: 'output' }, count, [count - 1])
+    const last = await head.generationLink(blocks.length === 0 ? input : { passed: 'output' }, count, [count - 1])
     const { logits } = await this.#weights.device.chain([...links, ...blocks, last])
     output.length += count
     return (logits as Tensor).data as Float32Array

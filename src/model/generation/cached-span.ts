@@ -1,19 +1,13 @@
-import { BlockBuilder, type Attention } from '../families/builder.ts'
 import { contextFault, type Context } from '../families/context.ts'
-import { kindOf, UnsupportedModelError, type Model, type Span } from '../families/family.ts'
+import { UnsupportedModelError, type Model, type Span } from '../families/family.ts'
 import { grownTables } from '../families/rotary.ts'
-import { Graph, type Value } from '../graph/graph.ts'
-import { concat, groupQueryAttention, reshape, split, transpose } from '../graph/operators/index.ts'
-import { program, type Program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Link, Passed } from '../runtime/device.ts'
 import { int32, tensor, type Tensor } from '../../tensor.ts'
-import { causalMask, contextMask, maskedAttention, rotate } from '../training/attention.ts'
-import { adapterInputs } from '../training/block-programs.ts'
 import { positionsOf } from '../training/rows.ts'
-import { weightProduct } from '../training/weight-format.ts'
 import type { ModelWeights } from '../training/weights.ts'
 import type { SequenceCache } from './cache.ts'
+import { cachedBlockProgram, cachedBlockStages } from './cached-programs.ts'
 
 /** onnxruntime's attention over a cache takes heads of a multiple of this many elements. */
 const HEAD_SIZE_MULTIPLE = 8
@@ -53,38 +47,49 @@ export class CachedSpan {
 
   /** The same as links of a chain, the last of which gives `output`. */
   async links (hidden: AnyTensor | Passed, sequences: readonly SequenceRows[], { first, end }: Span): Promise<Link[]> {
-    const { device, model } = this.#weights
+    const { model } = this.#weights
     for (const { cache, count } of sequences) await cache.reserve(cache.length + count)
     const prompts = sequences.map(rows => startsWithContext(model, rows))
     const places = placesOf(model, sequences)
     const inPlace = Object.fromEntries(sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]]))
-    return await Promise.all(Array.from({ length: end - first }, async (_, i) => {
-      const executable = await compiled(device, `block.cached ${prompts.map(Number).join('')} ${this.#weights.programKey(first + i)}`, () => cachedBlockProgram(this.#weights, first + i, prompts))
+    const blocks = await Promise.all(Array.from({ length: end - first }, async (_, i) => {
       const inputs: Record<string, AnyTensor | Passed> = { ...this.#weights.blockInputs(first + i), ...places, hidden: i === 0 ? hidden : { passed: 'output' } }
       for (const [sequence, { cache }] of sequences.entries()) {
         const { key, value } = cache.block(first + i)
         inputs[`pastKey.${sequence}`] = key
         inputs[`pastValue.${sequence}`] = value
       }
-      return { executable, inputs, inPlace }
+      const block = { inputs, inPlace }
+      return this.#weights.fixes(this.#weights.blockFormat(first + i)) ? await this.#stages(first + i, prompts, block) : [await this.#whole(first + i, prompts, block)]
     }))
+    return blocks.flat()
+  }
+
+  async #whole (layer: number, prompts: readonly boolean[], block: Omit<Link, 'executable'>): Promise<Link> {
+    const executable = await compiled(this.#weights.device, `block.cached ${flags(prompts)} ${this.#weights.programKey(layer)}`, () => cachedBlockProgram(this.#weights, layer, prompts))
+    return { executable, ...block }
+  }
+
+  /** A block whose weights are fixed in its programs, of which each block has its own. */
+  async #stages (layer: number, prompts: readonly boolean[], { inputs, ...block }: Omit<Link, 'executable'>): Promise<Link[]> {
+    const { before, attention, after } = cachedBlockStages(this.#weights, layer, prompts)
+    const weights = this.#weights.blockInputs(layer)
+    const [first, second, third] = await Promise.all([
+      this.#weights.fixed(`${layer}.before`, before, weights),
+      compiled(this.#weights.device, `attention.cached ${flags(prompts)} ${this.#weights.programKey(layer)}`, attention),
+      this.#weights.fixed(`${layer}.after`, after, weights)
+    ])
+    const passed = (...names: readonly string[]): Link['inputs'] => Object.fromEntries(names.map(name => [name, { passed: name }]))
+    return [
+      { executable: first, inputs },
+      { executable: second, inputs: { ...inputs, ...passed('query', 'key', 'value') }, ...block },
+      { executable: third, inputs: { ...inputs, ...passed('attended') } }
+    ]
   }
 }
 
-/**
- * One block over the rows of so many sequences, each a prompt that is read in both directions or not, the same for all blocks of a kind:
- * programs of whole spans would save a few messages to the device, and cost seconds to compile for each span and number of sequences that meet.
- */
-function cachedBlockProgram (weights: ModelWeights, layer: number, prompts: readonly boolean[]): Program {
-  const { model } = weights
-  const format = weights.blockFormat(layer)
-  const graph = new Graph()
-  const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
-  const adapter = adapterInputs(graph, model, weights.training(layer).adapters, false)
-  const attention = cachedAttention(graph, model, kindOf(model, layer).window, prompts)
-  const builder = new BlockBuilder({ graph, model, attention, product: (x, weight) => weightProduct(x, weight, format), adapter })
-  graph.output('output', model.block(builder, hidden))
-  return program(`cached-block-${prompts.length}`, graph)
+function flags (values: readonly boolean[]): string {
+  return values.map(Number).join('')
 }
 
 /** Whether these rows begin with a context that all of them see. Throws RangeError for a context that they cannot have. */
@@ -93,50 +98,6 @@ function startsWithContext ({ prompts }: Model, { cache, count, context }: Seque
   const fault = context === undefined ? undefined : contextFault(context, cache.length, count)
   if (fault !== undefined) throw new RangeError(fault)
   return context !== undefined && cache.length === 0
-}
-
-/**
- * Attention of each sequence's rows over its own cache and themselves. It is causal: rows that see their whole context are computed
- * beside it, and the cached attention of their run only fills the cache.
- */
-function cachedAttention (graph: Graph, model: Model, window: number | null, prompts: readonly boolean[]): Attention {
-  const { heads, kvHeads, headSize } = model
-  const sequences = prompts.length
-  const rows = Array.from({ length: sequences }, (_, i) => sequences === 1 ? 'rows' : `rows.${i}`)
-  const pieces = (x: Value): Value[] => {
-    const parts = sequences === 1 ? [x] : split(x, rows, 0, graph.input('counts', 'int64', [sequences]))
-    return parts.map((part, i) => reshape(part, [1, rows[i] as string, x.shape[1] as number]))
-  }
-  return (q, k, v) => {
-    const [queries, keys, values] = [rotate(graph, model, q, heads), rotate(graph, model, k, kvHeads), v].map(pieces) as [Value[], Value[], Value[]]
-    const attended = queries.map((query, i) => {
-      const past = (name: string): Value => graph.input(`${name}.${i}`, 'float32', [1, kvHeads, `capacity.${i}`, headSize])
-      const { output, presentKey, presentValue } = groupQueryAttention({
-        query,
-        key: keys[i] as Value,
-        value: values[i] as Value,
-        pastKey: past('pastKey'),
-        pastValue: past('pastValue'),
-        seqlensK: graph.input(`last.${i}`, 'int32', [1]),
-        totalLength: graph.input(`total.${i}`, 'int32', [])
-      }, { heads, kvHeads, ...(window === null ? {} : { localWindow: window }) })
-      graph.output(`presentKey.${i}`, presentKey)
-      graph.output(`presentValue.${i}`, presentValue)
-      const seen = prompts[i] === true ? contextAttention(graph, model, [query, keys[i] as Value, values[i] as Value], window, graph.input(`context.${i}`, 'int64', [1])) : output
-      return reshape(seen, [rows[i] as string, heads * headSize])
-    })
-    return concat(attended, 0, 'rows')
-  }
-}
-
-/** Attention of a whole sequence of turned rows, q [1, rows, heads * headSize] and k and v likewise, that all see its context of `length` [1] rows. */
-function contextAttention (graph: Graph, model: Model, [q, k, v]: readonly [Value, Value, Value], window: number | null, length: Value): Value {
-  const { heads, kvHeads, headSize } = model
-  const rows = q.shape[1]!
-  const queries = transpose(reshape(q, [1, rows, kvHeads, heads / kvHeads, headSize]), [0, 2, 3, 1, 4])
-  const apart = (x: Value): Value => transpose(reshape(x, [1, rows, kvHeads, headSize]), [0, 2, 1, 3])
-  const mask = contextMask(graph, rows, length, causalMask(graph, rows, window))
-  return maskedAttention(model, reshape(queries, [1, kvHeads, `group*${rows}`, headSize]), apart(k), apart(v), mask)
 }
 
 /**

@@ -188,9 +188,10 @@ class WorkerDevice implements Device {
   }
 
   #settle (answer: Answer): void {
-    const { what, resolve, reject } = this.#waiting.shift()!
-    if (answer.ok) resolve(answer)
-    else reject(new DeviceError(`${what} failed: ${answer.message}`))
+    const asked = this.#waiting.shift()
+    if (asked === undefined) return // refused when the device closed
+    if (answer.ok) asked.resolve(answer)
+    else asked.reject(new DeviceError(`${asked.what} failed: ${answer.message}`))
   }
 
   #fail (error: DeviceError): void {
@@ -230,8 +231,9 @@ function passedOn (links: readonly Link[]): Array<Set<string>> {
   const passed = links.map(() => new Set<string>())
   const givers = new Map<string, Set<string>>()
   for (const [index, { executable: { program }, inputs }] of links.entries()) {
-    for (const value of Object.values(inputs)) {
-      if (!('passed' in value)) continue
+    for (const input of program.inputs) {
+      const value = inputs[input.name]
+      if (value === undefined || !('passed' in value)) continue
       const giver = givers.get(value.passed)
       if (giver === undefined) throw new DeviceError(`program ${program.name} takes ${value.passed}, which no program before it gives`)
       giver.add(value.passed)

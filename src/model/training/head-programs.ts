@@ -17,17 +17,17 @@ interface HeadGraph {
  * The final norm and the head on some of the rows: inputs `hidden` [rows, hidden], `taken` int32 [taken], row numbers without
  * repetition, `inverse` int32 [rows], where each row went or -1, and the weights under their names in the checkpoint, as `format` keeps them.
  */
-function headGraph (model: Model, format: WeightFormat): HeadGraph {
+function headGraph (model: Model, format: WeightFormat, activations?: 'float32' | 'int8'): HeadGraph {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const rows = takeRows(hidden, graph.input('taken', 'int32', ['taken']), graph.input('inverse', 'int32', ['rows']), { gapsInIndices: false })
   const output = normalized(rows, model.finalNorm, model.normEpsilon)
-  return { graph, hidden, logits: weightProduct(output, headWeight(model), format) }
+  return { graph, hidden, logits: weightProduct(output, headWeight(model), format, activations) }
 }
 
 /** Output `logits` [taken, vocabulary]. */
-export function logitsProgram (model: Model, format: WeightFormat): Program {
-  const { graph, logits } = headGraph(model, format)
+export function logitsProgram (model: Model, format: WeightFormat, activations?: 'float32' | 'int8'): Program {
+  const { graph, logits } = headGraph(model, format, activations)
   graph.output('logits', logits)
   return program('head', graph)
 }

@@ -56,14 +56,21 @@ export class Head {
 
   /** Logits of some of the rows of [rows, hidden]: float32 [taken, vocabulary]. No row is taken twice. */
   async logits (hidden: AnyTensor, taken: readonly number[]): Promise<Tensor> {
-    const { logits } = await this.#weights.device.chain([this.logitsLink(hidden, hidden.shape[0]!, taken)])
+    const { logits } = await this.#executables.logits.run(this.#logitsInputs(hidden, hidden.shape[0]!, taken))
     return logits as Tensor
   }
 
-  /** The same, of this many rows, as a link of a chain; gives `logits`. */
-  logitsLink (hidden: AnyTensor | Passed, count: number, taken: readonly number[]): Link {
+  /** The same, of this many rows, as a link of a chain that generates; gives `logits`. */
+  async generationLink (hidden: AnyTensor | Passed, count: number, taken: readonly number[]): Promise<Link> {
+    const { model } = this.#weights
+    const format = endFormat(this.#weights.format)
+    const executable = this.#weights.fixes(format) ? await this.#weights.fixed('head', () => logitsProgram(model, format, 'int8'), this.#inputs()) : this.#executables.logits
+    return { executable, inputs: this.#logitsInputs(hidden, count, taken) }
+  }
+
+  #logitsInputs<T extends AnyTensor | Passed> (hidden: T, count: number, taken: readonly number[]): Record<string, T | AnyTensor> {
     const { taken: rows, inverse } = rowInputs(taken.map(row => ({ row, target: 0 })), count)
-    return { executable: this.#executables.logits, inputs: { hidden, taken: rows, inverse, ...this.#inputs() } }
+    return { hidden, taken: rows, inverse, ...this.#inputs() }
   }
 
   /** The loss of [rows, hidden] where targets count. */

@@ -20,6 +20,10 @@ const quantizations: Partial<Record<WeightFormat, Quantization>> = {
   int4: { bits: 4, blockSize: BLOCK_SIZE }
 }
 
+export function isQuantized (format: WeightFormat): boolean {
+  return quantizations[format] !== undefined
+}
+
 /** The format of the embedding and the head, which suffer most from few bits: never less than 8 of them. */
 export function endFormat (format: WeightFormat): WeightFormat {
   return format === 'int4' ? 'int8' : format

@@ -1,11 +1,12 @@
 import type { TensorSource } from '../checkpoint/directory.ts'
 import { blockTensor, blockWeights, embeddingWeight, headWeights, kindOf, type Model, type Span, type WeightSpec } from '../families/family.ts'
+import type { Program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
-import { DeviceError, type AnyTensor, type Device, type DeviceTensor } from '../runtime/device.ts'
+import { DeviceError, type AnyTensor, type Device, type DeviceTensor, type Executable } from '../runtime/device.ts'
 import { uploadRotary } from './attention.ts'
 import { initialAdapters } from './lora.ts'
 import { blockTraining, parameterName, parameterNames, type BlockTraining, type Trainable } from './trainable.ts'
-import { endFormat, formatProgram, keptTensors, type WeightFormat } from './weight-format.ts'
+import { endFormat, formatProgram, isQuantized, keptTensors, type WeightFormat } from './weight-format.ts'
 
 /** Whatever reads named weights as float32. */
 export type WeightSource = Pick<TensorSource, 'read'>
@@ -25,6 +26,7 @@ export class ModelWeights {
   /** Adapters as `${layer}.${module}.lora_A` or `.lora_B`, or weights by their names in the checkpoint. Optimisers replace its values. */
   readonly trained = new Map<string, DeviceTensor>()
   readonly #frozen = new Map<string, DeviceTensor>()
+  readonly #fixed = new Map<string, Promise<Executable>>()
   readonly #rotary: { cos: DeviceTensor, sin: DeviceTensor }
   /** By block, like the next: both are asked for at every step of every block. */
   readonly #training: readonly BlockTraining[]
@@ -109,6 +111,25 @@ export class ModelWeights {
     return Object.fromEntries(weights.flatMap(weight => [...keptTensors(weight, endFormat(this.format)).keys()].map(name => [name, this.#tensor(name)])))
   }
 
+  /**
+   * Whether programs that generate have frozen weights of this format fixed in them, and products that may round their input to 8 bits. Only
+   * then does a CPU compute on quantised codes as they are: for weights that are inputs it dequantises the matrix in every run, which takes
+   * many times as long as a row's product (bench/weights.ts).
+   */
+  fixes (format: WeightFormat): boolean {
+    return isQuantized(format) && this.device.kind !== 'webgpu'
+  }
+
+  /** The program of this name with those of the inputs fixed in it that are frozen; compiled when first asked for, and kept as long as the set. */
+  async fixed (name: string, build: () => Program, inputs: Readonly<Record<string, DeviceTensor>>): Promise<Executable> {
+    const known = this.#fixed.get(name)
+    if (known !== undefined) return await known
+    const made = this.#compileFixed(build(), inputs)
+    this.#fixed.set(name, made)
+    made.catch(() => { this.#fixed.delete(name) })
+    return await made
+  }
+
   /** The name of a block's parameter in `trained`. */
   parameterName (layer: number, name: string): string {
     return parameterName(this.model, layer, name)
@@ -136,8 +157,19 @@ export class ModelWeights {
 
   free (): void {
     this.device.free(...this.trained.values(), ...this.#frozen.values(), this.#rotary.cos, this.#rotary.sin)
+    for (const executable of this.#fixed.values()) void executable.then(async ({ close }) => { await close() }).catch(() => {}) // a device that is closed has none left
     this.trained.clear()
     this.#frozen.clear()
+    this.#fixed.clear()
+  }
+
+  async #compileFixed (program: Program, inputs: Readonly<Record<string, DeviceTensor>>): Promise<Executable> {
+    const frozen = new Set(this.#frozen.values())
+    const constants = program.inputs.flatMap(({ name }) => {
+      const value = inputs[name]
+      return value !== undefined && frozen.has(value) ? [[name, value] as const] : []
+    })
+    return await this.device.compile(program, { constants: Object.fromEntries(constants) })
   }
 
   #tensor (name: string): DeviceTensor {
