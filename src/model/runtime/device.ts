@@ -97,6 +97,8 @@ export interface Device {
   /** Random uint32 bits, made on the device's thread: the AES-256-CTR keystream of `key` (32 bytes), or of a fresh random key that nobody learns. */
   randomBits: (shape: readonly number[], key?: Uint8Array) => Promise<DeviceTensor>
   download: (value: DeviceTensor) => Promise<Tensor>
+  /** The same of many, in one message. */
+  downloadAll: (values: readonly DeviceTensor[]) => Promise<Tensor[]>
   /** Frees device tensors, after the runs already asked for. Throws DeviceError for one that is not there, such as one already freed. */
   free: (...values: readonly DeviceTensor[]) => void
   close: () => Promise<void>

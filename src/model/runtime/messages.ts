@@ -34,7 +34,7 @@ export type Request =
   | { readonly kind: 'upload', readonly value: Tensor }
   | { readonly kind: 'zeros', readonly dtype: DType, readonly shape: readonly number[] }
   | { readonly kind: 'random', readonly shape: readonly number[], readonly key: Uint8Array | undefined }
-  | { readonly kind: 'download', readonly id: number }
+  | { readonly kind: 'download', readonly ids: readonly number[] }
   | { readonly kind: 'free', readonly ids: readonly number[] }
   | { readonly kind: 'release', readonly session: number }
   /** Writes the sessions' traces. */

@@ -134,8 +134,12 @@ class WorkerDevice implements Device {
   }
 
   async download (value: DeviceTensor): Promise<Tensor> {
-    const { values } = await this.#ask('a download', { kind: 'download', id: this.#idOf(value, 'download') })
-    return this.#received(values[0]!)
+    return (await this.downloadAll([value]))[0]!
+  }
+
+  async downloadAll (values: readonly DeviceTensor[]): Promise<Tensor[]> {
+    const downloaded = await this.#ask('a download', { kind: 'download', ids: values.map(value => this.#idOf(value, 'download')) })
+    return downloaded.values.map(value => this.#received(value))
   }
 
   free (...values: readonly DeviceTensor[]): void {

@@ -53,7 +53,7 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
       const bits = cipher.update(new Uint8Array(elementCount(request.shape) * 4))
       return { held: [hold(await provider.store(fromBytes('uint32', request.shape, bits)))], values: [] }
     }
-    case 'download': return { held: [], values: [await provider.read(tensors.get(request.id)!)] }
+    case 'download': return { held: [], values: await Promise.all(request.ids.map(async (id) => await provider.read(tensors.get(id)!))) }
     case 'free':
       for (const id of request.ids) {
         provider.discard(tensors.get(id)!)

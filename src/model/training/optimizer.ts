@@ -1,7 +1,7 @@
 import { Graph } from '../graph/graph.ts'
 import { add, div, mul, reduceSum, sqrt, sub } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
-import type { AnyTensor, Device, DeviceTensor, Executable } from '../runtime/device.ts'
+import type { AnyTensor, Device, DeviceTensor, Executable, Passed } from '../runtime/device.ts'
 import { float32, type Tensor } from '../../tensor.ts'
 
 /** AdamW with decoupled weight decay, as torch.optim.AdamW computes it. */
@@ -27,14 +27,26 @@ export interface Moments {
   readonly t: number
 }
 
-/** The part of a step that is arithmetic on tensors: one program for every shape. */
+/** One tensor's part in a step. */
+export interface Stepping {
+  readonly value: DeviceTensor
+  readonly moments: Moments
+  readonly gradient: AnyTensor
+}
+
+/** AdamW's outputs take the place of these inputs. Each of them is read before the output that depends on it is written. */
+const IN_PLACE = { nextValue: 'value', nextM: 'm', nextV: 'v' }
+
+/** The part of a step that is arithmetic on tensors: one program for every shape, and all tensors in one message to the device. */
 export class Optimizer {
+  readonly #device: Device
   readonly #settings: OptimizerSettings
   readonly #adamW: Executable
   readonly #squares: Executable
   readonly #sum: Executable
 
-  private constructor (settings: OptimizerSettings, executables: { adamW: Executable, squares: Executable, sum: Executable }) {
+  private constructor (device: Device, settings: OptimizerSettings, executables: { adamW: Executable, squares: Executable, sum: Executable }) {
+    this.#device = device
     this.#settings = settings
     this.#adamW = executables.adamW
     this.#squares = executables.squares
@@ -42,42 +54,47 @@ export class Optimizer {
   }
 
   static async open (device: Device, settings: OptimizerSettings): Promise<Optimizer> {
-    return new Optimizer(settings, {
+    return new Optimizer(device, settings, {
       adamW: await device.compile(adamWProgram()),
       squares: await device.compile(sumOfSquaresProgram()),
       sum: await device.compile(weightedSumProgram())
     })
   }
 
-  /** The value and moments of a tensor after one more step. The caller keeps the old ones. */
-  async step (before: DeviceTensor, moments: Moments, gradient: AnyTensor, { learningRate, scale }: StepSettings): Promise<{ value: DeviceTensor, moments: Moments }> {
+  /** Takes one more step with each tensor: its value and moments change in place. Where it fails, some have changed. */
+  async step (tensors: readonly Stepping[], { learningRate, scale }: StepSettings): Promise<void> {
+    if (tensors.length === 0) return
     const { beta1, beta2, epsilon, weightDecay } = this.#settings
-    const t = moments.t + 1
-    const { nextValue, nextM, nextV } = await this.#adamW.run({
-      value: before,
-      m: moments.m,
-      v: moments.v,
-      gradient,
+    // Equal numbers are one tensor each, which travels to the device once.
+    const fixed = {
       scale: scalar(scale),
       keep1: scalar(beta1),
       take1: scalar(1 - beta1),
       keep2: scalar(beta2),
       take2: scalar(1 - beta2),
       decay: scalar(1 - learningRate * weightDecay),
-      step: scalar(learningRate / (1 - beta1 ** t)),
-      correction: scalar(1 / Math.sqrt(1 - beta2 ** t)),
       epsilon: scalar(epsilon)
-    }, { keep: 'all' })
-    return { value: nextValue as DeviceTensor, moments: { m: nextM as DeviceTensor, v: nextV as DeviceTensor, t } }
+    }
+    const corrections = new Map([...new Set(tensors.map(({ moments: { t } }) => t + 1))].map((t) => [t, {
+      step: scalar(learningRate / (1 - beta1 ** t)),
+      correction: scalar(1 / Math.sqrt(1 - beta2 ** t))
+    }]))
+    await this.#device.chain(tensors.map(({ value, moments: { m, v, t }, gradient }) => ({
+      executable: this.#adamW, inputs: { value, m, v, gradient, ...fixed, ...corrections.get(t + 1) }, inPlace: IN_PLACE
+    })))
   }
 
   /** The L2 norm over all of these tensors together. */
   async norm (tensors: Iterable<AnyTensor>): Promise<number> {
-    const sums = await Promise.all([...tensors].map(async (x) => {
-      const { squares } = await this.#squares.run({ x })
-      return (squares as Tensor).data[0] as number
-    }))
-    return Math.sqrt(sums.reduce((total, squares) => total + squares, 0))
+    let before: Tensor | Passed = scalar(0)
+    const links = []
+    for (const x of tensors) {
+      links.push({ executable: this.#squares, inputs: { x, before } })
+      before = { passed: 'squares' }
+    }
+    if (links.length === 0) return 0
+    const { squares } = await this.#device.chain(links)
+    return Math.sqrt((squares as Tensor).data[0] as number)
   }
 
   /** `a · aWeight + b · bWeight`, on the device. The caller keeps both. */
@@ -109,7 +126,7 @@ function adamWProgram (): Program {
 function sumOfSquaresProgram (): Program {
   const graph = new Graph()
   const x = graph.input('x', 'float32', undefined)
-  graph.output('squares', reduceSum(mul(x, x)))
+  graph.output('squares', add(graph.input('before', 'float32', []), reduceSum(mul(x, x))))
   return program('sum-of-squares', graph)
 }
 

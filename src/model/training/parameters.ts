@@ -5,12 +5,6 @@ import type { Moments, Optimizer, StepSettings } from './optimizer.ts'
 /** Suffixes of the tensors that a parameter's optimiser state is kept under: first and second moment, steps taken. */
 const STATE_SUFFIXES = ['.m', '.v', '.t'] as const
 
-/**
- * Tensors that step without waiting for one another, so that the device is not idle between them. No more at once: the old values are
- * freed only after such a group.
- */
-const STEPS_AT_ONCE = 16
-
 /** The optimiser's state of trained tensors, beside the tensors themselves, on a device. */
 export class Parameters {
   readonly #device: Device
@@ -33,38 +27,34 @@ export class Parameters {
 
   get names (): string[] { return [...this.#moments.keys()] }
 
-  /** The current value; a later step replaces it by another device tensor. Throws RangeError for an unknown name. */
+  /** The current value; `restore` replaces it by another device tensor. Throws RangeError for an unknown name. */
   value (name: string): DeviceTensor {
     return known(name, this.#values.get(name))
   }
 
-  /** Steps each tensor that has a gradient. Throws RangeError for a gradient of anything else. */
+  /** Steps each tensor that has a gradient, in place. Throws RangeError for a gradient of anything else; where the device fails, `restore` what was. */
   async step (optimizer: Optimizer, gradients: ReadonlyMap<string, AnyTensor>, settings: StepSettings): Promise<void> {
-    const all = [...gradients]
-    for (let first = 0; first < all.length; first += STEPS_AT_ONCE) {
-      await Promise.all(all.slice(first, first + STEPS_AT_ONCE).map(async ([name, gradient]) => {
-        const before = { value: this.value(name), moments: this.#momentsOf(name) }
-        const { value, moments } = await optimizer.step(before.value, before.moments, gradient, settings)
-        this.#values.set(name, value)
-        this.#moments.set(name, moments)
-        this.#device.free(before.value, before.moments.m, before.moments.v)
-      }))
-    }
+    const stepping = [...gradients].map(([name, gradient]) => ({ name, value: this.value(name), moments: this.#momentsOf(name), gradient }))
+    await optimizer.step(stepping, settings)
+    for (const { name, moments } of stepping) this.#moments.set(name, { ...moments, t: moments.t + 1 })
   }
 
   /** Values alone, in host memory. */
   async values (names: readonly string[] = this.names): Promise<Map<string, Tensor>> {
-    return new Map(await Promise.all(names.map(async (name) => [name, await this.#device.download(this.value(name))] as const)))
+    const values = await this.#device.downloadAll(names.map((name) => this.value(name)))
+    return new Map(names.map((name, index) => [name, values[index] as Tensor]))
   }
 
   /** Values and optimiser state, in host memory, so that `restore` continues exactly. */
   async state (names: readonly string[] = this.names): Promise<Map<string, Tensor>> {
-    const states = await Promise.all(names.map(async (name) => {
-      const { m, v, t } = this.#momentsOf(name)
-      const [value, first, second] = await Promise.all([this.value(name), m, v].map(async (part) => await this.#device.download(part)))
-      return [[name, value], [`${name}.m`, first], [`${name}.v`, second], [`${name}.t`, int32([1], [t])]] as Array<[string, Tensor]>
-    }))
-    return new Map(states.flat())
+    const parts = names.flatMap((name) => {
+      const { m, v } = this.#momentsOf(name)
+      return [[name, this.value(name)], [`${name}.m`, m], [`${name}.v`, v]] as Array<[string, DeviceTensor]>
+    })
+    const downloaded = await this.#device.downloadAll(parts.map(([, part]) => part))
+    const state = new Map(parts.map(([name], index) => [name, downloaded[index] as Tensor]))
+    for (const name of names) state.set(`${name}.t`, int32([1], [this.#momentsOf(name).t]))
+    return state
   }
 
   /** Sets what `state` has of each tensor's value and optimiser state; other names in it are ignored. */

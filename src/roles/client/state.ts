@@ -54,13 +54,13 @@ export class ClientState {
 
   /** Gradients of the client's adapters in the order in which they are told. */
   async download (gradients: ReadonlyMap<string, DeviceTensor>): Promise<Map<string, Tensor>> {
-    const downloaded = new Map<string, Tensor>()
-    for (const { name } of this.#c.shapes) {
+    const ordered = this.#c.shapes.map(({ name }) => {
       const gradient = gradients.get(name)
       if (gradient === undefined) throw new Error(`there is no gradient of ${name}`)
-      downloaded.set(name, await this.#c.device.download(gradient))
-    }
-    return downloaded
+      return gradient
+    })
+    const downloaded = await this.#c.device.downloadAll(ordered)
+    return new Map(this.#c.shapes.map(({ name }, index) => [name, downloaded[index] as Tensor]))
   }
 
   /** Named tensors from the server: only of this client's own blocks, in their shapes, finite. Throws BadMessageError. */

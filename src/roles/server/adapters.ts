@@ -1,4 +1,5 @@
-import type { DeviceTensor, Device } from '../../model/runtime/device.ts'
+import { isDeviceTensor, type AnyTensor, type DeviceTensor, type Device } from '../../model/runtime/device.ts'
+import { Scope } from '../../model/runtime/scope.ts'
 import { clippingCoefficient, type Optimizer } from '../../model/training/optimizer.ts'
 import { stateNames, type Parameters } from '../../model/training/parameters.ts'
 import { learningRateAt } from '../../model/training/schedule.ts'
@@ -92,14 +93,14 @@ export class FederatedAdapters {
 
   /** Every holder of a block adds its gradient and takes the same step: data parallelism, exactly. */
   async #sharedStep (round: number, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<StepTaken> {
-    const { charter, device, optimizer, parameters, state } = this.#components
-    const sums = await this.#summed(middleGradients, counted)
+    const { charter, optimizer, parameters, state } = this.#components
+    using scope = new Scope(this.#components.device)
+    const sums = await this.#summed(scope, middleGradients, counted)
     const tokens = counted.reduce((total, { tokens }) => total + tokens, 0)
     const coefficient = clippingCoefficient(await optimizer.norm(sums.values()) / tokens, charter.training.maxGradientNorm)
     const scale = coefficient / tokens
     await parameters.step(optimizer, sums, { learningRate: this.#learningRate(round), scale })
     const gradients = await this.#download(sums)
-    device.free(...sums.values())
     return {
       scale,
       for: (middle) => pick(gradients, this.#endsOf(middle).map(({ name }) => name)),
@@ -114,9 +115,8 @@ export class FederatedAdapters {
     const passed = (block: number): number => counted.filter(({ span }) => isWithin(span, block)).reduce((total, { tokens }) => total + tokens, 0)
     const norms = await Promise.all([...gradients].map(async ([name, gradient]) => await optimizer.norm([gradient]) / passed(blockOf(name))))
     const coefficient = clippingCoefficient(Math.hypot(...norms), charter.training.maxGradientNorm)
-    for (const [name, gradient] of gradients) {
-      const scale = coefficient / passed(blockOf(name))
-      await parameters.step(optimizer, new Map([[name, gradient]]), { learningRate: this.#learningRate(round), scale })
+    for (const [tokens, alike] of Map.groupBy(gradients, ([name]) => passed(blockOf(name)))) {
+      await parameters.step(optimizer, new Map(alike), { learningRate: this.#learningRate(round), scale: coefficient / tokens })
     }
     const unaveragedTokens = this.#addTokens(state.unaveragedTokens, counted, passed)
     const averages = isAveragingRound(charter.ends, round) ? await this.#average(counted, unaveragedTokens) : undefined
@@ -154,29 +154,27 @@ export class FederatedAdapters {
     return averages
   }
 
-  /** Sums the gradients of all holders of each block: the server's first, then the clients' in the order of their ids. */
-  async #summed (middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<Map<string, DeviceTensor>> {
-    const { device, optimizer } = this.#components
-    const sums = new Map<string, DeviceTensor>()
-    for (const [name, gradient] of middleGradients) sums.set(name, await optimizer.weightedSum(gradient, 1, gradient, 0))
+  /** Sums the gradients of all holders of each block: the server's first, then the clients' in the order of their ids. Alone, a gradient is its own sum. */
+  async #summed (scope: Scope, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<Map<string, AnyTensor>> {
+    const { optimizer } = this.#components
+    const sums = new Map<string, AnyTensor>(middleGradients)
     for (const { contribution } of counted) {
       for (const [name, gradient] of contribution) {
         const before = sums.get(name)
-        sums.set(name, before === undefined ? await device.upload(gradient) : await optimizer.weightedSum(before, 1, gradient, 1))
-        if (before !== undefined) device.free(before)
+        sums.set(name, before === undefined ? gradient : scope.own(await optimizer.weightedSum(before, 1, gradient, 1)))
       }
     }
     return sums
   }
 
-  async #download (tensors: ReadonlyMap<string, DeviceTensor>): Promise<Map<string, Tensor>> {
+  /** What some client's blocks may need, in host memory. */
+  async #download (tensors: ReadonlyMap<string, AnyTensor>): Promise<Map<string, Tensor>> {
     const { charter: { partitions: { inputBlocks, outputBlocks }, model: { blocks } }, device } = this.#components
-    const downloaded = new Map<string, Tensor>()
-    for (const [name, value] of tensors) {
-      const block = blockOf(name)
-      if (block < inputBlocks.max || block >= blocks - outputBlocks.max) downloaded.set(name, await device.download(value))
-    }
-    return downloaded
+    const shared = [...tensors].filter(([name]) => blockOf(name) < inputBlocks.max || blockOf(name) >= blocks - outputBlocks.max)
+    const held = shared.flatMap(([name, value]) => isDeviceTensor(value) ? [[name, value] as const] : [])
+    const downloaded = await device.downloadAll(held.map(([, value]) => value))
+    const here = new Map(held.map(([name], index) => [name, downloaded[index] as Tensor]))
+    return new Map(shared.map(([name, value]) => [name, isDeviceTensor(value) ? here.get(name) as Tensor : value]))
   }
 
   #addTokens (before: TrainingState['unaveragedTokens'], counted: readonly Counted[], passed: (block: number) => number): TrainingState['unaveragedTokens'] {
