@@ -7,7 +7,7 @@ export const json = toggle('Print JSON for programs instead of text for people')
 
 export const threads = optional('COUNT', integer({ min: 1, max: 1024 }), 'Threads that compute', "the machine's cores")
 
-export const device = optional('NAME', choice('cpu', 'webgpu', 'cuda'), 'What computes: cpu, webgpu or cuda', 'cpu')
+export const device = optional('NAME', choice('auto', 'cpu', 'webgpu', 'cuda'), 'What computes: auto, cpu, webgpu or cuda; auto takes a GPU that is faster than the CPU', 'auto')
 
 /** Noise beyond this drowns any signal. */
 export const NOISE_BOUNDS = { min: 0, max: 1000 } as const

@@ -1,6 +1,7 @@
 import { rm } from 'node:fs/promises'
 import { z } from 'zod'
 import { MidspanError, UsageError } from '../errors.ts'
+import { chooseDevice } from '../model/runtime/choose.ts'
 import { createInvite, formatInvite } from '../protocols/hello/index.ts'
 import type { Operation, RoleContext, RunningRole } from '../roles/context.ts'
 import { roles as defaultRoles, type Roles } from './composition.ts'
@@ -27,6 +28,8 @@ export interface DaemonStatus {
   readonly federation: { readonly id: string, readonly name: string }
   readonly addresses: readonly string[]
   readonly device: string
+  /** Why this device, and why not the others. */
+  readonly deviceReason: string
   readonly blocks: BlockSpan | null
   readonly partition: { readonly inputBlocks: number, readonly outputBlocks: number } | null
   /** A client: to at least one server. A server: it listens. */
@@ -91,6 +94,8 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const logger = openLog(home.log, settings.logLevel)
   const listen = settings.listen ?? (isServer ? DEFAULT_SERVER_LISTEN : [])
   const since = new Date()
+  const choice = await chooseDevice(settings.device, signal)
+  logger.info({ device: choice.kind, reason: choice.reason }, 'device chosen')
 
   const node = await createMidspanNode({ privateKey: key, role: isServer ? 'server' : 'client', listen, announce: settings.announce, maxConnections: settings.maxConnections })
   cleanups.push(async () => { await node.stop() })
@@ -101,7 +106,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     charter,
     charterHash: signed.hash,
     paths: { state: home.state, model: isServer ? modelOf(settings) : home.model },
-    settings: { device: settings.device, threads: settings.threads },
+    settings: { device: choice.kind, threads: settings.threads },
     logger,
     dial: async (peer, protocol, signal) => await gate.dial(peer, protocol, signal),
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },
@@ -118,7 +123,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     await offerServerServices({
       home, node, gate, logger, membership, settings, model: context.paths.model,
       status: () => {
-        const { blocks = [], device = settings.device, sessions = [], round = 0, members = [] } = role.status()
+        const { blocks = [], device = choice.kind, sessions = [], round = 0, members = [] } = role.status()
         return { agent: AGENT, role: 'server', device, blocks, sessions: sessions.length, round, members, uptimeMs: Date.now() - since.getTime() }
       }
     })
@@ -134,7 +139,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     await stopping
   }
   const status = (): DaemonStatus => {
-    const { blocks, device = settings.device, training = null, generation = null } = role.status()
+    const { blocks, device = choice.kind, training = null, generation = null } = role.status()
     return {
       agent: AGENT,
       peerId: peerId.toString(),
@@ -143,6 +148,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       federation: { id: signed.id, name: charter.name },
       addresses: node.getMultiaddrs().map(String),
       device,
+      deviceReason: choice.reason,
       blocks: blockSpan(blocks),
       partition: client?.partition ?? null,
       connected: isServer ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),

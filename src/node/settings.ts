@@ -31,8 +31,8 @@ const settingsSchema = z.strictObject({
   noise: scale.optional(),
   /** Noise on gradients, relative to the clip; the charter's floor unless given. */
   gradientNoise: scale.optional(),
-  /** What computes. */
-  device: z.enum(['cpu', 'webgpu', 'cuda']).optional(),
+  /** What computes; `auto` takes a GPU that is faster than the CPU. */
+  device: z.enum(['auto', 'cpu', 'webgpu', 'cuda']).optional(),
   /** Threads of the device; the machine's cores unless given. */
   threads: z.int().min(1).max(1024).optional(),
   /** Connections this peer holds at most. */
@@ -49,7 +49,7 @@ export type Settings = Omit<PartialSettings, Defaulted> & { readonly [Key in Def
 type Defaulted = 'device' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
 
 const defaults = {
-  device: 'cpu',
+  device: 'auto',
   /** A server of a few hundred clients; libp2p's own default. */
   maxConnections: 300,
   logLevel: 'info'

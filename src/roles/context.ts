@@ -1,4 +1,5 @@
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
+import type { DeviceKind } from '../model/runtime/device.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
 
 /** What a role may log to: pino's, and anything shaped like it. Never text, tokens or tensors. */
@@ -19,7 +20,7 @@ export type ProtocolHandler = (stream: Stream, remotePeer: PeerId) => void | Pro
 
 /** What a peer decided for itself, as its role needs it. */
 export interface RoleSettings {
-  readonly device: 'cpu' | 'webgpu' | 'cuda'
+  readonly device: DeviceKind
   /** Threads of the device; undefined leaves the choice to it. */
   readonly threads: number | undefined
 }

@@ -51,7 +51,7 @@ function given<T> (values: readonly T[]): readonly T[] | undefined {
 function introduce (status: DaemonStatus, terminal: Terminal): void {
   terminal.line(`Peer ${status.peerId}, a ${status.role} (${status.agent})`)
   terminal.line(`Federation ${status.federation.name} (${status.federation.id})`)
-  terminal.line(`${work(status)} on ${status.device}`)
+  terminal.line(`${work(status)} on ${status.device} (${status.deviceReason})`)
   for (const multiaddr of status.addresses) terminal.line(`Listening on ${multiaddr}`)
   if (!status.connected) terminal.note('No server can be reached yet; this daemon goes on trying. Check that one runs, and that its address can be reached from here')
   terminal.line('Daemon is ready')

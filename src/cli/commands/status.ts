@@ -28,7 +28,7 @@ function describe (answer: DaemonStatus): ReadonlyArray<readonly [string, string
     ['peer', `${answer.peerId} (${answer.role}, ${answer.agent})`],
     ['home', answer.home],
     ['federation', `${answer.federation.name} (${answer.federation.id})`],
-    ['device', answer.device],
+    ['device', `${answer.device} (${answer.deviceReason})`],
     ...(blocks === null ? [] : [['serves', `blocks ${blocks.first} to ${blocks.end - 1}`] as const]),
     ...(partition === null ? [] : [['holds', endSpans(partition)] as const]),
     ['connected', answer.connected ? 'yes' : 'no'],
