@@ -120,11 +120,6 @@ export function readModelGolden (name: string): ModelGolden {
   return readGolden<ModelGolden>(`${name}.json`)
 }
 
-/** A LLaMA golden by its name alone. */
-export function readLlamaGolden (name: string): ModelGolden {
-  return readModelGolden(`llama/${name}`)
-}
-
 export function readStepsGolden (family: typeof goldenFamilies[number]): StepsGolden {
   return readGolden<StepsGolden>(`${family}/steps.json`)
 }
@@ -167,8 +162,6 @@ export function formulaLora (seed: string, path: string, shape: readonly number[
 export function baseWeights ({ seed, shapes }: Pick<ModelGolden, 'seed' | 'shapes'>): Map<string, Tensor> {
   return new Map(Object.entries(shapes).map(([name, shape]) => [name, formulaWeight(seed, name, shape)]))
 }
-
-export { baseWeights as llamaWeights }
 
 /** Every LoRA weight of a golden model, by `${layer}.${module}.lora_A` or `.lora_B`. */
 export function loraWeights ({ seed, shapes, gradients }: Pick<ModelGolden, 'seed' | 'shapes' | 'gradients'>): Map<string, Tensor> {

@@ -1,22 +1,38 @@
 import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { writeSafetensors } from '../../src/model/checkpoint/safetensors.ts'
+import { modelOf, type Config } from '../../src/model/families/index.ts'
 import { permutation } from '../../src/model/random.ts'
+import { baseWeights, type ModelGolden } from '../helpers/golden.ts'
 
 /** Where the characters that stand for token ids begin: a block of CJK characters, none of which combines with others. */
 const FIRST_CHARACTER = 0x4e00
 const BOS = 1
 
-/**
- * Copies a model that begins sequences with token 1, with a tokenizer in which every character is one token and nothing ends a
- * record: texts for it say exactly which ids a client trains on.
- */
+/** Copies a model, with an exact tokenizer. */
 export async function copyWithExactTokenizer (model: string, directory: string): Promise<string> {
   await mkdir(directory, { recursive: true })
   await copyFile(join(model, 'model.safetensors'), join(directory, 'model.safetensors'))
-  const config = JSON.parse(await readFile(join(model, 'config.json'), 'utf8')) as { vocab_size: number }
+  await writeExactTokenizer(directory, JSON.parse(await readFile(join(model, 'config.json'), 'utf8')) as Config)
+  return directory
+}
+
+/** Writes the model of a golden file, with an exact tokenizer. */
+export async function writeExactModel (golden: ModelGolden, directory: string): Promise<string> {
+  await mkdir(directory, { recursive: true })
+  await writeSafetensors(join(directory, 'model.safetensors'), baseWeights(golden))
+  await writeExactTokenizer(directory, golden.config)
+  return directory
+}
+
+/**
+ * Writes a configuration that begins sequences with token 1, and a tokenizer in which every character is one token and nothing ends a
+ * record: texts for it say exactly which ids a client trains on.
+ */
+async function writeExactTokenizer (directory: string, config: Config): Promise<void> {
   const special = { '<unk>': 0, '<s>': BOS }
   const vocab: Record<string, number> = { ...special }
-  for (let id = 2; id < config.vocab_size; id++) vocab[characterOf(id)] = id
+  for (let id = 2; id < modelOf(config).vocabularySize; id++) vocab[characterOf(id)] = id
   const write = async (name: string, value: object): Promise<void> => { await writeFile(join(directory, name), JSON.stringify(value)) }
   await write('config.json', { ...config, eos_token_id: null })
   await write('tokenizer_config.json', { tokenizer_class: 'PreTrainedTokenizerFast', bos_token: '<s>', unk_token: '<unk>' })
@@ -36,7 +52,6 @@ export async function copyWithExactTokenizer (model: string, directory: string):
     decoder: { type: 'Fuse' },
     model: { type: 'BPE', dropout: null, unk_token: '<unk>', continuing_subword_prefix: null, end_of_word_suffix: null, fuse_unk: false, byte_fallback: false, ignore_merges: false, vocab, merges: [] }
   })
-  return directory
 }
 
 /**

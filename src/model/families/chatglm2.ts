@@ -12,7 +12,7 @@ const chatglm2Config = z.looseObject({
   ffn_hidden_size: count,
   num_layers: count,
   num_attention_heads: count,
-  kv_channels: count.default(128),
+  kv_channels: count.multipleOf(4, 'half of each head cannot turn in pairs').default(128),
   multi_query_attention: z.literal(true, 'attention whose heads share no keys is not supported').default(true),
   multi_query_group_num: count,
   seq_length: count.default(2048),

@@ -10,12 +10,12 @@ import { writeMergedModel } from '../../../src/model/checkpoint/merged-directory
 import { readPeftAdapter, type PeftAdapter } from '../../../src/model/checkpoint/peft.ts'
 import { SafetensorsFile, writeSafetensorsFrom } from '../../../src/model/checkpoint/safetensors.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
-import { baseWeights, decodeTensor, readGolden, readLlamaGolden, relativeError, type EncodedTensor } from '../../helpers/golden.ts'
+import { baseWeights, decodeTensor, readGolden, readModelGolden, relativeError, type EncodedTensor } from '../../helpers/golden.ts'
 
 type MergedGolden = Readonly<Record<'float32' | 'rslora' | 'bfloat16', Readonly<Record<string, EncodedTensor>>>>
 
 const golden = readGolden<MergedGolden>('merged.json')
-const weights = baseWeights(readLlamaGolden('gqa'))
+const weights = baseWeights(readModelGolden('llama/gqa'))
 const NORM = 'model.norm.weight'
 
 let root: string
@@ -45,7 +45,7 @@ async function base (dtype: SaveDType): Promise<ModelDirectory> {
     await writeSafetensorsFrom(join(directory, file), new Map(held.map(name => [name, { dtype, shape: weights.get(name)!.shape }])), name => [narrow(dtype, weights.get(name)!.data as Float32Array)], { metadata: { format: 'pt', note: file } })
   }
   const index = { metadata: { total_size: 1 }, weight_map: Object.fromEntries(Object.entries(shards).flatMap(([file, held]) => held.map(name => [name, file]))) }
-  const files = { 'model.safetensors.index.json': JSON.stringify(index), 'config.json': JSON.stringify(readLlamaGolden('gqa').config), 'tokenizer.json': '{}', LICENSE: 'as is', 'pytorch_model.bin': 'a pickle', '.secret': 'no' }
+  const files = { 'model.safetensors.index.json': JSON.stringify(index), 'config.json': JSON.stringify(readModelGolden('llama/gqa').config), 'tokenizer.json': '{}', LICENSE: 'as is', 'pytorch_model.bin': 'a pickle', '.secret': 'no' }
   for (const [file, text] of Object.entries(files)) await writeFile(join(directory, file), text)
   return await openModelDirectory(directory)
 }

@@ -8,7 +8,7 @@ import type { AdapterSettings } from '../../../src/model/training/lora.ts'
 import { endFormat, weightFormats, type WeightFormat } from '../../../src/model/training/weight-format.ts'
 import { ModelWeights, type WeightSource } from '../../../src/model/training/weights.ts'
 import { elementCount, float32 } from '../../../src/tensor.ts'
-import { baseWeights, loraWeights, readLlamaGolden, relativeError, type ModelGolden } from '../../helpers/golden.ts'
+import { baseWeights, loraWeights, readModelGolden, relativeError, type ModelGolden } from '../../helpers/golden.ts'
 import { rounded } from '../../helpers/quantized.ts'
 import { memorySource } from '../../helpers/source.ts'
 
@@ -16,7 +16,7 @@ let device: Device
 beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
 afterAll(async () => { await device.close() })
 
-const golden = readLlamaGolden('gqa')
+const golden = readModelGolden('llama/gqa')
 const adapters: AdapterSettings = { ...golden.lora, dropout: 0, rslora: false, seed: 'test' }
 const batchOf = ({ ids }: ModelGolden) => ({ ids: ids.map(sequence => sequence.slice(0, -1)), targets: ids.map(sequence => sequence.slice(1)) })
 const compact = weightFormats.filter(format => format !== 'fp32')
@@ -40,7 +40,7 @@ async function step (golden: ModelGolden, source: WeightSource, format: WeightFo
 
 describe.each(compact)('frozen weights in %s', format => {
   it.each(['gqa', 'mqa-tied'])('give the loss and the gradients of the values they stand for in %s', async name => {
-    const golden = readLlamaGolden(name)
+    const golden = readModelGolden(`llama/${name}`)
     const model = modelOf(golden.config)
     const source = memorySource(baseWeights(golden))
     const same = await step(golden, rounded(device, source, name => name.startsWith(model.layersPrefix) ? format : endFormat(format)), 'fp32')
