@@ -9,6 +9,8 @@ export const threads = optional('COUNT', integer({ min: 1, max: 1024 }), 'Thread
 
 export const device = optional('NAME', choice('auto', 'cpu', 'webgpu', 'cuda'), 'What computes: auto, cpu, webgpu or cuda; auto takes a GPU that is faster than the CPU', 'auto')
 
+export const weights = optional('FORMAT', choice('fp32', 'fp16', 'int8', 'int4'), "What the frozen weights of this peer's blocks are kept as: fp32, fp16, int8 or int4. Less memory and faster generation for another, close model; see docs/weights.md", 'fp32')
+
 /** Noise beyond this drowns any signal. */
 export const NOISE_BOUNDS = { min: 0, max: 1000 } as const
 

@@ -2,6 +2,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { parse as parseYaml, stringify as stringifyYaml } from 'yaml'
 import { z } from 'zod'
 import { UsageError } from '../errors.ts'
+import { weightFormats } from '../model/training/weight-format.ts'
 import { peerIdSchema } from '../protocols/charter/schema.ts'
 import { readIfPresent, replaceFile, type Home } from './home.ts'
 
@@ -35,6 +36,8 @@ const settingsSchema = z.strictObject({
   device: z.enum(['auto', 'cpu', 'webgpu', 'cuda']).optional(),
   /** Threads of the device; the machine's cores unless given. */
   threads: z.int().min(1).max(1024).optional(),
+  /** What the device keeps this peer's frozen matrices as. */
+  weights: z.enum(weightFormats).optional(),
   /** Connections this peer holds at most. */
   maxConnections: z.int().min(2).max(10_000).optional(),
   logLevel: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).optional()
@@ -46,10 +49,11 @@ export type PartialSettings = z.infer<typeof settingsSchema>
 /** Settings with their defaults. What is still optional depends on the role or the charter. */
 export type Settings = Omit<PartialSettings, Defaulted> & { readonly [Key in Defaulted]-?: NonNullable<PartialSettings[Key]> }
 
-type Defaulted = 'device' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
+type Defaulted = 'device' | 'weights' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
 
 const defaults = {
   device: 'auto',
+  weights: 'fp32',
   /** A server of a few hundred clients; libp2p's own default. */
   maxConnections: 300,
   logLevel: 'info'

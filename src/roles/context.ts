@@ -1,5 +1,6 @@
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
 import type { DeviceKind } from '../model/runtime/device.ts'
+import type { WeightFormat } from '../model/training/weight-format.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
 
 /** What a role may log to: pino's, and anything shaped like it. Never text, tokens or tensors. */
@@ -23,6 +24,8 @@ export interface RoleSettings {
   readonly device: DeviceKind
   /** Threads of the device; undefined leaves the choice to it. */
   readonly threads: number | undefined
+  /** What the device keeps this peer's frozen matrices as. */
+  readonly weights: WeightFormat
 }
 
 /** A server that a client knows, and whether it can be reached now. */

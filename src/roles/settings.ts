@@ -3,10 +3,17 @@ import type { Protection } from '../model/privacy/boundary.ts'
 import { adapterShapes, type AdapterSettings } from '../model/training/lora.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
 import type { AdapterShape } from './adapters.ts'
+import type { RoleSettings } from './context.ts'
 
 /** The model that a charter describes. */
 export function charteredModel (charter: Charter): Model {
   return modelOf(charter.model.config)
+}
+
+/** What computes, and on what, for people. */
+export function deviceLine ({ device, threads, weights }: RoleSettings): string {
+  const details = [...(threads === undefined ? [] : [`${threads} threads`]), ...(weights === 'fp32' ? [] : [`${weights} weights`])]
+  return details.length === 0 ? device : `${device} (${details.join(', ')})`
 }
 
 /** A charter's adapters. */

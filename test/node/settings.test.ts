@@ -21,6 +21,7 @@ describe('settings', () => {
   it.each([
     ['noize: 1', /config\.yaml: noize is not a setting/],
     ['threads: many', /config\.yaml: threads: /],
+    ['weights: int3', /config\.yaml: weights: /],
     ['listen: [everywhere]', /config\.yaml: listen\.0: is not a multiaddr/],
     ['a: [', /config\.yaml is not YAML/],
     ['- 1', /config\.yaml: the settings/]

@@ -1,5 +1,5 @@
 import { defaulted, grouped, mandatory, optional, repeated, toggle } from '../option.ts'
-import { device, NOISE_BOUNDS, threads } from '../shared-options.ts'
+import { device, NOISE_BOUNDS, threads, weights } from '../shared-options.ts'
 import { choice, clip, duration, ends, hexSeed, integer, list, normOrNone, number, path, peerId, range, size, text } from '../values.ts'
 
 const count = integer({ min: 1 })
@@ -56,6 +56,6 @@ const limits = grouped('Limits', {
   cacheBytes: defaulted('SIZE', size, '1GiB', 'Memory for the key and value caches of all generations')
 })
 
-const machine = grouped('This machine', { threads, device })
+const machine = grouped('This machine', { threads, device, weights })
 
 export const initOptions = { ...federation, ...privacy, ...adapters, ...optimiser, ...rounds, ...limits, ...machine }

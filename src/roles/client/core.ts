@@ -72,14 +72,14 @@ export class ClientCore {
   }
 
   static async open (context: ClientContext): Promise<ClientCore> {
-    const { charter, client: { partition }, paths, settings: { device: kind, threads } } = context
+    const { charter, client: { partition }, paths, settings: { device: kind, threads, weights: format } } = context
     const model = charteredModel(charter)
     const path = join(paths.state, 'training.safetensors')
     const saved = await readProgress(path, Buffer.from(context.charterHash).toString('hex'), partition)
     const directory = await openModelDirectory(paths.model)
     const tokenizer = await loadTokenizer(paths.model)
     const device = await openDevice(kind, threads === undefined ? {} : { threads })
-    const ends = await loadEnds(device, model, directory, partition, adapterSettings(charter))
+    const ends = await loadEnds(device, model, directory, partition, adapterSettings(charter), { format })
     const parameters = await Parameters.create(device, ends.weights.trained)
     const optimizer = await Optimizer.open(device, charter.training.optimizer)
     const shapes = shapesOf(charter, endSpans(charter, partition))

@@ -1,5 +1,5 @@
 import type { ClientContext, Operation, RunningRole } from '../context.ts'
-import { endSpans } from '../settings.ts'
+import { deviceLine, endSpans } from '../settings.ts'
 import { ClientCore } from './core.ts'
 import { evaluate } from './operations/evaluate.ts'
 import { exportTrained } from './operations/export.ts'
@@ -9,13 +9,13 @@ import { train } from './operations/train.ts'
 /** Holds a client's ends and offers what their owner does with them. */
 export async function startClientRole (context: ClientContext): Promise<RunningRole> {
   const core = await ClientCore.open(context)
-  const { charter, client: { partition }, settings: { device, threads } } = context
+  const { charter, client: { partition } } = context
   const bound = (operation: (core: ClientCore, params: unknown, signal: AbortSignal) => AsyncIterable<object>): Operation => (params, signal) => operation(core, params, signal)
   let stopped: Promise<void> | undefined
   return {
     status: () => ({
       blocks: endSpans(charter, partition).filter(({ first, end }) => first < end).map(({ first, end }) => [first, end] as const),
-      device: `${device}${threads === undefined ? '' : ` (${threads} threads)`}`,
+      device: deviceLine(context.settings),
       training: core.progress === undefined ? null : { active: core.training, round: core.progress.round, done: core.progress.run?.done ?? 0, rounds: core.progress.run?.rounds ?? 0 }
     }),
     operations: { train: bound(train), evaluate: bound(evaluate), generate: bound(generate), export: bound(exportTrained) },

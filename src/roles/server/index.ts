@@ -22,7 +22,7 @@ import type { RoleContext, RunningRole } from '../context.ts'
 import { ExportError, exportSchema, writeExport } from '../export.ts'
 import { parseParameters } from '../parameters.ts'
 import { generateLimits, trainLimits } from '../sessions.ts'
-import { adapterSettings, charteredModel, shapesOf } from '../settings.ts'
+import { adapterSettings, charteredModel, deviceLine, shapesOf } from '../settings.ts'
 import { FederatedAdapters } from './adapters.ts'
 import { serveGeneration } from './generate-session.ts'
 import { GenerationEngine } from './generation-engine.ts'
@@ -47,14 +47,14 @@ export class StoppingError extends MidspanError {
 
 /** Serves the middle of a federation's model: training rounds and generation, for all of its clients. */
 export async function startServerRole (context: RoleContext): Promise<RunningRole> {
-  const { charter, logger, settings: { device: kind, threads } } = context
+  const { charter, logger, settings: { device: kind, threads, weights: format } } = context
   const model = charteredModel(charter)
   const span = servedSpan(charter)
   const state = await TrainingState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
   const directory = await openModelDirectory(context.paths.model)
   const device = await openDevice(kind, threads === undefined ? {} : { threads })
 
-  const weights = await ModelWeights.create(device, model, adapterSettings(charter))
+  const weights = await ModelWeights.create(device, model, adapterSettings(charter), format)
   const blocks = await TrainableSpan.load(device, model, directory, span, adapterSettings(charter), { weights })
   if (charter.ends.mode !== 'personal') {
     // What is the same for all holders of a block, the server knows too: it brings back clients that missed rounds.
@@ -91,7 +91,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
   return {
     status: () => ({
       blocks: [[span.first, span.end]],
-      device: `${kind}${threads === undefined ? '' : ` (${threads} threads)`}`,
+      device: deviceLine(context.settings),
       sessions: sessions.list(),
       round: state.round,
       members: trainer.members.peers,
