@@ -6,6 +6,7 @@ import { caches } from './suite/caches.ts'
 import { contract } from './suite/contract.ts'
 import { copies } from './suite/copies.ts'
 import { operators } from './suite/operators.ts'
+import { prompts } from './suite/prompts.ts'
 import { steps } from './suite/steps.ts'
 
 /** A device under test. */
@@ -37,6 +38,6 @@ export function deviceSuite (kind: Device['kind'], tolerance: Tolerance, options
     afterAll(async () => { await device.close() })
 
     const subject: Subject = { kind, device: () => device, openAnother, tolerance }
-    for (const part of [contract, operators, blocks, caches, steps, copies]) describe(part.name, () => { part(subject) })
+    for (const part of [contract, operators, blocks, caches, prompts, steps, copies]) describe(part.name, () => { part(subject) })
   })
 }

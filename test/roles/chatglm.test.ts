@@ -114,7 +114,9 @@ describe('a federation of the original ChatGLM', { timeout: 120_000 }, () => {
       expect(lossSum / expected).toBeCloseTo(1, 5)
     }
     const expected = await trainer.values()
-    const exported = adapterTensors(await federation.clients[2]!.export(federation.path('adapter')))
+    const adapter = await federation.clients[2]!.export(federation.path('adapter'))
+    expect([...adapter.tensors.keys()]).toContain('base_model.model.transformer.layers.1.attention.query_key_value.lora_A.weight')
+    const exported = adapterTensors(adapter)
     expect([...exported.keys()].sort()).toEqual([...expected.keys()].sort())
     for (const [name, value] of expected) expect(relativeError(exported.get(name)!.data as Float32Array, value.data as Float32Array), name).toBeLessThan(TOLERANCE)
 
@@ -123,6 +125,15 @@ describe('a federation of the original ChatGLM', { timeout: 120_000 }, () => {
       expect((await client.evaluate({ data: data[i]!, sequences: 2, maxTokens: 48 })).loss / (lossSum / countedTokens)).toBeCloseTo(1, 4)
     }
     trainer.free()
+  })
+
+  it('passes over a record whose prompt ends before its mask token', async () => {
+    const [good, mixed] = [join(root, 'good.jsonl'), join(root, 'mixed.jsonl')]
+    const record = JSON.stringify({ prompt: 'the river', completion: ' falls' })
+    await writeFile(good, `${record}\n`)
+    await writeFile(mixed, `${JSON.stringify({ prompt: 'the <sop> river', completion: ' carries' })}\n${record}\n`)
+    const expected = await federation.clients[0]!.evaluate({ data: good })
+    expect(await federation.clients[0]!.evaluate({ data: mixed })).toMatchObject({ loss: expected.loss, tokens: expected.tokens })
   })
 
   it('refuses to pack records', async () => {

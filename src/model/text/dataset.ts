@@ -37,6 +37,8 @@ export interface DatasetOptions {
    * model, only the answer can count, and of a conversation only the last.
    */
   readonly lossOn: 'completion' | 'all'
+  /** Why the model cannot learn from these ids, if it cannot. */
+  readonly fault?: (ids: Int32Array) => string | undefined
 }
 
 /** How many bad lines are kept with their reasons: enough to see what is wrong with a file. */
@@ -52,14 +54,14 @@ const sliceMs = 20
  * Reads and encodes a data file: `.txt` as documents between blank lines, anything else as JSONL (see `parseRecord`). The file is streamed;
  * the tokens stay in memory. Throws DatasetError when no line is usable.
  */
-export async function loadDataset (path: string, tokenizer: Tokenizer, { maxLength = Infinity, lossOn }: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
+export async function loadDataset (path: string, tokenizer: Tokenizer, { maxLength = Infinity, lossOn, fault }: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
   const examples: Example[] = []
   const badLines: BadLine[] = []
   const totals = { tokens: 0, countedTokens: 0, truncated: 0, badLineCount: 0 }
   let sliceStart = performance.now()
   for await (const { line, ...found } of readRecords(path, tokenizer.hasChatTemplate, signal)) {
     const encoded = 'reason' in found ? found : encodeRecord(found.record, tokenizer, lossOn)
-    const cut = 'reason' in encoded ? encoded : truncate(encoded, maxLength)
+    const cut = checked('reason' in encoded ? encoded : truncate(encoded, maxLength), fault)
     if ('reason' in cut) {
       totals.badLineCount++
       if (badLines.length < maxBadLines) badLines.push({ line, reason: cut.reason })
@@ -164,6 +166,11 @@ function truncate ({ ids, lossMask }: Example, maxLength: number): Example | { r
   const cut = ids.length <= maxLength ? { ids, lossMask } : { ids: ids.slice(0, maxLength), lossMask: lossMask.slice(0, maxLength) }
   if (count(cut.lossMask) > 0) return cut
   return { reason: ids.length > maxLength ? `has nothing to learn within its first ${maxLength} tokens` : 'has nothing to learn' }
+}
+
+function checked (cut: Example | { reason: string }, fault: DatasetOptions['fault']): Example | { reason: string } {
+  const reason = 'reason' in cut ? undefined : fault?.(cut.ids)
+  return reason === undefined ? cut : { reason }
 }
 
 function withEnd (ids: number[], eosId: number | undefined): number[] {

@@ -3,6 +3,7 @@ import { createReadStream } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import { z } from 'zod'
 import { UsageError } from '../../errors.ts'
+import { PromptError, type PromptReading } from '../../model/families/index.ts'
 import { Batches } from '../../model/text/batches.ts'
 import { loadDataset, type Dataset } from '../../model/text/dataset.ts'
 import type { Tokenizer } from '../../model/text/tokenizer.ts'
@@ -31,16 +32,30 @@ export type DataOptions = z.infer<typeof dataSchema>
 export async function loadBatches (options: DataOptions, tokenizer: Tokenizer, charter: Charter, signal: AbortSignal): Promise<{ dataset: Dataset, batches: Batches }> {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
   const longest = Math.min(maxSequenceTokens, maxTokensPerClient)
-  const wholePrompts = charteredModel(charter).prompts !== undefined
-  const { packing = wholePrompts ? 'padded' : 'packed', lossOn, seed, maxTokens = longest } = options
-  if (wholePrompts && packing === 'packed') throw new UsageError('this model reads prompts in both directions, so that its records cannot be packed', 'leave out --packing, or give --packing padded')
+  const { prompts } = charteredModel(charter)
+  const { packing = prompts === undefined ? 'packed' : 'padded', lossOn, seed, maxTokens = longest } = options
+  if (prompts !== undefined && packing === 'packed') throw new UsageError('this model reads prompts in both directions, so that its records cannot be packed', 'leave out --packing, or give --packing padded')
   if (maxTokens > longest) throw new UsageError(`sequences of ${maxTokens} tokens are longer than the federation allows`, `give --max-tokens ${longest} or less`)
   const most = Math.min(MAX_SEQUENCES, Math.floor(maxTokensPerClient / maxTokens))
   const { sequences = most } = options
   if (sequences > most) throw new UsageError(`${sequences} sequences of ${maxTokens} tokens are more than the ${maxTokensPerClient} tokens that the federation allows a client and round`, `give --sequences ${most} or less, or a smaller --max-tokens`)
   // A record's last token is a target only, so a padded record may have one token more than its sequence.
-  const dataset = await loadDataset(options.data, tokenizer, packing === 'padded' ? { lossOn, maxLength: maxTokens + 1 } : { lossOn }, signal)
+  const bounds = packing === 'padded' ? { maxLength: maxTokens + 1 } : {}
+  const dataset = await loadDataset(options.data, tokenizer, { lossOn, ...bounds, ...(prompts === undefined ? {} : { fault: promptFault(prompts) }) }, signal)
   return { dataset, batches: new Batches(dataset.examples, { seed: String(seed), sequences, mode: packing, windowLength: maxTokens }) }
+}
+
+/** What is wrong with the prompt of some ids, if anything: a text may hold special tokens of its own. */
+function promptFault ({ context }: PromptReading): (ids: Int32Array) => string | undefined {
+  return ids => {
+    try {
+      context([...ids], 'read')
+      return undefined
+    } catch (error) {
+      if (error instanceof PromptError) return 'has no mask token before the end of its prompt'
+      throw error
+    }
+  }
 }
 
 /** Tells one run's work from another's: SHA-256 of the data and of how batches are made of it. */

@@ -39,6 +39,12 @@ describe('a data set', () => {
     expect(shown(await load('text.jsonl', '{"text":"a b"}\n\n{"text":"c"}'))).toEqual([[[bos, 3, 4, eos], '0111'], [[bos, 5, eos], '011']])
   })
 
+  it('passes over records from which the model cannot learn', async () => {
+    const data = await load('fault.jsonl', '{"text":"a b"}\n{"text":"c"}', { lossOn: 'completion', fault: ids => ids.includes(3) ? 'holds an a' : undefined })
+    expect(shown(data)).toEqual([[[bos, 5, eos], '011']])
+    expect(data.badLines).toEqual([{ line: 1, reason: 'holds an a' }])
+  })
+
   it('counts only the completion, or everything when told so', async () => {
     const line = '{"prompt":"a b ","completion":"c d"}'
     expect(shown(await load('completion.jsonl', line))).toEqual([[[bos, 3, 4, 5, 6, eos], '000111']])

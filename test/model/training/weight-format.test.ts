@@ -5,9 +5,11 @@ import { openDevice } from '../../../src/model/runtime/open.ts'
 import { loadEnds } from '../../../src/model/training/ends.ts'
 import { LocalTrainer } from '../../../src/model/training/local.ts'
 import type { AdapterSettings } from '../../../src/model/training/lora.ts'
+import { sequencesOf } from '../../../src/model/training/rows.ts'
 import { endFormat, weightFormats, type WeightFormat } from '../../../src/model/training/weight-format.ts'
 import { ModelWeights, type WeightSource } from '../../../src/model/training/weights.ts'
 import { elementCount, float32 } from '../../../src/tensor.ts'
+import { answersOf } from '../../helpers/chatglm.ts'
 import { baseWeights, loraWeights, readModelGolden, relativeError, type ModelGolden } from '../../helpers/golden.ts'
 import { rounded } from '../../helpers/quantized.ts'
 import { memorySource } from '../../helpers/source.ts'
@@ -17,8 +19,10 @@ beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
 afterAll(async () => { await device.close() })
 
 const golden = readModelGolden('llama/gqa')
-const adapters: AdapterSettings = { ...golden.lora, dropout: 0, rslora: false, seed: 'test' }
-const batchOf = ({ ids }: ModelGolden) => ({ ids: ids.map(sequence => sequence.slice(0, -1)), targets: ids.map(sequence => sequence.slice(1)) })
+const adaptersOf = ({ lora }: ModelGolden): AdapterSettings => ({ ...lora, dropout: 0, rslora: false, seed: 'test' })
+const adapters = adaptersOf(golden)
+const batchOf = ({ ids, config }: ModelGolden) => modelOf(config).prompts === undefined ? nextTokens(ids) : answersOf(ids)
+const nextTokens = (ids: ModelGolden['ids']) => ({ ids: ids.map(sequence => sequence.slice(0, -1)), targets: ids.map(sequence => sequence.slice(1)) })
 const compact = weightFormats.filter(format => format !== 'fp32')
 
 const values = async (value: DeviceTensor): Promise<Float32Array> => (await device.download(value)).data as Float32Array
@@ -27,10 +31,10 @@ const values = async (value: DeviceTensor): Promise<Float32Array> => (await devi
 async function step (golden: ModelGolden, source: WeightSource, format: WeightFormat): Promise<{ loss: number, gradients: Map<string, Float32Array> }> {
   const model = modelOf(golden.config)
   const batch = batchOf(golden)
-  const { input, output, weights } = await loadEnds(device, model, source, { inputBlocks: 1, outputBlocks: model.layers - 1 }, adapters, { format })
+  const { input, output, weights } = await loadEnds(device, model, source, { inputBlocks: 1, outputBlocks: model.layers - 1 }, adaptersOf(golden), { format })
   await weights.setTrained(loraWeights(golden))
   const { hidden, residuals } = await input.forward(batch.ids, { keepResiduals: true })
-  const { lossSum, gradient, gradients } = await output.train({ hidden, lengths: batch.ids.map(ids => ids.length) }, batch.targets)
+  const { lossSum, gradient, gradients } = await output.train({ hidden, ...sequencesOf(model, batch.ids) }, batch.targets)
   const all = new Map([...gradients, ...await input.backward(residuals!, gradient)])
   const read = new Map(await Promise.all([...all].map(async ([name, value]) => [name, await values(value)] as const)))
   device.free(hidden, gradient, ...all.values())
@@ -39,8 +43,8 @@ async function step (golden: ModelGolden, source: WeightSource, format: WeightFo
 }
 
 describe.each(compact)('frozen weights in %s', format => {
-  it.each(['gqa', 'mqa-tied'])('give the loss and the gradients of the values they stand for in %s', async name => {
-    const golden = readModelGolden(`llama/${name}`)
+  it.each(['llama/gqa', 'llama/mqa-tied', 'chatglm/150528'])('give the loss and the gradients of the values they stand for in %s', async name => {
+    const golden = readModelGolden(name)
     const model = modelOf(golden.config)
     const source = memorySource(baseWeights(golden))
     const same = await step(golden, rounded(device, source, name => name.startsWith(model.layersPrefix) ? format : endFormat(format)), 'fp32')
