@@ -11,7 +11,8 @@ const BENCHMARKS = [
   { file: 'decode.ts', title: 'Generation' },
   { file: 'goodput.ts', title: 'Sealed stream' },
   { file: 'pytorch.ts', title: 'Beside PyTorch' },
-  { file: 'profile.ts', title: 'Operators of a training step' }
+  { file: 'profile.ts', title: 'Operators of a training step' },
+  { file: 'loading.ts', title: 'Loading a checkpoint' }
 ]
 
 async function run (file: string): Promise<string> {

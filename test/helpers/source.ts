@@ -1,13 +1,13 @@
 import type { Tensor } from '../../src/tensor.ts'
 import type { WeightSource } from '../../src/model/training/weights.ts'
 
-/** Weights from memory. */
+/** Weights from memory, each reading a copy. */
 export function memorySource (weights: ReadonlyMap<string, Tensor>): WeightSource {
   return {
     read: async name => {
       const value = weights.get(name)
       if (value === undefined) throw new Error(`there is no weight ${name}`)
-      return await Promise.resolve(value)
+      return await Promise.resolve({ ...value, data: value.data.slice() })
     }
   }
 }

@@ -86,7 +86,7 @@ async function pretrain (directory: string): Promise<void> {
   const weights = initialWeights(model)
 
   const device = await openDevice('cpu', { threads: Math.min(2, availableParallelism()) })
-  const source = { read: async (name: string) => weights.get(name)! }
+  const source = { read: async (name: string) => weights.get(name)! } // each is read once, and then the trainer's
   const { trainer, ends } = await loadLocalModel(device, model, source, 'weights', { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 })
   const documents = pretrainingDocuments(seed)
   const started = performance.now()

@@ -1,9 +1,10 @@
-import { open, type FileHandle } from 'node:fs/promises'
+import { open, stat, type FileHandle } from 'node:fs/promises'
 import { bytesOf, elementCount, fromBytes, type Tensor } from '../../tensor.ts'
 import { GatheringWriter, readFully, replaceFile } from './atomic.ts'
-import { isFloat, memoryTypeOf, storedBytes, storedTypeOf, widen } from './dtypes.ts'
+import { allFinite, isFloat, memoryTypeOf, storedBytes, storedTypeOf, widen } from './dtypes.ts'
 import { MissingTensorError, SafetensorsError } from './errors.ts'
 import { byteLengthOf, encodeHeader, parseHeader, prefixBytes, readHeaderLength, type SafetensorsHeader, type StoredTensor, type TensorSpec } from './header.ts'
+import { readPieces } from './pieces.ts'
 
 /** The most bytes in one read: large enough for full disk speed, small enough that memory and the thread pool stay free. */
 const readChunkBytes = 8 * 1024 * 1024
@@ -28,8 +29,9 @@ export class SafetensorsFile implements SafetensorsHeader {
     this.sizeBytes = sizeBytes
   }
 
-  /** Opens a file and checks its whole header. Throws SafetensorsError, or the system's error where it cannot be read. */
+  /** Opens a file and checks its whole header. Throws SafetensorsError. */
   static async open (path: string): Promise<SafetensorsFile> {
+    await checkReadable(path)
     return await withFile(path, async handle => {
       const { size } = await handle.stat()
       const prefix = new Uint8Array(Math.min(prefixBytes, size))
@@ -46,20 +48,20 @@ export class SafetensorsFile implements SafetensorsHeader {
     return found
   }
 
-  /** The tensor as float32, widened from F16 or BF16 and rounded from F64. Throws SafetensorsError for other types. */
+  /** The tensor as float32, widened from F16 or BF16 and rounded from F64. Throws SafetensorsError for other types, and for values that are not finite. */
   async read (name: string, signal?: AbortSignal): Promise<Tensor> {
     const { dtype, shape, start, bytes } = this.tensor(name)
     if (!isFloat(dtype)) throw new SafetensorsError(`${this.path}: tensor ${name} holds ${dtype} values, not real numbers`)
     const values = new Float32Array(elementCount(shape))
-    if (dtype === 'F32') {
-      await this.#fill(name, new Uint8Array(values.buffer), start, signal)
-    } else {
-      let done = 0
-      for await (const chunk of this.#chunks(name, start, bytes, signal)) {
-        widen(dtype, chunk, values.subarray(done))
-        done += chunk.byteLength / storedBytes[dtype]
-      }
-    }
+    const size = storedBytes[dtype]
+    let finite = true
+    const use = dtype === 'F32'
+      ? (piece: Uint8Array, offset: number): void => { finite &&= allFinite(values.subarray(offset / size, (offset + piece.byteLength) / size)) }
+      : (piece: Uint8Array, offset: number): void => { finite &&= widen(dtype, piece, values.subarray(offset / size)) }
+    const target = dtype === 'F32' ? new Uint8Array(values.buffer) : undefined
+    const whole = await withFile(this.path, async handle => await readPieces(handle, start, bytes, use, { target, signal }))
+    if (!whole) throw this.#cutShort(name)
+    if (!finite) throw new SafetensorsError(`${this.path}: tensor ${name} holds values that are NaN or infinite`, 'use an undamaged checkpoint')
     return { dtype: 'float32', shape, data: values }
   }
 
@@ -115,7 +117,11 @@ export class SafetensorsFile implements SafetensorsHeader {
   }
 
   async #readChunk (handle: FileHandle, name: string, target: Uint8Array, position: number): Promise<void> {
-    if (!await readFully(handle, target, position)) throw new SafetensorsError(`${this.path}: it ended within tensor ${name}; it was cut short after it was opened`)
+    if (!await readFully(handle, target, position)) throw this.#cutShort(name)
+  }
+
+  #cutShort (name: string): SafetensorsError {
+    return new SafetensorsError(`${this.path}: it ended within tensor ${name}; it was cut short after it was opened`)
   }
 }
 
@@ -155,6 +161,12 @@ export async function writeSafetensorsFrom (path: string, specs: ReadonlyMap<str
 export async function writeSafetensors (path: string, tensors: ReadonlyMap<string, Tensor>, options: WriteOptions = {}): Promise<void> {
   const specs = new Map([...tensors].map(([name, { dtype, shape }]) => [name, { dtype: storedTypeOf[dtype], shape }] as const))
   await writeSafetensorsFrom(path, specs, name => [bytesOf(tensors.get(name)!)], options)
+}
+
+/** Opening what is no file, such as a pipe, could wait for ever. */
+async function checkReadable (path: string): Promise<void> {
+  const found = await stat(path).catch((error: unknown) => { throw new SafetensorsError(`${path} cannot be read: ${(error as Error).message}`, 'check the path, its permissions and, where it is a link, its target', error) })
+  if (!found.isFile()) throw new SafetensorsError(`${path} is no file`)
 }
 
 async function withFile<T> (path: string, use: (handle: FileHandle) => Promise<T>): Promise<T> {

@@ -91,7 +91,8 @@ export interface Device {
    * outputs of the last; what the others pass on is forgotten. Throws DeviceError when a run fails.
    */
   chain: (links: readonly Link[], options?: Pick<RunOptions, 'keep'>) => Promise<Record<string, AnyTensor>>
-  upload: (value: Tensor) => Promise<DeviceTensor>
+  /** Copies a tensor to the device. `given`: the caller gives its memory up, so that a device in the same memory need not copy it. */
+  upload: (value: Tensor, options?: { given?: boolean }) => Promise<DeviceTensor>
   /** Makes a zero-filled tensor without copying one from the host. */
   zeros: (dtype: DType, shape: readonly number[]) => Promise<DeviceTensor>
   /** Random uint32 bits, made on the device's thread: the AES-256-CTR keystream of `key` (32 bytes), or of a fresh random key that nobody learns. */

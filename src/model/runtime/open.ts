@@ -116,9 +116,9 @@ class WorkerDevice implements Device {
     return results
   }
 
-  async upload (value: Tensor): Promise<DeviceTensor> {
+  async upload (value: Tensor, { given = false }: { given?: boolean } = {}): Promise<DeviceTensor> {
     const moved = new Set<ArrayBuffer>()
-    const { held } = await this.#ask('an upload', { kind: 'upload', value: this.#packed(value, moved) }, [...moved])
+    const { held } = await this.#ask('an upload', { kind: 'upload', value: this.#packed(value, moved, given) }, [...moved])
     return this.#adopt(held[0]!)
   }
 
@@ -215,12 +215,12 @@ class WorkerDevice implements Device {
   }
 
   /** Values as they go to the worker: small ones as they are, large ones as a copy whose buffer is moved. The caller keeps its own. */
-  #packed (value: Tensor, moved: Set<ArrayBuffer>): Tensor {
+  #packed (value: Tensor, moved: Set<ArrayBuffer>, given = false): Tensor {
     this.#memory.uploadedBytes += value.data.byteLength
     const whole = value.data.byteLength === value.data.buffer.byteLength
     if (whole && value.data.byteLength <= CLONE_UP_TO_BYTES) return value
-    const data = value.data.slice()
-    moved.add(data.buffer)
+    const data = given && whole ? value.data : value.data.slice()
+    moved.add(data.buffer as ArrayBuffer)
     return { dtype: value.dtype, shape: value.shape, data }
   }
 

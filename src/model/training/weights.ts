@@ -1,4 +1,6 @@
+import type { Tensor } from '../../tensor.ts'
 import type { TensorSource } from '../checkpoint/directory.ts'
+import { readAhead } from '../checkpoint/read-ahead.ts'
 import { blockTensor, blockWeights, embeddingWeight, headWeights, kindOf, type Model, type Span, type WeightSpec } from '../families/family.ts'
 import type { Program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
@@ -8,7 +10,7 @@ import { initialAdapters } from './lora.ts'
 import { blockTraining, parameterName, parameterNames, type BlockTraining, type Trainable } from './trainable.ts'
 import { endFormat, formatProgram, isQuantized, keptTensors, type WeightFormat } from './weight-format.ts'
 
-/** Whatever reads named weights as float32. */
+/** Whatever reads named weights as float32. Each reading is a tensor of its own, which the reader may give away. */
 export type WeightSource = Pick<TensorSource, 'read'>
 
 /**
@@ -50,11 +52,9 @@ export class ModelWeights {
 
   /** Loads a span's weights, and adapters as training starts, unless they are here. */
   async loadBlocks (source: WeightSource, span: Span): Promise<void> {
-    for (let layer = span.first; layer < span.end; layer++) {
-      for (const { name, shape } of blockWeights(this.model)) {
-        await this.#load(source, { name: blockTensor(this.model, layer, name), shape }, this.blockFormat(layer), this.training(layer).weights.includes(name))
-      }
-    }
+    const layers = Array.from({ length: span.end - span.first }, (_, i) => span.first + i)
+    await this.#load(source, layers.flatMap(layer => blockWeights(this.model).map(({ name, shape }) => (
+      { name: blockTensor(this.model, layer, name), shape, format: this.blockFormat(layer), isTrained: this.training(layer).weights.includes(name) }))))
     await this.loadTrained(source, span)
   }
 
@@ -62,9 +62,8 @@ export class ModelWeights {
   async loadTrained (source: WeightSource, { first, end }: Span): Promise<void> {
     for (let layer = first; layer < end; layer++) {
       const { adapters, weights } = this.training(layer)
-      for (const { name, shape } of blockWeights(this.model).filter(({ name }) => weights.includes(name))) {
-        await this.#load(source, { name: blockTensor(this.model, layer, name), shape }, 'fp32', true)
-      }
+      await this.#load(source, blockWeights(this.model).filter(({ name }) => weights.includes(name)).map(({ name, shape }) => (
+        { name: blockTensor(this.model, layer, name), shape, format: 'fp32', isTrained: true })))
       if (adapters === undefined) continue
       for (const [name, value] of initialAdapters(this.model, adapters, { first: layer, end: layer + 1 })) {
         if (!this.trained.has(name)) this.trained.set(name, await this.device.upload(value))
@@ -83,12 +82,12 @@ export class ModelWeights {
   }
 
   async loadEmbedding (source: WeightSource): Promise<void> {
-    await this.#load(source, embeddingWeight(this.model), endFormat(this.format), this.trainable === 'weights')
+    await this.#load(source, [this.#endWeight(embeddingWeight(this.model))])
   }
 
   /** Loads the final norm and the head. */
   async loadHead (source: WeightSource): Promise<void> {
-    for (const weight of headWeights(this.model)) await this.#load(source, weight, endFormat(this.format), this.trainable === 'weights')
+    await this.#load(source, headWeights(this.model).map(weight => this.#endWeight(weight)))
   }
 
   /** What a block's programs depend on: blocks with equal keys share them. */
@@ -178,22 +177,46 @@ export class ModelWeights {
     return found
   }
 
-  async #load (source: WeightSource, weight: WeightSpec, format: WeightFormat, isTrained: boolean): Promise<void> {
-    const { name, shape } = weight
-    const kept = [...keptTensors(weight, format).keys()]
-    if (kept.every(tensor => this.#frozen.has(tensor) || this.trained.has(tensor))) return
-    const plain = await this.device.upload(await source.read(name))
-    if (shape.length !== 2 || format === 'fp32') {
-      const home = isTrained ? this.trained : this.#frozen
-      home.set(name, plain)
-      return
-    }
+  #endWeight (weight: WeightSpec): WantedWeight {
+    return { ...weight, format: endFormat(this.format), isTrained: this.trainable === 'weights' }
+  }
+
+  /** Loads weights that are not here yet, reading ahead while one goes to the device; none of them where one fails. */
+  async #load (source: WeightSource, wanted: readonly WantedWeight[]): Promise<void> {
+    const missing = wanted.filter(weight => ![...keptTensors(weight, weight.format).keys()].every(tensor => this.#frozen.has(tensor) || this.trained.has(tensor)))
+    const added: Array<() => void> = []
     try {
-      const executable = await compiled(this.device, `weight ${format} ${shape.join()}`, () => formatProgram(weight, format))
+      for await (const [weight, value] of readAhead(missing, async ({ name }) => await source.read(name))) {
+        const home = weight.isTrained ? this.trained : this.#frozen
+        for (const [name, tensor] of await this.#kept(weight, value)) {
+          home.set(name, tensor)
+          added.push(() => {
+            home.delete(name)
+            this.device.free(tensor)
+          })
+        }
+      }
+    } catch (error) {
+      for (const remove of added) remove()
+      throw error
+    }
+  }
+
+  /** A weight on the device, as the tensors that it is kept as. */
+  async #kept ({ name, shape, format }: WantedWeight, value: Tensor): Promise<Array<[string, DeviceTensor]>> {
+    const plain = await this.device.upload(value, { given: true })
+    if (shape.length !== 2 || format === 'fp32') return [[name, plain]]
+    try {
+      const executable = await compiled(this.device, `weight ${format} ${shape.join()}`, () => formatProgram({ shape }, format))
       const results = await executable.run({ matrix: plain }, { keep: 'all' })
-      for (const tensor of kept) this.#frozen.set(tensor, results[`weight${tensor.slice(name.length)}`] as DeviceTensor)
+      return [...keptTensors({ name, shape }, format).keys()].map(tensor => [tensor, results[`weight${tensor.slice(name.length)}`] as DeviceTensor])
     } finally {
       this.device.free(plain)
     }
   }
+}
+
+interface WantedWeight extends WeightSpec {
+  readonly format: WeightFormat
+  readonly isTrained: boolean
 }

@@ -37,6 +37,8 @@ describe('a safetensors header', () => {
     ['overlaps', { a: entry(0, 8), b: entry(4, 12) }, 12, '"b" overlaps'],
     ['leaves a hole', { a: entry(0, 4), b: entry(8, 12) }, 12, '4 bytes before tensor "b"'],
     ['leaves bytes at the end', { a: entry(0, 4) }, 6, 'last 2 bytes'],
+    ['names a tensor twice', `{"a":${JSON.stringify(entry(0, 4))}, "b":{"a":1}, "\\u0061" :${JSON.stringify(entry(4, 8))}}`, 8, 'names tensor "a" twice'],
+    ['names a tensor twice, with equal entries', `{"a":${JSON.stringify(entry(0, 4))},"a":${JSON.stringify(entry(0, 4))}}`, 4, 'names tensor "a" twice'],
     ['has metadata that is no string', { __metadata__: { a: 1 } }, 0, 'not a string']
   ])('is refused when it %s', (_, header, dataBytes, message) => {
     expect(() => parse(header, dataBytes)).toThrow(SafetensorsError)
@@ -123,6 +125,38 @@ describe('a safetensors file', () => {
     await expect(writeSafetensorsFrom(path, new Map([['a', { dtype: 'F32', shape: [2] }]]), () => [new Uint8Array(4)])).rejects.toThrow('needs 8 bytes')
     expect((await (await SafetensorsFile.open(path)).read('a')).data).toEqual(Float32Array.of(1))
     expect((await readdir(dir)).filter(name => name.endsWith('.tmp'))).toEqual([])
+  })
+
+  it.each(['F32', 'F16', 'BF16', 'F64'] as const)('names the tensor that holds NaN or infinity as %s, in whichever of its pieces', async dtype => {
+    const path = join(dir, `nan-${dtype}.safetensors`)
+    const count = 2 ** 20 + 3
+    const bytesOf = (values: Float32Array): Uint8Array => dtype === 'F64' ? new Uint8Array(Float64Array.from(values).buffer) : narrow(dtype, values)
+    for (const [place, value] of [[count - 1, NaN], [5, -Infinity], [2 ** 19, Infinity]] as const) {
+      const values = new Float32Array(count).fill(-1.5)
+      values[place] = value
+      await writeSafetensorsFrom(path, new Map([['bad', { dtype, shape: [count] }], ['good', { dtype, shape: [1] }]]), name => [bytesOf(name === 'bad' ? values : Float32Array.of(2))])
+      const file = await SafetensorsFile.open(path)
+      await expect(file.read('bad')).rejects.toMatchObject({ code: 'E_SAFETENSORS', message: `${path}: tensor bad holds values that are NaN or infinite` })
+      expect((await file.read('good')).data).toEqual(Float32Array.of(2))
+    }
+  })
+
+  it('reads tensors of many pieces, whatever their length', async () => {
+    const path = join(dir, 'pieces.safetensors')
+    for (const dtype of ['F32', 'BF16'] as const) {
+      const values = Float32Array.from({ length: 2 * 2 ** 20 + 7 }, (_, i) => i % 251)
+      await writeSafetensorsFrom(path, new Map([['a', { dtype, shape: [values.length] }]]), () => [narrow(dtype, values)])
+      const { data } = await (await SafetensorsFile.open(path)).read('a')
+      expect(Buffer.compare(Buffer.from(data.buffer), Buffer.from(values.buffer))).toBe(0)
+    }
+  })
+
+  it('names the tensor within which it was cut short after it was opened', async () => {
+    const path = join(dir, 'shrunk.safetensors')
+    await writeSafetensors(path, new Map([['a', float32([2 ** 20], new Float32Array(2 ** 20))]]))
+    const file = await SafetensorsFile.open(path)
+    await truncate(path, 2 ** 21 + 8)
+    await expect(file.read('a')).rejects.toThrow(`${path}: it ended within tensor a`)
   })
 
   it('stops reading when told to', async () => {
