@@ -3,7 +3,7 @@ import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { MidspanError, UsageError } from '../errors.ts'
 import { fingerprint } from '../model/checkpoint/fingerprint.ts'
 import { openModelDirectory, type ModelDirectory } from '../model/checkpoint/directory.ts'
-import { familyOf, type Model } from '../model/families/index.ts'
+import { checkModel, checkTiedHead, familyOf, type Model } from '../model/families/index.ts'
 import { calibrateClips, type Clips, type Cuts } from '../model/privacy/calibrate.ts'
 import { openDevice } from '../model/runtime/open.ts'
 import { adaptableModules, adapterTargets } from '../model/training/lora.ts'
@@ -80,6 +80,7 @@ export async function foundFederation (root: string, options: FoundOptions, sign
   const directory = await openModelDirectory(options.model)
   const family = familyOf(directory.config)
   const model = family.describe(directory.config)
+  checkModel(model, directory)
   checkPartitions(options, model)
   const home = homeAt(root)
   await createHome(home)
@@ -88,6 +89,7 @@ export async function foundFederation (root: string, options: FoundOptions, sign
     if (await readIfPresent(home.charter) !== undefined) throw new HomeInUseError(home.root)
     const key = await loadOrCreateIdentity(home.identity)
     const { tensors, files } = await fingerprint(directory, onProgress, signal)
+    checkTiedHead(model, directory.path, tensors)
     const clip = await clipsFor(options, model, directory, signal)
     const charter = {
       ...charterOf(options, model),

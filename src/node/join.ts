@@ -3,7 +3,7 @@ import type { PeerId, Stream } from '@libp2p/interface'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
 import { UsageError } from '../errors.ts'
 import { PartialModelStore } from '../model/checkpoint/store.ts'
-import { endTensors } from '../model/families/index.ts'
+import { checkWeights, endTensors, modelOf } from '../model/families/index.ts'
 import { type Charter, checkClientSettings, checkProtocols, type ClientSettings, protocolId, type SignedCharter, verifyCharter } from '../protocols/charter/index.ts'
 import { type Invite, looksLikeInvite, parseInvite, RefusedError, REFUSALS, sayHello } from '../protocols/hello/index.ts'
 import { fetchPieces } from '../protocols/weights/index.ts'
@@ -148,7 +148,9 @@ async function fetchEnds (
   node: MidspanNode, { server, addresses, invite }: Target, charter: Charter, { partition }: ClientSettings, path: string, onEvent: (event: JoinEvent) => void, signal: AbortSignal
 ): Promise<Pick<Joined, 'files' | 'tensors' | 'tensorBytes' | 'fetchedBytes'>> {
   const { tensors, files, config } = charter.model
-  const expected = { tensors: pick(tensors, endTensors(config, partition)), files }
+  const names = endTensors(config, partition)
+  checkWeights(modelOf(config), { path: 'the charter', has: (name) => Object.hasOwn(tensors, name), info: (name) => tensors[name]!, tensorNames: () => Object.keys(tensors) }, names)
+  const expected = { tensors: Object.fromEntries(names.map((name) => [name, tensors[name]!])), files }
   const store = await PartialModelStore.open(path, expected, MAX_MODEL_BYTES, signal)
   const totalBytes = store.pending().reduce((sum, { bytes, offset }) => sum + bytes - offset, 0)
   let fetchedBytes = 0
@@ -165,12 +167,4 @@ async function fetchEnds (
   await store.finish()
   const tensorBytes = Object.values(expected.tensors).reduce((sum, { bytes }) => sum + bytes, 0)
   return { files: Object.keys(files), tensors: Object.keys(expected.tensors).length, tensorBytes, fetchedBytes }
-}
-
-function pick<Value> (all: Readonly<Record<string, Value>>, names: readonly string[]): Record<string, Value> {
-  return Object.fromEntries(names.map((name) => {
-    const value = Object.hasOwn(all, name) ? all[name] : undefined
-    if (value === undefined) throw new UsageError(`the charter describes no tensor ${name}, which the model needs`, 'ask the founder: the federation\'s model is incomplete')
-    return [name, value]
-  }))
 }

@@ -106,8 +106,9 @@ export async function openModelDirectory (path: string): Promise<ModelDirectory>
 
 /** Reads a file that must hold a JSON object. */
 export async function readJsonObject (path: string): Promise<Record<string, unknown>> {
-  const { size } = await stat(path)
-  if (size > maxCompanionBytes) throw new ModelDirectoryError(`${path} has ${size} bytes; at most ${maxCompanionBytes} are read`)
+  const found = await stat(path).catch((error: unknown) => { throw new ModelDirectoryError(`${path} cannot be read: ${(error as Error).message}`, 'check the path, its permissions and, where it is a link, its target', error) })
+  if (!found.isFile()) throw new ModelDirectoryError(`${path} is no file`)
+  if (found.size > maxCompanionBytes) throw new ModelDirectoryError(`${path} has ${found.size} bytes; at most ${maxCompanionBytes} are read`)
   let value: unknown
   try {
     value = JSON.parse(await readFile(path, 'utf8'))
@@ -163,6 +164,10 @@ async function openShards (path: string, present: readonly string[]): Promise<Ma
     opened.set(fileName, file)
     if (!file.tensors.has(name)) throw new ModelDirectoryError(`${join(path, fileName)} lacks tensor ${name}, which the index places there`)
     home.set(name, file)
+  }
+  for (const [fileName, file] of opened) {
+    const twice = [...file.tensors.keys()].find(name => home.has(name) && home.get(name) !== file)
+    if (twice !== undefined) throw new ModelDirectoryError(`${join(path, fileName)} holds tensor ${twice} too, which the index places in ${basename(home.get(twice)!.path)}`, 'download the index and the files of one version of the model')
   }
   return home
 }

@@ -20,8 +20,15 @@ export class ModelDirectoryError extends MidspanError {
 
 /** A tensor was asked for that this directory does not hold. */
 export class MissingTensorError extends MidspanError {
-  constructor (name: string, where: string) {
-    super('E_TENSOR_MISSING', `${where} holds no tensor named ${name}`)
+  constructor (name: string, where: string, expected?: string) {
+    super('E_TENSOR_MISSING', `${where} holds no tensor named ${name}${expected === undefined ? '' : `: ${expected}`}`)
+  }
+}
+
+/** A tensor is not what the model's configuration says of it. */
+export class TensorMismatchError extends MidspanError {
+  constructor (name: string, where: string, what: string, next: string) {
+    super('E_TENSOR_MISMATCH', `${where}: tensor ${name} ${what}`, { next })
   }
 }
 

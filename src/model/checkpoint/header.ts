@@ -90,11 +90,31 @@ export function encodeHeader (specs: ReadonlyMap<string, TensorSpec>, metadata: 
 function parseJson (header: Uint8Array, file: string): Record<string, unknown> {
   if (header[0] !== 0x7b) throw new SafetensorsError(`${file}: its header does not start with '{'`, 'check that this is a safetensors file')
   try {
-    return objectOf(JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(header)), `${file}: its header`)
+    const text = new TextDecoder('utf-8', { fatal: true }).decode(header)
+    const entries = objectOf(JSON.parse(text), `${file}: its header`)
+    const twice = repeatedName(text)
+    if (twice !== undefined) throw new SafetensorsError(`${file}: its header names tensor ${show(twice)} twice`)
+    return entries
   } catch (error) {
     if (error instanceof SafetensorsError) throw error
     throw new SafetensorsError(`${file}: its header is not valid JSON`, undefined, error)
   }
+}
+
+/** The first name that a JSON object has twice, of which JSON.parse would keep one. The text is valid JSON. */
+function repeatedName (text: string): string | undefined {
+  const names = new Set<string>()
+  let depth = 0
+  for (const { 0: token, 1: colon } of text.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?|[{}[\]]/g)) {
+    if (token === '{' || token === '[') depth++
+    else if (token === '}' || token === ']') depth--
+    else if (depth === 1 && colon !== undefined) {
+      const name = JSON.parse(token.slice(0, -colon.length)) as string
+      if (names.has(name)) return name
+      names.add(name)
+    }
+  }
+  return undefined
 }
 
 function parseTensor (name: string, value: unknown, dataStart: number, dataBytes: number, file: string): StoredTensor {

@@ -3,7 +3,7 @@ import type { Value } from '../graph/graph.ts'
 import { add, gelu, mul, reshape, split } from '../graph/operators/index.ts'
 import type { BlockBuilder } from './builder.ts'
 import { PromptError, type Context, type PromptReading } from './context.ts'
-import { count, linear, readConfig, sameWindow } from './decoder.ts'
+import { count, layerCount, linear, readConfig, sameWindow } from './decoder.ts'
 import { UnsupportedModelError, type Config, type Family, type Model, type Norm } from './family.ts'
 import { plainRotary } from './rotary.ts'
 
@@ -13,7 +13,7 @@ const chatglmConfig = z.looseObject({
   vocab_size: count,
   hidden_size: count,
   inner_hidden_size: count,
-  num_layers: count,
+  num_layers: layerCount,
   num_attention_heads: count,
   layernorm_epsilon: z.number().positive().default(1e-5),
   max_sequence_length: count.default(2048),

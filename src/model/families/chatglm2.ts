@@ -2,7 +2,7 @@ import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
 import { split } from '../graph/operators/index.ts'
 import type { BlockBuilder } from './builder.ts'
-import { checkHeads, count, fusedGatedMlp, linear, preNormBlock, readConfig, rmsNorm, sameWindow } from './decoder.ts'
+import { checkHeads, count, fusedGatedMlp, layerCount, linear, preNormBlock, readConfig, rmsNorm, sameWindow } from './decoder.ts'
 import { UnsupportedModelError, type Config, type Family, type Model } from './family.ts'
 import { plainRotary } from './rotary.ts'
 
@@ -10,7 +10,7 @@ const chatglm2Config = z.looseObject({
   padded_vocab_size: count,
   hidden_size: count,
   ffn_hidden_size: count,
-  num_layers: count,
+  num_layers: layerCount,
   num_attention_heads: count,
   kv_channels: count.multipleOf(4, 'half of each head cannot turn in pairs').default(128),
   multi_query_attention: z.literal(true, 'attention whose heads share no keys is not supported').default(true),

@@ -6,12 +6,15 @@ import { UnsupportedModelError, type Config, type LinearModule, type Model, type
 
 export const count = z.int().positive()
 
+/** A charter's configuration comes from a peer, and what is kept of each block takes memory; the deepest models have some hundred. */
+export const layerCount = count.max(10_000)
+
 /** The settings that the decoders of the transformers library have in common. */
 export const decoderSettings = {
   vocab_size: count,
   hidden_size: count,
   intermediate_size: count,
-  num_hidden_layers: count,
+  num_hidden_layers: layerCount,
   num_attention_heads: count,
   num_key_value_heads: count.nullish(),
   head_dim: count.nullish(),

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { MidspanError } from '../../errors.ts'
 import { openModelDirectory, type ModelDirectory } from '../../model/checkpoint/directory.ts'
-import type { Model } from '../../model/families/index.ts'
+import { checkWeights, endTensors, type Model } from '../../model/families/index.ts'
 import { Boundary, type Protection } from '../../model/privacy/boundary.ts'
 import type { Device } from '../../model/runtime/device.ts'
 import { openDevice } from '../../model/runtime/open.ts'
@@ -77,6 +77,7 @@ export class ClientCore {
     const path = join(paths.state, 'training.safetensors')
     const saved = await readProgress(path, Buffer.from(context.charterHash).toString('hex'), partition)
     const directory = await openModelDirectory(paths.model)
+    checkWeights(model, directory, endTensors(charter.model.config, partition))
     const tokenizer = await loadTokenizer(paths.model)
     const device = await openDevice(kind, threads === undefined ? {} : { threads })
     const ends = await loadEnds(device, model, directory, partition, adapterSettings(charter), { format })

@@ -3,6 +3,7 @@ import type { Message } from '@bufbuild/protobuf'
 import type { PeerId, Stream } from '@libp2p/interface'
 import { MidspanError } from '../../errors.ts'
 import { openModelDirectory } from '../../model/checkpoint/directory.ts'
+import { checkModel } from '../../model/families/index.ts'
 import { CachedSpan } from '../../model/generation/cached-span.ts'
 import { Boundary } from '../../model/privacy/boundary.ts'
 import { openDevice } from '../../model/runtime/open.ts'
@@ -52,6 +53,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
   const span = servedSpan(charter)
   const state = await TrainingState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
   const directory = await openModelDirectory(context.paths.model)
+  checkModel(model, directory)
   const device = await openDevice(kind, threads === undefined ? {} : { threads })
 
   const weights = await ModelWeights.create(device, model, adapterSettings(charter), format)

@@ -1,6 +1,7 @@
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -34,12 +35,44 @@ describe('opening a model directory', () => {
     ['no weights', { 'config.json': {} }, 'no model.safetensors'],
     ['shards without their index', { 'config.json': {}, 'model-00001-of-00002.safetensors': '' }, 'no model.safetensors.index.json'],
     ['an index that names a file elsewhere', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '../secret.safetensors' } } }, 'lacks "../secret.safetensors"'],
+    ['an index that names an absolute path', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '/etc/passwd' } } }, 'lacks "/etc/passwd"'],
+    ['an index that names the directory above', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '..' } } }, 'lacks ".."'],
+    ['an index that names no file', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: 3 } } }, 'lacks 3'],
     ['an index without a map', { 'config.json': {}, 'model.safetensors.index.json': {} }, 'no weight_map']
   ])('refuses %s by name', async (what, files, message) => {
     const path = await directory(what, files)
     const failure = openModelDirectory(path)
     await expect(failure).rejects.toThrow(message)
     await expect(failure).rejects.toMatchObject({ code: 'E_MODEL_DIRECTORY', message: expect.stringContaining(path) as string })
+  })
+
+  it('follows links to files, as the hub\'s cache has them, and names those that lead nowhere or to no file', async () => {
+    const blobs = await directory('blobs', {})
+    await writeSafetensors(join(blobs, 'blob'), new Map([['a', float32([1], [1])]]))
+    await writeFile(join(blobs, 'config'), '{}')
+    const linked = await directory('linked', {})
+    await symlink(join(blobs, 'config'), join(linked, 'config.json'))
+    await symlink(join(blobs, 'blob'), join(linked, 'model.safetensors'))
+    expect((await openModelDirectory(linked)).tensorNames()).toEqual(['a'])
+    await rm(join(blobs, 'blob'))
+    await expect(openModelDirectory(linked)).rejects.toMatchObject({ code: 'E_SAFETENSORS', message: expect.stringContaining(`${join(linked, 'model.safetensors')} cannot be read`) as string })
+    await rm(join(blobs, 'config'))
+    await expect(openModelDirectory(linked)).rejects.toMatchObject({ code: 'E_MODEL_DIRECTORY', message: expect.stringContaining('config.json cannot be read') as string })
+    await mkdir(join(blobs, 'config'))
+    await expect(openModelDirectory(linked)).rejects.toThrow('config.json is no file')
+  })
+
+  it.skipIf(process.platform === 'win32')('does not wait for a pipe', async () => {
+    const path = await directory('pipe', { 'config.json': {} })
+    execFileSync('mkfifo', [join(path, 'model.safetensors')])
+    await expect(openModelDirectory(path)).rejects.toThrow('model.safetensors is no file')
+  })
+
+  it('refuses a tensor that two files hold', async () => {
+    const path = await directory('twice', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '1.safetensors', b: '2.safetensors' } } })
+    await writeSafetensors(join(path, '1.safetensors'), new Map([['a', float32([1], [1])]]))
+    await writeSafetensors(join(path, '2.safetensors'), new Map([['a', float32([1], [2])], ['b', float32([1], [3])]]))
+    await expect(openModelDirectory(path)).rejects.toThrow(`${join(path, '2.safetensors')} holds tensor a too, which the index places in 1.safetensors`)
   })
 
   it('accepts chatglm, whose published configuration names remote code that is never run', async () => {
