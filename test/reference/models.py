@@ -63,8 +63,8 @@ CONFIGS = {
         'rope_type': 'yarn', 'rope_theta': 10000.0, 'factor': 4.0, 'original_max_position_embeddings': 16,
         'mscale': 0.7, 'mscale_all_dim': 1.2, 'beta_fast': 4.0, 'beta_slow': 0.5}), LONG),
     'llama/rope-yarn-attention-factor': (v5({**GQA, 'head_dim': 16}, {
-        'rope_type': 'yarn', 'rope_theta': 10000.0, 'factor': 4.0, 'original_max_position_embeddings': 16,
-        'attention_factor': 1.4, 'beta_fast': 2.0, 'beta_slow': 0.25, 'truncate': False}), LONG),
+        'rope_type': 'yarn', 'rope_theta': 10.0, 'factor': 4.0, 'original_max_position_embeddings': 16,
+        'attention_factor': 1.4, 'beta_fast': 2.0, 'beta_slow': 0.01, 'truncate': False}), LONG),
     'mistral/plain': v5({**MISTRAL, 'head_dim': 16, 'hidden_size': 40}, {'rope_type': 'default', 'rope_theta': 1000000.0}),
     'mistral/window': {**MISTRAL, 'sliding_window': 4},
     'qwen2/plain': QWEN2,

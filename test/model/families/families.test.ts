@@ -105,6 +105,13 @@ describe('modelOf', () => {
     expect(modelOf({ ...configOf('llama'), rope_scaling: rope }).maxPositions).toBe(positions)
   })
 
+  it('finds the positions of the first training beside the rotary settings or in them', () => {
+    const llama3 = { rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4 }
+    const within = modelOf({ ...configOf('llama'), rope_scaling: { ...llama3, original_max_position_embeddings: 16 } }).rotary
+    expect(modelOf({ ...configOf('llama'), rope_scaling: llama3, original_max_position_embeddings: 16 }).rotary).toEqual(within)
+    expect(modelOf({ ...configOf('llama'), rope_scaling: llama3 }).rotary).not.toEqual(within)
+  })
+
   it('prefers the rotary settings that transformers prefers', () => {
     const both = { rope_scaling: { type: 'linear', factor: 2 }, rope_parameters: { rope_type: 'linear', factor: 4 } }
     expect(modelOf({ ...configOf('llama'), ...both }).rotary.frequencies[0]).toBe(0.5)
