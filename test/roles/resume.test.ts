@@ -3,6 +3,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { readSnapshot } from '../../src/model/checkpoint/snapshot.ts'
 import type { FoundOptions } from '../../src/node/found.ts'
+import { homeAt } from '../../src/node/home.ts'
+import { updateConfig } from '../../src/node/settings.ts'
 import { ClientEnds } from '../../src/roles/client/ends.ts'
 import { TrainingState, type Commit } from '../../src/roles/server/state.ts'
 import { bytesOf } from '../../src/tensor.ts'
@@ -155,6 +157,22 @@ describe('a client that is late', { timeout: 180_000 }, () => {
     const own = await durable(second.peer)
     const name = Object.keys(own).find((name) => name.endsWith('lora_A')) as string
     expect(own[name]).toBe(average[ends.mode === 'average' ? `average/${name}` : name])
+  })
+})
+
+describe('a client that has trained', { timeout: 180_000 }, () => {
+  it('does not start with another partition, and starts with its own again', async () => {
+    const federation = await start([{}])
+    const { peer } = federation.clients[0] as TestClient
+    await train(federation.clients[0] as TestClient, 0, 2)
+    await peer.stop()
+    await updateConfig(homeAt(peer.home), { inputBlocks: 2 })
+    const refused = expect(peer.start()).rejects
+    await refused.toMatchObject({ code: 'E_STATE' })
+    await refused.toThrow(/trained with 1 input and 1 output blocks.* say 2 and 1/)
+    await updateConfig(homeAt(peer.home), { inputBlocks: 1 })
+    await peer.start()
+    expect((await train(federation.clients[0] as TestClient, 0, 3)).filter(({ type }) => type === 'round').map(({ round }) => round)).toEqual([2])
   })
 })
 
