@@ -17,8 +17,8 @@ export function connectionEncrypter (): (components: NoiseComponents) => Connect
     const encrypter = create(components)
     return {
       protocol: encrypter.protocol,
-      secureInbound: async (connection, options) => gathered(withQuietDecoder(await encrypter.secureInbound(inOnePiece(connection), options))),
-      secureOutbound: async (connection, options) => gathered(withQuietDecoder(await encrypter.secureOutbound(inOnePiece(connection), options)))
+      secureInbound: async (connection, options) => gathered(connection, withQuietDecoder(await encrypter.secureInbound(inOnePiece(connection), options))),
+      secureOutbound: async (connection, options) => gathered(connection, withQuietDecoder(await encrypter.secureOutbound(inOnePiece(connection), options)))
     }
   }
 }
@@ -54,36 +54,50 @@ function withQuietDecoder<Secured extends { readonly connection: MessageStream }
   return secured
 }
 
-/** A muxer's frame without data. yamux answers every message with one, which gives back what the message took of the window. */
+/** A muxer's frame without data. yamux answers every message with one, which gives back what the message took of the sender's window. */
 const MUXER_HEADER_BYTES = 12
 
+/** How long such a frame may wait for a message to go with: the time of a token. */
+const MOST_DELAY_MS = 2
+
+/** What may come in meanwhile: below the least window by far, so that no sender waits for what is kept. */
+const MOST_RECEIVED_BYTES = 64 * 1024
+
 /**
- * Has a secured connection keep what is no more than a muxer's header for what follows it, or for the end of the event loop's turn:
- * the other end need not wake for it, and what it was about to do comes first here too. Nothing overtakes anything.
+ * Has a secured connection keep what is no more than a muxer's header for the message that follows it: the other end need not wake for
+ * it. Where none follows soon, or much comes in, it leaves alone. Nothing overtakes anything.
  */
-function gathered<Secured extends { readonly connection: MessageStream }> (secured: Secured): Secured {
+function gathered<Secured extends { readonly connection: MessageStream }> (raw: MessageStream, secured: Secured): Secured {
   const { connection } = secured
   const [send, close] = [connection.send.bind(connection), connection.close.bind(connection)]
-  let kept: Uint8ArrayList | undefined
+  const kept = new Uint8ArrayList()
+  let receivedBytes = 0
+  let timer: NodeJS.Timeout | undefined
+  const takeKept = (): Uint8ArrayList => {
+    clearTimeout(timer)
+    timer = undefined
+    const bytes = kept.sublist()
+    kept.consume(bytes.byteLength)
+    return bytes
+  }
   const flush = (): void => {
-    const bytes = kept
-    kept = undefined
-    if (bytes === undefined || connection.status !== 'open') return
+    if (kept.byteLength === 0 || connection.status !== 'open') return
     try {
-      send(bytes)
+      send(takeKept())
     } catch {
       // The connection under it ended first, and says so itself.
     }
   }
+  // Not of the secured connection: with a listener before the muxer's, it would not keep what comes before that one.
+  raw.addEventListener('message', ({ data }) => { receivedBytes += data.byteLength })
   connection.send = (data) => {
-    if (data.byteLength > MUXER_HEADER_BYTES) {
-      const all = kept === undefined ? data : new Uint8ArrayList(kept, data)
-      kept = undefined
-      return send(all)
+    if (data.byteLength <= MUXER_HEADER_BYTES && receivedBytes < MOST_RECEIVED_BYTES) {
+      timer ??= setTimeout(flush, MOST_DELAY_MS)
+      kept.append(data)
+      return true
     }
-    if (kept === undefined) setImmediate(flush)
-    kept = new Uint8ArrayList(...kept === undefined ? [] : [kept], data)
-    return true
+    receivedBytes = 0
+    return send(kept.byteLength === 0 ? data : new Uint8ArrayList(takeKept(), data))
   }
   connection.close = async (options?: AbortOptions) => {
     flush()

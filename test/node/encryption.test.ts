@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import type { MessageStream, MultiaddrConnection, Upgrader } from '@libp2p/interface'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { multiaddrConnectionPair } from '@libp2p/utils'
@@ -12,14 +13,19 @@ const MESSAGE = new Uint8Array(3000).fill(2)
 
 let raw: MultiaddrConnection
 let sender: MessageStream
+let receiver: MessageStream
 let received: number[]
+let arrived: number
 
 beforeEach(async () => {
   const [outbound, inbound] = multiaddrConnectionPair()
   const [secured, accepted] = await Promise.all([secure(1, outbound, 'secureOutbound'), secure(2, inbound, 'secureInbound')])
   raw = outbound
   sender = secured
+  receiver = accepted
   received = []
+  arrived = 0
+  secured.addEventListener('message', ({ data }) => { arrived += data.byteLength })
   accepted.addEventListener('message', ({ data }) => { received.push(...data.subarray()) })
 })
 
@@ -30,11 +36,14 @@ async function secure (number: number, connection: MultiaddrConnection, side: 's
   return (await encrypter[side](connection, { skipStreamMuxerNegotiation: true })).connection
 }
 
+/** Longer than a header waits for company. */
+const WAIT_MS = 20
+
 /** How often the bytes of these sends were written to the transport. */
 async function writes (send: () => void): Promise<number> {
   const written = vi.spyOn(raw as unknown as { sendData: (data: Iterable<Uint8Array>) => unknown }, 'sendData')
   send()
-  await new Promise((resolve) => { setImmediate(resolve) })
+  await delay(WAIT_MS)
   return written.mock.calls.reduce((sum, [data]) => sum + [...data].length, 0)
 }
 
@@ -51,7 +60,7 @@ test('a muxer\'s header leaves with the message that follows it, in order', asyn
   await vi.waitFor(() => { expect(received).toEqual([...HEADER, ...MESSAGE]) })
 })
 
-test('headers that nothing follows leave together, in the same turn of the event loop', async () => {
+test('headers that nothing follows leave together, soon', async () => {
   expect(await writes(() => {
     sender.send(HEADER)
     sender.send(HEADER)
@@ -68,6 +77,14 @@ test('what is kept leaves before the connection closes', async () => {
 test('what is kept when the connection is aborted is forgotten', async () => {
   sender.send(HEADER)
   sender.abort(new Error('over'))
-  await new Promise((resolve) => { setImmediate(resolve) })
+  await delay(WAIT_MS)
   expect(received).toEqual([])
+})
+
+test('nothing is kept while much comes in', async () => {
+  receiver.send(new Uint8Array(200_000))
+  await vi.waitFor(() => { expect(arrived).toBe(200_000) })
+  const written = vi.spyOn(raw as unknown as { sendData: () => unknown }, 'sendData')
+  sender.send(HEADER)
+  expect(written).toHaveBeenCalled()
 })

@@ -30,9 +30,11 @@ export class ModelWeights {
   readonly #frozen = new Map<string, DeviceTensor>()
   readonly #fixed = new Map<string, Promise<Executable>>()
   readonly #rotary: { cos: DeviceTensor, sin: DeviceTensor }
-  /** By block, like the next: both are asked for at every step of every block. */
+  /** By block, like the next two: all are asked for at every step and token of every block. */
   readonly #training: readonly BlockTraining[]
   readonly #programKeys: readonly string[]
+  /** The inputs of its programs that say which block it is, each with the name of its tensor here. */
+  readonly #blockTensors: ReadonlyArray<ReadonlyArray<readonly [input: string, tensor: string]>>
 
   constructor (device: Device, model: Model, trainable: Trainable, format: WeightFormat, rotary: { cos: DeviceTensor, sin: DeviceTensor }) {
     this.device = device
@@ -43,6 +45,10 @@ export class ModelWeights {
     this.#rotary = rotary
     this.#training = Array.from({ length: model.layers }, (_, layer) => blockTraining(model, trainable, layer))
     this.#programKeys = this.#training.map(({ adapters, weights }, layer) => JSON.stringify([kindOf(model, layer), adapters !== undefined, weights, this.key]))
+    this.#blockTensors = this.#training.map((training, layer) => [
+      ...blockWeights(model).flatMap(weight => [...keptTensors(weight, this.blockFormat(layer)).keys()].map(name => [name, blockTensor(model, layer, name)] as const)),
+      ...parameterNames(model, training).map(name => [name, parameterName(model, layer, name)] as const)
+    ])
   }
 
   /** An empty set. `format` is that of what is frozen; trained weights are float32. */
@@ -98,10 +104,7 @@ export class ModelWeights {
   /** The inputs of a block's program that say which block it is. */
   blockInputs (layer: number): Record<string, DeviceTensor> {
     const inputs: Record<string, DeviceTensor> = { ...this.#rotary }
-    for (const weight of blockWeights(this.model)) {
-      for (const name of keptTensors(weight, this.blockFormat(layer)).keys()) inputs[name] = this.#tensor(blockTensor(this.model, layer, name))
-    }
-    for (const name of parameterNames(this.model, this.training(layer))) inputs[name] = this.#tensor(this.parameterName(layer, name))
+    for (const [input, name] of this.#blockTensors[layer]!) inputs[input] = this.#tensor(name)
     return inputs
   }
 

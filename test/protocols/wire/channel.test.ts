@@ -103,7 +103,7 @@ describe('a sealed channel', () => {
   })
 
   it('gives up after too long a silence', async () => {
-    const { client, server } = await channelPair({ idleTimeoutMs: 50 })
+    const { client, server } = await channelPair({ idleTimeoutMs: 1_000 })
     await expect(server.receive()).rejects.toMatchObject({ code: 'E_CHANNEL_TIMEOUT' })
     await expect(client.receive()).rejects.toMatchObject({ code: 'E_CHANNEL_TIMEOUT' })
   })
