@@ -5,6 +5,7 @@ import { blocks } from './suite/blocks.ts'
 import { caches } from './suite/caches.ts'
 import { contract } from './suite/contract.ts'
 import { copies } from './suite/copies.ts'
+import { formats } from './suite/formats.ts'
 import { operators } from './suite/operators.ts'
 import { prompts } from './suite/prompts.ts'
 import { steps } from './suite/steps.ts'
@@ -38,6 +39,6 @@ export function deviceSuite (kind: Device['kind'], tolerance: Tolerance, options
     afterAll(async () => { await device.close() })
 
     const subject: Subject = { kind, device: () => device, openAnother, tolerance }
-    for (const part of [contract, operators, blocks, caches, prompts, steps, copies]) describe(part.name, () => { part(subject) })
+    for (const part of [contract, operators, blocks, caches, prompts, formats, steps, copies]) describe(part.name, () => { part(subject) })
   })
 }
