@@ -19,6 +19,9 @@ export interface Bounds {
   readonly above?: boolean
 }
 
+/** Above every model's. */
+const MAX_BLOCK = 4095
+
 const MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 } as const
 const BYTES = { B: 1, kB: 1e3, KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 } as const
 
@@ -105,6 +108,16 @@ export function range (bounds: Bounds = {}): Parse<Range> {
     if (value.min > value.max) throw new UsageError('is a range whose first number is above its second')
     return value
   }
+}
+
+/** Block numbers, as numbers and inclusive ranges: `2..3,5`. */
+export function blockNumbers (text: string): readonly number[] {
+  const blocks = text.split(',').flatMap((part) => {
+    const { min, max } = range({ min: 0, max: MAX_BLOCK })(part.trim())
+    return Array.from({ length: max - min + 1 }, (_, index) => min + index)
+  })
+  if (new Set(blocks).size !== blocks.length) throw new UsageError('names a block twice')
+  return blocks
 }
 
 /** `auto`, `none` or the L2 norm that rows are clipped to. */

@@ -105,7 +105,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     peerId,
     charter,
     charterHash: signed.hash,
-    paths: { state: home.state, model: isServer ? modelOf(settings) : home.model },
+    paths: { state: home.state, model: isServer ? modelOf(settings) : home.model, adapter: home.adapter },
     settings: { device: choice.kind, threads: settings.threads, weights: settings.weights },
     logger,
     dial: async (peer, protocol, signal) => await gate.dial(peer, protocol, signal),

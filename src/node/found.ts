@@ -7,7 +7,9 @@ import { checkModel, checkTiedHead, familyOf, type Model } from '../model/famili
 import { calibrateClips, type Clips, type Cuts } from '../model/privacy/calibrate.ts'
 import { openDevice } from '../model/runtime/open.ts'
 import { adaptableModules, adapterTargets } from '../model/training/lora.ts'
+import { checkTrainable, type TrainedBiases } from '../model/training/trainable.ts'
 import { CHARTER_VERSION, CharterInvalidError, PROTOCOL_VERSIONS, signCharter, type Charter } from '../protocols/charter/index.ts'
+import { importAdapter } from './adapter.ts'
 import { createHome, homeAt, HomeInUseError, readIfPresent, replaceFile } from './home.ts'
 import { loadOrCreateIdentity } from './identity.ts'
 import { lockHome } from './lock.ts'
@@ -31,6 +33,12 @@ export interface FoundOptions {
   /** Names of linear modules, or `all-linear`; the family's usual ones where it is absent. */
   readonly loraTargets?: readonly string[] | undefined
   readonly loraRslora: boolean
+  /** A PEFT adapter directory to start from; its rank, alpha, scaling and modules stand in place of those above. */
+  readonly adapter?: string | undefined
+  /** Blocks that are trained whole, in place of adapters. */
+  readonly trainBlocks?: readonly number[] | undefined
+  /** None where it is absent. */
+  readonly trainBias?: TrainedBiases | undefined
   /** Hex; drawn at random where it is absent. */
   readonly seed?: string | undefined
   readonly learningRate: number
@@ -82,17 +90,22 @@ export async function foundFederation (root: string, options: FoundOptions, sign
   const model = family.describe(directory.config)
   checkModel(model, directory)
   checkPartitions(options, model)
+  const trained = trainedOf(options, model)
+  checkTrainable(model, { ...trained.adapters, ...trained.weights })
   const home = homeAt(root)
   await createHome(home)
   const lock = await lockHome(home)
   try {
     if (await readIfPresent(home.charter) !== undefined) throw new HomeInUseError(home.root)
     const key = await loadOrCreateIdentity(home.identity)
+    const imported = options.adapter === undefined ? {} : await importAdapter(home, options.adapter, model, trained.weights)
     const { tensors, files } = await fingerprint(directory, onProgress, signal)
     checkTiedHead(model, directory.path, tensors)
     const clip = await clipsFor(options, model, directory, signal)
     const charter = {
       ...charterOf(options, model),
+      ...trained,
+      adapters: { ...trained.adapters, ...imported },
       founder: peerIdFromPrivateKey(key).toString(),
       model: { family: family.name, config: directory.config, blocks: model.layers, hidden: model.hiddenSize, tensors, files },
       privacy: { noise: options.noise, gradientNoise: options.gradientNoise, clipAlways: typeof options.clip === 'number', clip }
@@ -158,16 +171,22 @@ function targetsOf (named: readonly string[] | undefined, model: Model): string[
   return targets
 }
 
-function charterOf (options: FoundOptions, model: Model): Omit<Charter, 'founder' | 'model' | 'privacy'> {
+function trainedOf (options: FoundOptions, model: Model): Pick<Charter, 'adapters' | 'weights'> {
+  return {
+    adapters: {
+      r: options.loraR, alpha: options.loraAlpha, dropout: options.loraDropout, targets: targetsOf(options.loraTargets, model), rslora: options.loraRslora,
+      seed: options.seed ?? randomBytes(SEED_BYTES).toString('hex')
+    },
+    weights: { blocks: [...options.trainBlocks ?? []], bias: options.trainBias ?? 'none' }
+  }
+}
+
+function charterOf (options: FoundOptions, model: Model): Omit<Charter, 'founder' | 'model' | 'privacy' | 'adapters' | 'weights'> {
   return {
     version: CHARTER_VERSION,
     name: options.name,
     createdAt: new Date().toISOString(),
     protocols: { ...PROTOCOL_VERSIONS },
-    adapters: {
-      r: options.loraR, alpha: options.loraAlpha, dropout: options.loraDropout, targets: targetsOf(options.loraTargets, model), rslora: options.loraRslora,
-      seed: options.seed ?? randomBytes(SEED_BYTES).toString('hex')
-    },
     training: {
       optimizer: { name: 'adamw', learningRate: options.learningRate, beta1: options.beta1, beta2: options.beta2, epsilon: options.epsilon, weightDecay: options.weightDecay },
       schedule: { name: options.schedule, warmupRounds: options.warmupRounds, totalRounds: options.totalRounds },

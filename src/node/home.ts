@@ -17,6 +17,8 @@ export interface Home {
   readonly servers: string
   /** The parts of the model that a client holds. A server's model stays where it is. */
   readonly model: string
+  /** A founder's copy of the adapter that training starts from. */
+  readonly adapter: string
   /** What the roles keep: adapters, optimisers, cursors. */
   readonly state: string
   readonly lock: string
@@ -54,6 +56,7 @@ export function homeAt (root: string): Home {
     admission: path('admission.json'),
     servers: path('servers.json'),
     model: path('model'),
+    adapter: path('adapter.safetensors'),
     state: path('state'),
     lock: path('daemon.lock'),
     log: path('daemon.log'),

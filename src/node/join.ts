@@ -15,6 +15,7 @@ import { createMidspanNode, type MidspanNode } from './libp2p.ts'
 import { lockHome } from './lock.ts'
 import { updateConfig } from './settings.ts'
 import { AGENT } from './version.ts'
+import { tensorsOfEnds } from './weights.ts'
 
 /** The options of `midspan join`. */
 export interface JoinOptions {
@@ -147,10 +148,13 @@ export function withPeer (addresses: readonly Multiaddr[], peer: PeerId): Multia
 async function fetchEnds (
   node: MidspanNode, { server, addresses, invite }: Target, charter: Charter, { partition }: ClientSettings, path: string, onEvent: (event: JoinEvent) => void, signal: AbortSignal
 ): Promise<Pick<Joined, 'files' | 'tensors' | 'tensorBytes' | 'fetchedBytes'>> {
-  const { tensors, files, config } = charter.model
-  const names = endTensors(config, partition)
-  checkWeights(modelOf(config), { path: 'the charter', has: (name) => Object.hasOwn(tensors, name), info: (name) => tensors[name]!, tensorNames: () => Object.keys(tensors) }, names)
-  const expected = { tensors: Object.fromEntries(names.map((name) => [name, tensors[name]!])), files }
+  const { model: { tensors, files, config }, adapters: { initial = {} } } = charter
+  checkWeights(modelOf(config), { path: 'the charter', has: (name) => Object.hasOwn(tensors, name), info: (name) => tensors[name]!, tensorNames: () => Object.keys(tensors) }, endTensors(config, partition))
+  const prints = { ...initial, ...tensors }
+  const names = tensorsOfEnds(charter, partition)
+  const missing = names.find((name) => !Object.hasOwn(prints, name))
+  if (missing !== undefined) throw new UsageError(`the charter describes no tensor ${missing}, which training starts from`, 'ask the founder: the federation\'s adapter is incomplete')
+  const expected = { tensors: Object.fromEntries(names.map((name) => [name, prints[name]!])), files }
   const store = await PartialModelStore.open(path, expected, MAX_MODEL_BYTES, signal)
   const totalBytes = store.pending().reduce((sum, { bytes, offset }) => sum + bytes - offset, 0)
   let fetchedBytes = 0

@@ -33,7 +33,7 @@ const REFUSAL_READING_MS = 2_000
 
 /** Registers what every server offers: hello for all, weights and status for those it welcomed. */
 export async function offerServerServices (options: ServerServicesOptions): Promise<void> {
-  const { node, gate, logger, membership: { signed }, model, status } = options
+  const { home, node, gate, logger, membership: { signed }, model, status } = options
   const host = await helloHost(options)
   await node.handle(protocolId('hello'), async (stream, connection) => {
     const peer = connection.remotePeer
@@ -46,7 +46,7 @@ export async function offerServerServices (options: ServerServicesOptions): Prom
     await closed(stream, REFUSAL_READING_MS)
     await connection.close()
   }, { maxInboundStreams: MAX_HELLO_STREAMS })
-  const weights = new WeightsService(await weightSource(await openModelDirectory(model), signed.charter), servableOf(signed.charter))
+  const weights = new WeightsService(await weightSource(await openModelDirectory(model), signed.charter, home.adapter), servableOf(signed.charter))
   await gate.handle(protocolId('weights'), async (stream) => { await weights.serve(stream) })
   await gate.handle(protocolId('status'), async (stream) => { await answerStatus(stream, status) })
 }

@@ -1,22 +1,42 @@
 import { open, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ModelDirectory } from '../model/checkpoint/directory.ts'
+import { peftTensorName } from '../model/checkpoint/peft.ts'
+import { SafetensorsFile } from '../model/checkpoint/safetensors.ts'
 import { endTensors } from '../model/families/index.ts'
-import { allowedPartitions, type Charter } from '../protocols/charter/index.ts'
+import { isAdapter } from '../model/training/trainable.ts'
+import { allowedPartitions, type Charter, type Partition } from '../protocols/charter/index.ts'
 import type { Servable, WeightSource } from '../protocols/weights/index.ts'
+import { charteredModel, endSpans, shapesOf } from '../roles/settings.ts'
 import { UsageError } from '../errors.ts'
 
 /** What a federation's clients may fetch: the companion files, and the tensors of every allowed partition's ends. */
 export function servableOf (charter: Charter): Servable {
   return {
     files: new Set(Object.keys(charter.model.files)),
-    tensors: new Set(allowedPartitions(charter).flatMap((partition) => endTensors(charter.model.config, partition)))
+    tensors: new Set(allowedPartitions(charter).flatMap((partition) => tensorsOfEnds(charter, partition)))
   }
 }
 
-/** The bytes of a model directory. Throws UsageError when the directory is not the model of the charter, as far as names and sizes tell. */
-export async function weightSource (directory: ModelDirectory, charter: Charter): Promise<WeightSource> {
-  const { files, tensors } = charter.model
+/** What a client with this partition fetches: the weights of its ends, and the adapters on them where training starts from given ones. */
+export function tensorsOfEnds (charter: Charter, partition: Partition): string[] {
+  const { adapters: { initial }, model: { config } } = charter
+  if (initial === undefined) return endTensors(config, partition)
+  const { layersPrefix } = charteredModel(charter)
+  const adapters = shapesOf(charter, endSpans(charter, partition)).filter(({ name }) => isAdapter(name)).map(({ name }) => peftTensorName(layersPrefix, name))
+  return [...endTensors(config, partition), ...adapters]
+}
+
+/**
+ * The bytes of a model directory, and of the adapter that training starts from, if the charter has one. Throws UsageError when they are
+ * not those of the charter, as far as names and sizes tell.
+ */
+export async function weightSource (directory: ModelDirectory, charter: Charter, adapterPath: string): Promise<WeightSource> {
+  const { model: { files, tensors }, adapters: { initial = {} } } = charter
+  const adapter = charter.adapters.initial === undefined ? undefined : await SafetensorsFile.open(adapterPath)
+  for (const [name, { bytes }] of Object.entries(initial)) {
+    if (adapter?.tensors.get(name)?.bytes !== bytes) throw new UsageError(`${adapterPath} is not the adapter of the charter: ${name} is missing or has another size`, 'restore the file')
+  }
   for (const [name, { bytes }] of Object.entries(files)) {
     const size = await stat(join(directory.path, name)).then(({ size }) => size, () => undefined)
     if (size !== bytes) throw changed(directory, name)
@@ -25,10 +45,11 @@ export async function weightSource (directory: ModelDirectory, charter: Charter)
     if (!directory.has(name) || directory.info(name).bytes !== bytes) throw changed(directory, name)
   }
   return {
-    sizeOf: (kind, name) => (kind === 'file' ? files : tensors)[name]?.bytes ?? 0,
-    read: async (kind, name, offset, length, signal) => kind === 'file'
-      ? await readRange(join(directory.path, name), offset, length)
-      : await directory.readRaw(name, offset, length, signal)
+    sizeOf: (kind, name) => (kind === 'file' ? files[name] : tensors[name] ?? initial[name])?.bytes ?? 0,
+    read: async (kind, name, offset, length, signal) => {
+      if (kind === 'file') return await readRange(join(directory.path, name), offset, length)
+      return await (adapter?.tensors.has(name) === true ? adapter : directory).readRaw(name, offset, length, signal)
+    }
   }
 }
 

@@ -2,14 +2,14 @@ import type { Charter } from '../protocols/charter/schema.ts'
 
 /** What is known of an adapter tensor before it exists. */
 export interface AdapterShape {
-  /** Such as `3.self_attn.q_proj.lora_A`: the block's number comes first. */
+  /** Such as `3.self_attn.q_proj.lora_A`, or a trained weight's name in the checkpoint. */
   readonly name: string
   readonly shape: readonly number[]
 }
 
-/** The block that an adapter tensor belongs to. */
-export function blockOf (adapterName: string): number {
-  return Number.parseInt(adapterName, 10)
+/** The block that a trained tensor belongs to: the first number in its name. */
+export function blockOf (name: string): number {
+  return Number(/(?:^|\.)(\d+)\./.exec(name)?.[1])
 }
 
 /** Whether holders average their adapters at the end of this round. */

@@ -46,6 +46,8 @@ export interface RoleContext {
     readonly state: string
     /** The model directory: a server's whole one, a client's with its ends. */
     readonly model: string
+    /** A server's file of the adapter that training starts from, where the charter has one. */
+    readonly adapter: string
   }
   readonly settings: RoleSettings
   readonly logger: Logger

@@ -6,7 +6,8 @@ import { writeMergedModel } from '../model/checkpoint/merged-directory.ts'
 import { peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import type { Tensor } from '../tensor.ts'
-import { adapterSettings, charteredModel } from './settings.ts'
+import { isAdapter } from '../model/training/trainable.ts'
+import { charteredModel, trainableOf } from './settings.ts'
 
 export const exportSchema = z.strictObject({
   out: z.string().min(1),
@@ -18,7 +19,7 @@ export const exportSchema = z.strictObject({
 
 export interface ExportOptions extends z.output<typeof exportSchema> {
   readonly charter: Charter
-  /** Every adapter of the model, by name, as of a round. */
+  /** All that is trained, by name, as of a round. */
   readonly trained: { readonly round: number, readonly values: ReadonlyMap<string, Tensor> }
 }
 
@@ -37,19 +38,23 @@ export async function * writeExport (options: ExportOptions, signal: AbortSignal
 }
 
 async function writeAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>, directory: string): Promise<object> {
+  const weight = [...values.keys()].find((name) => !isAdapter(name))
+  if (weight !== undefined) throw new ExportError(`an adapter directory does not hold weights of the model itself, such as ${weight}, which this federation trains`, 'export the merged model with --merged')
   await writePeftAdapter(directory, { ...peftAdapter(charter, values), dtype: 'F32' })
   return { directory, tensors: values.size }
 }
 
 async function writeMerged ({ charter, trained: { values }, out, model }: ExportOptions, signal: AbortSignal): Promise<object> {
   if (model === undefined) throw new ExportError('a client holds only its ends of the model', 'name a directory that has all of it with --model, or export where the server runs')
-  const { directory, tensors, changed, bytes } = await writeMergedModel(await openModelDirectory(model), { adapter: peftAdapter(charter, values) }, out, { expected: charter.model.tensors, signal })
+  const adapters = new Map([...values].filter(([name]) => isAdapter(name)))
+  const changes = { adapter: adapters.size === 0 ? undefined : peftAdapter(charter, adapters), values: new Map([...values].filter(([name]) => !isAdapter(name))) }
+  const { directory, tensors, changed, bytes } = await writeMergedModel(await openModelDirectory(model), changes, out, { expected: charter.model.tensors, signal })
   return { directory, tensors, changed, bytes }
 }
 
 function peftAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>): PeftAdapter {
   const { layersPrefix } = charteredModel(charter)
-  const { r, alpha, dropout, rslora, targets } = adapterSettings(charter)
+  const { r, alpha, dropout, rslora, targets } = trainableOf(charter)
   const named = charter.model.config._name_or_path
   return {
     baseModel: typeof named === 'string' && named !== '' ? named : charter.name,

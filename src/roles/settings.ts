@@ -1,6 +1,6 @@
 import { modelOf, type Model, type Span } from '../model/families/index.ts'
 import type { Protection } from '../model/privacy/boundary.ts'
-import { adapterShapes, type AdapterSettings } from '../model/training/lora.ts'
+import { trainedShapes, type AdapterTraining } from '../model/training/trainable.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
 import type { AdapterShape } from './adapters.ts'
 import type { RoleSettings } from './context.ts'
@@ -16,15 +16,15 @@ export function deviceLine ({ device, threads, weights }: RoleSettings): string 
   return details.length === 0 ? device : `${device} (${details.join(', ')})`
 }
 
-/** A charter's adapters. */
-export function adapterSettings ({ adapters: { r, alpha, dropout, rslora, seed, targets } }: Charter): AdapterSettings {
-  return { r, alpha, dropout, rslora, seed, targets }
+/** What a charter's federation trains. */
+export function trainableOf ({ adapters: { initial, ...adapters }, weights: { blocks, bias } }: Charter): AdapterTraining {
+  return { ...adapters, imported: initial !== undefined, blocks, bias }
 }
 
-/** Names and shapes of the adapters of these spans, in order. */
+/** Names and shapes of what is trained in these spans, in order. */
 export function shapesOf (charter: Charter, spans: readonly Span[]): AdapterShape[] {
   const model = charteredModel(charter)
-  return spans.flatMap((span) => [...adapterShapes(model, adapterSettings(charter), span)].map(([name, shape]) => ({ name, shape })))
+  return spans.flatMap((span) => trainedShapes(model, trainableOf(charter), span))
 }
 
 /** The spans that a client computes itself: before and after the middle. */

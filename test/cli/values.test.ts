@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { UsageError } from '../../src/errors.ts'
-import { address, boolean, clip, duration, ends, hexSeed, integer, list, normOrNone, number, path, peerId, range, size, text } from '../../src/cli/values.ts'
+import { address, blockNumbers, boolean, clip, duration, ends, hexSeed, integer, list, normOrNone, number, path, peerId, range, size, text } from '../../src/cli/values.ts'
 
 describe('values of options', () => {
   it.each([['500ms', 500], ['60s', 60_000], ['30m', 1_800_000], ['24h', 86_400_000], ['7d', 604_800_000], ['1.5h', 5_400_000]])('reads the duration %s', (given, ms) => {
@@ -46,6 +46,14 @@ describe('values of options', () => {
 
   it.each(['', '..', '1..', '4..1', '0..2', '1..2..3', '1-2'])('refuses the range %j', (given) => {
     expect(() => range({ min: 1 })(given)).toThrow(UsageError)
+  })
+
+  it.each([['3', [3]], ['2..3,5', [2, 3, 5]], ['0, 1', [0, 1]]])('reads the blocks %s', (given, value) => {
+    expect(blockNumbers(given)).toEqual(value)
+  })
+
+  it.each(['', '1,1', '1..3,2', '-1', '3..2', '0..99999'])('refuses the blocks %j', (given) => {
+    expect(() => blockNumbers(given)).toThrow(UsageError)
   })
 
   it.each([['shared', { mode: 'shared' }], ['personal', { mode: 'personal' }], ['average:5', { mode: 'average', every: 5 }]])('reads the ends %s', (given, value) => {

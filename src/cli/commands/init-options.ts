@@ -1,6 +1,6 @@
 import { defaulted, grouped, mandatory, optional, repeated, toggle } from '../option.ts'
 import { device, NOISE_BOUNDS, threads, weights } from '../shared-options.ts'
-import { choice, clip, duration, ends, hexSeed, integer, list, normOrNone, number, path, peerId, range, size, text } from '../values.ts'
+import { blockNumbers, choice, clip, duration, ends, hexSeed, integer, list, normOrNone, number, path, peerId, range, size, text } from '../values.ts'
 
 const count = integer({ min: 1 })
 
@@ -27,7 +27,13 @@ const adapters = grouped('Adapters', {
   loraDropout: defaulted('SHARE', number({ min: 0, max: 0.99 }), '0', "Dropout on the adapters' input"),
   loraTargets: optional('NAMES', list(text), 'Linear modules that get one: as the model names them (q_proj, or q for short), or all-linear', "those of the model's attention"),
   loraRslora: toggle('Scale by alpha / sqrt(rank) instead'),
+  adapter: optional('DIR', path, 'A PEFT adapter to start from; its rank, alpha, scaling and modules stand in place of these options', 'new adapters'),
   seed: optional('HEX', hexSeed, "The adapters' start is derived from it", 'random')
+})
+
+const ownWeights = grouped("The model's own weights", {
+  trainBlocks: optional('BLOCKS', blockNumbers, 'Blocks to train whole, in place of adapters, such as 2..3,5', 'none'),
+  trainBias: defaulted('WHICH', choice('none', 'all', 'lora_only'), 'none', 'Biases to train in the other blocks: none, all, or those of the modules that have adapters')
 })
 
 const optimiser = grouped('Optimiser (AdamW)', {
@@ -58,4 +64,4 @@ const limits = grouped('Limits', {
 
 const machine = grouped('This machine', { threads, device, weights })
 
-export const initOptions = { ...federation, ...privacy, ...adapters, ...optimiser, ...rounds, ...limits, ...machine }
+export const initOptions = { ...federation, ...privacy, ...adapters, ...ownWeights, ...optimiser, ...rounds, ...limits, ...machine }

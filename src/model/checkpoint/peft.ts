@@ -10,7 +10,8 @@ import { AdapterError } from './errors.ts'
 import { SafetensorsFile, writeSafetensorsFrom } from './safetensors.ts'
 
 const configFile = 'adapter_config.json'
-const weightsFile = 'adapter_model.safetensors'
+/** Where an adapter directory has its tensors. */
+export const adapterWeightsFile = 'adapter_model.safetensors'
 const pickleFile = 'adapter_model.bin'
 
 /** What PEFT puts before every module path of the wrapped model. */
@@ -69,7 +70,7 @@ export async function writePeftAdapter (dir: string, { dtype, ...adapter }: Peft
   checkTensors(adapter, dir)
   await mkdir(dir, { recursive: true })
   const specs = new Map([...adapter.tensors].map(([name, { shape }]) => [name, { dtype, shape }] as const))
-  await writeSafetensorsFrom(join(dir, weightsFile), specs, name => [narrow(dtype, adapter.tensors.get(name)!.data as Float32Array)])
+  await writeSafetensorsFrom(join(dir, adapterWeightsFile), specs, name => [narrow(dtype, adapter.tensors.get(name)!.data as Float32Array)])
   await writeText(join(dir, 'README.md'), modelCard(adapter))
   await writeText(join(dir, configFile), `${JSON.stringify(peftConfig(adapter), null, 2)}\n`)
   await verify(dir, adapter, dtype)
@@ -78,7 +79,7 @@ export async function writePeftAdapter (dir: string, { dtype, ...adapter }: Peft
 /** Loads what was written as anybody's adapter. */
 async function verify (dir: string, { tensors, ...settings }: PeftAdapter, dtype: SaveDType): Promise<void> {
   const { tensors: names, ...found } = await readPeftAdapter(dir)
-  const file = await SafetensorsFile.open(join(dir, weightsFile))
+  const file = await SafetensorsFile.open(join(dir, adapterWeightsFile))
   const differs = names.size !== tensors.size || [...tensors.keys()].some(name => !names.has(name))
   if (differs || !isDeepStrictEqual(found, { ...settings, targets: settings.targets.toSorted() })) throw new AdapterError(`${dir} does not read as it was written`)
   for (const [name, { data }] of tensors) {
@@ -93,9 +94,9 @@ export async function readPeftAdapter (dir: string): Promise<PeftAdapter> {
     throw new AdapterError(`${dir} has no readable ${configFile}`, 'name a directory that PEFT or Midspan wrote', error)
   })
   const settings = parseConfig(raw, join(dir, configFile))
-  const file = await SafetensorsFile.open(join(dir, weightsFile)).catch(async (error: unknown) => {
+  const file = await SafetensorsFile.open(join(dir, adapterWeightsFile)).catch(async (error: unknown) => {
     if (await stat(join(dir, pickleFile)).then(() => true, () => false)) throw new AdapterError(`${dir} holds its weights as a pickle only (${pickleFile}), which can run code when it is loaded`, 'save the adapter with safe_serialization=True', error)
-    throw new AdapterError(`${dir} has no readable ${weightsFile}`, 'save the adapter with safe_serialization=True', error)
+    throw new AdapterError(`${dir} has no readable ${adapterWeightsFile}`, 'save the adapter with safe_serialization=True', error)
   })
   const tensors = new Map<string, Tensor>()
   for (const name of file.tensors.keys()) tensors.set(name, await file.read(name))

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { MidspanError } from '../../errors.ts'
 import { float32, type Tensor } from '../../tensor.ts'
+import type { TensorSource } from '../checkpoint/directory.ts'
 import { loraScale, peftTensorName } from '../checkpoint/peft.ts'
 import type { LinearModule, Model, Span } from '../families/family.ts'
 
@@ -16,6 +17,8 @@ export interface AdapterSettings {
   readonly targets: readonly string[]
   /** Everyone with this seed starts from the same adapters. */
   readonly seed: string
+  /** They start as the source of the weights has them, under PEFT's names, rather than from the seed. */
+  readonly imported?: boolean
 }
 
 /** Thrown for adapter settings that do not fit the model. */
@@ -62,6 +65,17 @@ export function adapterShapes (model: Model, settings: AdapterSettings, { first,
 /** A span's adapters as training starts: B is zero, A uniform within ±1/sqrt(in) from SHAKE-256 of the seed and PEFT's name of the tensor. */
 export function initialAdapters (model: Model, settings: AdapterSettings, span: Span): Map<string, Tensor> {
   return new Map([...adapterShapes(model, settings, span)].map(([name, shape]) => [name, initialTensor(model, settings.seed, name, shape)]))
+}
+
+/** A span's adapters as an earlier training left them. Throws AdapterSettingsError for one of another shape than the settings say. */
+export async function importedAdapters (model: Model, settings: AdapterSettings, source: Pick<TensorSource, 'read'>, span: Span): Promise<Map<string, Tensor>> {
+  const adapters = new Map<string, Tensor>()
+  for (const [name, shape] of adapterShapes(model, settings, span)) {
+    const value = await source.read(peftTensorName(model.layersPrefix, name))
+    if (String(value.shape) !== String(shape)) throw new AdapterSettingsError(`the imported ${name} is [${value.shape.join(', ')}], not [${shape.join(', ')}]`, 'ask the founder: the charter does not fit its adapter')
+    adapters.set(name, value)
+  }
+  return adapters
 }
 
 function initialTensor ({ layersPrefix }: Model, seed: string, name: string, shape: readonly number[]): Tensor {

@@ -6,7 +6,7 @@ import type { Program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import { DeviceError, type AnyTensor, type Device, type DeviceTensor, type Executable } from '../runtime/device.ts'
 import { uploadRotary } from './attention.ts'
-import { initialAdapters } from './lora.ts'
+import { importedAdapters, initialAdapters } from './lora.ts'
 import { blockTraining, parameterName, parameterNames, type BlockTraining, type Trainable } from './trainable.ts'
 import { endFormat, formatProgram, isQuantized, keptTensors, type WeightFormat } from './weight-format.ts'
 
@@ -71,7 +71,9 @@ export class ModelWeights {
       await this.#load(source, blockWeights(this.model).filter(({ name }) => weights.includes(name)).map(({ name, shape }) => (
         { name: blockTensor(this.model, layer, name), shape, format: 'fp32', isTrained: true })))
       if (adapters === undefined) continue
-      for (const [name, value] of initialAdapters(this.model, adapters, { first: layer, end: layer + 1 })) {
+      const block = { first: layer, end: layer + 1 }
+      const initial = adapters.imported === true ? await importedAdapters(this.model, adapters, source, block) : initialAdapters(this.model, adapters, block)
+      for (const [name, value] of initial) {
         if (!this.trained.has(name)) this.trained.set(name, await this.device.upload(value))
       }
     }

@@ -46,7 +46,17 @@ const adaptersSchema = z.strictObject({
   targets: z.array(z.string().regex(/^[a-z][a-z0-9_]{0,63}$/, 'is not the name of a module')).min(1).max(64)
     .refine((targets) => new Set(targets).size === targets.length, 'names a module twice'),
   rslora: z.boolean(),
-  seed: z.string().regex(/^[0-9a-f]{1,128}$/, 'is not lower-case hex')
+  seed: z.string().regex(/^[0-9a-f]{1,128}$/, 'is not lower-case hex'),
+  /** The tensors that training starts from, by PEFT's names; absent where they follow from the seed. */
+  initial: bounded(name, tensorSchema, MAX_TENSORS).optional()
+})
+
+/** What of the model itself is trained. */
+const weightsSchema = z.strictObject({
+  /** Blocks that are trained whole, in place of adapters. */
+  blocks: z.array(z.int().min(0).max(MAX_BLOCKS - 1)).max(MAX_BLOCKS).refine((blocks) => new Set(blocks).size === blocks.length, 'names a block twice'),
+  /** Biases of the other blocks, as PEFT's setting of this name. */
+  bias: z.enum(['none', 'all', 'lora_only'])
 })
 
 const trainingSchema = z.strictObject({
@@ -97,6 +107,7 @@ export const charterSchema = z.strictObject({
   protocols: z.record(z.string().regex(/^[a-z]{1,32}$/), z.string().regex(/^\d{1,4}\.\d{1,4}\.\d{1,4}$/)),
   model: modelSchema,
   adapters: adaptersSchema,
+  weights: weightsSchema,
   training: trainingSchema,
   strategy: z.enum(['client-batch', 'sequential']),
   ends: z.discriminatedUnion('mode', [
@@ -110,9 +121,10 @@ export const charterSchema = z.strictObject({
   admission: z.enum(['invite', 'allow-list', 'open']),
   limits: limitsSchema
 }).superRefine((charter, context) => {
-  const { model: { blocks }, partitions: { inputBlocks, outputBlocks }, privacy: { clip } } = charter
+  const { model: { blocks }, weights, partitions: { inputBlocks, outputBlocks }, privacy: { clip } } = charter
   const refuse = (path: Array<string | number>, message: string): void => { context.addIssue({ code: 'custom', path, message }) }
   if (inputBlocks.max + outputBlocks.max >= blocks) return refuse(['partitions'], `the ends may take all ${blocks} blocks and leave no middle`)
+  if (weights.blocks.some((block) => block >= blocks)) return refuse(['weights', 'blocks'], `names a block that the model's ${blocks} are without`)
   if (charter.strategy === 'sequential' && charter.ends.mode === 'average') refuse(['ends'], 'cannot be averaged where clients take turns: an average needs rounds that all of them are in')
   if (clip === null) return
   for (let cut = inputBlocks.min; cut <= inputBlocks.max; cut++) {

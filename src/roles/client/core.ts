@@ -20,7 +20,7 @@ import type { Tensor } from '../../tensor.ts'
 import type { AdapterShape } from '../adapters.ts'
 import type { ClientContext } from '../context.ts'
 import { generateLimits, trainLimits } from '../sessions.ts'
-import { adapterSettings, charteredModel, endSpans, protectionOf, shapesOf } from '../settings.ts'
+import { charteredModel, endSpans, protectionOf, shapesOf, trainableOf } from '../settings.ts'
 import { openSession } from './connection.ts'
 import { ClientEnds } from './ends.ts'
 import { readProgress, type ProgressMeta } from './progress.ts'
@@ -80,7 +80,7 @@ export class ClientCore {
     checkWeights(model, directory, endTensors(charter.model.config, partition))
     const tokenizer = await loadTokenizer(paths.model)
     const device = await openDevice(kind, threads === undefined ? {} : { threads })
-    const ends = await loadEnds(device, model, directory, partition, adapterSettings(charter), { format })
+    const ends = await loadEnds(device, model, directory, partition, trainableOf(charter), { format })
     const parameters = await Parameters.create(device, ends.weights.trained)
     const optimizer = await Optimizer.open(device, charter.training.optimizer)
     const shapes = shapesOf(charter, endSpans(charter, partition))

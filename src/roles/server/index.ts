@@ -7,7 +7,8 @@ import { checkModel } from '../../model/families/index.ts'
 import { CachedSpan } from '../../model/generation/cached-span.ts'
 import { Boundary } from '../../model/privacy/boundary.ts'
 import { openDevice } from '../../model/runtime/open.ts'
-import { initialAdapters } from '../../model/training/lora.ts'
+import { SafetensorsFile } from '../../model/checkpoint/safetensors.ts'
+import { withAdapter } from '../../model/training/imported-adapter.ts'
 import { Optimizer } from '../../model/training/optimizer.ts'
 import { Parameters } from '../../model/training/parameters.ts'
 import { TrainableSpan } from '../../model/training/span.ts'
@@ -23,7 +24,7 @@ import type { RoleContext, RunningRole } from '../context.ts'
 import { ExportError, exportSchema, writeExport } from '../export.ts'
 import { parseParameters } from '../parameters.ts'
 import { generateLimits, trainLimits } from '../sessions.ts'
-import { adapterSettings, charteredModel, deviceLine, shapesOf } from '../settings.ts'
+import { charteredModel, deviceLine, shapesOf, trainableOf } from '../settings.ts'
 import { FederatedAdapters } from './adapters.ts'
 import { serveGeneration } from './generate-session.ts'
 import { GenerationEngine } from './generation-engine.ts'
@@ -56,14 +57,11 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
   checkModel(model, directory)
   const device = await openDevice(kind, threads === undefined ? {} : { threads })
 
-  const weights = await ModelWeights.create(device, model, adapterSettings(charter), format)
-  const blocks = await TrainableSpan.load(device, model, directory, span, adapterSettings(charter), { weights })
-  if (charter.ends.mode !== 'personal') {
-    // What is the same for all holders of a block, the server knows too: it brings back clients that missed rounds.
-    for (const [name, value] of initialAdapters(model, adapterSettings(charter), { first: 0, end: model.layers })) {
-      if (!weights.trained.has(name)) weights.trained.set(name, await device.upload(value))
-    }
-  }
+  const source = charter.adapters.initial === undefined ? directory : withAdapter(directory, await SafetensorsFile.open(context.paths.adapter))
+  const weights = await ModelWeights.create(device, model, trainableOf(charter), format)
+  const blocks = await TrainableSpan.load(device, model, source, span, trainableOf(charter), { weights })
+  // What is the same for all holders of a block, the server knows too: it brings back clients that missed rounds.
+  if (charter.ends.mode !== 'personal') await weights.loadTrained(source, { first: 0, end: model.layers })
   const optimizer = await Optimizer.open(device, charter.training.optimizer)
   const parameters = await Parameters.create(device, weights.trained)
   await parameters.restore(state.tensors)

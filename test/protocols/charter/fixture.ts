@@ -30,6 +30,7 @@ export async function charterOf (seed: number, changes: Partial<Charter> = {}): 
       files: { 'config.json': { bytes: 2, sha256: 'cd'.repeat(32) } }
     },
     adapters: { r: 8, alpha: 16, dropout: 0, targets: ['q_proj', 'v_proj'], rslora: false, seed: '00ff' },
+    weights: { blocks: [], bias: 'none' },
     training: {
       optimizer: { name: 'adamw', learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
       schedule: { name: 'constant', warmupRounds: 0, totalRounds: 100 },
