@@ -3,7 +3,7 @@ import type { Value } from '../graph/graph.ts'
 import { add, gelu, mul, reshape, split } from '../graph/operators/index.ts'
 import type { BlockBuilder } from './builder.ts'
 import { PromptError, type Context, type PromptReading } from './context.ts'
-import { count, layerCount, linear, readConfig, sameWindow } from './decoder.ts'
+import { checkHeads, count, layerCount, linear, readConfig, sameWindow } from './decoder.ts'
 import { UnsupportedModelError, type Config, type Family, type Model, type Norm } from './family.ts'
 import { plainRotary } from './rotary.ts'
 
@@ -45,19 +45,18 @@ function recognizes (config: Config): boolean {
 
 function describe (config: Config): Model {
   const c = readConfig('the original ChatGLM', chatglmConfig, config)
-  const [hidden, heads] = [c.hidden_size, c.num_attention_heads]
-  const headSize = hidden / heads
+  const hidden = c.hidden_size
+  const heads = checkHeads({ heads: c.num_attention_heads, kvHeads: c.num_attention_heads, headSize: hidden / c.num_attention_heads })
+  const { headSize } = heads
   // Each half of a head turns in pairs.
-  if (headSize % 4 !== 0) throw new UnsupportedModelError(`${heads} heads do not divide ${hidden} elements into halves that turn`)
+  if (headSize % 4 !== 0) throw new UnsupportedModelError(`${heads.heads} heads do not divide ${hidden} elements into halves that turn`)
   const norm = (name: string): Norm => ({ name, kind: 'layer', size: hidden })
   return {
     architecture: 'ChatGLMForConditionalGeneration',
     layers: c.num_layers,
     hiddenSize: hidden,
     vocabularySize: c.vocab_size,
-    heads,
-    kvHeads: heads,
-    headSize,
+    ...heads,
     maxPositions: c.max_sequence_length,
     normEpsilon: c.layernorm_epsilon,
     tied: false,

@@ -37,11 +37,15 @@ export function readConfig<Schema extends z.ZodType> (family: string, schema: Sc
 /** Query heads over the key/value heads that they share. */
 export type Heads = Pick<Model, 'heads' | 'kvHeads' | 'headSize'>
 
-/** Throws UnsupportedModelError for heads that do not divide evenly. */
+/** Its table of rotations is made before any weight is seen; published models have heads of 256 at most. */
+const MAX_HEAD_SIZE = 4096
+
+/** Throws UnsupportedModelError for heads that do not divide evenly, or are too large to be meant. */
 export function checkHeads ({ heads, kvHeads, headSize }: Heads): Heads {
   if (!Number.isInteger(headSize) || headSize % 2 !== 0 || heads % kvHeads !== 0) {
     throw new UnsupportedModelError(`${heads} heads of ${headSize} over ${kvHeads} key/value heads do not divide evenly`)
   }
+  if (headSize > MAX_HEAD_SIZE) throw new UnsupportedModelError(`heads have ${MAX_HEAD_SIZE} elements at most, not ${headSize}`)
   return { heads, kvHeads, headSize }
 }
 

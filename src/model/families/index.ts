@@ -21,13 +21,19 @@ export const supportedArchitectures: readonly string[] = [...new Set(families.fl
 export function familyOf (config: Config): Family {
   const named: unknown = Array.isArray(config.architectures) ? config.architectures[0] : undefined
   const family = families.find(({ architectures, recognizes }) => architectures.some(architecture => architecture === named) && recognizes?.(config) !== false)
-  if (family === undefined) throw new UnsupportedModelError(`the architecture ${JSON.stringify(named)} is not supported`, `supported are ${supportedArchitectures.join(', ')}`)
+  if (family === undefined) throw new UnsupportedModelError(`the architecture ${JSON.stringify(named)}${supportedArchitectures.some(known => known === named) ? ' with this configuration' : ''} is not supported`, `supported are ${supportedArchitectures.join(', ')}`)
   return family
 }
 
+/** Values of a rotary table at most, 512 MiB: a charter's configuration comes from a peer. A model for a million tokens has 2^25. */
+const MAX_ROTARY_VALUES = 2 ** 27
+
 /** Reads a configuration. Throws UnsupportedModelError for what Midspan cannot compute. */
 export function modelOf (config: Config): Model {
-  return familyOf(config).describe(config)
+  const model = familyOf(config).describe(config)
+  const most = Math.floor(MAX_ROTARY_VALUES / model.rotary.frequencies.length)
+  if (model.maxPositions > most) throw new UnsupportedModelError(`sequences of such heads have ${most} positions at most, not ${model.maxPositions}`)
+  return model
 }
 
 /** How many blocks a client computes before and after the middle. */
