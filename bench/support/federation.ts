@@ -72,25 +72,38 @@ export interface GenerateDone {
   readonly tokensPerSecond: number
 }
 
+/** How long the steps of a start took: founding, which reads the whole model; the server, which loads its blocks; the joining of all clients; their processes. */
+export type StartMs = Readonly<Record<'found' | 'server' | 'join' | 'clients', number>>
+
 /** A server's process and its clients' processes on loopback. */
 export class Federation {
   readonly server: Worker<'report', Report>
   readonly processes: ReadonlyArray<Worker<'report', Report>>
+  readonly startMs: StartMs
   readonly #homes: readonly string[]
   readonly #data: string
 
-  private constructor (server: Worker<'report', Report>, processes: ReadonlyArray<Worker<'report', Report>>, homes: readonly string[], data: string) {
+  private constructor (server: Worker<'report', Report>, processes: ReadonlyArray<Worker<'report', Report>>, startMs: StartMs, homes: readonly string[], data: string) {
     this.server = server
     this.processes = processes
+    this.startMs = startMs
     this.#homes = homes
     this.#data = data
   }
 
   /** Founds it in a directory, starts its processes and lets the clients join. */
   static async start (directory: string, { clients, clientsPerProcess, serverThreads, clientThreads, ...plan }: FederationPlan): Promise<Federation> {
+    const startMs = { found: 0, server: 0, join: 0, clients: 0 }
+    let last = performance.now()
+    const lap = (step: keyof StartMs): void => {
+      startMs[step] = performance.now() - last
+      last = performance.now()
+    }
     const serverHome = await mkdtemp(join(directory, 'server-'))
     await foundFederation(serverHome, { ...founding, ...plan, minClients: plan.strategy === 'sequential' ? 1 : clients }, limit())
+    lap('found')
     const { worker: server } = await Worker.start<'report', Report>(PEER, [String(serverThreads), 'true', serverHome])
+    lap('server')
     const { addresses } = await new ControlClient(homeAt(serverHome)).request('status', {}, limit()) as DaemonStatus
     const invite = addresses.find((address) => address.includes('127.0.0.1')) as string
     const homes: string[] = []
@@ -99,14 +112,16 @@ export class Federation {
       await joinFederation(home, { invite }, limit())
       homes.push(home)
     }
+    lap('join')
     const processes: Array<Worker<'report', Report>> = []
     for (let first = 0; first < clients; first += clientsPerProcess) {
       processes.push((await Worker.start<'report', Report>(PEER, [String(clientThreads), 'false', ...homes.slice(first, first + clientsPerProcess)])).worker)
     }
+    lap('clients')
     const data = join(directory, 'data.jsonl')
     const documents = pretrainingDocuments('bench')
     await writeFile(data, Array.from({ length: DOCUMENTS }, () => `${JSON.stringify({ text: documents.next().value })}\n`).join(''))
-    return new Federation(server, processes, homes, data)
+    return new Federation(server, processes, startMs, homes, data)
   }
 
   /** Trains with every client until each has done this many rounds in all; `onRound` hears of each as it is told. */
