@@ -1,21 +1,18 @@
-/** One reading is under way while the last is used; more would only take memory. */
-const readsAhead = 1
+import { widenThreads } from './widening.ts'
 
-/** Reads items in their order, the next while one is used. When it ends, for whatever reason, no reading is under way. */
+/** Reads items in their order, the next ones while one is used, as many as there are threads for. When it ends, for whatever reason, no reading is under way. */
 export async function * readAhead<Item, Value> (items: readonly Item[], read: (item: Item) => Promise<Value>): AsyncGenerator<[Item, Value]> {
   const underWay: Array<Promise<Value>> = []
   try {
     for (const [i, item] of items.entries()) {
-      for (const next of items.slice(i + underWay.length, i + 1 + readsAhead)) underWay.push(watched(read(next)))
+      for (const next of items.slice(i + underWay.length, i + widenThreads)) {
+        const reading = read(next)
+        reading.catch(() => {}) // it may fail before anybody waits for it
+        underWay.push(reading)
+      }
       yield [item, await underWay.shift()!]
     }
   } finally {
     await Promise.allSettled(underWay)
   }
-}
-
-/** A promise that may fail before anybody waits for it. */
-export function watched<Value> (promise: Promise<Value>): Promise<Value> {
-  promise.catch(() => {})
-  return promise
 }

@@ -1,13 +1,16 @@
 import { open, stat, type FileHandle } from 'node:fs/promises'
-import { bytesOf, elementCount, fromBytes, type Tensor } from '../../tensor.ts'
+import { bytesOf, fromBytes, type Tensor } from '../../tensor.ts'
 import { GatheringWriter, readFully, replaceFile } from './atomic.ts'
-import { allFinite, isFloat, memoryTypeOf, storedBytes, storedTypeOf, widen } from './dtypes.ts'
+import { isFloat, memoryTypeOf, storedBytes, storedTypeOf, widen } from './dtypes.ts'
 import { MissingTensorError, SafetensorsError } from './errors.ts'
 import { byteLengthOf, encodeHeader, parseHeader, prefixBytes, readHeaderLength, type SafetensorsHeader, type StoredTensor, type TensorSpec } from './header.ts'
-import { readPieces } from './pieces.ts'
+import { readWidened, type StoredRange, type Widened } from './widening.ts'
 
 /** The most bytes in one read: large enough for full disk speed, small enough that memory and the thread pool stay free. */
 const readChunkBytes = 8 * 1024 * 1024
+
+/** Tensors from this size on are read on other threads. */
+const threadFromBytes = 1024 * 1024
 
 /** What PyTorch's writers put into a header, and its readers look for. */
 export const defaultMetadata = { format: 'pt' } as const
@@ -52,17 +55,16 @@ export class SafetensorsFile implements SafetensorsHeader {
   async read (name: string, signal?: AbortSignal): Promise<Tensor> {
     const { dtype, shape, start, bytes } = this.tensor(name)
     if (!isFloat(dtype)) throw new SafetensorsError(`${this.path}: tensor ${name} holds ${dtype} values, not real numbers`)
-    const values = new Float32Array(elementCount(shape))
-    const size = storedBytes[dtype]
-    let finite = true
-    const use = dtype === 'F32'
-      ? (piece: Uint8Array, offset: number): void => { finite &&= allFinite(values.subarray(offset / size, (offset + piece.byteLength) / size)) }
-      : (piece: Uint8Array, offset: number): void => { finite &&= widen(dtype, piece, values.subarray(offset / size)) }
-    const target = dtype === 'F32' ? new Uint8Array(values.buffer) : undefined
-    const whole = await withFile(this.path, async handle => await readPieces(handle, start, bytes, use, { target, signal }))
-    if (!whole) throw this.#cutShort(name)
-    if (!finite) throw new SafetensorsError(`${this.path}: tensor ${name} holds values that are NaN or infinite`, 'use an undamaged checkpoint')
-    return { dtype: 'float32', shape, data: values }
+    signal?.throwIfAborted()
+    const range = { path: this.path, start, bytes, dtype }
+    const read = bytes < threadFromBytes ? await this.#readHere(name, range) : await readWidened(range)
+    signal?.throwIfAborted()
+    if ('data' in read) return { dtype: 'float32', shape, data: read.data }
+    switch (read.fault) {
+      case 'short': throw this.#cutShort(name)
+      case 'not finite': throw new SafetensorsError(`${this.path}: tensor ${name} holds values that are NaN or infinite`, 'use an undamaged checkpoint')
+      case 'unreadable': throw new SafetensorsError(`${this.path}: tensor ${name} cannot be read: ${read.message}`)
+    }
   }
 
   /** The tensor in its stored type. Throws SafetensorsError for types that Midspan does not hold in memory (BF16, F64 and the like). */
@@ -90,6 +92,14 @@ export class SafetensorsFile implements SafetensorsHeader {
   chunks (name: string, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
     const { start, bytes } = this.tensor(name)
     return this.#chunks(name, start, bytes, signal)
+  }
+
+  /** A small tensor, for which another thread would take longer than reading it. */
+  async #readHere (name: string, { start, bytes, dtype }: StoredRange): Promise<Widened> {
+    const stored = new Uint8Array(bytes)
+    await this.#fill(name, stored, start, undefined)
+    const data = new Float32Array(bytes / storedBytes[dtype])
+    return widen(dtype, stored, data) ? { data } : { fault: 'not finite' }
   }
 
   async #fill (name: string, target: Uint8Array, start: number, signal: AbortSignal | undefined): Promise<void> {
