@@ -10,6 +10,7 @@ const BENCHMARKS = [
   { file: 'batch.ts', title: 'Clients in one batch' },
   { file: 'decode.ts', title: 'Generation' },
   { file: 'goodput.ts', title: 'Sealed stream' },
+  { file: 'weights.ts', title: 'Formats of frozen weights' },
   { file: 'pytorch.ts', title: 'Beside PyTorch' },
   { file: 'profile.ts', title: 'Operators of a training step' },
   { file: 'loading.ts', title: 'Loading a checkpoint' }
