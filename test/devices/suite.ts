@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Device } from '../../src/model/runtime/device.ts'
 import { openDevice, type DeviceOptions } from '../../src/model/runtime/open.ts'
 import { blocks } from './suite/blocks.ts'
@@ -15,7 +15,6 @@ export interface Subject {
   readonly kind: Device['kind']
   /** Open while tests run. */
   readonly device: () => Device
-  readonly openAnother: () => Promise<Device>
   /** How far results may lie from PyTorch's on a CPU, relative to the largest. */
   readonly tolerance: Tolerance
 }
@@ -33,12 +32,19 @@ export interface Tolerance {
 /** What every device must pass. */
 export function deviceSuite (kind: Device['kind'], tolerance: Tolerance, options: DeviceOptions = {}): void {
   describe(`the ${kind} device`, () => {
-    let device: Device
-    const openAnother = async (): Promise<Device> => await openDevice(kind, options)
-    beforeAll(async () => { device = await openAnother() })
-    afterAll(async () => { await device.close() })
+    it('refuses work after it is closed, and can be opened again', async () => {
+      const closed = await openDevice(kind, options)
+      await closed.close()
+      await expect(closed.zeros('float32', [1])).rejects.toThrow('closed')
+    })
 
-    const subject: Subject = { kind, device: () => device, openAnother, tolerance }
-    for (const part of [contract, operators, blocks, caches, prompts, formats, steps, copies]) describe(part.name, () => { part(subject) })
+    describe('while it is open', () => {
+      let device: Device
+      beforeAll(async () => { device = await openDevice(kind, options) })
+      afterAll(async () => { await device.close() })
+
+      const subject: Subject = { kind, device: () => device, tolerance }
+      for (const part of [contract, operators, blocks, caches, prompts, formats, steps, copies]) describe(part.name, () => { part(subject) })
+    })
   })
 }

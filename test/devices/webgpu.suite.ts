@@ -1,4 +1,5 @@
-import { describe, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
+import { openDevice } from '../../src/model/runtime/open.ts'
 import { deviceSuite } from './suite.ts'
 import { webGpuDriver } from './webgpu-driver.ts'
 
@@ -8,6 +9,12 @@ if (driver === undefined) {
   describe.skip('the webgpu device: there is no Vulkan driver; install that of the GPU, or chromium-common and libvulkan1 for SwiftShader', () => { it('passes the suite', () => {}) })
 } else {
   describe(`with the driver ${driver.name}`, () => {
+    it('is one in a process', async () => {
+      const device = await openDevice('webgpu')
+      await expect(openDevice('webgpu')).rejects.toThrow('this process has a webgpu device already')
+      await device.close()
+    })
+
     deviceSuite('webgpu', { block: 5e-6, hidden: 2e-5, gradient: 5e-5, steps: 1e-3 })
   })
 }

@@ -16,7 +16,10 @@ export interface DeviceOptions {
   profile?: string
 }
 
-/** Opens a device. Throws DeviceError where this machine has none of this kind. */
+/** onnxruntime 1.30 has one WebGPU context in a process, and threads that use it at the same time crash each other. */
+let hasWebGpu = false
+
+/** Opens a device. Throws DeviceError where this machine has none of this kind, and for a second webgpu device in this process. */
 export async function openDevice (kind: DeviceKind, options: DeviceOptions = {}): Promise<Device> {
   return await WorkerDevice.open(kind, options)
 }
@@ -60,10 +63,15 @@ class WorkerDevice implements Device {
     this.#worker = worker
     worker.on('message', (answer: Answer) => { this.#settle(answer) })
     worker.on('error', cause => { this.#fail(new DeviceError(`the ${kind} device's thread died: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })) })
-    worker.on('exit', () => { this.#fail(new DeviceError(`the ${kind} device is closed`)) })
+    worker.on('exit', () => {
+      if (kind === 'webgpu') hasWebGpu = false
+      this.#fail(new DeviceError(`the ${kind} device is closed`))
+    })
+    if (kind === 'webgpu') hasWebGpu = true
   }
 
   static async open (kind: DeviceKind, { threads, spin = false, profile }: DeviceOptions): Promise<WorkerDevice> {
+    if (kind === 'webgpu' && hasWebGpu) throw new DeviceError('this process has a webgpu device already', { next: 'share it, or close it first' })
     const workerData: WorkerOptions = { kind, spin, ...(threads === undefined ? {} : { threads }), ...(profile === undefined ? {} : { profile }) }
     const device = new WorkerDevice(kind, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }), profile !== undefined)
     try {
