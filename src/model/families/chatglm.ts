@@ -2,9 +2,9 @@ import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
 import { add, gelu, mul, reshape, split } from '../graph/operators/index.ts'
 import type { BlockBuilder } from './builder.ts'
-import { PromptError, type Context, type PromptReading } from './context.ts'
 import { checkHeads, count, layerCount, linear, readConfig, sameWindow } from './decoder.ts'
 import { UnsupportedModelError, type Config, type Family, type Model, type Norm } from './family.ts'
+import { PromptError, type PromptContext, type PromptReading } from './prompts.ts'
 import { plainRotary } from './rotary.ts'
 
 const id = z.int().min(0)
@@ -106,7 +106,7 @@ function promptReading ({ vocab_size: vocabulary, bos_token_id: sop, mask_token_
   const [mask, gmask] = [mask_token_id ?? sop - MASK_BEFORE_BOS, gmask_token_id ?? sop - GMASK_BEFORE_BOS]
   const preferred = first ? [mask, gmask] : [gmask, mask]
 
-  function context (ids: readonly number[], rows: 'read' | 'generated'): Context {
+  function context (ids: readonly number[], rows: 'read' | 'generated'): PromptContext {
     const length = Math.max(0, ids.indexOf(sop))
     const token = preferred.find(token => ids.slice(0, length).includes(token))
     if (token === undefined) throw new PromptError('a prompt has no mask token before its end', `close it with the ids ${gmask} ([gMASK]) and ${sop} (sop), before the answer`)

@@ -1,7 +1,7 @@
 import { MidspanError } from '../../errors.ts'
 import type { Value } from '../graph/graph.ts'
 import type { BlockBuilder } from './builder.ts'
-import type { PromptReading } from './context.ts'
+import type { PromptReading } from './prompts.ts'
 import type { RotaryTable } from './rotary.ts'
 
 /** config.json of a Hugging Face model directory. */

@@ -8,7 +8,7 @@ import { mistral } from './mistral.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
 
-export { contextFault, PromptError, type Context, type PromptReading } from './context.ts'
+export { contextFault, PromptError, type PromptContext, type PromptReading } from './prompts.ts'
 export { checkModel, checkTiedHead, checkWeights, modelWeights, type TensorListing } from './check.ts'
 export { blockTensor, blockWeights, embeddingWeight, headWeight, headWeights, spanTensors, UnsupportedModelError, type Config, type Family, type LinearModule, type Model, type Norm, type Span, type WeightSpec } from './family.ts'
 

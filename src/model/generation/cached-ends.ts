@@ -1,4 +1,4 @@
-import type { Context, EndBlocks } from '../families/index.ts'
+import type { EndBlocks, PromptContext } from '../families/index.ts'
 import { continued, isPending, type AnyTensor, type DeviceTensor, type Pending } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { int32, type Tensor } from '../../tensor.ts'
@@ -21,7 +21,7 @@ export class CachedEnds {
   readonly #blocks: CachedSpan
   readonly #parts: Parts
   /** Of the prompt, and of what is generated after it. */
-  #contexts: { readonly read: Context, readonly generated: Context } | undefined
+  #contexts: { readonly read: PromptContext, readonly generated: PromptContext } | undefined
 
   private constructor (weights: ModelWeights, parts: Parts) {
     this.#weights = weights
@@ -63,7 +63,7 @@ export class CachedEnds {
   }
 
   /** What the blocks must know of rows from this position on, in a model that reads prompts in both directions; known once the prompt has started. */
-  contextAt (position: number): Context | undefined {
+  contextAt (position: number): PromptContext | undefined {
     return position === 0 ? this.#contexts?.read : this.#contexts?.generated
   }
 

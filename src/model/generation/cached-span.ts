@@ -1,5 +1,5 @@
-import { contextFault, type Context } from '../families/context.ts'
 import { UnsupportedModelError, type Model, type Span } from '../families/family.ts'
+import { contextFault, type PromptContext } from '../families/prompts.ts'
 import { grownTables } from '../families/rotary.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Link, Passed } from '../runtime/device.ts'
@@ -17,7 +17,7 @@ export interface SequenceRows {
   readonly cache: SequenceCache
   readonly count: number
   /** Of these rows, in a model that reads prompts in both directions. */
-  readonly context?: Context | undefined
+  readonly context?: PromptContext | undefined
 }
 
 /**

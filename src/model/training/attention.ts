@@ -62,7 +62,10 @@ export function paddedAttention (graph: Graph, model: Model, window: number | nu
   }
 }
 
-/** Of q [batch, kvHeads, group * seq, headSize] over k and v [batch, kvHeads, seq, headSize], with `mask` added to the scores [batch, kvHeads, group, seq, seq]; [batch, seq, heads..., headSize]. */
+/**
+ * Attention of q [batch, kvHeads, group * seq, headSize] over k and v [batch, kvHeads, seq, headSize], with `mask` added to the scores
+ * [batch, kvHeads, group, seq, seq]: [batch, seq, kvHeads, group, headSize].
+ */
 export function maskedAttention ({ heads, kvHeads, headSize }: Model, q: Value, k: Value, v: Value, mask: Value): Value {
   const [batch, , seq] = k.shape as [Dim, Dim, Dim]
   const group = heads / kvHeads

@@ -1,6 +1,6 @@
 import { int32, tensor, type Tensor } from '../../tensor.ts'
-import { contextFault, positionPairs, type Context } from '../families/context.ts'
 import type { Model } from '../families/family.ts'
+import { contextFault, positionPairs, type PromptContext } from '../families/prompts.ts'
 import { Graph } from '../graph/graph.ts'
 import { add, concat, gatherRows } from '../graph/operators/index.ts'
 import { program } from '../graph/program.ts'
@@ -11,7 +11,7 @@ import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
 export interface Sequences {
   readonly lengths: readonly number[]
   /** Of each sequence, in a model that reads prompts in both directions; left out or empty for others. */
-  readonly contexts?: readonly Context[] | undefined
+  readonly contexts?: readonly PromptContext[] | undefined
 }
 
 /** Hidden states of several sequences. */
@@ -106,7 +106,7 @@ export function rowLayout ({ lengths, contexts = [] }: Sequences): RowLayout {
 }
 
 /** int64 [rows, positions] of rows [from, from + count) of each sequence. */
-export function positionsOf (sequences: ReadonlyArray<{ readonly from: number, readonly count: number, readonly context?: Context | undefined }>): Tensor {
+export function positionsOf (sequences: ReadonlyArray<{ readonly from: number, readonly count: number, readonly context?: PromptContext | undefined }>): Tensor {
   const rows = sequences.reduce((sum, { count }) => sum + count, 0)
   const values = sequences.flatMap(({ from, count, context }) => context === undefined ? Array.from({ length: count }, (_, i) => from + i) : positionPairs(context, from, count))
   return int64([rows, values.length / rows], values)

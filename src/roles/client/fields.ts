@@ -1,4 +1,4 @@
-import type { Context } from '../../model/families/index.ts'
+import type { PromptContext } from '../../model/families/index.ts'
 import type { Sequences } from '../../model/training/rows.ts'
 
 /** How rows fall into sequences, as messages say it: no text, but its lengths. */
@@ -7,6 +7,6 @@ export function sequenceFields ({ lengths, contexts = [] }: Sequences): { length
 }
 
 /** The context of one sequence's rows, as messages say it. */
-export function contextFields (context: Context | undefined): { contextLength: number, maskPosition: number } {
+export function contextFields (context: PromptContext | undefined): { contextLength: number, maskPosition: number } {
   return { contextLength: context?.length ?? 0, maskPosition: context?.maskPosition ?? 0 }
 }

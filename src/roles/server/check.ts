@@ -1,4 +1,4 @@
-import { contextFault, type Context, type Model } from '../../model/families/index.ts'
+import { contextFault, type Model, type PromptContext } from '../../model/families/index.ts'
 import { contextsFault, type Sequences } from '../../model/training/rows.ts'
 import { allowedPartitions } from '../../protocols/charter/client.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
@@ -46,8 +46,16 @@ export function checkSequences (charter: Charter, model: Model, { lengths, conte
   return { sequences, rows }
 }
 
+/** Where the rows of one request stand in their sequence, as a client says it. */
+export interface PlaceFields {
+  readonly position: number
+  readonly count: number
+  readonly contextLength: number
+  readonly maskPosition: number
+}
+
 /** The context of rows [position, position + count) of a sequence, where the model has contexts. Throws BadMessageError. */
-export function checkContext ({ prompts }: Model, { position, count, contextLength, maskPosition }: { position: number, count: number, contextLength: number, maskPosition: number }): Context | undefined {
+export function checkContext ({ prompts }: Model, { position, count, contextLength, maskPosition }: PlaceFields): PromptContext | undefined {
   if (prompts === undefined) {
     if (contextLength !== 0 || maskPosition !== 0) throw new BadMessageError('the model has no contexts')
     return undefined

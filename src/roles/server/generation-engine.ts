@@ -1,7 +1,7 @@
 import { MidspanError } from '../../errors.ts'
 import { cacheBytes, SequenceCache } from '../../model/generation/cache.ts'
 import type { CachedSpan } from '../../model/generation/cached-span.ts'
-import type { Context, Model } from '../../model/families/index.ts'
+import type { Model, PromptContext } from '../../model/families/index.ts'
 import type { Boundary } from '../../model/privacy/boundary.ts'
 import { continued, type Device, type DeviceTensor } from '../../model/runtime/device.ts'
 import { concatRows, sliceRows } from '../../model/training/rows.ts'
@@ -33,7 +33,7 @@ export interface GenerationRows {
   readonly position: number
   readonly tensors: readonly Tensor[]
   /** In a model that reads prompts in both directions. */
-  readonly context: Context | undefined
+  readonly context: PromptContext | undefined
 }
 
 interface Request extends Batchable, GenerationRows {

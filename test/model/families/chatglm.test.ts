@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { chatglm } from '../../../src/model/families/chatglm.ts'
 import { contextFault, endTensors, familyOf, middleTensors, modelOf, PromptError, UnsupportedModelError } from '../../../src/model/families/index.ts'
-import { positionPairs } from '../../../src/model/families/context.ts'
+import { positionPairs } from '../../../src/model/families/prompts.ts'
 import { chatglmRevisions, readChatGLMGolden } from '../../helpers/chatglm.ts'
 
 const released = {
