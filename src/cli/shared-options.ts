@@ -1,5 +1,5 @@
 import { optional, toggle } from './option.ts'
-import { choice, integer, number } from './values.ts'
+import { choice, integer, number, size } from './values.ts'
 
 /** Options that mean the same in several commands. */
 
@@ -8,6 +8,11 @@ export const json = toggle('Print JSON for programs instead of text for people')
 export const threads = optional('COUNT', integer({ min: 1, max: 1024 }), 'Threads that compute', "the machine's cores")
 
 export const device = optional('NAME', choice('auto', 'cpu', 'webgpu', 'cuda'), 'What computes: auto, cpu, webgpu or cuda; auto takes a GPU that is faster than the CPU', 'auto')
+
+export const residuals = {
+  residuals: optional('POLICY', choice('saved', 'recomputed', 'auto'), 'Whether training keeps what its way back needs (saved), computes it again in less memory (recomputed), or measures both and keeps the faster (auto)', 'saved'),
+  residualBytes: optional('SIZE', size, 'Memory that auto may use for what one pass keeps', 'no limit')
+}
 
 export const weights = optional('FORMAT', choice('fp32', 'fp16', 'int8', 'int4'), "What the frozen weights of this peer's blocks are kept as: fp32, fp16, int8 or int4. Less memory and faster generation for another, close model; see docs/weights.md", 'fp32')
 

@@ -106,7 +106,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     charter,
     charterHash: signed.hash,
     paths: { state: home.state, model: isServer ? modelOf(settings) : home.model, adapter: home.adapter },
-    settings: { device: choice.kind, threads: settings.threads, weights: settings.weights },
+    settings: { device: choice.kind, threads: settings.threads, weights: settings.weights, residuals: settings.residuals, residualBytes: settings.residualBytes },
     logger,
     dial: async (peer, protocol, signal) => await gate.dial(peer, protocol, signal),
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },

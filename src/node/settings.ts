@@ -3,6 +3,7 @@ import { parse as parseYaml, stringify as stringifyYaml } from 'yaml'
 import { z } from 'zod'
 import { UsageError } from '../errors.ts'
 import { weightFormats } from '../model/training/weight-format.ts'
+import { residualSettings } from '../model/training/residual-choice.ts'
 import { peerIdSchema } from '../protocols/charter/schema.ts'
 import { readIfPresent, replaceFile, type Home } from './home.ts'
 
@@ -38,6 +39,10 @@ const settingsSchema = z.strictObject({
   threads: z.int().min(1).max(1024).optional(),
   /** What the device keeps this peer's frozen matrices as. */
   weights: z.enum(weightFormats).optional(),
+  /** Whether training keeps what its way back needs, or computes it again. */
+  residuals: z.enum(residualSettings).optional(),
+  /** Bytes that `residuals: auto` lets one pass keep. */
+  residualBytes: z.int().min(1).optional(),
   /** Connections this peer holds at most. */
   maxConnections: z.int().min(2).max(10_000).optional(),
   logLevel: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).optional()
@@ -49,11 +54,12 @@ export type PartialSettings = z.infer<typeof settingsSchema>
 /** Settings with their defaults. What is still optional depends on the role or the charter. */
 export type Settings = Omit<PartialSettings, Defaulted> & { readonly [Key in Defaulted]-?: NonNullable<PartialSettings[Key]> }
 
-type Defaulted = 'device' | 'weights' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
+type Defaulted = 'device' | 'weights' | 'residuals' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
 
 const defaults = {
   device: 'auto',
   weights: 'fp32',
+  residuals: 'saved',
   /** A server of a few hundred clients; libp2p's own default. */
   maxConnections: 300,
   logLevel: 'info'

@@ -1,5 +1,6 @@
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
 import type { DeviceKind } from '../model/runtime/device.ts'
+import type { ResidualSetting } from '../model/training/residual-choice.ts'
 import type { WeightFormat } from '../model/training/weight-format.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
 
@@ -26,6 +27,9 @@ export interface RoleSettings {
   readonly threads: number | undefined
   /** What the device keeps this peer's frozen matrices as. */
   readonly weights: WeightFormat
+  readonly residuals: ResidualSetting
+  /** Bytes that one pass may keep where residuals are chosen by measurement; undefined: no limit. */
+  readonly residualBytes: number | undefined
 }
 
 /** A server that a client knows, and whether it can be reached now. */

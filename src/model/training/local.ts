@@ -4,7 +4,7 @@ import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import type { Batch } from '../text/batches.ts'
 import { accumulate } from './accumulate.ts'
-import type { ResidualPolicy } from './block-programs.ts'
+import type { ResidualSetting } from './residual-choice.ts'
 import { loadEnds, type Ends } from './ends.ts'
 import type { Loss } from './head.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from './optimizer.ts'
@@ -18,7 +18,7 @@ export interface LocalTrainerOptions {
   /** Adapters on every block, or `'weights'`: everything. */
   readonly trainable: Trainable
   readonly optimizer: OptimizerSettings
-  readonly policy?: ResidualPolicy
+  readonly policy?: ResidualSetting
   /** What frozen matrices are kept as; float32 when left out. */
   readonly format?: WeightFormat
 }

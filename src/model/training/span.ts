@@ -1,4 +1,4 @@
-import type { Tensor } from '../../tensor.ts'
+import { bytesPerElement, elementCount, type Tensor } from '../../tensor.ts'
 import { kindOf, type Model, type Span } from '../families/family.ts'
 import { grownTables } from '../families/rotary.ts'
 import { compiled } from '../runtime/compiled.ts'
@@ -6,6 +6,7 @@ import type { AnyTensor, Device, DeviceTensor, Executable } from '../runtime/dev
 import { Scope } from '../runtime/scope.ts'
 import { blockPrograms, type BlockPrograms, type ResidualPolicy } from './block-programs.ts'
 import { AdapterSettingsError, adapterTargets, dropoutKey } from './lora.ts'
+import { ResidualChoice, type ResidualSetting } from './residual-choice.ts'
 import { contextsFault, rowLayout, sliceRows, type Rows, type Sequences } from './rows.ts'
 import type { Trainable } from './trainable.ts'
 import type { WeightFormat } from './weight-format.ts'
@@ -16,8 +17,10 @@ export interface SpanOptions {
   readonly weights?: ModelWeights
   /** What the span's own set keeps frozen matrices as; float32 when left out. */
   readonly format?: WeightFormat
-  /** Saved when left out: faster for wide models; recomputed holds less. */
-  readonly policy?: ResidualPolicy
+  /** Saved when left out: faster for wide models; recomputed holds less; auto measures. */
+  readonly policy?: ResidualSetting
+  /** Bytes of residuals that `auto` lets one pass save; no limit when left out. */
+  readonly residualBytes?: number | undefined
 }
 
 export interface ForwardOptions {
@@ -42,13 +45,22 @@ export class Residuals {
   readonly layout: Readonly<Record<string, DeviceTensor>>
   readonly rows: number
   readonly seed: string | undefined
+  readonly policy: ResidualPolicy
+  /** How long the way there took. */
+  forwardMs = 0
   readonly #scope: Scope
 
-  constructor (scope: Scope, layout: Residuals['layout'], rows: number, seed: string | undefined) {
+  constructor (scope: Scope, layout: Residuals['layout'], rows: number, seed: string | undefined, policy: ResidualPolicy) {
     this.#scope = scope
     this.layout = layout
     this.rows = rows
     this.seed = seed
+    this.policy = policy
+  }
+
+  /** Bytes on the device from here to the backward pass. */
+  get bytes (): number {
+    return this.blocks.flatMap(({ hidden, saved }) => [hidden, ...Object.values(saved)]).reduce((sum, { dtype, shape }) => sum + bytesPerElement[dtype] * elementCount(shape), 0)
   }
 
   /** Frees them; a backward pass does that too. */
@@ -64,11 +76,16 @@ export interface SpanGradients {
   readonly adapters: Map<string, DeviceTensor>
 }
 
-interface BlockExecutables {
-  readonly programs: BlockPrograms
-  readonly evaluate: Executable
+interface TrainingExecutables {
+  readonly parameters: BlockPrograms['parameters']
   readonly forward: Executable
   readonly backward: Executable
+}
+
+interface BlockExecutables {
+  readonly evaluate: Executable
+  /** Of the policies that passes may use. */
+  readonly training: Partial<Record<ResidualPolicy, TrainingExecutables>>
 }
 
 /** Consecutive blocks on a device that compute forward and backward, for all of their rows or for some that board and alight within. */
@@ -77,9 +94,11 @@ export class TrainableSpan {
   readonly model: Model
   readonly span: Span
   readonly weights: ModelWeights
+  readonly residuals: ResidualChoice
   readonly #blocks: readonly BlockExecutables[]
 
-  constructor (weights: ModelWeights, span: Span, blocks: readonly BlockExecutables[]) {
+  constructor (weights: ModelWeights, span: Span, blocks: readonly BlockExecutables[], residuals: ResidualChoice) {
+    this.residuals = residuals
     this.device = weights.device
     this.model = weights.model
     this.weights = weights
@@ -88,18 +107,19 @@ export class TrainableSpan {
   }
 
   /** Loads blocks `[first, end)` with adapters as training starts, or to be trained themselves (`'weights'`). */
-  static async load (device: Device, model: Model, source: WeightSource, span: Span, trainable: Trainable, { weights, format, policy = 'saved' }: SpanOptions = {}): Promise<TrainableSpan> {
+  static async load (device: Device, model: Model, source: WeightSource, span: Span, trainable: Trainable, { weights, format, policy = 'saved', residualBytes }: SpanOptions = {}): Promise<TrainableSpan> {
     if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers)) throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
     const set = weights ?? await ModelWeights.create(device, model, trainable, format)
+    const residuals = new ResidualChoice(policy, residualBytes)
     const made = new Map<string, Promise<BlockExecutables>>()
     const blocks = await Promise.all(Array.from({ length: span.end - span.first }, async (_, i) => {
       const key = set.programKey(span.first + i)
-      const executables = made.get(key) ?? blockExecutables(set, span.first + i, policy)
+      const executables = made.get(key) ?? blockExecutables(set, span.first + i, residuals.candidates)
       made.set(key, executables)
       return await executables
     }))
     await set.loadBlocks(source, span)
-    return new TrainableSpan(set, span, blocks)
+    return new TrainableSpan(set, span, blocks, residuals)
   }
 
   /** The trained tensors of this span, as they are now. An optimiser step replaces them: do not keep the handles. */
@@ -111,10 +131,12 @@ export class TrainableSpan {
   async forward (rows: Rows, { keepResiduals, first = this.span.first, end = this.span.end, seed }: ForwardOptions): Promise<{ hidden: DeviceTensor, residuals?: Residuals }> {
     this.#check(rows, first, end)
     const scope = new Scope(this.device)
+    const startedAtMs = performance.now()
     try {
       const layout = await this.#layout(scope, rows)
       let hidden = await scope.upload(rows.hidden)
-      const residuals = new Residuals(scope, layout, hidden.shape[0]!, seed)
+      const count = hidden.shape[0]!
+      const residuals = new Residuals(scope, layout, count, seed, keepResiduals ? this.residuals.next(count * (end - first)) : 'recomputed')
       for (let layer = first; layer < end; layer++) {
         const { output, ...saved } = keepResiduals ? await this.#forward(scope, residuals, layer, hidden) : await this.#evaluate(scope, layout, layer, hidden)
         if (keepResiduals) residuals.blocks.push({ layer, hidden, saved })
@@ -124,6 +146,7 @@ export class TrainableSpan {
       // No block to pass: the result is a tensor of its own all the same.
       if (first === end) hidden = await sliceRows(this.device, hidden, 0, residuals.rows)
       scope.release([hidden])
+      residuals.forwardMs = performance.now() - startedAtMs
       if (keepResiduals) return { hidden, residuals }
       scope[Symbol.dispose]()
       return { hidden }
@@ -136,11 +159,12 @@ export class TrainableSpan {
   /** Passes the gradient of what `forward` gave, [rows, hidden], back through the same blocks; spends the residuals. The gradients are the caller's. */
   async backward (residuals: Residuals, gradient: AnyTensor): Promise<SpanGradients> {
     const scope = new Scope(this.device)
+    const startedAtMs = performance.now()
     try {
       const adapters = new Map<string, DeviceTensor>()
       let current = await scope.upload(gradient)
       for (const { layer, hidden, saved } of residuals.blocks.toReversed()) {
-        const { programs: { parameters }, backward } = this.#block(layer)
+        const { parameters, backward } = this.#training(layer, residuals.policy)
         const dropout = await this.#dropout(scope, layer, residuals)
         const results = await backward.run({ hidden, outputGradient: current, ...saved, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
         for (const result of Object.values(results)) scope.own(result)
@@ -150,6 +174,7 @@ export class TrainableSpan {
       }
       if (residuals.blocks.length === 0) current = await sliceRows(this.device, current, 0, residuals.rows)
       scope.release([current, ...adapters.values()])
+      if (residuals.blocks.length > 0) this.residuals.record(residuals.policy, { rows: residuals.rows * residuals.blocks.length, bytes: residuals.bytes, ms: residuals.forwardMs + performance.now() - startedAtMs })
       return { gradient: current, adapters }
     } finally {
       scope[Symbol.dispose]()
@@ -170,7 +195,7 @@ export class TrainableSpan {
 
   async #forward (scope: Scope, residuals: Residuals, layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
     const dropout = await this.#dropout(scope, layer, residuals)
-    const results = await this.#block(layer).forward.run({ hidden, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
+    const results = await this.#training(layer, residuals.policy).forward.run({ hidden, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
     for (const result of Object.values(results)) scope.own(result)
     scope.free(...Object.values(dropout))
     return results
@@ -178,6 +203,10 @@ export class TrainableSpan {
 
   #block (layer: number): BlockExecutables {
     return this.#blocks[layer - this.span.first]!
+  }
+
+  #training (layer: number, policy: ResidualPolicy): TrainingExecutables {
+    return this.#block(layer).training[policy]!
   }
 
   /** The random bits of a block's adapters; the same for the same seed. */
@@ -210,14 +239,19 @@ export class TrainableSpan {
   }
 }
 
-async function blockExecutables (weights: ModelWeights, layer: number, policy: ResidualPolicy): Promise<BlockExecutables> {
+async function blockExecutables (weights: ModelWeights, layer: number, policies: readonly ResidualPolicy[]): Promise<BlockExecutables> {
   const { device, model } = weights
-  const programs = blockPrograms({ model, kind: kindOf(model, layer), training: weights.training(layer), format: weights.blockFormat(layer) }, policy)
   const block = weights.programKey(layer)
-  const [evaluate, forward, backward] = await Promise.all([
-    compiled(device, `block.evaluate ${block}`, () => programs.evaluate),
-    compiled(device, `block.forward ${policy} ${block}`, () => programs.forward),
-    compiled(device, `block.backward ${policy} ${block}`, () => programs.backward)
+  const made = policies.map(policy => ({ policy, programs: blockPrograms({ model, kind: kindOf(model, layer), training: weights.training(layer), format: weights.blockFormat(layer) }, policy) }))
+  const [evaluate, training] = await Promise.all([
+    compiled(device, `block.evaluate ${block}`, () => made[0]!.programs.evaluate),
+    Promise.all(made.map(async ({ policy, programs }) => {
+      const [forward, backward] = await Promise.all([
+        compiled(device, `block.forward ${policy} ${block}`, () => programs.forward),
+        compiled(device, `block.backward ${policy} ${block}`, () => programs.backward)
+      ])
+      return [policy, { parameters: programs.parameters, forward, backward }] as const
+    }))
   ])
-  return { programs, evaluate, forward, backward }
+  return { evaluate, training: Object.fromEntries(training) }
 }

@@ -16,7 +16,7 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
     status: () => ({
       blocks: endSpans(charter, partition).filter(({ first, end }) => first < end).map(({ first, end }) => [first, end] as const),
       device: deviceLine(context.settings),
-      training: core.progress === undefined ? null : { active: core.training, round: core.progress.round, done: core.progress.run?.done ?? 0, rounds: core.progress.run?.rounds ?? 0 }
+      training: core.progress === undefined ? null : { active: core.training, round: core.progress.round, done: core.progress.run?.done ?? 0, rounds: core.progress.run?.rounds ?? 0, residuals: [core.ends.input, core.ends.output].map(({ span }) => span.residuals.report) }
     }),
     operations: { train: bound(train), evaluate: bound(evaluate), generate: bound(generate), export: bound(exportTrained) },
     stop: async () => { await (stopped ??= core.close()) }

@@ -49,7 +49,7 @@ export class StoppingError extends MidspanError {
 
 /** Serves the middle of a federation's model: training rounds and generation, for all of its clients. */
 export async function startServerRole (context: RoleContext): Promise<RunningRole> {
-  const { charter, logger, settings: { device: kind, threads, weights: format } } = context
+  const { charter, logger, settings: { device: kind, threads, weights: format, residuals, residualBytes } } = context
   const model = charteredModel(charter)
   const span = servedSpan(charter)
   const state = await TrainingState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
@@ -59,7 +59,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
 
   const source = charter.adapters.initial === undefined ? directory : withAdapter(directory, await SafetensorsFile.open(context.paths.adapter))
   const weights = await ModelWeights.create(device, model, trainableOf(charter), format)
-  const blocks = await TrainableSpan.load(device, model, source, span, trainableOf(charter), { weights })
+  const blocks = await TrainableSpan.load(device, model, source, span, trainableOf(charter), { weights, policy: residuals, residualBytes })
   // What is the same for all holders of a block, the server knows too: it brings back clients that missed rounds.
   if (charter.ends.mode !== 'personal') await weights.loadTrained(source, { first: 0, end: model.layers })
   const optimizer = await Optimizer.open(device, charter.training.optimizer)
@@ -95,7 +95,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
       sessions: sessions.list(),
       round: state.round,
       members: trainer.members.peers,
-      training: { round: state.round, members: trainer.members.size, waitingFor: trainer.current?.waitingFor ?? [] },
+      training: { round: state.round, members: trainer.members.size, waitingFor: trainer.current?.waitingFor ?? [], residuals: blocks.residuals.report },
       generation: { sequences: engine.sessions, cacheBytes: engine.heldBytes, cacheLimitBytes: charter.limits.cacheBytes }
     }),
     operations: {

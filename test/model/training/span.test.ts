@@ -3,6 +3,7 @@ import { modelOf } from '../../../src/model/families/index.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import type { AdapterSettings } from '../../../src/model/training/lora.ts'
+import type { ResidualSetting } from '../../../src/model/training/residual-choice.ts'
 import { concatRows, sliceRows } from '../../../src/model/training/rows.ts'
 import { TrainableSpan } from '../../../src/model/training/span.ts'
 import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
@@ -15,7 +16,7 @@ afterAll(async () => { await device.close() })
 const values = async (value: DeviceTensor): Promise<ArrayLike<number>> => (await device.download(value)).data as Float32Array
 const settings = (lora: { r: number, alpha: number, targets: readonly string[] }, dropout = 0): AdapterSettings => ({ ...lora, dropout, rslora: false, seed: 'test' })
 
-async function goldenSpan (name: string, policy: 'saved' | 'recomputed' = 'saved', dropout = 0) {
+async function goldenSpan (name: string, policy: ResidualSetting = 'saved', dropout = 0) {
   const golden = readModelGolden(name)
   const model = modelOf(golden.config)
   const span = await TrainableSpan.load(device, model, memorySource(baseWeights(golden)), { first: 0, end: model.layers }, settings(golden.lora, dropout), { policy })
@@ -72,6 +73,24 @@ describe('TrainableSpan', () => {
     const { gradient, adapters } = await span.backward(residuals!, decodeTensor(golden.hidden[0]!))
     device.free(hidden, gradient, ...adapters.values())
     expect((await device.memory()).heldBytes).toBe(before.heldBytes)
+    span.free()
+  })
+
+  it('computes the same while it measures how to keep residuals, and tells what they take', async () => {
+    const { golden, span, lengths } = await goldenSpan('llama/gqa', 'auto')
+    const rows = { hidden: decodeTensor(golden.hidden[0]!), lengths }
+    const gradients: number[][] = []
+    for (let pass = 0; pass < 9; pass++) {
+      const { hidden, residuals } = await span.forward(rows, { keepResiduals: true })
+      const { gradient, adapters } = await span.backward(residuals!, decodeTensor(golden.hidden[0]!))
+      gradients.push([...await values(gradient) as Float32Array])
+      device.free(hidden, gradient, ...adapters.values())
+    }
+    for (const gradient of gradients) expect(relativeError(gradient, gradients[0]!)).toBeLessThan(1e-6)
+    const { policy, saved, recomputed } = span.residuals.report
+    expect(policy).toMatch(/^(saved|recomputed)$/)
+    expect(recomputed!.bytesPerRow).toBe(4 * 32) // the rows that enter a block
+    expect(saved!.bytesPerRow).toBeGreaterThan(recomputed!.bytesPerRow)
     span.free()
   })
 
