@@ -32,6 +32,10 @@ export const maxCompanionBytes = 256 * 1024 * 1024
 /** Model types that are published with code of their own beside the weights, and that Midspan computes without it. */
 const typesWithOwnCode: ReadonlySet<unknown> = new Set(['chatglm'])
 
+/** Where quantised checkpoints say so: in config.json, or in a file that quantisers wrote before there was a place for it there. */
+const quantizationSettings = ['quantization_config', 'compression_config'] as const
+const quantizationFiles = ['quantize_config.json', 'quant_config.json', 'hf_quant_config.json'] as const
+
 /** Rotary tables that old checkpoints carry along; they follow from the configuration. */
 const derivedTensor = /(^|\.)inv_freq$/
 
@@ -99,7 +103,7 @@ export async function openModelDirectory (path: string): Promise<ModelDirectory>
   const present = await listFiles(path)
   if (!present.includes('config.json')) throw new ModelDirectoryError(`${path} has no config.json`, 'name a directory that holds a model in the Hugging Face format')
   const config = await readJsonObject(join(path, 'config.json'))
-  refuseUnsupported(path, config)
+  refuseUnsupported(path, config, present)
   const generationConfig = present.includes('generation_config.json') ? await readJsonObject(join(path, 'generation_config.json')) : undefined
   return new ModelDirectory(path, config, generationConfig, companionFiles.filter(name => present.includes(name)), await openWeights(path, present))
 }
@@ -127,10 +131,10 @@ async function listFiles (path: string): Promise<string[]> {
   }
 }
 
-function refuseUnsupported (path: string, config: Readonly<Record<string, unknown>>): void {
-  if (config.quantization_config !== undefined && config.quantization_config !== null) {
-    throw new ModelDirectoryError(`${path} holds a quantised model (quantization_config in config.json)`, 'use the model in float32, float16 or bfloat16')
-  }
+function refuseUnsupported (path: string, config: Readonly<Record<string, unknown>>, present: readonly string[]): void {
+  const setting = quantizationSettings.find(name => config[name] !== undefined && config[name] !== null)
+  const sign = setting === undefined ? quantizationFiles.find(name => present.includes(name)) : `${setting} in config.json`
+  if (sign !== undefined) throw new ModelDirectoryError(`${path} holds a quantised model (${sign})`, 'use the model in float32, float16 or bfloat16')
   if (config.auto_map !== undefined && config.auto_map !== null && !typesWithOwnCode.has(config.model_type)) {
     throw new ModelDirectoryError(`${path} needs code of its own (auto_map in config.json), which Midspan does not run`, 'use a model whose architecture Midspan computes itself')
   }
@@ -145,6 +149,8 @@ async function openWeights (path: string, present: readonly string[]): Promise<M
   if (present.some(name => /\.(bin|pt|pth|ckpt)$/.test(name))) {
     throw new ModelDirectoryError(`${path} holds its weights as pickles only, which can run code when they are loaded`, 'convert them with save_pretrained(..., safe_serialization=True)')
   }
+  const gguf = present.find(name => name.endsWith('.gguf'))
+  if (gguf !== undefined) throw new ModelDirectoryError(`${path} holds its weights as ${gguf}, in a format that Midspan does not read`, 'use the model as safetensors files, in float32, float16 or bfloat16')
   if (present.some(name => name.endsWith('.safetensors'))) {
     throw new ModelDirectoryError(`${path} has several safetensors files but no model.safetensors.index.json`, 'download the index beside them')
   }

@@ -1,10 +1,12 @@
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { MidspanError } from '../../../src/errors.ts'
 import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
 import { fingerprint } from '../../../src/model/checkpoint/fingerprint.ts'
 import { writeSafetensors } from '../../../src/model/checkpoint/safetensors.ts'
@@ -30,6 +32,8 @@ describe('opening a model directory', () => {
     ['a broken configuration', { 'config.json': '{' }, 'config.json is not valid JSON'],
     ['a configuration that is a list', { 'config.json': [] }, 'does not hold a JSON object'],
     ['a quantised model', { 'config.json': { quantization_config: { bits: 4 } } }, 'quantization_config'],
+    ['a quantised model of an old quantiser', { 'config.json': {}, 'quantize_config.json': {} }, 'quantize_config.json'],
+    ['a model in another format', { 'config.json': {}, 'model-q4.gguf': '' }, 'weights as model-q4.gguf'],
     ['remote code', { 'config.json': { model_type: 'mine', auto_map: { AutoModel: 'modeling.Mine' } } }, 'auto_map'],
     ['pickles only', { 'config.json': {}, 'pytorch_model.bin': '' }, 'pickles only'],
     ['no weights', { 'config.json': {} }, 'no model.safetensors'],
@@ -95,6 +99,31 @@ describe('opening a model directory', () => {
     await writeSafetensors(join(path, 'model-00002-of-00002.safetensors'), new Map([['z', float32([1], [5])]]))
     await expect(openModelDirectory(path)).rejects.toThrow('lacks tensor a.weight')
   })
+})
+
+it('a directory either opens or is refused with an error of its own, whatever its files hold', async () => {
+  const path = await directory('fuzzed', {})
+  const index = JSON.stringify({ metadata: { total_size: 12 }, weight_map: { a: '1.safetensors', b: '2.safetensors' } })
+  const config = JSON.stringify({ model_type: 'llama', hidden_size: 8 })
+  await writeSafetensors(join(path, '1.safetensors'), new Map([['a', float32([2], [1, 2])]]))
+  await writeSafetensors(join(path, '2.safetensors'), new Map([['b', float32([1], [3])]]))
+  const files = new Map<string, Buffer>([['config.json', Buffer.from(config)], ['model.safetensors.index.json', Buffer.from(index)]])
+  for (const name of ['1.safetensors', '2.safetensors']) files.set(name, await readFile(join(path, name)))
+  const change = fc.record({ file: fc.constantFrom(...files.keys()), at: fc.nat(), bytes: fc.uint8Array({ maxLength: 4 }), cut: fc.nat(9) })
+  await fc.assert(fc.asyncProperty(fc.array(change, { maxLength: 3 }), async changes => {
+    for (const [name, bytes] of files) await writeFile(join(path, name), bytes)
+    for (const { file, at, bytes, cut } of changes) {
+      const broken = Buffer.from(files.get(file)!)
+      bytes.forEach((byte, i) => { broken[(at + i) % broken.length] = byte })
+      await writeFile(join(path, file), broken.subarray(0, broken.length - cut))
+    }
+    try {
+      const opened = await openModelDirectory(path)
+      for (const name of opened.tensorNames()) await opened.read(name)
+    } catch (error) {
+      expect(error).toBeInstanceOf(MidspanError)
+    }
+  }), { numRuns: 120 })
 })
 
 describe('a fingerprint', () => {
