@@ -120,6 +120,11 @@ describe('a federation of the original ChatGLM', { timeout: 120_000 }, () => {
     expect([...exported.keys()].sort()).toEqual([...expected.keys()].sort())
     for (const [name, value] of expected) expect(relativeError(exported.get(name)!.data as Float32Array, value.data as Float32Array), name).toBeLessThan(TOLERANCE)
 
+    await federation.server.ask('export', { out: federation.path('merged'), merged: true })
+    const merged = await LocalTrainer.load(device, model, await openModelDirectory(federation.path('merged')), { trainable: 'weights', optimizer: adamw })
+    expect((await merged.evaluate(batches[0]!)).lossSum / (await trainer.evaluate(batches[0]!)).lossSum).toBeCloseTo(1, 5)
+    merged.free()
+
     for (const [i, client] of federation.clients.entries()) {
       const { lossSum, countedTokens } = await trainer.evaluate(batches[i]!)
       expect((await client.evaluate({ data: data[i]!, sequences: 2, maxTokens: 48 })).loss / (lossSum / countedTokens)).toBeCloseTo(1, 4)
