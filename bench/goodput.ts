@@ -5,19 +5,20 @@
 import '../src/node/v8-flags.ts'
 import { create } from '@bufbuild/protobuf'
 import { StringValueSchema } from '@bufbuild/protobuf/wkt'
+import type { Stream } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
 import { type ChildProcess, fork } from 'node:child_process'
-import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer, type TLSSocket } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { acceptChannel, type Channel, openChannel } from '../src/protocols/wire/channel.ts'
 import { ChannelClosedError } from '../src/protocols/wire/errors.ts'
-import { FrameOpener, FrameSealer } from '../src/protocols/wire/sealing.ts'
-import { encodeBody } from '../src/protocols/wire/body.ts'
 import { tensor, type Tensor } from '../src/tensor.ts'
 import { identityOf, textOptions, type TextChannel } from '../test/helpers/channels.ts'
 import { startTestNode } from '../test/helpers/nodes.ts'
+import { median } from './support/print.ts'
+import { printSections } from './support/sealing-sections.ts'
 import { selfSigned } from './support/self-signed.ts'
 
 const MiB = 2 ** 20
@@ -30,16 +31,13 @@ const IN_FLIGHT = 2
 const ROUNDS = 5
 const ROUND_TRIPS = 4000
 const PROTOCOL = '/midspan/test/1'
+const UNSEALED_PROTOCOL = '/midspan/test-unsealed/1'
 const CIPHERS = 'TLS_AES_256_GCM_SHA384'
 
 /** CPU milliseconds, both kinds, since the process began. */
 function cpuMs (): number {
   const { user, system } = process.cpuUsage()
   return (user + system) / 1000
-}
-
-function median (values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1] ?? NaN
 }
 
 function text (value: string): ReturnType<typeof create<typeof StringValueSchema>> {
@@ -54,6 +52,7 @@ async function serve (): Promise<void> {
   await node.handle(PROTOCOL, (stream) => {
     void acceptChannel(stream, options).then(answer).catch((error: unknown) => { if (!(error instanceof ChannelClosedError)) console.error(error) })
   })
+  await node.handle(UNSEALED_PROTOCOL, (stream) => { stream.addEventListener('message', ({ data }) => { stream.send(data) }) })
   const { key, cert } = selfSigned()
   const tls = createServer({ key, cert, minVersion: 'TLSv1.3', ciphers: CIPHERS }, (socket) => { socket.setNoDelay(true); acknowledgeMessages(socket) })
   tls.listen(0, '127.0.0.1')
@@ -159,76 +158,42 @@ function report (name: string, runs: readonly Goodput[]): number {
   return median(mbPerS)
 }
 
-async function roundTrips (channel: TextChannel): Promise<void> {
-  const small = [tensor('uint8', [SMALL_BYTES], new Uint8Array(randomBytes(SMALL_BYTES)))]
+async function roundTrips (name: string, ask: () => Promise<unknown>): Promise<void> {
   const times: number[] = []
   for (let index = 0; index < ROUND_TRIPS; index++) {
     const start = performance.now()
-    await channel.send(text('echo'), small)
-    await channel.receive()
+    await ask()
     times.push(performance.now() - start)
   }
   const sorted = times.slice(ROUND_TRIPS / 8).sort((a, b) => a - b)
   const at = (share: number): string => `${((sorted[Math.floor(sorted.length * share)] ?? NaN) * 1000).toFixed(0)} us`
-  console.log(`8 KiB round trip           p50 ${at(0.5)}, p90 ${at(0.9)}, p99 ${at(0.99)}`)
+  console.log(`${`8 KiB there and back, ${name}`.padEnd(34)} p50 ${at(0.5)}, p90 ${at(0.9)}, p99 ${at(0.99)}`)
 }
 
-/* ---------------------------------------------------------------- where the time goes */
-
-/** Milliseconds a GB of each section on its own, in this process and on one core. */
-function sections (tensors: readonly Tensor[], payload: Uint8Array): void {
-  const secret = randomBytes(32)
-  const binding = { protocol: PROTOCOL, sessionId: randomBytes(16), direction: 'c2s' } as const
-  const limits = { maxMessageBytes: 1024, maxTensorBytes: MESSAGE_BYTES, maxTensors: 1 }
-  const sealer = new FrameSealer(secret, binding)
-  const opener = new FrameOpener(secret, binding, MESSAGE_BYTES + 4096)
-  const parts = encodeBody({ message: new Uint8Array(8), tensors }, limits)
-  const seal = new Array<number>()
-  const open = new Array<number>()
-  const small = new Array<number>()
-  const copy = new Array<number>()
-  const noise = { encrypt: new Array<number>(), decrypt: new Array<number>() }
-  for (let round = 0; round < 12; round++) {
-    const records: Uint8Array[][] = []
-    timed(seal, () => { for (const record of sealer.seal('message', parts)) records.push([...record]) })
-    const [head, ...rest] = records[0] as [Uint8Array, ...Uint8Array[]]
-    const { header } = opener.parse(head.subarray(1))
-    timed(open, () => {
-      opener.begin(header, head.subarray(1))
-      for (const piece of rest) opener.add(piece)
-      for (const record of records.slice(1)) for (const piece of record) for (let at = 0; at < piece.byteLength; at += 65536) opener.add(piece.subarray(at, at + 65536))
-    })
-    timed(copy, () => { Buffer.allocUnsafeSlow(MESSAGE_BYTES).set(payload) })
-    const chunks: Buffer[] = []
-    timed(noise.encrypt, () => {
-      for (let at = 0; at < MESSAGE_BYTES; at += 65519) {
-        const cipher = createCipheriv('chacha20-poly1305', secret, secret.subarray(0, 12), { authTagLength: 16 })
-        chunks.push(cipher.update(payload.subarray(at, at + 65519)), cipher.final())
-        cipher.getAuthTag()
-      }
-    })
-    timed(noise.decrypt, () => {
-      for (const chunk of chunks) createDecipheriv('chacha20-poly1305', secret, secret.subarray(0, 12), { authTagLength: 16 }).update(chunk)
-    })
+/** A small message there and back as Midspan sends it. */
+function sealedEcho (channel: TextChannel): () => Promise<void> {
+  const small = [tensor('uint8', [SMALL_BYTES], new Uint8Array(randomBytes(SMALL_BYTES)))]
+  return async () => {
+    await channel.send(text('echo'), small)
+    await channel.receive()
   }
-  const smallParts = encodeBody({ message: new Uint8Array(8), tensors: [tensor('uint8', [SMALL_BYTES], new Uint8Array(SMALL_BYTES))] }, limits)
-  for (let round = 0; round < 2000; round++) {
-    timed(small, () => {
-      const [record] = [...sealer.seal('message', smallParts)]
-      const [head, ...rest] = [...record ?? []] as [Uint8Array, ...Uint8Array[]]
-      opener.begin(opener.parse(head.subarray(1)).header, head.subarray(1))
-      for (const piece of rest) opener.add(piece)
-    })
-  }
-  const perGb = (times: readonly number[]): string => `${(median(times) / (MESSAGE_BYTES / 1e9)).toFixed(0)} ms/GB`
-  console.log(`sections, one core         seal ${perGb(seal)}, open ${perGb(open)}, copy ${perGb(copy)}, noise cipher ${perGb(noise.encrypt)} / ${perGb(noise.decrypt)}`)
-  console.log(`8 KiB seal and open        ${(median(small) * 1000).toFixed(0)} us`)
 }
 
-function timed (times: number[], run: () => void): void {
-  const start = performance.now()
-  run()
-  times.push(performance.now() - start)
+/** The same bytes over the same connection, neither framed nor sealed. */
+function unsealedEcho (stream: Stream): () => Promise<void> {
+  const small = new Uint8Array(randomBytes(SMALL_BYTES))
+  let missing = 0
+  let wake = (): void => {}
+  stream.addEventListener('message', ({ data }) => {
+    missing -= data.byteLength
+    if (missing === 0) wake()
+  })
+  return async () => {
+    missing = SMALL_BYTES
+    const back = new Promise<void>((resolve) => { wake = resolve })
+    stream.send(small)
+    await back
+  }
 }
 
 async function main (seconds: number): Promise<void> {
@@ -247,9 +212,10 @@ async function main (seconds: number): Promise<void> {
     for (let round = 0; round < ROUNDS; round++) for (const [index, { link }] of links.entries()) runs[index]?.push(await measure(link, child, seconds))
     const [sealed, tls] = links.map(({ name }, index) => report(name, runs[index] ?? []))
     console.log(`ratio                      ${((sealed ?? NaN) / (tls ?? NaN)).toFixed(2)} (bar 0.35)`)
-    await roundTrips(channel)
+    await roundTrips('sealed', sealedEcho(channel))
+    await roundTrips('unsealed', unsealedEcho(await node.dialProtocol(addresses.map((address) => multiaddr(address)), UNSEALED_PROTOCOL)))
     await channel.close()
-    sections(tensors, payload)
+    printSections(PROTOCOL, tensors, payload, SMALL_BYTES)
   } finally {
     await node.stop()
     child.kill()
