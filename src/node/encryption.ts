@@ -9,8 +9,8 @@ export function connectionEncrypter (): (components: NoiseComponents) => Connect
   const create = noise({
     crypto: {
       ...defaultCrypto,
-      chaCha20Poly1305Encrypt: (plaintext, nonce, data, key) => nodeCrypto.chaCha20Poly1305Encrypt(plaintext.subarray(), nonce, data, prepared(key)),
-      chaCha20Poly1305Decrypt: (ciphertext, nonce, data, key, target) => nodeCrypto.chaCha20Poly1305Decrypt(ciphertext.subarray(), nonce, data, prepared(key), target)
+      chaCha20Poly1305Encrypt: (plaintext, nonce, data, key) => nodeCrypto.chaCha20Poly1305Encrypt(joined(plaintext), nonce, data, prepared(key)),
+      chaCha20Poly1305Decrypt: (ciphertext, nonce, data, key, target) => nodeCrypto.chaCha20Poly1305Decrypt(joined(ciphertext), nonce, data, prepared(key), target)
     }
   })
   return (components) => {
@@ -32,10 +32,18 @@ function prepared (bytes: Uint8Array): Uint8Array {
   return key as unknown as Uint8Array
 }
 
-/** Has a connection send a list of bytes as what it makes up. It comes in pieces, each of which would be a write to the socket of its own, and a packet that the other end wakes for. */
+/** Larger lists cost more to copy than their pieces to handle one by one. */
+const JOINED_UP_TO_BYTES = 16 * 1024
+
+/** A short list of bytes as what it makes up. */
+function joined<Bytes extends { readonly byteLength: number, readonly subarray: () => Uint8Array }> (bytes: Bytes): Bytes | Uint8Array {
+  return bytes.byteLength <= JOINED_UP_TO_BYTES ? bytes.subarray() : bytes
+}
+
+/** Has a connection send short messages whole: each of their pieces would be a write to the socket of its own, and a packet that the other end wakes for. */
 function inOnePiece<Connection extends MessageStream> (connection: Connection): Connection {
   const send = connection.send.bind(connection)
-  connection.send = (data) => send(data.subarray())
+  connection.send = (data) => send(joined(data))
   return connection
 }
 
@@ -56,6 +64,9 @@ function withQuietDecoder<Secured extends { readonly connection: MessageStream }
 
 /** A muxer's frame without data. yamux answers every message with one, which gives back what the message took of the sender's window. */
 const MUXER_HEADER_BYTES = 12
+
+/** The type of a yamux frame, its second byte, that measures the round trip: windows follow from what it finds. */
+const MUXER_PING = 2
 
 /** How long such a frame may wait for a message to go with: the time of a token. */
 const MOST_DELAY_MS = 2
@@ -91,7 +102,8 @@ function gathered<Secured extends { readonly connection: MessageStream }> (raw: 
   // Not of the secured connection: with a listener before the muxer's, it would not keep what comes before that one.
   raw.addEventListener('message', ({ data }) => { receivedBytes += data.byteLength })
   connection.send = (data) => {
-    if (data.byteLength <= MUXER_HEADER_BYTES && receivedBytes < MOST_RECEIVED_BYTES) {
+    const mayWait = data instanceof Uint8Array && data.byteLength <= MUXER_HEADER_BYTES && data[1] !== MUXER_PING
+    if (mayWait && receivedBytes < MOST_RECEIVED_BYTES) {
       timer ??= setTimeout(flush, MOST_DELAY_MS)
       kept.append(data)
       return true

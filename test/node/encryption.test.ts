@@ -88,3 +88,9 @@ test('nothing is kept while much comes in', async () => {
   sender.send(HEADER)
   expect(written).toHaveBeenCalled()
 })
+
+test('a ping does not wait', () => {
+  const written = vi.spyOn(raw as unknown as { sendData: () => unknown }, 'sendData')
+  sender.send(Uint8Array.of(0, 2, ...new Uint8Array(10)))
+  expect(written).toHaveBeenCalled()
+})
