@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { readChatTemplate } from './chat-template.ts'
+import { readChatTemplate, type ChatTemplate } from './chat-template.ts'
 import type { TokenEngine } from './engine.ts'
 import { TokenizerError } from './errors.ts'
 import { glmTemplate } from './glm-templates.ts'
@@ -19,19 +19,23 @@ const maxFileBytes = 256 * 1024 * 1024
 export async function loadTokenizer (dir: string): Promise<Tokenizer> {
   const [tokenizerConfig = {}, config = {}, generationConfig = {}] = await Promise.all(
     ['tokenizer_config.json', 'config.json', 'generation_config.json'].map(async name => await readJson(join(dir, name))))
-  const version = chatGlmVersion(tokenizerConfig, config)
-  const engine = await openEngine(dir, version, tokenizerConfig, config)
+  const { engine, builtIn } = await openEngine(dir, chatGlmVersion(tokenizerConfig, config), tokenizerConfig, config)
   const jinja = await readBytes(join(dir, 'chat_template.jinja'))
-  const builtIn = version === undefined ? undefined : glmTemplate(version)
   return new Tokenizer(engine, { tokenizerConfig, config, generationConfig, chatTemplate: readChatTemplate(jinja?.toString(), tokenizerConfig) ?? builtIn })
 }
 
-async function openEngine (dir: string, version: 1 | 2 | 3 | undefined, tokenizerConfig: Json, config: Json): Promise<TokenEngine> {
+interface Opened {
+  readonly engine: TokenEngine
+  /** The chat template that the model's tokenizer has in its code. */
+  readonly builtIn?: ChatTemplate
+}
+
+async function openEngine (dir: string, version: 1 | 2 | 3 | undefined, tokenizerConfig: Json, config: Json): Promise<Opened> {
   const tokenizerPath = join(dir, 'tokenizer.json')
   const tokenizer = await readJson(tokenizerPath)
   if (tokenizer !== undefined) {
     try {
-      return huggingFaceEngine(tokenizer, tokenizerConfig)
+      return { engine: huggingFaceEngine(tokenizer, tokenizerConfig) }
     } catch (error) {
       throw new TokenizerError(`${tokenizerPath} cannot be used: ${error instanceof Error ? error.message : String(error)}`, undefined, error)
     }
@@ -40,9 +44,10 @@ async function openEngine (dir: string, version: 1 | 2 | 3 | undefined, tokenize
   const bytes = await readBytes(path)
   if (bytes === undefined) throw new TokenizerError(`${dir} has no tokenizer.json and no ${version === 1 ? 'ice_text.model' : 'tokenizer.model'}`, 'download the tokenizer beside the weights')
   const file = parseModelFile(bytes, path)
-  if (version === 1) return chatGlmEngine(file, path, tokenizerConfig, config)
+  if (version === 1) return { engine: chatGlmEngine(file, path, tokenizerConfig, config), builtIn: glmTemplate(1) }
   const model = new SentencePieceModel(file, path)
-  return version === undefined ? llamaEngine(model, tokenizerConfig, await readJson(join(dir, 'added_tokens.json')) ?? {}) : chatGlm23Engine(model, version)
+  if (version === undefined) return { engine: llamaEngine(model, tokenizerConfig, await readJson(join(dir, 'added_tokens.json')) ?? {}) }
+  return { engine: chatGlm23Engine(model, version), builtIn: glmTemplate(version) }
 }
 
 /**
