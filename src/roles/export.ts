@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { MidspanError } from '../errors.ts'
 import { openModelDirectory } from '../model/checkpoint/directory.ts'
 import { writeMergedModel } from '../model/checkpoint/merged-directory.ts'
-import { peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
+import { peftBiasName, peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import type { Tensor } from '../tensor.ts'
 import { isAdapter } from '../model/training/trainable.ts'
@@ -38,8 +38,8 @@ export async function * writeExport (options: ExportOptions, signal: AbortSignal
 }
 
 async function writeAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>, directory: string): Promise<object> {
-  const weight = [...values.keys()].find((name) => !isAdapter(name))
-  if (weight !== undefined) throw new ExportError(`an adapter directory does not hold weights of the model itself, such as ${weight}, which this federation trains`, 'export the merged model with --merged')
+  const { weights: { blocks } } = charter
+  if (blocks.length > 0) throw new ExportError(`an adapter directory does not hold blocks that are trained whole, which here are ${blocks.join(', ')}`, 'export the merged model with --merged')
   await writePeftAdapter(directory, { ...peftAdapter(charter, values), dtype: 'F32' })
   return { directory, tensors: values.size }
 }
@@ -54,7 +54,7 @@ async function writeMerged ({ charter, trained: { values }, out, model }: Export
 
 function peftAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>): PeftAdapter {
   const { layersPrefix } = charteredModel(charter)
-  const { r, alpha, dropout, rslora, targets } = trainableOf(charter)
+  const { r, alpha, dropout, rslora, targets, bias } = trainableOf(charter)
   const named = charter.model.config._name_or_path
   return {
     baseModel: typeof named === 'string' && named !== '' ? named : charter.name,
@@ -63,6 +63,7 @@ function peftAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>): Pe
     dropout,
     rslora,
     targets,
-    tensors: new Map([...values].map(([name, value]) => [peftTensorName(layersPrefix, name), value]))
+    ...bias === undefined || bias === 'none' ? {} : { bias },
+    tensors: new Map([...values].map(([name, value]) => [isAdapter(name) ? peftTensorName(layersPrefix, name) : peftBiasName(name, targets.includes(name.split('.').at(-2)!)), value]))
   }
 }

@@ -4,11 +4,11 @@
 
 A LLaMA of three blocks with every bias. Blocks 0 and 2 have adapters by formula; block 1 has none, and its own weights are
 trained. `shapes` are those of the base's weights; `gradients` of the summed cross-entropy of every next token: of the adapters by Midspan's names, and by their names
-in the checkpoint of all biases and of block 1's weights. `biases` lists those that PEFT trains with each of its settings.
+in the checkpoint of all biases and of block 1's weights. `biases` lists those that PEFT trains with each of its settings, `saved` the names that it saves them under.
 """
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
 from common import HERE, PEFT_PREFIX, encode, formula_lora, formula_model, lora_parameters, token_ids, write_json
 from models import LLAMA
@@ -33,6 +33,7 @@ def checkpoint_name(name):
 def main():
     biases = {bias: [checkpoint_name(name) for name, parameter in wrapped(bias).named_parameters() if parameter.requires_grad and name.endswith('.bias')]
               for bias in ['none', 'lora_only', 'all']}
+    saved = {bias: [name for name in get_peft_model_state_dict(wrapped(bias), save_embedding_layers=False) if name.endswith('.bias')] for bias in biases}
     model = wrapped('all')
     shapes = {name: list(value.shape) for name, value in formula_model(SEED, CONFIG).named_parameters()}
     with torch.no_grad():
@@ -47,7 +48,7 @@ def main():
     loss.backward()
     gradients = {short: parameter.grad for short, _, parameter in lora_parameters(model)} | {name: parameter.grad for name, parameter in own.items()}
     write_json(HERE / 'trainable.json', {
-        'seed': SEED, 'config': CONFIG, 'shapes': shapes, 'lora': LORA, 'whole': WHOLE, 'ids': ids, 'loss': loss.item(), 'biases': biases,
+        'seed': SEED, 'config': CONFIG, 'shapes': shapes, 'lora': LORA, 'whole': WHOLE, 'ids': ids, 'loss': loss.item(), 'biases': biases, 'saved': saved,
         'gradients': {name: encode(gradient) for name, gradient in gradients.items()}})
 
 

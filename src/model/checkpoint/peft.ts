@@ -17,6 +17,8 @@ const pickleFile = 'adapter_model.bin'
 /** What PEFT puts before every module path of the wrapped model. */
 const wrapperPrefix = 'base_model.model.'
 
+const biasPattern = /^base_model\.model\..+\.bias$/
+
 const pairPattern = /^(.+)\.lora_([AB])\.weight$/
 
 /** The settings of a LoRA adapter, in PEFT's terms. */
@@ -30,6 +32,8 @@ export interface LoraSettings {
   readonly targets: readonly string[]
   /** True: the update is scaled by alpha / sqrt(r) rather than alpha / r. */
   readonly rslora: boolean
+  /** The base model's biases that were trained too, and are among the tensors; none when left out. */
+  readonly bias?: 'all' | 'lora_only'
 }
 
 export interface PeftAdapter extends LoraSettings {
@@ -45,6 +49,11 @@ export function loraScale ({ r, alpha, rslora }: Pick<LoraSettings, 'r' | 'alpha
 /** `3.self_attn.q_proj.lora_A` in PEFT's words; `layersPrefix` is where the family keeps its blocks, such as `model.layers`. */
 export function peftTensorName (layersPrefix: string, name: string): string {
   return `${wrapperPrefix}${layersPrefix}.${name}.weight`
+}
+
+/** A bias of the base model in PEFT's words: that of an adapted module belongs to the layer that PEFT wrapped. */
+export function peftBiasName (name: string, isAdapted: boolean): string {
+  return `${wrapperPrefix}${name.slice(0, -'.bias'.length)}${isAdapted ? '.base_layer' : ''}.bias`
 }
 
 /** The inverse of `peftTensorName`; undefined for a name that belongs to no block. */
@@ -112,12 +121,13 @@ const configSchema = z.object({
   lora_alpha: z.number().positive(),
   lora_dropout: z.number().min(0).max(1).default(0),
   target_modules: z.array(z.string().min(1)).min(1),
-  use_rslora: z.boolean().default(false)
+  use_rslora: z.boolean().default(false),
+  bias: z.enum(['none', 'all', 'lora_only']).default('none')
 })
 
 /** Settings that change what an adapter computes or holds, each with the values that mean "not used". */
 const unsupported: Readonly<Record<string, readonly unknown[]>> = {
-  use_dora: [false], bias: ['none'], fan_in_fan_out: [false], lora_bias: [false], use_qalora: [false],
+  use_dora: [false], fan_in_fan_out: [false], lora_bias: [false], use_qalora: [false],
   modules_to_save: [], rank_pattern: [], alpha_pattern: [], layer_replication: [], trainable_token_indices: [], target_parameters: [],
   alora_invocation_tokens: [], megatron_config: [], layers_to_transform: [], exclude_modules: []
 }
@@ -133,13 +143,17 @@ function parseConfig (raw: Record<string, unknown>, path: string): LoraSettings 
     const issue = parsed.error.issues[0]!
     throw new AdapterError(`${path}: ${issue.path.join('.')}: ${issue.message}`, 'use a LoRA adapter whose target_modules is a list')
   }
-  const { base_model_name_or_path: baseModel, r, lora_alpha: alpha, lora_dropout: dropout, target_modules: targets, use_rslora: rslora } = parsed.data
-  return { baseModel: baseModel ?? null, r, alpha, dropout, targets, rslora }
+  const { base_model_name_or_path: baseModel, r, lora_alpha: alpha, lora_dropout: dropout, target_modules: targets, use_rslora: rslora, bias } = parsed.data
+  return { baseModel: baseModel ?? null, r, alpha, dropout, targets, rslora, ...bias === 'none' ? {} : { bias } }
 }
 
-function checkTensors ({ r, targets, tensors }: PeftAdapter, where: string): void {
+function checkTensors ({ r, targets, bias, tensors }: PeftAdapter, where: string): void {
   if (tensors.size === 0) throw new AdapterError(`${where}: the adapter holds no tensors`)
   for (const [name, { dtype, shape }] of tensors) {
+    if (bias !== undefined && biasPattern.test(name)) {
+      if (dtype !== 'float32' || shape.length !== 1) throw new AdapterError(`${where}: ${name} is ${dtype} [${shape.join(', ')}], not a vector of float32`)
+      continue
+    }
     const [, module, side] = pairPattern.exec(name) ?? []
     if (module === undefined || !name.startsWith(wrapperPrefix)) throw new AdapterError(`${where}: ${name} is not a LoRA tensor`)
     if (!targets.some(target => module.endsWith(`.${target}`))) throw new AdapterError(`${where}: ${name} belongs to none of the target modules ${targets.join(', ')}`)
@@ -150,12 +164,12 @@ function checkTensors ({ r, targets, tensors }: PeftAdapter, where: string): voi
 }
 
 /** The fields that every PEFT release since 0.6 reads, in the sorted order in which PEFT writes them. */
-function peftConfig ({ baseModel, r, alpha, dropout, targets, rslora }: LoraSettings): Record<string, unknown> {
+function peftConfig ({ baseModel, r, alpha, dropout, targets, rslora, bias }: LoraSettings): Record<string, unknown> {
   return {
     alpha_pattern: {},
     auto_mapping: null,
     base_model_name_or_path: baseModel,
-    bias: 'none',
+    bias: bias ?? 'none',
     fan_in_fan_out: false,
     inference_mode: true,
     init_lora_weights: true,

@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { internalTensorName, loraScale, peftTensorName, readPeftAdapter, writePeftAdapter, type PeftAdapter } from '../../../src/model/checkpoint/peft.ts'
+import { internalTensorName, loraScale, peftBiasName, peftTensorName, readPeftAdapter, writePeftAdapter, type PeftAdapter } from '../../../src/model/checkpoint/peft.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 
 let dir: string
@@ -40,6 +40,17 @@ describe('an adapter directory', () => {
     expect(await readPeftAdapter(dir)).toEqual({ ...adapter, targets: ['q_proj', 'v_proj'] })
   })
 
+  it('holds biases that were trained too', async () => {
+    const biases: ReadonlyArray<readonly [string, Tensor]> = [
+      [peftBiasName('model.layers.3.self_attn.q_proj.bias', true), float32([4], [1, 2, 3, 4])], [peftBiasName('model.layers.3.mlp.up_proj.bias', false), float32([2], [5, 6])]
+    ]
+    const biased: PeftAdapter = { ...adapter, targets: ['q_proj', 'v_proj'], bias: 'all', tensors: new Map([...tensors, ...biases]) }
+    await writePeftAdapter(dir, { ...biased, dtype: 'F32' })
+    expect([...biased.tensors.keys()]).toContain('base_model.model.model.layers.3.self_attn.q_proj.base_layer.bias')
+    expect(await readPeftAdapter(dir)).toEqual(biased)
+    await expect(writePeftAdapter(dir, { ...adapter, tensors: biased.tensors, dtype: 'F32' })).rejects.toThrow('is not a LoRA tensor')
+  })
+
   it('has a configuration that old releases of PEFT read: sorted, indented by 2, without newer fields', async () => {
     await writePeftAdapter(dir, { ...adapter, dtype: 'BF16' })
     const text = await readFile(join(dir, 'adapter_config.json'), 'utf8')
@@ -58,7 +69,7 @@ describe('an adapter directory', () => {
   })
 
   it.each([
-    ['use_dora', true], ['bias', 'all'], ['modules_to_save', ['lm_head']], ['rank_pattern', { q_proj: 4 }], ['alpha_pattern', { q_proj: 4 }], ['layers_to_transform', [1]], ['fan_in_fan_out', true],
+    ['use_dora', true], ['bias', 'some'], ['modules_to_save', ['lm_head']], ['rank_pattern', { q_proj: 4 }], ['alpha_pattern', { q_proj: 4 }], ['layers_to_transform', [1]], ['fan_in_fan_out', true],
     ['target_modules', 'all-linear'], ['peft_type', 'IA3'], ['r', 0], ['r', 3]
   ])('is refused by name when %s is %j', async (field, value) => {
     await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })

@@ -29,6 +29,10 @@ describe('an adapter to start from', () => {
     expect(() => importedSettings(model, adapter, { blocks: [1] })).toThrow('has no place in the model')
   })
 
+  it('is refused with biases', () => {
+    expect(() => importedSettings(model, { ...adapter, bias: 'all' }, {})).toThrow('bias: all')
+  })
+
   it.each([
     ['a tensor is missing', changedBy => changedBy.delete(NAME), `lacks ${NAME}`],
     ['a tensor has another shape', changedBy => changedBy.set(NAME, float32([3, 8], Array(24).fill(0))), `${NAME} is [3, 8], and the model needs [3, 32]`],

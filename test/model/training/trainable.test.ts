@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { peftBiasName } from '../../../src/model/checkpoint/peft.ts'
 import { modelOf } from '../../../src/model/families/index.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
@@ -20,6 +21,8 @@ interface TrainableGolden {
   readonly loss: number
   /** What PEFT trains. */
   readonly biases: Readonly<Record<TrainedBiases, readonly string[]>>
+  /** Under which names PEFT saves them. */
+  readonly saved: Readonly<Record<TrainedBiases, readonly string[]>>
   readonly gradients: Readonly<Record<string, EncodedTensor>>
 }
 
@@ -61,6 +64,11 @@ describe('what is trained', () => {
     expect(biases('lora_only').filter(name => !name.includes(`.layers.${golden.whole}.`)).sort()).toEqual([...golden.biases.lora_only].sort())
     expect(biases('lora_only').every(adapted)).toBe(true)
     expect(biases('none')).toEqual([])
+  })
+
+  it.each(['lora_only', 'all'] as const)('is saved under the names that PEFT saves it under: %s', bias => {
+    const isAdapted = (name: string): boolean => !name.includes(`.layers.${golden.whole}.`) && golden.lora.targets.some(target => name.endsWith(`${target}.bias`))
+    expect(golden.biases[bias].map(name => peftBiasName(name, isAdapted(name))).sort()).toEqual([...golden.saved[bias]].sort())
   })
 
   it('has the shapes of the tensors themselves', async () => {
