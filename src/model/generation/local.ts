@@ -21,7 +21,7 @@ export class LocalGenerator {
     this.weights = weights
   }
 
-  /** `'weights'` generates with the model as it is. */
+  /** `'weights'` generates with the model as it is, in float32; `format` is that of weights frozen beside adapters. */
   static async load (device: Device, model: Model, source: WeightSource, trainable: Trainable = 'weights', format?: WeightFormat): Promise<LocalGenerator> {
     const weights = await ModelWeights.create(device, model, trainable, format)
     await weights.loadEmbedding(source)
