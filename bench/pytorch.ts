@@ -1,7 +1,7 @@
 /**
  * The model core beside PyTorch (eager) with transformers and PEFT: the same weights, tokens and threads, turn by turn in one run. A
  * reference environment's Python is named by MIDSPAN_PYTHON; without one PyTorch's recorded times stand in, as multiples of a large
- * matrix product's. Run: node bench/pytorch.ts [turns, 5] [--record, to keep PyTorch's times]
+ * matrix product's. Run: node bench/pytorch.ts [turns, 5; 0 for memory alone] [only this hidden size] [--record, to keep PyTorch's times]
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
@@ -101,32 +101,39 @@ async function stepMemory (size: ModelSize, side: Side): Promise<number> {
   return peak
 }
 
-async function main (turns: number, record: boolean): Promise<void> {
+async function main (turns: number, only: string | undefined, record: boolean): Promise<void> {
   const python = process.env.MIDSPAN_PYTHON
   const recorded = JSON.parse(await readFile(RECORDED, 'utf8').catch(() => '{"cases":{}}')) as Recorded
   console.log(`Midspan over PyTorch ${python === undefined ? `as recorded on ${recorded.machine}` : 'eager'}: ${THREADS} threads, ${BATCH.sequences} x ${BATCH.tokens} tokens, LoRA r 8 on ${TARGETS.join()}; a token after ${PROMPT_TOKENS} to ${PROMPT_TOKENS + TOKENS}`)
   const rows: string[][] = []
+  const add = (row: string[]): void => {
+    rows.push(row)
+    process.stderr.write(`${row.join('  ')}\n`)
+  }
   const cases: Record<string, Recorded['cases'][string]> = {}
   let versions: Readonly<Record<string, string>> = {}
-  for (const size of MODELS) {
+  for (const size of MODELS.filter(({ hidden }) => only === undefined || hidden === Number(only))) {
     const model = `hidden ${size.hidden}, ${size.blocks} blocks`
     await withModel(size, async (_, path) => {
       const openTheirs = async (): Promise<Reference | undefined> => python === undefined ? undefined : await Reference.start(python, path, THREADS, TARGETS)
-      const ours = await openMidspan(path)
-      const theirs = await openTheirs()
-      versions = theirs?.versions ?? versions
-      const times = await compare(size, ours, theirs, turns)
-      await ours.stop()
-      await theirs?.stop()
+      if (turns > 0) {
+        const ours = await openMidspan(path)
+        const theirs = await openTheirs()
+        versions = theirs?.versions ?? versions
+        const times = await compare(size, ours, theirs, turns)
+        await ours.stop()
+        await theirs?.stop()
 
-      const product = median(times.product.ours)
-      for (const work of WORK) {
-        const name = `${model}: ${work}`
-        const known = recorded.cases[name]
-        const reference = theirs === undefined && known !== undefined && 'products' in known ? times[work].ours.map(() => known.products * product) : times[work].theirs
-        if (theirs !== undefined) cases[name] = { products: median(reference) / product }
-        const ratios = times[work].ours.map((ms, turn) => ms / (reference[turn] ?? NaN))
-        rows.push([name, `${median(times[work].ours).toFixed(1)} ms`, `${median(reference).toFixed(1)} ms`, median(ratios).toFixed(2), `${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)}`, BAR_TIME.toFixed(2)])
+        const product = median(times.product.ours)
+        for (const work of WORK) {
+          const name = `${model}: ${work}`
+          const known = recorded.cases[name]
+          const reference = theirs === undefined && known !== undefined && 'products' in known ? times[work].ours.map(() => known.products * product) : times[work].theirs
+          if (theirs !== undefined) cases[name] = { products: median(reference) / product }
+          const ratios = times[work].ours.map((ms, turn) => ms / (reference[turn] ?? NaN))
+          add([name, `${median(times[work].ours).toFixed(1)} ms`, `${median(reference).toFixed(1)} ms`, median(ratios).toFixed(2), `${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)}`, BAR_TIME.toFixed(2)])
+        }
+        add([`${model}: a product of 2048 x 2048`, `${product.toFixed(1)} ms`, `${median(times.product.theirs).toFixed(1)} ms`, (product / median(times.product.theirs)).toFixed(2), '', ''])
       }
 
       const name = `${model}: peak memory of a step`
@@ -135,8 +142,7 @@ async function main (turns: number, record: boolean): Promise<void> {
       const known = recorded.cases[name]
       const other = fresh === undefined ? (known !== undefined && 'peakBytes' in known ? known.peakBytes : NaN) : await stepMemory(size, fresh)
       if (fresh !== undefined) cases[name] = { peakBytes: other }
-      rows.push([name, `${(mine / 2 ** 20).toFixed(0)} MiB`, `${(other / 2 ** 20).toFixed(0)} MiB`, (mine / other).toFixed(2), '', BAR_MEMORY.toFixed(2)])
-      rows.push([`${model}: a product of 2048 x 2048`, `${product.toFixed(1)} ms`, `${median(times.product.theirs).toFixed(1)} ms`, (product / median(times.product.theirs)).toFixed(2), '', ''])
+      add([name, `${(mine / 2 ** 20).toFixed(0)} MiB`, `${(other / 2 ** 20).toFixed(0)} MiB`, (mine / other).toFixed(2), '', BAR_MEMORY.toFixed(2)])
     })
   }
   console.log()
@@ -144,5 +150,5 @@ async function main (turns: number, record: boolean): Promise<void> {
   if (record) await writeFile(RECORDED, `${JSON.stringify({ machine: `${cpus()[0]?.model.trim() ?? ''}, ${THREADS} threads`, versions, cases } satisfies Recorded, null, 2)}\n`)
 }
 
-const { values: { record }, positionals: [turns = '5'] } = parseArgs({ options: { record: { type: 'boolean', default: false } }, allowPositionals: true })
-await main(Number(turns), record)
+const { values: { record }, positionals: [turns = '5', only] } = parseArgs({ options: { record: { type: 'boolean', default: false } }, allowPositionals: true })
+await main(Number(turns), only, record)
