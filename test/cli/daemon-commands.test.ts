@@ -139,6 +139,6 @@ describe('commands that talk to the daemon', () => {
     const { code, err } = await training.stop('SIGINT')
     expect([code, err]).toEqual([130, 'midspan: interrupted (run it again to resume)\n'])
     await hungUp
-    expect(asked.get('train')).toMatchObject({ data: join(process.cwd(), 'notes.jsonl'), rounds: 100, packing: 'packed' })
+    expect(asked.get('train')).toMatchObject({ data: join(process.cwd(), 'notes.jsonl'), rounds: 100 })
   })
 })
