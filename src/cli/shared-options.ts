@@ -9,6 +9,8 @@ export const threads = optional('COUNT', integer({ min: 1, max: 1024 }), 'Thread
 
 export const device = optional('NAME', choice('auto', 'cpu', 'webgpu', 'cuda'), 'What computes: auto, cpu, webgpu or cuda; auto takes a GPU that is faster than the CPU', 'auto')
 
+export const compute = optional('TYPE', choice('fp32', 'fp16'), "What products with the frozen weights of this peer's blocks are computed in: fp32 or fp16, for GPUs; see docs/devices.md", 'fp32')
+
 export const residuals = {
   residuals: optional('POLICY', choice('saved', 'recomputed', 'auto'), 'Whether training keeps what its way back needs (saved), computes it again in less memory (recomputed), or measures both and keeps the faster (auto)', 'saved'),
   residualBytes: optional('SIZE', size, 'Memory that auto may use for what one pass keeps', 'no limit')

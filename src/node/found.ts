@@ -61,6 +61,7 @@ export interface FoundOptions {
   readonly cacheBytes: number
   readonly threads?: number | undefined
   readonly device?: PartialSettings['device']
+  readonly compute?: PartialSettings['compute']
   readonly weights?: PartialSettings['weights']
 }
 
@@ -111,7 +112,7 @@ export async function foundFederation (root: string, options: FoundOptions, sign
       privacy: { noise: options.noise, gradientNoise: options.gradientNoise, clipAlways: typeof options.clip === 'number', clip }
     } as unknown as Charter // read-only parts of a model become plain JSON; signing checks the whole
     const signed = await signCharter(charter, key).catch(explain)
-    await updateConfig(home, { role: 'server', model: directory.path, allow: options.allow.length === 0 ? undefined : [...options.allow], threads: options.threads, device: options.device, weights: options.weights })
+    await updateConfig(home, { role: 'server', model: directory.path, allow: options.allow.length === 0 ? undefined : [...options.allow], threads: options.threads, device: options.device, compute: options.compute, weights: options.weights })
     await replaceFile(home.charter, signed.bytes) // last: with it the home belongs to the federation
     const bytes = Object.values(tensors).reduce((sum, tensor) => sum + tensor.bytes, 0)
     return {

@@ -2,6 +2,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { parse as parseYaml, stringify as stringifyYaml } from 'yaml'
 import { z } from 'zod'
 import { UsageError } from '../errors.ts'
+import { computeTypes } from '../model/runtime/device.ts'
 import { weightFormats } from '../model/training/weight-format.ts'
 import { residualSettings } from '../model/training/residual-choice.ts'
 import { peerIdSchema } from '../protocols/charter/schema.ts'
@@ -39,6 +40,8 @@ const settingsSchema = z.strictObject({
   threads: z.int().min(1).max(1024).optional(),
   /** What the device keeps this peer's frozen matrices as. */
   weights: z.enum(weightFormats).optional(),
+  /** What products with frozen weights of blocks are computed in. */
+  compute: z.enum(computeTypes).optional(),
   /** Whether training keeps what its way back needs, or computes it again. */
   residuals: z.enum(residualSettings).optional(),
   /** Bytes that `residuals: auto` lets one pass keep. */
@@ -54,11 +57,12 @@ export type PartialSettings = z.infer<typeof settingsSchema>
 /** Settings with their defaults. What is still optional depends on the role or the charter. */
 export type Settings = Omit<PartialSettings, Defaulted> & { readonly [Key in Defaulted]-?: NonNullable<PartialSettings[Key]> }
 
-type Defaulted = 'device' | 'weights' | 'residuals' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
+type Defaulted = 'device' | 'compute' | 'weights' | 'residuals' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
 
 const defaults = {
   device: 'auto',
   weights: 'fp32',
+  compute: 'fp32',
   residuals: 'saved',
   /** A server of a few hundred clients; libp2p's own default. */
   maxConnections: 300,

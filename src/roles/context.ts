@@ -1,5 +1,5 @@
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
-import type { DeviceKind } from '../model/runtime/device.ts'
+import type { ComputeType, DeviceKind } from '../model/runtime/device.ts'
 import type { ResidualSetting } from '../model/training/residual-choice.ts'
 import type { WeightFormat } from '../model/training/weight-format.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
@@ -30,6 +30,8 @@ export interface RoleSettings {
   readonly residuals: ResidualSetting
   /** Bytes that one pass may keep where residuals are chosen by measurement; undefined: no limit. */
   readonly residualBytes: number | undefined
+  /** What products with frozen weights of blocks are computed in. */
+  readonly compute: ComputeType
 }
 
 /** A server that a client knows, and whether it can be reached now. */

@@ -8,6 +8,7 @@ import { copies } from './suite/copies.ts'
 import { formats } from './suite/formats.ts'
 import { operators } from './suite/operators.ts'
 import { prompts } from './suite/prompts.ts'
+import { rounding } from './suite/rounding.ts'
 import { steps } from './suite/steps.ts'
 
 /** A device under test. */
@@ -29,8 +30,8 @@ export interface Tolerance {
   readonly steps: number
 }
 
-/** What every device must pass. */
-export function deviceSuite (kind: Device['kind'], tolerance: Tolerance, options: DeviceOptions = {}): void {
+/** What every device must pass. The last tolerance is that of products with weights in float16. */
+export function deviceSuite (kind: Device['kind'], tolerance: Tolerance, inFloat16: Tolerance, options: DeviceOptions = {}): void {
   describe(`the ${kind} device`, () => {
     it('refuses work after it is closed, and can be opened again', async () => {
       const closed = await openDevice(kind, options)
@@ -38,13 +39,14 @@ export function deviceSuite (kind: Device['kind'], tolerance: Tolerance, options
       await expect(closed.zeros('float32', [1])).rejects.toThrow('closed')
     })
 
-    describe('while it is open', () => {
-      let device: Device
-      beforeAll(async () => { device = await openDevice(kind, options) })
-      afterAll(async () => { await device.close() })
-
-      const subject: Subject = { kind, device: () => device, tolerance }
-      for (const part of [contract, operators, blocks, caches, prompts, formats, steps, copies]) describe(part.name, () => { part(subject) })
-    })
+    describe('while it is open', () => { parts(tolerance, options, [contract, operators, blocks, caches, prompts, formats, steps, copies]) })
+    describe('computing in fp16', () => { parts(inFloat16, { ...options, compute: 'fp16' }, [rounding, blocks, caches, steps]) })
   })
+
+  function parts (tolerance: Tolerance, options: DeviceOptions, all: ReadonlyArray<(subject: Subject) => void>): void {
+    let device: Device
+    beforeAll(async () => { device = await openDevice(kind, options) })
+    afterAll(async () => { await device.close() })
+    for (const part of all) describe(part.name, () => { part({ kind, device: () => device, tolerance }) })
+  }
 }

@@ -15,6 +15,6 @@ if (driver === undefined) {
       await device.close()
     })
 
-    deviceSuite('webgpu', { block: 5e-6, hidden: 2e-5, gradient: 5e-5, steps: 1e-3 })
+    deviceSuite('webgpu', { block: 5e-6, hidden: 2e-5, gradient: 5e-5, steps: 1e-3 }, { block: 2e-3, hidden: 3e-3, gradient: 5e-3, steps: 1e-2 })
   })
 }

@@ -2,7 +2,7 @@ import type { DaemonStatus } from '../../node/daemon.ts'
 import { command } from '../command.ts'
 import { endSpans } from '../format.ts'
 import { grouped, optional, repeated } from '../option.ts'
-import { device, residuals, threads, weights } from '../shared-options.ts'
+import { compute, device, residuals, threads, weights } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { address, choice, integer, peerId } from '../values.ts'
 
@@ -22,6 +22,7 @@ SIGINT or SIGTERM stop it cleanly; a second one ends it at once.`,
     ...grouped('This machine', {
       threads,
       device,
+      compute,
       weights,
       ...residuals,
       logLevel: optional('LEVEL', choice('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'), 'What the log in the home keeps', 'info')
@@ -31,9 +32,9 @@ SIGINT or SIGTERM stop it cleanly; a second one ends it at once.`,
     { command: 'midspan daemon --home s --listen /ip4/0.0.0.0/tcp/4001', about: 'a server that others can reach' },
     { command: 'midspan daemon --home a', about: 'a client' }
   ],
-  async run ({ home, listen, announce, allow, maxConnections, threads, device, weights, residuals, residualBytes, logLevel }, { terminal, signal }) {
+  async run ({ home, listen, announce, allow, maxConnections, threads, device, compute, weights, residuals, residualBytes, logLevel }, { terminal, signal }) {
     const { startDaemon } = await import('../../node/daemon.ts')
-    const options = { listen: given(listen), announce: given(announce), allow: given(allow), maxConnections, threads, device, weights, residuals, residualBytes, logLevel }
+    const options = { listen: given(listen), announce: given(announce), allow: given(allow), maxConnections, threads, device, compute, weights, residuals, residualBytes, logLevel }
     const running = await startDaemon(home, options, { signal })
     introduce(running.status(), terminal)
     const stop = (): void => { running.stop().catch(() => {}) } // told below

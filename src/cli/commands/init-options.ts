@@ -1,5 +1,5 @@
 import { defaulted, grouped, mandatory, optional, repeated, toggle } from '../option.ts'
-import { device, NOISE_BOUNDS, threads, weights } from '../shared-options.ts'
+import { compute, device, NOISE_BOUNDS, threads, weights } from '../shared-options.ts'
 import { blockNumbers, choice, clip, duration, ends, hexSeed, integer, list, normOrNone, number, path, peerId, range, size, text } from '../values.ts'
 
 const count = integer({ min: 1 })
@@ -62,6 +62,6 @@ const limits = grouped('Limits', {
   cacheBytes: defaulted('SIZE', size, '1GiB', 'Memory for the key and value caches of all generations')
 })
 
-const machine = grouped('This machine', { threads, device, weights })
+const machine = grouped('This machine', { threads, device, compute, weights })
 
 export const initOptions = { ...federation, ...privacy, ...adapters, ...ownWeights, ...optimiser, ...rounds, ...limits, ...machine }

@@ -5,7 +5,7 @@ import { concat, groupQueryAttention, reshape, split, transpose } from '../graph
 import { program, programOf, section, type Program } from '../graph/program.ts'
 import { causalMask, contextMask, maskedAttention, rotate } from '../training/attention.ts'
 import { adapterInputs } from '../training/block-programs.ts'
-import { weightProduct } from '../training/weight-format.ts'
+import { isQuantized, weightProduct } from '../training/weight-format.ts'
 import type { ModelWeights } from '../training/weights.ts'
 
 /**
@@ -67,7 +67,8 @@ function cachedBlock (weights: ModelWeights, layer: number, prompts: readonly bo
   const attend = cachedAttention(graph, model, kindOf(model, layer).window, prompts)
   let seen: Pick<CachedBlock, 'query' | 'key' | 'value' | 'attended'> | undefined
   const attention: Attention = (query, key, value) => (seen = { query, key, value, attended: attend(query, key, value) }).attended
-  const builder = new BlockBuilder({ graph, model, attention, product: (x, weight) => weightProduct(x, weight, format, weights.fixes(format) ? 'int8' : 'float32'), adapter })
+  const quantized = weights.fixes(format) ? 'int8' : 'float32'
+  const builder = new BlockBuilder({ graph, model, attention, product: (x, weight) => weightProduct(x, weight, format, isQuantized(format) ? quantized : weights.rowType), adapter })
   const output = model.block(builder, hidden)
   graph.output('output', output)
   return { graph, output, ...seen! } // every block attends

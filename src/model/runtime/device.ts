@@ -4,6 +4,10 @@ import type { Program } from '../graph/program.ts'
 
 export type DeviceKind = 'cpu' | 'webgpu' | 'cuda'
 
+/** What products with a block's frozen matrices are computed in. Everything else, and the results, are float32. */
+export const computeTypes = ['fp32', 'fp16'] as const
+export type ComputeType = typeof computeTypes[number]
+
 /** A tensor that lives on a device: a handle. Its values reach the host only through `Device.download`. */
 export interface DeviceTensor {
   readonly id: number
@@ -84,6 +88,7 @@ export interface DeviceMemory {
 /** Where programs run. All of its work happens off the thread that calls it, one run at a time, in the order of the calls. */
 export interface Device {
   readonly kind: DeviceKind
+  readonly compute: ComputeType
   memory: () => Promise<DeviceMemory>
   compile: (program: Program, options?: CompileOptions) => Promise<Executable>
   /**

@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads'
 import { bytesPerElement, bytesOf, elementCount, type DType, type Tensor } from '../../tensor.ts'
 import type { Program } from '../graph/program.ts'
-import { DeviceError, isDeviceTensor, type AnyTensor, type CompileOptions, type Device, type DeviceKind, type DeviceMemory, type DeviceTensor, type Executable, type Link, type RunOptions } from './device.ts'
+import { DeviceError, isDeviceTensor, type AnyTensor, type CompileOptions, type ComputeType, type Device, type DeviceKind, type DeviceMemory, type DeviceTensor, type Executable, type Link, type RunOptions } from './device.ts'
 import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messages.ts'
 
 export interface DeviceOptions {
@@ -12,6 +12,8 @@ export interface DeviceOptions {
    * and shares its machine with the network's thread: spinners of the last session slow the next one down.
    */
   spin?: boolean
+  /** fp32 when left out. */
+  compute?: ComputeType
   /** A directory for onnxruntime's trace of each session, `${session}-${program}_${time}.json`, written when the device closes. Tracing costs time. */
   profile?: string
 }
@@ -48,6 +50,7 @@ interface Waiting {
 /** A device whose sessions and tensors live in a worker thread. */
 class WorkerDevice implements Device {
   readonly kind: DeviceKind
+  readonly compute: ComputeType
   readonly #worker: Worker
   readonly #profiles: boolean
   readonly #waiting: Waiting[] = []
@@ -57,8 +60,9 @@ class WorkerDevice implements Device {
   #failure: DeviceError | undefined
   #sessions = 0
 
-  constructor (kind: DeviceKind, worker: Worker, profiles: boolean) {
+  constructor (kind: DeviceKind, compute: ComputeType, worker: Worker, profiles: boolean) {
     this.kind = kind
+    this.compute = compute
     this.#profiles = profiles
     this.#worker = worker
     worker.on('message', (answer: Answer) => { this.#settle(answer) })
@@ -70,10 +74,10 @@ class WorkerDevice implements Device {
     if (kind === 'webgpu') hasWebGpu = true
   }
 
-  static async open (kind: DeviceKind, { threads, spin = false, profile }: DeviceOptions): Promise<WorkerDevice> {
+  static async open (kind: DeviceKind, { threads, spin = false, compute = 'fp32', profile }: DeviceOptions): Promise<WorkerDevice> {
     if (kind === 'webgpu' && hasWebGpu) throw new DeviceError('this process has a webgpu device already', { next: 'share it, or close it first' })
     const workerData: WorkerOptions = { kind, spin, ...(threads === undefined ? {} : { threads }), ...(profile === undefined ? {} : { profile }) }
-    const device = new WorkerDevice(kind, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }), profile !== undefined)
+    const device = new WorkerDevice(kind, compute, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }), profile !== undefined)
     try {
       await device.#ask(`opening the ${kind} device`, { kind: 'open' })
       return device

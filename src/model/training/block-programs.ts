@@ -8,7 +8,7 @@ import { program, type Program } from '../graph/program.ts'
 import { paddedAttention } from './attention.ts'
 import { adapterScaling, adapterTargets, type AdapterSettings } from './lora.ts'
 import { parameterNames, type BlockTraining } from './trainable.ts'
-import { weightProduct, type WeightFormat } from './weight-format.ts'
+import { weightProduct, type RowType, type WeightFormat } from './weight-format.ts'
 
 /** Whether a forward pass keeps what its backward pass needs, or computes it again from the block's input. */
 export type ResidualPolicy = 'saved' | 'recomputed'
@@ -19,6 +19,7 @@ export interface BlockOptions {
   readonly kind: BlockKind
   readonly training: BlockTraining
   readonly format: WeightFormat
+  readonly rowType: RowType | undefined
 }
 
 /**
@@ -56,11 +57,11 @@ export function blockPrograms (options: BlockOptions, policy: ResidualPolicy): B
   }
 }
 
-function blockGraph ({ model, kind, training: { adapters }, format }: BlockOptions, isTraining: boolean): { graph: Graph, hidden: Value, output: Value } {
+function blockGraph ({ model, kind, training: { adapters }, format, rowType }: BlockOptions, isTraining: boolean): { graph: Graph, hidden: Value, output: Value } {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const adapter = adapterInputs(graph, model, adapters, isTraining)
-  const builder = new BlockBuilder({ graph, model, attention: paddedAttention(graph, model, kind.window), product: (x, weight) => weightProduct(x, weight, format), adapter })
+  const builder = new BlockBuilder({ graph, model, attention: paddedAttention(graph, model, kind.window), product: (x, weight) => weightProduct(x, weight, format, rowType), adapter })
   return { graph, hidden, output: model.block(builder, hidden) }
 }
 

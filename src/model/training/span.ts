@@ -242,7 +242,7 @@ export class TrainableSpan {
 async function blockExecutables (weights: ModelWeights, layer: number, policies: readonly ResidualPolicy[]): Promise<BlockExecutables> {
   const { device, model } = weights
   const block = weights.programKey(layer)
-  const made = policies.map(policy => ({ policy, programs: blockPrograms({ model, kind: kindOf(model, layer), training: weights.training(layer), format: weights.blockFormat(layer) }, policy) }))
+  const made = policies.map(policy => ({ policy, programs: blockPrograms({ model, kind: kindOf(model, layer), training: weights.training(layer), format: weights.blockFormat(layer), rowType: weights.rowType }, policy) }))
   const [evaluate, training] = await Promise.all([
     compiled(device, `block.evaluate ${block}`, () => made[0]!.programs.evaluate),
     Promise.all(made.map(async ({ policy, programs }) => {

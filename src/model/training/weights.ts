@@ -8,7 +8,7 @@ import { DeviceError, type AnyTensor, type Device, type DeviceTensor, type Execu
 import { uploadRotary } from './attention.ts'
 import { importedAdapters, initialAdapters } from './lora.ts'
 import { blockTraining, parameterName, parameterNames, type BlockTraining, type Trainable } from './trainable.ts'
-import { endFormat, formatProgram, isQuantized, keptTensors, type WeightFormat } from './weight-format.ts'
+import { endFormat, formatProgram, isQuantized, keptTensors, type RowType, type WeightFormat } from './weight-format.ts'
 
 /** Whatever reads named weights as float32. Each reading is a tensor of its own, which the reader may give away. */
 export type WeightSource = Pick<TensorSource, 'read'>
@@ -41,7 +41,7 @@ export class ModelWeights {
     this.model = model
     this.trainable = trainable
     this.format = trainable === 'weights' ? 'fp32' : format
-    this.key = JSON.stringify([model, trainable === 'weights' ? trainable : { ...trainable, seed: '' }, this.format])
+    this.key = JSON.stringify([model, trainable === 'weights' ? trainable : { ...trainable, seed: '' }, this.format, device.compute])
     this.#rotary = rotary
     this.#training = Array.from({ length: model.layers }, (_, layer) => blockTraining(model, trainable, layer))
     this.#programKeys = this.#training.map(({ adapters, weights }, layer) => JSON.stringify([kindOf(model, layer), adapters !== undefined, weights, this.key]))
@@ -84,9 +84,15 @@ export class ModelWeights {
     return this.#training[layer]!
   }
 
-  /** What a block's matrices are kept as. */
+  /** What a block's matrices are kept as: what they are computed in, rather than wider. */
   blockFormat (layer: number): WeightFormat {
-    return this.training(layer).adapters === undefined ? 'fp32' : this.format
+    if (this.training(layer).adapters === undefined) return 'fp32'
+    return this.format === 'fp32' ? this.device.compute : this.format
+  }
+
+  /** What products with matrices of blocks round their rows to; undefined: nothing. */
+  get rowType (): RowType | undefined {
+    return this.device.compute === 'fp16' ? 'float16' : undefined
   }
 
   async loadEmbedding (source: WeightSource): Promise<void> {

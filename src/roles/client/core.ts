@@ -72,14 +72,14 @@ export class ClientCore {
   }
 
   static async open (context: ClientContext): Promise<ClientCore> {
-    const { charter, client: { partition }, paths, settings: { device: kind, threads, weights: format, residuals, residualBytes } } = context
+    const { charter, client: { partition }, paths, settings: { device: kind, threads, compute, weights: format, residuals, residualBytes } } = context
     const model = charteredModel(charter)
     const path = join(paths.state, 'training.safetensors')
     const saved = await readProgress(path, Buffer.from(context.charterHash).toString('hex'), partition)
     const directory = await openModelDirectory(paths.model)
     checkWeights(model, directory, endTensors(charter.model.config, partition))
     const tokenizer = await loadTokenizer(paths.model)
-    const device = await openDevice(kind, threads === undefined ? {} : { threads })
+    const device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
     const ends = await loadEnds(device, model, directory, partition, trainableOf(charter), { format, policy: residuals, residualBytes })
     const parameters = await Parameters.create(device, ends.weights.trained)
     const optimizer = await Optimizer.open(device, charter.training.optimizer)

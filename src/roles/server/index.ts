@@ -49,13 +49,13 @@ export class StoppingError extends MidspanError {
 
 /** Serves the middle of a federation's model: training rounds and generation, for all of its clients. */
 export async function startServerRole (context: RoleContext): Promise<RunningRole> {
-  const { charter, logger, settings: { device: kind, threads, weights: format, residuals, residualBytes } } = context
+  const { charter, logger, settings: { device: kind, threads, compute, weights: format, residuals, residualBytes } } = context
   const model = charteredModel(charter)
   const span = servedSpan(charter)
   const state = await TrainingState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
   const directory = await openModelDirectory(context.paths.model)
   checkModel(model, directory)
-  const device = await openDevice(kind, threads === undefined ? {} : { threads })
+  const device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
 
   const source = charter.adapters.initial === undefined ? directory : withAdapter(directory, await SafetensorsFile.open(context.paths.adapter))
   const weights = await ModelWeights.create(device, model, trainableOf(charter), format)

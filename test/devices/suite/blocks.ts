@@ -2,10 +2,9 @@ import { expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
 import type { DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { TrainableSpan } from '../../../src/model/training/span.ts'
-import { baseWeights, decodeTensor, loraWeights, readModelGolden, relativeError, type EncodedTensor } from '../../helpers/golden.ts'
+import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, relativeError, type EncodedTensor } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 import type { Subject } from '../suite.ts'
-import { modelGoldens } from './goldens.ts'
 
 export function blocks ({ device, tolerance }: Subject): void {
   const expectNear = async (actual: DeviceTensor, expected: EncodedTensor, bound: number, what?: string): Promise<void> => {
@@ -13,7 +12,7 @@ export function blocks ({ device, tolerance }: Subject): void {
     expect(relativeError(data as Float32Array, decodeTensor(expected).data as Float32Array), what).toBeLessThan(bound)
   }
 
-  it.each(modelGoldens)('%s has the hidden states and gradients that PyTorch computes', async (name) => {
+  it.each(goldenNames)('%s has the hidden states and gradients that PyTorch computes', async (name) => {
     const golden = readModelGolden(name)
     const model = modelOf(golden.config)
     const lengths = golden.ids.map((ids) => ids.length)

@@ -35,7 +35,7 @@ export class WebGpuProvider implements Provider {
 
   sessionOptions ({ float16Nodes }: OnnxModel, outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>>): ReturnType<Provider['sessionOptions']> {
     return {
-      executionProviders: [{ name: 'webgpu', ...(this.#hasFloat16 || float16Nodes.length === 0 ? {} : { forceCpuNodeNames: float16Nodes }) }],
+      executionProviders: [{ name: 'webgpu', ...(this.#hasFloat16 || float16Nodes.length === 0 ? {} : { forceCpuNodeNames: float16Nodes.flatMap(nameAndFused) }) }],
       preferredOutputLocation: Object.fromEntries(outputs.map(({ name, dtype }) => [name, homeOf(dtype)]))
     }
   }
@@ -115,6 +115,11 @@ async function computesFloat16 (): Promise<boolean> {
   } finally {
     await session.release()
   }
+}
+
+/** A node's name, and the one it has once onnxruntime 1.30 has made one of a product and a sum. */
+function nameAndFused (name: string): string[] {
+  return [name, `${name}/MatMulAddFusion`]
 }
 
 function homeOf (dtype: DType): Location {
