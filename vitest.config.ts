@@ -6,6 +6,8 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     // Native sessions, sockets and V8 flags belong to a process; tests of one file share it, files do not.
     pool: 'forks',
+    // For the tests that use onnxruntime without a device of ours, which sets it itself.
+    env: { ORT_DISABLE_TELEMETRY: '1' },
     // Each file may hold several onnxruntime threads and child processes of its own.
     maxWorkers: Math.min(2, availableParallelism()),
     // A unit test takes milliseconds; the first import of a native module on a busy machine takes seconds.

@@ -23,6 +23,9 @@ let hasWebGpu = false
 
 /** Opens a device. Throws DeviceError where this machine has none of this kind, and for a second webgpu device in this process. */
 export async function openDevice (kind: DeviceKind, options: DeviceOptions = {}): Promise<Device> {
+  // onnxruntime 1.30 for Linux reports its use to its maker over HTTPS unless the process's environment forbids it. A worker thread's
+  // process.env is a copy that native code does not see, so that it has to be set here, before the library is loaded.
+  process.env.ORT_DISABLE_TELEMETRY = '1'
   return await WorkerDevice.open(kind, options)
 }
 
