@@ -103,7 +103,7 @@ async function stepMemory (size: ModelSize, side: Side): Promise<number> {
 
 async function main (turns: number, only: string | undefined, record: boolean): Promise<void> {
   const python = process.env.MIDSPAN_PYTHON
-  const recorded = JSON.parse(await readFile(RECORDED, 'utf8').catch(() => '{"cases":{}}')) as Recorded
+  const recorded = JSON.parse(await readFile(RECORDED, 'utf8').catch(() => '{"machine":"no machine yet (--record)","cases":{}}')) as Recorded
   console.log(`Midspan over PyTorch ${python === undefined ? `as recorded on ${recorded.machine}` : 'eager'}: ${THREADS} threads, ${BATCH.sequences} x ${BATCH.tokens} tokens, LoRA r 8 on ${TARGETS.join()}; a token after ${PROMPT_TOKENS} to ${PROMPT_TOKENS + TOKENS}`)
   const rows: string[][] = []
   const add = (row: string[]): void => {
@@ -119,7 +119,6 @@ async function main (turns: number, only: string | undefined, record: boolean): 
       if (turns > 0) {
         const ours = await openMidspan(path)
         const theirs = await openTheirs()
-        versions = theirs?.versions ?? versions
         const times = await compare(size, ours, theirs, turns)
         await ours.stop()
         await theirs?.stop()
@@ -139,6 +138,7 @@ async function main (turns: number, only: string | undefined, record: boolean): 
       const name = `${model}: peak memory of a step`
       const mine = await stepMemory(size, await openMidspan(path))
       const fresh = await openTheirs()
+      versions = fresh?.versions ?? versions
       const known = recorded.cases[name]
       const other = fresh === undefined ? (known !== undefined && 'peakBytes' in known ? known.peakBytes : NaN) : await stepMemory(size, fresh)
       if (fresh !== undefined) cases[name] = { peakBytes: other }
@@ -147,7 +147,7 @@ async function main (turns: number, only: string | undefined, record: boolean): 
   }
   console.log()
   printTable(['', 'Midspan', 'PyTorch', 'ratio', 'of turns', 'bar, at most'], rows)
-  if (record) await writeFile(RECORDED, `${JSON.stringify({ machine: `${cpus()[0]?.model.trim() ?? ''}, ${THREADS} threads`, versions, cases } satisfies Recorded, null, 2)}\n`)
+  if (record) await writeFile(RECORDED, `${JSON.stringify({ machine: `${cpus()[0]?.model.trim() ?? ''}, ${THREADS} threads`, versions, cases: { ...recorded.cases, ...cases } } satisfies Recorded, null, 2)}\n`)
 }
 
 const { values: { record }, positionals: [turns = '5', only] } = parseArgs({ options: { record: { type: 'boolean', default: false } }, allowPositionals: true })
