@@ -15,6 +15,8 @@ export interface Partition {
   readonly backward: Program
   /** What the forward program puts out, and the backward program takes in, besides their named values. */
   readonly residuals: readonly TensorSpec[]
+  /** A backward program for some of the backward values alone, from the same residuals. */
+  readonly backwardOf: (names: readonly string[]) => Program
 }
 
 /** Keeps the values their authors marked, or none. */
@@ -39,9 +41,10 @@ export function partition (graph: Graph, { name, forward, backward, save }: Part
   const residuals = new Map(kept.map((value, i) => [value, `residual.${i}`]))
 
   const forwardProgram = programOf(`${name}.forward`, section(graph, new Map([...forwardOutputs, ...[...residuals].map(([value, residual]) => [residual, value] as const)])))
-  const backwardProgram = programOf(`${name}.backward`, section(graph, backwardOutputs, residuals))
+  const backwardOf = (names: readonly string[]): Program => programOf(`${name}.backward`, section(graph, new Map(names.map(value => [value, backward[value]!])), residuals))
+  const backwardProgram = backwardOf(Object.keys(backward))
   const residualNames = new Set(residuals.values())
-  return { forward: forwardProgram, backward: backwardProgram, residuals: backwardProgram.inputs.filter(input => residualNames.has(input.name)) }
+  return { forward: forwardProgram, backward: backwardProgram, residuals: backwardProgram.inputs.filter(input => residualNames.has(input.name)), backwardOf }
 }
 
 /** The values that these inputs determine: what a forward program could put out. */

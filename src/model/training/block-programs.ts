@@ -33,6 +33,8 @@ export interface BlockPrograms {
   readonly forward: Program
   /** Takes `outputGradient` and the residuals besides; outputs `inputGradient` and `${parameter}.gradient`. */
   readonly backward: Program
+  /** The same without `inputGradient`, for a block before which nothing is trained. */
+  readonly backwardToParameters: () => Program
   readonly residuals: readonly string[]
   /** Names of the trained inputs, in the block. */
   readonly parameters: readonly string[]
@@ -52,6 +54,7 @@ export function blockPrograms (options: BlockOptions, policy: ResidualPolicy): B
     evaluate: program('block', evaluation.graph),
     forward: parts.forward,
     backward: parts.backward,
+    backwardToParameters: () => parts.backwardOf(Object.keys(backward)),
     residuals: parts.residuals.map(({ name }) => name),
     parameters
   }

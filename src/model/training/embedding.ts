@@ -26,6 +26,8 @@ export class Embedding {
     return new Embedding(weights, forward, backward)
   }
 
+  get isTrained (): boolean { return this.#backward !== undefined }
+
   /** ids int32 [rows] → [rows, hidden], the caller's. */
   async forward (ids: Tensor): Promise<DeviceTensor> {
     const { hidden } = await this.#forward.run({ ids, ...this.#table() }, { keep: 'all' })

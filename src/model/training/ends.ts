@@ -74,6 +74,7 @@ export class InputEnd {
   async backward (residuals: InputResiduals, gradient: AnyTensor): Promise<Map<string, DeviceTensor>> {
     using scope = new Scope(this.span.device)
     scope.own(residuals.embedded)
+    if (!this.#embedding.isTrained) return await this.span.backwardToParameters(residuals.blocks, gradient)
     const { gradient: hiddenGradient, adapters } = await this.span.backward(residuals.blocks, gradient)
     scope.own(hiddenGradient)
     return new Map([...adapters, ...await this.#embedding.backward(residuals.ids, hiddenGradient)])

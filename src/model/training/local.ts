@@ -48,7 +48,7 @@ export class LocalTrainer {
   }
 
   static async load (device: Device, model: Model, source: WeightSource, { trainable, optimizer, ...options }: LocalTrainerOptions): Promise<LocalTrainer> {
-    const ends = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: model.layers }, trainable, options)
+    const ends = await loadEnds(device, model, source, { inputBlocks: model.layers, outputBlocks: 0 }, trainable, options)
     return new LocalTrainer(device, ends, await Optimizer.open(device, optimizer), await Parameters.create(device, ends.weights.trained))
   }
 

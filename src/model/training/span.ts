@@ -80,6 +80,8 @@ interface TrainingExecutables {
   readonly parameters: BlockPrograms['parameters']
   readonly forward: Executable
   readonly backward: Executable
+  /** Compiled when first asked for: few blocks are the first ones. */
+  readonly backwardToParameters: () => Promise<Executable>
 }
 
 interface BlockExecutables {
@@ -158,28 +160,46 @@ export class TrainableSpan {
 
   /** Passes the gradient of what `forward` gave, [rows, hidden], back through the same blocks; spends the residuals. The gradients are the caller's. */
   async backward (residuals: Residuals, gradient: AnyTensor): Promise<SpanGradients> {
+    const { gradient: input, adapters } = await this.#backward(residuals, gradient, true)
+    return { gradient: input!, adapters }
+  }
+
+  /** The same where nothing before the span is trained, so that the gradient of its rows is not needed. */
+  async backwardToParameters (residuals: Residuals, gradient: AnyTensor): Promise<SpanGradients['adapters']> {
+    return (await this.#backward(residuals, gradient, false)).adapters
+  }
+
+  async #backward (residuals: Residuals, gradient: AnyTensor, toInput: boolean): Promise<Partial<SpanGradients> & Pick<SpanGradients, 'adapters'>> {
     const scope = new Scope(this.device)
     const startedAtMs = performance.now()
     try {
       const adapters = new Map<string, DeviceTensor>()
-      let current = await scope.upload(gradient)
-      for (const { layer, hidden, saved } of residuals.blocks.toReversed()) {
-        const { parameters, backward } = this.#training(layer, residuals.policy)
+      let current: DeviceTensor | undefined = await scope.upload(gradient)
+      const passed = toInput ? residuals.blocks : this.#fromFirstTrained(residuals)
+      for (const [i, { layer, hidden, saved }] of [...passed.entries()].reverse()) {
+        const { parameters, backward, backwardToParameters } = this.#training(layer, residuals.policy)
         const dropout = await this.#dropout(scope, layer, residuals)
-        const results = await backward.run({ hidden, outputGradient: current, ...saved, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
+        const executable = i > 0 || toInput ? backward : await backwardToParameters()
+        const results = await executable.run({ hidden, outputGradient: current!, ...saved, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
         for (const result of Object.values(results)) scope.own(result)
-        scope.free(...Object.values(dropout), ...(current === gradient ? [] : [current]))
+        scope.free(...Object.values(dropout), ...(current === gradient ? [] : [current!]))
         for (const name of parameters) adapters.set(this.weights.parameterName(layer, name), results[`${name}.gradient`]!)
-        current = results.inputGradient!
+        current = results.inputGradient
       }
-      if (residuals.blocks.length === 0) current = await sliceRows(this.device, current, 0, residuals.rows)
-      scope.release([current, ...adapters.values()])
+      if (residuals.blocks.length === 0 && toInput) current = await sliceRows(this.device, current!, 0, residuals.rows)
+      scope.release([...(toInput ? [current!] : []), ...adapters.values()])
       if (residuals.blocks.length > 0) this.residuals.record(residuals.policy, { rows: residuals.rows * residuals.blocks.length, bytes: residuals.bytes, ms: residuals.forwardMs + performance.now() - startedAtMs })
-      return { gradient: current, adapters }
+      return { ...(toInput ? { gradient: current! } : {}), adapters }
     } finally {
       scope[Symbol.dispose]()
       residuals.free()
     }
+  }
+
+  /** The blocks that a gradient must reach: those before have nothing to train. */
+  #fromFirstTrained ({ blocks, policy }: Residuals): BlockResiduals[] {
+    const first = blocks.findIndex(({ layer }) => this.#training(layer, policy).parameters.length > 0)
+    return first === -1 ? [] : blocks.slice(first)
   }
 
   /** Frees the span's weights; only where it does not share them. */
@@ -250,7 +270,8 @@ async function blockExecutables (weights: ModelWeights, layer: number, policies:
         compiled(device, `block.forward ${policy} ${block}`, () => programs.forward),
         compiled(device, `block.backward ${policy} ${block}`, () => programs.backward)
       ])
-      return [policy, { parameters: programs.parameters, forward, backward }] as const
+      const backwardToParameters = async (): Promise<Executable> => await compiled(device, `block.backwardToParameters ${policy} ${block}`, programs.backwardToParameters)
+      return [policy, { parameters: programs.parameters, forward, backward, backwardToParameters }] as const
     }))
   ])
   return { evaluate, training: Object.fromEntries(training) }
