@@ -36,7 +36,9 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
         ...provider.sessionOptions(request.model, request.outputs),
         externalData: [...externalData, ...held],
         graphOptimizationLevel: 'all',
-        // Plans whole runs ahead, one for each set of shapes: measured no faster, and its arenas hold twice as much.
+        // An arena belongs to one program and keeps its largest run's memory: a step of a block 2048 wide then held a sixth more, for 3 %
+        // less time. A pattern plans whole runs ahead, one for each set of shapes: no faster, and arenas held twice as much.
+        enableCpuMemArena: false,
         enableMemPattern: false,
         logSeverityLevel: 3,
         ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
