@@ -50,6 +50,8 @@ export interface FoundOptions {
   readonly warmupRounds: number
   readonly totalRounds: number
   readonly maxGradientNorm: number | null
+  /** Batches that each client brings to a round, one after another. */
+  readonly accumulate: number
   readonly strategy: Charter['strategy']
   readonly ends: Charter['ends']
   readonly minClients: number
@@ -192,6 +194,7 @@ function charterOf (options: FoundOptions, model: Model): Omit<Charter, 'founder
       optimizer: { name: 'adamw', learningRate: options.learningRate, beta1: options.beta1, beta2: options.beta2, epsilon: options.epsilon, weightDecay: options.weightDecay },
       schedule: { name: options.schedule, warmupRounds: options.warmupRounds, totalRounds: options.totalRounds },
       maxGradientNorm: options.maxGradientNorm,
+      gradientAccumulationSteps: options.accumulate,
       maxTokensPerClient: options.maxTokensPerClient,
       roundDeadlineMs: options.roundDeadline,
       minClients: options.minClients

@@ -52,6 +52,7 @@ export const foundOptions: FoundOptions = {
   warmupRounds: 0,
   totalRounds: 100,
   maxGradientNorm: 1,
+  accumulate: 1,
   strategy: 'client-batch',
   ends: { mode: 'shared' },
   minClients: 1,

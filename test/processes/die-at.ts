@@ -5,14 +5,21 @@
 import fs from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
+import { ClientEnds, TrainingPass } from '../../src/roles/client/ends.ts'
 import { ClientState } from '../../src/roles/client/state.ts'
 import { FederatedAdapters } from '../../src/roles/server/adapters.ts'
+import { Middle } from '../../src/roles/server/middle.ts'
 import { TrainingState } from '../../src/roles/server/state.ts'
 
 type Method = (...args: unknown[]) => Promise<unknown>
 
 const classes: Readonly<Record<string, object>> = {
-  ClientState: ClientState.prototype, FederatedAdapters: FederatedAdapters.prototype, TrainingState: TrainingState.prototype
+  ClientEnds: ClientEnds.prototype,
+  ClientState: ClientState.prototype,
+  FederatedAdapters: FederatedAdapters.prototype,
+  Middle: Middle.prototype,
+  TrainingPass: TrainingPass.prototype,
+  TrainingState: TrainingState.prototype
 }
 
 function dieAround (holder: Record<string, Method>, name: string, when: string, nth: number, counts: (args: unknown[]) => boolean = () => true): void {

@@ -13,6 +13,9 @@ const sharedDeaths: Deaths = { server: serverDeaths, 'client-0': ['ClientState.d
 /** Clients with ends of their own: with a step that is prepared and not handed in, and with one that counted without their knowing. */
 const ownDeaths: Deaths = { server: serverDeaths, 'client-0': ['ClientState.prepare:after:3'], 'client-1': ['ClientState.promote:before:6'] }
 
+/** In the second pass of a round, on every side. */
+const passDeaths: Deaths = { server: ['Middle.forward:after:7'], 'client-0': ['ClientEnds.forward:after:4'], 'client-1': ['TrainingPass.learn:after:8'] }
+
 /** Between the two files of a snapshot. */
 const diskDeaths: Deaths = { server: ['rename:after:3'], 'client-0': ['rename:after:5'], 'client-1': ['rename:before:8'] }
 
@@ -20,6 +23,8 @@ const federations: ReadonlyArray<readonly [string, Partial<FoundOptions>, Deaths
   ['shared ends', {}, diskDeaths],
   ['ends averaged every third round', { ends: { mode: 'average', every: 3 } }, ownDeaths],
   ['personal ends', { ends: { mode: 'personal' } }, ownDeaths],
+  ['shared ends and two passes a round', { accumulate: 2 }, passDeaths],
+  ['averaged ends and two passes a round', { ends: { mode: 'average', every: 3 }, accumulate: 2 }, ownDeaths],
   ['clients in turn', { strategy: 'sequential' }, sharedDeaths]
 ]
 

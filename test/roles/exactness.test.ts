@@ -65,10 +65,12 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
   const exported = async (federation: TestFederation, client = 0): Promise<Map<string, Tensor>> => adapterTensors(await federation.clients[client]!.export(federation.path(`adapter-${client}`)))
 
   /** Who was in each round, and with what, as the clients tell it. */
-  function sharesOf (events: RoundEvent[][]): Share[][] {
+  function sharesOf (events: RoundEvent[][], passes = 1): Share[][] {
     const rounds: Share[][] = []
     for (const [client, own] of events.entries()) {
-      for (const [index, { round }] of own.entries()) (rounds[round] ??= []).push({ client, ids: golden.ids[index]![client]! })
+      for (const [index, { round }] of own.entries()) {
+        (rounds[round] ??= []).push(...golden.ids.slice(index * passes, (index + 1) * passes).map((clients) => ({ client, ids: clients[client]! })))
+      }
     }
     return rounds
   }
@@ -116,6 +118,16 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
     await trained(settings, [10, 10, 10], async (federation, events) => {
       const [actual, expected] = [await exported(federation), await centralised(sharesOf(events), settings)]
       expectEqual(actual, expected)
+    })
+  })
+
+  it.each([2, 5])('do so with %d batches of each in a round, summed before its step', async (accumulate) => {
+    const settings = { maxGradientNorm: 0.3, schedule: 'cosine', warmupRounds: 1, totalRounds: 10 } as const
+    await trained({ ...settings, accumulate }, [4, 4, 4], async (federation, events) => {
+      const rounds = sharesOf(events, accumulate)
+      expect(rounds.map((shares) => shares.length)).toEqual(Array(4).fill(3 * accumulate))
+      expect(events.map((own) => own[1]!.tokens)).toEqual([0, 1, 2].map((client) => rounds[1]!.filter((share) => share.client === client).reduce((sum, { ids }) => sum + batchOf(ids).tokens, 0)))
+      expectEqual(await exported(federation), await centralised(rounds, settings))
     })
   })
 

@@ -38,6 +38,7 @@ const foundDefaults: Omit<FoundOptions, 'model'> = {
   warmupRounds: 0,
   totalRounds: 100,
   maxGradientNorm: null,
+  accumulate: 1,
   strategy: 'client-batch',
   ends: { mode: 'shared' },
   minClients: 1,

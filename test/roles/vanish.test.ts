@@ -42,20 +42,22 @@ const randomRows = (count = ROWS): Tensor => float32([count, HIDDEN], Float32Arr
 /** How far a client goes in a round before it is gone. */
 const stages = ['begin', 'hidden', 'gradient'] as const
 
-/** Enlists, follows a round up to this stage, and vanishes without a word. Resolves with the round. */
-async function vanishAt (attacker: Attacker, stage: typeof stages[number]): Promise<number> {
+/** Enlists, follows a round up to this stage of its last pass, and vanishes without a word. Resolves with the round. */
+async function vanishAt (attacker: Attacker, stage: typeof stages[number], passes: number): Promise<number> {
   const channel = await attacker.training()
   await channel.send(fromClient({ case: 'enlist', value: { middle: MIDDLE, round: 0 } }))
   for (;;) {
     const { message: { kind } } = await channel.receive(AbortSignal.timeout(60_000))
     if (kind.case !== 'begin' && kind.case !== 'hidden' && kind.case !== 'gradient') continue
     const { round } = kind.value
-    if (kind.case === stage) {
+    const pass = kind.case === 'begin' ? 0 : kind.value.pass
+    if (kind.case === stage && (stage === 'begin' || pass === passes - 1)) {
       channel.abort(new Error('gone'))
       return round
     }
     if (kind.case === 'begin') await channel.send(fromClient({ case: 'forward', value: { round, lengths: [ROWS] } }), [randomRows()])
-    if (kind.case === 'hidden') await channel.send(fromClient({ case: 'backward', value: { round, tokens: ROWS } }), [randomRows()])
+    if (kind.case === 'hidden') await channel.send(fromClient({ case: 'backward', value: { round, pass, tokens: ROWS } }), [randomRows()])
+    if (kind.case === 'gradient') await channel.send(fromClient({ case: 'forward', value: { round, pass: pass + 1, lengths: [ROWS] } }), [randomRows()])
   }
 }
 
@@ -67,8 +69,8 @@ interface Answers {
   readonly names?: (names: readonly string[]) => string[]
 }
 
-/** Takes part in one round with these answers. Resolves with what it is told in the end. */
-async function takePart (attacker: Attacker, { hidden = randomRows(), gradient = randomRows(), named = (round) => round, names = (all) => [...all] }: Answers): Promise<{ leftOut: boolean } | { code: string }> {
+/** Takes part in one round with these answers, the gradient in the last pass. Resolves with what it is told in the end. */
+async function takePart (attacker: Attacker, passes: number, { hidden = randomRows(), gradient = randomRows(), named = (round) => round, names = (all) => [...all] }: Answers): Promise<{ leftOut: boolean } | { code: string }> {
   const shapes = shapesOf(attacker.context.charter, [{ first: 0, end: MIDDLE.first }, { first: MIDDLE.end, end: BLOCKS }])
   const channel = await attacker.training()
   await channel.send(fromClient({ case: 'enlist', value: { middle: MIDDLE, round: 0 } }))
@@ -79,8 +81,13 @@ async function takePart (attacker: Attacker, { hidden = randomRows(), gradient =
         begun = true
         await channel.send(fromClient({ case: 'forward', value: { round: named(kind.value.round), lengths: [ROWS] } }), [hidden])
       }
-      if (kind.case === 'hidden') await channel.send(fromClient({ case: 'backward', value: { round: kind.value.round, tokens: ROWS } }), [gradient])
-      if (kind.case === 'gradient') {
+      if (kind.case === 'hidden') {
+        const { round, pass } = kind.value
+        await channel.send(fromClient({ case: 'backward', value: { round, pass, tokens: ROWS } }), [pass === passes - 1 ? gradient : randomRows()])
+      }
+      if (kind.case === 'gradient' && kind.value.pass < passes - 1) {
+        await channel.send(fromClient({ case: 'forward', value: { round: kind.value.round, pass: kind.value.pass + 1, lengths: [ROWS] } }), [hidden])
+      } else if (kind.case === 'gradient') {
         await channel.send(fromClient({ case: 'contribution', value: { round: kind.value.round, names: names(shapes.map(({ name }) => name)) } }), shapes.map(({ shape }) => float32(shape, new Float32Array(shape.reduce((a, b) => a * b, 1)))))
       }
       if (kind.case === 'step' && begun) {
@@ -93,7 +100,7 @@ async function takePart (attacker: Attacker, { hidden = randomRows(), gradient =
   }
 }
 
-describe.skipIf(!hasData(MODEL))('clients that vanish from rounds', { timeout: TIMEOUT_MS }, () => {
+describe.skipIf(!hasData(MODEL)).each([1, 2])('clients that vanish from rounds of %d passes', { timeout: TIMEOUT_MS }, (passes) => {
   let expected: Map<string, Tensor>
   let federation: TestFederation
   let attacker: Attacker
@@ -103,7 +110,7 @@ describe.skipIf(!hasData(MODEL))('clients that vanish from rounds', { timeout: T
   /** A federation of two honest clients; peer ids are the same each time, so that sums have the same order. */
   async function start (): Promise<TestFederation> {
     const started = await startFederation({
-      model: dataPath(MODEL), identities: 'vanish', clients: [{}, { inputBlocks: 2 }], charter: { minClients: 2, roundDeadline: DEADLINE_MS, maxTokensPerClient: 128 }
+      model: dataPath(MODEL), identities: 'vanish', clients: [{}, { inputBlocks: 2 }], charter: { minClients: 2, roundDeadline: DEADLINE_MS, maxTokensPerClient: 128, accumulate: passes }
     })
     for (const index of [0, 1]) await writeFile(started.path(`${index}.txt`), Array.from({ length: 30 }, (_, i) => `Client ${index} counted ${i * (index + 1)} stars over the sea.`).join('\n\n'))
     return started
@@ -121,12 +128,16 @@ describe.skipIf(!hasData(MODEL))('clients that vanish from rounds', { timeout: T
   }
 
   beforeAll(async () => {
+    devices.length = 0
     federation = await start()
     expected = (await train())[0]!
     expectedBytes = (await devices[0]!.memory()).heldBytes
     await federation.stop()
   }, TIMEOUT_MS)
-  afterAll(async () => { await federation.stop() })
+  afterAll(async () => {
+    vi.restoreAllMocks()
+    await federation.stop()
+  })
 
   it('leave the others\' results and the device as they would be without them, whenever they go and whatever they answer', async () => {
     devices.length = 0
@@ -142,12 +153,12 @@ describe.skipIf(!hasData(MODEL))('clients that vanish from rounds', { timeout: T
     const results = await train(({ round }) => {
       if (round < 1) return
       attack ??= (async () => {
-        for (const stage of stages) await vanishAt(attacker, stage)
-        told.push(await takePart(attacker, { named: (round) => round + 7 }))
-        told.push(await takePart(attacker, { gradient: filled(1e9) }))
+        for (const stage of stages) await vanishAt(attacker, stage, passes)
+        told.push(await takePart(attacker, passes, { named: (round) => round + 7 }))
+        told.push(await takePart(attacker, passes, { gradient: filled(1e9) }))
         // A client that comes back takes its round up where it left it, so these two are in one round, and neither sees it through.
-        told.push(await takePart(attacker, { names: (names) => names.map((name) => name.replace(/^0\./, '2.')) }))
-        told.push(await takePart(attacker, { gradient: filled(Number.NaN) }))
+        told.push(await takePart(attacker, passes, { names: (names) => names.map((name) => name.replace(/^0\./, '2.')) }))
+        told.push(await takePart(attacker, passes, { gradient: filled(Number.NaN) }))
       })()
     })
     await attack

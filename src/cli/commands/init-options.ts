@@ -49,6 +49,7 @@ const optimiser = grouped('Optimiser (AdamW)', {
 })
 
 const rounds = grouped('Rounds', {
+  accumulate: defaulted('COUNT', count, '1', 'Batches that each client brings to a round, one after another: memory is for one'),
   strategy: defaulted('NAME', choice('client-batch', 'sequential'), 'client-batch', 'client-batch: all clients in one run; sequential: one after the other'),
   ends: defaulted('HOW', ends, 'shared', 'Adapters that clients hold: shared (exact), average:K (every K rounds) or personal (never leave)'),
   minClients: defaulted('COUNT', count, '1', 'Clients that a round waits for'),
@@ -56,7 +57,7 @@ const rounds = grouped('Rounds', {
 })
 
 const limits = grouped('Limits', {
-  maxTokensPerClient: defaulted('COUNT', count, '4096', 'Tokens that one client may bring to a round'),
+  maxTokensPerClient: defaulted('COUNT', count, '4096', 'Tokens of a batch that one client brings to a round'),
   maxSequenceTokens: optional('COUNT', count, 'Tokens of a sequence', "the model's context"),
   maxClients: defaulted('COUNT', count, '32', 'Clients at one time'),
   cacheBytes: defaulted('SIZE', size, '1GiB', 'Memory for the key and value caches of all generations')

@@ -13,3 +13,23 @@ export async function accumulate (device: Device, sum: Map<string, DeviceTensor>
     }
   }
 }
+
+/** Gradients of several passes, summed as they come: it holds one tensor a parameter, however many passes there are. */
+export class GradientSum implements Disposable {
+  readonly gradients = new Map<string, DeviceTensor>()
+  readonly #device: Device
+
+  constructor (device: Device) {
+    this.#device = device
+  }
+
+  /** Adds a pass's gradients; takes charge of them. */
+  async add (gradients: ReadonlyMap<string, DeviceTensor>): Promise<void> {
+    await accumulate(this.#device, this.gradients, gradients)
+  }
+
+  [Symbol.dispose] (): void {
+    this.#device.free(...this.gradients.values())
+    this.gradients.clear()
+  }
+}

@@ -4,6 +4,9 @@ import { CHARTER_VERSION, MAX_BLOCKS, MAX_FILES, MAX_TENSORS } from './constants
 /** Adapter seeds, names of tensors and files: longer ones have no use. */
 const MAX_NAME_LENGTH = 256
 
+/** Batches that a client brings to one round, at most: what a round has come to is lost with a server that dies in it. */
+const MAX_ACCUMULATION_STEPS = 1024
+
 const count = z.int().min(1)
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'is not a SHA-256 in lower-case hex')
 const name = z.string().min(1).max(MAX_NAME_LENGTH)
@@ -70,6 +73,8 @@ const trainingSchema = z.strictObject({
   }),
   schedule: z.strictObject({ name: z.enum(['constant', 'linear', 'cosine']), warmupRounds: z.int().min(0), totalRounds: count }),
   maxGradientNorm: z.number().positive().nullable(),
+  /** Passes of a round: the batches that each client brings to it, one after another. */
+  gradientAccumulationSteps: count.max(MAX_ACCUMULATION_STEPS),
   maxTokensPerClient: count,
   roundDeadlineMs: count,
   minClients: count

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/train/train.proto.
  */
 export const file_protocols_train_train: GenFile = /*@__PURE__*/
-  fileDesc("Chtwcm90b2NvbHMvdHJhaW4vdHJhaW4ucHJvdG8SDW1pZHNwYW4udHJhaW4iIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0i3wIKDUNsaWVudE1lc3NhZ2USJwoGZW5saXN0GAEgASgLMhUubWlkc3Bhbi50cmFpbi5Fbmxpc3RIABIpCgdmb3J3YXJkGAIgASgLMhYubWlkc3Bhbi50cmFpbi5Gb3J3YXJkSAASKwoIYmFja3dhcmQYAyABKAsyFy5taWRzcGFuLnRyYWluLkJhY2t3YXJkSAASMwoMY29udHJpYnV0aW9uGAQgASgLMhsubWlkc3Bhbi50cmFpbi5Db250cmlidXRpb25IABIrCghldmFsdWF0ZRgFIAEoCzIXLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVIABI2Cg5mZXRjaF9hZGFwdGVycxgGIAEoCzIcLm1pZHNwYW4udHJhaW4uRmV0Y2hBZGFwdGVyc0gAEisKCHdpdGhkcmF3GAcgASgLMhcubWlkc3Bhbi50cmFpbi5XaXRoZHJhd0gAQgYKBGtpbmQinAMKDVNlcnZlck1lc3NhZ2USKwoIZW5saXN0ZWQYASABKAsyFy5taWRzcGFuLnRyYWluLkVubGlzdGVkSAASJQoFYmVnaW4YAiABKAsyFC5taWRzcGFuLnRyYWluLkJlZ2luSAASKQoHd2FpdGluZxgDIAEoCzIWLm1pZHNwYW4udHJhaW4uV2FpdGluZ0gAEicKBmhpZGRlbhgEIAEoCzIVLm1pZHNwYW4udHJhaW4uSGlkZGVuSAASKwoIZ3JhZGllbnQYBSABKAsyFy5taWRzcGFuLnRyYWluLkdyYWRpZW50SAASIwoEc3RlcBgGIAEoCzITLm1pZHNwYW4udHJhaW4uU3RlcEgAEi0KCWV2YWx1YXRlZBgHIAEoCzIYLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVkSAASKwoIYWRhcHRlcnMYCCABKAsyFy5taWRzcGFuLnRyYWluLkFkYXB0ZXJzSAASLQoJd2l0aGRyYXduGAkgASgLMhgubWlkc3Bhbi50cmFpbi5XaXRoZHJhd25IAEIGCgRraW5kIjwKBkVubGlzdBIjCgZtaWRkbGUYASABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDQoFcm91bmQYAiABKA0iUAoIRW5saXN0ZWQSDQoFcm91bmQYASABKA0SFQoNY291bnRlZF9yb3VuZBgCIAEoDRINCgVuYW1lcxgDIAMoCRIPCgdtZW1iZXJzGAQgASgNIjwKBUJlZ2luEg0KBXJvdW5kGAEgASgNEg8KB21lbWJlcnMYAiABKA0SEwoLZGVhZGxpbmVfbXMYAyABKA0iKgoHV2FpdGluZxIPCgdtZW1iZXJzGAEgASgNEg4KBm5lZWRlZBgCIAEoDSJaCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEg8KB2xlbmd0aHMYAiADKA0SFwoPY29udGV4dF9sZW5ndGhzGAMgAygNEhYKDm1hc2tfcG9zaXRpb25zGAQgAygNIhcKBkhpZGRlbhINCgVyb3VuZBgBIAEoDSIpCghCYWNrd2FyZBINCgVyb3VuZBgBIAEoDRIOCgZ0b2tlbnMYAiABKA0iGQoIR3JhZGllbnQSDQoFcm91bmQYASABKA0iLAoMQ29udHJpYnV0aW9uEg0KBXJvdW5kGAEgASgNEg0KBW5hbWVzGAIgAygJIlYKBFN0ZXASDQoFcm91bmQYASABKA0SDQoFc2NhbGUYAiABKAESEAoIbGVmdF9vdXQYAyABKAgSDQoFbmFtZXMYBCADKAkSDwoHbWVtYmVycxgFIAEoDSKCAQoIRXZhbHVhdGUSDwoHcmVxdWVzdBgBIAEoDRIjCgZtaWRkbGUYAiABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDwoHbGVuZ3RocxgDIAMoDRIXCg9jb250ZXh0X2xlbmd0aHMYBCADKA0SFgoObWFza19wb3NpdGlvbnMYBSADKA0iHAoJRXZhbHVhdGVkEg8KB3JlcXVlc3QYASABKA0iXgoNRmV0Y2hBZGFwdGVycxIYCgtrbm93bl9yb3VuZBgBIAEoDUgAiAEBEiMKBmV4Y2VwdBgCIAEoCzITLm1pZHNwYW4udHJhaW4uU3BhbkIOCgxfa25vd25fcm91bmQiKAoIQWRhcHRlcnMSDQoFcm91bmQYASABKA0SDQoFbmFtZXMYAiADKAkiCgoIV2l0aGRyYXciCwoJV2l0aGRyYXduYgZwcm90bzM");
+  fileDesc("Chtwcm90b2NvbHMvdHJhaW4vdHJhaW4ucHJvdG8SDW1pZHNwYW4udHJhaW4iIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0i3wIKDUNsaWVudE1lc3NhZ2USJwoGZW5saXN0GAEgASgLMhUubWlkc3Bhbi50cmFpbi5Fbmxpc3RIABIpCgdmb3J3YXJkGAIgASgLMhYubWlkc3Bhbi50cmFpbi5Gb3J3YXJkSAASKwoIYmFja3dhcmQYAyABKAsyFy5taWRzcGFuLnRyYWluLkJhY2t3YXJkSAASMwoMY29udHJpYnV0aW9uGAQgASgLMhsubWlkc3Bhbi50cmFpbi5Db250cmlidXRpb25IABIrCghldmFsdWF0ZRgFIAEoCzIXLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVIABI2Cg5mZXRjaF9hZGFwdGVycxgGIAEoCzIcLm1pZHNwYW4udHJhaW4uRmV0Y2hBZGFwdGVyc0gAEisKCHdpdGhkcmF3GAcgASgLMhcubWlkc3Bhbi50cmFpbi5XaXRoZHJhd0gAQgYKBGtpbmQinAMKDVNlcnZlck1lc3NhZ2USKwoIZW5saXN0ZWQYASABKAsyFy5taWRzcGFuLnRyYWluLkVubGlzdGVkSAASJQoFYmVnaW4YAiABKAsyFC5taWRzcGFuLnRyYWluLkJlZ2luSAASKQoHd2FpdGluZxgDIAEoCzIWLm1pZHNwYW4udHJhaW4uV2FpdGluZ0gAEicKBmhpZGRlbhgEIAEoCzIVLm1pZHNwYW4udHJhaW4uSGlkZGVuSAASKwoIZ3JhZGllbnQYBSABKAsyFy5taWRzcGFuLnRyYWluLkdyYWRpZW50SAASIwoEc3RlcBgGIAEoCzITLm1pZHNwYW4udHJhaW4uU3RlcEgAEi0KCWV2YWx1YXRlZBgHIAEoCzIYLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVkSAASKwoIYWRhcHRlcnMYCCABKAsyFy5taWRzcGFuLnRyYWluLkFkYXB0ZXJzSAASLQoJd2l0aGRyYXduGAkgASgLMhgubWlkc3Bhbi50cmFpbi5XaXRoZHJhd25IAEIGCgRraW5kIjwKBkVubGlzdBIjCgZtaWRkbGUYASABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDQoFcm91bmQYAiABKA0iUAoIRW5saXN0ZWQSDQoFcm91bmQYASABKA0SFQoNY291bnRlZF9yb3VuZBgCIAEoDRINCgVuYW1lcxgDIAMoCRIPCgdtZW1iZXJzGAQgASgNIjwKBUJlZ2luEg0KBXJvdW5kGAEgASgNEg8KB21lbWJlcnMYAiABKA0SEwoLZGVhZGxpbmVfbXMYAyABKA0iKgoHV2FpdGluZxIPCgdtZW1iZXJzGAEgASgNEg4KBm5lZWRlZBgCIAEoDSJoCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEg8KB2xlbmd0aHMYAiADKA0SFwoPY29udGV4dF9sZW5ndGhzGAMgAygNEhYKDm1hc2tfcG9zaXRpb25zGAQgAygNEgwKBHBhc3MYBSABKA0iJQoGSGlkZGVuEg0KBXJvdW5kGAEgASgNEgwKBHBhc3MYAiABKA0iNwoIQmFja3dhcmQSDQoFcm91bmQYASABKA0SDgoGdG9rZW5zGAIgASgNEgwKBHBhc3MYAyABKA0iJwoIR3JhZGllbnQSDQoFcm91bmQYASABKA0SDAoEcGFzcxgCIAEoDSIsCgxDb250cmlidXRpb24SDQoFcm91bmQYASABKA0SDQoFbmFtZXMYAiADKAkiVgoEU3RlcBINCgVyb3VuZBgBIAEoDRINCgVzY2FsZRgCIAEoARIQCghsZWZ0X291dBgDIAEoCBINCgVuYW1lcxgEIAMoCRIPCgdtZW1iZXJzGAUgASgNIoIBCghFdmFsdWF0ZRIPCgdyZXF1ZXN0GAEgASgNEiMKBm1pZGRsZRgCIAEoCzITLm1pZHNwYW4udHJhaW4uU3BhbhIPCgdsZW5ndGhzGAMgAygNEhcKD2NvbnRleHRfbGVuZ3RocxgEIAMoDRIWCg5tYXNrX3Bvc2l0aW9ucxgFIAMoDSIcCglFdmFsdWF0ZWQSDwoHcmVxdWVzdBgBIAEoDSJeCg1GZXRjaEFkYXB0ZXJzEhgKC2tub3duX3JvdW5kGAEgASgNSACIAQESIwoGZXhjZXB0GAIgASgLMhMubWlkc3Bhbi50cmFpbi5TcGFuQg4KDF9rbm93bl9yb3VuZCIoCghBZGFwdGVycxINCgVyb3VuZBgBIAEoDRINCgVuYW1lcxgCIAMoCSIKCghXaXRoZHJhdyILCglXaXRoZHJhd25iBnByb3RvMw");
 
 /**
  * @generated from message midspan.train.Span
@@ -225,7 +225,7 @@ export const EnlistedSchema: GenMessage<Enlisted> = /*@__PURE__*/
   messageDesc(file_protocols_train_train, 4);
 
 /**
- * The client's turn: it answers with Forward.
+ * The client's turn: it answers with Forward, of the round's first pass.
  *
  * @generated from message midspan.train.Begin
  */
@@ -305,6 +305,11 @@ export type Forward = Message<"midspan.train.Forward"> & {
    * @generated from field: repeated uint32 mask_positions = 4;
    */
   maskPositions: number[];
+
+  /**
+   * @generated from field: uint32 pass = 5;
+   */
+  pass: number;
 };
 
 /**
@@ -324,6 +329,11 @@ export type Hidden = Message<"midspan.train.Hidden"> & {
    * @generated from field: uint32 round = 1;
    */
   round: number;
+
+  /**
+   * @generated from field: uint32 pass = 2;
+   */
+  pass: number;
 };
 
 /**
@@ -348,6 +358,11 @@ export type Backward = Message<"midspan.train.Backward"> & {
    * @generated from field: uint32 tokens = 2;
    */
   tokens: number;
+
+  /**
+   * @generated from field: uint32 pass = 3;
+   */
+  pass: number;
 };
 
 /**
@@ -358,7 +373,8 @@ export const BackwardSchema: GenMessage<Backward> = /*@__PURE__*/
   messageDesc(file_protocols_train_train, 9);
 
 /**
- * Tensors: gradient rows for the client's input span.
+ * Tensors: gradient rows for the client's input span. The client answers with the Forward of the next pass, and after the last one
+ * with its Contribution.
  *
  * @generated from message midspan.train.Gradient
  */
@@ -367,6 +383,11 @@ export type Gradient = Message<"midspan.train.Gradient"> & {
    * @generated from field: uint32 round = 1;
    */
   round: number;
+
+  /**
+   * @generated from field: uint32 pass = 2;
+   */
+  pass: number;
 };
 
 /**
@@ -377,7 +398,7 @@ export const GradientSchema: GenMessage<Gradient> = /*@__PURE__*/
   messageDesc(file_protocols_train_train, 10);
 
 /**
- * What the client's own blocks add to the round. Tensors named by `names`: with shared ends the gradient of each adapter tensor,
+ * What the client's own blocks add to the round, summed over its passes. Tensors named by `names`: with shared ends the gradient of each adapter tensor,
  * in an averaging round the adapters themselves, otherwise none.
  *
  * @generated from message midspan.train.Contribution

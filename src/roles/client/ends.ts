@@ -1,7 +1,7 @@
 import type { Boundary, Protection } from '../../model/privacy/boundary.ts'
 import type { Device, DeviceTensor } from '../../model/runtime/device.ts'
 import type { Batch } from '../../model/text/batches.ts'
-import { accumulate } from '../../model/training/accumulate.ts'
+import { accumulate, GradientSum } from '../../model/training/accumulate.ts'
 import type { Ends, InputResiduals, Loss } from '../../model/training/ends.ts'
 import { sequencesOf, type Sequences } from '../../model/training/rows.ts'
 import { BadMessageError, checkRows, type WireType } from '../../protocols/wire/rows.ts'
@@ -23,6 +23,11 @@ export class ClientEnds {
 
   constructor (components: ClientEndsComponents) {
     this.#c = components
+  }
+
+  /** For the gradients of several passes. */
+  gradientSum (): GradientSum {
+    return new GradientSum(this.#c.device)
   }
 
   /** Starts a training pass. */
@@ -116,6 +121,13 @@ export class TrainingPass {
     const gradient = await boundary.decode(tensors)
     await accumulate(device, this.gradients, await ends.input.backward(residuals, gradient))
     device.free(gradient)
+  }
+
+  /** Hands the gradients on: they are no longer freed here. */
+  takeGradients (): Map<string, DeviceTensor> {
+    const gradients = this.gradients
+    this.gradients = new Map()
+    return gradients
   }
 
   /** Lets go of everything on the device. */

@@ -1,8 +1,8 @@
-import type { Batches } from '../../model/text/batches.ts'
+import type { Batches, Cursor } from '../../model/text/batches.ts'
 import { learningRateAt } from '../../model/training/schedule.ts'
 import type { Charter, Partition } from '../../protocols/charter/schema.ts'
 import { fromClient, type ServerMessage, type TrainClientChannel } from '../../protocols/train/messages.ts'
-import type { Step } from '../../protocols/train/train_pb.ts'
+import type { Gradient, Hidden, Step } from '../../protocols/train/train_pb.ts'
 import type { Received } from '../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../protocols/wire/rows.ts'
 import type { Tensor } from '../../tensor.ts'
@@ -10,8 +10,9 @@ import { isAveragingRound } from '../adapters.ts'
 import { Backoff } from './backoff.ts'
 import { isTransient } from './connection.ts'
 import { sequenceFields } from './fields.ts'
-import type { ClientEnds, TrainingPass } from './ends.ts'
+import type { ClientEnds } from './ends.ts'
 import type { ProgressMeta, Run } from './progress.ts'
+import { RoundWork } from './round-work.ts'
 import type { ClientState } from './state.ts'
 
 export type TrainEvent =
@@ -33,15 +34,6 @@ export interface ClientTrainerComponents {
   readonly open: (signal: AbortSignal) => Promise<TrainClientChannel>
 }
 
-/** What a round has come to so far. */
-interface Work {
-  readonly round: number
-  readonly startedAtMs: number
-  readonly pass: TrainingPass
-  /** What it waits for. A client that was cut off may be told the same twice. */
-  awaits: 'hidden' | 'gradient' | 'step'
-}
-
 /** How long a goodbye may take. */
 const WITHDRAW_TIMEOUT_MS = 5_000
 
@@ -49,7 +41,7 @@ const WITHDRAW_TIMEOUT_MS = 5_000
 export class ClientTrainer {
   readonly #c: ClientTrainerComponents
   #meta: ProgressMeta & { readonly run: Run }
-  #work: Work | undefined
+  #work: RoundWork | undefined
   #begun: boolean
   /** Of streams that are closed, and up to the last event. */
   #closed = { sentBytes: 0, receivedBytes: 0 }
@@ -113,10 +105,13 @@ export class ClientTrainer {
       case 'enlisted': return await this.#reconcile(kind.value, tensors)
       case 'waiting': return { type: 'waiting', reason: kind.value.members < kind.value.needed ? `the federation has ${kind.value.members} of the ${kind.value.needed} members that a round needs` : 'the next round begins when this one is over' }
       case 'begin': return await this.#begin(channel, kind.value.round)
-      case 'hidden': return await this.#hidden(channel, kind.value.round, tensors)
-      case 'gradient': return await this.#gradient(channel, kind.value.round, tensors)
+      case 'hidden': return await this.#hidden(channel, kind.value, tensors)
+      case 'gradient': return await this.#gradient(channel, kind.value, tensors)
       case 'step': return await this.#step(channel, kind.value, tensors)
-      case 'withdrawn': return await this.#enlist(channel)
+      case 'withdrawn':
+        // What it did for the round is lost, also where the round is tried again without it.
+        this.#forget()
+        return await this.#enlist(channel)
       default: throw new BadMessageError('the server sent a message that training does not have')
     }
   }
@@ -151,32 +146,35 @@ export class ClientTrainer {
       this.#begun = true
       await this.#c.state.commit(this.#meta)
     }
-    const { batch } = this.#c.batches.at(this.#meta.run.cursor)
-    const startedAtMs = Date.now()
-    const pass = await this.#c.ends.forward(batch, `round/${round}`)
-    this.#work = { round, startedAtMs, pass, awaits: 'hidden' }
-    await channel.send(fromClient({ case: 'forward', value: { round, ...sequenceFields(pass.sequences) } }), pass.hidden)
+    // The same round may begin anew, after this client has prepared its step.
+    await this.#c.state.suspend()
+    this.#work = new RoundWork(round, this.#c.ends, this.#c.batches, this.#meta.run.cursor)
+    await this.#forward(channel, this.#work)
   }
 
-  async #hidden (channel: TrainClientChannel, round: number, tensors: readonly Tensor[]): Promise<undefined> {
-    const work = this.#workOf(round)
-    if (work?.awaits !== 'hidden') return
-    work.awaits = 'gradient'
-    const gradient = await work.pass.learn(tensors)
-    await channel.send(fromClient({ case: 'backward', value: { round, tokens: work.pass.tokens } }), gradient)
+  async #forward (channel: TrainClientChannel, work: RoundWork): Promise<undefined> {
+    const { sequences, hidden } = await work.forward()
+    await channel.send(fromClient({ case: 'forward', value: { round: work.round, pass: work.pass, ...sequenceFields(sequences) } }), hidden)
   }
 
-  async #gradient (channel: TrainClientChannel, round: number, tensors: readonly Tensor[]): Promise<undefined> {
+  async #hidden (channel: TrainClientChannel, { round, pass }: Hidden, tensors: readonly Tensor[]): Promise<undefined> {
     const work = this.#workOf(round)
-    if (work?.awaits !== 'gradient') return
-    work.awaits = 'step'
-    const { charter: { ends }, state } = this.#c
-    await work.pass.finish(tensors)
+    if (work?.awaits !== 'hidden' || work.pass !== pass) return
+    const gradient = await work.learn(tensors)
+    await channel.send(fromClient({ case: 'backward', value: { round, pass, tokens: work.passTokens } }), gradient)
+  }
+
+  async #gradient (channel: TrainClientChannel, { round, pass }: Gradient, tensors: readonly Tensor[]): Promise<undefined> {
+    const work = this.#workOf(round)
+    if (work?.awaits !== 'gradient' || work.pass !== pass) return
+    await work.finish(tensors)
+    const { charter: { ends, training }, state } = this.#c
+    if (work.pass < training.gradientAccumulationSteps) return await this.#forward(channel, work)
     let contribution: ReadonlyMap<string, Tensor> = new Map()
     if (ends.mode === 'shared') {
-      contribution = await state.download(work.pass.gradients)
+      contribution = await state.download(work.gradients)
     } else {
-      await state.prepare(work.pass.gradients, work.pass.tokens, this.#learningRate(round), this.#meta)
+      await state.prepare(work.gradients, work.figures.tokens, this.#learningRate(round), this.#meta)
       if (isAveragingRound(ends, round)) contribution = await state.values()
     }
     await channel.send(fromClient({ case: 'contribution', value: { round, names: [...contribution.keys()] } }), [...contribution.values()])
@@ -198,8 +196,8 @@ export class ClientTrainer {
     return event
   }
 
-  #event (channel: TrainClientChannel, work: Work, leftOut: boolean, members: number): TrainEvent {
-    const { pass: { tokens, lossSum, clippedFraction } } = work
+  #event (channel: TrainClientChannel, work: RoundWork, leftOut: boolean, members: number): TrainEvent {
+    const { tokens, lossSum, clippedFraction } = work.figures
     const { run: { done, rounds } } = this.#meta
     const seconds = (Date.now() - work.startedAtMs) / 1000
     const before = this.#told
@@ -223,10 +221,17 @@ export class ClientTrainer {
   /** Makes the place in the rounds and, if this client's work counted, in the data durable. */
   async #commit (round: number, counted: boolean): Promise<void> {
     const { run } = this.#meta
-    const next = counted ? { ...run, done: run.done + 1, cursor: this.#c.batches.at(run.cursor).next } : run
+    const next = counted ? { ...run, done: run.done + 1, cursor: this.#after(run.cursor) } : run
     this.#meta = { ...this.#meta, round, run: next }
     await this.#c.state.commit(this.#meta)
     this.#c.onProgress(this.#meta)
+  }
+
+  /** The place in the data behind a round's batches. */
+  #after (cursor: Cursor): Cursor {
+    const { batches, charter: { training: { gradientAccumulationSteps } } } = this.#c
+    for (let pass = 0; pass < gradientAccumulationSteps; pass++) cursor = batches.at(cursor).next
+    return cursor
   }
 
   async #withdraw (channel: TrainClientChannel): Promise<void> {
@@ -249,12 +254,12 @@ export class ClientTrainer {
     return { sentBytes: this.#closed.sentBytes + sentBytes, receivedBytes: this.#closed.receivedBytes + receivedBytes }
   }
 
-  #workOf (round: number): Work | undefined {
+  #workOf (round: number): RoundWork | undefined {
     return this.#work?.round === round ? this.#work : undefined
   }
 
   #forget (): void {
-    this.#work?.pass.free()
+    this.#work?.[Symbol.dispose]()
     this.#work = undefined
   }
 

@@ -38,7 +38,7 @@ export async function loadBatches (options: DataOptions, tokenizer: Tokenizer, c
   if (maxTokens > longest) throw new UsageError(`sequences of ${maxTokens} tokens are longer than the federation allows`, `give --max-tokens ${longest} or less`)
   const most = Math.min(MAX_SEQUENCES, Math.floor(maxTokensPerClient / maxTokens))
   const { sequences = most } = options
-  if (sequences > most) throw new UsageError(`${sequences} sequences of ${maxTokens} tokens are more than the ${maxTokensPerClient} tokens that the federation allows a client and round`, `give --sequences ${most} or less, or a smaller --max-tokens`)
+  if (sequences > most) throw new UsageError(`${sequences} sequences of ${maxTokens} tokens are more than the ${maxTokensPerClient} tokens that the federation allows in a batch`, `give --sequences ${most} or less, or a smaller --max-tokens`)
   // A record's last token is a target only, so a padded record may have one token more than its sequence.
   const bounds = packing === 'padded' ? { maxLength: maxTokens + 1 } : {}
   const dataset = await loadDataset(options.data, tokenizer, { lossOn, ...bounds, ...(prompts === undefined ? {} : { fault: promptFault(prompts) }) }, signal)

@@ -8,7 +8,7 @@ import { blockOf, isAveragingRound, lastAveragingRound, type AdapterShape } from
 import type { Tensor } from '../../tensor.ts'
 import type { Span } from './members.ts'
 import type { TrainingState } from './state.ts'
-import type { Counted } from './trainer.ts'
+import type { Counted } from './attempt.ts'
 
 export interface FederatedAdaptersComponents {
   readonly charter: Charter

@@ -31,7 +31,7 @@ export function checkLengths (charter: Charter, lengths: readonly number[]): num
     if (length < 1 || length > maxSequenceTokens) throw new BadMessageError(`a sequence has ${length} tokens: the charter allows 1 to ${maxSequenceTokens}`)
   }
   const rows = lengths.reduce((total, length) => total + length, 0)
-  if (rows > maxTokensPerClient) throw new BadMessageError(`${rows} tokens came: the charter allows ${maxTokensPerClient} a client and round`)
+  if (rows > maxTokensPerClient) throw new BadMessageError(`${rows} tokens came: the charter allows a batch of ${maxTokensPerClient}`)
   return rows
 }
 

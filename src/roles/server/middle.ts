@@ -1,7 +1,7 @@
 import type { Boundary } from '../../model/privacy/boundary.ts'
 import type { Device, DeviceTensor } from '../../model/runtime/device.ts'
 import { Scope } from '../../model/runtime/scope.ts'
-import { accumulate } from '../../model/training/accumulate.ts'
+import { accumulate, GradientSum } from '../../model/training/accumulate.ts'
 import { concatRows, sliceRows, type Sequences } from '../../model/training/rows.ts'
 import type { Residuals, TrainableSpan } from '../../model/training/span.ts'
 import type { Tensor } from '../../tensor.ts'
@@ -35,6 +35,11 @@ export class Middle {
   /** Takes everyone's rows through their blocks, keeping what the way back needs. Passengers come in the order of their ids. */
   async forward (passengers: readonly Passenger[], dropoutSeed: string): Promise<Passage> {
     return await Passage.start(this.#components, passengers, dropoutSeed)
+  }
+
+  /** For the adapter gradients of several passages. */
+  gradientSum (): GradientSum {
+    return new GradientSum(this.#components.device)
   }
 
   /** Takes one client's rows through its blocks and forgets them. Resolves with the rows as they go over the wire. */
@@ -126,6 +131,13 @@ export class Passage {
     const gradients = new Map<string, readonly Tensor[]>()
     await this.#alight(aboard, gradients)
     return new Map([...gradients].filter(([id]) => answers.has(id)))
+  }
+
+  /** Hands the middle's adapter gradients on: they are no longer freed here. */
+  takeGradients (): Map<string, DeviceTensor> {
+    const gradients = this.adapterGradients
+    this.adapterGradients = new Map()
+    return gradients
   }
 
   /** Lets go of everything on the device. */

@@ -17,20 +17,32 @@ export interface BackwardAnswer {
 /** What a client's own blocks add: adapter gradients or adapters, by name. */
 export type ContributionAnswer = ReadonlyMap<string, Tensor>
 
+/** How often the passes of a round begin anew for one client that was cut off: it holds up the others each time. */
+const MAX_RETURNS = 3
+
 /**
- * One round: three answers from each participant, each with the same deadline, and the replies given so far. A client that was cut
- * off sends its answers again; those already in are kept and their replies repeated.
+ * One round: two answers from each participant in each pass and one after the last, each with the same deadline, and the replies
+ * given so far in the pass. A client that was cut off sends its answers again; those already in are kept and their replies repeated.
+ *
+ * Of passes gone by only sums are left. Nobody's part can be taken out of them, and a client that is cut off loses its own: then the
+ * passes begin anew, without it or with it.
  */
 export class Round {
   readonly number: number
-  readonly forward: Barrier<ForwardAnswer>
+  /** The pass in progress, from 0. */
+  pass = 0
+  forward: Barrier<ForwardAnswer>
   backward: Barrier<BackwardAnswer> | undefined
   contribution: Barrier<ContributionAnswer> | undefined
-  /** Replies by peer, as sent. */
+  /** Replies of this pass by peer, as sent. */
   readonly hidden = new Map<string, readonly Tensor[]>()
   readonly gradients = new Map<string, readonly Tensor[]>()
   readonly #spans: ReadonlyMap<string, Span>
   readonly #excused = new Set<string>()
+  /** Whose work is in the passes gone by. */
+  #aboard: ReadonlySet<string> = new Set()
+  #behind = false
+  readonly #returns = new Map<string, number>()
   #closed = false
   readonly #deadlineMs: number
   readonly #timer: Timer
@@ -67,6 +79,39 @@ export class Round {
     return this.contribution = new Barrier(this.#staying(peers), this.#deadlineMs, this.#timer)
   }
 
+  /** Goes on to the next pass, with those whose work is in all until now. */
+  nextPass (peers: Iterable<string>): void {
+    this.#aboard = new Set(peers)
+    this.#startPass(this.pass + 1)
+  }
+
+  /** Whether the passes gone by are the work of nobody else than these. The others are left behind; then, or when the round was closed, it does not go on. */
+  goesOnWith (peers: { has: (peer: string) => boolean }): boolean {
+    if (this.#closed || this.#behind) return false
+    const before = this.#aboard.size
+    this.#aboard = new Set([...this.#aboard].filter((peer) => peers.has(peer)))
+    return this.#aboard.size === before
+  }
+
+  /** Begins again with the first pass. Returns those who are still in it. */
+  beginAnew (): string[] {
+    this.#behind = false
+    const peers = this.#aboard
+    this.#aboard = new Set()
+    this.#startPass(0, peers)
+    return this.forward.missing
+  }
+
+  /** A participant has come back and begins with the first pass again, which is over: the round stops where it is. */
+  fallBehind (peer: string): void {
+    if (this.#behind || !this.#aboard.has(peer)) return
+    const returns = (this.#returns.get(peer) ?? 0) + 1
+    this.#returns.set(peer, returns)
+    if (returns > MAX_RETURNS) this.#aboard = this.#aboard.difference(new Set([peer]))
+    this.#behind = true
+    this.#open()
+  }
+
   /** Goes on without a participant that left. What it had seen through before counts. */
   excuse (peer: string): void {
     this.#excused.add(peer)
@@ -75,14 +120,27 @@ export class Round {
     this.contribution?.excuse(peer)
   }
 
-  /** A peer may have left, or the round been closed, while answers were worked on. */
+  /** A peer may have left, or the round been stopped, while answers were worked on. */
   #staying (peers: Iterable<string>): string[] {
-    return this.#closed ? [] : [...peers].filter((peer) => this.has(peer))
+    return this.#closed || this.#behind ? [] : [...peers].filter((peer) => this.has(peer))
   }
 
   /** Opens every barrier with what there is, and those to come with nothing. */
   close (): void {
     this.#closed = true
+    this.#open()
+  }
+
+  #startPass (pass: number, peers: Iterable<string> = this.#aboard): void {
+    this.pass = pass
+    this.hidden.clear()
+    this.gradients.clear()
+    this.backward = undefined
+    this.contribution = undefined
+    this.forward = new Barrier(this.#staying(peers), this.#deadlineMs, this.#timer)
+  }
+
+  #open (): void {
     this.forward.close()
     this.backward?.close()
     this.contribution?.close()

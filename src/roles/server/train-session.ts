@@ -2,6 +2,7 @@ import type { Model } from '../../model/families/index.ts'
 import type { Sequences } from '../../model/training/rows.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { fromServer, type ClientMessage, type TrainServerChannel } from '../../protocols/train/messages.ts'
+import type { Backward, Forward } from '../../protocols/train/train_pb.ts'
 import { BadMessageError, checkMagnitude, checkRows, expectTensor } from '../../protocols/wire/rows.ts'
 import type { Received } from '../../protocols/wire/channel.ts'
 import type { Tensor } from '../../tensor.ts'
@@ -50,8 +51,8 @@ export class TrainSession {
   async #handle ({ message: { kind }, tensors }: Received<ClientMessage>): Promise<void> {
     switch (kind.case) {
       case 'enlist': return await this.#enlist(checkSpan(this.#components.charter, kind.value.middle), kind.value.round)
-      case 'forward': return await this.#forward(kind.value.round, kind.value, tensors)
-      case 'backward': return await this.#backward(kind.value.round, kind.value.tokens, tensors)
+      case 'forward': return await this.#forward(kind.value, tensors)
+      case 'backward': return await this.#backward(kind.value, tensors)
       case 'contribution': return this.#contribution(kind.value.round, kind.value.names, tensors)
       case 'evaluate': return await this.#evaluate(kind.value.request, checkSpan(this.#components.charter, kind.value.middle), kind.value, tensors)
       case 'fetchAdapters': return await this.#sendAdapters(kind.value.knownRound, kind.value.except)
@@ -77,17 +78,19 @@ export class TrainSession {
     else if (members < trainer.needed) await this.#channel.send(fromServer({ case: 'waiting', value: { members, needed: trainer.needed } }))
   }
 
-  async #forward (number: number, fields: SequenceFields, tensors: readonly Tensor[]): Promise<void> {
-    const round = this.#roundNamed(number)
-    const sequences = this.#check(fields, tensors)
-    if (round === undefined || round.forward.answer(this.#peer, { ...sequences, tensors })) return
+  async #forward (forward: Forward, tensors: readonly Tensor[]): Promise<void> {
+    const round = this.#roundNamed(forward.round)
+    const sequences = this.#check(forward, tensors)
+    if (round === undefined || forward.pass > round.pass) return
+    if (forward.pass < round.pass) return round.fallBehind(this.#peer)
+    if (round.forward.answer(this.#peer, { ...sequences, tensors })) return
     await this.#repeat(round, 'hidden')
   }
 
-  async #backward (number: number, tokens: number, tensors: readonly Tensor[]): Promise<void> {
+  async #backward ({ round: number, pass, tokens }: Backward, tensors: readonly Tensor[]): Promise<void> {
     const { charter } = this.#components
     const round = this.#roundNamed(number)
-    if (round?.backward === undefined) return
+    if (round?.backward === undefined || pass !== round.pass) return
     const rows = round.hidden.get(this.#peer)?.[0]?.shape[0]
     if (rows === undefined) return
     if (tokens < 1 || tokens > rows) throw new BadMessageError(`${tokens} target tokens do not fit ${rows} rows`)
@@ -147,7 +150,7 @@ export class TrainSession {
   /** Sends a reply again to a client that was cut off before it had it; one that asks over and over waits for its own reading. */
   async #repeat (round: Round, kind: 'hidden' | 'gradient'): Promise<void> {
     const tensors = (kind === 'hidden' ? round.hidden : round.gradients).get(this.#peer)
-    if (tensors !== undefined) await this.#channel.send(fromServer({ case: kind, value: { round: round.number } }), tensors)
+    if (tensors !== undefined) await this.#channel.send(fromServer({ case: kind, value: { round: round.number, pass: round.pass } }), tensors)
   }
 }
 

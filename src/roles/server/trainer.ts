@@ -3,11 +3,12 @@ import { fromServer } from '../../protocols/train/messages.ts'
 import type { DeviceTensor } from '../../model/runtime/device.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import type { Logger } from '../context.ts'
+import { Attempt, type Counted } from './attempt.ts'
 import { systemTimer, type Timer } from './barrier.ts'
 import type { FederatedAdapters, StepTaken } from './adapters.ts'
-import { Members, type Member, type Span } from './members.ts'
-import type { Middle, Passage, Passenger } from './middle.ts'
-import { Round, type BackwardAnswer, type ContributionAnswer } from './round.ts'
+import { Members, type Member } from './members.ts'
+import type { Middle } from './middle.ts'
+import { Round } from './round.ts'
 import type { TrainingState } from './state.ts'
 import { participants } from './turns.ts'
 
@@ -23,18 +24,9 @@ export interface TrainerComponents {
 /** A pause after a round that failed on this server's own account, so that a fault that lasts does not spin. */
 const FAILURE_PAUSE_MS = 1_000
 
-/** A participant's work that made it into the round. */
-export interface Counted {
-  readonly peer: string
-  readonly span: Span
-  /** Target tokens that its loss is the sum over. */
-  readonly tokens: number
-  readonly contribution: ContributionAnswer
-}
-
 /**
- * Runs rounds for as long as there are members: hidden rows up, through the middle, down; gradients up, back through the middle,
- * down; what the clients' own blocks add; one optimiser step; a snapshot; and only then the word that the step is taken.
+ * Runs rounds for as long as there are members: the passes of all who take part; one optimiser step; a snapshot; and only then the
+ * word that the step is taken.
  */
 export class Trainer {
   readonly members: Members
@@ -108,68 +100,14 @@ export class Trainer {
     const round = new Round(this.#state.round, spans, roundDeadlineMs, this.#timer)
     this.#current = round
     for (const { peer } of this.members.all) this.begin(peer, round)
-    const forwards = await round.forward.opened
-    if (signal.aborted) return
-    if (forwards.size === 0) return this.#dismiss(round)
-    const passengers = [...forwards].map(([peer, rows]) => ({ id: peer, ...round.spanOf(peer), ...rows }))
-    let passage = await this.#middle.forward(passengers, dropoutSeed(round.number))
-    try {
-      const answers = await this.#exchange(round, passage)
-      const counted = await this.#withoutOverflow(passage, passengers, answers, await this.#collect(round, answers))
+    for (;;) {
+      using attempt = new Attempt({ charter: this.#charter, middle: this.#middle, adapters: this.#adapters, members: this.members, logger: this.#logger }, round)
+      const counted = await attempt.run()
       if (signal.aborted) return
-      if (counted.length === 0) return this.#dismiss(round)
-      if (counted.length < answers.size) {
-        // Clients that vanished since take their part of the gradient along: the round becomes what it would have been without them.
-        const finished = new Set(counted.map(({ peer }) => peer))
-        passage.free()
-        passage = await this.#middle.forward(passengers.filter(({ id }) => finished.has(id)), dropoutSeed(round.number))
-        await passage.backward(answers)
-      }
-      await this.#commit(round, passage.adapterGradients, counted)
-    } finally {
-      passage.free()
+      if (counted?.length === 0) return this.#dismiss(round)
+      if (counted !== undefined) return await this.#commit(round, attempt.gradients, counted)
+      for (const peer of round.beginAnew()) this.begin(peer, round)
     }
-  }
-
-  /** Hidden rows down, gradients up, gradients down. Resolves with the gradients that came up. */
-  async #exchange (round: Round, passage: Passage): Promise<ReadonlyMap<string, BackwardAnswer>> {
-    const backward = round.expectBackward(passage.hidden.keys())
-    for (const [peer, tensors] of passage.hidden) {
-      round.hidden.set(peer, tensors)
-      this.members.say(peer, fromServer({ case: 'hidden', value: { round: round.number } }), tensors)
-    }
-    const answers = await backward.opened
-    if (answers.size === 0) return answers
-    const gradients = await passage.backward(answers)
-    round.expectContribution(answers.keys())
-    for (const [peer, tensors] of gradients) {
-      round.gradients.set(peer, tensors)
-      this.members.say(peer, fromServer({ case: 'gradient', value: { round: round.number } }), tensors)
-    }
-    return answers
-  }
-
-  /** Waits for what the clients' own blocks add: the participants that saw the round through. */
-  async #collect (round: Round, answers: ReadonlyMap<string, BackwardAnswer>): Promise<Counted[]> {
-    const contributions = await round.contribution?.opened ?? new Map<string, ContributionAnswer>()
-    return [...contributions].map(([peer, contribution]) => ({ peer, span: round.spanOf(peer), tokens: answers.get(peer)?.tokens ?? 0, contribution }))
-  }
-
-  /** Those whose rows overflow on the way back are told that they were left out; the sum of all would be lost with theirs, and every adapter with it. */
-  async #withoutOverflow (passage: Passage, passengers: readonly Passenger[], answers: ReadonlyMap<string, BackwardAnswer>, counted: readonly Counted[]): Promise<readonly Counted[]> {
-    if (counted.length === 0 || await this.#adapters.areFinite(passage.adapterGradients)) return counted
-    const sound: Counted[] = []
-    for (const one of counted) {
-      const alone = await this.#middle.forward(passengers.filter(({ id }) => id === one.peer), dropoutSeed(this.round))
-      try {
-        await alone.backward(answers)
-        if (await this.#adapters.areFinite(alone.adapterGradients)) sound.push(one)
-        else this.#logger.warn({ peer: one.peer, round: this.round }, 'a client\'s gradients are not finite')
-      } finally {
-        alone.free()
-      }
-    }
-    return sound
   }
 
   /** Takes the step, makes it durable, and only then says so. */
@@ -218,9 +156,4 @@ export class Trainer {
     for (const peer of missed) this.members.remove(peer)
     return missed
   }
-}
-
-/** What decides which elements adapters do not see in a round. */
-function dropoutSeed (round: number): string {
-  return `round/${round}`
 }

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { Charter } from '../../../src/protocols/charter/schema.ts'
 import type { ServerMessage, TrainServerChannel } from '../../../src/protocols/train/messages.ts'
 import type { FederatedAdapters } from '../../../src/roles/server/adapters.ts'
+import type { Counted } from '../../../src/roles/server/attempt.ts'
 import type { Timer } from '../../../src/roles/server/barrier.ts'
 import type { Middle } from '../../../src/roles/server/middle.ts'
 import type { Round } from '../../../src/roles/server/round.ts'
@@ -33,7 +34,7 @@ const stopping: AbortController[] = []
 afterEach(() => { for (const controller of stopping.splice(0)) controller.abort() })
 
 /** A trainer at work, whose model computes nothing and whose disk is `commit`. */
-function training (charter: { minClients: number, strategy?: Charter['strategy'] }, commit: (step: Commit) => Promise<void> = async () => {}) {
+function training (charter: { minClients: number, strategy?: Charter['strategy'], passes?: number }, commit: (step: Commit) => Promise<void> = async () => {}) {
   const timer = manualTimer()
   const state = {
     round: 0,
@@ -44,21 +45,32 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
       Object.assign(state, { round: step.round, lastTurn: step.lastTurn })
     }
   }
+  /** What the middle was asked to do, in order. */
+  const calls: string[] = []
   const middle = {
-    forward: async (passengers: ReadonlyArray<{ id: string }>) => ({
-      hidden: new Map(passengers.map(({ id }) => [id, []])),
-      adapterGradients: new Map(),
-      backward: async (answers: ReadonlyMap<string, unknown>) => new Map([...answers.keys()].map((peer) => [peer, []])),
-      free: () => {}
-    })
+    gradientSum: () => ({ gradients: new Map(), add: async () => { calls.push('add') }, [Symbol.dispose]: () => { calls.push('dispose') } }),
+    forward: async (passengers: ReadonlyArray<{ id: string }>, seed: string) => {
+      calls.push(`forward ${passengers.map(({ id }) => id).join()} ${seed}`)
+      return {
+        hidden: new Map(passengers.map(({ id }) => [id, []])),
+        adapterGradients: new Map(),
+        takeGradients: () => new Map(),
+        backward: async (answers: ReadonlyMap<string, unknown>) => new Map([...answers.keys()].map((peer) => [peer, []])),
+        free: () => { calls.push('free') }
+      }
+    }
   }
+  const steps: Array<ReadonlyArray<Pick<Counted, 'peer' | 'tokens'>>> = []
   const adapters = {
-    step: async () => ({ scale: 1, for: () => ({ names: [], tensors: [] }), tensors: new Map(), unaveragedTokens: {} }),
+    step: async (_round: number, _gradients: unknown, counted: readonly Counted[]) => {
+      steps.push(counted.map(({ peer, tokens }) => ({ peer, tokens })))
+      return { scale: 1, for: () => ({ names: [], tensors: [] }), tensors: new Map(), unaveragedTokens: {} }
+    },
     areFinite: async () => true,
     revert: vi.fn(async () => {})
   }
   const trainer = new Trainer({
-    charter: { strategy: charter.strategy ?? 'client-batch', limits: { maxClients: 8 }, training: { minClients: charter.minClients, roundDeadlineMs: 1000 } } as Charter,
+    charter: { strategy: charter.strategy ?? 'client-batch', limits: { maxClients: 8 }, training: { minClients: charter.minClients, roundDeadlineMs: 1000, gradientAccumulationSteps: charter.passes ?? 1 } } as Charter,
     middle: middle as unknown as Middle,
     adapters: adapters as unknown as FederatedAdapters,
     state: state as unknown as TrainingState,
@@ -68,7 +80,7 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
   const controller = new AbortController()
   stopping.push(controller)
   const ended = trainer.run(controller.signal)
-  return { trainer, timer, state, adapters, stop: async () => { controller.abort(); await ended } }
+  return { trainer, timer, state, adapters, calls, steps, stop: async () => { controller.abort(); await ended } }
 }
 
 /** The round with this number, once it has begun. */
@@ -79,11 +91,18 @@ async function begun (trainer: Trainer, number: number): Promise<Round> {
   })
 }
 
+/** Sees a pass of a round through for these peers; more may have been there before the gradients. */
+async function answerPass (round: Round, pass: number, peers: readonly string[], before = peers): Promise<void> {
+  const inPass = async <T> (get: () => T | undefined): Promise<T> => await vi.waitFor(() => (round.pass === pass ? get() : undefined) ?? expect.fail())
+  const forward = await inPass(() => round.forward)
+  for (const peer of before) forward.answer(peer, { lengths: [1], tensors: [] })
+  const backward = await inPass(() => round.backward)
+  for (const peer of peers) backward.answer(peer, { tokens: pass + 1, tensors: [] })
+}
+
 /** Sees a round through for these peers. */
-async function answer (round: Round, peers: readonly string[]): Promise<void> {
-  for (const peer of peers) round.forward.answer(peer, { lengths: [1], tensors: [] })
-  const backward = await vi.waitFor(() => round.backward ?? expect.fail())
-  for (const peer of peers) backward.answer(peer, { tokens: 1, tensors: [] })
+async function answer (round: Round, peers: readonly string[], passes = 1): Promise<void> {
+  for (let pass = 0; pass < passes; pass++) await answerPass(round, pass, peers)
   const contribution = await vi.waitFor(() => round.contribution ?? expect.fail())
   for (const peer of peers) contribution.answer(peer, new Map())
 }
@@ -184,5 +203,75 @@ describe('Trainer', () => {
     const second = await begun(trainer, 1)
     await answer(second, ['b'])
     expect((await begun(trainer, 2)).participants).toEqual(['b'])
+  })
+})
+
+describe('a round of several passes', () => {
+  it('is one step, and keeps nothing of a pass but the sum of its gradients', async () => {
+    const { trainer, calls, steps } = training({ minClients: 2, passes: 3 })
+    for (const peer of ['a', 'b']) trainer.members.enlist(peer, span, stream().channel)
+    await answer(await begun(trainer, 0), ['a', 'b'], 3)
+    await begun(trainer, 1)
+    const pass = (seed: string): string[] => [`forward a,b ${seed}`, 'add', 'free']
+    expect(calls).toEqual([...pass('round/0'), ...pass('round/0/1'), ...pass('round/0/2'), 'dispose'])
+    expect(steps).toEqual([[{ peer: 'a', tokens: 6 }, { peer: 'b', tokens: 6 }]])
+  })
+
+  it('goes on without a client that misses a deadline of the first pass', async () => {
+    const { trainer, timer, calls, steps } = training({ minClients: 2, passes: 2 })
+    for (const peer of ['a', 'b']) trainer.members.enlist(peer, span, stream().channel)
+    const round = await begun(trainer, 0)
+    round.forward.answer('b', { lengths: [1], tensors: [] })
+    await answerPass(round, 0, ['a'])
+    expect(round.waitingFor).toEqual(['b'])
+    timer.expire()
+    await answerPass(round, 1, ['a'])
+    ;(await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
+    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]]) })
+    expect(calls.filter((call) => call.startsWith('forward'))).toEqual(['forward a,b round/0', 'forward a round/0/1'])
+  })
+
+  it.each(['forward', 'backward', 'contribution'] as const)('begins anew without a client that vanishes after the first pass, before its %s, and tells it', async (missed) => {
+    const { trainer, timer, steps } = training({ minClients: 2, passes: 2 })
+    const [a, b] = [stream(), stream()]
+    trainer.members.enlist('a', span, a.channel)
+    trainer.members.enlist('b', span, b.channel)
+    const round = await begun(trainer, 0)
+    await answerPass(round, 0, ['a', 'b'])
+    await vi.waitFor(() => { expect(round.pass).toBe(1) })
+    if (missed === 'forward') {
+      round.forward.answer('a', { lengths: [1], tensors: [] })
+    } else {
+      await answerPass(round, 1, missed === 'contribution' ? ['a', 'b'] : ['a'], ['a', 'b'])
+      if (missed === 'contribution') (await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
+    }
+    expect(round.waitingFor).toEqual(['b'])
+    timer.expire()
+    await vi.waitFor(() => { expect(round.pass).toBe(0) })
+    expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2)
+    expect(b.told.filter((kind) => kind === 'begin')).toHaveLength(1)
+    await answer(round, ['a'], 2)
+    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]]) })
+    expect(a.told).toContain('step')
+    expect(b.told).toContain('left out')
+  })
+
+  it('begins anew with a client that comes back after the first pass, but not without end', async () => {
+    const { trainer, calls, steps } = training({ minClients: 2, passes: 2 })
+    const b = stream()
+    trainer.members.enlist('a', span, stream().channel)
+    trainer.members.enlist('b', span, b.channel)
+    const round = await begun(trainer, 0)
+    for (let returns = 1; returns <= 4; returns++) {
+      await answerPass(round, 0, ['a', 'b'])
+      await vi.waitFor(() => { expect(round.pass).toBe(1) })
+      round.fallBehind('b')
+      await vi.waitFor(() => { expect(round.pass).toBe(0) })
+      expect(round.waitingFor).toEqual(returns <= 3 ? ['a', 'b'] : ['a'])
+    }
+    await answer(round, ['a'], 2)
+    await vi.waitFor(() => { expect(b.told).toContain('left out') })
+    expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]])
+    expect(calls.filter((call) => call === 'dispose')).toHaveLength(5)
   })
 })

@@ -1,0 +1,150 @@
+import type { GradientSum } from '../../model/training/accumulate.ts'
+import type { DeviceTensor } from '../../model/runtime/device.ts'
+import type { Charter } from '../../protocols/charter/schema.ts'
+import { fromServer } from '../../protocols/train/messages.ts'
+import type { Tensor } from '../../tensor.ts'
+import type { Logger } from '../context.ts'
+import { dropoutSeed } from '../dropout-seed.ts'
+import type { FederatedAdapters } from './adapters.ts'
+import type { Members, Span } from './members.ts'
+import type { Middle, Passage, Passenger } from './middle.ts'
+import type { BackwardAnswer, ContributionAnswer, Round } from './round.ts'
+
+export interface AttemptComponents {
+  readonly charter: Charter
+  readonly middle: Middle
+  readonly adapters: FederatedAdapters
+  readonly members: Members
+  readonly logger: Logger
+}
+
+/** A participant's work that made it into the round. */
+export interface Counted {
+  readonly peer: string
+  readonly span: Span
+  /** Target tokens that its loss is the sum over. */
+  readonly tokens: number
+  readonly contribution: ContributionAnswer
+}
+
+type Answers = ReadonlyMap<string, BackwardAnswer>
+
+/**
+ * The passes of a round, from the first to the last, or to where they have to begin anew. In each: hidden rows up, through the middle,
+ * down; gradients up, back through the middle, down. After the last: what the clients' own blocks add. A pass is freed before the
+ * next one comes; what stays is the sum of the middle's gradients.
+ */
+export class Attempt implements Disposable {
+  readonly #c: AttemptComponents
+  readonly #round: Round
+  readonly #sum: GradientSum
+  readonly #tokens = new Map<string, number>()
+
+  constructor (components: AttemptComponents, round: Round) {
+    this.#c = components
+    this.#round = round
+    this.#sum = components.middle.gradientSum()
+  }
+
+  /** The middle's gradients: sums over the passes so far. */
+  get gradients (): ReadonlyMap<string, DeviceTensor> { return this.#sum.gradients }
+
+  /** Resolves with those whose work the gradients are the sum of; with undefined when the passes have to begin anew. */
+  async run (): Promise<readonly Counted[] | undefined> {
+    const round = this.#round
+    for (;;) {
+      const isLast = round.pass === this.#c.charter.training.gradientAccumulationSteps - 1
+      const peers = await this.#pass(isLast)
+      if (peers === undefined) return undefined
+      if (peers.size === 0) return []
+      if (!isLast) continue
+      const contributions = await round.contribution?.opened ?? new Map<string, ContributionAnswer>()
+      return [...contributions]
+        .filter(([peer]) => peers.has(peer))
+        .map(([peer, contribution]) => ({ peer, span: round.spanOf(peer), tokens: this.#tokens.get(peer) ?? 0, contribution }))
+    }
+  }
+
+  [Symbol.dispose] (): void {
+    this.#sum[Symbol.dispose]()
+  }
+
+  /** One pass. Resolves with those whose work is in the sum; with undefined when it lacks somebody whose work is in an earlier pass. */
+  async #pass (isLast: boolean): Promise<ReadonlySet<string> | undefined> {
+    const { middle, adapters } = this.#c
+    const round = this.#round
+    const seed = dropoutSeed(round.number, round.pass)
+    const forwards = await round.forward.opened
+    if (!round.goesOnWith(forwards)) return undefined
+    if (forwards.size === 0) return nobody
+    const passengers = [...forwards].map(([peer, rows]) => ({ id: peer, ...round.spanOf(peer), ...rows }))
+    let passage = await middle.forward(passengers, seed)
+    try {
+      const answers = await this.#answers(passage)
+      if (!round.goesOnWith(answers)) return undefined
+      if (answers.size === 0) return nobody
+      const gradients = await passage.backward(answers)
+      const sound = await this.#sound(passage, passengers, answers, seed)
+      if (!round.goesOnWith(sound)) return undefined
+      this.#reply(gradients, sound)
+      let finished = sound
+      if (isLast) finished = new Set((await round.expectContribution(sound).opened).keys())
+      else round.nextPass(sound)
+      if (!round.goesOnWith(finished)) return undefined
+      if (finished.size === 0) return nobody
+      if (finished.size < answers.size) {
+        // They take their part of the gradient along: it becomes what it would have been without them.
+        passage.free()
+        passage = await middle.forward(passengers.filter(({ id }) => finished.has(id)), seed)
+        await passage.backward(answers)
+      }
+      await this.#sum.add(passage.takeGradients())
+      for (const peer of finished) this.#tokens.set(peer, (this.#tokens.get(peer) ?? 0) + (answers.get(peer)?.tokens ?? 0))
+      if (isLast && round.pass > 0 && !await adapters.areFinite(this.gradients)) throw new Error('the gradients of all passes overflow together')
+      return finished
+    } finally {
+      passage.free()
+    }
+  }
+
+  /** Hidden rows down. Resolves with the gradients that come up. */
+  async #answers (passage: Passage): Promise<Answers> {
+    const round = this.#round
+    const backward = round.expectBackward(passage.hidden.keys())
+    for (const [peer, tensors] of passage.hidden) {
+      round.hidden.set(peer, tensors)
+      this.#c.members.say(peer, fromServer({ case: 'hidden', value: { round: round.number, pass: round.pass } }), tensors)
+    }
+    return await backward.opened
+  }
+
+  /** Gradients down. */
+  #reply (gradients: ReadonlyMap<string, readonly Tensor[]>, peers: ReadonlySet<string>): void {
+    const round = this.#round
+    for (const peer of peers) {
+      const tensors = gradients.get(peer) ?? []
+      round.gradients.set(peer, tensors)
+      this.#c.members.say(peer, fromServer({ case: 'gradient', value: { round: round.number, pass: round.pass } }), tensors)
+    }
+  }
+
+  /** Without those whose rows overflow on the way back; the sum of all would be lost with theirs, and every adapter with it. */
+  async #sound (passage: Passage, passengers: readonly Passenger[], answers: Answers, seed: string): Promise<ReadonlySet<string>> {
+    const { middle, adapters, logger } = this.#c
+    if (await adapters.areFinite(passage.adapterGradients)) return new Set(answers.keys())
+    const sound = new Set<string>()
+    for (const peer of answers.keys()) {
+      const alone = await middle.forward(passengers.filter(({ id }) => id === peer), seed)
+      try {
+        await alone.backward(answers)
+        if (await adapters.areFinite(alone.adapterGradients)) sound.add(peer)
+        else logger.warn({ peer, round: this.#round.number }, 'a client\'s gradients are not finite')
+      } finally {
+        alone.free()
+      }
+    }
+    return sound
+  }
+}
+
+const nobody: ReadonlySet<string> = new Set()
