@@ -16,7 +16,7 @@ export class Parameters {
     this.#values = values
   }
 
-  /** Tensors that have taken no step. Their map stays the caller's, such as `ModelWeights.trained`, and a step replaces its entries. */
+  /** Tensors that have taken no step. Their map stays the caller's, such as `ModelWeights.trained`; `restore` replaces its entries. */
   static async create (device: Device, values: Map<string, DeviceTensor>): Promise<Parameters> {
     const parameters = new Parameters(device, values)
     for (const [name, { shape }] of values) {

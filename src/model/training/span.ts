@@ -124,7 +124,7 @@ export class TrainableSpan {
     return new TrainableSpan(set, span, blocks, residuals)
   }
 
-  /** The trained tensors of this span, as they are now. An optimiser step replaces them: do not keep the handles. */
+  /** The trained tensors of this span. What restores or sets them replaces them: do not keep the handles. */
   parameters (): Map<string, DeviceTensor> {
     return new Map(this.weights.parameterNames(this.span).map(name => [name, this.weights.trained.get(name)!]))
   }
@@ -169,7 +169,7 @@ export class TrainableSpan {
     return (await this.#backward(residuals, gradient, false)).adapters
   }
 
-  async #backward (residuals: Residuals, gradient: AnyTensor, toInput: boolean): Promise<Partial<SpanGradients> & Pick<SpanGradients, 'adapters'>> {
+  async #backward (residuals: Residuals, gradient: AnyTensor, toInput: boolean): Promise<Pick<SpanGradients, 'adapters'> & { readonly gradient: DeviceTensor | undefined }> {
     const scope = new Scope(this.device)
     const startedAtMs = performance.now()
     try {
@@ -189,7 +189,7 @@ export class TrainableSpan {
       if (residuals.blocks.length === 0 && toInput) current = await sliceRows(this.device, current!, 0, residuals.rows)
       scope.release([...(toInput ? [current!] : []), ...adapters.values()])
       if (residuals.blocks.length > 0) this.residuals.record(residuals.policy, { rows: residuals.rows * residuals.blocks.length, bytes: residuals.bytes, ms: residuals.forwardMs + performance.now() - startedAtMs })
-      return { ...(toInput ? { gradient: current! } : {}), adapters }
+      return { gradient: toInput ? current : undefined, adapters }
     } finally {
       scope[Symbol.dispose]()
       residuals.free()

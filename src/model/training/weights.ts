@@ -25,7 +25,7 @@ export class ModelWeights {
   readonly format: WeightFormat
   /** What programs over these weights depend on: equal keys, equal programs. */
   readonly key: string
-  /** Adapters as `${layer}.${module}.lora_A` or `.lora_B`, or weights by their names in the checkpoint. Optimisers replace its values. */
+  /** Adapters as `${layer}.${module}.lora_A` or `.lora_B`, or weights by their names in the checkpoint. Optimisers step them in place. */
   readonly trained = new Map<string, DeviceTensor>()
   readonly #frozen = new Map<string, DeviceTensor>()
   readonly #fixed = new Map<string, Promise<Executable>>()

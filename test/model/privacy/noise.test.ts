@@ -3,30 +3,18 @@ import { Boundary, noiseDeviation, type Rounding } from '../../../src/model/priv
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
+import { arrivedAt, boundariesOn, HIDDEN as hidden, rowsOf, type Boundaries } from './boundaries.ts'
 import { chiSquareDeviation, correlationDeviation, normalFitDeviation, rowNorms } from '../../helpers/statistics.ts'
 
-const hidden = 64
-
 let device: Device
-let boundaries: Record<Rounding, Boundary>
+let boundaries: Boundaries
 beforeAll(async () => {
   device = await openDevice('cpu', { threads: 1 })
-  const boundary = (rounding: Rounding): Boundary => new Boundary(device, { hidden, rounding })
-  boundaries = { fp32: boundary('fp32'), fp16: boundary('fp16'), int8: boundary('int8') }
+  boundaries = boundariesOn(device)
 })
 afterAll(async () => { await device.close() })
 
-/** Rows whose norms run from far below to far above 1. */
-function rowsOf (count: number): Tensor {
-  return float32([count, hidden], Float32Array.from({ length: count * hidden }, (_, i) => Math.sin(i * i + 1) * 2 ** ((Math.floor(i / hidden) % 9) - 6)))
-}
-
-async function arrived (rounding: Rounding, tensors: readonly Tensor[]): Promise<Float32Array> {
-  const rows = await boundaries[rounding].decode(tensors)
-  const { data } = await device.download(rows)
-  device.free(rows)
-  return data as Float32Array
-}
+const arrived = async (rounding: Rounding, tensors: readonly Tensor[]): Promise<Float32Array> => await arrivedAt(device, boundaries[rounding], tensors)
 
 /** Standardised noise of so many released rows. */
 async function noiseOf (rows: Tensor, protection: { clip: number, noise: number }): Promise<Float64Array> {

@@ -80,11 +80,6 @@ export function softmax (x: Value, axis = -1): Value {
   return applyOne(softmaxOperator, [x], { axis: positiveAxis(x.shape, axis) })
 }
 
-/** log(softmax(x)). */
-export function logSoftmax (x: Value, axis = -1): Value {
-  return sub(x, logSumExp(x, [axis], true))
-}
-
 const cumulativeSumOperator: Operator<{ axis: number, reverse: boolean }> = {
   name: 'cumulativeSum',
   infer: ([x]) => [x!],
