@@ -38,6 +38,8 @@ function runWith (binary) {
 }
 
 if (isEnough(process.versions.node)) {
+  const { restartWithAllocatorSettings } = await import('../src/node/allocator.ts')
+  restartWithAllocatorSettings()
   await import('../src/cli/main.ts')
 } else {
   const binary = bundledNode()

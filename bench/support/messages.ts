@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { fork, type ChildProcess } from 'node:child_process'
+import { withAllocatorSettings } from '../../src/node/allocator.ts'
 
 /** What a process did since it was last asked. */
 export interface Report {
@@ -20,7 +21,7 @@ export class Worker<Question, Answer> {
 
   /** Starts a script and waits for its first answer. */
   static async start<Question, Answer> (script: string, args: readonly string[]): Promise<{ worker: Worker<Question, Answer>, first: Answer }> {
-    const child = fork(script, args)
+    const child = fork(script, args, { env: withAllocatorSettings(process.env) })
     const worker = new Worker<Question, Answer>(child)
     return { worker, first: await worker.#answer() }
   }

@@ -9,8 +9,6 @@ export interface WorkerOptions {
   readonly kind: DeviceKind
   /** Threads within one operator; onnxruntime's default, the number of physical cores, when left out. */
   readonly threads?: number
-  /** Whether idle operator threads spin for a while before they sleep. */
-  readonly spin: boolean
   /** Directory of the sessions' traces. */
   readonly profile?: string
 }

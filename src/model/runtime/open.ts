@@ -7,11 +7,6 @@ import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messa
 export interface DeviceOptions {
   /** Threads within one operator; the number of physical cores when left out. */
   threads?: number
-  /**
-   * Whether idle operator threads spin before they sleep; false when left out. A device holds several sessions, each with threads of its own,
-   * and shares its machine with the network's thread: spinners of the last session slow the next one down.
-   */
-  spin?: boolean
   /** fp32 when left out. */
   compute?: ComputeType
   /** A directory for onnxruntime's trace of each session, `${session}-${program}_${time}.json`, written when the device closes. Tracing costs time. */
@@ -77,9 +72,9 @@ class WorkerDevice implements Device {
     if (kind === 'webgpu') hasWebGpu = true
   }
 
-  static async open (kind: DeviceKind, { threads, spin = false, compute = 'fp32', profile }: DeviceOptions): Promise<WorkerDevice> {
+  static async open (kind: DeviceKind, { threads, compute = 'fp32', profile }: DeviceOptions): Promise<WorkerDevice> {
     if (kind === 'webgpu' && hasWebGpu) throw new DeviceError('this process has a webgpu device already', { next: 'share it, or close it first' })
-    const workerData: WorkerOptions = { kind, spin, ...(threads === undefined ? {} : { threads }), ...(profile === undefined ? {} : { profile }) }
+    const workerData: WorkerOptions = { kind, ...(threads === undefined ? {} : { threads }), ...(profile === undefined ? {} : { profile }) }
     const device = new WorkerDevice(kind, compute, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }), profile !== undefined)
     try {
       await device.#ask(`opening the ${kind} device`, { kind: 'open' })

@@ -13,7 +13,7 @@ import { WebGpuProvider } from './providers/webgpu.ts'
 // none, it takes the bits as a Uint16Array, which are what Midspan's tensors hold.
 Reflect.deleteProperty(globalThis, 'Float16Array')
 
-const { kind, threads, spin, profile } = workerData as WorkerOptions
+const { kind, threads, profile } = workerData as WorkerOptions
 
 const sessions = new Map<number, ort.InferenceSession>()
 const tensors = new Map<number, ort.Tensor>()
@@ -43,7 +43,9 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
         logSeverityLevel: 3,
         ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
         ...(profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: join(profile, `${request.session}-${request.name}`) }),
-        extra: { session: { intra_op: { allow_spinning: spin ? '1' : '0' } } }
+        // Each session has operator threads of its own. Between the operators of a run they spin, since waking them takes as long as a small
+        // operator does; after it they sleep, or they would slow the next session down, and the network's thread.
+        extra: { session: { force_spinning_stop: '1', intra_op: { allow_spinning: '1', spin_duration_us: '100' } } }
       }))
       return { held: [], values: [] }
     }
