@@ -144,7 +144,7 @@ describe.skipIf(!hasData(MODEL)).each([1, 2])('clients that vanish from rounds o
     federation = await start()
     attacker = await Attacker.join(federation, 'attacker')
     // The model is too small for gradients of a permitted size to overflow in it: what is far beyond the honest ones stands for that.
-    vi.spyOn(FederatedAdapters.prototype, 'areFinite').mockImplementation(async (gradients) => {
+    vi.spyOn(FederatedAdapters.prototype, 'isSummable').mockImplementation(async (gradients) => {
       const values = await Promise.all([...gradients.values()].map(async (gradient) => await devices[0]!.download(gradient)))
       return values.every(({ data }) => (data as Float32Array).every((value) => Math.abs(value) < OVERFLOW))
     })

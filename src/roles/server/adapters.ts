@@ -39,6 +39,9 @@ export interface StepTaken {
 
 const SERVER = 'server'
 
+/** Of a round's gradients: far above what any text brings, and far enough below the largest float32 that their squares have a sum. */
+const MAX_SUMMED_NORM = 1e18
+
 /** The adapters of a federation as its server holds them, and the three ways in which clients' own blocks take part in a step. */
 export class FederatedAdapters {
   readonly #components: FederatedAdaptersComponents
@@ -71,9 +74,10 @@ export class FederatedAdapters {
     return { round: state.round, ...pick(values, names) }
   }
 
-  /** Whether a step can be taken with these gradients: one value that is not finite would spoil all adapters for good. */
-  async areFinite (gradients: ReadonlyMap<string, DeviceTensor>): Promise<boolean> {
-    return Number.isFinite(await this.#components.optimizer.norm(gradients.values()))
+  /** Whether so many parts of a round, each with gradients like these, have a sum to step with: one value that is not finite would spoil all adapters for good. */
+  async isSummable (gradients: ReadonlyMap<string, DeviceTensor>, parts: number): Promise<boolean> {
+    // By the triangle inequality. The comparison is false for NaN.
+    return await this.#components.optimizer.norm(gradients.values()) * parts <= MAX_SUMMED_NORM
   }
 
   /** Takes one step with everything that counted in a round. */

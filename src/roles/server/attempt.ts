@@ -71,7 +71,7 @@ export class Attempt implements Disposable {
 
   /** One pass. Resolves with those whose work is in the sum; with undefined when it lacks somebody whose work is in an earlier pass. */
   async #pass (isLast: boolean): Promise<ReadonlySet<string> | undefined> {
-    const { middle, adapters } = this.#c
+    const { middle } = this.#c
     const round = this.#round
     const seed = dropoutSeed(round.number, round.pass)
     const forwards = await round.forward.opened
@@ -100,7 +100,6 @@ export class Attempt implements Disposable {
       }
       await this.#sum.add(passage.takeGradients())
       for (const peer of finished) this.#tokens.set(peer, (this.#tokens.get(peer) ?? 0) + (answers.get(peer)?.tokens ?? 0))
-      if (isLast && round.pass > 0 && !await adapters.areFinite(this.gradients)) throw new Error('the gradients of all passes overflow together')
       return finished
     } finally {
       passage.free()
@@ -128,17 +127,20 @@ export class Attempt implements Disposable {
     }
   }
 
-  /** Without those whose rows overflow on the way back; the sum of all would be lost with theirs, and every adapter with it. */
+  /**
+   * Without those whose gradients overflow, or could in the sum over all passes and clients, with which every adapter would be lost. Each
+   * pass has its share of what that sum may be, and each client its share of the pass: where it is too much, somebody is found at fault.
+   */
   async #sound (passage: Passage, passengers: readonly Passenger[], answers: Answers, seed: string): Promise<ReadonlySet<string>> {
-    const { middle, adapters, logger } = this.#c
-    if (await adapters.areFinite(passage.adapterGradients)) return new Set(answers.keys())
+    const { middle, adapters, logger, charter: { training: { gradientAccumulationSteps: passes } } } = this.#c
+    if (await adapters.isSummable(passage.adapterGradients, passes)) return new Set(answers.keys())
     const sound = new Set<string>()
     for (const peer of answers.keys()) {
       const alone = await middle.forward(passengers.filter(({ id }) => id === peer), seed)
       try {
         await alone.backward(answers)
-        if (await adapters.areFinite(alone.adapterGradients)) sound.add(peer)
-        else logger.warn({ peer, round: this.#round.number }, 'a client\'s gradients are not finite')
+        if (await adapters.isSummable(alone.adapterGradients, passes * answers.size)) sound.add(peer)
+        else logger.warn({ peer, round: this.#round.number }, 'a client\'s gradients are not finite, or far too large')
       } finally {
         alone.free()
       }

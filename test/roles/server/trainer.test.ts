@@ -33,8 +33,11 @@ function manualTimer (): Timer & { readonly expire: () => void } {
 const stopping: AbortController[] = []
 afterEach(() => { for (const controller of stopping.splice(0)) controller.abort() })
 
-/** A trainer at work, whose model computes nothing and whose disk is `commit`. */
-function training (charter: { minClients: number, strategy?: Charter['strategy'], passes?: number }, commit: (step: Commit) => Promise<void> = async () => {}) {
+/** What gradients may sum up to. */
+const GREATEST_NORM = 12
+
+/** A trainer at work, whose model computes nothing, whose disk is `commit` and whose clients' gradients have these norms. */
+function training (charter: { minClients: number, strategy?: Charter['strategy'], passes?: number }, commit: (step: Commit) => Promise<void> = async () => {}, norms: Readonly<Record<string, number>> = {}) {
   const timer = manualTimer()
   const state = {
     round: 0,
@@ -53,7 +56,7 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
       calls.push(`forward ${passengers.map(({ id }) => id).join()} ${seed}`)
       return {
         hidden: new Map(passengers.map(({ id }) => [id, []])),
-        adapterGradients: new Map(),
+        adapterGradients: new Map([['norm', passengers.reduce((sum, { id }) => sum + (norms[id] ?? 0), 0)]]),
         takeGradients: () => new Map(),
         backward: async (answers: ReadonlyMap<string, unknown>) => new Map([...answers.keys()].map((peer) => [peer, []])),
         free: () => { calls.push('free') }
@@ -66,21 +69,22 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
       steps.push(counted.map(({ peer, tokens }) => ({ peer, tokens })))
       return { scale: 1, for: () => ({ names: [], tensors: [] }), tensors: new Map(), unaveragedTokens: {} }
     },
-    areFinite: async () => true,
+    isSummable: async (gradients: ReadonlyMap<string, number>, parts: number) => (gradients.get('norm') ?? 0) * parts <= GREATEST_NORM,
     revert: vi.fn(async () => {})
   }
+  const warn = vi.fn()
   const trainer = new Trainer({
     charter: { strategy: charter.strategy ?? 'client-batch', limits: { maxClients: 8 }, training: { minClients: charter.minClients, roundDeadlineMs: 1000, gradientAccumulationSteps: charter.passes ?? 1 } } as Charter,
     middle: middle as unknown as Middle,
     adapters: adapters as unknown as FederatedAdapters,
     state: state as unknown as TrainingState,
-    logger: { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} },
+    logger: { debug: () => {}, info: () => {}, warn, error: () => {} },
     timer
   })
   const controller = new AbortController()
   stopping.push(controller)
   const ended = trainer.run(controller.signal)
-  return { trainer, timer, state, adapters, calls, steps, stop: async () => { controller.abort(); await ended } }
+  return { trainer, timer, state, adapters, calls, steps, warn, stop: async () => { controller.abort(); await ended } }
 }
 
 /** The round with this number, once it has begun. */
@@ -215,6 +219,20 @@ describe('a round of several passes', () => {
     const pass = (seed: string): string[] => [`forward a,b ${seed}`, 'add', 'free']
     expect(calls).toEqual([...pass('round/0'), ...pass('round/0/1'), ...pass('round/0/2'), 'dispose'])
     expect(steps).toEqual([[{ peer: 'a', tokens: 6 }, { peer: 'b', tokens: 6 }]])
+  })
+
+  it('leaves out by name the client whose gradients are more than its share of what all passes may sum up to', async () => {
+    const { trainer, steps, warn } = training({ minClients: 2, passes: 2 }, undefined, { a: 2, b: 5 })
+    const b = stream()
+    trainer.members.enlist('a', span, stream().channel)
+    trainer.members.enlist('b', span, b.channel)
+    const round = await begun(trainer, 0)
+    await answerPass(round, 0, ['a', 'b'])
+    await answerPass(round, 1, ['a'])
+    ;(await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
+    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]]) })
+    expect(b.told).toContain('left out')
+    expect(warn).toHaveBeenCalledWith({ peer: 'b', round: 0 }, expect.stringContaining('far too large'))
   })
 
   it('goes on without a client that misses a deadline of the first pass', async () => {
