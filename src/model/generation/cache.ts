@@ -5,8 +5,9 @@ import { program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
+import { cachedHeadSize } from './cached-attention.ts'
 
-/** Keys and values of one block: float32 [1, kvHeads, positions, headSize] each. */
+/** Keys and values of one block: float32 [1, kvHeads, positions, cachedHeadSize] each. */
 export interface BlockCache {
   readonly key: DeviceTensor
   readonly value: DeviceTensor
@@ -19,8 +20,8 @@ export interface BlockCache {
 const FIRST_POSITIONS = 256
 
 /** Bytes that a sequence's cache takes on the device when it is full. */
-export function cacheBytes ({ kvHeads, headSize }: Model, { first, end }: Span, capacity: number): number {
-  return (end - first) * 2 * kvHeads * capacity * headSize * Float32Array.BYTES_PER_ELEMENT
+export function cacheBytes (model: Model, { first, end }: Span, capacity: number): number {
+  return (end - first) * 2 * model.kvHeads * capacity * cachedHeadSize(model) * Float32Array.BYTES_PER_ELEMENT
 }
 
 /** One sequence's keys and values in a span of blocks, with room for up to `capacity` positions. */
@@ -79,7 +80,8 @@ export class SequenceCache {
   }
 
   async #joined (scope: Scope, before: DeviceTensor, more: DeviceTensor): Promise<DeviceTensor> {
-    const { kvHeads, headSize } = this.#model
+    const { kvHeads } = this.#model
+    const headSize = cachedHeadSize(this.#model)
     const executable = await compiled(this.#device, `cache.grow ${kvHeads} ${headSize}`, () => {
       const graph = new Graph()
       const part = (name: string) => graph.input(name, 'float32', [1, kvHeads, name, headSize])
@@ -91,8 +93,8 @@ export class SequenceCache {
   }
 }
 
-async function zeros (scope: Scope, device: Device, { kvHeads, headSize }: Model, positions: number): Promise<DeviceTensor> {
-  return scope.own(await device.zeros('float32', [1, kvHeads, positions, headSize]))
+async function zeros (scope: Scope, device: Device, model: Model, positions: number): Promise<DeviceTensor> {
+  return scope.own(await device.zeros('float32', [1, model.kvHeads, positions, cachedHeadSize(model)]))
 }
 
 function tensorsOf (blocks: readonly BlockCache[]): DeviceTensor[] {

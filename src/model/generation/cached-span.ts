@@ -1,4 +1,4 @@
-import { UnsupportedModelError, type Model, type Span } from '../families/family.ts'
+import type { Model, Span } from '../families/family.ts'
 import { contextFault, type PromptContext } from '../families/prompts.ts'
 import { grownTables } from '../families/rotary.ts'
 import { compiled } from '../runtime/compiled.ts'
@@ -7,10 +7,7 @@ import { int32, tensor, type Tensor } from '../../tensor.ts'
 import { positionsOf } from '../training/rows.ts'
 import type { ModelWeights } from '../training/weights.ts'
 import type { SequenceCache } from './cache.ts'
-import { cachedBlockProgram, cachedBlockStages } from './cached-programs.ts'
-
-/** onnxruntime's attention over a cache takes heads of a multiple of this many elements. */
-const HEAD_SIZE_MULTIPLE = 8
+import { cachedBlockProgram, cachedBlockStages, type RunKind } from './cached-programs.ts'
 
 /** Rows of one sequence in a run: `count` of them, from `cache.length` on. */
 export interface SequenceRows {
@@ -27,10 +24,7 @@ export interface SequenceRows {
 export class CachedSpan {
   readonly #weights: ModelWeights
 
-  /** Throws UnsupportedModelError for heads that cached attention cannot compute. */
   constructor (weights: ModelWeights) {
-    const { headSize } = weights.model
-    if (headSize % HEAD_SIZE_MULTIPLE !== 0) throw new UnsupportedModelError(`generation needs heads of a multiple of ${HEAD_SIZE_MULTIPLE} elements, not ${headSize}`)
     this.#weights = weights
   }
 
@@ -49,8 +43,8 @@ export class CachedSpan {
   async links (hidden: AnyTensor | Passed, sequences: readonly SequenceRows[], { first, end }: Span): Promise<Link[]> {
     const { model } = this.#weights
     for (const { cache, count } of sequences) await cache.reserve(cache.length + count)
-    const prompts = sequences.map(rows => startsWithContext(model, rows))
-    const places = placesOf(model, sequences)
+    const run = runKind(model, sequences)
+    const places = placesOf(model, sequences, run)
     const inPlace = Object.fromEntries(sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]]))
     const blocks = await Promise.all(Array.from({ length: end - first }, async (_, i) => {
       const inputs: Record<string, AnyTensor | Passed> = { ...this.#weights.blockInputs(first + i), ...places, hidden: i === 0 ? hidden : { passed: 'output' } }
@@ -60,23 +54,23 @@ export class CachedSpan {
         inputs[`pastValue.${sequence}`] = value
       }
       const block = { inputs, inPlace }
-      return this.#weights.fixes(this.#weights.blockFormat(first + i)) ? await this.#stages(first + i, prompts, block) : [await this.#whole(first + i, prompts, block)]
+      return this.#weights.fixes(this.#weights.blockFormat(first + i)) ? await this.#stages(first + i, run, block) : [await this.#whole(first + i, run, block)]
     }))
     return blocks.flat()
   }
 
-  async #whole (layer: number, prompts: readonly boolean[], block: Omit<Link, 'executable'>): Promise<Link> {
-    const executable = await compiled(this.#weights.device, `block.cached ${flags(prompts)} ${this.#weights.programKey(layer)}`, () => cachedBlockProgram(this.#weights, layer, prompts))
+  async #whole (layer: number, run: RunKind, block: Omit<Link, 'executable'>): Promise<Link> {
+    const executable = await compiled(this.#weights.device, `block.cached ${keyOf(run)} ${this.#weights.programKey(layer)}`, () => cachedBlockProgram(this.#weights, layer, run))
     return { executable, ...block }
   }
 
   /** A block whose weights are fixed in its programs, of which each block has its own. */
-  async #stages (layer: number, prompts: readonly boolean[], { inputs, ...block }: Omit<Link, 'executable'>): Promise<Link[]> {
-    const { before, attention, after } = cachedBlockStages(this.#weights, layer, prompts)
+  async #stages (layer: number, run: RunKind, { inputs, ...block }: Omit<Link, 'executable'>): Promise<Link[]> {
+    const { before, attention, after } = cachedBlockStages(this.#weights, layer, run)
     const weights = this.#weights.blockInputs(layer)
     const [first, second, third] = await Promise.all([
       this.#weights.fixed(`${layer}.before`, before, weights),
-      compiled(this.#weights.device, `attention.cached ${flags(prompts)} ${this.#weights.programKey(layer)}`, attention),
+      compiled(this.#weights.device, `attention.cached ${keyOf(run)} ${this.#weights.programKey(layer)}`, attention),
       this.#weights.fixed(`${layer}.after`, after, weights)
     ])
     const passed = (...names: readonly string[]): Link['inputs'] => Object.fromEntries(names.map(name => [name, { passed: name }]))
@@ -88,23 +82,27 @@ export class CachedSpan {
   }
 }
 
-function flags (values: readonly boolean[]): string {
-  return values.map(Number).join('')
+function runKind (model: Model, sequences: readonly SequenceRows[]): RunKind {
+  for (const rows of sequences) checkContext(model, rows)
+  return { sequences: sequences.length, reads: sequences.some(({ cache, context }) => context !== undefined && cache.length === 0) }
 }
 
-/** Whether these rows begin with a context that all of them see. Throws RangeError for a context that they cannot have. */
-function startsWithContext ({ prompts }: Model, { cache, count, context }: SequenceRows): boolean {
+function keyOf ({ sequences, reads }: RunKind): string {
+  return `${sequences}${reads ? ' reads' : ''}`
+}
+
+/** Throws RangeError for a context that rows cannot have, or lack. */
+function checkContext ({ prompts }: Model, { cache, count, context }: SequenceRows): void {
   if ((prompts === undefined) !== (context === undefined)) throw new RangeError(`the model has ${prompts === undefined ? 'no contexts' : 'a context for each sequence'}`)
   const fault = context === undefined ? undefined : contextFault(context, cache.length, count)
   if (fault !== undefined) throw new RangeError(fault)
-  return context !== undefined && cache.length === 0
 }
 
 /**
- * Where each sequence's rows stand: `positions` of all rows, `counts` of rows, the index of each sequence's last key and its length, and
- * the length of its context.
+ * Where each sequence's rows stand: `positions` of all rows, `counts` of rows, the index of each sequence's last key and its length, the
+ * length of its context, and the indices of its keys where a context is read.
  */
-function placesOf ({ rotary }: Model, sequences: readonly SequenceRows[]): Record<string, Tensor> {
+function placesOf ({ rotary }: Model, sequences: readonly SequenceRows[], { reads }: RunKind): Record<string, Tensor> {
   const places: Record<string, Tensor> = {
     positions: positionsOf(sequences.map(({ cache, count, context }) => ({ from: cache.length, count, context }))),
     counts: tensor('int64', [sequences.length], BigInt64Array.from(sequences, ({ count }) => BigInt(count))),
@@ -112,6 +110,7 @@ function placesOf ({ rotary }: Model, sequences: readonly SequenceRows[]): Recor
   }
   for (const [i, { cache, count, context }] of sequences.entries()) {
     if (context !== undefined) places[`context.${i}`] = tensor('int64', [1], BigInt64Array.of(BigInt(context.length)))
+    if (reads) places[`indices.${i}`] = tensor('int64', [cache.length + count], BigInt64Array.from({ length: cache.length + count }, (_, index) => BigInt(index)))
     places[`last.${i}`] = int32([1], [cache.length + count - 1])
     places[`total.${i}`] = int32([], [cache.length + count])
   }

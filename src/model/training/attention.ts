@@ -46,8 +46,9 @@ export function paddedAttention (graph: Graph, model: Model, window: number | nu
   const group = heads / kvHeads
   const places = graph.input('places', 'int32', ['rows'])
   const slots = reshape(graph.input('slots', 'int32', ['batch', 'seq']), ['slots'])
-  const causal = causalMask(graph, 'seq', window)
-  const mask = model.prompts === undefined ? causal : contextMask(graph, 'seq', graph.input('contexts', 'int64', ['batch']), causal)
+  const indices = range(graph, 'seq')
+  const causal = causalMask(indices, indices, window)
+  const mask = model.prompts === undefined ? causal : contextMask(indices, graph.input('contexts', 'int64', ['batch']), causal)
 
   const pad = (x: Value, shape: readonly number[], order: readonly number[]): Value =>
     transpose(reshape(takeRows(x, slots, places, { gapsInInverse: false }), ['batch', 'seq', ...shape]), order)
@@ -63,28 +64,29 @@ export function paddedAttention (graph: Graph, model: Model, window: number | nu
 }
 
 /**
- * Attention of q [batch, kvHeads, group * seq, headSize] over k and v [batch, kvHeads, seq, headSize], with `mask` added to the scores
- * [batch, kvHeads, group, seq, seq]: [batch, seq, kvHeads, group, headSize].
+ * Attention of q [batch, kvHeads, group * queries, size] over k and v [batch, kvHeads, keys, size], with `mask` [..., queries, keys] added to
+ * the scores [batch, kvHeads, group, queries, keys]: [batch, queries, kvHeads, group, size]. Heads may have zeros after the model's elements.
  */
 export function maskedAttention ({ heads, kvHeads, headSize }: Model, q: Value, k: Value, v: Value, mask: Value): Value {
-  const [batch, , seq] = k.shape as [Dim, Dim, Dim]
+  const [batch, , keys, size] = k.shape as [Dim, Dim, Dim, Dim]
+  const queries = mask.shape.at(-2)!
   const group = heads / kvHeads
-  const scores = reshape(mul(matmul(q, k, { transposeB: true }), headSize ** -0.5), [batch, kvHeads, group, seq, seq])
-  const mixed = matmul(reshape(softmax(add(scores, mask)), [batch, kvHeads, q.shape[2]!, seq]), v)
-  return transpose(reshape(mixed, [batch, kvHeads, group, seq, headSize]), [0, 3, 1, 2, 4])
+  const scores = reshape(mul(matmul(q, k, { transposeB: true }), headSize ** -0.5), [batch, kvHeads, group, queries, keys])
+  const mixed = matmul(reshape(softmax(add(scores, mask)), [batch, kvHeads, q.shape[2]!, keys]), v)
+  return transpose(reshape(mixed, [batch, kvHeads, group, queries, size]), [0, 3, 1, 2, 4])
 }
 
-/** [seq, seq]: 0 where a query sees a key, -infinity where the key comes after it or lies before its window. */
-export function causalMask (graph: Graph, seq: Dim, window: number | null): Value {
-  const at = range(graph, seq)
-  const [query, key] = [reshape(at, [seq, 1]), reshape(at, [1, seq])]
+/** Of queries and keys at these indices of one sequence, [queries, keys]: 0 where a query sees a key, -infinity where the key comes after it or lies before its window. */
+export function causalMask (queries: Value, keys: Value, window: number | null): Value {
+  const { graph } = queries
+  const [query, key] = [reshape(queries, [queries.shape[0]!, 1]), reshape(keys, [1, keys.shape[0]!])]
   const [seen, unseen] = [graph.scalar(0), graph.scalar(-Infinity)]
   const causal = where(greaterOrEqual(query, key), seen, unseen)
   return window === null ? causal : where(greaterOrEqual(sub(query, key), graph.scalar(window, 'int64')), unseen, causal)
 }
 
-/** [batch, 1, 1, seq, seq]: 0 where the key is in its sequence's context, of `lengths` [batch] keys, and as in `causal` elsewhere. */
-export function contextMask (graph: Graph, seq: Dim, lengths: Value, causal: Value): Value {
-  const keys = reshape(range(graph, seq), [1, 1, 1, 1, seq])
-  return where(less(keys, reshape(lengths, [lengths.shape[0]!, 1, 1, 1, 1])), graph.scalar(0), causal)
+/** [batch, 1, 1, queries, keys]: 0 where the key is in its sequence's context, of `lengths` [batch] keys, and as in `causal` elsewhere. */
+export function contextMask (keys: Value, lengths: Value, causal: Value): Value {
+  const { graph } = keys
+  return where(less(reshape(keys, [1, 1, 1, 1, keys.shape[0]!]), reshape(lengths, [lengths.shape[0]!, 1, 1, 1, 1])), graph.scalar(0), causal)
 }

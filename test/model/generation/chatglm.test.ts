@@ -1,5 +1,5 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { modelOf, PromptError } from '../../../src/model/families/index.ts'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { modelOf, PromptError, type Config } from '../../../src/model/families/index.ts'
 import { SequenceCache } from '../../../src/model/generation/cache.ts'
 import { CachedEnds } from '../../../src/model/generation/cached-ends.ts'
 import { CachedSpan } from '../../../src/model/generation/cached-span.ts'
@@ -9,10 +9,13 @@ import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { loadEnds } from '../../../src/model/training/ends.ts'
 import { concatRows, sliceRows } from '../../../src/model/training/rows.ts'
+import { TrainableSpan } from '../../../src/model/training/span.ts'
 import { ModelWeights } from '../../../src/model/training/weights.ts'
+import { float32 } from '../../../src/tensor.ts'
 import { chatglmRevisions, promptOf, readChatGLMGolden } from '../../helpers/chatglm.ts'
 import { baseWeights, decodeTensor, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
+import { shapesOf } from '../../helpers/tiny-model.ts'
 
 let device: Device
 beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
@@ -96,6 +99,59 @@ describe.each(chatglmRevisions)('generation with the original ChatGLM, revision 
 })
 
 describe('CachedSpan of a model that reads prompts in both directions', () => {
+  /** Seven rows, of which the first three are a context, and what a full pass makes of them. */
+  async function passOf (config: Config) {
+    const model = modelOf(config)
+    const all = { first: 0, end: model.layers }
+    const trained = await TrainableSpan.load(device, model, memorySource(baseWeights({ seed: 'prompts', shapes: shapesOf(config) })), all, 'weights')
+    const numbers = decodeTensor(readChatGLMGolden('130528').hidden[0]!).data as Float32Array
+    const entering = float32([7, model.hiddenSize], numbers.slice(0, 7 * model.hiddenSize))
+    const context = { length: 3, maskPosition: 2 }
+    const { hidden: leaving } = await trained.forward({ hidden: entering, lengths: [7], contexts: [context] }, { keepResiduals: false })
+    return {
+      model,
+      all,
+      blocks: new CachedSpan(trained.weights),
+      entering: async (from: number, to: number) => await sliceRows(device, entering, from, to),
+      leaving: async (from: number, to: number) => await values(await sliceRows(device, leaving, from, to)),
+      rowsOf: (cache: SequenceCache, count: number) => ({ cache, count, context })
+    }
+  }
+
+  it.each([16, 12])('computes what a full pass does with heads of %i elements, prompts beside single rows', async headSize => {
+    const { model, all, blocks, entering, leaving, rowsOf } = await passOf({ ...readChatGLMGolden('130528').config, hidden_size: 2 * headSize, num_attention_heads: 2 })
+    const [first, second] = [await SequenceCache.create(device, model, all, 8), await SequenceCache.create(device, model, all, 8)]
+    await blocks.run(await entering(0, 5), [rowsOf(first, 5)], all)
+    first.length = 5
+    const joined = await concatRows(device, [await entering(5, 6), await entering(0, 4)])
+    const together = await values(await blocks.run(joined, [rowsOf(first, 1), rowsOf(second, 4)], all))
+    expect(relativeError(together, Float32Array.of(...await leaving(5, 6), ...await leaving(0, 4)))).toBeLessThan(1e-5)
+    first.length = 6
+    second.length = 4
+    const later = await concatRows(device, [await entering(6, 7), await entering(4, 6)])
+    const after = await values(await blocks.run(later, [rowsOf(first, 1), rowsOf(second, 2)], all))
+    expect(relativeError(after, Float32Array.of(...await leaving(6, 7), ...await leaving(4, 6)))).toBeLessThan(1e-5)
+  })
+
+  it('takes prompts and single rows in any order with the same programs', async () => {
+    const { model, all, blocks, entering, rowsOf } = await passOf({ ...readChatGLMGolden('130528').config, num_layers: 2 })
+    const caches = [await SequenceCache.create(device, model, all, 8), await SequenceCache.create(device, model, all, 8)]
+    const compile = vi.spyOn(device, 'compile')
+    const compiledFor = async (lengths: readonly number[]): Promise<number> => {
+      compile.mockClear()
+      const counts = lengths.map(length => length === 0 ? 4 : 1)
+      const rows = await concatRows(device, await Promise.all(counts.map(async count => await entering(0, count))))
+      for (const [i, cache] of caches.entries()) cache.length = lengths[i]!
+      await blocks.run(rows, caches.map((cache, i) => rowsOf(cache, counts[i]!)), all)
+      return compile.mock.calls.filter(([{ name }]) => name.startsWith('cached')).length
+    }
+    expect(await compiledFor([0, 0])).toBe(1)
+    expect(await compiledFor([4, 0])).toBe(0)
+    expect(await compiledFor([0, 4])).toBe(0)
+    expect(await compiledFor([4, 4])).toBe(1)
+    compile.mockRestore()
+  })
+
   it('refuses a prompt in pieces, and rows without their context', async () => {
     const { golden, model, source } = setUp('130528')
     const weights = await ModelWeights.create(device, model, 'weights')
