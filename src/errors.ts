@@ -22,6 +22,23 @@ export class MidspanError extends Error {
   }
 }
 
+/** Longer values are cut in messages. */
+const SHOWN_CHARACTERS = 120
+
+/** What somebody else wrote, as JSON on one line of bounded length, for a message. */
+export function shown (value: unknown): string {
+  const text = jsonOf(value)
+  return text.length > SHOWN_CHARACTERS ? `${text.slice(0, SHOWN_CHARACTERS - 3)}...` : text
+}
+
+function jsonOf (value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? 'undefined'
+  } catch {
+    return `${Array.isArray(value) ? 'an array' : 'an object'} too deep to show` // JSON.parse reads any depth, and this does not
+  }
+}
+
 /** Thrown when what a user typed, or a file a user named, cannot be used. */
 export class UsageError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {

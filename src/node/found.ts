@@ -3,7 +3,7 @@ import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { MidspanError, UsageError } from '../errors.ts'
 import { fingerprint } from '../model/checkpoint/fingerprint.ts'
 import { openModelDirectory, type ModelDirectory } from '../model/checkpoint/directory.ts'
-import { checkModel, checkTiedHead, familyOf, type Model } from '../model/families/index.ts'
+import { checkModel, checkTiedHead, familyOf, modelOf, type Model } from '../model/families/index.ts'
 import { calibrateClips, type Clips, type Cuts } from '../model/privacy/calibrate.ts'
 import { openDevice } from '../model/runtime/open.ts'
 import { adaptableModules, adapterTargets } from '../model/training/lora.ts'
@@ -89,8 +89,7 @@ const ALL_LINEAR = 'all-linear'
 /** Founds a federation around a model directory and makes `root` its server's home. Throws UsageError and the model's errors. */
 export async function foundFederation (root: string, options: FoundOptions, signal: AbortSignal, { onProgress }: FoundDependencies = {}): Promise<Founded> {
   const directory = await openModelDirectory(options.model)
-  const family = familyOf(directory.config)
-  const model = family.describe(directory.config)
+  const model = modelOf(directory.config)
   checkModel(model, directory)
   checkPartitions(options, model)
   const trained = trainedOf(options, model)
@@ -110,7 +109,7 @@ export async function foundFederation (root: string, options: FoundOptions, sign
       ...trained,
       adapters: { ...trained.adapters, ...imported },
       founder: peerIdFromPrivateKey(key).toString(),
-      model: { family: family.name, config: directory.config, blocks: model.layers, hidden: model.hiddenSize, tensors, files },
+      model: { family: familyOf(directory.config).name, config: directory.config, blocks: model.layers, hidden: model.hiddenSize, tensors, files },
       privacy: { noise: options.noise, gradientNoise: options.gradientNoise, clipAlways: typeof options.clip === 'number', clip }
     } as unknown as Charter // read-only parts of a model become plain JSON; signing checks the whole
     const signed = await signCharter(charter, key).catch(explain)

@@ -149,7 +149,8 @@ async function fetchEnds (
   node: MidspanNode, { server, addresses, invite }: Target, charter: Charter, { partition }: ClientSettings, path: string, onEvent: (event: JoinEvent) => void, signal: AbortSignal
 ): Promise<Pick<Joined, 'files' | 'tensors' | 'tensorBytes' | 'fetchedBytes'>> {
   const { model: { tensors, files, config }, adapters: { initial = {} } } = charter
-  checkWeights(modelOf(config), { path: 'the charter', has: (name) => Object.hasOwn(tensors, name), info: (name) => tensors[name]!, tensorNames: () => Object.keys(tensors) }, endTensors(config, partition))
+  const model = modelOf(config)
+  checkWeights(model, { path: 'the charter', has: (name) => Object.hasOwn(tensors, name), info: (name) => tensors[name]!, tensorNames: () => Object.keys(tensors) }, endTensors(model, partition))
   const prints = { ...initial, ...tensors }
   const names = tensorsOfEnds(charter, partition)
   const missing = names.find((name) => !Object.hasOwn(prints, name))

@@ -20,11 +20,11 @@ export function servableOf (charter: Charter): Servable {
 
 /** What a client with this partition fetches: the weights of its ends, and the adapters on them where training starts from given ones. */
 export function tensorsOfEnds (charter: Charter, partition: Partition): string[] {
-  const { adapters: { initial }, model: { config } } = charter
-  if (initial === undefined) return endTensors(config, partition)
-  const { layersPrefix } = charteredModel(charter)
-  const adapters = shapesOf(charter, endSpans(charter, partition)).filter(({ name }) => isAdapter(name)).map(({ name }) => peftTensorName(layersPrefix, name))
-  return [...endTensors(config, partition), ...adapters]
+  const model = charteredModel(charter)
+  const weights = endTensors(model, partition)
+  if (charter.adapters.initial === undefined) return weights
+  const adapters = shapesOf(charter, endSpans(charter, partition)).filter(({ name }) => isAdapter(name)).map(({ name }) => peftTensorName(model.layersPrefix, name))
+  return [...weights, ...adapters]
 }
 
 /**

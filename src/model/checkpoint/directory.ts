@@ -1,5 +1,6 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
+import { shown } from '../../errors.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { StoredDType } from './dtypes.ts'
 import { MissingTensorError, ModelDirectoryError } from './errors.ts'
@@ -28,9 +29,6 @@ export const companionFiles = [
 
 /** Text files of a model are small; a tokenizer.json of a large vocabulary takes about 20 MB. */
 export const maxCompanionBytes = 256 * 1024 * 1024
-
-/** Model types that are published with code of their own beside the weights, and that Midspan computes without it. */
-const typesWithOwnCode: ReadonlySet<unknown> = new Set(['chatglm'])
 
 /** Where quantised checkpoints say so: in config.json, or in a file that quantisers wrote before there was a place for it there. */
 const quantizationSettings = ['quantization_config', 'compression_config'] as const
@@ -103,7 +101,7 @@ export async function openModelDirectory (path: string): Promise<ModelDirectory>
   const present = await listFiles(path)
   if (!present.includes('config.json')) throw new ModelDirectoryError(`${path} has no config.json`, 'name a directory that holds a model in the Hugging Face format')
   const config = await readJsonObject(join(path, 'config.json'))
-  refuseUnsupported(path, config, present)
+  refuseQuantized(path, config, present)
   const generationConfig = present.includes('generation_config.json') ? await readJsonObject(join(path, 'generation_config.json')) : undefined
   return new ModelDirectory(path, config, generationConfig, companionFiles.filter(name => present.includes(name)), await openWeights(path, present))
 }
@@ -131,13 +129,10 @@ async function listFiles (path: string): Promise<string[]> {
   }
 }
 
-function refuseUnsupported (path: string, config: Readonly<Record<string, unknown>>, present: readonly string[]): void {
+function refuseQuantized (path: string, config: Readonly<Record<string, unknown>>, present: readonly string[]): void {
   const setting = quantizationSettings.find(name => config[name] !== undefined && config[name] !== null)
   const sign = setting === undefined ? quantizationFiles.find(name => present.includes(name)) : `${setting} in config.json`
   if (sign !== undefined) throw new ModelDirectoryError(`${path} holds a quantised model (${sign})`, 'use the model in float32, float16 or bfloat16')
-  if (config.auto_map !== undefined && config.auto_map !== null && !typesWithOwnCode.has(config.model_type)) {
-    throw new ModelDirectoryError(`${path} needs code of its own (auto_map in config.json), which Midspan does not run`, 'use a model whose architecture Midspan computes itself')
-  }
 }
 
 async function openWeights (path: string, present: readonly string[]): Promise<Map<string, SafetensorsFile>> {
@@ -165,7 +160,7 @@ async function openShards (path: string, present: readonly string[]): Promise<Ma
   const home = new Map<string, SafetensorsFile>()
   for (const [name, fileName] of Object.entries(weightMap)) {
     if (derivedTensor.test(name)) continue
-    if (typeof fileName !== 'string' || !present.includes(fileName)) throw new ModelDirectoryError(`${path} lacks ${JSON.stringify(fileName)}, which its index names for tensor ${name}`, 'download the missing file')
+    if (typeof fileName !== 'string' || !present.includes(fileName)) throw new ModelDirectoryError(`${path} lacks ${shown(fileName)}, which its index names for tensor ${name}`, 'download the missing file')
     const file = opened.get(fileName) ?? await SafetensorsFile.open(join(path, fileName))
     opened.set(fileName, file)
     if (!file.tensors.has(name)) throw new ModelDirectoryError(`${join(path, fileName)} lacks tensor ${name}, which the index places there`)

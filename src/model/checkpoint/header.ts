@@ -1,3 +1,4 @@
+import { shown } from '../../errors.ts'
 import { SafetensorsError } from './errors.ts'
 import { isStoredDType, storedBytes, type StoredDType } from './dtypes.ts'
 
@@ -27,11 +28,9 @@ export interface SafetensorsHeader {
   readonly tensors: ReadonlyMap<string, StoredTensor>
 }
 
-/** The bytes that a tensor takes in a file. Throws a RangeError when the product is not a safe integer. */
+/** The bytes that a tensor takes in a file; no safe integer for a shape that no file can hold. */
 export function byteLengthOf ({ dtype, shape }: TensorSpec): number {
-  const total = shape.reduce((product, size) => product * size, storedBytes[dtype])
-  if (!Number.isSafeInteger(total)) throw new RangeError(`[${shape.join(', ')}] is too large a shape`)
-  return total
+  return shape.reduce((product, size) => product * size, storedBytes[dtype])
 }
 
 /** Checks the header length in the first 8 bytes of a file. `file` names it in errors. */
@@ -55,7 +54,7 @@ export function parseHeader (header: Uint8Array, fileBytes: number, file: string
   for (const [name, entry] of Object.entries(parseJson(header, file))) {
     if (name === '__metadata__') {
       for (const [key, value] of Object.entries(objectOf(entry, `${file}: __metadata__`))) {
-        if (typeof value !== 'string') throw new SafetensorsError(`${file}: the metadata value ${show(key)} is not a string`)
+        if (typeof value !== 'string') throw new SafetensorsError(`${file}: the metadata value ${shown(key)} is not a string`)
         metadata.set(key, value)
       }
     } else {
@@ -93,7 +92,7 @@ function parseJson (header: Uint8Array, file: string): Record<string, unknown> {
     const text = new TextDecoder('utf-8', { fatal: true }).decode(header)
     const entries = objectOf(JSON.parse(text), `${file}: its header`)
     const twice = repeatedName(text)
-    if (twice !== undefined) throw new SafetensorsError(`${file}: its header names tensor ${show(twice)} twice`)
+    if (twice !== undefined) throw new SafetensorsError(`${file}: its header names tensor ${shown(twice)} twice`)
     return entries
   } catch (error) {
     if (error instanceof SafetensorsError) throw error
@@ -118,20 +117,16 @@ function repeatedName (text: string): string | undefined {
 }
 
 function parseTensor (name: string, value: unknown, dataStart: number, dataBytes: number, file: string): StoredTensor {
-  const where = `${file}: tensor ${show(name)}`
+  const where = `${file}: tensor ${shown(name)}`
   const { dtype, shape, data_offsets: offsets } = objectOf(value, where)
-  if (!isStoredDType(dtype)) throw new SafetensorsError(`${where} has the unknown type ${show(dtype)}`)
-  if (!Array.isArray(shape) || shape.length > maxDimensions || !shape.every(isSize)) throw new SafetensorsError(`${where} has the impossible shape ${show(shape)}`)
-  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw new SafetensorsError(`${where} has the impossible data_offsets ${show(offsets)}`)
+  if (!isStoredDType(dtype)) throw new SafetensorsError(`${where} has the unknown type ${shown(dtype)}`)
+  if (!Array.isArray(shape) || shape.length > maxDimensions || !shape.every(isSize)) throw new SafetensorsError(`${where} has the impossible shape ${shown(shape)}`)
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw new SafetensorsError(`${where} has the impossible data_offsets ${shown(offsets)}`)
   const [begin, end] = offsets as [number, number]
   if (begin > end || end > dataBytes) throw new SafetensorsError(`${where} lies at [${begin}, ${end}) of ${dataBytes} data bytes`, 'copy or download the file again: it may be cut short')
   const spec = { dtype, shape }
-  let expected: number
-  try {
-    expected = byteLengthOf(spec)
-  } catch (error) {
-    throw new SafetensorsError(`${where} has the impossible shape ${show(shape)}`, undefined, error)
-  }
+  const expected = byteLengthOf(spec)
+  if (!Number.isSafeInteger(expected)) throw new SafetensorsError(`${where} has the impossible shape ${shown(shape)}`)
   if (end - begin !== expected) throw new SafetensorsError(`${where} of type ${dtype} and shape [${spec.shape.join(', ')}] takes ${expected} bytes, not ${end - begin}`)
   return { ...spec, start: dataStart + begin, bytes: expected }
 }
@@ -140,8 +135,8 @@ function checkCoverage (tensors: ReadonlyMap<string, StoredTensor>, dataStart: n
   const ordered = [...tensors].sort(([, a], [, b]) => a.start - b.start || a.bytes - b.bytes)
   let reached = dataStart
   for (const [name, { start, bytes }] of ordered) {
-    if (start < reached) throw new SafetensorsError(`${file}: tensor ${show(name)} overlaps another`)
-    if (start > reached) throw new SafetensorsError(`${file}: ${start - reached} bytes before tensor ${show(name)} belong to no tensor`)
+    if (start < reached) throw new SafetensorsError(`${file}: tensor ${shown(name)} overlaps another`)
+    if (start > reached) throw new SafetensorsError(`${file}: ${start - reached} bytes before tensor ${shown(name)} belong to no tensor`)
     reached = start + bytes
   }
   const rest = dataStart + dataBytes - reached
@@ -155,10 +150,4 @@ function objectOf (value: unknown, what: string): Record<string, unknown> {
 
 function isSize (value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0
-}
-
-/** A value from an untrusted header, short enough for one line. */
-function show (value: unknown): string {
-  const text = JSON.stringify(value) ?? 'undefined'
-  return text.length > 120 ? `${text.slice(0, 117)}...` : text
 }

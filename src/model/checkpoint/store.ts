@@ -1,6 +1,7 @@
 import { createReadStream } from 'node:fs'
 import { mkdir, open, readFile, rename, rm, stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
+import { shown } from '../../errors.ts'
 import { replaceFile, writeFully } from './atomic.ts'
 import { companionFiles, maxCompanionBytes } from './directory.ts'
 import { ModelStoreError } from './errors.ts'
@@ -229,7 +230,7 @@ function checkExpected ({ tensors, files }: ExpectedModel, maxBytes: number): nu
     if (byteLengthOf(print) !== print.bytes) throw new ModelStoreError(`the charter gives ${name} ${print.bytes} bytes, but ${print.dtype} [${print.shape.join(', ')}] takes ${byteLengthOf(print)}`)
   }
   for (const [name, { bytes }] of Object.entries(files)) {
-    if (!(companionFiles as readonly string[]).includes(name)) throw new ModelStoreError(`the charter names the file ${JSON.stringify(name)}, which is no part of a model`)
+    if (!(companionFiles as readonly string[]).includes(name)) throw new ModelStoreError(`the charter names the file ${shown(name)}, which is no part of a model`)
     if (bytes > maxCompanionBytes) throw new ModelStoreError(`the charter gives ${name} ${bytes} bytes; at most ${maxCompanionBytes} are taken`)
   }
   if (total > maxBytes) throw new ModelStoreError(`this part of the model takes ${total} bytes; at most ${maxBytes} are allowed`, 'choose a smaller part or raise the limit')

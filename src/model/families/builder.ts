@@ -1,6 +1,7 @@
 import type { Graph, Value } from '../graph/graph.ts'
 import { add, layerNorm, matmul, mul, reshape, rmsNorm } from '../graph/operators/index.ts'
-import { UnsupportedModelError, type Model, type Norm, type WeightSpec } from './family.ts'
+import { UnsupportedModelError, type Model, type Norm } from './family.ts'
+import type { WeightSpec } from './weights.ts'
 
 /** Attention from projected rows: q [rows, heads * headSize], k and v [rows, kvHeads * headSize], neither turned yet; [rows, heads * headSize]. */
 export type Attention = (q: Value, k: Value, v: Value) => Value

@@ -2,8 +2,8 @@ import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
 import { add, gelu, mul, reshape, split } from '../graph/operators/index.ts'
 import type { BlockBuilder } from './builder.ts'
-import { checkHeads, count, layerCount, linear, readConfig, sameWindow } from './decoder.ts'
-import { UnsupportedModelError, type Config, type Family, type Model, type Norm } from './family.ts'
+import { checkHeads, count, layerCount, layerNorm, linear, readConfig, sameWindow } from './describe.ts'
+import { UnsupportedModelError, type Config, type Description, type Family } from './family.ts'
 import { PromptError, type PromptContext, type PromptReading } from './prompts.ts'
 import { plainRotary } from './rotary.ts'
 
@@ -18,6 +18,7 @@ const chatglmConfig = z.looseObject({
   layernorm_epsilon: z.number().positive().default(1e-5),
   max_sequence_length: count.default(2048),
   position_encoding_2d: z.literal(true),
+  tie_word_embeddings: z.boolean().default(false),
   bos_token_id: id,
   mask_token_id: id.optional(),
   gmask_token_id: id.optional(),
@@ -36,30 +37,28 @@ const [MASK_BEFORE_BOS, GMASK_BEFORE_BOS] = [4, 3]
 const ROTARY_BASE = 10000
 
 /** The original ChatGLM-6B (https://arxiv.org/abs/2103.10360, https://arxiv.org/abs/2210.02414), in both revisions of its vocabulary. */
-export const chatglm: Family = { name: 'chatglm', architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'], recognizes, describe }
+export const chatglm: Family = { name: 'chatglm', modelType: 'chatglm', architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'], ownCode: true, recognizes, describe }
 
 /** ChatGLM2 and 3 have the architecture's name in common, and not this size. */
 function recognizes (config: Config): boolean {
   return 'inner_hidden_size' in config
 }
 
-function describe (config: Config): Model {
+function describe (config: Config): Description {
   const c = readConfig('the original ChatGLM', chatglmConfig, config)
   const hidden = c.hidden_size
   const heads = checkHeads({ heads: c.num_attention_heads, kvHeads: c.num_attention_heads, headSize: hidden / c.num_attention_heads })
   const { headSize } = heads
   // Each half of a head turns in pairs.
   if (headSize % 4 !== 0) throw new UnsupportedModelError(`${heads.heads} heads do not divide ${hidden} elements into halves that turn`)
-  const norm = (name: string): Norm => ({ name, kind: 'layer', size: hidden })
   return {
-    architecture: 'ChatGLMForConditionalGeneration',
     layers: c.num_layers,
     hiddenSize: hidden,
     vocabularySize: c.vocab_size,
     ...heads,
     maxPositions: c.max_sequence_length,
     normEpsilon: c.layernorm_epsilon,
-    tied: false,
+    tied: c.tie_word_embeddings,
     // One half of each head turns by the position in the text, the other by that in the answer.
     rotary: { ...plainRotary(headSize / 2, ROTARY_BASE), parts: 2 },
     linears: [
@@ -68,12 +67,12 @@ function describe (config: Config): Model {
       linear('mlp.dense_h_to_4h', hidden, c.inner_hidden_size, true),
       linear('mlp.dense_4h_to_h', c.inner_hidden_size, hidden, true)
     ],
-    norms: ['input_layernorm', 'post_attention_layernorm'].map(norm),
+    norms: [layerNorm('input_layernorm', hidden), layerNorm('post_attention_layernorm', hidden)],
     defaultTargets: ['query_key_value', 'dense'],
     windows: sameWindow(c.num_layers, null),
     prompts: promptReading(c),
     embedding: 'transformer.word_embeddings.weight',
-    finalNorm: norm('transformer.final_layernorm'),
+    finalNorm: layerNorm('transformer.final_layernorm', hidden),
     head: 'lm_head.weight',
     layersPrefix: 'transformer.layers',
     block

@@ -1,9 +1,7 @@
 import { z } from 'zod'
-import type { Value } from '../graph/graph.ts'
-import { split } from '../graph/operators/index.ts'
-import type { BlockBuilder } from './builder.ts'
-import { checkHeads, count, fusedGatedMlp, layerCount, linear, preNormBlock, readConfig, rmsNorm, sameWindow } from './decoder.ts'
-import { UnsupportedModelError, type Config, type Family, type Model } from './family.ts'
+import { checkHeads, count, layerCount, linear, readConfig, rmsNorm, sameWindow } from './describe.ts'
+import { UnsupportedModelError, type Config, type Description, type Family } from './family.ts'
+import { fusedAttention, fusedGatedMlp, preNormBlock } from './parts.ts'
 import { plainRotary } from './rotary.ts'
 
 const chatglm2Config = z.looseObject({
@@ -13,7 +11,7 @@ const chatglm2Config = z.looseObject({
   num_layers: layerCount,
   num_attention_heads: count,
   kv_channels: count.multipleOf(4, 'half of each head cannot turn in pairs').default(128),
-  multi_query_attention: z.literal(true, 'attention whose heads share no keys is not supported').default(true),
+  multi_query_attention: z.literal(true, 'attention whose heads share no keys is not supported'),
   multi_query_group_num: count,
   seq_length: count.default(2048),
   layernorm_epsilon: z.number().positive().default(1e-5),
@@ -33,21 +31,20 @@ const chatglm2Config = z.looseObject({
 const ROTARY_BASE = 10000
 
 /** ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B as first published (https://arxiv.org/abs/2406.12793). */
-export const chatglm2: Family = { name: 'chatglm2', architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'], recognizes, describe }
+export const chatglm2: Family = { name: 'chatglm2', modelType: 'chatglm', architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'], ownCode: true, recognizes, describe }
 
 /** The original ChatGLM has the architecture's name in common, and not this size. */
 function recognizes (config: Config): boolean {
   return 'padded_vocab_size' in config
 }
 
-function describe (config: Config): Model {
+function describe (config: Config): Description {
   const c = readConfig('ChatGLM2', chatglm2Config, config)
   // It divides positions by the ratio; ChatGLM3 and GLM-4 multiply the base by it, and nothing else tells their configurations apart.
   if (c.rope_ratio !== 1 && c._name_or_path?.includes('chatglm2') === true) throw new UnsupportedModelError('the rotations of ChatGLM2-6B-32K are not supported', 'use ChatGLM3-6B-32K')
   const heads = checkHeads({ heads: c.num_attention_heads, kvHeads: c.multi_query_group_num, headSize: c.kv_channels })
   const queries = heads.heads * heads.headSize
   return {
-    architecture: 'ChatGLMModel',
     layers: c.num_layers,
     hiddenSize: c.hidden_size,
     vocabularySize: c.padded_vocab_size,
@@ -69,13 +66,6 @@ function describe (config: Config): Model {
     finalNorm: rmsNorm('transformer.encoder.final_layernorm', c.hidden_size),
     head: 'transformer.output_layer.weight',
     layersPrefix: 'transformer.encoder.layers',
-    block: preNormBlock(fusedAttention, fusedGatedMlp('mlp.dense_h_to_4h', 'mlp.dense_4h_to_h'))
+    block: preNormBlock(fusedAttention('self_attention.query_key_value', 'self_attention.dense'), fusedGatedMlp('mlp.dense_h_to_4h', 'mlp.dense_4h_to_h'))
   }
-}
-
-/** One module gives all queries, then all keys, then all values. */
-function fusedAttention (b: BlockBuilder, x: Value): Value {
-  const { heads, kvHeads, headSize } = b.model
-  const [q, k, v] = split(b.linear('self_attention.query_key_value', x), [heads * headSize, kvHeads * headSize, kvHeads * headSize], 1)
-  return b.linear('self_attention.dense', b.attention(q!, k!, v!))
 }

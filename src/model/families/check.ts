@@ -1,6 +1,7 @@
 import { isFloat, type StoredDType } from '../checkpoint/dtypes.ts'
 import { MissingTensorError, TensorMismatchError } from '../checkpoint/errors.ts'
-import { blockTensor, blockWeights, embeddingWeight, headWeights, type Model, type WeightSpec } from './family.ts'
+import type { Model } from './family.ts'
+import { modelWeights } from './weights.ts'
 
 /** Tensors as somebody claims to have them: a model directory, or a charter's list. */
 export interface TensorListing {
@@ -9,12 +10,6 @@ export interface TensorListing {
   tensorNames: () => string[]
   has: (name: string) => boolean
   info: (name: string) => { readonly dtype: StoredDType, readonly shape: readonly number[] }
-}
-
-/** Names and shapes of all of a model's weights in its checkpoint; a tied head once. */
-export function modelWeights (model: Model): WeightSpec[] {
-  const blocks = Array.from({ length: model.layers }, (_, layer) => blockWeights(model).map(({ name, shape }) => ({ name: blockTensor(model, layer, name), shape })))
-  return [embeddingWeight(model), ...blocks.flat(), ...headWeights(model).filter(({ name }) => name !== model.embedding)]
 }
 
 /**

@@ -64,14 +64,21 @@ export interface Model {
   readonly block: (b: BlockBuilder, hidden: Value) => Value
 }
 
+/** What a family's file says of a model; the architecture is the configuration's own word. */
+export type Description = Omit<Model, 'architecture'>
+
 /** Architectures that are computed alike. */
 export interface Family {
   readonly name: string
+  /** `model_type` of its configurations. */
+  readonly modelType: string
   readonly architectures: readonly string[]
+  /** Its models are published with code of their own (`auto_map`), which Midspan neither runs nor needs. */
+  readonly ownCode?: true
   /** Whether a configuration is of this family, where others share the name of its architecture. */
   readonly recognizes?: (config: Config) => boolean
   /** Reads a configuration. Throws UnsupportedModelError for what the family cannot compute. */
-  readonly describe: (config: Config) => Model
+  readonly describe: (config: Config) => Description
 }
 
 /** Thrown for a model that Midspan cannot compute. */
@@ -79,53 +86,6 @@ export class UnsupportedModelError extends MidspanError {
   constructor (message: string, next?: string) {
     super('E_MODEL_UNSUPPORTED', message, next === undefined ? {} : { next })
   }
-}
-
-/** The name and shape of a weight. */
-export interface WeightSpec {
-  readonly name: string
-  readonly shape: readonly number[]
-}
-
-/** Names and shapes of a normalisation's weights. */
-export function normWeights ({ name, kind, size }: Norm): WeightSpec[] {
-  return (kind === 'rms' ? ['weight'] : ['weight', 'bias']).map(part => ({ name: `${name}.${part}`, shape: [size] }))
-}
-
-/** Names and shapes of a block's weights, without the block's own prefix. */
-export function blockWeights (model: Model): WeightSpec[] {
-  return [
-    ...model.norms.flatMap(normWeights),
-    ...model.linears.flatMap(({ name, inputSize, outputSize, bias }) => [
-      { name: `${name}.weight`, shape: [outputSize, inputSize] },
-      ...(bias ? [{ name: `${name}.bias`, shape: [outputSize] }] : [])
-    ])
-  ]
-}
-
-/** The checkpoint's name of a block's weight. */
-export function blockTensor ({ layersPrefix }: Model, layer: number, name: string): string {
-  return `${layersPrefix}.${layer}.${name}`
-}
-
-/** The checkpoint's names of a span's weights. */
-export function spanTensors (model: Model, { first, end }: Span): string[] {
-  const layers = Array.from({ length: end - first }, (_, i) => first + i)
-  return layers.flatMap(layer => blockWeights(model).map(({ name }) => blockTensor(model, layer, name)))
-}
-
-export function embeddingWeight ({ embedding, vocabularySize, hiddenSize }: Model): WeightSpec {
-  return { name: embedding, shape: [vocabularySize, hiddenSize] }
-}
-
-/** The weight of the head: the embedding where they are tied. */
-export function headWeight (model: Model): WeightSpec {
-  return { ...embeddingWeight(model), name: model.tied ? model.embedding : model.head }
-}
-
-/** Names and shapes of the weights after the last block: the final norm's and the head's. */
-export function headWeights (model: Model): WeightSpec[] {
-  return [...normWeights(model.finalNorm), headWeight(model)]
 }
 
 /** What distinguishes the programs of one block from those of another: blocks of one kind share them. */

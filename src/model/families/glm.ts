@@ -1,7 +1,8 @@
 import { z } from 'zod'
-import { attention, attentionLinears, count, decoderModel, decoderSettings, fusedGatedMlp, headsOf, linear, preNormBlock, readConfig, rmsNorm, sameWindow } from './decoder.ts'
-import type { Config, Family, Model } from './family.ts'
-import { readPositions } from './rotary-settings.ts'
+import { attentionLinears, decoder, decoderSettings } from './decoder.ts'
+import { count, linear, readConfig, rmsNorm, sameWindow } from './describe.ts'
+import type { Config, Description, Family } from './family.ts'
+import { attention, fusedGatedMlp, preNormBlock } from './parts.ts'
 
 export const glmConfig = z.looseObject({
   ...decoderSettings,
@@ -13,12 +14,11 @@ export const glmConfig = z.looseObject({
 })
 
 /** GLM-4-9B in the form that transformers gives it (https://arxiv.org/abs/2406.12793). */
-export const glm: Family = { name: 'glm', architectures: ['GlmForCausalLM'], describe }
+export const glm: Family = { name: 'glm', modelType: 'glm', architectures: ['GlmForCausalLM'], describe }
 
-function describe (config: Config): Model {
+function describe (config: Config): Description {
   const c = readConfig('GLM', glmConfig, config)
   return {
-    architecture: 'GlmForCausalLM',
     ...glmModel(c, config),
     norms: [rmsNorm('input_layernorm', c.hidden_size), rmsNorm('post_attention_layernorm', c.hidden_size)],
     block: preNormBlock(attention, glmMlp)
@@ -27,13 +27,11 @@ function describe (config: Config): Model {
 
 /** All but the normalisations: half of each head turns, in neighbouring pairs, and gate and values of the MLP come from one module. */
 export function glmModel (c: z.output<typeof glmConfig>, config: Config) {
-  const heads = headsOf(c)
+  const model = decoder(c, config, { share: 0.5, interleaved: true })
   return {
-    ...decoderModel(c),
-    ...heads,
-    ...readPositions(config, { headSize: heads.headSize, maxPositions: c.max_position_embeddings, share: 0.5, interleaved: true }),
+    ...model,
     linears: [
-      ...attentionLinears(c.hidden_size, heads, { qkv: c.attention_bias, o: false }),
+      ...attentionLinears(model, { qkv: c.attention_bias, o: false }),
       linear('mlp.gate_up_proj', c.hidden_size, 2 * c.intermediate_size),
       linear('mlp.down_proj', c.intermediate_size, c.hidden_size)
     ],

@@ -1,17 +1,17 @@
 import type { Value } from '../graph/graph.ts'
 import { add } from '../graph/operators/index.ts'
 import type { BlockBuilder } from './builder.ts'
-import { attention, readConfig, rmsNorm } from './decoder.ts'
-import type { Config, Family, Model } from './family.ts'
+import { readConfig, rmsNorm } from './describe.ts'
+import type { Config, Description, Family } from './family.ts'
 import { glmConfig, glmMlp, glmModel } from './glm.ts'
+import { attention } from './parts.ts'
 
 /** GLM-4-0414: GLM-4 whose attention and MLP are normalised before they are added, too. */
-export const glm4: Family = { name: 'glm4', architectures: ['Glm4ForCausalLM'], describe }
+export const glm4: Family = { name: 'glm4', modelType: 'glm4', architectures: ['Glm4ForCausalLM'], describe }
 
-function describe (config: Config): Model {
+function describe (config: Config): Description {
   const c = readConfig('GLM-4-0414', glmConfig, config)
   return {
-    architecture: 'Glm4ForCausalLM',
     ...glmModel(c, config),
     norms: ['input_layernorm', 'post_self_attn_layernorm', 'post_attention_layernorm', 'post_mlp_layernorm'].map(name => rmsNorm(name, c.hidden_size)),
     block

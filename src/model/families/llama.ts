@@ -1,7 +1,8 @@
 import { z } from 'zod'
-import { attention, attentionLinears, decoderModel, decoderSettings, gatedLinears, gatedMlp, headsOf, preNormBlock, readConfig, rmsNorm, sameWindow } from './decoder.ts'
-import type { Config, Family, Model } from './family.ts'
-import { readPositions } from './rotary-settings.ts'
+import { attentionLinears, decoder, decoderSettings, gatedLinears } from './decoder.ts'
+import { readConfig, rmsNorm, sameWindow } from './describe.ts'
+import type { Config, Description, Family } from './family.ts'
+import { attention, gatedMlp, preNormBlock } from './parts.ts'
 
 const llamaConfig = z.looseObject({
   ...decoderSettings,
@@ -10,20 +11,14 @@ const llamaConfig = z.looseObject({
 })
 
 /** LLaMA (https://arxiv.org/abs/2302.13971), 1 to 3. */
-export const llama: Family = { name: 'llama', architectures: ['LlamaForCausalLM'], describe }
+export const llama: Family = { name: 'llama', modelType: 'llama', architectures: ['LlamaForCausalLM'], describe }
 
-function describe (config: Config): Model {
+function describe (config: Config): Description {
   const c = readConfig('LLaMA', llamaConfig, config)
-  const heads = headsOf(c)
+  const model = decoder(c, config)
   return {
-    architecture: 'LlamaForCausalLM',
-    ...decoderModel(c),
-    ...heads,
-    ...readPositions(config, { headSize: heads.headSize, maxPositions: c.max_position_embeddings }),
-    linears: [
-      ...attentionLinears(c.hidden_size, heads, { qkv: c.attention_bias, o: c.attention_bias }),
-      ...gatedLinears(c.hidden_size, c.intermediate_size, c.mlp_bias)
-    ],
+    ...model,
+    linears: [...attentionLinears(model, { qkv: c.attention_bias, o: c.attention_bias }), ...gatedLinears(c, c.mlp_bias)],
     norms: [rmsNorm('input_layernorm', c.hidden_size), rmsNorm('post_attention_layernorm', c.hidden_size)],
     windows: sameWindow(c.num_hidden_layers, null),
     block: preNormBlock(attention, gatedMlp)

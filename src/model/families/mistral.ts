@@ -1,7 +1,8 @@
 import { z } from 'zod'
-import { attention, attentionLinears, count, decoderModel, decoderSettings, gatedLinears, gatedMlp, headsOf, preNormBlock, readConfig, rmsNorm, sameWindow } from './decoder.ts'
-import type { Config, Family, Model } from './family.ts'
-import { readPositions } from './rotary-settings.ts'
+import { attentionLinears, decoder, decoderSettings, gatedLinears } from './decoder.ts'
+import { count, readConfig, rmsNorm, sameWindow } from './describe.ts'
+import type { Config, Description, Family } from './family.ts'
+import { attention, gatedMlp, preNormBlock } from './parts.ts'
 
 const mistralConfig = z.looseObject({
   ...decoderSettings,
@@ -12,17 +13,14 @@ const mistralConfig = z.looseObject({
 })
 
 /** Mistral 7B (https://arxiv.org/abs/2310.06825) and its successors: LLaMA whose blocks see a window of keys. */
-export const mistral: Family = { name: 'mistral', architectures: ['MistralForCausalLM'], describe }
+export const mistral: Family = { name: 'mistral', modelType: 'mistral', architectures: ['MistralForCausalLM'], describe }
 
-function describe (config: Config): Model {
+function describe (config: Config): Description {
   const c = readConfig('Mistral', mistralConfig, config)
-  const heads = headsOf(c)
+  const model = decoder(c, config)
   return {
-    architecture: 'MistralForCausalLM',
-    ...decoderModel(c),
-    ...heads,
-    ...readPositions(config, { headSize: heads.headSize, maxPositions: c.max_position_embeddings }),
-    linears: [...attentionLinears(c.hidden_size, heads, { qkv: false, o: false }), ...gatedLinears(c.hidden_size, c.intermediate_size)],
+    ...model,
+    linears: [...attentionLinears(model, { qkv: false, o: false }), ...gatedLinears(c)],
     norms: [rmsNorm('input_layernorm', c.hidden_size), rmsNorm('post_attention_layernorm', c.hidden_size)],
     windows: sameWindow(c.num_hidden_layers, c.sliding_window),
     block: preNormBlock(attention, gatedMlp)

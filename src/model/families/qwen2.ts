@@ -1,7 +1,8 @@
 import { z } from 'zod'
-import { attention, attentionLinears, count, decoderModel, decoderSettings, gatedLinears, gatedMlp, headsOf, preNormBlock, readConfig, rmsNorm, type DecoderConfig } from './decoder.ts'
-import { UnsupportedModelError, type Config, type Family, type Model } from './family.ts'
-import { readPositions } from './rotary-settings.ts'
+import { attentionLinears, decoder, decoderSettings, gatedLinears, type DecoderConfig } from './decoder.ts'
+import { count, readConfig, rmsNorm } from './describe.ts'
+import { UnsupportedModelError, type Config, type Description, type Family, type Model } from './family.ts'
+import { attention, gatedMlp, preNormBlock } from './parts.ts'
 
 /** The settings that Qwen2 and 3 have in common. */
 export const qwenSettings = {
@@ -17,17 +18,14 @@ export const qwenSettings = {
 const qwen2Config = z.looseObject(qwenSettings)
 
 /** Qwen2 and 2.5 (https://arxiv.org/abs/2407.10671): LLaMA with biases on queries, keys and values, and windows in its last blocks where they are asked for. */
-export const qwen2: Family = { name: 'qwen2', architectures: ['Qwen2ForCausalLM'], describe }
+export const qwen2: Family = { name: 'qwen2', modelType: 'qwen2', architectures: ['Qwen2ForCausalLM'], describe }
 
-function describe (config: Config): Model {
+function describe (config: Config): Description {
   const c = readConfig('Qwen2', qwen2Config, config)
-  const heads = headsOf(c)
+  const model = decoder(c, config)
   return {
-    architecture: 'Qwen2ForCausalLM',
-    ...decoderModel(c),
-    ...heads,
-    ...readPositions(config, { headSize: heads.headSize, maxPositions: c.max_position_embeddings }),
-    linears: [...attentionLinears(c.hidden_size, heads, { qkv: true, o: false }), ...gatedLinears(c.hidden_size, c.intermediate_size)],
+    ...model,
+    linears: [...attentionLinears(model, { qkv: true, o: false }), ...gatedLinears(c)],
     norms: [rmsNorm('input_layernorm', c.hidden_size), rmsNorm('post_attention_layernorm', c.hidden_size)],
     windows: qwenWindows(c),
     block: preNormBlock(attention, gatedMlp)

@@ -1,10 +1,11 @@
 import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
 import type { BlockBuilder } from './builder.ts'
-import { attentionLinears, count, decoderModel, gatedLinears, gatedMlp, headsOf, preNormBlock, readConfig, rmsNorm } from './decoder.ts'
-import type { Config, Family, Model } from './family.ts'
+import { attentionLinears, decoder, gatedLinears } from './decoder.ts'
+import { count, readConfig, rmsNorm } from './describe.ts'
+import type { Config, Description, Family } from './family.ts'
+import { gatedMlp, preNormBlock } from './parts.ts'
 import { qwenSettings, qwenWindows } from './qwen2.ts'
-import { readPositions } from './rotary-settings.ts'
 
 const qwen3Config = z.looseObject({
   ...qwenSettings,
@@ -13,24 +14,18 @@ const qwen3Config = z.looseObject({
 })
 
 /** Qwen3 (https://arxiv.org/abs/2505.09388), its dense models: each head of queries and keys is normalised before it turns. */
-export const qwen3: Family = { name: 'qwen3', architectures: ['Qwen3ForCausalLM'], describe }
+export const qwen3: Family = { name: 'qwen3', modelType: 'qwen3', architectures: ['Qwen3ForCausalLM'], describe }
 
-function describe (config: Config): Model {
+function describe (config: Config): Description {
   const c = readConfig('Qwen3', qwen3Config, config)
-  const heads = headsOf(c)
+  const model = decoder(c, config)
   return {
-    architecture: 'Qwen3ForCausalLM',
-    ...decoderModel(c),
-    ...heads,
-    ...readPositions(config, { headSize: heads.headSize, maxPositions: c.max_position_embeddings }),
-    linears: [
-      ...attentionLinears(c.hidden_size, heads, { qkv: c.attention_bias, o: c.attention_bias }),
-      ...gatedLinears(c.hidden_size, c.intermediate_size)
-    ],
+    ...model,
+    linears: [...attentionLinears(model, { qkv: c.attention_bias, o: c.attention_bias }), ...gatedLinears(c)],
     norms: [
       rmsNorm('input_layernorm', c.hidden_size),
-      rmsNorm('self_attn.q_norm', heads.headSize),
-      rmsNorm('self_attn.k_norm', heads.headSize),
+      rmsNorm('self_attn.q_norm', model.headSize),
+      rmsNorm('self_attn.k_norm', model.headSize),
       rmsNorm('post_attention_layernorm', c.hidden_size)
     ],
     windows: qwenWindows(c),

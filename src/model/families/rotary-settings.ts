@@ -1,3 +1,4 @@
+import { shown } from '../../errors.ts'
 import { UnsupportedModelError, type Config, type Model } from './family.ts'
 import { plainRotary, type RotaryTable } from './rotary.ts'
 
@@ -7,13 +8,18 @@ const DEFAULT_BASE = 10000
 /** YaRN's bounds where a configuration names none: rotations within the original context (https://arxiv.org/abs/2309.00071). */
 const [BETA_FAST, BETA_SLOW] = [32, 1]
 
-export interface PositionOptions {
+/** How a family's heads turn. */
+export interface RotaryShape {
+  /** The share of each head that turns where the configuration says nothing; where it is left out, all of it turns always. */
+  readonly share?: number
+  /** Pairs are neighbours rather than halves. */
+  readonly interleaved?: boolean
+}
+
+export interface PositionOptions extends RotaryShape {
   readonly headSize: number
   /** The configuration's own limit. */
   readonly maxPositions: number
-  /** The share of each head that turns where the configuration says nothing; where it is left out, all of it turns always. */
-  readonly share?: number
-  readonly interleaved?: boolean
 }
 
 interface Settings extends PositionOptions {
@@ -30,19 +36,21 @@ type Positions = Pick<Model, 'rotary' | 'maxPositions'>
  * is there) or since (`rope_parameters`), as transformers' modeling_rope_utils does. Throws UnsupportedModelError for what it does not name.
  */
 export function readPositions (config: Config, options: PositionOptions): Positions {
-  const values = record(config.rope_scaling) ?? record(config.rope_parameters) ?? {}
+  const values = settingsIn(config, 'rope_scaling') ?? settingsIn(config, 'rope_parameters') ?? {}
   const nested = Object.keys(values).find(key => key.endsWith('_attention'))
   if (nested !== undefined) throw new UnsupportedModelError(`rotary settings of their own for blocks of ${nested} are not supported`)
   const size = rotarySize(values.partial_rotary_factor ?? config.partial_rotary_factor, options)
   const base = number(values.rope_theta ?? config.rope_theta ?? DEFAULT_BASE, 'rope_theta')
   const original = number(config.original_max_position_embeddings ?? values.original_max_position_embeddings ?? options.maxPositions, 'original_max_position_embeddings')
   const { rotary, maxPositions } = scaled({ ...plainRotary(size, base), interleaved: options.interleaved ?? false }, { ...options, values, original, base })
-  return { rotary: { ...rotary, frequencies: rotary.frequencies.map(Math.fround) }, maxPositions }
+  const frequencies = rotary.frequencies.map(Math.fround)
+  if (!frequencies.every(Number.isFinite)) throw new UnsupportedModelError(`the configuration's rotary settings give no angles: ${shown({ rope_theta: base, ...values })}`)
+  return { rotary: { ...rotary, frequencies }, maxPositions }
 }
 
 /** How many elements of a head turn. */
 function rotarySize (factor: unknown, { headSize, share }: PositionOptions): number {
-  if (share === undefined && factor !== undefined && factor !== null && factor !== 1) throw new UnsupportedModelError(`this architecture turns whole heads, and partial_rotary_factor is ${JSON.stringify(factor)}`)
+  if (share === undefined && factor !== undefined && factor !== null && factor !== 1) throw new UnsupportedModelError(`this architecture turns whole heads, and partial_rotary_factor is ${shown(factor)}`)
   const size = Math.trunc(headSize * number(factor ?? share ?? 1, 'partial_rotary_factor'))
   if (size % 2 !== 0 || size < 2 || size > headSize) throw new UnsupportedModelError(`${size} elements of heads of ${headSize} cannot turn in pairs`)
   return size
@@ -54,22 +62,22 @@ function scaled (plain: RotaryTable, settings: Settings): Positions {
   switch (type) {
     case 'default': return { rotary: plain, maxPositions }
     case 'linear': {
-      const factor = number(values.factor, 'factor')
+      const factor = stretch(values.factor)
       return { rotary: { ...plain, frequencies: plain.frequencies.map(frequency => frequency / factor) }, maxPositions: Math.floor(maxPositions * factor) }
     }
     case 'dynamic': {
-      const factor = number(values.factor, 'factor')
+      const factor = stretch(values.factor)
       return { rotary: { ...plain, growth: { base: settings.base, factor, trained: maxPositions } }, maxPositions: Math.floor(maxPositions * factor) }
     }
     case 'llama3': return { rotary: { ...plain, frequencies: plain.frequencies.map(llama3(settings)) }, maxPositions }
     case 'yarn': return yarn(plain, settings)
-    default: throw new UnsupportedModelError(`rotary scaling ${JSON.stringify(type)} is not supported`, `supported are ${SUPPORTED.join(', ')}`)
+    default: throw new UnsupportedModelError(`rotary scaling ${shown(type)} is not supported`, `supported are ${SUPPORTED.join(', ')}`)
   }
 }
 
 /** Long waves are stretched, short ones kept, those between blended. */
 function llama3 ({ values, original }: Settings): (frequency: number) => number {
-  const factor = number(values.factor, 'factor')
+  const factor = stretch(values.factor)
   const low = number(values.low_freq_factor, 'low_freq_factor')
   const high = number(values.high_freq_factor, 'high_freq_factor')
   return frequency => {
@@ -83,7 +91,7 @@ function llama3 ({ values, original }: Settings): (frequency: number) => number 
 
 /** The same by the number of a pair, between those that turn `beta_fast` and `beta_slow` times in the original context; and queries and keys are scaled. */
 function yarn (plain: RotaryTable, { values, original, base, maxPositions }: Settings): Positions {
-  const factor = number(values.factor ?? maxPositions / original, 'factor')
+  const factor = stretch(values.factor ?? maxPositions / original)
   const pairTurning = (times: number): number => plain.size * Math.log(original / (times * 2 * Math.PI)) / (2 * Math.log(base))
   const [fast, slow] = [pairTurning(number(values.beta_fast ?? BETA_FAST, 'beta_fast')), pairTurning(number(values.beta_slow ?? BETA_SLOW, 'beta_slow'))]
   const [low, high] = values.truncate === false ? [fast, slow] : [Math.floor(fast), Math.ceil(slow)]
@@ -103,11 +111,20 @@ function yarnScale (values: Config, factor: number): number {
   return typeof mscale === 'number' && typeof whole === 'number' && mscale !== 0 && whole !== 0 ? grown(mscale) / grown(whole) : grown(1)
 }
 
-function record (value: unknown): Config | undefined {
-  return typeof value === 'object' && value !== null && Object.keys(value).length > 0 ? value as Config : undefined
+/** Null and no settings at all are the same. */
+function settingsIn (config: Config, name: 'rope_scaling' | 'rope_parameters'): Config | undefined {
+  const value = config[name] ?? {}
+  if (typeof value !== 'object' || Array.isArray(value)) throw new UnsupportedModelError(`the configuration's ${name} is ${shown(value)}, not an object with settings`)
+  return Object.keys(value).length > 0 ? value as Config : undefined
+}
+
+/** By how much positions are stretched; what would shrink them is a mistake. */
+function stretch (factor: unknown): number {
+  if (number(factor, 'factor') < 1) throw new UnsupportedModelError(`the configuration's rotary setting factor is ${shown(factor)}, less than 1`)
+  return factor as number
 }
 
 function number (value: unknown, name: string): number {
-  if (typeof value !== 'number' || !(value > 0)) throw new UnsupportedModelError(`the configuration's rotary setting ${name} is ${JSON.stringify(value)}, not a positive number`)
+  if (typeof value !== 'number' || !(value > 0)) throw new UnsupportedModelError(`the configuration's rotary setting ${name} is ${shown(value)}, not a positive number`)
   return value
 }

@@ -1,5 +1,6 @@
 import { normalized } from '../families/builder.ts'
-import { embeddingWeight, headWeight, type Model } from '../families/family.ts'
+import type { Model } from '../families/family.ts'
+import { embeddingWeight, headWeight } from '../families/weights.ts'
 import { differentiate } from '../graph/differentiate.ts'
 import { Graph, type Value } from '../graph/graph.ts'
 import { cast, gatherElements, logSumExp, reduceSum, reshape, sub, takeRows } from '../graph/operators/index.ts'

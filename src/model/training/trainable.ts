@@ -1,4 +1,5 @@
-import { blockTensor, blockWeights, type Model, type Span, type WeightSpec } from '../families/family.ts'
+import type { Model, Span } from '../families/family.ts'
+import { blockTensor, blockWeights, type WeightSpec } from '../families/weights.ts'
 import { adapterShapes, adapterTargets, AdapterSettingsError, type AdapterSettings } from './lora.ts'
 
 /** Biases that are trained beside adapters, as PEFT's `bias` has it: those of all modules and norms of the blocks, or of the adapted modules alone. */

@@ -1,4 +1,4 @@
-import type { WeightSpec } from '../families/family.ts'
+import type { WeightSpec } from '../families/weights.ts'
 import { Graph, type Value, type ValueType } from '../graph/graph.ts'
 import { cast, dequantize, gatherRows, matmul, quantize, quantizedMatmul, quantizedTypes, type Quantization } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'

@@ -77,7 +77,7 @@ export class ClientCore {
     const path = join(paths.state, 'training.safetensors')
     const saved = await readProgress(path, Buffer.from(context.charterHash).toString('hex'), partition)
     const directory = await openModelDirectory(paths.model)
-    checkWeights(model, directory, endTensors(charter.model.config, partition))
+    checkWeights(model, directory, endTensors(model, partition))
     const tokenizer = await loadTokenizer(paths.model)
     const device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
     const ends = await loadEnds(device, model, directory, partition, trainableOf(charter), { format, policy: residuals, residualBytes })

@@ -31,6 +31,8 @@ describe('a safetensors header', () => {
     ['has a negative size', { a: entry(0, 4, [-1]) }, 4, 'impossible shape'],
     ['has a fractional size', { a: entry(0, 4, [0.5]) }, 4, 'impossible shape'],
     ['has a shape beyond any memory', { a: entry(0, 4, [2 ** 40, 2 ** 40]) }, 4, 'impossible shape'],
+    ['has a shape that no number tells', { a: entry(0, 4, [...new Array<number>(30).fill(2 ** 52), 0]) }, 4, 'impossible shape'],
+    ['nests its shape deeper than can be shown', `{"a":{"dtype":"F32","shape":${'['.repeat(1e5)}${']'.repeat(1e5)},"data_offsets":[0,4]}}`, 4, 'impossible shape an array too deep to show'],
     ['has a shape that does not fill its bytes', { a: entry(0, 8, [1]) }, 8, 'takes 4 bytes, not 8'],
     ['has reversed offsets', { a: entry(4, 0, [0]) }, 4, 'lies at [4, 0)'],
     ['reaches past the file', { a: entry(0, 8) }, 4, 'lies at [0, 8) of 4'],

@@ -49,7 +49,7 @@ it('of a directory of 137 GB, a client reads the headers and its ends', async ()
   try {
     const directory = await openModelDirectory(dir)
     checkModel(model, directory)
-    checkWeights(model, directory, endTensors(config, { inputBlocks: 0, outputBlocks: 0 }))
+    checkWeights(model, directory, endTensors(model, { inputBlocks: 0, outputBlocks: 0 }))
     expect(readBytes).toBe(headBytes)
     const ends = await ModelWeights.create(device, model, 'weights')
     await ends.loadEmbedding(directory)

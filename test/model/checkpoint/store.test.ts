@@ -125,6 +125,7 @@ describe('a partial model', () => {
     const path = join(dir, 'new')
     await expect(PartialModelStore.open(path, good, 20)).rejects.toThrow('at most 20 are allowed')
     await expect(PartialModelStore.open(path, { ...good, tensors: { a: { ...a, bytes: 12 } } }, mebi)).rejects.toThrow('takes 16')
+    await expect(PartialModelStore.open(path, { ...good, tensors: { a: { ...a, shape: [2 ** 52, 2 ** 52, 2 ** 52] } } }, mebi)).rejects.toMatchObject({ code: 'E_MODEL_STORE' })
     await expect(PartialModelStore.open(path, { ...good, files: { '../evil': { bytes: 1, sha256: a.sha256 } } }, mebi)).rejects.toThrow('no part of a model')
     await expect(PartialModelStore.open(path, { ...good, tensors: { a: { ...a, sha256: '../../x' } } }, mebi)).rejects.toThrow('not a hex SHA-256')
     expect(await readdir(dir)).toEqual([])

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { chatglm } from '../../../src/model/families/chatglm.ts'
-import { contextFault, endTensors, familyOf, middleTensors, modelOf, PromptError, UnsupportedModelError } from '../../../src/model/families/index.ts'
+import { contextFault, endTensors, familyOf, modelOf, PromptError, spanTensors, UnsupportedModelError } from '../../../src/model/families/index.ts'
 import { positionPairs } from '../../../src/model/families/prompts.ts'
 import { chatglmRevisions, readChatGLMGolden } from '../../helpers/chatglm.ts'
 
@@ -17,6 +17,15 @@ describe('the original ChatGLM', () => {
     expect(chatglm.recognizes?.({ architectures: [architecture], ffn_hidden_size: 13696, num_layers: 28 })).toBe(false)
   })
 
+  it('is computed without the code that it is published with', () => {
+    expect(modelOf({ ...released, auto_map: { AutoModel: 'modeling_chatglm.ChatGLMForConditionalGeneration' } }).architecture).toBe('ChatGLMModel')
+  })
+
+  it('has a head of its own unless its configuration ties it', () => {
+    expect(modelOf(released).tied).toBe(false)
+    expect(modelOf({ ...released, tie_word_embeddings: true }).tied).toBe(true)
+  })
+
   it.each([
     [{ position_encoding_2d: false }, 'position_encoding_2d'],
     [{ quantization_bit: 4 }, 'quantised checkpoints are not supported'],
@@ -30,8 +39,9 @@ describe('the original ChatGLM', () => {
 
   it.each(chatglmRevisions)('needs the tensors of the checkpoint, %s', revision => {
     const { config, shapes } = readChatGLMGolden(revision)
-    const ends = endTensors(config, { inputBlocks: 1, outputBlocks: 0 })
-    expect([...ends, ...middleTensors(config, { first: 1, end: 3 })].sort()).toEqual(Object.keys(shapes).sort())
+    const model = modelOf(config)
+    const ends = endTensors(model, { inputBlocks: 1, outputBlocks: 0 })
+    expect([...ends, ...spanTensors(model, { first: 1, end: 3 })].sort()).toEqual(Object.keys(shapes).sort())
   })
 })
 

@@ -65,7 +65,7 @@ describe('a tied head', () => {
 })
 
 it('a client asks only for what its ends need', () => {
-  const names = endTensors(config, { inputBlocks: 1, outputBlocks: 0 })
+  const names = endTensors(modelOf(config), { inputBlocks: 1, outputBlocks: 0 })
   const ends = Object.fromEntries(Object.entries(tensorsOf()).filter(([name]) => names.includes(name)))
   checkWeights(modelOf(config), listing(ends), names)
   const { 'model.layers.0.mlp.up_proj.weight': _, ...rest } = ends

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { blockWeights, endTensors, familyOf, headWeights, middleTensors, modelOf } from '../../../src/model/families/index.ts'
+import { blockWeights, endTensors, familyOf, headWeights, modelOf, spanTensors } from '../../../src/model/families/index.ts'
 import { elementCount } from '../../../src/tensor.ts'
 import { goldenNames, readModelGolden, type goldenFamilies } from '../../helpers/golden.ts'
 
@@ -13,9 +13,9 @@ describe.each(goldenNames)('%s', name => {
   })
 
   it('has the tensors of its checkpoint, in ends and middle together', () => {
-    const { layers } = modelOf(config)
-    const ends = endTensors(config, { inputBlocks: 1, outputBlocks: 0 })
-    const middle = middleTensors(config, { first: 1, end: layers })
+    const model = modelOf(config)
+    const ends = endTensors(model, { inputBlocks: 1, outputBlocks: 0 })
+    const middle = spanTensors(model, { first: 1, end: model.layers })
     expect([...ends, ...middle].sort()).toEqual(Object.keys(shapes).sort())
   })
 })
@@ -80,6 +80,7 @@ describe('modelOf', () => {
     ['llama', { rope_scaling: { type: 'linear', factor: 1e12 } }, 'positions at most'],
     ['chatglm2', { padded_vocab_size: undefined }, 'padded_vocab_size'],
     ['chatglm2', { multi_query_attention: false }, 'share no keys'],
+    ['chatglm2', { multi_query_attention: undefined }, 'share no keys'],
     ['chatglm2', { rmsnorm: false }, 'RMSNorm'],
     ['chatglm2', { post_layer_norm: false }, 'last normalisation'],
     ['chatglm2', { apply_residual_connection_post_layernorm: true }, 'residuals'],

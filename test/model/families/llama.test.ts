@@ -52,12 +52,26 @@ describe('modelOf', () => {
     [{ partial_rotary_factor: 0.5 }, 'partial_rotary_factor'],
     [{ attention_chunk_size: 8192 }, 'chunks'],
     [{ rope_scaling: { rope_type: 'linear' } }, 'factor'],
+    [{ rope_scaling: { rope_type: 'linear', factor: 0.5 } }, 'factor is 0.5, less than 1'],
+    [{ rope_scaling: { rope_type: 'yarn', original_max_position_embeddings: 4096 } }, 'factor is 0.5, less than 1'],
+    [{ rope_scaling: 'linear' }, 'rope_scaling is "linear"'],
+    [{ rope_parameters: [{ rope_theta: 5e5 }] }, 'rope_parameters is [{"rope_theta":500000}]'],
+    [{ rope_theta: Number.MIN_VALUE }, 'give no angles'],
+    [{ rope_theta: 1, rope_scaling: { rope_type: 'yarn', factor: 2 } }, 'give no angles'],
+    [{ model_type: 'mistral' }, 'model_type "mistral" is not that of its architecture LlamaForCausalLM, llama'],
+    [{ auto_map: { AutoModelForCausalLM: 'modeling.Mine' } }, 'code of its own (auto_map in config.json)'],
     [{ hidden_act: 'gelu' }, 'hidden_act'],
     [{ num_key_value_heads: 3 }, 'do not divide'],
     [{ hidden_size: 0 }, 'hidden_size']
   ])('refuses %j', (change, reason) => {
     expect(() => modelOf({ ...config, ...change })).toThrow(reason)
   })
+})
+
+it('a configuration may nest as deep as JSON can without spoiling the error', () => {
+  const deep: unknown = JSON.parse('['.repeat(1e5) + ']'.repeat(1e5))
+  expect(() => modelOf({ ...config, rope_theta: deep })).toThrow('rope_theta is an array too deep to show')
+  expect(() => modelOf({ ...config, architectures: [deep] })).toThrow('the architecture an array too deep to show is not supported')
 })
 
 describe('rotaryTables', () => {
