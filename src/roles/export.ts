@@ -3,10 +3,11 @@ import { z } from 'zod'
 import { MidspanError } from '../errors.ts'
 import { openModelDirectory } from '../model/checkpoint/directory.ts'
 import { writeMergedModel } from '../model/checkpoint/merged-directory.ts'
-import { peftBiasName, peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
+import { peftBiasName, peftSavedName, peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import type { Tensor } from '../tensor.ts'
 import { isAdapter } from '../model/training/trainable.ts'
+import { blockOf } from './adapters.ts'
 import { charteredModel, trainableOf } from './settings.ts'
 
 export const exportSchema = z.strictObject({
@@ -38,8 +39,7 @@ export async function * writeExport (options: ExportOptions, signal: AbortSignal
 }
 
 async function writeAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>, directory: string): Promise<object> {
-  const { weights: { blocks } } = charter
-  if (blocks.length > 0) throw new ExportError(`an adapter directory does not hold blocks that are trained whole, which here are ${blocks.join(', ')}`, 'export the merged model with --merged')
+  if (![...values.keys()].some(isAdapter)) throw new ExportError('every block is trained whole, and PEFT loads no directory without an adapter', 'export the merged model with --merged')
   await writePeftAdapter(directory, { ...peftAdapter(charter, values), dtype: 'F32' })
   return { directory, tensors: values.size }
 }
@@ -54,8 +54,15 @@ async function writeMerged ({ charter, trained: { values }, out, model }: Export
 
 function peftAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>): PeftAdapter {
   const { layersPrefix } = charteredModel(charter)
-  const { r, alpha, dropout, rslora, targets, bias } = trainableOf(charter)
+  const { r, alpha, dropout, rslora, targets, bias, blocks = [] } = trainableOf(charter)
   const named = charter.model.config._name_or_path
+  const isWhole = (name: string): boolean => !isAdapter(name) && blocks.includes(blockOf(name))
+  const moduleOf = (name: string): string => name.slice(0, name.lastIndexOf('.'))
+  const saved = new Set([...values.keys()].filter(isWhole).map(moduleOf))
+  const peftName = (name: string): string => {
+    if (isAdapter(name)) return peftTensorName(layersPrefix, name)
+    return isWhole(name) ? peftSavedName(name) : peftBiasName(name, targets.includes(name.split('.').at(-2)!))
+  }
   return {
     baseModel: typeof named === 'string' && named !== '' ? named : charter.name,
     r,
@@ -64,6 +71,8 @@ function peftAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>): Pe
     rslora,
     targets,
     ...bias === undefined || bias === 'none' ? {} : { bias },
-    tensors: new Map([...values].map(([name, value]) => [isAdapter(name) ? peftTensorName(layersPrefix, name) : peftBiasName(name, targets.includes(name.split('.').at(-2)!)), value]))
+    // Module by module: PEFT 0.7 fails to look for modules to adapt inside a block that it saves whole.
+    ...saved.size === 0 ? {} : { modulesToSave: [...saved] },
+    tensors: new Map([...values].map(([name, value]) => [peftName(name), value]))
   }
 }

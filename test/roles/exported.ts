@@ -5,6 +5,8 @@ import { modelOf } from '../../src/model/families/index.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
 import { loadEnds } from '../../src/model/training/ends.ts'
 import { Parameters } from '../../src/model/training/parameters.ts'
+import { sequencesOf } from '../../src/model/training/rows.ts'
+import type { AdapterTraining } from '../../src/model/training/trainable.ts'
 import type { FoundOptions } from '../../src/node/found.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { writeTinyData } from '../helpers/tiny-model.ts'
@@ -33,15 +35,19 @@ export async function exportTrained (model: string, out: string): Promise<PeftAd
 
 /** Midspan's own logits [rows, vocabulary] for these sequences, with an adapter on a model directory. */
 export async function logitsWith (path: string, adapter: PeftAdapter, sequences: ReadonlyArray<readonly number[]>): Promise<Tensor> {
+  return await trainedLogits(path, { ...adapter, seed: '00', bias: 'none' }, adapterTensors(adapter), sequences)
+}
+
+/** The same, with all that was trained, by Midspan's names. */
+export async function trainedLogits (path: string, trainable: AdapterTraining, values: ReadonlyMap<string, Tensor>, sequences: ReadonlyArray<readonly number[]>): Promise<Tensor> {
   const device = await openDevice('cpu', { threads: 1 })
   try {
     const directory = await openModelDirectory(path)
     const model = modelOf(directory.config)
-    const { input, output, weights } = await loadEnds(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, { ...adapter, seed: '00' })
-    await (await Parameters.create(device, weights.trained)).restore(adapterTensors(adapter))
+    const { input, output, weights } = await loadEnds(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, trainable)
+    await (await Parameters.create(device, weights.trained)).restore(values)
     const { hidden } = await input.forward(sequences.map((ids) => [...ids]), { keepResiduals: false })
-    const lengths = sequences.map(({ length }) => length)
-    return await output.logits({ hidden, lengths }, Array.from({ length: hidden.shape[0] as number }, (_, row) => row))
+    return await output.logits({ hidden, ...sequencesOf(model, sequences) }, Array.from({ length: hidden.shape[0] as number }, (_, row) => row))
   } finally {
     await device.close()
   }

@@ -13,7 +13,7 @@ import { joinFederation } from '../../src/node/join.ts'
 import type { Tensor } from '../../src/tensor.ts'
 
 /** An exact federation that anybody on loopback may join: no noise, no clip, float32 on the wire. */
-const foundDefaults: Omit<FoundOptions, 'model'> = {
+export const foundDefaults: Omit<FoundOptions, 'model'> = {
   name: 'test',
   admission: 'open',
   allow: [],

@@ -30,7 +30,6 @@ describe('a merged model of a federation', { timeout: 60_000 }, () => {
   it('computes what the base computes with the adapter, from the server and from a client that names the base', async () => {
     const [client] = federation.clients
     const adapter = await client!.export(join(root, 'adapter'))
-    expect(adapter.rslora).toBe(true)
     await federation.server.ask('export', { out: join(root, 'by-server'), merged: true })
     await client!.peer.ask('export', { out: join(root, 'by-client'), merged: true, model })
     const expected = await logitsWith(model, adapter, IDS)

@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -77,7 +77,7 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
     return values
   }
 
-  it('is, with whole blocks at the ends and in the middle, what one machine trains, and is exported merged', async () => {
+  it('is, with whole blocks at the ends and in the middle, what one machine trains, and is exported both ways', async () => {
     const blocks = [1, 2, 4]
     await trained({ trainBlocks: blocks }, async (federation) => {
       const expected = await centralised({ ...adapters, blocks })
@@ -91,8 +91,20 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
         expect(relativeError(actual, data as Float32Array), name).toBeLessThan(TOLERANCE)
         expect(relativeError(actual, before), name).toBeGreaterThan(1e-3)
       }
-      await expect(federation.clients[0]!.export(join(root, 'no'))).rejects.toMatchObject({ code: 'E_EXPORT' })
+      const adapter = await federation.clients[0]!.export(join(root, 'blocks'))
+      expect(adapter.modulesToSave).toHaveLength(9 * blocks.length)
+      expect(adapter.tensors.size).toBe(expected.size)
+      for (const [name, { data }] of own) expect(relativeError(adapter.tensors.get(`base_model.model.${name}`)?.data as Float32Array, data as Float32Array), name).toBeLessThan(TOLERANCE)
     })
+  })
+
+  it('is exported only merged where every block is whole', async () => {
+    const federation = await startFederation({ model: path, charter: { ...charter, trainBlocks: [0, 1, 2, 3, 4] }, clients: [] })
+    try {
+      await expect(federation.server.ask('export', { out: join(root, 'no') })).rejects.toMatchObject({ code: 'E_EXPORT', message: expect.stringContaining('every block is trained whole') as string })
+    } finally {
+      await federation.stop()
+    }
   })
 
   it('starts from an adapter, whose tensors clients fetch with their ends', async () => {
@@ -108,10 +120,12 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
     }
     const adapter: PeftAdapter = { baseModel: null, r: 2, alpha: 3, dropout: 0, targets: ['q_proj', 'v_proj'], rslora: true, tensors }
     await writePeftAdapter(join(root, 'adapter'), { ...adapter, dtype: 'F32' })
+    const config = join(root, 'adapter', 'adapter_config.json')
+    await writeFile(config, JSON.stringify({ ...JSON.parse(await readFile(config, 'utf8')) as object, lora_alpha: 3, use_rslora: true })) // as newer releases of PEFT write it
     await trained({ adapter: join(root, 'adapter') }, async (federation) => {
       const expected = await centralised({ ...adapters, r: 2, alpha: 3, rslora: true, targets: ['q_proj', 'v_proj'], imported: true }, tensors)
       const exported = await federation.clients[1]!.export(join(root, 'exported'))
-      expect(exported).toMatchObject({ r: 2, alpha: 3, rslora: true, targets: ['q_proj', 'v_proj'] })
+      expect(exported).toMatchObject({ r: 2, alpha: 3 * Math.sqrt(2), targets: ['q_proj', 'v_proj'] })
       expect(exported.tensors.size).toBe(expected.size)
       for (const [name, { data }] of expected) {
         const actual = exported.tensors.get(`base_model.model.model.layers.${name}.weight`)?.data as Float32Array

@@ -2,7 +2,8 @@ import type { Tensor } from '../../tensor.ts'
 import type { ModelDirectory } from './directory.ts'
 import { narrow, type SaveDType, type StoredDType } from './dtypes.ts'
 import { AdapterError } from './errors.ts'
-import { loraScale, modulesOf, type PeftAdapter } from './peft.ts'
+import { modulesOf, type PeftAdapter } from './peft.ts'
+import { loraScale } from './peft-config.ts'
 
 /** What training made of a base model. */
 export interface ModelChanges {

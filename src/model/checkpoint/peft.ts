@@ -1,12 +1,12 @@
 import { mkdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
-import { z } from 'zod'
 import type { Tensor } from '../../tensor.ts'
 import { replaceFile, writeFully } from './atomic.ts'
 import { readJsonObject } from './directory.ts'
 import { narrow, type SaveDType } from './dtypes.ts'
 import { AdapterError } from './errors.ts'
+import { parsePeftConfig, peftConfig, portableSettings, type LoraSettings } from './peft-config.ts'
 import { SafetensorsFile, writeSafetensorsFrom } from './safetensors.ts'
 
 const configFile = 'adapter_config.json'
@@ -19,31 +19,13 @@ const wrapperPrefix = 'base_model.model.'
 
 const biasPattern = /^base_model\.model\..+\.bias$/
 
-const pairPattern = /^(.+)\.lora_([AB])\.weight$/
+const ownPattern = /^base_model\.model\.(.+)\.(?:weight|bias)$/
 
-/** The settings of a LoRA adapter, in PEFT's terms. */
-export interface LoraSettings {
-  /** The model's name or path, as PEFT should look it up; null when unknown. */
-  readonly baseModel: string | null
-  readonly r: number
-  readonly alpha: number
-  readonly dropout: number
-  /** Leaf names of the adapted modules, such as `q_proj`. */
-  readonly targets: readonly string[]
-  /** True: the update is scaled by alpha / sqrt(r) rather than alpha / r. */
-  readonly rslora: boolean
-  /** The base model's biases that were trained too, and are among the tensors; none when left out. */
-  readonly bias?: 'all' | 'lora_only'
-}
+const pairPattern = /^(.+)\.lora_([AB])\.weight$/
 
 export interface PeftAdapter extends LoraSettings {
   /** By PEFT's names; `…lora_A.weight` is [r, in], `…lora_B.weight` is [out, r]. float32. */
   readonly tensors: ReadonlyMap<string, Tensor>
-}
-
-/** What the update B·A is multiplied by. */
-export function loraScale ({ r, alpha, rslora }: Pick<LoraSettings, 'r' | 'alpha' | 'rslora'>): number {
-  return alpha / (rslora ? Math.sqrt(r) : r)
 }
 
 /** `3.self_attn.q_proj.lora_A` in PEFT's words; `layersPrefix` is where the family keeps its blocks, such as `model.layers`. */
@@ -54,6 +36,11 @@ export function peftTensorName (layersPrefix: string, name: string): string {
 /** A bias of the base model in PEFT's words: that of an adapted module belongs to the layer that PEFT wrapped. */
 export function peftBiasName (name: string, isAdapted: boolean): string {
   return `${wrapperPrefix}${name.slice(0, -'.bias'.length)}${isAdapted ? '.base_layer' : ''}.bias`
+}
+
+/** A weight of a module that was trained whole, in PEFT's words. */
+export function peftSavedName (name: string): string {
+  return `${wrapperPrefix}${name}`
 }
 
 /** The inverse of `peftTensorName`; undefined for a name that belongs to no block. */
@@ -71,18 +58,18 @@ export function modulesOf ({ tensors }: Pick<PeftAdapter, 'tensors'>): Array<{ r
 }
 
 /**
- * Writes an adapter directory that `PeftModel.from_pretrained` loads, also in old releases: the configuration holds only fields
- * that they all know. Existing files are replaced atomically, the configuration last, and read again. Throws AdapterError for inconsistent
- * tensors, and for what does not come back as it was written.
+ * Writes an adapter directory that `PeftModel.from_pretrained` loads, of every release since 0.7. Existing files are replaced atomically, the
+ * configuration last, and read again. Throws AdapterError for inconsistent tensors, and for what does not come back as it was written.
  */
 export async function writePeftAdapter (dir: string, { dtype, ...adapter }: PeftAdapter & { readonly dtype: SaveDType }): Promise<void> {
-  checkTensors(adapter, dir)
+  const portable = portableSettings(adapter)
+  checkTensors(portable, dir)
   await mkdir(dir, { recursive: true })
   const specs = new Map([...adapter.tensors].map(([name, { shape }]) => [name, { dtype, shape }] as const))
   await writeSafetensorsFrom(join(dir, adapterWeightsFile), specs, name => [narrow(dtype, adapter.tensors.get(name)!.data as Float32Array)])
   await writeText(join(dir, 'README.md'), modelCard(adapter))
-  await writeText(join(dir, configFile), `${JSON.stringify(peftConfig(adapter), null, 2)}\n`)
-  await verify(dir, adapter, dtype)
+  await writeText(join(dir, configFile), `${JSON.stringify(peftConfig(portable), null, 2)}\n`)
+  await verify(dir, portable, dtype)
 }
 
 /** Loads what was written as anybody's adapter. */
@@ -90,7 +77,7 @@ async function verify (dir: string, { tensors, ...settings }: PeftAdapter, dtype
   const { tensors: names, ...found } = await readPeftAdapter(dir)
   const file = await SafetensorsFile.open(join(dir, adapterWeightsFile))
   const differs = names.size !== tensors.size || [...tensors.keys()].some(name => !names.has(name))
-  if (differs || !isDeepStrictEqual(found, { ...settings, targets: settings.targets.toSorted() })) throw new AdapterError(`${dir} does not read as it was written`)
+  if (differs || !isDeepStrictEqual(found, settings)) throw new AdapterError(`${dir} does not read as it was written`)
   for (const [name, { data }] of tensors) {
     const bytes = narrow(dtype, data as Float32Array)
     if (Buffer.compare(await file.readRaw(name, 0, bytes.byteLength), bytes) !== 0) throw new AdapterError(`${name} did not come back from ${dir} as it was written`, 'write to another disk')
@@ -102,7 +89,7 @@ export async function readPeftAdapter (dir: string): Promise<PeftAdapter> {
   const raw = await readJsonObject(join(dir, configFile)).catch((error: unknown) => {
     throw new AdapterError(`${dir} has no readable ${configFile}`, 'name a directory that PEFT or Midspan wrote', error)
   })
-  const settings = parseConfig(raw, join(dir, configFile))
+  const settings = parsePeftConfig(raw, join(dir, configFile))
   const file = await SafetensorsFile.open(join(dir, adapterWeightsFile)).catch(async (error: unknown) => {
     if (await stat(join(dir, pickleFile)).then(() => true, () => false)) throw new AdapterError(`${dir} holds its weights as a pickle only (${pickleFile}), which can run code when it is loaded`, 'save the adapter with safe_serialization=True', error)
     throw new AdapterError(`${dir} has no readable ${adapterWeightsFile}`, 'save the adapter with safe_serialization=True', error)
@@ -114,77 +101,25 @@ export async function readPeftAdapter (dir: string): Promise<PeftAdapter> {
   return adapter
 }
 
-const configSchema = z.object({
-  peft_type: z.literal('LORA'),
-  base_model_name_or_path: z.string().nullish(),
-  r: z.int().positive(),
-  lora_alpha: z.number().positive(),
-  lora_dropout: z.number().min(0).max(1).default(0),
-  target_modules: z.array(z.string().min(1)).min(1),
-  use_rslora: z.boolean().default(false),
-  bias: z.enum(['none', 'all', 'lora_only']).default('none')
-})
-
-/** Settings that change what an adapter computes or holds, each with the values that mean "not used". */
-const unsupported: Readonly<Record<string, readonly unknown[]>> = {
-  use_dora: [false], fan_in_fan_out: [false], lora_bias: [false], use_qalora: [false],
-  modules_to_save: [], rank_pattern: [], alpha_pattern: [], layer_replication: [], trainable_token_indices: [], target_parameters: [],
-  alora_invocation_tokens: [], megatron_config: [], layers_to_transform: [], exclude_modules: []
-}
-
-function parseConfig (raw: Record<string, unknown>, path: string): LoraSettings {
-  for (const [field, unused] of Object.entries(unsupported)) {
-    const value = raw[field]
-    const empty = value === undefined || value === null || (typeof value === 'object' && Object.keys(value).length === 0)
-    if (!empty && !unused.includes(value)) throw new AdapterError(`${path} sets ${field}, which Midspan does not compute`, 'use a plain LoRA adapter')
-  }
-  const parsed = configSchema.safeParse(raw)
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0]!
-    throw new AdapterError(`${path}: ${issue.path.join('.')}: ${issue.message}`, 'use a LoRA adapter whose target_modules is a list')
-  }
-  const { base_model_name_or_path: baseModel, r, lora_alpha: alpha, lora_dropout: dropout, target_modules: targets, use_rslora: rslora, bias } = parsed.data
-  return { baseModel: baseModel ?? null, r, alpha, dropout, targets, rslora, ...bias === 'none' ? {} : { bias } }
-}
-
-function checkTensors ({ r, targets, bias, tensors }: PeftAdapter, where: string): void {
+function checkTensors ({ r, targets, bias, modulesToSave = [], tensors }: PeftAdapter, where: string): void {
   if (tensors.size === 0) throw new AdapterError(`${where}: the adapter holds no tensors`)
+  const saved = new Set(modulesToSave)
+  const lost = modulesToSave.find(module => !tensors.has(peftSavedName(`${module}.weight`)))
+  if (lost !== undefined) throw new AdapterError(`${where}: modules_to_save names ${lost}, of which there is no weight`, 'name modules by their whole paths in the model')
   for (const [name, { dtype, shape }] of tensors) {
+    const fault = (what: string): AdapterError => new AdapterError(`${where}: ${name} ${what}`)
+    if (dtype !== 'float32') throw fault(`is ${dtype}, not float32`)
+    if (saved.has(ownPattern.exec(name)?.[1] ?? '')) continue
     if (bias !== undefined && biasPattern.test(name)) {
-      if (dtype !== 'float32' || shape.length !== 1) throw new AdapterError(`${where}: ${name} is ${dtype} [${shape.join(', ')}], not a vector of float32`)
+      if (shape.length !== 1) throw fault(`is [${shape.join(', ')}], not a vector`)
       continue
     }
     const [, module, side] = pairPattern.exec(name) ?? []
-    if (module === undefined || !name.startsWith(wrapperPrefix)) throw new AdapterError(`${where}: ${name} is not a LoRA tensor`)
-    if (!targets.some(target => module.endsWith(`.${target}`))) throw new AdapterError(`${where}: ${name} belongs to none of the target modules ${targets.join(', ')}`)
-    if (dtype !== 'float32' || shape.length !== 2 || shape[side === 'A' ? 0 : 1] !== r) throw new AdapterError(`${where}: ${name} is ${dtype} [${shape.join(', ')}], not float32 of rank ${r}`)
+    if (module === undefined || !name.startsWith(wrapperPrefix)) throw fault('is not a LoRA tensor')
+    if (!targets.some(target => module.endsWith(`.${target}`))) throw fault(`belongs to none of the target modules ${targets.join(', ')}`)
+    if (shape.length !== 2 || shape[side === 'A' ? 0 : 1] !== r) throw fault(`is [${shape.join(', ')}], not of rank ${r}`)
     const partner = `${module}.lora_${side === 'A' ? 'B' : 'A'}.weight`
-    if (!tensors.has(partner)) throw new AdapterError(`${where}: ${name} has no ${partner}`)
-  }
-}
-
-/** The fields that every PEFT release since 0.6 reads, in the sorted order in which PEFT writes them. */
-function peftConfig ({ baseModel, r, alpha, dropout, targets, rslora, bias }: LoraSettings): Record<string, unknown> {
-  return {
-    alpha_pattern: {},
-    auto_mapping: null,
-    base_model_name_or_path: baseModel,
-    bias: bias ?? 'none',
-    fan_in_fan_out: false,
-    inference_mode: true,
-    init_lora_weights: true,
-    layers_pattern: null,
-    layers_to_transform: null,
-    lora_alpha: alpha,
-    lora_dropout: dropout,
-    modules_to_save: null,
-    peft_type: 'LORA',
-    r,
-    rank_pattern: {},
-    revision: null,
-    target_modules: [...targets].sort(),
-    task_type: 'CAUSAL_LM',
-    ...(rslora ? { use_rslora: true } : {})
+    if (!tensors.has(partner)) throw fault(`has no ${partner}`)
   }
 }
 
@@ -196,7 +131,7 @@ ${front.join('\n')}
 
 # LoRA adapter${baseModel === null ? '' : ` for ${baseModel}`}
 
-Trained with Midspan. Rank ${r}, alpha ${alpha}${rslora ? ' (rank-stabilised)' : ''}, dropout ${dropout}, on ${[...targets].sort().join(', ')}.
+Trained with Midspan. Rank ${r}, alpha ${alpha}${rslora ? ', rank-stabilised (which stands in the configuration\'s alpha, so that PEFT 0.7 reads it too)' : ''}, dropout ${dropout}, on ${targets.toSorted().join(', ')}.
 
 \`\`\`python
 from peft import PeftModel

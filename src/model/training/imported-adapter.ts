@@ -10,8 +10,9 @@ import type { WeightSource } from './weights.ts'
  * The settings of an adapter that training is to start from, once each of its tensors fits the model: of every block that is not trained
  * whole, in the model's shapes, finite. Throws AdapterError naming the tensor that does not.
  */
-export function importedSettings (model: Model, { r, alpha, rslora, bias, tensors }: PeftAdapter, { blocks = [] }: Pick<AdapterTraining, 'blocks'>): Pick<AdapterSettings, 'r' | 'alpha' | 'rslora' | 'targets'> {
+export function importedSettings (model: Model, { r, alpha, rslora, bias, modulesToSave, tensors }: PeftAdapter, { blocks = [] }: Pick<AdapterTraining, 'blocks'>): Pick<AdapterSettings, 'r' | 'alpha' | 'rslora' | 'targets'> {
   if (bias !== undefined) throw new AdapterError(`the adapter holds biases of the model itself (bias: ${bias})`, 'merge it into the model with PEFT, and start from that')
+  if (modulesToSave !== undefined) throw new AdapterError(`the adapter holds modules of the model itself (modules_to_save: ${modulesToSave[0]}, …)`, 'merge it into the model with PEFT, and start from that')
   const names = [...tensors.keys()]
   const foreign = names.find(name => internalTensorName(model.layersPrefix, name) === undefined)
   if (foreign !== undefined) throw new AdapterError(`${foreign} adapts no module of the model's blocks, which stand in ${model.layersPrefix}`, 'use an adapter of the linear modules of this model')

@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto'
 import { MidspanError } from '../../errors.ts'
 import { float32, type Tensor } from '../../tensor.ts'
 import type { TensorSource } from '../checkpoint/directory.ts'
-import { loraScale, peftTensorName } from '../checkpoint/peft.ts'
+import { peftTensorName } from '../checkpoint/peft.ts'
+import { loraScale } from '../checkpoint/peft-config.ts'
 import type { LinearModule, Model, Span } from '../families/family.ts'
 
 /** Low-rank adapters (https://arxiv.org/abs/2106.09685), in PEFT's terms. */

@@ -2,7 +2,8 @@ import { mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { internalTensorName, loraScale, peftBiasName, peftTensorName, readPeftAdapter, writePeftAdapter, type PeftAdapter } from '../../../src/model/checkpoint/peft.ts'
+import { internalTensorName, peftBiasName, peftSavedName, peftTensorName, readPeftAdapter, writePeftAdapter, type PeftAdapter } from '../../../src/model/checkpoint/peft.ts'
+import { loraScale } from '../../../src/model/checkpoint/peft-config.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 
 let dir: string
@@ -14,6 +15,13 @@ const tensors = new Map<string, Tensor>([
   [peftTensorName('model.layers', '3.self_attn.q_proj.lora_B'), float32([4, 2], [1, 2, 3, 4, 5, 6, 7, 8])]
 ])
 const adapter: PeftAdapter = { baseModel: 'org/model', r: 2, alpha: 4, dropout: 0.05, targets: ['v_proj', 'q_proj'], rslora: false, tensors }
+
+/** The fields of LoraConfig and its bases in PEFT 0.7.0 and 0.7.1 (src/peft/config.py, src/peft/tuners/lora/config.py), which take no others. */
+const PEFT_0_7_FIELDS = [
+  'peft_type', 'auto_mapping', 'base_model_name_or_path', 'revision', 'task_type', 'inference_mode',
+  'r', 'target_modules', 'lora_alpha', 'lora_dropout', 'fan_in_fan_out', 'bias', 'modules_to_save', 'init_lora_weights', 'layers_to_transform', 'layers_pattern', 'rank_pattern', 'alpha_pattern',
+  'megatron_config', 'megatron_core', 'loftq_config'
+]
 
 async function patchConfig (patch: Record<string, unknown>): Promise<void> {
   const path = join(dir, 'adapter_config.json')
@@ -51,21 +59,50 @@ describe('an adapter directory', () => {
     await expect(writePeftAdapter(dir, { ...adapter, tensors: biased.tensors, dtype: 'F32' })).rejects.toThrow('is not a LoRA tensor')
   })
 
-  it('has a configuration that old releases of PEFT read: sorted, indented by 2, without newer fields', async () => {
-    await writePeftAdapter(dir, { ...adapter, dtype: 'BF16' })
+  it('holds modules that were trained whole', async () => {
+    const names = ['model.layers.2.mlp.up_proj', 'model.layers.2.input_layernorm']
+    const saved: PeftAdapter = {
+      ...adapter, bias: 'all', modulesToSave: names,
+      tensors: new Map([...tensors, [peftSavedName(`${names[0]!}.weight`), float32([1, 2], [1, 2])], [peftSavedName(`${names[0]!}.bias`), float32([1], [3])], [peftSavedName(`${names[1]!}.weight`), float32([2], [4, 5])]])
+    }
+    await writePeftAdapter(dir, { ...saved, dtype: 'F32' })
+    expect([...saved.tensors.keys()]).toContain('base_model.model.model.layers.2.mlp.up_proj.bias')
+    expect(await readPeftAdapter(dir)).toEqual({ ...saved, targets: ['q_proj', 'v_proj'], modulesToSave: names.toSorted() })
+    await expect(writePeftAdapter(dir, { ...adapter, tensors: saved.tensors, dtype: 'F32' })).rejects.toThrow('is not a LoRA tensor')
+  })
+
+  it.each<[string, Partial<PeftAdapter>]>([
+    ['plain', {}], ['rank-stabilised', { rslora: true }], ['with biases', { bias: 'lora_only' }],
+    ['with whole modules', { modulesToSave: ['model.layers.2.mlp.up_proj'], tensors: new Map([...tensors, [peftSavedName('model.layers.2.mlp.up_proj.weight'), float32([1, 1], [1])]]) }]
+  ])('has a configuration that PEFT 0.7 reads, in the order and form in which it writes one: %s', async (_, changes) => {
+    await writePeftAdapter(dir, { ...adapter, ...changes, dtype: 'BF16' })
     const text = await readFile(join(dir, 'adapter_config.json'), 'utf8')
     const config = JSON.parse(text) as Record<string, unknown>
+    expect(Object.keys(config).filter(field => !PEFT_0_7_FIELDS.includes(field))).toEqual([])
     expect(Object.keys(config)).toEqual(Object.keys(config).sort())
     expect(text.startsWith('{\n  "alpha_pattern": {},')).toBe(true)
-    expect(config).toMatchObject({ peft_type: 'LORA', task_type: 'CAUSAL_LM', inference_mode: true, lora_alpha: 4, target_modules: ['q_proj', 'v_proj'] })
-    expect(config).not.toHaveProperty('use_rslora')
-    expect(config).not.toHaveProperty('use_dora')
+    expect(config).toMatchObject({ peft_type: 'LORA', task_type: 'CAUSAL_LM', inference_mode: true, target_modules: ['q_proj', 'v_proj'] })
+  })
+
+  it('has the scale of a rank-stabilised adapter in its alpha', async () => {
+    const stabilised = { ...adapter, rslora: true }
+    await writePeftAdapter(dir, { ...stabilised, dtype: 'F32' })
+    const { alpha, r, rslora } = await readPeftAdapter(dir)
+    expect({ alpha, rslora }).toEqual({ alpha: 4 * Math.sqrt(2), rslora: false })
+    expect(loraScale({ alpha, r, rslora })).toBeCloseTo(loraScale(stabilised), 14)
+  })
+
+  it('is read as rank-stabilised where PEFT says so', async () => {
+    await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
+    await patchConfig({ use_rslora: true })
+    expect(await readPeftAdapter(dir)).toMatchObject({ alpha: 4, rslora: true })
   })
 
   it('has a card that names the base model', async () => {
     await writePeftAdapter(dir, { ...adapter, dtype: 'F16', rslora: true })
-    expect(await readFile(join(dir, 'README.md'), 'utf8')).toContain('base_model: "org/model"')
-    expect((await readPeftAdapter(dir)).rslora).toBe(true)
+    const card = await readFile(join(dir, 'README.md'), 'utf8')
+    expect(card).toContain('base_model: "org/model"')
+    expect(card).toContain('alpha 4, rank-stabilised')
   })
 
   it.each([

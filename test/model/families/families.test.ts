@@ -18,6 +18,12 @@ describe.each(goldenNames)('%s', name => {
     const middle = spanTensors(model, { first: 1, end: model.layers })
     expect([...ends, ...middle].sort()).toEqual(Object.keys(shapes).sort())
   })
+
+  it('has no module whose name begins with that of another, by which PEFT 0.7 would mistake the one for the other', () => {
+    const { linears, norms } = modelOf(config)
+    const names = [...linears, ...norms].map(({ name }) => name)
+    expect(names.filter(name => names.some(other => other !== name && name.startsWith(other)))).toEqual([])
+  })
 })
 
 /** Published checkpoints: their configuration, as far as it matters here, and how many parameters they have. */

@@ -33,6 +33,10 @@ describe('an adapter to start from', () => {
     expect(() => importedSettings(model, { ...adapter, bias: 'all' }, {})).toThrow('bias: all')
   })
 
+  it('is refused with modules of the model itself', () => {
+    expect(() => importedSettings(model, { ...adapter, modulesToSave: ['model.layers.0.mlp.up_proj'] }, {})).toThrow('modules_to_save: model.layers.0.mlp.up_proj')
+  })
+
   it.each([
     ['a tensor is missing', changedBy => changedBy.delete(NAME), `lacks ${NAME}`],
     ['a tensor has another shape', changedBy => changedBy.set(NAME, float32([3, 8], Array(24).fill(0))), `${NAME} is [3, 8], and the model needs [3, 32]`],
