@@ -1,6 +1,7 @@
 import { createCipheriv, createDecipheriv, createSecretKey, randomBytes } from 'node:crypto'
 import { encodeBody } from '../../src/protocols/wire/body.ts'
-import { FrameOpener, FrameSealer } from '../../src/protocols/wire/sealing.ts'
+import { FrameOpener } from '../../src/protocols/wire/opener.ts'
+import { FrameSealer } from '../../src/protocols/wire/sealer.ts'
 import { tensor, type Tensor } from '../../src/tensor.ts'
 import { median } from './print.ts'
 

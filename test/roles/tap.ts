@@ -3,7 +3,7 @@ import type { Stream } from '@libp2p/interface'
 import { streamPair } from '@libp2p/utils'
 import { roles, type Roles } from '../../src/node/composition.ts'
 import { decodeFrames, encodeHead } from '../../src/protocols/wire/framing.ts'
-import { sealedBytes } from '../../src/protocols/wire/sealing.ts'
+import { sealedBytes } from '../../src/protocols/wire/records.ts'
 import { StreamSource } from '../../src/protocols/wire/source.ts'
 import { FrameHeaderSchema } from '../../src/protocols/wire/wire_pb.ts'
 

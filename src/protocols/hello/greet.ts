@@ -2,13 +2,14 @@ import type { Stream } from '@libp2p/interface'
 import { concat } from 'uint8arrays/concat'
 import { MAX_CHARTER_BYTES } from '../charter/constants.ts'
 import { ControlStream } from '../wire/control.ts'
-import { BadMessageError } from '../wire/rows.ts'
+import { BadMessageError } from '../wire/errors.ts'
 import { remoteErrorOf } from '../wire/failure.ts'
 import { create } from '@bufbuild/protobuf'
+import { plainText } from '../wire/text.ts'
 import { FailureSchema } from '../wire/wire_pb.ts'
 import { isRefusalCode, RefusedError } from './errors.ts'
 import type { Answer, Hello } from './hello_pb.ts'
-import { asGreeter, helloOf, plainText } from './messages.ts'
+import { asGreeter, helloOf } from './messages.ts'
 
 export interface Greeting {
   readonly agent: string

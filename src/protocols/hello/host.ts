@@ -4,11 +4,12 @@ import { toString } from 'uint8arrays/to-string'
 import type { SignedCharter } from '../charter/signed.ts'
 import { MAX_CONTROL_PAYLOAD_BYTES } from '../wire/constants.ts'
 import { ControlStream } from '../wire/control.ts'
+import { plainText } from '../wire/text.ts'
 import type { Admission, AdmissionState, Candidate } from './admission.ts'
 import { RefusedError, REFUSALS } from './errors.ts'
 import { AnswerSchema, type Answer, type Hello } from './hello_pb.ts'
 import { type InvitedRole, verifyInvite } from './invite.ts'
-import { asHost, plainText } from './messages.ts'
+import { asHost } from './messages.ts'
 import { AttemptLimit } from './rate.ts'
 
 export interface HelloHostOptions {

@@ -10,9 +10,6 @@ const MAX_HELLO_BYTES = 16 * 2 ** 10
 /** A peer that means to talk does so at once; one that does not holds a stream no longer than this. */
 const HELLO_TIMEOUT_MS = 20_000
 
-/** Names of releases and roles, as believed from a peer. */
-const MAX_TEXT_CHARS = 200
-
 export const asGreeter: ControlOptions<Hello, Answer> = {
   outgoing: HelloSchema, incoming: AnswerSchema, maxMessageBytes: MAX_HELLO_BYTES, maxPayloadBytes: MAX_CONTROL_PAYLOAD_BYTES, timeoutMs: HELLO_TIMEOUT_MS
 }
@@ -31,9 +28,4 @@ export function helloOf (fields: { agent: string, role: string, federation?: Uin
     invite: fields.invite ?? new Uint8Array(0),
     leaving: fields.leaving ?? false
   })
-}
-
-/** A peer's text, fit for a log or a terminal: short, and without control characters. */
-export function plainText (text: string): string {
-  return text.slice(0, MAX_TEXT_CHARS).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, ' ').trim()
 }

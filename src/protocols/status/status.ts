@@ -1,7 +1,8 @@
 import { create } from '@bufbuild/protobuf'
 import type { Stream } from '@libp2p/interface'
 import { ControlStream } from '../wire/control.ts'
-import { BadMessageError } from '../wire/rows.ts'
+import { BadMessageError } from '../wire/errors.ts'
+import { plainText } from '../wire/text.ts'
 import { QuerySchema, ReportSchema } from './status_pb.ts'
 
 /** What a server tells an admitted peer about itself. */
@@ -23,7 +24,6 @@ export interface PeerStatus {
 const MAX_REPORT_BYTES = 64 * 2 ** 10
 const MAX_MEMBERS = 1000
 const MAX_SPANS = 100
-const MAX_TEXT_CHARS = 200
 const STATUS_TIMEOUT_MS = 10_000
 
 /** Answers one query. */
@@ -51,22 +51,17 @@ export async function askStatus (stream: Stream, signal: AbortSignal): Promise<P
     await control.close(signal)
     if (message.blocks.length > MAX_SPANS || message.members.length > MAX_MEMBERS) throw new BadMessageError('a status report of absurd length')
     return {
-      agent: plain(message.agent),
-      role: plain(message.role),
-      device: plain(message.device),
+      agent: plainText(message.agent),
+      role: plainText(message.role),
+      device: plainText(message.device),
       blocks: message.blocks.map(({ first, end }) => [first, end] as const),
       sessions: message.sessions,
       round: message.round,
-      members: message.members.map(plain),
+      members: message.members.map((member) => plainText(member)),
       uptimeMs: Number(message.uptimeMs)
     }
   } catch (error) {
     control.abort(error as Error)
     throw error
   }
-}
-
-/** A peer's text, fit for a terminal. */
-function plain (text: string): string {
-  return text.slice(0, MAX_TEXT_CHARS).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, ' ')
 }

@@ -1,9 +1,11 @@
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
+import { create, toBinary } from '@bufbuild/protobuf'
+import { BinaryReader } from '@bufbuild/protobuf/wire'
 import { bytesOf, bytesPerElement, type DType, fromBytes, type Tensor } from '../../tensor.ts'
 import { MAX_TENSOR_HEADER_BYTES, MAX_TENSOR_RANK, TENSOR_ALIGNMENT_BYTES } from './constants.ts'
 import { FrameMalformedError, FrameTooLargeError } from './errors.ts'
 import { decodeLength, encodeLength } from './framing.ts'
-import { type BodyHeader, BodyHeaderSchema, type TensorHeader } from './wire_pb.ts'
+import { parseMessage } from './parse.ts'
+import { BodyHeaderSchema, type TensorHeader } from './wire_pb.ts'
 
 export interface BodyLimits {
   readonly maxMessageBytes: number
@@ -67,9 +69,10 @@ export function decodeBody (bytes: Uint8Array, limits: BodyLimits): Body {
   checkLimit('a body header', length.value, maxHeaderBytes(limits))
   const headEnd = length.bytes + length.value
   if (headEnd > bytes.byteLength) throw new FrameMalformedError('its body is shorter than the body\'s header')
-  const header = parseHeader(bytes.subarray(length.bytes, headEnd))
+  const headerBytes = bytes.subarray(length.bytes, headEnd)
+  checkLimit('a number of tensors', tensorCount(headerBytes), limits.maxTensors)
+  const header = parseMessage(BodyHeaderSchema, headerBytes, 'its body\'s header')
   checkLimit('a message', header.message.byteLength, limits.maxMessageBytes)
-  checkLimit('a number of tensors', header.tensors.length, limits.maxTensors)
   let end = headEnd
   let tensorBytes = 0
   const tensors = header.tensors.map(({ dtype: number, shape }) => {
@@ -88,9 +91,17 @@ export function decodeBody (bytes: Uint8Array, limits: BodyLimits): Body {
   return { message: header.message, tensors }
 }
 
-function parseHeader (bytes: Uint8Array): BodyHeader {
+/** How many tensors a body's header describes, without reading them: an empty description is two bytes, and an object of a hundred once it is read. */
+function tensorCount (header: Uint8Array): number {
   try {
-    return fromBinary(BodyHeaderSchema, bytes)
+    const reader = new BinaryReader(header)
+    let count = 0
+    while (reader.pos < reader.len) {
+      const [field, type] = reader.tag()
+      if (field === BodyHeaderSchema.field.tensors.number) count++
+      reader.skip(type, field)
+    }
+    return count
   } catch (error) {
     throw new FrameMalformedError('its body\'s header cannot be read', error)
   }

@@ -1,20 +1,18 @@
-import { fromBinary, type Message, toBinary } from '@bufbuild/protobuf'
+import type { Message } from '@bufbuild/protobuf'
 import type { GenMessage } from '@bufbuild/protobuf/codegenv2'
 import type { PeerId, Stream } from '@libp2p/interface'
-import { pipe } from 'it-pipe'
 import type { Tensor } from '../../tensor.ts'
-import { type BodyLimits, decodeBody, encodeBody, maxBodyBytes } from './body.ts'
-import { CLOSE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS } from './constants.ts'
-import { ControlStream, tellAndReset } from './control.ts'
-import { ChannelClosedError, ChannelResetError, FrameMalformedError, FrameTruncatedError, RemoteError } from './errors.ts'
-import { failureOf, remoteErrorOf } from './failure.ts'
-import { decodeFrames, type FramePart } from './framing.ts'
-import { type Agreement, agreeAsClient, agreeAsServer, type Medium, type Parties } from './handshake.ts'
-import { type FrameKind, FrameOpener, FrameSealer, type OpenedFrame, type RekeyPolicy, sealedBytes } from './sealing.ts'
+import type { BodyLimits } from './body.ts'
+import { HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS } from './constants.ts'
+import { ControlStream } from './control.ts'
+import { agreeAsClient, agreeAsServer, type Medium, type Parties } from './handshake.ts'
+import type { FrameKind } from './records.ts'
+import { SealedChannel, type Side } from './sealed-channel.ts'
+import type { RekeyPolicy } from './sealer.ts'
 import { StreamSink } from './sink.ts'
 import { StreamSource } from './source.ts'
-import { withDeadline, withSignal } from './wait.ts'
-import { FailureSchema, type FrameHeader } from './wire_pb.ts'
+import { withDeadline } from './wait.ts'
+import { FailureSchema } from './wire_pb.ts'
 
 /** A message and the tensors that came with it; the tensors own their memory. */
 export interface Received<M> {
@@ -53,7 +51,7 @@ export interface Channel<Out, In> {
    */
   send (message: Out, tensors?: readonly Tensor[], signal?: AbortSignal): Promise<void>
   /**
-   * The next message. A message whose receiver gave up by its signal goes to the next call.
+   * The next message. One call at a time: a message whose receiver gave up by its signal goes to the next call.
    * Throws ChannelClosedError after the peer's goodbye, RemoteError with its reason, and the errors of errors.ts.
    */
   receive (signal?: AbortSignal): Promise<Received<In>>
@@ -66,7 +64,8 @@ export interface Channel<Out, In> {
 export interface ChannelOptions<Out extends Message, In extends Message> extends Parties {
   readonly outgoing: GenMessage<Out>
   readonly incoming: GenMessage<In>
-  readonly limits: ChannelLimits
+  /** What one frame may hold, in either direction. */
+  readonly limits: BodyLimits
   /** How long a receive may wait for a byte, or a send for the peer to take one; 15 minutes unless given, Infinity for ever. */
   readonly idleTimeoutMs?: number
   /** 30 s unless given. */
@@ -85,11 +84,6 @@ export async function acceptChannel<Out extends Message, In extends Message> (st
   return await establish(stream, options, 'server', signal)
 }
 
-/** What one frame may hold, in either direction. */
-export type ChannelLimits = BodyLimits
-
-type Side = 'client' | 'server'
-
 async function establish<Out extends Message, In extends Message> (stream: Stream, options: ChannelOptions<Out, In>, side: Side, signal?: AbortSignal): Promise<Channel<Out, In>> {
   const idleTimeoutMs = options.idleTimeoutMs ?? IDLE_TIMEOUT_MS
   const medium: Medium = { stream, source: new StreamSource(stream, idleTimeoutMs), sink: new StreamSink(stream, idleTimeoutMs) }
@@ -101,205 +95,5 @@ async function establish<Out extends Message, In extends Message> (stream: Strea
     const reason = error instanceof Error ? error : new Error(String(error))
     new ControlStream(stream, { outgoing: FailureSchema, incoming: FailureSchema }, medium.source, medium.sink).abort(reason)
     throw error
-  }
-}
-
-class SealedChannel<Out extends Message, In extends Message> implements Channel<Out, In> {
-  readonly sessionId: string
-  readonly remotePeer: PeerId
-  readonly #medium: Medium
-  readonly #options: ChannelOptions<Out, In>
-  readonly #sealer: FrameSealer
-  readonly #opener: FrameOpener
-  readonly #messages: AsyncGenerator<Received<In>>
-  /** Messages that were asked for by receivers which gave up. */
-  readonly #unclaimed: Array<Promise<Received<In>>> = []
-  #sentFrames = 0
-  #receivedFrames = 0
-  /** Why nothing more can be sent or received. */
-  #ended: Error | undefined
-  #saidGoodbye = false
-  /** The stream was reset while a frame was on its way: nothing can be said any more, and that frame still has its turn. */
-  #broken = false
-
-  constructor (medium: Medium, options: ChannelOptions<Out, In>, side: Side, { sessionId, c2s, s2c }: Agreement) {
-    this.#medium = medium
-    this.#options = options
-    this.sessionId = Buffer.from(sessionId).toString('hex')
-    this.remotePeer = options.remotePeer
-    const [sent, received] = side === 'client' ? ['c2s', 's2c'] as const : ['s2c', 'c2s'] as const
-    const secrets = { c2s, s2c }
-    const { protocol } = options
-    this.#sealer = new FrameSealer(secrets[sent], { protocol, sessionId, direction: sent }, options.rekey)
-    this.#opener = new FrameOpener(secrets[received], { protocol, sessionId, direction: received }, maxBodyBytes(options.limits))
-    for (const secret of [c2s, s2c]) secret.fill(0)
-    this.#messages = pipe(
-      medium.source,
-      (source: StreamSource) => decodeFrames(source, this.#opener),
-      (parts: AsyncIterable<FramePart<FrameHeader>>) => this.#openFrames(parts),
-      (frames: AsyncIterable<OpenedFrame>) => this.#parseMessages(frames)
-    )
-  }
-
-  get traffic (): Traffic {
-    const { source, sink } = this.#medium
-    return { sentBytes: sink.sentBytes, receivedBytes: source.receivedBytes, sentFrames: this.#sentFrames, receivedFrames: this.#receivedFrames }
-  }
-
-  async send (message: Out, tensors: readonly Tensor[] = [], signal?: AbortSignal): Promise<void> {
-    if (this.#ended !== undefined) throw this.#ended
-    const parts = encodeBody({ message: toBinary(this.#options.outgoing, message), tensors }, this.#options.limits)
-    await this.#medium.sink.exclusively(async () => {
-      if (this.#ended !== undefined) throw this.#ended
-      if (this.#saidGoodbye) throw new ChannelClosedError()
-      await this.#sendFrame('message', parts)
-    }, signal)
-  }
-
-  async receive (signal?: AbortSignal): Promise<Received<In>> {
-    signal?.throwIfAborted()
-    const next = this.#unclaimed.shift() ?? this.#next()
-    try {
-      return await withSignal(next, signal)
-    } catch (error) {
-      if (signal?.aborted === true && error === signal.reason) {
-        next.catch(() => {})
-        this.#unclaimed.unshift(next)
-      }
-      throw error
-    }
-  }
-
-  async close (signal?: AbortSignal): Promise<void> {
-    if (this.#ended !== undefined) return
-    try {
-      await withDeadline('the peer said no goodbye', CLOSE_TIMEOUT_MS, signal, async (deadline) => {
-        await this.#sayGoodbye(deadline)
-        for (;;) await this.receive(deadline)
-      })
-    } catch (error) {
-      this.#end(new ChannelClosedError())
-      if (!(error instanceof ChannelClosedError)) this.#medium.stream.abort(new ChannelClosedError())
-      signal?.throwIfAborted()
-    }
-  }
-
-  abort (error: Error): void {
-    if (this.#ended !== undefined) return
-    const { stream, sink } = this.#medium
-    tellAndReset(stream, sink, error, () => this.#saidGoodbye ? [] : this.#sealer.seal('failure', [toBinary(FailureSchema, failureOf(error))]))
-    this.#end(error)
-  }
-
-  async #next (): Promise<Received<In>> {
-    if (this.#ended !== undefined) throw this.#ended
-    try {
-      const next = await this.#messages.next()
-      if (next.done !== true) return next.value
-    } catch (error) {
-      // Where the session had ended already, abort changes nothing and its reason stands.
-      this.abort(error instanceof Error ? error : new Error(String(error)))
-      throw this.#reason() ?? error
-    }
-    throw this.#reason() ?? new ChannelClosedError()
-  }
-
-  async * #openFrames (parts: AsyncIterable<FramePart<FrameHeader>>): AsyncGenerator<OpenedFrame> {
-    for await (const part of parts) {
-      if (part.header !== undefined) {
-        this.#opener.begin(part.header, part.headerBytes)
-        continue
-      }
-      const frame = this.#opener.add(part.piece)
-      if (frame === undefined) continue
-      this.#receivedFrames++
-      this.#tellFrame('received', frame.kind, frame.header.sequence, frame.header.bodyLength)
-      yield frame
-    }
-    throw new FrameTruncatedError('without the peer\'s goodbye')
-  }
-
-  async * #parseMessages (frames: AsyncIterable<OpenedFrame>): AsyncGenerator<Received<In>> {
-    for await (const { kind, body } of frames) {
-      if (kind === 'failure') {
-        const error = remoteErrorOf(parse(FailureSchema, body))
-        this.#end(error)
-        this.#medium.stream.abort(error)
-        throw error
-      }
-      if (kind === 'end') {
-        await this.#sayGoodbye()
-        this.#end(new ChannelClosedError())
-        return
-      }
-      const { message, tensors } = decodeBody(body, this.#options.limits)
-      yield { message: parse(this.#options.incoming, message), tensors }
-    }
-  }
-
-  async #sayGoodbye (signal?: AbortSignal): Promise<void> {
-    const { sink, stream } = this.#medium
-    if (this.#broken) return
-    await sink.exclusively(async () => {
-      if (this.#saidGoodbye) return
-      this.#saidGoodbye = true
-      await withSignal(this.#sendFrame('end', []), signal)
-      await stream.close(signal === undefined ? {} : { signal })
-    }, signal)
-  }
-
-  /** A frame that fails half way ends the session: what follows it could not be read. */
-  async #sendFrame (kind: FrameKind, parts: readonly Uint8Array[]): Promise<void> {
-    try {
-      for (const record of this.#sealer.seal(kind, parts)) {
-        if (this.#ended !== undefined) throw this.#ended
-        await this.#medium.sink.write(record)
-      }
-    } catch (error) {
-      const reason = await this.#lastWords(error instanceof Error ? error : new Error(String(error)))
-      if (this.#ended !== undefined) throw this.#ended
-      this.#end(reason)
-      this.#medium.stream.abort(reason)
-      throw reason
-    }
-    this.#tellFrame('sent', kind, this.#sentFrames++, parts.reduce((sum, part) => sum + part.byteLength, 0))
-  }
-
-  /** Why the peer reset the stream, where it said so before and nobody has read it yet; otherwise the error. */
-  async #lastWords (error: Error): Promise<Error> {
-    if (!(error instanceof ChannelResetError) || this.#ended !== undefined) return error
-    this.#broken = true
-    this.#medium.source.fail(error)
-    try {
-      while ((await this.#messages.next()).done !== true);
-      return error
-    } catch (reason) {
-      return reason instanceof RemoteError ? reason : error
-    }
-  }
-
-  #tellFrame (direction: FrameInfo['direction'], kind: FrameKind, sequence: number, bodyBytes: number): void {
-    this.#options.onFrame?.({ direction, kind, sequence, bodyBytes, sealedBytes: sealedBytes(bodyBytes) })
-  }
-
-  #reason (): Error | undefined {
-    return this.#ended
-  }
-
-  /** Ends the session for all callers, and its keys. */
-  #end (reason: Error): void {
-    if (this.#ended !== undefined) return
-    this.#ended = reason
-    this.#sealer.destroy()
-    this.#opener.destroy()
-    this.#medium.source.fail(reason)
-  }
-}
-
-function parse<M extends Message> (schema: GenMessage<M>, bytes: Uint8Array): M {
-  try {
-    return fromBinary(schema, bytes)
-  } catch (error) {
-    throw new FrameMalformedError('its message cannot be read', error)
   }
 }

@@ -19,6 +19,9 @@ export const PAUSE_AT_BYTES = 4 * MiB
 /** Bytes queued above the stream at which it is resumed. */
 export const RESUME_AT_BYTES = MiB
 
+/** What a queued piece counts for at least: a peer may send its bytes one by one, and a view of one takes as much. */
+export const MIN_PIECE_BYTES = 256
+
 /** A sealed frame's header is five small fields, at most 34 bytes; unknown fields of later versions still fit. */
 export const MAX_FRAME_HEADER_BYTES = 128
 
@@ -42,6 +45,9 @@ export const MAX_HANDSHAKE_MESSAGE_BYTES = 4 * KiB
 
 /** A failure's message, as told to a peer and as believed from one. */
 export const MAX_FAILURE_MESSAGE_CHARS = 500
+
+/** The last frame of a session holds nothing, or a failure: a code of 62 characters, a message of up to three bytes a character, and their tags. */
+export const MAX_LAST_WORDS_BYTES = 2 * KiB
 
 /** Keys are replaced after this much plaintext: far below the 2^32 records of 1 MiB at which AES-GCM with counters must stop (NIST SP 800-38D). */
 export const REKEY_AFTER_BYTES = 16 * 2 ** 30

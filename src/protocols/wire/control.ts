@@ -1,4 +1,4 @@
-import { create, fromBinary, type Message, type MessageInitShape, toBinary } from '@bufbuild/protobuf'
+import { create, type Message, type MessageInitShape, toBinary } from '@bufbuild/protobuf'
 import type { GenMessage } from '@bufbuild/protobuf/codegenv2'
 import type { Stream } from '@libp2p/interface'
 import { Uint8ArrayList } from 'uint8arraylist'
@@ -6,6 +6,7 @@ import { ABORT_TIMEOUT_MS, CONTROL_TIMEOUT_MS, MAX_CONTROL_MESSAGE_BYTES, MAX_CO
 import { ChannelClosedError, FrameMalformedError, FrameTooLargeError } from './errors.ts'
 import { failureOf, remoteErrorOf } from './failure.ts'
 import { decodeFrames, encodeHead, type FrameFormat, type FramePart } from './framing.ts'
+import { parseMessage } from './parse.ts'
 import { StreamSink } from './sink.ts'
 import { StreamSource } from './source.ts'
 import { withSignal } from './wait.ts'
@@ -92,11 +93,7 @@ export class ControlStream<Out extends Message, In extends Message> {
     if (header === undefined) throw new FrameMalformedError('a payload without its message')
     const payload = await this.#readPayload(header.payloadLength)
     if (header.failure !== undefined) throw remoteErrorOf(header.failure)
-    try {
-      return { message: fromBinary(this.#options.incoming, header.message), payload }
-    } catch (error) {
-      throw new FrameMalformedError('its message cannot be read', error)
-    }
+    return { message: parseMessage(this.#options.incoming, header.message, 'its message'), payload }
   }
 
   async #readPayload (bytes: number): Promise<Uint8Array> {
@@ -119,12 +116,7 @@ function controlFormat (maxMessageBytes: number, maxPayloadBytes: number): Frame
   return {
     maxHeaderBytes: maxMessageBytes + CONTROL_HEADER_OVERHEAD_BYTES,
     parse (bytes) {
-      let header: ControlHeader
-      try {
-        header = fromBinary(ControlHeaderSchema, bytes)
-      } catch (error) {
-        throw new FrameMalformedError('its header cannot be read', error)
-      }
+      const header = parseMessage(ControlHeaderSchema, bytes, 'its header')
       if (header.message.byteLength > maxMessageBytes) throw new FrameTooLargeError('a message', header.message.byteLength, maxMessageBytes)
       if (header.payloadLength > maxPayloadBytes) throw new FrameTooLargeError('a payload', header.payloadLength, maxPayloadBytes)
       return { header, payloadBytes: header.payloadLength }

@@ -49,6 +49,13 @@ export class FrameTooLargeError extends MidspanError {
   }
 }
 
+/** A message that was read, and does not fit its protocol. */
+export class BadMessageError extends MidspanError {
+  constructor (message: string) {
+    super('E_BAD_MESSAGE', message)
+  }
+}
+
 /** The peers could not agree on keys. */
 export class HandshakeError extends MidspanError {
   constructor (why: string, cause?: unknown) {

@@ -2,6 +2,7 @@ import { create } from '@bufbuild/protobuf'
 import { MidspanError } from '../../errors.ts'
 import { MAX_FAILURE_MESSAGE_CHARS } from './constants.ts'
 import { RemoteError } from './errors.ts'
+import { plainText } from './text.ts'
 import { type Failure, FailureSchema } from './wire_pb.ts'
 
 const CODE = /^E_[A-Z0-9_]{1,60}$/
@@ -15,6 +16,6 @@ export function failureOf (error: unknown): Failure {
 
 /** The error that a peer's words become: a well-formed code, a bounded message without control characters. */
 export function remoteErrorOf (failure: Failure): RemoteError {
-  const message = failure.message.slice(0, MAX_FAILURE_MESSAGE_CHARS).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, ' ').trim()
+  const message = plainText(failure.message, MAX_FAILURE_MESSAGE_CHARS)
   return new RemoteError(CODE.test(failure.code) ? failure.code : 'E_REMOTE', message === '' ? 'the peer gave up' : message)
 }

@@ -1,17 +1,10 @@
-import { MidspanError } from '../../errors.ts'
 import { bytesPerElement, type Tensor } from '../../tensor.ts'
+import { BadMessageError } from './errors.ts'
 
 /** How rows are rounded before they are sealed. `int8` has a float32 scale a row beside its values. */
 export type WireType = 'fp32' | 'fp16' | 'int8'
 
 const valueType = { fp32: 'float32', fp16: 'float16', int8: 'int8' } as const
-
-/** Thrown when a peer's message does not fit the protocol. */
-export class BadMessageError extends MidspanError {
-  constructor (message: string) {
-    super('E_BAD_MESSAGE', message)
-  }
-}
 
 /** Bytes of `rows` rows of `hidden` values on the wire. */
 export function rowBytes (wire: WireType, rows: number, hidden: number): number {

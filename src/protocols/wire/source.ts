@@ -1,12 +1,12 @@
 import type { Stream, StreamCloseEvent, StreamMessageEvent } from '@libp2p/interface'
 import { MidspanError } from '../../errors.ts'
-import { PAUSE_AT_BYTES, RESUME_AT_BYTES } from './constants.ts'
+import { MIN_PIECE_BYTES, PAUSE_AT_BYTES, RESUME_AT_BYTES } from './constants.ts'
 import { ChannelResetError } from './errors.ts'
 import { startTimeout } from './wait.ts'
 
 /**
  * A stream's bytes, pulled. Listens from its construction, so construct it before the first await of a handler.
- * Holds at most PAUSE_AT_BYTES and one event above the stream, which is paused while its reader is slow
+ * Holds at most PAUSE_AT_BYTES and one event above the stream, small pieces counted as more than they are; it is paused while its reader is slow
  * (iterating a stream itself would buffer without bound).
  */
 export class StreamSource implements AsyncIterable<Uint8Array> {
@@ -45,7 +45,7 @@ export class StreamSource implements AsyncIterable<Uint8Array> {
       this.#chunks = []
       this.#first = 0
     }
-    this.#queuedBytes -= chunk.byteLength
+    this.#queuedBytes -= costOf(chunk)
     this.#resumeWhenLow()
     return chunk
   }
@@ -55,7 +55,7 @@ export class StreamSource implements AsyncIterable<Uint8Array> {
     if (bytes.byteLength === 0) return
     if (this.#first > 0) this.#chunks[--this.#first] = bytes
     else this.#chunks.unshift(bytes)
-    this.#queuedBytes += bytes.byteLength
+    this.#queuedBytes += costOf(bytes)
   }
 
   /** Wakes a waiting reader with this error, after what is queued. */
@@ -71,9 +71,10 @@ export class StreamSource implements AsyncIterable<Uint8Array> {
   readonly #onMessage = (event: StreamMessageEvent): void => {
     const { data } = event
     this.receivedBytes += data.byteLength
-    this.#queuedBytes += data.byteLength
-    if (data instanceof Uint8Array) this.#chunks.push(data)
-    else for (const chunk of data) this.#chunks.push(chunk)
+    for (const chunk of data instanceof Uint8Array ? [data] : data) {
+      this.#chunks.push(chunk)
+      this.#queuedBytes += costOf(chunk)
+    }
     if (this.#queuedBytes >= PAUSE_AT_BYTES && this.#stream.readStatus === 'readable') this.#stream.pause()
     this.#wake?.()
   }
@@ -109,4 +110,9 @@ export class StreamSource implements AsyncIterable<Uint8Array> {
       clearTimeout(timer)
     }
   }
+}
+
+/** The memory that a queued piece stands for. */
+function costOf ({ byteLength }: Uint8Array): number {
+  return Math.max(byteLength, MIN_PIECE_BYTES)
 }

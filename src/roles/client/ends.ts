@@ -4,7 +4,8 @@ import type { Batch } from '../../model/text/batches.ts'
 import { accumulate, GradientSum } from '../../model/training/accumulate.ts'
 import type { Ends, InputResiduals, Loss } from '../../model/training/ends.ts'
 import { sequencesOf, type Sequences } from '../../model/training/rows.ts'
-import { BadMessageError, checkRows, type WireType } from '../../protocols/wire/rows.ts'
+import { BadMessageError } from '../../protocols/wire/errors.ts'
+import { checkRows, type WireType } from '../../protocols/wire/rows.ts'
 import type { Tensor } from '../../tensor.ts'
 
 export interface ClientEndsComponents {

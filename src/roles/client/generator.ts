@@ -3,7 +3,8 @@ import { createSampler, type SamplingOptions } from '../../model/generation/samp
 import type { Boundary, Protection } from '../../model/privacy/boundary.ts'
 import type { ModelWeights } from '../../model/training/weights.ts'
 import { fromClient, type GenerateClientChannel } from '../../protocols/generate/messages.ts'
-import { BadMessageError, checkRows, type WireType } from '../../protocols/wire/rows.ts'
+import { BadMessageError } from '../../protocols/wire/errors.ts'
+import { checkRows, type WireType } from '../../protocols/wire/rows.ts'
 import { contextFields } from './fields.ts'
 
 export interface GeneratorComponents {

@@ -3,7 +3,7 @@ import { contextsFault, type Sequences } from '../../model/training/rows.ts'
 import { allowedPartitions } from '../../protocols/charter/client.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../protocols/train/constants.ts'
-import { BadMessageError } from '../../protocols/wire/rows.ts'
+import { BadMessageError } from '../../protocols/wire/errors.ts'
 import type { Span } from './members.ts'
 
 /** How a client says that its rows fall into sequences. */

@@ -1,10 +1,11 @@
 import { create } from '@bufbuild/protobuf'
-import { StringValueSchema, type StringValue } from '@bufbuild/protobuf/wkt'
+import { AnySchema, StringValueSchema, type StringValue } from '@bufbuild/protobuf/wkt'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { streamPair } from '@libp2p/utils'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import { UsageError } from '../../../src/errors.ts'
 import { acceptChannel, openChannel } from '../../../src/protocols/wire/channel.ts'
+import { CLOSE_TIMEOUT_MS } from '../../../src/protocols/wire/constants.ts'
 import { float32, int32, tensor } from '../../../src/tensor.ts'
 import { channelPair, identityOf, textOptions } from '../../helpers/channels.ts'
 
@@ -65,6 +66,28 @@ describe('a sealed channel', () => {
     await expect(client.send(text('late'))).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
     await expect(client.receive()).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
     await expect(server.send(text('late'))).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
+  })
+
+  it('ends where the peer says goodbye and takes no answer', async () => {
+    const streams = await streamPair()
+    const { client, server } = await channelPair({}, streams)
+    streams[1].close = async (options) => await new Promise<void>((_, reject) => { options?.signal?.addEventListener('abort', () => { reject(new Error('nobody took it')) }) })
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    onTestFinished(() => { vi.useRealTimers() })
+    const ended = server.receive().catch((error: unknown) => error)
+    const closed = client.close()
+    await vi.advanceTimersByTimeAsync(2 * CLOSE_TIMEOUT_MS)
+    expect(await ended).toMatchObject({ code: 'E_CHANNEL_CLOSED' })
+    expect(streams[1].status).toBe('aborted')
+    await closed
+  })
+
+  it('keeps nothing of fields that it does not know', async () => {
+    const [outbound, inbound] = await streamPair()
+    const options = await textOptions()
+    const [client, server] = await Promise.all([openChannel(outbound, { ...options.client, outgoing: AnySchema }), acceptChannel(inbound, options.server)])
+    await client.send(create(AnySchema, { typeUrl: 'known', value: new Uint8Array(10) }))
+    expect((await server.receive()).message).toEqual(text('known'))
   })
 
   it('delivers what was sent before both sides close at once', async () => {

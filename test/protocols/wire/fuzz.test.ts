@@ -9,7 +9,8 @@ import { decodeBody, encodeBody } from '../../../src/protocols/wire/body.ts'
 import { acceptChannel } from '../../../src/protocols/wire/channel.ts'
 import { ControlStream } from '../../../src/protocols/wire/control.ts'
 import { decodeLength, encodeHead, encodeLength } from '../../../src/protocols/wire/framing.ts'
-import { FrameOpener, FrameSealer } from '../../../src/protocols/wire/sealing.ts'
+import { FrameOpener } from '../../../src/protocols/wire/opener.ts'
+import { FrameSealer } from '../../../src/protocols/wire/sealer.ts'
 import { BodyHeaderSchema } from '../../../src/protocols/wire/wire_pb.ts'
 import { type DType, bytesPerElement, elementCount, fromBytes } from '../../../src/tensor.ts'
 import { textOptions } from '../../helpers/channels.ts'
@@ -79,6 +80,20 @@ describe('bytes of a peer', () => {
       const code = refusal(() => decodeBody(Uint8Array.from([...encodeLength(header.length), ...header]), limits))
       if (shape.length > 8 || shape.every((size) => size > 0)) expect(code).toBeDefined()
     }))
+  })
+
+  it('that describe too many tensors are refused before any is read', () => {
+    const descriptions = Buffer.concat([Buffer.from([0x12, 0, 0x12, 0, 0x12, 0, 0x12, 0, 0x12, 0]), Buffer.from([0x12, 1, 0xff])])
+    expect(refusal(() => decodeBody(Uint8Array.from([...encodeLength(descriptions.length), ...descriptions]), limits))).toBe('E_FRAME_TOO_LARGE')
+  })
+
+  it('that say goodbye, or why they give up, at length are refused before memory is taken', () => {
+    const secret = randomBytes(32)
+    for (const kind of ['end', 'failure'] as const) {
+      const opener = new FrameOpener(secret, binding, 10 * MiB)
+      const frame = Buffer.concat([...new FrameSealer(secret, binding).seal(kind, [new Uint8Array(MiB)])].flatMap((record) => [...record]))
+      expect(refusal(() => openFrame(opener, frame))).toBe('E_FRAME_TOO_LARGE')
+    }
   })
 
   it('are refused where any bit of a sealed frame was changed', () => {

@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { sequencesOf } from '../../../model/training/rows.ts'
 import { fromClient } from '../../../protocols/train/messages.ts'
-import { BadMessageError } from '../../../protocols/wire/rows.ts'
+import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { parseParameters } from '../../parameters.ts'
 import type { ClientCore } from '../core.ts'
 import { sequenceFields } from '../fields.ts'
