@@ -66,7 +66,7 @@ async function load (directory: string): Promise<number> {
     const start = performance.now()
     const source = await openModelDirectory(directory)
     const model = modelOf(source.config)
-    const weights = await ModelWeights.create(device, model, { targets: [], r: 1, alpha: 1, rslora: false, dropout: 0, seed: '' })
+    const weights = new ModelWeights(device, model, { targets: [], r: 1, alpha: 1, rslora: false, dropout: 0, seed: '' })
     await weights.loadEmbedding(source)
     await weights.loadBlocks(source, { first: 0, end: model.layers })
     await weights.loadHead(source)

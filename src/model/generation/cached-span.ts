@@ -44,7 +44,8 @@ export class CachedSpan {
     const { model } = this.#weights
     for (const { cache, count } of sequences) await cache.reserve(cache.length + count)
     const run = runKind(model, sequences)
-    const places = placesOf(model, sequences, run)
+    const rotations = await this.#weights.rotary.reaching(Math.max(...sequences.map(({ cache, count }) => cache.length + count)))
+    const places = { ...rotations, ...placesOf(model, sequences, run) }
     const inPlace = Object.fromEntries(sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]]))
     const blocks = await Promise.all(Array.from({ length: end - first }, async (_, i) => {
       const inputs: Record<string, AnyTensor | Passed> = { ...this.#weights.blockInputs(first + i), ...places, hidden: i === 0 ? hidden : { passed: 'output' } }

@@ -23,7 +23,7 @@ export class LocalGenerator {
 
   /** `'weights'` generates with the model as it is, in float32; `format` is that of weights frozen beside adapters. */
   static async load (device: Device, model: Model, source: WeightSource, trainable: Trainable = 'weights', format?: WeightFormat): Promise<LocalGenerator> {
-    const weights = await ModelWeights.create(device, model, trainable, format)
+    const weights = new ModelWeights(device, model, trainable, format)
     await weights.loadEmbedding(source)
     await weights.loadBlocks(source, { first: 0, end: model.layers })
     await weights.loadHead(source)

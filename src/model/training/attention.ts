@@ -1,9 +1,7 @@
 import type { Attention } from '../families/builder.ts'
-import { rotaryTables } from '../families/rotary.ts'
 import type { Model } from '../families/family.ts'
 import type { Dim, Graph, Value } from '../graph/graph.ts'
 import { add, greaterOrEqual, less, matmul, mul, range, reshape, rotaryEmbedding, softmax, sub, takeRows, transpose, where } from '../graph/operators/index.ts'
-import type { Device, DeviceTensor } from '../runtime/device.ts'
 
 /** Turns q or k [rows, heads * headSize] by the graph's inputs `positions` [rows, parts of a head], `cos` and `sin`. */
 export function rotate (graph: Graph, model: Model, x: Value, heads: number): Value {
@@ -27,12 +25,6 @@ function rotateRows (graph: Graph, model: Model, x: Value, positions: Value, hea
   // A sequence a row: the operator refuses a sequence longer than the tables, and packed rows may be many more than that.
   const turned = rotaryEmbedding(reshape(x, [rows, 1, width]), positions, cos!, sin!, { heads, interleaved, ...(size === width / heads ? {} : { rotaryDim: size }) })
   return reshape(turned, [rows, width])
-}
-
-/** The tables that `rotate` reads, on the device. */
-export async function uploadRotary (device: Device, model: Model): Promise<{ cos: DeviceTensor, sin: DeviceTensor }> {
-  const { cos, sin } = rotaryTables(model.rotary, model.maxPositions)
-  return { cos: await device.upload(cos), sin: await device.upload(sin) }
 }
 
 /**

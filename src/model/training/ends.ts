@@ -24,7 +24,7 @@ export interface Ends {
 
 /** Loads a client's part of a model: the embedding with the first blocks, the last blocks with the head. */
 export async function loadEnds (device: Device, model: Model, source: WeightSource, { inputBlocks, outputBlocks }: EndBlocks, trainable: Trainable, options: Omit<SpanOptions, 'weights'> = {}): Promise<Ends> {
-  const weights = await ModelWeights.create(device, model, trainable, options.format)
+  const weights = new ModelWeights(device, model, trainable, options.format)
   const shared = { ...options, weights }
   await weights.loadEmbedding(source)
   await weights.loadHead(source)

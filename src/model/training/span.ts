@@ -111,7 +111,7 @@ export class TrainableSpan {
   /** Loads blocks `[first, end)` with adapters as training starts, or to be trained themselves (`'weights'`). */
   static async load (device: Device, model: Model, source: WeightSource, span: Span, trainable: Trainable, { weights, format, policy = 'saved', residualBytes }: SpanOptions = {}): Promise<TrainableSpan> {
     if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers)) throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
-    const set = weights ?? await ModelWeights.create(device, model, trainable, format)
+    const set = weights ?? new ModelWeights(device, model, trainable, format)
     const residuals = new ResidualChoice(policy, residualBytes)
     const made = new Map<string, Promise<BlockExecutables>>()
     const blocks = await Promise.all(Array.from({ length: span.end - span.first }, async (_, i) => {
@@ -242,7 +242,7 @@ export class TrainableSpan {
   }
 
   async #layout (scope: Scope, sequences: Sequences): Promise<Residuals['layout']> {
-    const layout: Record<string, DeviceTensor> = {}
+    const layout: Record<string, DeviceTensor> = { ...await this.weights.rotary.reaching(Math.max(...sequences.lengths)) }
     for (const [name, part] of Object.entries<Tensor>({ ...rowLayout(sequences), ...grownTables(this.model.rotary, sequences.lengths.map(count => ({ from: 0, count }))) })) layout[name] = await scope.upload(part)
     return layout
   }

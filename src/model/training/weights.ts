@@ -6,8 +6,8 @@ import { blockTensor, blockWeights, embeddingWeight, headWeights, type WeightSpe
 import type { Program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import { DeviceError, type AnyTensor, type Device, type DeviceTensor, type Executable } from '../runtime/device.ts'
-import { uploadRotary } from './attention.ts'
 import { importedAdapters, initialAdapters } from './lora.ts'
+import { RotaryTables } from './rotary-tables.ts'
 import { blockTraining, parameterName, parameterNames, type BlockTraining, type Trainable } from './trainable.ts'
 import { endFormat, formatProgram, isQuantized, keptTensors, type RowType, type WeightFormat } from './weight-format.ts'
 
@@ -24,37 +24,34 @@ export class ModelWeights {
   readonly trainable: Trainable
   /** What frozen matrices of blocks are kept as; `endFormat` of it, those of the ends. */
   readonly format: WeightFormat
+  /** What heads turn by. */
+  readonly rotary: RotaryTables
   /** What programs over these weights depend on: equal keys, equal programs. */
   readonly key: string
   /** Adapters as `${layer}.${module}.lora_A` or `.lora_B`, or weights by their names in the checkpoint. Optimisers step them in place. */
   readonly trained = new Map<string, DeviceTensor>()
   readonly #frozen = new Map<string, DeviceTensor>()
   readonly #fixed = new Map<string, Promise<Executable>>()
-  readonly #rotary: { cos: DeviceTensor, sin: DeviceTensor }
   /** By block, like the next two: all are asked for at every step and token of every block. */
   readonly #training: readonly BlockTraining[]
   readonly #programKeys: readonly string[]
   /** The inputs of its programs that say which block it is, each with the name of its tensor here. */
   readonly #blockTensors: ReadonlyArray<ReadonlyArray<readonly [input: string, tensor: string]>>
 
-  constructor (device: Device, model: Model, trainable: Trainable, format: WeightFormat, rotary: { cos: DeviceTensor, sin: DeviceTensor }) {
+  /** An empty set. `format` is that of what is frozen; trained weights are float32. */
+  constructor (device: Device, model: Model, trainable: Trainable, format: WeightFormat = 'fp32') {
     this.device = device
     this.model = model
     this.trainable = trainable
     this.format = trainable === 'weights' ? 'fp32' : format
     this.key = JSON.stringify([model, trainable === 'weights' ? trainable : { ...trainable, seed: '' }, this.format, device.compute])
-    this.#rotary = rotary
+    this.rotary = new RotaryTables(device, model)
     this.#training = Array.from({ length: model.layers }, (_, layer) => blockTraining(model, trainable, layer))
     this.#programKeys = this.#training.map(({ adapters, weights }, layer) => JSON.stringify([kindOf(model, layer), adapters !== undefined, weights, this.key]))
     this.#blockTensors = this.#training.map((training, layer) => [
       ...blockWeights(model).flatMap(weight => [...keptTensors(weight, this.blockFormat(layer)).keys()].map(name => [name, blockTensor(model, layer, name)] as const)),
       ...parameterNames(model, training).map(name => [name, parameterName(model, layer, name)] as const)
     ])
-  }
-
-  /** An empty set. `format` is that of what is frozen; trained weights are float32. */
-  static async create (device: Device, model: Model, trainable: Trainable, format: WeightFormat = 'fp32'): Promise<ModelWeights> {
-    return new ModelWeights(device, model, trainable, format, await uploadRotary(device, model))
   }
 
   /** Loads a span's weights, and adapters as training starts, unless they are here. */
@@ -112,9 +109,7 @@ export class ModelWeights {
 
   /** The inputs of a block's program that say which block it is. */
   blockInputs (layer: number): Record<string, DeviceTensor> {
-    const inputs: Record<string, DeviceTensor> = { ...this.#rotary }
-    for (const [input, name] of this.#blockTensors[layer]!) inputs[input] = this.#tensor(name)
-    return inputs
+    return Object.fromEntries(this.#blockTensors[layer]!.map(([input, name]) => [input, this.#tensor(name)]))
   }
 
   /** The inputs that programs of the ends take for these weights, named as in the checkpoint. */
@@ -167,7 +162,8 @@ export class ModelWeights {
   }
 
   free (): void {
-    this.device.free(...this.trained.values(), ...this.#frozen.values(), this.#rotary.cos, this.#rotary.sin)
+    this.device.free(...this.trained.values(), ...this.#frozen.values())
+    this.rotary.free()
     for (const executable of this.#fixed.values()) void executable.then(async ({ close }) => { await close() }).catch(() => {}) // a device that is closed has none left
     this.trained.clear()
     this.#frozen.clear()

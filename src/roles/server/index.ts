@@ -58,7 +58,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
   const device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
 
   const source = charter.adapters.initial === undefined ? directory : withAdapter(directory, await SafetensorsFile.open(context.paths.adapter))
-  const weights = await ModelWeights.create(device, model, trainableOf(charter), format)
+  const weights = new ModelWeights(device, model, trainableOf(charter), format)
   const blocks = await TrainableSpan.load(device, model, source, span, trainableOf(charter), { weights, policy: residuals, residualBytes })
   // What is the same for all holders of a block, the server knows too: it brings back clients that missed rounds.
   if (charter.ends.mode !== 'personal') await weights.loadTrained(source, { first: 0, end: model.layers })

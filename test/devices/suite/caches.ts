@@ -17,7 +17,7 @@ export function caches ({ device, tolerance }: Subject): void {
     const golden = readModelGolden(name)
     const model = modelOf(golden.config)
     const span = { first: 0, end: model.layers }
-    const weights = await ModelWeights.create(device(), model, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
+    const weights = new ModelWeights(device(), model, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
     await weights.loadBlocks(memorySource(baseWeights(golden)), span)
     await weights.setTrained(loraWeights(golden))
     const starts = [0, golden.ids[0]!.length]
@@ -43,7 +43,7 @@ export function caches ({ device, tolerance }: Subject): void {
     const golden = readModelGolden('llama/gqa')
     const model = modelOf(golden.config)
     const span = { first: 0, end: model.layers }
-    const weights = await ModelWeights.create(device(), model, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
+    const weights = new ModelWeights(device(), model, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
     await weights.loadBlocks(memorySource(baseWeights(golden)), span)
     await weights.setTrained(loraWeights(golden))
     const blocks = new CachedSpan(weights)

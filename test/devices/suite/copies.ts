@@ -45,7 +45,7 @@ export function copies ({ device }: Subject): void {
 
   it('a generated token copies its id in and its logits out: weights and caches stay', async () => {
     const model = modelOf(golden.config)
-    const weights = await ModelWeights.create(device(), model, trainable)
+    const weights = new ModelWeights(device(), model, trainable)
     await weights.loadEmbedding(memorySource(baseWeights(golden)))
     await weights.loadHead(memorySource(baseWeights(golden)))
     await weights.loadBlocks(memorySource(baseWeights(golden)), { first: 0, end: model.layers })

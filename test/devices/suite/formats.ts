@@ -20,7 +20,7 @@ export function formats ({ device, tolerance }: Subject): void {
 
   /** What a span gives forward and backward, and what its cached blocks give for the first sequence. */
   const computed = async (source: WeightSource, format: WeightFormat): Promise<Record<'hidden' | 'gradient' | 'cached', Float32Array>> => {
-    const weights = await ModelWeights.create(device(), model, { ...golden.lora, dropout: 0, rslora: false, seed: '' }, format)
+    const weights = new ModelWeights(device(), model, { ...golden.lora, dropout: 0, rslora: false, seed: '' }, format)
     const blocks = await TrainableSpan.load(device(), model, source, span, weights.trainable, { weights })
     await weights.setTrained(loraWeights(golden))
     const { hidden, residuals } = await blocks.forward({ hidden: decodeTensor(golden.loraHidden[0]!), lengths }, { keepResiduals: true })

@@ -18,7 +18,7 @@ const TOLERANCE = 1e-5
 async function setUp (name: string) {
   const golden = readModelGolden(name)
   const model = modelOf(golden.config)
-  const weights = await ModelWeights.create(device, model, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
+  const weights = new ModelWeights(device, model, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
   const span = { first: 0, end: model.layers }
   await weights.loadBlocks(memorySource(baseWeights(golden)), span)
   await weights.setTrained(loraWeights(golden))

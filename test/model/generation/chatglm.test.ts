@@ -44,7 +44,7 @@ describe.each(chatglmRevisions)('generation with the original ChatGLM, revision 
     const { golden, model, source } = setUp(revision)
     const before = await device.memory()
     const ends = await loadEnds(device, model, source, { inputBlocks, outputBlocks }, 'weights')
-    const middle = await ModelWeights.create(device, model, 'weights')
+    const middle = new ModelWeights(device, model, 'weights')
     const span = { first: inputBlocks, end: model.layers - outputBlocks }
     await middle.loadBlocks(source, span)
     const server = new CachedSpan(middle)
@@ -80,7 +80,7 @@ describe.each(chatglmRevisions)('generation with the original ChatGLM, revision 
 
   it('computes the hidden states of a whole sequence at once', async () => {
     const { golden, model, source } = setUp(revision)
-    const weights = await ModelWeights.create(device, model, 'weights')
+    const weights = new ModelWeights(device, model, 'weights')
     const span = { first: 0, end: model.layers }
     await weights.loadBlocks(source, span)
     const blocks = new CachedSpan(weights)
@@ -154,7 +154,7 @@ describe('CachedSpan of a model that reads prompts in both directions', () => {
 
   it('refuses a prompt in pieces, and rows without their context', async () => {
     const { golden, model, source } = setUp('130528')
-    const weights = await ModelWeights.create(device, model, 'weights')
+    const weights = new ModelWeights(device, model, 'weights')
     const span = { first: 0, end: 1 }
     await weights.loadBlocks(source, span)
     const cache = await SequenceCache.create(device, model, span, 32)

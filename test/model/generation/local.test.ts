@@ -38,7 +38,7 @@ describe.skipIf(!hasData('stories260K-hf'))('greedy generation with stories260K'
     const before = await device.memory()
     const ends = await loadEnds(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
     const client = await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 257)
-    const middle = await ModelWeights.create(device, model, 'weights')
+    const middle = new ModelWeights(device, model, 'weights')
     const span = { first: inputBlocks, end: model.layers - outputBlocks }
     await middle.loadBlocks(directory, span)
     const server = new CachedSpan(middle)

@@ -68,7 +68,7 @@ describe('ModelWeights', () => {
   /** Bytes that a block's matrices take; sizes are whole blocks, so that nothing is filled up. */
   async function matrixBytes (format: WeightFormat): Promise<number> {
     const model = modelOf({ ...golden.config, hidden_size: 64, intermediate_size: 128 })
-    const weights = await ModelWeights.create(device, model, { ...adapters, targets: [] }, format)
+    const weights = new ModelWeights(device, model, { ...adapters, targets: [] }, format)
     const before = (await device.memory()).heldBytes
     await weights.loadBlocks(memorySource(new Map(blockWeights(model).map(({ name, shape }) => [blockTensor(model, 0, name), float32(shape, new Float32Array(elementCount(shape)))]))), { first: 0, end: 1 })
     const { heldBytes } = await device.memory()
@@ -84,7 +84,7 @@ describe('ModelWeights', () => {
   })
 
   it('keeps what is trained in float32, whatever the format', async () => {
-    const weights = await ModelWeights.create(device, modelOf(golden.config), 'weights', 'int4')
+    const weights = new ModelWeights(device, modelOf(golden.config), 'weights', 'int4')
     await weights.loadHead(memorySource(baseWeights(golden)))
     expect(weights.format).toBe('fp32')
     expect([...weights.trained.values()].every(({ dtype }) => dtype === 'float32')).toBe(true)
