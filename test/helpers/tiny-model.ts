@@ -31,10 +31,11 @@ export function shapesOf (config: Config): Record<string, readonly number[]> {
 }
 
 /** Writes a model directory of five blocks and 16 hidden units with random weights, the same ones each time: it says nothing, but trains in milliseconds. */
-export async function writeTinyModel (directory: string): Promise<void> {
+export async function writeTinyModel (directory: string, changes: Config = {}): Promise<void> {
+  const config = { ...CONFIG, ...changes }
   await mkdir(directory, { recursive: true })
-  await writeSafetensors(join(directory, 'model.safetensors'), baseWeights({ seed: 'tiny', shapes: shapesOf(CONFIG) }))
-  await writeFile(join(directory, 'config.json'), JSON.stringify(CONFIG))
+  await writeSafetensors(join(directory, 'model.safetensors'), baseWeights({ seed: 'tiny', shapes: shapesOf(config) }))
+  await writeFile(join(directory, 'config.json'), JSON.stringify(config))
   await writeFile(join(directory, 'tokenizer.json'), JSON.stringify(TOKENIZER))
 }
 

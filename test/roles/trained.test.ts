@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { openModelDirectory } from '../../src/model/checkpoint/directory.ts'
-import { writePeftAdapter, type PeftAdapter } from '../../src/model/checkpoint/peft.ts'
+import { peftBiasName, peftTensorName, writePeftAdapter, type PeftAdapter } from '../../src/model/checkpoint/peft.ts'
 import { modelOf } from '../../src/model/families/index.ts'
 import type { Device } from '../../src/model/runtime/device.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
@@ -11,7 +11,7 @@ import { loadDataset } from '../../src/model/text/dataset.ts'
 import { Batches } from '../../src/model/text/batches.ts'
 import { loadTokenizer } from '../../src/model/text/load.ts'
 import { LocalTrainer } from '../../src/model/training/local.ts'
-import type { AdapterTraining } from '../../src/model/training/trainable.ts'
+import { isAdapter, type AdapterTraining } from '../../src/model/training/trainable.ts'
 import type { FoundOptions } from '../../src/node/found.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { formulaLora, relativeError } from '../helpers/golden.ts'
@@ -46,8 +46,8 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
   const data = (client: number): string => join(root, `${client}.jsonl`)
 
   /** The rounds of three clients, in which all of them are. */
-  async function trained<T> (changes: Partial<FoundOptions>, use: (federation: TestFederation) => Promise<T>): Promise<T> {
-    const federation = await startFederation({ model: path, charter: { ...charter, ...changes }, clients: mixedPartitions, identities: 'trained' })
+  async function trained<T> (changes: Partial<FoundOptions>, use: (federation: TestFederation) => Promise<T>, model = path): Promise<T> {
+    const federation = await startFederation({ model, charter: { ...charter, ...changes }, clients: mixedPartitions, identities: 'trained' })
     try {
       await Promise.all(federation.clients.map(async (client, index) => await client.train({ data: data(index), rounds: ROUNDS, ...work })))
       return await use(federation)
@@ -57,8 +57,8 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
   }
 
   /** The same on one machine. */
-  async function centralised (trainable: AdapterTraining, imported: ReadonlyMap<string, Tensor> = new Map()): Promise<Map<string, Tensor>> {
-    const directory = await openModelDirectory(path)
+  async function centralised (trainable: AdapterTraining, { model = path, imported = new Map<string, Tensor>() } = {}): Promise<Map<string, Tensor>> {
+    const directory = await openModelDirectory(model)
     const base = new Map(await Promise.all(directory.tensorNames().map(async (name) => [name, await directory.read(name)] as const)))
     const trainer = await LocalTrainer.load(device, modelOf(directory.config), memorySource(new Map([...base, ...imported])), { trainable, optimizer })
     const tokenizer = await loadTokenizer(path)
@@ -98,6 +98,25 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
     })
   })
 
+  it.each([['all', 7], ['lora_only', 2]] as const)('is, with biases beside adapters (%s), what one machine trains', async (bias, biasesPerBlock) => {
+    const model = join(root, `biased-${bias}`)
+    await writeTinyModel(model, { attention_bias: true, mlp_bias: true })
+    await trained({ trainBias: bias }, async (federation) => {
+      const expected = await centralised({ ...adapters, bias }, { model })
+      const exported = await federation.clients[2]!.export(join(root, `biases-${bias}`))
+      const base = await openModelDirectory(model)
+      const biases = [...expected.keys()].filter((name) => name.endsWith('.bias'))
+      expect(biases).toHaveLength(5 * biasesPerBlock)
+      expect(exported.tensors.size).toBe(expected.size)
+      for (const [name, { data }] of expected) {
+        const isAdapted = adapters.targets.includes(name.split('.').at(-2)!)
+        const { data: actual } = exported.tensors.get(isAdapter(name) ? peftTensorName('model.layers', name) : peftBiasName(name, isAdapted))!
+        expect(relativeError(actual as Float32Array, data as Float32Array), name).toBeLessThan(TOLERANCE)
+        if (!isAdapter(name)) expect(relativeError(actual as Float32Array, (await base.read(name)).data as Float32Array), name).toBeGreaterThan(1e-3)
+      }
+    }, model)
+  })
+
   it('is exported only merged where every block is whole', async () => {
     const federation = await startFederation({ model: path, charter: { ...charter, trainBlocks: [0, 1, 2, 3, 4] }, clients: [] })
     try {
@@ -123,7 +142,7 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
     const config = join(root, 'adapter', 'adapter_config.json')
     await writeFile(config, JSON.stringify({ ...JSON.parse(await readFile(config, 'utf8')) as object, lora_alpha: 3, use_rslora: true })) // as newer releases of PEFT write it
     await trained({ adapter: join(root, 'adapter') }, async (federation) => {
-      const expected = await centralised({ ...adapters, r: 2, alpha: 3, rslora: true, targets: ['q_proj', 'v_proj'], imported: true }, tensors)
+      const expected = await centralised({ ...adapters, r: 2, alpha: 3, rslora: true, targets: ['q_proj', 'v_proj'], imported: true }, { imported: tensors })
       const exported = await federation.clients[1]!.export(join(root, 'exported'))
       expect(exported).toMatchObject({ r: 2, alpha: 3 * Math.sqrt(2), targets: ['q_proj', 'v_proj'] })
       expect(exported.tensors.size).toBe(expected.size)
