@@ -17,7 +17,7 @@ path, threads, targets, r, alpha, learning_rate, max_norm = sys.argv[1:]
 torch.set_num_threads(int(threads))
 transformers.utils.logging.disable_progress_bar()
 IGNORED = -100
-PRODUCT = 2048
+PRODUCT = 2064
 
 
 def load():
