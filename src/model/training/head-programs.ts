@@ -3,7 +3,7 @@ import type { Model } from '../families/family.ts'
 import { embeddingWeight, headWeight } from '../families/weights.ts'
 import { differentiate } from '../graph/differentiate.ts'
 import { Graph, type Value } from '../graph/graph.ts'
-import { cast, gatherElements, logSumExp, reduceSum, reshape, sub, takeRows } from '../graph/operators/index.ts'
+import { cast, crossEntropy, reduceSum, takeRows } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
 import { weightProduct, weightRows, type WeightFormat } from './weight-format.ts'
 
@@ -52,9 +52,8 @@ export function lossGradientProgram (model: Model, format: WeightFormat, paramet
 
 function lossGraph (model: Model, format: WeightFormat): HeadGraph & { loss: Value } {
   const head = headGraph(model, format)
-  const targets = reshape(head.graph.input('targets', 'int32', ['taken']), ['taken', 1])
-  const loss = reduceSum(sub(logSumExp(head.logits, [-1], true), gatherElements(head.logits, targets, 1)))
-  return { ...head, loss }
+  const targets = cast(head.graph.input('targets', 'int32', ['taken']), 'int64')
+  return { ...head, loss: reduceSum(crossEntropy(head.logits, targets)) }
 }
 
 /** Input `ids` int32 [rows] and the embedding under its name in the checkpoint, as `format` keeps it; output `hidden` [rows, hidden]. */
