@@ -106,14 +106,24 @@ export async function openModelDirectory (path: string): Promise<ModelDirectory>
   return new ModelDirectory(path, config, generationConfig, companionFiles.filter(name => present.includes(name)), await openWeights(path, present))
 }
 
-/** Reads a file that must hold a JSON object. */
-export async function readJsonObject (path: string): Promise<Record<string, unknown>> {
+/** Reads a file beside the weights. Throws ModelDirectoryError for what cannot be read, is no file, or is too large to be meant. */
+export async function readCompanion (path: string): Promise<Buffer> {
   const found = await stat(path).catch((error: unknown) => { throw new ModelDirectoryError(`${path} cannot be read: ${(error as Error).message}`, 'check the path, its permissions and, where it is a link, its target', error) })
   if (!found.isFile()) throw new ModelDirectoryError(`${path} is no file`)
   if (found.size > maxCompanionBytes) throw new ModelDirectoryError(`${path} has ${found.size} bytes; at most ${maxCompanionBytes} are read`)
+  try {
+    return await readFile(path)
+  } catch (error) {
+    throw new ModelDirectoryError(`${path} cannot be read: ${(error as Error).message}`, 'check its permissions', error)
+  }
+}
+
+/** Reads a file that must hold a JSON object. Throws ModelDirectoryError. */
+export async function readJsonObject (path: string): Promise<Record<string, unknown>> {
+  const text = (await readCompanion(path)).toString()
   let value: unknown
   try {
-    value = JSON.parse(await readFile(path, 'utf8'))
+    value = JSON.parse(text)
   } catch (error) {
     throw new ModelDirectoryError(`${path} is not valid JSON`, undefined, error)
   }
@@ -121,7 +131,8 @@ export async function readJsonObject (path: string): Promise<Record<string, unkn
   return value as Record<string, unknown>
 }
 
-async function listFiles (path: string): Promise<string[]> {
+/** The names of what a directory holds. Throws ModelDirectoryError. */
+export async function listFiles (path: string): Promise<string[]> {
   try {
     return await readdir(path)
   } catch (error) {

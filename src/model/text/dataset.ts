@@ -87,7 +87,7 @@ export async function loadDataset (path: string, tokenizer: Tokenizer, { maxLeng
 /** Encodes a record, marking the tokens that count. Returns a reason where it cannot be used. */
 export function encodeRecord (record: DataRecord, tokenizer: Tokenizer, lossOn: DatasetOptions['lossOn']): Example | { readonly reason: string } {
   try {
-    if (record.kind === 'chat') return encodeChat(record.messages, tokenizer, lossOn)
+    if (record.kind === 'chat') return encodeChat(record, tokenizer, lossOn)
   } catch (error) {
     if (error instanceof TokenizerError) return { reason: error.message }
     throw error
@@ -107,7 +107,7 @@ function encodeAnswer (context: readonly number[], answer: string, tokenizer: To
   return { ids, lossMask: mask(ids.length, [[context.length, ids.length]]) }
 }
 
-function encodeChat (messages: Extract<DataRecord, { kind: 'chat' }>['messages'], tokenizer: Tokenizer, lossOn: DatasetOptions['lossOn']): Example {
+function encodeChat ({ messages, learnFrom }: Extract<DataRecord, { kind: 'chat' }>, tokenizer: Tokenizer, lossOn: DatasetOptions['lossOn']): Example {
   const encode = (count: number, addGenerationPrompt: boolean): number[] => tokenizer.encodeChat(messages.slice(0, count), { addGenerationPrompt })
   if (tokenizer.answersContexts) {
     const last = messages.findLastIndex(({ role }) => role === 'assistant')
@@ -116,7 +116,7 @@ function encodeChat (messages: Extract<DataRecord, { kind: 'chat' }>['messages']
   const ids = Int32Array.from(encode(messages.length, false))
   if (lossOn === 'all') return { ids, lossMask: mask(ids.length, [[0, ids.length]]) }
   const turns = messages.flatMap(({ role }, i): Array<[number, number]> => {
-    if (role !== 'assistant') return []
+    if (role !== 'assistant' || i < learnFrom) return []
     return [[i === 0 ? 0 : commonLength(encode(i, true), ids), commonLength(encode(i + 1, false), ids)]]
   })
   return { ids, lossMask: mask(ids.length, turns) }

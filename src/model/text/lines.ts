@@ -1,4 +1,5 @@
-import { open } from 'node:fs/promises'
+import { open, stat, type FileHandle } from 'node:fs/promises'
+import { DatasetError } from './errors.ts'
 
 /** A line may not be longer: beyond it the file is not what it seems, and memory is at stake. */
 export const maxLineBytes = 4 * 1024 * 1024
@@ -8,10 +9,10 @@ const newline = 0x0a
 /** One line of a file without its end, or why it cannot be used. `line` counts from 1. */
 export type Line = { readonly line: number, readonly text: string } | { readonly line: number, readonly reason: string }
 
-/** Reads a UTF-8 file line by line in bounded memory. Lines that are too long or not UTF-8 come as reasons. */
+/** Reads a UTF-8 file line by line in bounded memory. Lines that are too long or not UTF-8 come as reasons. Throws DatasetError for what is no readable file. */
 export async function * readLines (path: string, signal?: AbortSignal): AsyncGenerator<Line> {
   const decoder = new TextDecoder('utf-8', { fatal: true })
-  const handle = await open(path, 'r')
+  const handle = await openFile(path)
   const stream = handle.createReadStream({ highWaterMark: 256 * 1024 })
   let line = 1
   let held: Uint8Array[] = []
@@ -43,6 +44,15 @@ export async function * readLines (path: string, signal?: AbortSignal): AsyncGen
   } finally {
     stream.destroy()
   }
+}
+
+async function openFile (path: string): Promise<FileHandle> {
+  try {
+    if ((await stat(path)).isFile()) return await open(path, 'r')
+  } catch (error) {
+    throw new DatasetError(`${path} cannot be read: ${(error as Error).message}`, 'check the path and its permissions', error)
+  }
+  throw new DatasetError(`${path} is no file`, 'name a file with records')
 }
 
 function decodeLine (decoder: TextDecoder, line: number, bytes: Uint8Array): Line {

@@ -1,5 +1,6 @@
-import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { listFiles, readCompanion, readJsonObject } from '../checkpoint/directory.ts'
+import { ModelDirectoryError } from '../checkpoint/errors.ts'
 import { readChatTemplate, type ChatTemplate } from './chat-template.ts'
 import type { TokenEngine } from './engine.ts'
 import { TokenizerError } from './errors.ts'
@@ -12,15 +13,12 @@ import { SentencePieceModel } from './sentencepiece/model.ts'
 import type { Json } from './tokenizer-config.ts'
 import { Tokenizer } from './tokenizer.ts'
 
-/** A tokenizer.json of a large vocabulary takes about 20 MB. */
-const maxFileBytes = 256 * 1024 * 1024
-
 /** Loads the tokenizer of a Hugging Face directory. Throws TokenizerError, naming the file, for what is missing or broken. */
 export async function loadTokenizer (dir: string): Promise<Tokenizer> {
-  const [tokenizerConfig = {}, config = {}, generationConfig = {}] = await Promise.all(
-    ['tokenizer_config.json', 'config.json', 'generation_config.json'].map(async name => await readJson(join(dir, name))))
-  const { engine, builtIn } = await openEngine(dir, chatGlmVersion(tokenizerConfig, config), tokenizerConfig, config)
-  const jinja = await readBytes(join(dir, 'chat_template.jinja'))
+  const files = await DirectoryFiles.list(dir)
+  const [tokenizerConfig = {}, config = {}, generationConfig = {}] = await Promise.all(['tokenizer_config.json', 'config.json', 'generation_config.json'].map(async name => await files.json(name)))
+  const { engine, builtIn } = await openEngine(dir, files, tokenizerConfig, config)
+  const jinja = await files.bytes('chat_template.jinja')
   return new Tokenizer(engine, { tokenizerConfig, config, generationConfig, chatTemplate: readChatTemplate(jinja?.toString(), tokenizerConfig) ?? builtIn })
 }
 
@@ -30,23 +28,24 @@ interface Opened {
   readonly builtIn?: ChatTemplate
 }
 
-async function openEngine (dir: string, version: 1 | 2 | 3 | undefined, tokenizerConfig: Json, config: Json): Promise<Opened> {
-  const tokenizerPath = join(dir, 'tokenizer.json')
-  const tokenizer = await readJson(tokenizerPath)
+async function openEngine (dir: string, files: DirectoryFiles, tokenizerConfig: Json, config: Json): Promise<Opened> {
+  const tokenizer = await files.json('tokenizer.json')
   if (tokenizer !== undefined) {
     try {
       return { engine: huggingFaceEngine(tokenizer, tokenizerConfig) }
     } catch (error) {
-      throw new TokenizerError(`${tokenizerPath} cannot be used: ${error instanceof Error ? error.message : String(error)}`, undefined, error)
+      throw new TokenizerError(`${join(dir, 'tokenizer.json')} cannot be used: ${error instanceof Error ? error.message : String(error)}`, undefined, error)
     }
   }
-  const path = join(dir, version === 1 ? 'ice_text.model' : 'tokenizer.model')
-  const bytes = await readBytes(path)
-  if (bytes === undefined) throw new TokenizerError(`${dir} has no tokenizer.json and no ${version === 1 ? 'ice_text.model' : 'tokenizer.model'}`, 'download the tokenizer beside the weights')
+  const version = chatGlmVersion(tokenizerConfig, config)
+  const name = version === 1 ? 'ice_text.model' : 'tokenizer.model'
+  const bytes = await files.bytes(name)
+  if (bytes === undefined) throw new TokenizerError(`${dir} has no tokenizer.json and no ${name}`, 'download the tokenizer beside the weights')
+  const path = join(dir, name)
   const file = parseModelFile(bytes, path)
   if (version === 1) return { engine: chatGlmEngine(file, path, tokenizerConfig, config), builtIn: glmTemplate(1) }
   const model = new SentencePieceModel(file, path)
-  if (version === undefined) return { engine: llamaEngine(model, tokenizerConfig, await readJson(join(dir, 'added_tokens.json')) ?? {}) }
+  if (version === undefined) return { engine: llamaEngine(model, tokenizerConfig, await files.json('added_tokens.json') ?? {}) }
   return { engine: chatGlm23Engine(model, version), builtIn: glmTemplate(version) }
 }
 
@@ -61,26 +60,29 @@ function chatGlmVersion (tokenizerConfig: Json, config: Json): 1 | 2 | 3 | undef
   return /chatglm2|codegeex2/.test(names) ? 2 : 3
 }
 
-async function readBytes (path: string): Promise<Buffer | undefined> {
-  try {
-    const { size } = await stat(path)
-    if (size > maxFileBytes) throw new TokenizerError(`${path} has ${size} bytes; at most ${maxFileBytes} are read`)
-    return await readFile(path)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw error
+/** Reads the files of a directory by their names; undefined for what is not there. Throws TokenizerError. */
+class DirectoryFiles {
+  readonly #path: string
+  readonly #present: ReadonlySet<string>
+
+  private constructor (path: string, present: ReadonlySet<string>) {
+    this.#path = path
+    this.#present = present
+  }
+
+  static async list (path: string): Promise<DirectoryFiles> {
+    return new DirectoryFiles(path, new Set(await named(listFiles(path))))
+  }
+
+  async bytes (name: string): Promise<Buffer | undefined> {
+    return this.#present.has(name) ? await named(readCompanion(join(this.#path, name))) : undefined
+  }
+
+  async json (name: string): Promise<Json | undefined> {
+    return this.#present.has(name) ? await named(readJsonObject(join(this.#path, name))) : undefined
   }
 }
 
-async function readJson (path: string): Promise<Json | undefined> {
-  const bytes = await readBytes(path)
-  if (bytes === undefined) return undefined
-  let value: unknown
-  try {
-    value = JSON.parse(bytes.toString())
-  } catch (error) {
-    throw new TokenizerError(`${path} is not valid JSON`, undefined, error)
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new TokenizerError(`${path} does not hold a JSON object`)
-  return value as Json
+async function named<T> (reading: Promise<T>): Promise<T> {
+  return await reading.catch((error: unknown) => { throw error instanceof ModelDirectoryError ? new TokenizerError(error.message, error.next, error) : error })
 }

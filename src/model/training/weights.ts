@@ -1,5 +1,6 @@
 import type { Tensor } from '../../tensor.ts'
 import type { TensorSource } from '../checkpoint/directory.ts'
+import { TensorMismatchError } from '../checkpoint/errors.ts'
 import { readAhead } from '../checkpoint/read-ahead.ts'
 import { kindOf, type Model, type Span } from '../families/family.ts'
 import { blockTensor, blockWeights, embeddingWeight, headWeights, type WeightSpec } from '../families/weights.ts'
@@ -195,6 +196,7 @@ export class ModelWeights {
     const added: Array<() => void> = []
     try {
       for await (const [weight, value] of readAhead(missing, async ({ name }) => await source.read(name))) {
+        checkShape(weight, value)
         const home = weight.isTrained ? this.trained : this.#frozen
         for (const [name, tensor] of await this.#kept(weight, value)) {
           home.set(name, tensor)
@@ -222,6 +224,11 @@ export class ModelWeights {
       this.device.free(plain)
     }
   }
+}
+
+/** A shape of another model would fail later, in a program that does not know where it came from. */
+function checkShape ({ name, shape }: WeightSpec, value: Tensor): void {
+  if (String(value.shape) !== String(shape)) throw new TensorMismatchError(name, 'the weights', `is [${value.shape.join(', ')}], and the model calls for [${shape.join(', ')}]`, 'use the config.json that belongs to these weights')
 }
 
 interface WantedWeight extends WeightSpec {

@@ -1,5 +1,6 @@
+import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { blockWeights, endTensors, familyOf, headWeights, modelOf, spanTensors } from '../../../src/model/families/index.ts'
+import { blockWeights, endTensors, familyOf, headWeights, modelOf, modelWeights, spanTensors, UnsupportedModelError } from '../../../src/model/families/index.ts'
 import { elementCount } from '../../../src/tensor.ts'
 import { goldenNames, readModelGolden, type goldenFamilies } from '../../helpers/golden.ts'
 
@@ -128,4 +129,28 @@ describe('modelOf', () => {
     expect(modelOf({ ...configOf('llama'), ...both }).rotary.frequencies[0]).toBe(0.5)
     expect(modelOf({ ...configOf('llama'), ...both, rope_scaling: null }).rotary.frequencies[0]).toBe(0.25)
   })
+})
+
+it('a configuration either describes a model that can be or is refused with UnsupportedModelError, whatever a peer writes into it', () => {
+  const scaling = fc.record({
+    rope_type: fc.constantFrom('linear', 'dynamic', 'llama3', 'yarn', 'longrope'), factor: fc.anything({ maxDepth: 0 }), rope_theta: fc.double(), original_max_position_embeddings: fc.double(),
+    low_freq_factor: fc.double(), high_freq_factor: fc.double(), beta_fast: fc.double(), partial_rotary_factor: fc.double()
+  }, { requiredKeys: ['rope_type'] })
+  const value = fc.oneof(fc.jsonValue(), fc.integer(), fc.double(), scaling)
+  const config = fc.constantFrom(...goldenNames).chain(name => {
+    const known = readModelGolden(name).config
+    const keys = [...Object.keys(known), 'rope_scaling', 'rope_parameters', 'partial_rotary_factor', 'layer_types', 'auto_map', 'original_max_position_embeddings']
+    return fc.dictionary(fc.constantFrom(...keys), value, { maxKeys: 3 }).map(changes => ({ ...known, ...changes }))
+  })
+  fc.assert(fc.property(config, written => {
+    try {
+      const model = modelOf(written)
+      expect(model.maxPositions).toBeGreaterThan(0)
+      expect(model.windows).toHaveLength(model.layers)
+      expect(model.rotary.frequencies.every(Number.isFinite)).toBe(true)
+      if (model.layers < 100) expect(modelWeights(model).every(({ shape }) => shape.every(size => Number.isSafeInteger(size) && size > 0))).toBe(true)
+    } catch (error) {
+      expect(error).toBeInstanceOf(UnsupportedModelError)
+    }
+  }), { numRuns: 500 })
 })

@@ -57,9 +57,22 @@ describe('a data set', () => {
 
   it('counts what the assistant says in each turn of a conversation', async () => {
     const messages = [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }, { role: 'user', content: 'c' }, { role: 'assistant', content: 'd' }]
-    const expected = [[[bos, 7, 3, 8, 4, eos, 7, 5, 8, 6, eos], '00001100011']]
-    expect(shown(await load('chat.jsonl', JSON.stringify({ messages }), undefined, chatty))).toEqual(expected)
-    expect(shown(await load('chat2.jsonl', JSON.stringify({ prompt: messages.slice(0, 3), completion: messages.slice(3) }), undefined, chatty))).toEqual(expected)
+    expect(shown(await load('chat.jsonl', JSON.stringify({ messages }), undefined, chatty))).toEqual([[[bos, 7, 3, 8, 4, eos, 7, 5, 8, 6, eos], '00001100011']])
+    expect(shown(await load('chat2.jsonl', JSON.stringify({ prompt: messages.slice(0, 3), completion: messages.slice(3) }), undefined, chatty))).toEqual([[[bos, 7, 3, 8, 4, eos, 7, 5, 8, 6, eos], '00000000011']])
+  })
+
+  it('tells an instruction with what was said before it, where the model can be told', async () => {
+    const line = '{"instruction":"c","output":"d","history":[["a","b"]]}'
+    expect(shown(await load('history.jsonl', line, undefined, chatty))).toEqual([[[bos, 7, 3, 8, 4, eos, 7, 5, 8, 6, eos], '00001100011']])
+    await expect(load('history2.jsonl', line)).rejects.toThrow('line 1 has a history, which only a model with a chat template is told')
+  })
+
+  it('refuses conversations with tools, of which the template would not be told', async () => {
+    const messages = [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }]
+    const lines = [{ messages, tools: [{ name: 'f' }] }, { messages: [messages[0], { ...messages[1], tool_calls: [{ name: 'f' }] }] }, { messages, tools: [] }]
+    const data = await load('tools.jsonl', lines.map(line => JSON.stringify(line)).join('\n'), undefined, chatty)
+    expect(data.badLines).toEqual([{ line: 1, reason: 'tools: conversations with tools are not read' }, { line: 2, reason: 'messages.1.tool_calls: conversations with tools are not read' }])
+    expect(data.examples).toHaveLength(1)
   })
 
   it('reads instructions through the chat template, or as plain text without one', async () => {
@@ -103,6 +116,10 @@ describe('a data set', () => {
     expect(data.examples).toHaveLength(1)
   })
 
+  it('names a file that is not there, or is none', async () => {
+    for (const path of [join(dir, 'absent.jsonl'), dir]) await expect(loadDataset(path, plain, { lossOn: 'all' })).rejects.toMatchObject({ code: 'E_DATASET', message: expect.stringContaining(path) as string })
+  })
+
   it('stops when told to', async () => {
     await writeFile(join(dir, 'abort.jsonl'), '{"text":"a"}\n')
     await expect(loadDataset(join(dir, 'abort.jsonl'), plain, { lossOn: 'all' }, AbortSignal.abort())).rejects.toThrow('abort')
@@ -121,7 +138,7 @@ describe('reading lines', () => {
 
 describe('a line of JSONL', () => {
   it('is a record or has a reason, whatever it holds', () => {
-    const field = fc.constantFrom('text', 'messages', 'prompt', 'completion', 'instruction', 'input', 'output', 'role', 'content')
+    const field = fc.constantFrom('text', 'messages', 'prompt', 'completion', 'instruction', 'input', 'output', 'history', 'tools', 'role', 'content')
     const value = fc.letrec<{ any: unknown }>(tie => ({ any: fc.oneof({ maxDepth: 4 }, fc.string(), fc.jsonValue(), fc.array(tie('any')), fc.dictionary(field, tie('any'))) })).any
     fc.assert(fc.property(fc.oneof(fc.string(), fc.dictionary(field, value).map(record => JSON.stringify(record))), fc.boolean(), (line, chat) => {
       const record = parseRecord(line, chat)

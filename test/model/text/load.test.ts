@@ -91,7 +91,7 @@ describe('the original ChatGLM-6B', () => {
       expect(tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true })).toBe(chatglm)
       const context = tokenizer.encode(chatglm)
       const answer = tokenizer.encode('the bridge', { addSpecialTokens: false })
-      const example = encodeRecord({ kind: 'chat', messages: [...messages, assistant('the bridge')] }, tokenizer, 'all')
+      const example = encodeRecord({ kind: 'chat', messages: [...messages, assistant('the bridge')], learnFrom: 0 }, tokenizer, 'all')
       expect(example).toEqual({
         ids: Int32Array.from([...context, ...answer, tokenizer.eosId!]),
         lossMask: Uint8Array.from([...context.map(() => 0), ...answer.map(() => 1), 1])

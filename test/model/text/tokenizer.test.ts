@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
@@ -112,5 +112,9 @@ describe('loading a tokenizer', () => {
     await expect(loadTokenizer(dir)).rejects.toThrow('tokenizer.json is not valid JSON')
     await writeFile(join(dir, 'tokenizer.json'), '{"model":{"type":"Nonsense"}}')
     await expect(loadTokenizer(dir)).rejects.toMatchObject({ code: 'E_TOKENIZER' })
+    await expect(loadTokenizer(join(dir, 'absent'))).rejects.toMatchObject({ code: 'E_TOKENIZER' })
+    await rm(join(dir, 'tokenizer.json'))
+    await mkdir(join(dir, 'tokenizer.json'))
+    await expect(loadTokenizer(dir)).rejects.toMatchObject({ code: 'E_TOKENIZER', message: expect.stringContaining('tokenizer.json is no file') as string })
   })
 })

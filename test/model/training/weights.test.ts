@@ -17,12 +17,17 @@ function tensors (): Map<string, Tensor> {
 }
 
 describe.each(['fp32', 'int8'] as const)('weights kept as %s', format => {
-  it('are all loaded, or none where one cannot be read', async () => {
+  it('are all loaded, or none where one cannot be read or has another shape', async () => {
     const weights = new ModelWeights(device, model, { targets: [], r: 1, alpha: 1, rslora: false, dropout: 0, seed: '' }, format)
     const { heldBytes } = await device.memory()
     const broken = tensors()
     broken.delete('model.layers.1.mlp.down_proj.weight')
     await expect(weights.loadBlocks(memorySource(broken), { first: 0, end: 2 })).rejects.toThrow('model.layers.1.mlp.down_proj.weight')
+    expect((await device.memory()).heldBytes).toBe(heldBytes)
+    const reshaped = tensors().set('model.layers.1.mlp.up_proj.weight', float32([16, 24], new Float32Array(16 * 24)))
+    await expect(weights.loadBlocks(memorySource(reshaped), { first: 0, end: 2 })).rejects.toMatchObject({
+      code: 'E_TENSOR_MISMATCH', message: 'the weights: tensor model.layers.1.mlp.up_proj.weight is [16, 24], and the model calls for [24, 16]'
+    })
     expect((await device.memory()).heldBytes).toBe(heldBytes)
     await weights.loadBlocks(memorySource(tensors()), { first: 0, end: 2 })
     expect(Object.keys(weights.blockInputs(1))).not.toEqual([])
