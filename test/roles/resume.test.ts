@@ -5,7 +5,9 @@ import { readSnapshot } from '../../src/model/checkpoint/snapshot.ts'
 import type { FoundOptions } from '../../src/node/found.ts'
 import { homeAt } from '../../src/node/home.ts'
 import { updateConfig } from '../../src/node/settings.ts'
-import { ClientEnds } from '../../src/roles/client/ends.ts'
+import { ClientEnds, TrainingPass } from '../../src/roles/client/ends.ts'
+import type { ProgressMeta, Run } from '../../src/roles/client/progress.ts'
+import { ClientState } from '../../src/roles/client/state.ts'
 import { TrainingState, type Commit } from '../../src/roles/server/state.ts'
 import { bytesOf } from '../../src/tensor.ts'
 import { temporaryDirectory } from '../node/fixture.ts'
@@ -124,6 +126,41 @@ describe('a client that stops and goes on', { timeout: 180_000 }, () => {
     let refused: Promise<unknown> | undefined
     await train(client!, 0, 4, ({ done }) => { if (done === 1) refused = train(client!, 0, 4).catch((error: unknown) => error) })
     expect(await refused).toMatchObject({ code: 'E_BUSY' })
+  })
+})
+
+describe('a client that writes down where it stands', { timeout: 180_000 }, () => {
+  it.each([[{ mode: 'shared' }], [{ mode: 'personal' }]] as const)('computes the next round meanwhile, and hands that in when it is done (%o)', async (ends) => {
+    const { clients: [client] } = await start([{}], { ends })
+    const { promise: computed, resolve: compute } = Promise.withResolvers<void>()
+    const order: string[] = []
+    let passes = 0
+    around(TrainingPass.prototype, 'finish', async () => { if (++passes === 2) compute() })
+    around(ClientState.prototype, 'commit', async (meta) => {
+      if ((meta as ProgressMeta).run?.done !== 1 || order.length > 0) return
+      await computed
+      // Time for the client to hand its work in, if it did not wait.
+      await delay(100)
+      order.push('written')
+    })
+    around(ClientState.prototype, ends.mode === 'shared' ? 'download' : 'prepare', async () => { if (passes === 2) order.push('handed in') })
+    await train(client!, 0, 2)
+    expect(order).toEqual(['written', 'handed in'])
+  })
+
+  it('tries again when it cannot, before it hands in what follows', async () => {
+    const federation = await start([{}])
+    const order: string[] = []
+    around(ClientState.prototype, 'commit', async (meta) => {
+      const { done } = (meta as ProgressMeta).run as Run
+      order.push(`write ${done}`)
+      if (done === 2 && order.at(-2) !== 'write 2') throw new Error('the disk is full')
+    })
+    around(ClientState.prototype, 'download', async () => { order.push('hand in') })
+    const events = await train(federation.clients[0]!, 0, 3)
+    expect(order).toEqual(['write 0', 'hand in', 'write 1', 'hand in', 'write 2', 'write 2', 'hand in', 'write 3'])
+    expect(events.some(({ reason }) => reason?.includes('the disk is full') === true)).toBe(true)
+    await expectInStep(federation, federation.clients[0]!)
   })
 })
 

@@ -46,6 +46,8 @@ export class ClientTrainer {
   /** Of streams that are closed, and up to the last event. */
   #closed = { sentBytes: 0, receivedBytes: 0 }
   #told = { sentBytes: 0, receivedBytes: 0 }
+  /** The last write of a place and the state that belongs to it, which may be in progress, or have failed. */
+  #written: Promise<void> = Promise.resolve()
 
   constructor (components: ClientTrainerComponents) {
     this.#c = components
@@ -72,6 +74,7 @@ export class ClientTrainer {
         await backoff.wait(signal)
       } finally {
         this.#forget()
+        await Promise.allSettled([this.#written])
       }
     }
   }
@@ -83,6 +86,8 @@ export class ClientTrainer {
     signal.addEventListener('abort', giveUp, { once: true })
     let clean = false
     try {
+      // What could not be written is written before anything follows from it.
+      await this.#written.catch(async () => { await this.#write() })
       // The round in progress may have work of another run of this client's: that is not gone on with.
       if (!this.#begun) await this.#leaveRound(channel, signal)
       await this.#enlist(channel)
@@ -91,6 +96,7 @@ export class ClientTrainer {
         const event = await this.#handle(channel, received)
         if (event !== undefined) yield event
       }
+      await this.#written
       clean = true
     } finally {
       signal.removeEventListener('abort', giveUp)
@@ -134,7 +140,7 @@ export class ClientTrainer {
     if (counted) await this.#c.state.promote()
     else await this.#c.state.revert()
     await this.#c.state.adopt(this.#c.state.checked(names, tensors))
-    await this.#commit(round, counted && this.#begun)
+    await this.#goOn(round, counted && this.#begun)
   }
 
   async #begin (channel: TrainClientChannel, round: number): Promise<undefined> {
@@ -142,9 +148,8 @@ export class ClientTrainer {
     if (round !== this.#meta.round) return await this.#enlist(channel)
     this.#forget()
     if (!this.#begun) {
-      // From here on work may count, and a client that is killed must find this run again.
       this.#begun = true
-      await this.#c.state.commit(this.#meta)
+      await this.#write()
     }
     // The same round may begin anew, after this client has prepared its step.
     await this.#c.state.suspend()
@@ -170,6 +175,8 @@ export class ClientTrainer {
     await work.finish(tensors)
     const { charter: { ends, training }, state } = this.#c
     if (work.pass < training.gradientAccumulationSteps) return await this.#forward(channel, work)
+    // Work that is handed in may count, and a client that is killed must then find the round and the run that it is of.
+    await this.#written
     let contribution: ReadonlyMap<string, Tensor> = new Map()
     if (ends.mode === 'shared') {
       contribution = await state.download(work.gradients)
@@ -189,7 +196,7 @@ export class ClientTrainer {
     if (ends.mode === 'shared') await state.step(named, { scale, learningRate: this.#learningRate(round) })
     else await (took ? state.promote() : state.revert())
     if (ends.mode === 'average') await state.adopt(named)
-    await this.#commit(round + 1, took)
+    await this.#goOn(round + 1, took)
     const event = work === undefined ? undefined : this.#event(channel, work, leftOut, members)
     this.#forget()
     if (leftOut) await this.#enlist(channel)
@@ -218,13 +225,20 @@ export class ClientTrainer {
     }
   }
 
-  /** Makes the place in the rounds and, if this client's work counted, in the data durable. */
-  async #commit (round: number, counted: boolean): Promise<void> {
+  /** Goes on to the next place in the rounds and, if this client's work counted, in the data. */
+  async #goOn (round: number, counted: boolean): Promise<void> {
     const { run } = this.#meta
     const next = counted ? { ...run, done: run.done + 1, cursor: this.#after(run.cursor) } : run
     this.#meta = { ...this.#meta, round, run: next }
-    await this.#c.state.commit(this.#meta)
-    this.#c.onProgress(this.#meta)
+    await this.#write()
+  }
+
+  /** Begins to make the place and the state that belongs to it durable, when the write before has ended; the next round is computed meanwhile. */
+  async #write (): Promise<void> {
+    await Promise.allSettled([this.#written])
+    const meta = this.#meta
+    this.#written = this.#c.state.commit(meta).then(() => { this.#c.onProgress(meta) })
+    this.#written.catch(() => {})
   }
 
   /** The place in the data behind a round's batches. */
