@@ -3,7 +3,8 @@
 transformers no longer runs these models' own code, so this is an implementation of its own: RMSNorm before attention and
 MLP, grouped-query attention behind one fused projection (all queries, then all keys, then all values), SwiGLU behind another
 (gates, then values), and rotary positions on the first half of each head, in neighbouring pairs, with the base 10000 *
-rope_ratio. Modules have the names that the checkpoints have. `python chatglm2.py` holds it to transformers' GlmForCausalLM,
+rope_ratio; or, in ChatGLM2-6B-32K, with the base 10000 and positions divided by rope_ratio (position interpolation,
+https://arxiv.org/abs/2306.15595). Modules have the names that the checkpoints have. `python chatglm2.py` holds it to transformers' GlmForCausalLM,
 which computes the same with other names.
 """
 import torch
@@ -20,11 +21,17 @@ class RMSNorm(nn.Module):
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon)
 
 
-def rotated(x, base):
+def rotations(config):
+    """The base of the rotations, and what positions are divided by."""
+    ratio = config.get('rope_ratio', 1)
+    return (10000.0, ratio) if 'chatglm2' in config.get('_name_or_path', '') else (10000.0 * ratio, 1)
+
+
+def rotated(x, base, stretch):
     """x [batch, heads, seq, size]: the first half of each head turns by its position, in neighbouring pairs."""
     size = x.shape[-1] // 2
     frequencies = 1 / base ** (torch.arange(0, size, 2, dtype=x.dtype) / size)
-    angles = torch.outer(torch.arange(x.shape[2], dtype=x.dtype), frequencies)
+    angles = torch.outer(torch.arange(x.shape[2], dtype=x.dtype) / stretch, frequencies)
     turning = torch.view_as_complex(x[..., :size].unflatten(-1, (-1, 2)).contiguous())
     turned = torch.view_as_real(turning * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
     return torch.cat([turned, x[..., size:]], dim=-1)
@@ -34,7 +41,7 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.size, self.heads, self.groups = config['kv_channels'], config['num_attention_heads'], config['multi_query_group_num']
-        self.base = 10000 * config.get('rope_ratio', 1)
+        self.rotations = rotations(config)
         hidden, bias = config['hidden_size'], config['add_bias_linear']
         self.query_key_value = nn.Linear(hidden, self.size * (self.heads + 2 * self.groups), bias=bias or config['add_qkv_bias'])
         self.dense = nn.Linear(self.size * self.heads, hidden, bias=bias)
@@ -42,7 +49,7 @@ class Attention(nn.Module):
     def forward(self, x):
         parts = self.query_key_value(x).split([self.size * count for count in (self.heads, self.groups, self.groups)], dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.size)).transpose(1, 2) for part in parts)
-        q, k = rotated(q, self.base), rotated(k, self.base)
+        q, k = rotated(q, *self.rotations), rotated(k, *self.rotations)
         k, v = (part.repeat_interleave(self.heads // self.groups, dim=1) for part in (k, v))
         scores = q @ k.transpose(2, 3) * self.size**-0.5
         later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
@@ -109,11 +116,13 @@ class ChatGLM2(nn.Module):
 def as_glm(config, weights):
     """The same model in transformers' terms: configuration and weights of a GlmForCausalLM."""
     heads, groups, size = config['num_attention_heads'], config['multi_query_group_num'], config['kv_channels']
+    base, stretch = rotations(config)
     settings = {
         'vocab_size': config['padded_vocab_size'], 'hidden_size': config['hidden_size'], 'intermediate_size': config['ffn_hidden_size'],
         'num_hidden_layers': config['num_layers'], 'num_attention_heads': heads, 'num_key_value_heads': groups, 'head_dim': size,
         'rms_norm_eps': config['layernorm_epsilon'], 'attention_bias': config['add_qkv_bias'], 'pad_token_id': None,
-        'max_position_embeddings': config['seq_length'], 'rope_theta': 10000.0 * config.get('rope_ratio', 1), 'partial_rotary_factor': 0.5
+        'max_position_embeddings': config['seq_length'],
+        'rope_parameters': {'rope_type': 'linear', 'factor': float(stretch), 'rope_theta': base, 'partial_rotary_factor': 0.5}
     }
     names = {
         'transformer.embedding.word_embeddings': 'model.embed_tokens', 'transformer.output_layer': 'lm_head', 'transformer.encoder.final_layernorm': 'model.norm',

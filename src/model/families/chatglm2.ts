@@ -1,8 +1,8 @@
 import { z } from 'zod'
 import { checkHeads, count, layerCount, linear, readConfig, rmsNorm, sameWindow } from './describe.ts'
-import { UnsupportedModelError, type Config, type Description, type Family } from './family.ts'
+import type { Config, Description, Family } from './family.ts'
 import { fusedAttention, fusedGatedMlp, preNormBlock } from './parts.ts'
-import { plainRotary } from './rotary.ts'
+import { plainRotary, type RotaryTable } from './rotary.ts'
 
 const chatglm2Config = z.looseObject({
   padded_vocab_size: count,
@@ -28,7 +28,10 @@ const chatglm2Config = z.looseObject({
   _name_or_path: z.string().optional()
 })
 
+type ChatGLM2Config = z.output<typeof chatglm2Config>
+
 const ROTARY_BASE = 10000
+const INTERPOLATION_RATIO = 16
 
 /** ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B as first published (https://arxiv.org/abs/2406.12793). */
 export const chatglm2: Family = { name: 'chatglm2', modelType: 'chatglm', architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'], ownCode: true, recognizes, describe }
@@ -40,8 +43,6 @@ function recognizes (config: Config): boolean {
 
 function describe (config: Config): Description {
   const c = readConfig('ChatGLM2', chatglm2Config, config)
-  // It divides positions by the ratio; ChatGLM3 and GLM-4 multiply the base by it, and nothing else tells their configurations apart.
-  if (c.rope_ratio !== 1 && c._name_or_path?.includes('chatglm2') === true) throw new UnsupportedModelError('the rotations of ChatGLM2-6B-32K are not supported', 'use ChatGLM3-6B-32K')
   const heads = checkHeads({ heads: c.num_attention_heads, kvHeads: c.multi_query_group_num, headSize: c.kv_channels })
   const queries = heads.heads * heads.headSize
   return {
@@ -52,7 +53,7 @@ function describe (config: Config): Description {
     maxPositions: c.seq_length,
     normEpsilon: c.layernorm_epsilon,
     tied: c.tie_word_embeddings,
-    rotary: { ...plainRotary(c.kv_channels / 2, ROTARY_BASE * c.rope_ratio), interleaved: true },
+    rotary: { ...rotary(c), interleaved: true },
     linears: [
       linear('self_attention.query_key_value', c.hidden_size, queries + 2 * heads.kvHeads * heads.headSize, c.add_bias_linear || c.add_qkv_bias),
       linear('self_attention.dense', queries, c.hidden_size, c.add_bias_linear),
@@ -68,4 +69,16 @@ function describe (config: Config): Description {
     layersPrefix: 'transformer.encoder.layers',
     block: preNormBlock(fusedAttention('self_attention.query_key_value', 'self_attention.dense'), fusedGatedMlp('mlp.dense_h_to_4h', 'mlp.dense_4h_to_h'))
   }
+}
+
+/**
+ * ChatGLM2-6B-32K divides positions by the ratio (https://arxiv.org/abs/2306.15595); ChatGLM3 and GLM-4 multiply the base by it. Only the
+ * model's name tells them apart, and where it names none of them, the ratio: 16 is ChatGLM2-6B-32K's, the others were published with 50 and more.
+ */
+function rotary ({ kv_channels, rope_ratio, _name_or_path = '' }: ChatGLM2Config): RotaryTable {
+  const generation = /glm-?(\d)/i.exec(_name_or_path)?.[1]
+  const divides = generation === undefined ? rope_ratio === INTERPOLATION_RATIO : generation === '2'
+  if (!divides) return plainRotary(kv_channels / 2, ROTARY_BASE * rope_ratio)
+  const plain = plainRotary(kv_channels / 2, ROTARY_BASE)
+  return { ...plain, frequencies: plain.frequencies.map(frequency => Math.fround(frequency / rope_ratio)) }
 }

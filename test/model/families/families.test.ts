@@ -93,10 +93,20 @@ describe('modelOf', () => {
     ['chatglm2', { apply_residual_connection_post_layernorm: true }, 'residuals'],
     ['chatglm2', { original_rope: false }, 'rotations'],
     ['chatglm2', { pre_seq_len: 128 }, 'prefix tuning'],
-    ['chatglm2', { quantization_bit: 4 }, 'quantised'],
-    ['chatglm2', { rope_ratio: 16, _name_or_path: 'THUDM/chatglm2-6b-32k' }, 'ChatGLM2-6B-32K']
+    ['chatglm2', { quantization_bit: 4 }, 'quantised']
   ] as const)('refuses a %s with %j', (family, change, reason) => {
     expect(() => modelOf({ ...configOf(family), ...change })).toThrow(reason)
+  })
+
+  it.each([
+    ['divides positions', { rope_ratio: 16, _name_or_path: 'THUDM/chatglm2-6b-32k' }, 1 / 16],
+    ['divides positions', { rope_ratio: 16, _name_or_path: '/models/mine' }, 1 / 16],
+    ['divides positions', { rope_ratio: 8, _name_or_path: 'chatglm2-of-mine' }, 1 / 8],
+    ['widens the base', { rope_ratio: 16, _name_or_path: 'THUDM/chatglm3-6b' }, 1],
+    ['widens the base', { rope_ratio: 50, _name_or_path: '/models/mine' }, 1],
+    ['widens the base', { rope_ratio: 500, _name_or_path: 'THUDM/glm-4-9b-chat' }, 1]
+  ] as const)('%s of ChatGLM2 to 4 with %j', (_, change, angle) => {
+    expect(modelOf({ ...configOf('chatglm2'), ...change }).rotary.frequencies[0]).toBe(angle)
   })
 
   it.each([
