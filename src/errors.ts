@@ -1,3 +1,5 @@
+import { getSystemErrorMessage } from 'node:util'
+
 /** A failure with a stable code, so that callers, peers and people can tell it apart without reading its message. */
 export interface MidspanErrorOptions {
   /** What went wrong underneath. */
@@ -44,4 +46,29 @@ export class UsageError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {
     super('E_USAGE', message, { ...(next === undefined ? {} : { next }), ...(cause === undefined ? {} : { cause }) })
   }
+}
+
+/** What to do about a file or disk that the system refuses, by the system's code (errno(3)). */
+const REMEDIES: Readonly<Record<string, string>> = {
+  ENOENT: 'check the path',
+  ENOTDIR: 'check the path',
+  EISDIR: 'name a file',
+  EEXIST: 'choose another path, or move what is there',
+  ENOTEMPTY: 'choose another path, or empty it',
+  EACCES: 'check who may use it',
+  EPERM: 'check who may use it',
+  EROFS: 'choose a place that can be written to',
+  ENOSPC: 'free some space',
+  EDQUOT: 'free some space',
+  EMFILE: 'raise the limit of open files (ulimit -n)',
+  ENAMETOOLONG: 'choose a shorter path'
+}
+
+/** The system's refusal of a file or disk, in words for people; undefined for every other error. */
+export function asFileError (error: unknown): MidspanError | undefined {
+  if (!(error instanceof Error)) return undefined
+  const { code, errno, path, syscall } = error as NodeJS.ErrnoException
+  const next = code === undefined || !Object.hasOwn(REMEDIES, code) ? undefined : REMEDIES[code]
+  if (next === undefined || errno === undefined) return undefined
+  return new MidspanError('E_FILE', `${path ?? syscall ?? 'a file'}: ${getSystemErrorMessage(errno)}`, { next, cause: error })
 }

@@ -37,8 +37,10 @@ export interface TrainRound extends Traffic {
 
 export interface TrainDone extends Traffic {
   readonly type: 'done'
+  /** Rounds done in all. */
   readonly rounds: number
-  readonly loss: number
+  /** Of the last round; null where there was nothing left to do. */
+  readonly loss: number | null
   readonly seconds: number
 }
 

@@ -1,4 +1,4 @@
-import { MidspanError } from '../errors.ts'
+import { asFileError, MidspanError } from '../errors.ts'
 
 /** What the process ends with. docs/cli.md is generated from this table. */
 export const EXIT = {
@@ -35,7 +35,7 @@ export class InterruptedError extends MidspanError {
 /** Failures by code; one that is not here is unexpected. A server's refusals reach a client with the server's own codes. */
 const CODES: ReadonlyArray<readonly [ExitCode, readonly RegExp[]]> = [
   [EXIT.usage, [
-    /^E_USAGE$/, /^E_(NO_FEDERATION|HOME_IN_USE|HOME_LOCKED|NO_OPERATION|STATE)$/,
+    /^E_(USAGE|FILE)$/, /^E_(NO_FEDERATION|HOME_IN_USE|HOME_LOCKED|NO_OPERATION|STATE)$/,
     /^E_(MODEL_DIRECTORY|MODEL_UNSUPPORTED|SAFETENSORS|TENSOR_MISSING|TOKENIZER|DATASET|SAMPLING|ADAPTER|ADAPTER_SETTINGS|MERGE|EXPORT)$/
   ]],
   [EXIT.noDaemon, [/^E_(NO_DAEMON|DAEMON_GONE|STOPPED)$/]],
@@ -44,9 +44,11 @@ const CODES: ReadonlyArray<readonly [ExitCode, readonly RegExp[]]> = [
   [EXIT.interrupted, [/^E_INTERRUPTED$/]]
 ]
 
+/** The code that the process ends with for this error. */
 export function exitCodeOf (error: unknown): ExitCode {
-  if (!(error instanceof MidspanError)) return EXIT.unexpected
-  return CODES.find(([, patterns]) => patterns.some((pattern) => pattern.test(error.code)))?.[0] ?? EXIT.unexpected
+  const known = error instanceof MidspanError ? error : asFileError(error)
+  if (known === undefined) return EXIT.unexpected
+  return CODES.find(([, patterns]) => patterns.some((pattern) => pattern.test(known.code)))?.[0] ?? EXIT.unexpected
 }
 
 function oneLine (text: string): string {
@@ -55,7 +57,8 @@ function oneLine (text: string): string {
 
 /** The one line that a failure prints: what and why, then what to do. */
 export function errorLine (error: unknown): string {
-  if (error instanceof MidspanError) return `midspan: ${oneLine(error.message)}${error.next === undefined ? '' : ` (${oneLine(error.next)})`}`
+  const known = error instanceof MidspanError ? error : asFileError(error)
+  if (known !== undefined) return `midspan: ${oneLine(known.message)}${known.next === undefined ? '' : ` (${oneLine(known.next)})`}`
   const message = error instanceof Error ? error.message : String(error)
   return `midspan: ${oneLine(message)} (unexpected: run it again with --debug to see where it comes from, and report it)`
 }

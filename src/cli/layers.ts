@@ -73,7 +73,7 @@ function valueOf (option: AnyOption, { texts, source }: Given): unknown {
 function refuseUnknownVariables (known: ReadonlySet<string>, environment: Environment): void {
   const names = new Set([...known].map(environmentName))
   const unknown = Object.keys(environment).find((variable) => variable.startsWith(PREFIX) && !names.has(variable))
-  if (unknown !== undefined) throw new UsageError(`the environment variable ${unknown} is not an option of any command`, `unset it${nearest(unknown, names)}`)
+  if (unknown !== undefined) throw new UsageError(`the environment variable ${unknown} is not an option of any command`, `unset it${nearest(unknown, names, PREFIX.length)}`)
 }
 
 /** Reads a YAML file of options: texts by option name. Throws UsageError when it cannot be read or has a key that is no option. */
@@ -113,10 +113,10 @@ function textsOf (path: string, key: string, entry: unknown): readonly string[] 
   })
 }
 
-/** " or write X" for the known name that is nearest to a mistyped one; empty where none is near. */
-function nearest (name: string, known: Iterable<string>): string {
+/** ", or write X" for the known name that is nearest to a mistyped one; empty where less than two thirds of what follows the prefix are right. */
+function nearest (name: string, known: Iterable<string>, prefixLength = 0): string {
   const near = [...known].map((other) => ({ other, distance: editDistance(name, other) })).sort((a, b) => a.distance - b.distance)[0]
-  return near === undefined || near.distance > 3 ? '' : `, or write ${near.other}`
+  return near === undefined || near.distance > (name.length - prefixLength) / 3 ? '' : `, or write ${near.other}`
 }
 
 /** Levenshtein's distance, row by row. */

@@ -6,9 +6,10 @@ import { errorLine, EXIT, exitCodeOf, InterruptedError } from './exit.ts'
 import { runProgram } from './program.ts'
 import { Terminal } from './terminal.ts'
 
-const STOP_SIGNALS = ['SIGINT', 'SIGTERM'] as const
+/** Ctrl-C, a request to end, and a terminal that was closed. */
+const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
-/** Aborts on the first SIGINT or SIGTERM; the second ends the process where it stands. */
+/** Aborts on the first of the signals; the second ends the process where it stands. */
 function stopSignal (): AbortSignal {
   const controller = new AbortController()
   for (const name of STOP_SIGNALS) {
@@ -20,14 +21,12 @@ function stopSignal (): AbortSignal {
   return controller.signal
 }
 
-function isDebugging (): boolean {
-  const fromEnvironment = process.env.MIDSPAN_DEBUG
-  return process.argv.includes('--debug') || fromEnvironment === 'true' || fromEnvironment === '1'
-}
+/** Whether stacks are shown. Also told by the options, once they are read: a file may say it. */
+let debugging = process.argv.includes('--debug') || ['true', '1'].includes(process.env.MIDSPAN_DEBUG ?? '')
 
 function fail (error: unknown): void {
   console.error(errorLine(error))
-  if (isDebugging()) console.error(error)
+  if (debugging) console.error(error)
   process.exitCode = exitCodeOf(error)
 }
 
@@ -49,7 +48,8 @@ try {
     commands,
     terminal: new Terminal(),
     environment: process.env,
-    signal: stopSignal()
+    signal: stopSignal(),
+    onDebug: () => { debugging = true }
   }, process.argv.slice(2))
 } catch (error) {
   fail(error)

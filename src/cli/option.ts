@@ -55,7 +55,7 @@ export function grouped<const O extends Options> (group: string, options: O): O 
 
 /** `roundDeadline` → `round-deadline`. */
 export function kebab (name: string): string {
-  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`).replace(/([a-z])(\d)/g, '$1$2')
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 }
 
 /** `roundDeadline` → `MIDSPAN_ROUND_DEADLINE`. */

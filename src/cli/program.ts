@@ -30,6 +30,8 @@ export interface ProgramInit {
   readonly terminal: Terminal
   readonly environment: Environment
   readonly signal: AbortSignal
+  /** Called before a command runs whose options ask for stacks of errors. */
+  readonly onDebug?: () => void
 }
 
 /** The names of all options of all commands. */
@@ -80,7 +82,7 @@ function buildParser (init: ProgramInit): Parser {
   return parser.addHelpText('after', `\n${FIRST_STEPS}\n\n${PRECEDENCE}\n\nA command's own help: midspan COMMAND --help`)
 }
 
-function buildCommand (command: Command, { terminal, environment, signal }: ProgramInit, known: ReadonlySet<string>): Parser {
+function buildCommand (command: Command, { terminal, environment, signal, onDebug }: ProgramInit, known: ReadonlySet<string>): Parser {
   const parser = configure(new Parser(command.name), terminal)
     .summary(command.summary)
     .description(command.details === undefined ? command.summary : `${command.summary}.\n\n${command.details}`)
@@ -91,6 +93,7 @@ function buildCommand (command: Command, { terminal, environment, signal }: Prog
   parser.addHelpText('after', `\n${exampleText(command.examples)}`)
   return parser.action(async () => {
     const values = await resolveOptions(command.options, known, parser.opts<Flags>(), environment)
+    if (values.debug === true) onDebug?.()
     const context: Context = { terminal, argument: parser.args[0] ?? '', signal }
     if (signal.aborted) throw new InterruptedError()
     await command.run(values, context)

@@ -11,6 +11,9 @@ const DEFAULT_COLUMNS = 80
 const BOLD = ['\u001b[1m', '\u001b[22m'] as const
 const DIM = ['\u001b[2m', '\u001b[22m'] as const
 
+/** Control characters other than the tab and the line feed, and those that turn the direction of writing. */
+const STEERING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g
+
 /** Where a command writes: results to standard output, progress and remarks to standard error. */
 export class Terminal {
   readonly #out: TerminalStream
@@ -35,6 +38,14 @@ export class Terminal {
   /** Part of a result, as it comes. */
   write (text: string): void {
     this.#out.write(text)
+  }
+
+  /**
+   * Part of a result that others had a hand in, such as what a model generated: where people see it, characters that would steer the terminal
+   * are left out; in a file or a pipe it stays as it is.
+   */
+  writeForeign (text: string): void {
+    this.write(this.#out.isTTY === true ? text.replace(STEERING, '') : text)
   }
 
   /** One line of a result. */

@@ -57,7 +57,10 @@ export interface DaemonOptions {
 
 const DEFAULT_SERVER_LISTEN = ['/ip4/0.0.0.0/tcp/4001']
 
-const inviteSchema = z.strictObject({ role: z.enum(['client', 'server']), expiresMs: z.int().positive(), uses: z.int().min(1).max(10_000) })
+/** Longer ones are as good as for ever, and an invite that cannot be taken back should not be. */
+const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
+
+const inviteSchema = z.strictObject({ role: z.enum(['client', 'server']), expiresMs: z.int().positive().max(MAX_INVITE_MS, 'an invite expires within ten years'), uses: z.int().min(1).max(10_000) })
 
 /**
  * Runs the peer whose home is at `root`. Resolves when it is ready: a server listens, a client has tried its servers once.
@@ -72,7 +75,7 @@ export async function startDaemon (root: string, given: Readonly<Record<string, 
   try {
     return await assemble({ home, membership, settings, roles, cleanups }, signal)
   } catch (error) {
-    await unwind(cleanups)
+    await unwind(cleanups).catch(() => {}) // what kept the daemon from starting says more
     throw error
   }
 }
@@ -90,6 +93,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const { home, membership, settings, roles, cleanups } = parts
   const { key, peerId, signed } = membership
   const { charter } = signed
+  if (settings.role === undefined) throw new UsageError(`${home.config} does not say what this peer is`, 'restore it, or add `role: server` or `role: client`')
   const isServer = settings.role === 'server'
   const logger = openLog(home.log, settings.logLevel)
   const listen = settings.listen ?? (isServer ? DEFAULT_SERVER_LISTEN : [])
@@ -119,6 +123,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   signal?.throwIfAborted()
   const role = client === undefined ? await roles.server(context) : await roles.client({ ...context, client, servers: () => links.servers() })
   cleanups.push(async () => { await role.stop() })
+  signal?.throwIfAborted()
   if (isServer) {
     await offerServerServices({
       home, node, gate, logger, membership, settings, model: context.paths.model,
@@ -149,7 +154,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       addresses: node.getMultiaddrs().map(String),
       device,
       deviceReason: settings.compute === 'fp32' ? choice.reason : `${choice.reason}; products with weights in ${settings.compute}`,
-      blocks: blockSpan(blocks),
+      blocks: isServer ? blockSpan(blocks) : null,
       partition: client?.partition ?? null,
       connected: isServer ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
       training,
@@ -204,7 +209,7 @@ function operationsOf (running: Running): Record<string, Operation> {
 
 async function invite ({ node, membership: { key, signed } }: Running, parameters: unknown): Promise<object> {
   const result = inviteSchema.safeParse(parameters)
-  if (!result.success) throw new UsageError(`the invite cannot be made: ${z.prettifyError(result.error).split('\n')[0]}`)
+  if (!result.success) throw new UsageError(`the invite cannot be made: ${result.error.issues[0]?.message ?? 'its terms cannot be read'}`, 'see: midspan invite --help')
   const { role, expiresMs, uses } = result.data
   const expiresAtMs = Date.now() + expiresMs
   const made = await createInvite({ federation: signed.id, addresses: farthestFirst(node.getMultiaddrs().map(String)), role, expiresAtMs, uses }, key)
@@ -217,12 +222,12 @@ function farthestFirst (addresses: readonly string[]): string[] {
   return addresses.toSorted((a, b) => isLoopback(a) - isLoopback(b))
 }
 
-/** Gives the place back, empties the home of all but the identity, and stops the daemon once the caller has its answer. */
+/** Ends all work, gives the place back, empties the home of all but the identity, and stops the daemon once the caller has its answer. */
 async function leave ({ home, links, membership: { signed }, role, stop }: Running, signal: AbortSignal): Promise<object> {
-  await links.leave(signal)
   await role.stop()
+  const told = await links.leave(signal)
   for (const path of [home.charter, home.servers, home.model, home.state]) await rm(path, { recursive: true, force: true })
   await updateConfig(home, { role: undefined, inputBlocks: undefined, outputBlocks: undefined, noise: undefined, gradientNoise: undefined })
   setImmediate(() => { stop().catch(() => {}) })
-  return { left: signed.id }
+  return { left: signed.id, told }
 }

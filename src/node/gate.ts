@@ -66,13 +66,15 @@ export class Gate {
       this.forget(detail)
     })
     node.addEventListener('peer:identify', ({ detail: { peerId, protocols } }) => {
+      if (!this.#isConnected(peerId)) return
       this.#advertised.set(peerId.toString(), roleAmong(protocols) ?? 'none')
       this.#checkRole(peerId)
     })
   }
 
-  /** Lets a peer through while its connection stands. */
+  /** Lets a peer through while its connection stands; one whose connection ended meanwhile would never be forgotten again. */
   greet (peerId: PeerId, role: Role, agent: string): void {
+    if (!this.#isConnected(peerId)) return
     const since = this.#greeted.get(peerId.toString())?.since ?? new Date()
     this.#greeted.set(peerId.toString(), { peerId, role, agent, since })
     this.#logger.info({ peer: peerId.toString(), role, agent }, 'greeted a peer')
@@ -129,6 +131,10 @@ export class Gate {
       signal.throwIfAborted()
       throw new UnreachableError(peerId.toString(), error)
     }
+  }
+
+  #isConnected (peerId: PeerId): boolean {
+    return this.#node.getConnections(peerId).length > 0
   }
 
   /** What a peer said in its hello and what it advertises must agree. */

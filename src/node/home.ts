@@ -1,7 +1,7 @@
 import { mkdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import writeFileAtomic from 'write-file-atomic'
 import { MidspanError } from '../errors.ts'
+import * as atomic from '../model/checkpoint/atomic.ts'
 
 /** Where a peer keeps everything: the paths inside one home directory. */
 export interface Home {
@@ -23,6 +23,7 @@ export interface Home {
   readonly state: string
   readonly lock: string
   readonly log: string
+  /** The socket on which the daemon is asked: in a directory for its owner alone, since it is open to all for a moment before it has a mode. */
   readonly control: string
 }
 
@@ -60,7 +61,7 @@ export function homeAt (root: string): Home {
     state: path('state'),
     lock: path('daemon.lock'),
     log: path('daemon.log'),
-    control: path('control.sock')
+    control: path('run/control.sock')
   }
 }
 
@@ -79,7 +80,7 @@ export async function readIfPresent (path: string): Promise<Uint8Array | undefin
   }
 }
 
-/** Replaces a file so that a reader, or a restart at any instant, sees all of the old bytes or all of the new. */
+/** Replaces a file of the home, for its owner alone, so that a reader, or a restart at any instant, sees all of the old bytes or all of the new. */
 export async function replaceFile (path: string, bytes: Uint8Array | string): Promise<void> {
-  await writeFileAtomic(path, typeof bytes === 'string' ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength), { mode: 0o600 })
+  await atomic.replaceFile(path, async (file) => { await file.writeFile(bytes) }, { mode: 0o600 })
 }

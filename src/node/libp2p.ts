@@ -29,7 +29,7 @@ const MAX_PENDING_CONNECTIONS = 50
 const DIAL_TIMEOUT_MS = 30_000
 
 /** The protocol that a peer of a role answers to, so that identify tells others its role. */
-export function roleProtocol (role: Role): string {
+function roleProtocol (role: Role): string {
   return `/midspan/role/${role}/1.0.0`
 }
 
@@ -60,7 +60,8 @@ export async function createMidspanNode (options: NodeOptions): Promise<MidspanN
     },
     services: { identify: identify(), ping: ping() }
   })
-  await node.handle(roleProtocol(options.role), (stream) => { void stream.close().catch(() => stream.abort(new Error('the role was asked and answered'))) })
+  // Only ever named: a stream of it that stayed open would gather what nobody reads.
+  await node.handle(roleProtocol(options.role), (stream) => { stream.abort(new Error('nothing is said on this protocol')) }, { maxInboundStreams: 1 })
   return node
 }
 
@@ -70,15 +71,16 @@ export async function startNode (node: MidspanNode, listen: readonly string[]): 
     await node.start()
   } catch (error) {
     await node.stop()
-    throw new UsageError(`cannot listen on ${listen.join(', ')}: ${reasonOf(error)}`, 'is the port in use? choose another with --listen', error)
+    throw new UsageError(`cannot listen on ${reasonOf(error) ?? listen.join(', ')}`, 'stop what uses the port, or choose another address with --listen', error)
   }
   if (listen.length > 0 && node.getMultiaddrs().length === 0) {
     await node.stop()
-    throw new UsageError(`cannot listen on ${listen.join(', ')}`, 'is the port in use? choose another with --listen')
+    throw new UsageError(`cannot listen on ${listen.join(', ')}`, 'choose another address with --listen')
   }
 }
 
-function reasonOf (error: unknown): string {
-  if (error instanceof AggregateError) return error.errors.map(reasonOf).join('; ')
-  return error instanceof Error ? error.message.split('\n')[0] ?? '' : String(error)
+/** libp2p's error names the addresses that failed, each with its reason, on lines of their own. */
+function reasonOf (error: unknown): string | undefined {
+  const lines = error instanceof Error ? error.message.split('\n').map((line) => line.trim()).filter((line) => line.startsWith('/')) : []
+  return lines.length === 0 ? undefined : lines.join('; ')
 }

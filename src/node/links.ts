@@ -52,13 +52,26 @@ export class ServerLinks {
     })
   }
 
-  /** Gives this peer's place back at each server that can be reached. */
-  async leave (signal: AbortSignal): Promise<void> {
-    for (const { peerId, connected } of this.servers()) {
-      if (!connected) continue
-      const stream = await this.#options.node.dialProtocol(peerId, protocolId('hello'), { signal })
-      await sayHello(stream, { agent: AGENT, role: 'client', leaving: true }, signal)
-    }
+  /**
+   * Gives this peer's place back at each server that can be reached, and stops: connecting again would take a new place where anybody may.
+   * Returns the servers that were told; one that was not goes on counting this peer as a member.
+   */
+  async leave (signal: AbortSignal): Promise<string[]> {
+    const { node, logger } = this.#options
+    const connected = this.servers().filter(({ connected }) => connected).map(({ peerId }) => peerId)
+    await this.stop()
+    const told = await Promise.all(connected.map(async (peer) => {
+      try {
+        const stream = await node.dialProtocol(peer, protocolId('hello'), { signal })
+        await sayHello(stream, { agent: AGENT, role: 'client', leaving: true }, signal)
+        return [peer.toString()]
+      } catch (error) {
+        signal.throwIfAborted()
+        logger.warn({ peer: peer.toString(), err: error }, 'could not tell a server that this peer leaves')
+        return []
+      }
+    }))
+    return told.flat()
   }
 
   async stop (): Promise<void> {

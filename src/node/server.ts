@@ -31,6 +31,9 @@ const MAX_HELLO_STREAMS = 2
 /** How long a refused peer has to read why: its connection ending at once could reach it before the refusal does. */
 const REFUSAL_READING_MS = 2_000
 
+/** How long a refused peer's other streams have to end before its connection is cut. */
+const CLOSE_TIMEOUT_MS = 2_000
+
 /** Registers what every server offers: hello for all, weights and status for those it welcomed. */
 export async function offerServerServices (options: ServerServicesOptions): Promise<void> {
   const { home, node, gate, logger, membership: { signed }, model, status } = options
@@ -44,7 +47,7 @@ export async function offerServerServices (options: ServerServicesOptions): Prom
     }
     if (gate.isGreeted(peer)) return
     await closed(stream, REFUSAL_READING_MS)
-    await connection.close()
+    await connection.close({ signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch((error: unknown) => { connection.abort(error as Error) })
   }, { maxInboundStreams: MAX_HELLO_STREAMS })
   const weights = new WeightsService(await weightSource(await openModelDirectory(model), signed.charter, home.adapter), servableOf(signed.charter))
   await gate.handle(protocolId('weights'), async (stream) => { await weights.serve(stream) })

@@ -11,6 +11,12 @@ describe('how failures are told', () => {
     expect(errorLine(new MidspanError('E_X', 'it broke'))).toBe('midspan: it broke')
   })
 
+  it('says which file the system refuses, and what to do', () => {
+    const error = Object.assign(new Error('ENOTDIR'), { code: 'ENOTDIR', errno: -20, path: '/etc/passwd/x', syscall: 'open' })
+    expect(errorLine(error)).toBe('midspan: /etc/passwd/x: not a directory (check the path)')
+    expect(exitCodeOf(error)).toBe(2)
+  })
+
   it('owns up to what was not expected', () => {
     expect(errorLine(new TypeError('x is undefined'))).toMatch(/^midspan: x is undefined \(unexpected: .*--debug/)
   })

@@ -10,6 +10,15 @@ describe('what is printed', () => {
     expect(recordedTerminal(true, { NO_COLOR: '' }).terminal.dim('x')).not.toBe('x')
   })
 
+  it('keeps text of others from steering a terminal, and leaves it alone elsewhere', () => {
+    const hostile = 'a\u001b]0;owned\u0007\tb\r\u202ec\n\u009bd'
+    const [shown, piped] = [recordedTerminal(true), recordedTerminal(false)]
+    shown.terminal.writeForeign(hostile)
+    piped.terminal.writeForeign(hostile)
+    expect(shown.out.text).toBe('a]0;owned\tbc\nd')
+    expect(piped.out.text).toBe(hostile)
+  })
+
   it('does not redraw on a dumb terminal', () => {
     expect(recordedTerminal(true, { TERM: 'dumb' }).terminal.interactive).toBe(false)
   })

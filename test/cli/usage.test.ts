@@ -1,4 +1,7 @@
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { temporaryDirectory } from '../node/fixture.ts'
 import { run } from './helpers.ts'
 import { midspan } from './process.ts'
 
@@ -16,6 +19,14 @@ describe('the midspan process', () => {
     const { code, out, err } = await midspan(['trian'])
     expect(err).toMatch(ONE_LINE)
     expect([code, out]).toEqual([2, ''])
+  })
+
+  it('shows a stack where a file asks for it', async () => {
+    const file = join(await temporaryDirectory(), 'options.yaml')
+    await writeFile(file, 'debug: true\nhome: /nowhere\n')
+    const { err } = await midspan(['status', '--config', file])
+    expect(err).toContain('no daemon runs in /nowhere')
+    expect(err).toContain('    at ')
   })
 
   it('shows a stack when it is asked to', async () => {

@@ -14,9 +14,10 @@ import { protocolId } from '../../src/protocols/charter/index.ts'
 import { sayHello } from '../../src/protocols/hello/index.ts'
 import { askStatus } from '../../src/protocols/status/status.ts'
 import { fetchPieces, type MissingPiece, type PieceStore } from '../../src/protocols/weights/index.ts'
-import type { DaemonStatus } from '../../src/node/daemon.ts'
+import { startDaemon, type DaemonStatus } from '../../src/node/daemon.ts'
+import type { RoleContext } from '../../src/roles/context.ts'
 import type { PeerLine } from '../../src/node/status.ts'
-import { ask, founded, hasStories, inviteFrom, loopback, running, temporaryDirectory } from './fixture.ts'
+import { ask, founded, hasStories, idleRoles, inviteFrom, loopback, running, temporaryDirectory } from './fixture.ts'
 
 const soon = (): AbortSignal => AbortSignal.timeout(15_000)
 
@@ -62,7 +63,7 @@ describe.runIf(hasStories)('a federation on loopback', () => {
     const home = await temporaryDirectory()
     const { peerId } = await joinFederation(home, { invite: await inviteFrom(server.home), inputBlocks: 2, noise: 0.7 }, soon())
     const client = await running(home)
-    expect(await ask<DaemonStatus>(home, 'status')).toMatchObject({ role: 'client', connected: true, partition: { inputBlocks: 2, outputBlocks: 1 } })
+    expect(await ask<DaemonStatus>(home, 'status')).toMatchObject({ role: 'client', connected: true, blocks: null, partition: { inputBlocks: 2, outputBlocks: 1 } })
     const seenByClient = await ask<{ peers: PeerLine[] }>(home, 'peers')
     expect(seenByClient.peers).toMatchObject([{ peerId: server.peerId, role: 'server', blocks: { first: 1, end: 4 }, path: 'direct' }])
     expect(seenByClient.peers[0]?.roundTripMs).toBeTypeOf('number')
@@ -89,11 +90,22 @@ describe.runIf(hasStories)('a federation on loopback', () => {
     const home = await temporaryDirectory()
     const { peerId } = await joinFederation(home, { invite: await inviteFrom(server.home) }, soon())
     const client = await running(home)
-    await ask(home, 'leave')
+    expect(await ask(home, 'leave')).toEqual({ left: server.federation.id, told: [server.peerId] })
     await client.stopped
     expect(await readdir(home)).not.toContain('charter.json')
     expect(await readdir(home)).toContain('identity.key')
     expect(await readFile(join(server.home, 'admission.json'), 'utf8')).not.toContain(`"${peerId}": {`)
+  })
+
+  it('is left while its server is away', async () => {
+    const server = await serverOf()
+    const home = await temporaryDirectory()
+    await joinFederation(home, { invite: await inviteFrom(server.home) }, soon())
+    const client = await running(home)
+    await server.daemon.stop()
+    await until(async () => !(await ask<DaemonStatus>(home, 'status')).connected)
+    expect(await ask(home, 'leave')).toEqual({ left: server.federation.id, told: [] })
+    await client.stopped
   })
 
   it('admits a peer on its allow-list by address alone', async () => {
@@ -195,6 +207,35 @@ describe.runIf(hasStories)('a daemon', () => {
     const taken = server.address.split('/p2p/')[0] ?? ''
     await expect(running(other.home, [taken])).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringContaining(taken) as string })
     await running(other.home, loopback)
+  })
+
+  it('says what kept it from starting, whatever it then cannot undo', async () => {
+    const server = await serverOf()
+    const { home } = await founded()
+    const stubborn = { ...idleRoles, server: async () => ({ status: () => ({}), operations: {}, stop: async () => { throw new Error('it does not stop') } }) }
+    await expect(startDaemon(home, { listen: [server.address.split('/p2p/')[0] ?? ''] }, { roles: stubborn })).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringContaining('address already in use') as string })
+  })
+
+  it('does not become ready when it was told to stop meanwhile', async () => {
+    const { home } = await founded()
+    const stop = new AbortController()
+    const roles = { ...idleRoles, server: async () => {
+      stop.abort(new Error('enough'))
+      return await idleRoles.server({} as RoleContext)
+    } }
+    await expect(startDaemon(home, { listen: loopback }, { roles, signal: stop.signal })).rejects.toThrow('enough')
+    await running(home, loopback)
+  })
+
+  it('is refused a home that does not say what it is', async () => {
+    const { home } = await founded()
+    await updateConfig(homeAt(home), { role: undefined })
+    await expect(running(home, loopback)).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringContaining('config.yaml') as string })
+  })
+
+  it('makes no invite that lasts for ages', async () => {
+    const { home } = await serverOf()
+    await expect(ask(home, 'invite', { role: 'client', expiresMs: Number.MAX_SAFE_INTEGER, uses: 1 })).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringContaining('ten years') as string })
   })
 
   it('is refused a home without a federation', async () => {

@@ -18,7 +18,7 @@ export const hasStories = existsSync(storiesPath)
 
 /** Members that do no work. */
 const idle: RunningRole = { status: () => ({}), operations: {}, stop: async () => {} }
-export const idleRoles: Roles = { server: async () => ({ ...idle, status: () => ({ blocks: [[1, 4]] }) }), client: async () => idle }
+export const idleRoles: Roles = { server: async () => ({ ...idle, status: () => ({ blocks: [[1, 4]] }) }), client: async () => ({ ...idle, status: () => ({ blocks: [[0, 1], [4, 5]] }) }) }
 
 /** A directory that is gone after the test. */
 export async function temporaryDirectory (): Promise<string> {

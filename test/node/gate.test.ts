@@ -34,9 +34,26 @@ describe('a gate', { timeout: 60_000 }, () => {
     const client = await nodeOf('client')
     await client.start()
     await client.dial(server.getMultiaddrs())
+    // The server's side of a connection is there a little later than the dialler's.
+    await vi.waitFor(() => { expect(server.getConnections(client.peerId)).toHaveLength(1) }, 20_000)
     gate.greet(client.peerId, 'client', 'test')
     await new Promise((resolve) => { setTimeout(resolve, 1_500) })
     expect(server.getConnections(client.peerId)).toHaveLength(1)
+  })
+
+  it('does not let a peer through that is gone before it is greeted', async () => {
+    const { gate } = await gated()
+    const client = await nodeOf('client')
+    gate.greet(client.peerId, 'client', 'test')
+    expect(gate.isGreeted(client.peerId)).toBe(false)
+  })
+
+  it('stands before a node that takes nothing on the protocol that names its role', async () => {
+    const { server } = await gated()
+    const stranger = await nodeOf('client')
+    await stranger.start()
+    const stream = await stranger.dialProtocol(server.getMultiaddrs(), '/midspan/role/server/1.0.0')
+    await vi.waitFor(() => { expect(stream.status).toBe('reset') }, 20_000)
   })
 
   it('gives a peer only a few connections', async () => {

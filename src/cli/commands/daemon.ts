@@ -11,7 +11,7 @@ export const daemon = command({
   group: 'Run',
   summary: 'Run this peer until it is stopped',
   details: `Prints who it is, what it serves on which device, then a line "Listening on MULTIADDR" for each address and, last, "Daemon is ready".
-SIGINT or SIGTERM stop it cleanly; a second one ends it at once.`,
+SIGINT, SIGTERM or SIGHUP stop it cleanly; a second one ends it at once.`,
   options: {
     ...grouped('Network', {
       listen: repeated('MULTIADDR', address, 'Where to listen', '/ip4/0.0.0.0/tcp/4001 for a server, nowhere for a client'),

@@ -41,7 +41,7 @@ export const generate = command({
     const request = { prompt, ids, messages: messages === undefined ? undefined : await readMessages(messages), maxTokens, temperature, topK, topP, seed }
     for await (const event of callDaemon<GenerateEvent>(home, 'generate', request, signal)) {
       if (event.type === 'text') {
-        if (!json) terminal.write(event.text)
+        if (!json) terminal.writeForeign(event.text)
         continue
       }
       const { type: _type, ...result } = event

@@ -11,8 +11,9 @@ export const leave = command({
   options: grouped('Output', { json }),
   examples: [{ command: 'midspan leave --home a', about: 'the home can join another federation afterwards' }],
   async run ({ home, json }, { terminal, signal }) {
-    const answer = await askDaemon<object>(home, 'leave', {}, signal)
-    if (json) terminal.json(answer)
-    else terminal.line('Left the federation')
+    const answer = await askDaemon<{ left: string, told: readonly string[] }>(home, 'leave', {}, signal)
+    if (json) return terminal.json(answer)
+    terminal.line('Left the federation')
+    if (answer.told.length === 0) terminal.note('No server could be told: its operator can go on counting this peer as a member')
   }
 })

@@ -84,6 +84,7 @@ export class TrainView {
 
   #done (event: TrainDone): void {
     this.#progress.clear()
+    if (event.loss === null) return this.#terminal.line(`Done already: ${plural(event.rounds, 'round')}. Give a larger --rounds to go on`)
     this.#terminal.line(`${plural(event.rounds, 'round')} done in ${seconds(event.seconds)}: loss ${event.loss.toFixed(4)}, sent ${bytes(event.sentBytes)}, received ${bytes(event.receivedBytes)}`)
   }
 }

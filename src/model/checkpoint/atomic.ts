@@ -15,13 +15,20 @@ export async function syncDirectory (path: string): Promise<void> {
   }
 }
 
+export interface ReplaceOptions {
+  /** Called when the new file is whole, and the old one still has its name. */
+  readonly beforeRename?: (() => Promise<void>) | undefined
+  /** What the file's owner and others may do with it, less the process's umask; everything but running it unless given. */
+  readonly mode?: number
+}
+
 /**
  * Writes a file so that a crash at any instant leaves the old one or the new one, whole: into `path.tmp`, flushed, then renamed.
  * A left-over `path.tmp` is overwritten by the next write. One writer a path at a time.
  */
-export async function replaceFile (path: string, write: (handle: FileHandle) => Promise<void>, beforeRename: () => Promise<void> = async () => {}): Promise<void> {
+export async function replaceFile (path: string, write: (handle: FileHandle) => Promise<void>, { beforeRename = async () => {}, mode = 0o666 }: ReplaceOptions = {}): Promise<void> {
   const temporary = `${path}.tmp`
-  const handle = await open(temporary, 'w')
+  const handle = await open(temporary, 'w', mode)
   try {
     await write(handle)
     await handle.sync()

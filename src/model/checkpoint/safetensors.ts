@@ -164,7 +164,7 @@ export async function writeSafetensorsFrom (path: string, specs: ReadonlyMap<str
       if (written !== byteLengthOf(spec)) throw new SafetensorsError(`${path}: tensor ${name} needs ${byteLengthOf(spec)} bytes, but ${written} were given`)
     }
     await writer.flush()
-  }, beforeRename)
+  }, { beforeRename })
 }
 
 /** Writes tensors to a file atomically, each in its own type. */

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { type IncomingMessage, request as httpRequest } from 'node:http'
-import { MidspanError } from '../../errors.ts'
+import { MidspanError, UsageError } from '../../errors.ts'
 import type { Home } from '../home.ts'
 import { CONTROL_PREFIX, DaemonError, isErrorLine } from './messages.ts'
 import { controlPath } from './path.ts'
@@ -67,7 +67,9 @@ export class ControlClient {
     } catch (error) {
       signal.throwIfAborted()
       const { code } = error as NodeJS.ErrnoException
-      throw code === 'ENOENT' || code === 'ECONNREFUSED' ? new NoDaemonError(this.#home.root, error) : new DaemonGoneError(this.#home.root, error)
+      if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ECONNREFUSED') throw new NoDaemonError(this.#home.root, error)
+      if (code === 'EACCES' || code === 'EPERM') throw new UsageError(`${this.#home.root} is another user's`, 'run this as the user that runs its daemon', error)
+      throw new DaemonGoneError(this.#home.root, error)
     } finally {
       request.on('error', () => {}) // what breaks later is told by the response
     }

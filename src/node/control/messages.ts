@@ -1,4 +1,4 @@
-import { MidspanError } from '../../errors.ts'
+import { asFileError, MidspanError } from '../../errors.ts'
 
 /**
  * The control protocol: HTTP over a Unix socket. `POST /v1/<operation>` with a JSON object as its parameters is answered with
@@ -16,11 +16,14 @@ export interface ErrorLine {
 /** What the daemon answered in place of a result. */
 export class DaemonError extends MidspanError {}
 
+/** What the caller is told of an error: the words that are meant for people, and no others. */
 export function errorLine (error: unknown): ErrorLine {
-  if (!(error instanceof MidspanError)) return { error: { code: 'E_INTERNAL', message: 'the daemon failed; its log says how' } }
-  return { error: { code: error.code, message: error.message, ...(error.next === undefined ? {} : { next: error.next }) } }
+  const told = error instanceof MidspanError ? error : asFileError(error)
+  if (told === undefined) return { error: { code: 'E_INTERNAL', message: 'the daemon failed; its log says how' } }
+  return { error: { code: told.code, message: told.message, ...(told.next === undefined ? {} : { next: told.next }) } }
 }
 
+/** Whether a line is the error that ends an answer. */
 export function isErrorLine (value: object): value is ErrorLine {
   return 'error' in value && typeof value.error === 'object' && value.error !== null && 'code' in value.error
 }

@@ -18,11 +18,11 @@ export interface ControlServer {
 /** Offers operations, by name, to processes of the home's owner. The home must be locked: a socket that lies there is taken to be stale. */
 export async function startControlServer (home: Home, operations: Readonly<Record<string, Operation>>, logger: Logger): Promise<ControlServer> {
   const path = controlPath(home)
-  if (path !== home.control) await privateDirectory(dirname(path))
+  await privateDirectory(dirname(path))
   await rm(path, { force: true })
   const stopping = new AbortController()
   const server = createServer((request, response) => {
-    answer(operations, request, response, stopping.signal).catch((error: unknown) => {
+    answer({ operations, logger, stopping: stopping.signal }, request, response).catch((error: unknown) => {
       logger.error({ err: error }, 'an answer to the control socket broke')
       response.destroy()
     })
@@ -47,14 +47,20 @@ async function stop (server: Server, stopping: AbortController): Promise<void> {
 /** How long operations have to end on their own when the daemon stops. */
 const STOP_TIMEOUT_MS = 5_000
 
-/** In a directory that everybody may write to, another user could have made ours first. */
+/** Makes a directory for its owner alone: where everybody may write, another user could have made it first. */
 async function privateDirectory (path: string): Promise<void> {
   await mkdir(path, { recursive: true, mode: 0o700 })
   const { uid, mode } = await lstat(path)
-  if (uid !== process.getuid?.() || (mode & 0o077) !== 0) throw new UsageError(`${path} belongs to somebody else`, 'choose a home with a shorter path')
+  if (uid !== process.getuid?.() || (mode & 0o077) !== 0) throw new UsageError(`${path} is not for this user alone`, `make it so (chmod 700 ${path}), or choose another home`)
 }
 
-async function answer (operations: Readonly<Record<string, Operation>>, request: IncomingMessage, response: ServerResponse, stopping: AbortSignal): Promise<void> {
+interface Offer {
+  readonly operations: Readonly<Record<string, Operation>>
+  readonly logger: Logger
+  readonly stopping: AbortSignal
+}
+
+async function answer ({ operations, logger, stopping }: Offer, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const gone = new AbortController()
   response.on('close', () => { gone.abort(new MidspanError('E_CALLER_GONE', 'the caller hung up')) })
   response.on('error', () => { gone.abort() })
@@ -66,9 +72,8 @@ async function answer (operations: Readonly<Record<string, Operation>>, request:
       await writeLine(response, event, signal)
     }
   } catch (error) {
-    if (gone.signal.aborted) return
-    await writeLine(response, errorLine(error), gone.signal)
-    if (!(error instanceof MidspanError)) throw error
+    if (!(error instanceof MidspanError)) logger.error({ err: error }, 'an operation failed')
+    if (!gone.signal.aborted) await writeLine(response, errorLine(error), gone.signal)
   } finally {
     response.end()
   }

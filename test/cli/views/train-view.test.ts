@@ -26,6 +26,12 @@ describe('training as it is shown', () => {
     expect(out.text).toBe('4 rounds done in 1m15s: loss 4.0000, sent 8.0 KiB, received 4.0 KiB\n')
   })
 
+  it('says so where nothing is left to do', () => {
+    const { terminal, out } = recordedTerminal(false)
+    new TrainView(terminal, false).show({ type: 'done', rounds: 12, loss: null, seconds: 0, sentBytes: 0, receivedBytes: 0 })
+    expect(out.text).toBe('Done already: 12 rounds. Give a larger --rounds to go on\n')
+  })
+
   it('is a bar on a terminal, within its width, with the time left', () => {
     const { terminal, err } = recordedTerminal(true)
     let now = 0

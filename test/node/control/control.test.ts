@@ -1,5 +1,5 @@
-import { mkdir, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { chmod, mkdir, readFile, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { MidspanError } from '../../../src/errors.ts'
 import { ControlClient } from '../../../src/node/control/client.ts'
@@ -73,6 +73,19 @@ describe('the control socket', () => {
   it('is for the home\'s owner alone', async () => {
     const { server } = await served({})
     expect((await stat(server.path)).mode & 0o777).toBe(0o600)
+    expect((await stat(dirname(server.path))).mode & 0o777).toBe(0o700)
+  })
+
+  it('does not stand in a directory that others may use', async () => {
+    const home = homeAt(await temporaryDirectory())
+    await mkdir(dirname(home.control))
+    await chmod(dirname(home.control), 0o755)
+    await expect(served({}, home)).rejects.toMatchObject({ code: 'E_USAGE', next: expect.stringContaining('chmod 700') as string })
+  })
+
+  it('says which file cannot be used', async () => {
+    const { client } = await served({ async *read () { yield { text: await readFile('/nowhere/data.jsonl') } } })
+    await expect(client.request('read', {}, soon())).rejects.toMatchObject({ code: 'E_FILE', message: '/nowhere/data.jsonl: no such file or directory', next: 'check the path' })
   })
 
   it('is found where the home\'s path is too long for a socket', async () => {
