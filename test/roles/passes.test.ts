@@ -8,6 +8,7 @@ import type { Device } from '../../src/model/runtime/device.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
 import { LocalTrainer } from '../../src/model/training/local.ts'
 import type { FoundOptions } from '../../src/node/found.ts'
+import { clientDropoutSeed, dropoutSeed } from '../../src/roles/dropout-seed.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { relativeError } from '../helpers/golden.ts'
 import { writeTinyModel } from '../helpers/tiny-model.ts'
@@ -30,9 +31,15 @@ const charter: Partial<FoundOptions> = {
   seed: adapters.seed, loraR: adapters.r, loraAlpha: adapters.alpha, loraTargets: ['q', 'down'], learningRate: LEARNING_RATE, ...optimizer, accumulate: PASSES, minClients: mixedPartitions.length
 }
 
-/** What a client brings to a pass: sequences that differ in length, so that clients, rounds and passes differ in tokens. */
-function sequencesOf (client: number, round: number, pass: number): number[][] {
-  return Array.from({ length: SEQUENCES }, (_, i) => [BOS, ...Array.from({ length: 3 + (5 * client + 3 * round + 4 * pass + 7 * i) % 11 }, (_, j) => 2 + (7 * j + 11 * round + 5 * client + 13 * pass + 3 * i) % 29)])
+/** What a client brings to its rounds, pass after pass: sequences that differ in length, so that clients and passes differ in tokens. */
+function batchIds (client: number, index: number): number[][] {
+  return Array.from({ length: SEQUENCES }, (_, i) => [BOS, ...Array.from({ length: 3 + (5 * client + 4 * index + 7 * i) % 11 }, (_, j) => 2 + (7 * j + 11 * index + 5 * client + 3 * i) % 29)])
+}
+
+/** A client's part in a round. */
+interface Work extends Share {
+  /** `ids` by pass. */
+  readonly passes: ReadonlyArray<readonly number[][]>
 }
 
 describe('rounds of several passes', { timeout: 120_000 }, () => {
@@ -47,7 +54,7 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
     await writeTinyModel(join(root, 'tiny'))
     path = await copyWithExactTokenizer(join(root, 'tiny'), join(root, 'model'))
     for (const client of mixedPartitions.keys()) {
-      await writeExactData(data(client), Array.from({ length: ROUNDS * PASSES }, (_, index) => sequencesOf(client, Math.floor(index / PASSES), index % PASSES)))
+      await writeExactData(data(client), Array.from({ length: ROUNDS * PASSES }, (_, index) => batchIds(client, index)))
     }
     device = await openDevice('cpu', { threads: 1 })
     directory = await openModelDirectory(path)
@@ -60,33 +67,47 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
 
   const data = (client: number): string => join(root, `${client}.jsonl`)
 
-  async function trained (changes: Partial<FoundOptions>, check: (federation: TestFederation, rounds: Share[][]) => Promise<void>): Promise<void> {
+  async function trained (changes: Partial<FoundOptions>, check: (federation: TestFederation, rounds: Work[][]) => Promise<void>): Promise<void> {
     const federation = await startFederation({ model: path, charter: { ...charter, ...changes }, clients: mixedPartitions, identities: 'passes' })
     try {
       const events = await Promise.all(federation.clients.map(async (client, index) => await client.train({ data: data(index), rounds: ROUNDS, packing: 'padded', sequences: SEQUENCES, maxTokens: 32 })))
-      await check(federation, sharesOf(events))
+      await check(federation, worksOf(events, changes.accumulate ?? PASSES))
     } finally {
       await federation.stop()
     }
   }
 
-  /** Who was in each round, as the clients tell it; what all passes of a round bring is one batch to the reference. */
-  function sharesOf (events: readonly RoundEvent[][]): Share[][] {
-    const rounds: Share[][] = []
+  /** Who was in each round, as the clients tell it. */
+  function worksOf (events: readonly RoundEvent[][], accumulate: number): Work[][] {
+    const rounds: Work[][] = []
     for (const [client, own] of events.entries()) {
       expect(own).toHaveLength(ROUNDS)
       for (const [index, { round, tokens }] of own.entries()) {
-        const ids = Array.from({ length: PASSES }, (_, pass) => sequencesOf(client, index, pass)).flat()
+        const passes = Array.from({ length: accumulate }, (_, pass) => batchIds(client, index * accumulate + pass))
+        const ids = passes.flat()
         expect(tokens).toBe(batchOf(ids).tokens);
-        (rounds[round] ??= []).push({ client, ids })
+        (rounds[round] ??= []).push({ client, ids, passes })
       }
     }
     return rounds
   }
 
-  async function centralised (rounds: readonly Share[][]): Promise<Map<string, Tensor>> {
+  /** The same on one machine, to which all passes of a client in a round are one batch. */
+  async function centralised (rounds: readonly Work[][]): Promise<Map<string, Tensor>> {
     const trainer = await LocalTrainer.load(device, model, directory, { trainable: adapters, optimizer })
-    for (const shares of rounds) await trainer.step(shares.map(({ ids }) => batchOf(ids)), { learningRate: LEARNING_RATE })
+    for (const works of rounds) await trainer.step(works.map(({ ids }) => batchOf(ids)), { learningRate: LEARNING_RATE })
+    const values = await trainer.values()
+    trainer.free()
+    return values
+  }
+
+  /** The same with dropout: a batch for each pass, with the seed that the pass has of this client's. */
+  async function centralisedWithDropout (rounds: readonly Work[][], dropout: number, seedOf: (client: number, round: number, pass: number) => string): Promise<Map<string, Tensor>> {
+    const trainer = await LocalTrainer.load(device, model, directory, { trainable: { ...adapters, dropout }, optimizer })
+    for (const [round, works] of rounds.entries()) {
+      const passes = works.flatMap(({ client, passes }) => passes.map((ids, pass) => ({ batch: batchOf(ids), seed: seedOf(client, round, pass) })))
+      await trainer.step(passes.map(({ batch }) => batch), { learningRate: LEARNING_RATE, seeds: passes.map(({ seed }) => seed) })
+    }
     const values = await trainer.values()
     trainer.free()
     return values
@@ -124,9 +145,21 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
     await trained({ ...changes, maxGradientNorm }, async (federation, rounds) => {
       const middles = mixedPartitions.map(({ inputBlocks, outputBlocks }) => [inputBlocks!, LAYERS - outputBlocks!] as const)
       const reference = await ApartTrainer.load(device, model, directory, { trainable: adapters, optimizer, learningRate: LEARNING_RATE, maxGradientNorm, middles, ...(averageEvery === undefined ? {} : { averageEvery }) })
-      for (const shares of rounds) await reference.step(shares)
+      for (const works of rounds) await reference.step(works)
       for (const client of federation.clients.keys()) expectEqual(await exported(federation, client), await reference.values(client))
       reference.free()
+    })
+  })
+
+  it.each([1, PASSES])('drop out what one machine does with the seeds of clients and passes, %d a round', async (accumulate) => {
+    const dropout = 0.3
+    await trained({ loraDropout: dropout, accumulate }, async (federation, rounds) => {
+      const actual = await exported(federation, 0)
+      expectEqual(actual, await centralisedWithDropout(rounds, dropout, (client, round, pass) => clientDropoutSeed(dropoutSeed(round, pass), federation.clients[client]!.peerId)))
+      for (const client of [1, 2]) expectEqual(await exported(federation, client), actual)
+      const others = await centralisedWithDropout(rounds, dropout, (_, round, pass) => dropoutSeed(round, pass))
+      const differences = [...others].map(([name, { data }]) => relativeError(actual.get(name)!.data as Float32Array, data as Float32Array))
+      expect(Math.min(...differences)).toBeGreaterThan(100 * TOLERANCE) // it is the seeds that decide
     })
   })
 })

@@ -100,7 +100,7 @@ async function takePart (attacker: Attacker, passes: number, { hidden = randomRo
   }
 }
 
-describe.skipIf(!hasData(MODEL)).each([1, 2])('clients that vanish from rounds of %d passes', { timeout: TIMEOUT_MS }, (passes) => {
+describe.skipIf(!hasData(MODEL)).each([[1, 0], [2, 0.1]])('clients that vanish from rounds of %d passes with dropout %d', { timeout: TIMEOUT_MS }, (passes, loraDropout) => {
   let expected: Map<string, Tensor>
   let federation: TestFederation
   let attacker: Attacker
@@ -110,7 +110,7 @@ describe.skipIf(!hasData(MODEL)).each([1, 2])('clients that vanish from rounds o
   /** A federation of two honest clients; peer ids are the same each time, so that sums have the same order. */
   async function start (): Promise<TestFederation> {
     const started = await startFederation({
-      model: dataPath(MODEL), identities: 'vanish', clients: [{}, { inputBlocks: 2 }], charter: { minClients: 2, roundDeadline: DEADLINE_MS, maxTokensPerClient: 128, accumulate: passes }
+      model: dataPath(MODEL), identities: 'vanish', clients: [{}, { inputBlocks: 2 }], charter: { minClients: 2, roundDeadline: DEADLINE_MS, maxTokensPerClient: 128, accumulate: passes, loraDropout }
     })
     for (const index of [0, 1]) await writeFile(started.path(`${index}.txt`), Array.from({ length: 30 }, (_, i) => `Client ${index} counted ${i * (index + 1)} stars over the sea.`).join('\n\n'))
     return started

@@ -85,6 +85,13 @@ export interface DeviceMemory {
   readonly downloadedBytes: number
 }
 
+/** The first elements of an AES-256-CTR keystream. */
+export interface Keystream {
+  /** 32 bytes. */
+  readonly key: Uint8Array
+  readonly elements: number
+}
+
 /** Where programs run. All of its work happens off the thread that calls it, one run at a time, in the order of the calls. */
 export interface Device {
   readonly kind: DeviceKind
@@ -100,8 +107,8 @@ export interface Device {
   upload: (value: Tensor, options?: { given?: boolean }) => Promise<DeviceTensor>
   /** Makes a zero-filled tensor without copying one from the host. */
   zeros: (dtype: DType, shape: readonly number[]) => Promise<DeviceTensor>
-  /** Random uint32 bits, made on the device's thread: the AES-256-CTR keystream of `key` (32 bytes), or of a fresh random key that nobody learns. */
-  randomBits: (shape: readonly number[], key?: Uint8Array) => Promise<DeviceTensor>
+  /** Random uint32 bits, made on the device's thread: elements of these keystreams, one after another, or of that of a fresh random key that nobody learns. */
+  randomBits: (shape: readonly number[], keystreams?: readonly Keystream[]) => Promise<DeviceTensor>
   download: (value: DeviceTensor) => Promise<Tensor>
   /** The same of many, in one message. */
   downloadAll: (values: readonly DeviceTensor[]) => Promise<Tensor[]>

@@ -2,7 +2,7 @@
 import type { DType, Tensor } from '../../tensor.ts'
 import type { OnnxModel } from '../graph/onnx.ts'
 import type { TensorSpec } from '../graph/program.ts'
-import type { DeviceKind, Passed } from './device.ts'
+import type { DeviceKind, Keystream, Passed } from './device.ts'
 
 /** How the worker opens its sessions. */
 export interface WorkerOptions {
@@ -31,7 +31,7 @@ export type Request =
   | { readonly kind: 'run', readonly runs: readonly Run[] }
   | { readonly kind: 'upload', readonly value: Tensor }
   | { readonly kind: 'zeros', readonly dtype: DType, readonly shape: readonly number[] }
-  | { readonly kind: 'random', readonly shape: readonly number[], readonly key: Uint8Array | undefined }
+  | { readonly kind: 'random', readonly shape: readonly number[], readonly keystreams: readonly Keystream[] | undefined }
   | { readonly kind: 'download', readonly ids: readonly number[] }
   | { readonly kind: 'free', readonly ids: readonly number[] }
   | { readonly kind: 'release', readonly session: number }

@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads'
 import { bytesPerElement, bytesOf, elementCount, type DType, type Tensor } from '../../tensor.ts'
 import type { Program } from '../graph/program.ts'
-import { DeviceError, isDeviceTensor, type AnyTensor, type CompileOptions, type ComputeType, type Device, type DeviceKind, type DeviceMemory, type DeviceTensor, type Executable, type Link, type RunOptions } from './device.ts'
+import { DeviceError, isDeviceTensor, type AnyTensor, type CompileOptions, type ComputeType, type Device, type DeviceKind, type DeviceMemory, type DeviceTensor, type Executable, type Keystream, type Link, type RunOptions } from './device.ts'
 import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messages.ts'
 
 export interface DeviceOptions {
@@ -137,8 +137,8 @@ class WorkerDevice implements Device {
     return this.#adopt(held[0]!)
   }
 
-  async randomBits (shape: readonly number[], key?: Uint8Array): Promise<DeviceTensor> {
-    const { held } = await this.#ask(`random bits of shape [${shape.join(', ')}]`, { kind: 'random', shape, key })
+  async randomBits (shape: readonly number[], keystreams?: readonly Keystream[]): Promise<DeviceTensor> {
+    const { held } = await this.#ask(`random bits of shape [${shape.join(', ')}]`, { kind: 'random', shape, keystreams })
     if (this.kind !== 'cpu') this.#memory.uploadedBytes += sizeBytes(held[0]!)
     return this.#adopt(held[0]!)
   }

@@ -53,9 +53,9 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
     case 'upload': return { held: [hold(await provider.store(request.value))], values: [] }
     case 'zeros': return { held: [hold(await provider.zeros(request.dtype, request.shape))], values: [] }
     case 'random': {
-      const cipher = createCipheriv('aes-256-ctr', request.key ?? randomBytes(32), new Uint8Array(16))
-      const bits = cipher.update(new Uint8Array(elementCount(request.shape) * 4))
-      return { held: [hold(await provider.store(fromBytes('uint32', request.shape, bits)))], values: [] }
+      const keystreams = request.keystreams ?? [{ key: randomBytes(32), elements: elementCount(request.shape) }]
+      const bits = keystreams.map(({ key, elements }) => createCipheriv('aes-256-ctr', key, new Uint8Array(16)).update(new Uint8Array(elements * 4)))
+      return { held: [hold(await provider.store(fromBytes('uint32', request.shape, bits.length === 1 ? bits[0]! : Buffer.concat(bits))))], values: [] }
     }
     case 'download': return { held: [], values: await Promise.all(request.ids.map(async (id) => await provider.read(tensors.get(id)!))) }
     case 'free':

@@ -13,7 +13,10 @@ import { ModelWeights, type WeightSource } from './weights.ts'
 
 export type { Loss } from './head.ts'
 
-type StepOptions = Pick<ForwardOptions, 'seed'>
+interface StepOptions {
+  /** Of dropout's random bits; needed where adapters drop out, and used once a step. */
+  readonly seed?: string
+}
 
 /** Both ends of a model, which share their weights: `weights.trained` is all that they train. */
 export interface Ends {
@@ -60,7 +63,7 @@ export class InputEnd {
     const ids = int32([flat.length], flat)
     using scope = new Scope(device)
     const embedded = scope.own(await this.#embedding.forward(ids))
-    const { hidden, residuals } = await this.span.forward({ hidden: embedded, ...sequencesOf(this.span.model, sequences) }, { keepResiduals, ...given(seed) })
+    const { hidden, residuals } = await this.span.forward({ hidden: embedded, ...sequencesOf(this.span.model, sequences) }, { keepResiduals, ...seedsOf(flat.length, seed) })
     if (residuals === undefined) return { hidden }
     scope.release([embedded])
     const free = (): void => {
@@ -103,7 +106,7 @@ export class OutputEnd {
     const { device } = this.span
     using scope = new Scope(device)
     const hidden = await scope.upload(rows.hidden)
-    const forward = await this.span.forward({ ...rows, hidden }, { keepResiduals: true, ...given(seed) })
+    const forward = await this.span.forward({ ...rows, hidden }, { keepResiduals: true, ...seedsOf(hidden.shape[0]!, seed) })
     scope.own(forward.hidden)
     try {
       const { gradients, ...loss } = await this.#head.gradients(forward.hidden, targets)
@@ -137,6 +140,6 @@ function lastRows (lengths: readonly number[]): number[] {
   return lengths.map(length => (end += length) - 1)
 }
 
-function given (seed: string | undefined): StepOptions {
-  return seed === undefined ? {} : { seed }
+function seedsOf (rows: number, seed: string | undefined): Pick<ForwardOptions, 'seeds'> {
+  return seed === undefined ? {} : { seeds: [{ rows, seed }] }
 }

@@ -27,8 +27,8 @@ export interface LocalStepOptions {
   readonly learningRate: number
   /** The gradient's norm, per token, is brought down to this; null leaves it. */
   readonly maxGradientNorm?: number | null
-  /** Of dropout's random bits, new for each step. */
-  readonly seed?: string
+  /** Of dropout's random bits, one for each batch, new for each step. */
+  readonly seeds?: readonly string[]
 }
 
 export type TrainingBatch = Pick<Batch, 'ids' | 'targets'>
@@ -53,12 +53,12 @@ export class LocalTrainer {
   }
 
   /** One optimiser step on the mean loss over the tokens of all batches, which are run one after another. */
-  async step (batches: readonly TrainingBatch[], { learningRate, maxGradientNorm = null, seed }: LocalStepOptions): Promise<Loss> {
+  async step (batches: readonly TrainingBatch[], { learningRate, maxGradientNorm = null, seeds }: LocalStepOptions): Promise<Loss> {
     const sum = new Map<string, DeviceTensor>()
     using scope = new Scope(this.#device)
     let [lossSum, countedTokens] = [0, 0]
     for (const [i, batch] of batches.entries()) {
-      const result = await this.#gradients(batch, seed === undefined ? undefined : `${seed}/${i}`)
+      const result = await this.#gradients(batch, seeds?.[i])
       await accumulate(this.#device, sum, result.gradients)
       lossSum += result.lossSum
       countedTokens += result.countedTokens

@@ -29,8 +29,14 @@ export interface ForwardOptions {
   /** Blocks to pass, within the span; all of it when left out. */
   readonly first?: number
   readonly end?: number
-  /** Of dropout's random bits; needed in training where adapters drop out, and used once a step. */
-  readonly seed?: string
+  /** Of dropout's random bits, of all rows in order; needed in training where adapters drop out. */
+  readonly seeds?: readonly RowSeed[]
+}
+
+/** Rows, one after another, whose random bits follow from this seed and their place among them alone; a seed is used once a step. */
+export interface RowSeed {
+  readonly rows: number
+  readonly seed: string
 }
 
 interface BlockResiduals {
@@ -44,17 +50,17 @@ export class Residuals {
   readonly blocks: BlockResiduals[] = []
   readonly layout: Readonly<Record<string, DeviceTensor>>
   readonly rows: number
-  readonly seed: string | undefined
+  readonly seeds: readonly RowSeed[] | undefined
   readonly policy: ResidualPolicy
   /** How long the way there took. */
   forwardMs = 0
   readonly #scope: Scope
 
-  constructor (scope: Scope, layout: Residuals['layout'], rows: number, seed: string | undefined, policy: ResidualPolicy) {
+  constructor (scope: Scope, layout: Residuals['layout'], rows: number, seeds: readonly RowSeed[] | undefined, policy: ResidualPolicy) {
     this.#scope = scope
     this.layout = layout
     this.rows = rows
-    this.seed = seed
+    this.seeds = seeds
     this.policy = policy
   }
 
@@ -130,7 +136,7 @@ export class TrainableSpan {
   }
 
   /** Passes rows through blocks; the result is the caller's. The given rows stay the caller's: with `keepResiduals`, a device tensor must live until the backward pass. */
-  async forward (rows: Rows, { keepResiduals, first = this.span.first, end = this.span.end, seed }: ForwardOptions): Promise<{ hidden: DeviceTensor, residuals?: Residuals }> {
+  async forward (rows: Rows, { keepResiduals, first = this.span.first, end = this.span.end, seeds }: ForwardOptions): Promise<{ hidden: DeviceTensor, residuals?: Residuals }> {
     this.#check(rows, first, end)
     const scope = new Scope(this.device)
     const startedAtMs = performance.now()
@@ -138,7 +144,7 @@ export class TrainableSpan {
       const layout = await this.#layout(scope, rows)
       let hidden = await scope.upload(rows.hidden)
       const count = hidden.shape[0]!
-      const residuals = new Residuals(scope, layout, count, seed, keepResiduals ? this.residuals.next(count * (end - first)) : 'recomputed')
+      const residuals = new Residuals(scope, layout, count, seeds, keepResiduals ? this.residuals.next(count * (end - first)) : 'recomputed')
       for (let layer = first; layer < end; layer++) {
         const { output, ...saved } = keepResiduals ? await this.#forward(scope, residuals, layer, hidden) : await this.#evaluate(scope, layout, layer, hidden)
         if (keepResiduals) residuals.blocks.push({ layer, hidden, saved })
@@ -229,14 +235,14 @@ export class TrainableSpan {
     return this.#block(layer).training[policy]!
   }
 
-  /** The random bits of a block's adapters; the same for the same seed. */
-  async #dropout (scope: Scope, layer: number, { rows, seed }: Residuals): Promise<Record<string, DeviceTensor>> {
+  /** The random bits of a block's adapters; the same for the same seeds. */
+  async #dropout (scope: Scope, layer: number, { rows, seeds }: Residuals): Promise<Record<string, DeviceTensor>> {
     const { adapters } = this.weights.training(layer)
     if (adapters === undefined || adapters.dropout === 0) return {}
-    if (seed === undefined) throw new AdapterSettingsError('adapters with dropout cannot be trained without a seed', 'give the forward pass one, new for each step')
+    if (seeds === undefined) throw new AdapterSettingsError('adapters with dropout cannot be trained without a seed', 'give the forward pass one, new for each step')
     const bits: Record<string, DeviceTensor> = {}
     for (const { name, inputSize } of adapterTargets(this.model, adapters)) {
-      bits[`${name}.dropout`] = scope.own(await this.device.randomBits([rows, inputSize], dropoutKey(seed, layer, name)))
+      bits[`${name}.dropout`] = scope.own(await this.device.randomBits([rows, inputSize], seeds.map(({ rows, seed }) => ({ key: dropoutKey(seed, layer, name), elements: rows * inputSize }))))
     }
     return bits
   }

@@ -108,8 +108,8 @@ export class ClientCore {
 
   /** The ends behind a boundary with this noise. */
   clientEnds (settings: ClientSettings): ClientEnds {
-    const { device, ends, boundary, context: { charter }, model } = this
-    return new ClientEnds({ device, ends, boundary, wire: charter.wire, hiddenSize: model.hiddenSize, protection: this.protection(settings) })
+    const { device, ends, boundary, context: { charter, peerId }, model } = this
+    return new ClientEnds({ device, ends, boundary, peer: peerId.toString(), wire: charter.wire, hiddenSize: model.hiddenSize, protection: this.protection(settings) })
   }
 
   protection (settings: ClientSettings = this.context.client): { hidden: Protection, gradient: Protection } {

@@ -7,6 +7,7 @@ import { sequencesOf, type Sequences } from '../../model/training/rows.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
 import { checkRows, type WireType } from '../../protocols/wire/rows.ts'
 import type { Tensor } from '../../tensor.ts'
+import { clientDropoutSeed } from '../dropout-seed.ts'
 
 export interface ClientEndsComponents {
   readonly device: Device
@@ -14,6 +15,8 @@ export interface ClientEndsComponents {
   readonly boundary: Boundary
   readonly wire: WireType
   readonly hiddenSize: number
+  /** This client, as the server knows it. */
+  readonly peer: string
   /** What protects hidden rows and gradient rows when they leave. */
   readonly protection: { readonly hidden: Protection, readonly gradient: Protection }
 }
@@ -32,8 +35,8 @@ export class ClientEnds {
   }
 
   /** Starts a training pass. */
-  async forward (batch: Batch, dropoutSeed: string): Promise<TrainingPass> {
-    return await TrainingPass.start(this.#c, batch, dropoutSeed)
+  async forward (batch: Batch, passSeed: string): Promise<TrainingPass> {
+    return await TrainingPass.start(this.#c, batch, clientDropoutSeed(passSeed, this.#c.peer))
   }
 
   /** A batch's hidden rows, as they may leave, for an evaluation. */

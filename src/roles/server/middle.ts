@@ -5,6 +5,7 @@ import { accumulate, GradientSum } from '../../model/training/accumulate.ts'
 import { concatRows, sliceRows, type Sequences } from '../../model/training/rows.ts'
 import type { Residuals, TrainableSpan } from '../../model/training/span.ts'
 import type { Tensor } from '../../tensor.ts'
+import { clientDropoutSeed } from '../dropout-seed.ts'
 import { segments, type Segment } from './segments.ts'
 
 /** A client's rows as they came over the wire, and the blocks that they pass. */
@@ -90,7 +91,7 @@ export class Passage {
     }
   }
 
-  async #forward (seed: string): Promise<void> {
+  async #forward (passSeed: string): Promise<void> {
     const { boundary, span } = this.#components
     const aboard = new Map<string, DeviceTensor>()
     for (const { id, tensors } of this.#passengers.values()) aboard.set(id, this.#scope.own(await boundary.decode(tensors)))
@@ -99,8 +100,9 @@ export class Passage {
       const { first, end } = segment
       const lengths = segment.riders.flatMap((id) => this.#passenger(id).lengths)
       const contexts = segment.riders.flatMap((id) => this.#passenger(id).contexts ?? [])
+      const seeds = segment.riders.map((id) => ({ rows: rowsOf(this.#passenger(id).tensors), seed: clientDropoutSeed(passSeed, id) }))
       const rows = await this.#join(segment, aboard)
-      const { hidden, residuals } = await span.forward({ hidden: rows, lengths, contexts }, { first, end, keepResiduals: true, seed })
+      const { hidden, residuals } = await span.forward({ hidden: rows, lengths, contexts }, { first, end, keepResiduals: true, seeds })
       if (residuals === undefined) throw new Error('a training pass kept no residuals')
       this.#runs.push({ segment, residuals })
       await this.#part(segment, this.#scope.own(hidden), aboard)

@@ -2,7 +2,7 @@ import { expect, it } from 'vitest'
 import { Graph } from '../../../src/model/graph/graph.ts'
 import { add, cast, matmul, mul } from '../../../src/model/graph/operators/index.ts'
 import { program } from '../../../src/model/graph/program.ts'
-import { isDeviceTensor, type DeviceTensor } from '../../../src/model/runtime/device.ts'
+import { isDeviceTensor, type DeviceTensor, type Keystream } from '../../../src/model/runtime/device.ts'
 import { bytesPerElement, float32, fromBytes, tensor, type DType, type Tensor } from '../../../src/tensor.ts'
 import type { Subject } from '../suite.ts'
 
@@ -139,12 +139,13 @@ export function contract ({ device }: Subject): void {
     await executable.close()
   })
 
-  it('makes the same random bits from a key, and new ones without', async () => {
-    const key = new Uint8Array(32).fill(7)
-    const bits = await Promise.all([device().randomBits([64], key), device().randomBits([64], key), device().randomBits([64]), device().randomBits([64])])
-    const [a, b, c, d] = await Promise.all(bits.map(async value => String((await device().download(value)).data)))
-    expect(a).toBe(b)
-    expect(c).not.toBe(d)
+  it('makes the same random bits from a key, whatever comes before, and new ones without', async () => {
+    const stream = (byte: number, elements: number): Keystream => ({ key: new Uint8Array(32).fill(byte), elements })
+    const bits = await Promise.all([device().randomBits([16, 4], [stream(7, 64)]), device().randomBits([23, 4], [stream(8, 28), stream(7, 64)]), device().randomBits([64]), device().randomBits([64])])
+    const [a, b, c, d] = await Promise.all(bits.map(async value => [...values(await device().download(value))]))
+    expect(a).toEqual(b!.slice(28))
+    expect(a!.slice(0, 28)).not.toEqual(b!.slice(0, 28))
+    expect(c).not.toEqual(d)
     device().free(...bits)
   })
 

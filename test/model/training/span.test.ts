@@ -101,7 +101,7 @@ describe('TrainableSpan', () => {
     const rows = { hidden: decodeTensor(golden.hidden[0]!), lengths }
     const outputs: number[][] = []
     for (const seed of ['a', 'a', 'b']) {
-      const { hidden, residuals } = await span.forward(rows, { keepResiduals: true, seed })
+      const { hidden, residuals } = await span.forward(rows, { keepResiduals: true, seeds: [{ rows: rows.hidden.shape[0]!, seed }] })
       outputs.push([...await values(hidden) as Float32Array])
       const { gradient, adapters } = await span.backward(residuals!, decodeTensor(golden.hidden[0]!))
       device.free(hidden, gradient, ...adapters.values())
