@@ -24,10 +24,12 @@ export class LocalGenerator {
   /** `'weights'` generates with the model as it is, in float32; `format` is that of weights frozen beside adapters. */
   static async load (device: Device, model: Model, source: WeightSource, trainable: Trainable = 'weights', format?: WeightFormat): Promise<LocalGenerator> {
     const weights = new ModelWeights(device, model, trainable, format)
-    await weights.loadEmbedding(source)
-    await weights.loadBlocks(source, { first: 0, end: model.layers })
-    await weights.loadHead(source)
-    return new LocalGenerator(weights)
+    return await weights.orFreed(async () => {
+      await weights.loadEmbedding(source)
+      await weights.loadBlocks(source, { first: 0, end: model.layers })
+      await weights.loadHead(source)
+      return new LocalGenerator(weights)
+    })
   }
 
   /** Continues a prompt of at least one token, token by token, until a stop token or as many as asked for or as the model has positions. */

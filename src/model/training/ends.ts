@@ -28,12 +28,13 @@ export interface Ends {
 /** Loads a client's part of a model: the embedding with the first blocks, the last blocks with the head. */
 export async function loadEnds (device: Device, model: Model, source: WeightSource, { inputBlocks, outputBlocks }: EndBlocks, trainable: Trainable, options: Omit<SpanOptions, 'weights'> = {}): Promise<Ends> {
   const weights = new ModelWeights(device, model, trainable, options.format)
-  const shared = { ...options, weights }
-  await weights.loadEmbedding(source)
-  await weights.loadHead(source)
-  const first = await TrainableSpan.load(device, model, source, { first: 0, end: inputBlocks }, trainable, shared)
-  const last = await TrainableSpan.load(device, model, source, { first: model.layers - outputBlocks, end: model.layers }, trainable, shared)
-  return { input: new InputEnd(first, await Embedding.open(weights)), output: new OutputEnd(last, await Head.open(weights)), weights }
+  const span = async (first: number, end: number): Promise<TrainableSpan> => await TrainableSpan.load(device, model, source, { first, end }, trainable, { ...options, weights })
+  return await weights.orFreed(async () => {
+    await weights.loadEmbedding(source)
+    await weights.loadHead(source)
+    const [first, last] = [await span(0, inputBlocks), await span(model.layers - outputBlocks, model.layers)]
+    return { input: new InputEnd(first, await Embedding.open(weights)), output: new OutputEnd(last, await Head.open(weights)), weights }
+  })
 }
 
 /** What a forward pass of the input end keeps. */

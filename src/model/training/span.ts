@@ -126,7 +126,8 @@ export class TrainableSpan {
       made.set(key, executables)
       return await executables
     }))
-    await set.loadBlocks(source, span)
+    if (weights === undefined) await set.orFreed(async () => { await set.loadBlocks(source, span) })
+    else await set.loadBlocks(source, span)
     return new TrainableSpan(set, span, blocks, residuals)
   }
 

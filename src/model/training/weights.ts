@@ -55,6 +55,16 @@ export class ModelWeights {
     ])
   }
 
+  /** What `load` makes of the set; where it fails, the set is freed, since half of one serves nothing. */
+  async orFreed<T> (load: () => Promise<T>): Promise<T> {
+    try {
+      return await load()
+    } catch (error) {
+      this.free()
+      throw error
+    }
+  }
+
   /** Loads a span's weights, and adapters as training starts, unless they are here. */
   async loadBlocks (source: WeightSource, span: Span): Promise<void> {
     const layers = Array.from({ length: span.end - span.first }, (_, i) => span.first + i)

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
+import { LocalGenerator } from '../../../src/model/generation/local.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { loadEnds } from '../../../src/model/training/ends.ts'
@@ -80,4 +81,17 @@ describe('ends and middle against PyTorch', () => {
     ends.weights.free()
     middle.free()
   })
+})
+
+it('a part of a model that cannot be loaded whole is not kept', async () => {
+  const golden = readModelGolden('llama/plain')
+  const model = modelOf(golden.config)
+  const weights = baseWeights(golden)
+  weights.delete(`model.layers.${model.layers - 1}.mlp.down_proj.weight`)
+  const source = memorySource(weights)
+  const { heldBytes } = await device.memory()
+  await expect(loadEnds(device, model, source, { inputBlocks: 1, outputBlocks: 1 }, 'weights')).rejects.toThrow('mlp.down_proj.weight')
+  await expect(TrainableSpan.load(device, model, source, { first: 0, end: model.layers }, 'weights')).rejects.toThrow('mlp.down_proj.weight')
+  await expect(LocalGenerator.load(device, model, source)).rejects.toThrow('mlp.down_proj.weight')
+  expect((await device.memory()).heldBytes).toBe(heldBytes)
 })
