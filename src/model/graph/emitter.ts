@@ -1,7 +1,7 @@
 import type { DType, Tensor } from '../../tensor.ts'
 import type { Value } from './graph.ts'
 
-/** Operators of ONNX proper and of onnxruntime's own domain. */
+/** The domain of onnxruntime's own operators; that of ONNX's is empty. */
 export const MICROSOFT = 'com.microsoft'
 
 /** A node attribute, by the name of the field that ONNX keeps it in; an element type is written as its number. */

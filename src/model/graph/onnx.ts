@@ -1,12 +1,12 @@
 import { create, toBinary, type MessageInitShape } from '@bufbuild/protobuf'
 import { bytesOf, bytesPerElement, elementCount, type DType, type Tensor } from '../../tensor.ts'
-import type { Attribute, Attributes, Emitter } from './emitter.ts'
+import { MICROSOFT, type Attribute, type Attributes, type Emitter } from './emitter.ts'
 import { GraphError } from './errors.ts'
 import { ANY_SHAPE, type Node, type Value } from './graph.ts'
 import { ModelProtoSchema, type AttributeProtoSchema, type NodeProtoSchema, type TensorProtoSchema, type ValueInfoProtoSchema } from './onnx_pb.ts'
 import type { Section } from './program.ts'
 
-/** Checked with onnxruntime 1.30 on CPU and WebGPU, where nearly every operator used here then runs on the device (Or and Round fall back to CPU); the file version it came with. */
+/** Checked with onnxruntime 1.30 on CPU and WebGPU, where nearly every operator used here then runs on the device (Round falls back to CPU); the file version it came with. */
 const OPSET = 21n
 const IR_VERSION = 10n
 const MICROSOFT_OPSET = 1n
@@ -48,7 +48,7 @@ export function emitModel (name: string, section: Section, constants: Readonly<R
   const model = create(ModelProtoSchema, {
     irVersion: IR_VERSION,
     producerName: 'midspan',
-    opsetImport: [{ domain: '', version: OPSET }, { domain: 'com.microsoft', version: MICROSOFT_OPSET }],
+    opsetImport: [{ domain: '', version: OPSET }, { domain: MICROSOFT, version: MICROSOFT_OPSET }],
     graph: {
       name,
       node: nodes,

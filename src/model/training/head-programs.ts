@@ -52,8 +52,7 @@ export function lossGradientProgram (model: Model, format: WeightFormat, paramet
 
 function lossGraph (model: Model, format: WeightFormat): HeadGraph & { loss: Value } {
   const head = headGraph(model, format)
-  const targets = cast(head.graph.input('targets', 'int32', ['taken']), 'int64')
-  return { ...head, loss: reduceSum(crossEntropy(head.logits, targets)) }
+  return { ...head, loss: reduceSum(crossEntropy(head.logits, head.graph.input('targets', 'int32', ['taken']))) }
 }
 
 /** Input `ids` int32 [rows] and the embedding under its name in the checkpoint, as `format` keeps it; output `hidden` [rows, hidden]. */

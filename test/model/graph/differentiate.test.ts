@@ -46,6 +46,15 @@ describe('differentiate', () => {
     expect((await runGraph(graph, { x: float32([], [2]) })).g!.data[0]).toBe(12)
   })
 
+  it('passes through casts between floats, in the type of what was cast', async () => {
+    const graph = new Graph()
+    const x = graph.input('x', 'float32', ['rows'])
+    const half = ops.cast(x, 'float16')
+    const [gradient] = differentiate(graph, [{ value: ops.cast(ops.mul(half, half), 'float32'), gradient: graph.input('g', 'float32', ['rows']) }], [x])
+    graph.output('gradient', gradient!)
+    expect((await runGraph(graph, { x: float32([2], [0.5, -3]), g: float32([2], [1, 2]) })).gradient).toEqual(float32([2], [1, -12]))
+  })
+
   it('does not follow integers', () => {
     const graph = new Graph()
     const x = graph.input('x', 'float32', ['rows'])

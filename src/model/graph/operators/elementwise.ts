@@ -53,12 +53,8 @@ export const minimum = binary('minimum', 'Min', (g, [a, b]) => [where(less(b!, a
 
 export const equal = binary('equal', 'Equal', 'flat', 'bool')
 export const less = binary('less', 'Less', 'flat', 'bool')
-export const lessOrEqual = binary('lessOrEqual', 'LessOrEqual', 'flat', 'bool')
 export const greater = binary('greater', 'Greater', 'flat', 'bool')
 export const greaterOrEqual = binary('greaterOrEqual', 'GreaterOrEqual', 'flat', 'bool')
-export const and = binary('and', 'And', 'flat')
-export const or = binary('or', 'Or', 'flat')
-export const not = unary('not', 'Not', 'flat')
 
 export const neg = unary('neg', 'Neg', g => neg(g))
 export const exp = unary('exp', 'Exp', (g, _, y) => mul(g, y))
@@ -73,7 +69,6 @@ export const tanh = unary('tanh', 'Tanh', (g, _, y) => mul(g, sub(1, mul(y, y)))
 export const sigmoid = unary('sigmoid', 'Sigmoid', (g, _, y) => mul(g, mul(y, sub(1, y))))
 /** To the nearest integer, halves to the even one. Its derivative is zero. */
 export const roundEven = unary('roundEven', 'Round', 'flat')
-export const floor = unary('floor', 'Floor', 'flat')
 
 /** x * sigmoid(x). */
 export function silu (x: Value): Value {

@@ -1,7 +1,7 @@
 export * from './attention.ts'
 export * from './elementwise.ts'
 export * from './indexing.ts'
-export { concat, expand, expandTo, reduceSum, reshape, shapeTensor, size, split, transpose, zerosLike } from './layout.ts'
+export { concat, expand, reduceSum, reshape, size, split, transpose, zerosLike } from './layout.ts'
 export * from './loss.ts'
 export * from './matmul.ts'
 export * from './normalization.ts'

@@ -10,7 +10,7 @@ import { logSumExp, softmax } from './reduction.ts'
 const crossEntropyOperator: Operator<null> = {
   name: 'crossEntropy',
   infer ([logits, targets, logNormalizer, chosen]) {
-    requireDType('crossEntropy', targets!, 'int64')
+    requireDType('crossEntropy', targets!, 'int32', 'int64')
     if (logits!.shape.length !== 2 || !sameShape(targets!.shape, logits!.shape.slice(0, 1))) {
       throw new GraphError(`crossEntropy cannot compare ${format(logits!.shape)} with ${format(targets!.shape)}`, 'logits are [rows, vocabulary], targets [rows]')
     }
@@ -26,9 +26,9 @@ const crossEntropyOperator: Operator<null> = {
   }
 }
 
-/** -log softmax(logits)[target] for logits [rows, vocabulary] and int64 targets [rows], each within the vocabulary: [rows]. */
+/** -log softmax(logits)[target] for logits [rows, vocabulary] and targets [rows], each within the vocabulary: [rows]. */
 export function crossEntropy (logits: Value, targets: Value): Value {
-  const rows = targets.shape[0] ?? 1
+  const [rows = 1] = targets.shape
   const chosen = reshape(gatherElements(logits, reshape(targets, [rows, 1]), 1), [rows])
   return applyOne(crossEntropyOperator, [logits, targets, logSumExp(logits, [1]), chosen], null)
 }

@@ -79,18 +79,3 @@ const softmaxOperator: Operator<{ axis: number }> = {
 export function softmax (x: Value, axis = -1): Value {
   return applyOne(softmaxOperator, [x], { axis: positiveAxis(x.shape, axis) })
 }
-
-const cumulativeSumOperator: Operator<{ axis: number, reverse: boolean }> = {
-  name: 'cumulativeSum',
-  infer: ([x]) => [x!],
-  emit ({ inputs: [x], outputs: [y], attributes: { axis, reverse } }, emitter) {
-    const at = emitter.constant({ dtype: 'int64', shape: [], data: BigInt64Array.of(BigInt(axis)) })
-    emitter.node('CumSum', [emitter.name(x!), at], [emitter.name(y!)], { reverse: { i: Number(reverse) } })
-  },
-  vjp: ({ attributes: { axis, reverse } }, [g]) => [cumulativeSum(g!, axis, !reverse)]
-}
-
-/** Running sums along an axis, from its start or, reversed, from its end. */
-export function cumulativeSum (x: Value, axis: number, reverse = false): Value {
-  return applyOne(cumulativeSumOperator, [x], { axis: positiveAxis(x.shape, axis), reverse })
-}
