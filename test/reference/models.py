@@ -86,7 +86,7 @@ CONFIGS = {
     'chatglm2/ratio-wide-heads': {
         **without(CHATGLM2, 'prefix_projection'), 'architectures': ['ChatGLMForConditionalGeneration'], 'hidden_size': 40, 'kv_channels': 16, 'multi_query_group_num': 1,
         'num_layers': 3, 'rope_ratio': 50, 'add_qkv_bias': False},
-    'chatglm2/interpolated': ({**CHATGLM2, '_name_or_path': 'THUDM/chatglm2-6b-32k', 'rope_ratio': 16}, [22, 5]),
+    'chatglm2/interpolated': ({**CHATGLM2, '_name_or_path': 'THUDM/chatglm2-6b-32k', 'rope_ratio': 16}, LONG),
     'chatglm2/linear-bias': {**CHATGLM2, 'add_bias_linear': True},
 }
 """By name: (config, lengths, LoRA targets)."""
