@@ -1,9 +1,6 @@
-import { rm } from 'node:fs/promises'
-import { z } from 'zod'
 import { MidspanError, UsageError } from '../errors.ts'
 import { chooseDevice } from '../model/runtime/choose.ts'
-import { createInvite, formatInvite } from '../protocols/hello/index.ts'
-import type { Operation, RoleContext, RunningRole } from '../roles/context.ts'
+import type { RoleContext } from '../roles/context.ts'
 import { roles as defaultRoles, type Roles } from './composition.ts'
 import { startControlServer } from './control/server.ts'
 import { readMembership, readServers, type Membership } from './federation.ts'
@@ -15,8 +12,9 @@ import { ServerLinks } from './links.ts'
 import { lockHome } from './lock.ts'
 import { openLog } from './logging.ts'
 import { offerServerServices } from './server.ts'
-import { loadSettings, updateConfig, type Settings } from './settings.ts'
-import { blockSpan, listPeers, type BlockSpan } from './status.ts'
+import { operationsOf } from './operations.ts'
+import { loadSettings, type Settings } from './settings.ts'
+import { blockSpan, type BlockSpan } from './status.ts'
 import { AGENT } from './version.ts'
 
 /** What `midspan status` shows. */
@@ -56,11 +54,6 @@ export interface DaemonOptions {
 }
 
 const DEFAULT_SERVER_LISTEN = ['/ip4/0.0.0.0/tcp/4001']
-
-/** Longer ones are as good as for ever, and an invite that cannot be taken back should not be. */
-const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
-
-const inviteSchema = z.strictObject({ role: z.enum(['client', 'server']), expiresMs: z.int().positive().max(MAX_INVITE_MS, 'an invite expires within ten years'), uses: z.int().min(1).max(10_000) })
 
 /**
  * Runs the peer whose home is at `root`. Resolves when it is ready: a server listens, a client has tried its servers once.
@@ -162,7 +155,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       since: since.toISOString()
     }
   }
-  const control = await startControlServer(home, operationsOf({ ...parts, node, gate, links, role, status, stop }), logger)
+  const control = await startControlServer(home, operationsOf({ home, membership, isServer, node, gate, links, role, status, stop }), logger)
   cleanups.push(async () => { await control.stop() })
   logger.info({ peer: peerId.toString(), federation: signed.id, role: settings.role }, 'ready')
   return { node, status, stopped, stop }
@@ -184,50 +177,4 @@ async function unwind (cleanups: Array<() => Promise<void> | void>): Promise<voi
 function modelOf ({ model }: Settings): string {
   if (model === undefined) throw new UsageError('the home does not say where the server\'s model is', 'add `model: DIR` to its config.yaml')
   return model
-}
-
-interface Running extends Parts {
-  readonly node: MidspanNode
-  readonly gate: Gate
-  readonly links: ServerLinks
-  readonly role: RunningRole
-  readonly status: () => DaemonStatus
-  readonly stop: () => Promise<void>
-}
-
-function operationsOf (running: Running): Record<string, Operation> {
-  const { node, gate, role, status, settings } = running
-  return {
-    ...role.operations,
-    async *status () { yield status() },
-    async *peers (_, signal) { yield { peers: await listPeers(node, gate, role, signal) } },
-    ...(settings.role === 'server'
-      ? { async *invite (parameters: unknown) { yield await invite(running, parameters) } }
-      : { async *leave (_: unknown, signal: AbortSignal) { yield await leave(running, signal) } })
-  }
-}
-
-async function invite ({ node, membership: { key, signed } }: Running, parameters: unknown): Promise<object> {
-  const result = inviteSchema.safeParse(parameters)
-  if (!result.success) throw new UsageError(`the invite cannot be made: ${result.error.issues[0]?.message ?? 'its terms cannot be read'}`, 'see: midspan invite --help')
-  const { role, expiresMs, uses } = result.data
-  const expiresAtMs = Date.now() + expiresMs
-  const made = await createInvite({ federation: signed.id, addresses: farthestFirst(node.getMultiaddrs().map(String)), role, expiresAtMs, uses }, key)
-  return { invite: formatInvite(made), role, expires: new Date(expiresAtMs).toISOString(), uses, addresses: made.addresses }
-}
-
-/** An invite holds few addresses: those that only this machine can dial come last. */
-function farthestFirst (addresses: readonly string[]): string[] {
-  const isLoopback = (address: string): number => Number(/^\/(ip4\/127\.|ip6\/::1\/)/.test(address))
-  return addresses.toSorted((a, b) => isLoopback(a) - isLoopback(b))
-}
-
-/** Ends all work, gives the place back, empties the home of all but the identity, and stops the daemon once the caller has its answer. */
-async function leave ({ home, links, membership: { signed }, role, stop }: Running, signal: AbortSignal): Promise<object> {
-  await role.stop()
-  const told = await links.leave(signal)
-  for (const path of [home.charter, home.servers, home.model, home.state]) await rm(path, { recursive: true, force: true })
-  await updateConfig(home, { role: undefined, inputBlocks: undefined, outputBlocks: undefined, noise: undefined, gradientNoise: undefined })
-  setImmediate(() => { stop().catch(() => {}) })
-  return { left: signed.id, told }
 }

@@ -7,12 +7,14 @@ import { checkWeights, endTensors, modelOf } from '../model/families/index.ts'
 import { type Charter, checkClientSettings, checkProtocols, type ClientSettings, protocolId, type SignedCharter, verifyCharter } from '../protocols/charter/index.ts'
 import { type Invite, looksLikeInvite, parseInvite, RefusedError, REFUSALS, sayHello } from '../protocols/hello/index.ts'
 import { fetchPieces } from '../protocols/weights/index.ts'
+import { withDeadline } from '../protocols/wire/wait.ts'
+import { withPeer } from './addresses.ts'
 import { writeServers } from './federation.ts'
 import { UnreachableError } from './gate.ts'
-import { createHome, homeAt, HomeInUseError, readIfPresent, replaceFile } from './home.ts'
+import { homeAt, replaceFile } from './home.ts'
 import { loadOrCreateIdentity } from './identity.ts'
 import { createMidspanNode, type MidspanNode } from './libp2p.ts'
-import { lockHome } from './lock.ts'
+import { settle } from './lock.ts'
 import { updateConfig } from './settings.ts'
 import { AGENT } from './version.ts'
 import { tensorsOfEnds } from './weights.ts'
@@ -62,15 +64,12 @@ const HELLO_TIMEOUT_MS = 60_000
 export async function joinFederation (root: string, options: JoinOptions, signal: AbortSignal, onEvent: (event: JoinEvent) => void = () => {}): Promise<Joined> {
   const target = await readTarget(options.invite)
   const home = homeAt(root)
-  await createHome(home)
-  const lock = await lockHome(home)
-  try {
-    if (await readIfPresent(home.charter) !== undefined) throw new HomeInUseError(home.root)
+  return await settle(home, async () => {
     const key = await loadOrCreateIdentity(home.identity)
     const node = await createMidspanNode({ privateKey: key, role: 'client', listen: [] })
-    await node.start()
     try {
-      const signed = await introduce(node, target, AbortSignal.any([signal, AbortSignal.timeout(HELLO_TIMEOUT_MS)]))
+      await node.start()
+      const signed = await introduce(node, target, signal)
       const { charter } = signed
       const federation = { id: signed.id, name: charter.name }
       onEvent({ type: 'charter', federation, server: target.server.toString() })
@@ -83,9 +82,7 @@ export async function joinFederation (root: string, options: JoinOptions, signal
     } finally {
       await node.stop()
     }
-  } finally {
-    lock.release()
-  }
+  })
 }
 
 /** What a client uses: what it asked for, and the charter's least where it did not ask. Throws SettingRefusedError. */
@@ -121,8 +118,10 @@ async function readTarget (text: string): Promise<Target> {
 }
 
 async function introduce (node: MidspanNode, { server, addresses, invite }: Target, signal: AbortSignal): Promise<SignedCharter> {
-  const stream = await open(node, server, addresses, protocolId('hello'), signal)
-  const welcomed = await sayHello(stream, { agent: AGENT, role: 'client', invite: invite?.bytes }, signal)
+  const welcomed = await withDeadline('the server did not answer', HELLO_TIMEOUT_MS, signal, async (deadline) => {
+    const stream = await open(node, server, addresses, protocolId('hello'), deadline)
+    return await sayHello(stream, { agent: AGENT, role: 'client', invite: invite?.bytes }, deadline)
+  })
   if (welcomed.role !== 'server') throw new RefusedError(REFUSALS.role, 'role', `${server.toString()} is a ${welcomed.role}, not a server`)
   const signed = await verifyCharter(welcomed.charter ?? new Uint8Array(0))
   if (invite !== undefined && signed.id !== invite.federation) throw new RefusedError(REFUSALS.inviteFederation, 'federation', 'the server sent the charter of another federation than the invite names')
@@ -138,11 +137,6 @@ async function open (node: MidspanNode, server: PeerId, addresses: readonly Mult
     signal.throwIfAborted()
     throw new UnreachableError(`the server ${server.toString()}`, error)
   }
-}
-
-/** Addresses that name the peer, so that nobody else is taken for it. */
-export function withPeer (addresses: readonly Multiaddr[], peer: PeerId): Multiaddr[] {
-  return addresses.map((address) => address.getComponents().some(({ name }) => name === 'p2p') ? address : address.encapsulate(`/p2p/${peer.toString()}`))
 }
 
 async function fetchEnds (

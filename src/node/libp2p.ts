@@ -81,6 +81,6 @@ export async function startNode (node: MidspanNode, listen: readonly string[]): 
 
 /** libp2p's error names the addresses that failed, each with its reason, on lines of their own. */
 function reasonOf (error: unknown): string | undefined {
-  const lines = error instanceof Error ? error.message.split('\n').map((line) => line.trim()).filter((line) => line.startsWith('/')) : []
+  const lines = error instanceof Error ? error.message.split('\n').map((line) => line.trim()).filter((line) => line.startsWith('/')).map((line) => line.replace(/: \w*Error: /, ': ')) : []
   return lines.length === 0 ? undefined : lines.join('; ')
 }

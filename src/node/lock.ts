@@ -2,7 +2,7 @@ import { createHash, randomUUID } from 'node:crypto'
 import { link, readFile, rename, unlink, writeFile } from 'node:fs/promises'
 import { readFileSync, unlinkSync } from 'node:fs'
 import { MidspanError } from '../errors.ts'
-import type { Home } from './home.ts'
+import { createHome, HomeInUseError, readIfPresent, type Home } from './home.ts'
 
 /** Another process works in this home. */
 export class HomeLockedError extends MidspanError {
@@ -22,6 +22,21 @@ export interface HomeLock {
 
 /** A path whose owner changes while one looks at it is looked at again; each try meets another owner, so a few are enough. */
 const MAX_TRIES = 5
+
+/**
+ * Makes a home, and keeps it for this process while it comes to belong to a federation.
+ * Throws HomeLockedError, and HomeInUseError where it belongs to one already.
+ */
+export async function settle<T> (home: Home, run: () => Promise<T>): Promise<T> {
+  await createHome(home)
+  const lock = await lockHome(home)
+  try {
+    if (await readIfPresent(home.charter) !== undefined) throw new HomeInUseError(home.root)
+    return await run()
+  } finally {
+    lock.release()
+  }
+}
 
 /** Takes the home for this process. Throws HomeLockedError when a living process has it. */
 export async function lockHome (home: Home): Promise<HomeLock> {

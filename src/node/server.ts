@@ -50,7 +50,7 @@ export async function offerServerServices (options: ServerServicesOptions): Prom
     await connection.close({ signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch((error: unknown) => { connection.abort(error as Error) })
   }, { maxInboundStreams: MAX_HELLO_STREAMS })
   const weights = new WeightsService(await weightSource(await openModelDirectory(model), signed.charter, home.adapter), servableOf(signed.charter))
-  await gate.handle(protocolId('weights'), async (stream) => { await weights.serve(stream) })
+  await gate.handle(protocolId('weights'), async (stream, peer) => { await weights.serve(stream, peer.toString()) })
   await gate.handle(protocolId('status'), async (stream) => { await answerStatus(stream, status) })
 }
 

@@ -99,7 +99,7 @@ export async function updateConfig (home: Home, changes: { readonly [Key in keyo
 }
 
 /** Checks values against the schema. Throws UsageError that names the source and the key. */
-export function checkSettings (value: unknown, source: string): PartialSettings {
+function checkSettings (value: unknown, source: string): PartialSettings {
   const result = settingsSchema.safeParse(value)
   if (result.success) return result.data
   const issue = result.error.issues[0]

@@ -21,7 +21,7 @@ export function checkClientSettings (charter: Charter, settings: ClientSettings)
 }
 
 /** Throws SettingRefusedError when the charter does not allow this partition. */
-export function checkPartition (charter: Charter, partition: Partition): void {
+function checkPartition (charter: Charter, partition: Partition): void {
   for (const field of ['inputBlocks', 'outputBlocks'] as const) {
     const { min, max } = charter.partitions[field]
     const blocks = partition[field]

@@ -1,14 +1,16 @@
 import { MidspanError } from '../../errors.ts'
 
-/** A charter that does not follow the format. `field` is the path of the first value that is wrong, or empty for the document itself. */
+/** A charter that does not follow the format. `field` is the path of the first value that is wrong, or empty for the document itself; `reason` says what of it. */
 export class CharterInvalidError extends MidspanError {
   static readonly code = 'E_CHARTER_INVALID'
   readonly field: string
+  readonly reason: string
 
   constructor (field: string, reason: string, cause?: unknown) {
     super(CharterInvalidError.code, `the charter cannot be used: ${field === '' ? '' : `${field}: `}${reason}`,
       { next: 'ask the founding server for its charter again', ...(cause === undefined ? {} : { cause }) })
     this.field = field
+    this.reason = reason
   }
 }
 

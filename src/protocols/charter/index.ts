@@ -1,5 +1,5 @@
 export * from './client.ts'
 export * from './constants.ts'
 export * from './errors.ts'
-export { charterSchema, type Charter, type Partition } from './schema.ts'
+export { type Charter, type Partition } from './schema.ts'
 export * from './signed.ts'

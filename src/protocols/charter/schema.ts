@@ -16,7 +16,7 @@ const beta = z.number().min(0).lt(1)
 export const peerIdSchema = z.string().regex(/^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/, 'is not an Ed25519 peer id')
 
 /** Files go into a model directory: a plain name, so that no peer chooses where a file is written. */
-export const fileNameSchema = z.string().max(MAX_NAME_LENGTH).regex(/^[A-Za-z0-9_][A-Za-z0-9._-]*$/, 'is not a plain file name')
+const fileNameSchema = z.string().max(MAX_NAME_LENGTH).regex(/^[A-Za-z0-9_][A-Za-z0-9._-]*$/, 'is not a plain file name')
 
 const tensorSchema = z.strictObject({
   /** The stored type, as safetensors names it. */

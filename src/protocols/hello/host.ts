@@ -35,6 +35,8 @@ const FEDERATION_BYTES = 32
 export class HelloHost {
   readonly #options: HelloHostOptions
   readonly #attempts: AttemptLimit
+  /** Whether a change was made that could not be kept: it is kept with the next hello. */
+  #unsaved = false
 
   constructor (options: HelloHostOptions) {
     this.#options = options
@@ -62,10 +64,10 @@ export class HelloHost {
   }
 
   async #welcome (control: ControlStream<Answer, Hello>, peer: PeerId, hello: Hello, signal: AbortSignal | undefined): Promise<void> {
-    const { charter, admission, persist, welcomed } = this.#options
+    const { charter, admission, welcomed } = this.#options
     const candidate = await candidateOf(peer, hello)
     const { role, changed } = admission.admit(candidate)
-    if (changed) await persist(admission.state)
+    if (changed || this.#unsaved) await this.#save()
     welcomed(peer, role, plainText(hello.agent))
     const bytes = candidate.federation === undefined ? charter.bytes : new Uint8Array(0)
     await control.write(this.#welcomeMessage(bytes.byteLength), undefined, signal)
@@ -75,10 +77,21 @@ export class HelloHost {
   }
 
   async #goodbye (control: ControlStream<Answer, Hello>, peer: PeerId, signal: AbortSignal | undefined): Promise<void> {
-    const { admission, persist, left } = this.#options
-    if (admission.remove(peer.toString())) await persist(admission.state)
+    const { admission, left } = this.#options
+    if (admission.remove(peer.toString())) await this.#save()
     left(peer)
     await control.write(this.#welcomeMessage(0), undefined, signal)
+  }
+
+  async #save (): Promise<void> {
+    const { admission, persist } = this.#options
+    try {
+      await persist(admission.state)
+    } catch (error) {
+      this.#unsaved = true
+      throw error
+    }
+    this.#unsaved = false
   }
 
   #welcomeMessage (charterLength: number): Answer {

@@ -35,7 +35,7 @@ const NONCE_BYTES = 16
 const FEDERATION_BYTES = 32
 
 /** Eight addresses of 60 bytes, an identity and a signature take 700 bytes. */
-export const MAX_INVITE_BYTES = 2048
+const MAX_INVITE_BYTES = 2048
 const MAX_ADDRESSES = 8
 const MAX_USES = 10_000
 

@@ -28,6 +28,15 @@ export class NotServedError extends MidspanError {
   }
 }
 
+/** A part of the model that clients may have, and that the server cannot read now. */
+export class UnreadableError extends MidspanError {
+  static readonly code = 'E_UNREADABLE'
+
+  constructor (name: string, cause: unknown) {
+    super(UnreadableError.code, `the server cannot read ${name}`, { next: 'ask its operator to look into its log', cause })
+  }
+}
+
 /** More peers fetch weights than the server serves at one time. */
 export class BusyError extends MidspanError {
   static readonly code = 'E_BUSY'

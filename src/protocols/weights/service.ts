@@ -3,7 +3,7 @@ import type { Stream } from '@libp2p/interface'
 import { MAX_CONTROL_PAYLOAD_BYTES } from '../wire/constants.ts'
 import { ControlStream } from '../wire/control.ts'
 import { ChannelClosedError } from '../wire/errors.ts'
-import { asServer, BusyError, kinds, NotServedError, type PieceKind } from './messages.ts'
+import { asServer, BusyError, kinds, NotServedError, type PieceKind, UnreadableError } from './messages.ts'
 import { type Part, PartSchema, type Request } from './weights_pb.ts'
 
 /** Where the bytes of a model's files and tensors are read from. */
@@ -23,23 +23,30 @@ export interface Servable {
 /** Each stream holds about two chunks of memory and one read of the disk at a time. */
 const MAX_STREAMS = 16
 
+/** A peer fetches over one stream, and for a moment two when it comes back before its old one is known to be broken. */
+const MAX_STREAMS_PER_PEER = 2
+
 /** Serves the parts of a model that clients may have. */
 export class WeightsService {
   readonly #source: WeightSource
   readonly #servable: Servable
-  #streams = 0
+  /** Open streams, by peer id. */
+  readonly #streams = new Map<string, number>()
 
   constructor (source: WeightSource, servable: Servable) {
     this.#source = source
     this.#servable = servable
   }
 
-  /** Answers the requests of one stream until its peer closes it. Throws NotServedError, BusyError and the wire's errors after telling the peer. */
-  async serve (stream: Stream, signal?: AbortSignal): Promise<void> {
+  /**
+   * Answers the requests of one of a peer's streams until it closes it.
+   * Throws NotServedError, BusyError, UnreadableError and the wire's errors after telling the peer.
+   */
+  async serve (stream: Stream, peer: string, signal?: AbortSignal): Promise<void> {
     const control = new ControlStream(stream, asServer)
-    this.#streams++
+    const mine = this.#count(peer, 1)
     try {
-      if (this.#streams > MAX_STREAMS) throw new BusyError()
+      if (mine > MAX_STREAMS_PER_PEER || this.#all() > MAX_STREAMS) throw new BusyError()
       for (;;) {
         const request = await readRequest(control, signal)
         if (request === undefined) break
@@ -50,8 +57,19 @@ export class WeightsService {
       control.abort(error as Error)
       throw error
     } finally {
-      this.#streams--
+      this.#count(peer, -1)
     }
+  }
+
+  #count (peer: string, change: number): number {
+    const streams = (this.#streams.get(peer) ?? 0) + change
+    if (streams === 0) this.#streams.delete(peer)
+    else this.#streams.set(peer, streams)
+    return streams
+  }
+
+  #all (): number {
+    return this.#streams.values().reduce((sum, streams) => sum + streams, 0)
   }
 
   async #send (control: ControlStream<Part, Request>, request: Request, signal: AbortSignal | undefined): Promise<void> {
@@ -60,10 +78,19 @@ export class WeightsService {
     let offset = Number(request.offset)
     if (offset > size) throw new NotServedError(`byte ${request.offset} of ${request.name}, which has ${size},`)
     do {
-      const bytes = await this.#source.read(kind, request.name, offset, Math.min(MAX_CONTROL_PAYLOAD_BYTES, size - offset), signal)
+      const bytes = await this.#read(kind, request.name, offset, Math.min(MAX_CONTROL_PAYLOAD_BYTES, size - offset), signal)
       await control.write(create(PartSchema, { offset: BigInt(offset), size: BigInt(size) }), bytes, signal)
       offset += bytes.byteLength
     } while (offset < size)
+  }
+
+  /** What the disk says names the server's own paths: the peer is told no more than that. */
+  async #read (kind: PieceKind, name: string, offset: number, length: number, signal: AbortSignal | undefined): Promise<Uint8Array> {
+    try {
+      return await this.#source.read(kind, name, offset, length, signal)
+    } catch (error) {
+      throw new UnreadableError(name, error)
+    }
   }
 
   #kindOf ({ kind, name }: Request): PieceKind {

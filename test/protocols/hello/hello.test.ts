@@ -15,9 +15,13 @@ async function hosted (changes: Partial<AdmissionPolicy> = {}) {
     mode: 'invite', federation: charter.id, server: await peerOf(1), allow: new Set(), protocols: PROTOCOL_VERSIONS, maxClients: 3, ...changes
   })
   const events: string[] = []
+  const disk = { full: false }
   const host = new HelloHost({
     agent: 'host/1', charter, admission,
-    persist: async () => { events.push('persisted') },
+    persist: async () => {
+      if (disk.full) throw new Error('no space')
+      events.push('persisted')
+    },
     welcomed: (_, role, agent) => { events.push(`welcomed ${role} ${agent}`) },
     left: () => { events.push('left') }
   })
@@ -29,7 +33,7 @@ async function hosted (changes: Partial<AdmissionPolicy> = {}) {
     if (said.status === 'rejected') throw said.reason as Error
     return { ...said.value, stays: stays.status === 'fulfilled' && stays.value }
   }
-  return { charter, events, host, peer, say }
+  return { charter, events, disk, host, peer, say }
 }
 
 describe('hello', () => {
@@ -37,6 +41,15 @@ describe('hello', () => {
     const { charter, events, say } = await hosted()
     const invite = await createInvite({ federation: charter.id, addresses: [], role: 'client', expiresAtMs: Date.now() + 1000, uses: 1 }, await keyOf(1))
     expect(await say({ invite: invite.bytes })).toEqual({ agent: 'host/1', role: 'server', charter: charter.bytes, stays: true })
+    expect(events).toEqual(['persisted', 'welcomed client test [31m/1'])
+  })
+
+  it('welcomes nobody whose place could not be kept, and keeps it when that works again', async () => {
+    const { events, disk, say } = await hosted({ mode: 'open' })
+    disk.full = true
+    await expect(say()).rejects.toMatchObject({ code: 'E_INTERNAL' })
+    disk.full = false
+    await say()
     expect(events).toEqual(['persisted', 'welcomed client test [31m/1'])
   })
 

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import type { Stream } from '@libp2p/interface'
 import { streamPair } from '@libp2p/utils'
 import { describe, expect, it } from 'vitest'
+import { UsageError } from '../../../src/errors.ts'
 import { fetchPieces, type MissingPiece, type PieceStore, type WeightSource, WeightsService } from '../../../src/protocols/weights/index.ts'
 
 const MiB = 2 ** 20
@@ -42,11 +43,11 @@ class MemoryStore implements PieceStore {
   }
 }
 
-function opener (service: WeightsService, spoil: (client: Stream, attempt: number) => void = () => {}) {
+function opener (service: WeightsService, spoil: (client: Stream, attempt: number) => void = () => {}, peer = 'peer') {
   let attempts = 0
   return async (): Promise<Stream> => {
     const [client, server] = await streamPair()
-    service.serve(server).catch(() => {})
+    service.serve(server, peer).catch(() => {})
     spoil(client, attempts++)
     return client
   }
@@ -103,11 +104,26 @@ describe('weights', () => {
     await expect(fetchPieces(store, { open: opener(service()) }, soon())).rejects.toMatchObject({ code: 'E_BAD_MESSAGE' })
   })
 
+  it('are sent to one peer over a few streams alone, so that others have theirs', async () => {
+    const shared = service()
+    for (let i = 0; i < 2; i++) {
+      const [, server] = await streamPair()
+      shared.serve(server, 'greedy').catch(() => {})
+    }
+    await expect(fetchPieces(new MemoryStore('a'), { open: opener(shared, undefined, 'greedy'), retryMs: 1 }, soon())).rejects.toMatchObject({ code: 'E_BUSY' })
+    await fetchPieces(new MemoryStore('a'), { open: opener(shared, undefined, 'other') }, soon())
+  })
+
+  it('that the server cannot read are said to be so, without its paths', async () => {
+    const broken = new WeightsService({ ...source, read: async () => { throw new UsageError('/home/owner/model.safetensors became shorter') } }, { files: new Set(), tensors: new Set(['a']) })
+    await expect(fetchPieces(new MemoryStore('a'), { open: opener(broken) }, soon())).rejects.toMatchObject({ code: 'E_UNREADABLE', message: 'the server cannot read a' })
+  })
+
   it('are sent to a bounded number of peers at one time', async () => {
     const busy = service()
     for (let i = 0; i < 16; i++) {
       const [, server] = await streamPair()
-      busy.serve(server).catch(() => {})
+      busy.serve(server, `peer ${i}`).catch(() => {})
     }
     await expect(fetchPieces(new MemoryStore('a'), { open: opener(busy), retryMs: 1 }, soon())).rejects.toMatchObject({ code: 'E_BUSY' })
   })

@@ -1,0 +1,68 @@
+import { rm } from 'node:fs/promises'
+import { z } from 'zod'
+import { UsageError } from '../errors.ts'
+import { createInvite, formatInvite } from '../protocols/hello/index.ts'
+import type { Operation, RunningRole } from '../roles/context.ts'
+import type { Membership } from './federation.ts'
+import type { Gate } from './gate.ts'
+import type { Home } from './home.ts'
+import type { MidspanNode } from './libp2p.ts'
+import type { ServerLinks } from './links.ts'
+import { updateConfig } from './settings.ts'
+import { listPeers } from './status.ts'
+
+/** Longer ones are as good as for ever, and an invite that cannot be taken back should not be. */
+const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
+
+const inviteSchema = z.strictObject({ role: z.enum(['client', 'server']), expiresMs: z.int().positive().max(MAX_INVITE_MS, 'an invite expires within ten years'), uses: z.int().min(1).max(10_000) })
+
+/** A daemon's parts, as its operations need them. */
+export interface Running {
+  readonly home: Home
+  readonly membership: Membership
+  readonly isServer: boolean
+  readonly node: MidspanNode
+  readonly gate: Gate
+  readonly links: ServerLinks
+  readonly role: RunningRole
+  readonly status: () => object
+  readonly stop: () => Promise<void>
+}
+
+/** What the control socket of a daemon offers: what its role does, and what every member of its kind can be asked. */
+export function operationsOf (running: Running): Record<string, Operation> {
+  const { node, gate, role, status, isServer } = running
+  return {
+    ...role.operations,
+    async *status () { yield status() },
+    async *peers (_, signal) { yield { peers: await listPeers(node, gate, role, signal) } },
+    ...(isServer
+      ? { async *invite (parameters: unknown) { yield await invite(running, parameters) } }
+      : { async *leave (_: unknown, signal: AbortSignal) { yield await leave(running, signal) } })
+  }
+}
+
+async function invite ({ node, membership: { key, signed } }: Running, parameters: unknown): Promise<object> {
+  const result = inviteSchema.safeParse(parameters)
+  if (!result.success) throw new UsageError(`the invite cannot be made: ${result.error.issues[0]?.message ?? 'its terms cannot be read'}`, 'see: midspan invite --help')
+  const { role, expiresMs, uses } = result.data
+  const expiresAtMs = Date.now() + expiresMs
+  const made = await createInvite({ federation: signed.id, addresses: farthestFirst(node.getMultiaddrs().map(String)), role, expiresAtMs, uses }, key)
+  return { invite: formatInvite(made), role, expires: new Date(expiresAtMs).toISOString(), uses, addresses: made.addresses }
+}
+
+/** An invite holds few addresses: those that only this machine can dial come last. */
+function farthestFirst (addresses: readonly string[]): string[] {
+  const isLoopback = (address: string): number => Number(/^\/(ip4\/127\.|ip6\/::1\/)/.test(address))
+  return addresses.toSorted((a, b) => isLoopback(a) - isLoopback(b))
+}
+
+/** Ends all work, gives the place back, empties the home of all but the identity, and stops the daemon once the caller has its answer. */
+async function leave ({ home, links, membership: { signed }, role, stop }: Running, signal: AbortSignal): Promise<object> {
+  await role.stop()
+  const told = await links.leave(signal)
+  for (const path of [home.charter, home.servers, home.model, home.state]) await rm(path, { recursive: true, force: true })
+  await updateConfig(home, { role: undefined, inputBlocks: undefined, outputBlocks: undefined, noise: undefined, gradientNoise: undefined })
+  setImmediate(() => { stop().catch(() => {}) })
+  return { left: signed.id, told }
+}
