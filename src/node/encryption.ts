@@ -62,21 +62,24 @@ function withQuietDecoder<Secured extends { readonly connection: MessageStream }
   return secured
 }
 
-/** A muxer's frame without data. yamux answers every message with one, which gives back what the message took of the sender's window. */
+/**
+ * How a yamux frame begins (version, type, two bytes of flags) that answers a message: it gives back what the message took of the sender's
+ * window, and says nothing else. Frames of this type that open or close a stream have flags.
+ */
+const WINDOW_UPDATE = [0, 1, 0, 0]
+
+/** Such a frame has no data after its header. */
 const MUXER_HEADER_BYTES = 12
 
-/** The type of a yamux frame, its second byte, that measures the round trip: windows follow from what it finds. */
-const MUXER_PING = 2
-
-/** How long such a frame may wait for a message to go with: the time of a token. */
-const MOST_DELAY_MS = 2
+/** How long such a frame may wait for a message to go with: that of a large model's next token. */
+const MOST_DELAY_MS = 50
 
 /** What may come in meanwhile: below the least window by far, so that no sender waits for what is kept. */
 const MOST_RECEIVED_BYTES = 64 * 1024
 
 /**
- * Has a secured connection keep what is no more than a muxer's header for the message that follows it: the other end need not wake for
- * it. Where none follows soon, or much comes in, it leaves alone. Nothing overtakes anything.
+ * Has a secured connection keep what gives back a window for the message that follows it: the other end need not wake for it, least of
+ * all while it computes. Where none follows soon, or much comes in, it leaves alone. Nothing overtakes anything.
  */
 function gathered<Secured extends { readonly connection: MessageStream }> (raw: MessageStream, secured: Secured): Secured {
   const { connection } = secured
@@ -102,7 +105,7 @@ function gathered<Secured extends { readonly connection: MessageStream }> (raw: 
   // Not of the secured connection: with a listener before the muxer's, it would not keep what comes before that one.
   raw.addEventListener('message', ({ data }) => { receivedBytes += data.byteLength })
   connection.send = (data) => {
-    const mayWait = data instanceof Uint8Array && data.byteLength <= MUXER_HEADER_BYTES && data[1] !== MUXER_PING
+    const mayWait = data instanceof Uint8Array && data.byteLength === MUXER_HEADER_BYTES && WINDOW_UPDATE.every((byte, index) => data[index] === byte)
     if (mayWait && receivedBytes < MOST_RECEIVED_BYTES) {
       timer ??= setTimeout(flush, MOST_DELAY_MS)
       kept.append(data)

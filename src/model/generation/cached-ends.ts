@@ -1,5 +1,5 @@
 import type { EndBlocks, PromptContext } from '../families/index.ts'
-import { continued, isPending, type AnyTensor, type DeviceTensor, type Pending } from '../runtime/device.ts'
+import { continued, isPending, type AnyTensor, type DeviceTensor, type Link, type Pending } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { int32, type Tensor } from '../../tensor.ts'
 import { Embedding } from '../training/embedding.ts'
@@ -57,9 +57,28 @@ export class CachedEnds {
     const { embedding, input } = this.#parts
     const { prompts } = this.#weights.model
     if (prompts !== undefined && input.length === 0) this.#contexts = { read: prompts.context(ids, 'read'), generated: prompts.context(ids, 'generated') }
-    const blocks = await this.#blocks.links({ passed: 'hidden' }, [{ cache: input, count: ids.length, context: this.contextAt(input.length) }], input.span)
-    input.length += ids.length
-    return { links: [embedding.link(int32([ids.length], ids)), ...blocks], output: blocks.length === 0 ? 'hidden' : 'output' }
+    return await this.#onward([embedding.link(int32([ids.length], ids))], ids.length)
+  }
+
+  /**
+   * A chain that computes logits goes on to the rows of the likeliest token, as `starting` gives them, before anybody has seen the logits.
+   * That token's id, int32 [1], is the chain's `ids`. `takeBack` where another is chosen.
+   */
+  async guessing (logits: Pending): Promise<Pending> {
+    return await this.#onward([...logits.links, await this.#parts.embedding.likeliestLink({ passed: logits.output })], 1)
+  }
+
+  /** The token started last was a wrong guess. */
+  takeBack (): void {
+    this.#parts.input.length--
+  }
+
+  /** Rows `hidden` that these links give, through the first blocks. */
+  async #onward (links: readonly Link[], count: number): Promise<Pending> {
+    const { input } = this.#parts
+    const blocks = await this.#blocks.links({ passed: 'hidden' }, [{ cache: input, count, context: this.contextAt(input.length) }], input.span)
+    input.length += count
+    return { links: [...links, ...blocks], output: blocks.length === 0 ? 'hidden' : 'output' }
   }
 
   /** What the blocks must know of rows from this position on, in a model that reads prompts in both directions; known once the prompt has started. */
@@ -71,13 +90,19 @@ export class CachedEnds {
   async finish (rows: AnyTensor | Pending, count: number): Promise<Float32Array> {
     using scope = new Scope(this.#weights.device)
     if (!isPending(rows)) scope.own(rows)
+    const { links } = await this.finishing(rows, count)
+    const { logits } = await this.#weights.device.chain(links)
+    return (logits as Tensor).data as Float32Array
+  }
+
+  /** The same logits, [1, vocabulary], for a chain to go on with. */
+  async finishing (rows: AnyTensor | Pending, count: number): Promise<Pending> {
     const { head, output } = this.#parts
     const { links, input } = continued(rows)
     const blocks = await this.#blocks.links(input, [{ cache: output, count, context: this.contextAt(output.length) }], output.span)
     const last = await head.generationLink(blocks.length === 0 ? input : { passed: 'output' }, count, [count - 1])
-    const { logits } = await this.#weights.device.chain([...links, ...blocks, last])
     output.length += count
-    return (logits as Tensor).data as Float32Array
+    return { links: [...links, ...blocks, last], output: 'logits' }
   }
 
   free (): void {

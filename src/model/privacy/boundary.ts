@@ -1,7 +1,7 @@
 import { Graph, type Value } from '../graph/graph.ts'
 import { abs, add, cast, clip, div, greater, maximum, mul, reduceMax, reduceMean, reduceSum, reshape, roundEven, sqrt, where, zerosLike } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
-import { continued, isDeviceTensor, isPending, type AnyTensor, type Device, type DeviceTensor, type Executable, type Pending } from '../runtime/device.ts'
+import { continued, isDeviceTensor, isPending, type AnyTensor, type Device, type DeviceTensor, type Executable, type Link, type Pending } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { float32, type Tensor } from '../../tensor.ts'
 import { gaussian, wordsPerRow } from './noise.ts'
@@ -22,6 +22,13 @@ export interface Release {
   readonly tensors: Tensor[]
   /** Share of the rows that were longer than the clip. */
   readonly clippedFraction: number
+}
+
+/** Rows that are still to be computed on their way out: links that end a chain with what may leave of them. */
+export interface Leaving {
+  readonly links: readonly Link[]
+  /** The release, of what the chain gives. */
+  readonly released: (results: Readonly<Record<string, AnyTensor>>) => Release
 }
 
 /** The largest float16: larger values saturate instead of becoming infinite. */
@@ -52,12 +59,18 @@ export class Boundary {
   }
 
   /** Protects and rounds this many rows float32 [rows, hidden]. Noise is drawn afresh for every call. */
-  async release (rows: AnyTensor | Pending, { clip: norm, noise }: Protection, count = rowsIn(rows)): Promise<Release> {
+  async release (rows: AnyTensor | Pending, protection: Protection, count = rowsIn(rows)): Promise<Release> {
+    using scope = new Scope(this.#device)
+    const { links, released } = await this.leaving(scope, rows, protection, count)
+    return released(links.length === 0 ? {} : await this.#device.chain(links))
+  }
+
+  /** The same as links of a chain that is to run once, with noise that is the scope's. */
+  async leaving (scope: Scope, rows: AnyTensor | Pending, { clip: norm, noise }: Protection, count: number): Promise<Leaving> {
     if (norm === null) {
       if (noise !== 0) throw new RangeError('noise is relative to the clip, and there is none')
-      return { tensors: await this.encode(rows), clippedFraction: 0 }
+      return await this.#encoding(rows)
     }
-    using scope = new Scope(this.#device)
     const name = noise === 0 ? 'clip' : 'clip-noise'
     const executable = await this.#executable(name, () => releaseProgram(name, this.#hidden, this.#rounding, noise !== 0))
     // A keystream under a fresh key that nobody learns. onnxruntime's own random operators are seeded, and unfit to hide anything.
@@ -65,20 +78,16 @@ export class Boundary {
       ? {}
       : { words: scope.own(await this.#device.randomBits([count, wordsPerRow(this.#hidden)])), deviation: float32([], [noiseDeviation({ clip: norm, noise }, this.#hidden)]) }
     const { links, input } = continued(rows)
-    const { values, scales, clipped } = await this.#device.chain([...links, { executable, inputs: { rows: input, clip: float32([], [norm]), ...draw } }])
-    return { tensors: [values, scales].filter((part) => part !== undefined) as Tensor[], clippedFraction: (clipped as Tensor).data[0] as number }
+    return {
+      links: [...links, { executable, inputs: { rows: input, clip: float32([], [norm]), ...draw } }],
+      released: (results) => ({ tensors: encodedIn(results), clippedFraction: (results.clipped as Tensor).data[0] as number })
+    }
   }
 
   /** Rounds rows float32 [rows, hidden] for the wire, and nothing else: what a server sends down. */
   async encode (rows: AnyTensor | Pending): Promise<Tensor[]> {
-    const { links, input } = continued(rows)
-    if (this.#rounding === 'fp32') {
-      if (isPending(rows)) return [(await this.#device.chain(links))[rows.output] as Tensor]
-      return [isDeviceTensor(rows) ? await this.#device.download(rows) : rows]
-    }
-    const executable = await this.#executable('encode', () => encodeProgram(this.#hidden, this.#rounding))
-    const { values, scales } = await this.#device.chain([...links, { executable, inputs: { rows: input } }])
-    return [values, scales].filter((part) => part !== undefined) as Tensor[]
+    const { links, released } = await this.#encoding(rows)
+    return released(links.length === 0 ? {} : await this.#device.chain(links)).tensors
   }
 
   /** Rows float32 [rows, hidden] on the device from what came over the wire, already checked to be rows. */
@@ -96,11 +105,28 @@ export class Boundary {
     return { links: [{ executable, inputs: { values, ...(scales === undefined ? {} : { scales }) } }], output: 'rows' }
   }
 
+  async #encoding (rows: AnyTensor | Pending): Promise<Leaving> {
+    const released = (tensors: readonly Tensor[]): Release => ({ tensors: [...tensors], clippedFraction: 0 })
+    const { links, input } = continued(rows)
+    if (this.#rounding !== 'fp32') {
+      const executable = await this.#executable('encode', () => encodeProgram(this.#hidden, this.#rounding))
+      return { links: [...links, { executable, inputs: { rows: input } }], released: (results) => released(encodedIn(results)) }
+    }
+    if (isPending(rows)) return { links, released: (results) => released([results[rows.output] as Tensor]) }
+    const values = isDeviceTensor(rows) ? await this.#device.download(rows) : rows
+    return { links, released: () => released([values]) }
+  }
+
   async #executable (name: string, build: () => Program): Promise<Executable> {
     const known = this.#executables.get(name) ?? this.#device.compile(build())
     this.#executables.set(name, known)
     return await known
   }
+}
+
+/** What programs that round give. */
+function encodedIn ({ values, scales }: Readonly<Record<string, AnyTensor>>): Tensor[] {
+  return [values, scales].filter((part) => part !== undefined) as Tensor[]
 }
 
 function rowsIn (rows: AnyTensor | Pending): number {

@@ -49,6 +49,11 @@ export interface Executable {
   close: () => Promise<void>
 }
 
+export interface ChainOptions extends Pick<RunOptions, 'keep'> {
+  /** Outputs of other links than the last that come out as well, of the last that has one of the name. */
+  also?: readonly string[]
+}
+
 /** An input of a link: the output of this name of the last link before it that has one. */
 export interface Passed {
   readonly passed: string
@@ -100,9 +105,10 @@ export interface Device {
   compile: (program: Program, options?: CompileOptions) => Promise<Executable>
   /**
    * Runs programs one after another without a word in between, which for small ones takes longer than they do. Resolves with the
-   * outputs of the last; what the others pass on is forgotten. Throws DeviceError when a run fails.
+   * outputs of the last, and with those of these names that come last of the others; what the others pass on besides is forgotten.
+   * Throws DeviceError when a run fails.
    */
-  chain: (links: readonly Link[], options?: Pick<RunOptions, 'keep'>) => Promise<Record<string, AnyTensor>>
+  chain: (links: readonly Link[], options?: ChainOptions) => Promise<Record<string, AnyTensor>>
   /** Copies a tensor to the device. `given`: the caller gives its memory up, so that a device in the same memory need not copy it. */
   upload: (value: Tensor, options?: { given?: boolean }) => Promise<DeviceTensor>
   /** Makes a zero-filled tensor without copying one from the host. */

@@ -19,7 +19,13 @@ export type Operand = number | Tensor | Passed
 export interface Run {
   readonly session: number
   readonly inputs: Readonly<Record<string, Operand>>
-  readonly outputs: ReadonlyArray<{ readonly name: string, readonly keep: boolean, readonly inPlace: number | undefined }>
+  readonly outputs: ReadonlyArray<{ readonly name: string, readonly inPlace: number | undefined }>
+}
+
+/** An output that comes out of a chain: to be kept by the worker, or as values. */
+export interface Outcome {
+  readonly name: string
+  readonly keep: boolean
 }
 
 export type Request =
@@ -27,8 +33,8 @@ export type Request =
   | { readonly kind: 'open' }
   /** `constants` are tensors of the worker's whose values stand for external data. */
   | { readonly kind: 'compile', readonly session: number, readonly name: string, readonly model: OnnxModel, readonly constants: Readonly<Record<string, number>>, readonly outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>> }
-  /** One after another; the answer holds the outputs of the last. */
-  | { readonly kind: 'run', readonly runs: readonly Run[] }
+  /** One after another; the answer holds these outputs. */
+  | { readonly kind: 'run', readonly runs: readonly Run[], readonly outputs: readonly Outcome[] }
   | { readonly kind: 'upload', readonly value: Tensor }
   | { readonly kind: 'zeros', readonly dtype: DType, readonly shape: readonly number[] }
   | { readonly kind: 'random', readonly shape: readonly number[], readonly keystreams: readonly Keystream[] | undefined }

@@ -1,8 +1,8 @@
 import { Worker } from 'node:worker_threads'
 import { bytesPerElement, bytesOf, elementCount, type DType, type Tensor } from '../../tensor.ts'
 import type { Program } from '../graph/program.ts'
-import { DeviceError, isDeviceTensor, type AnyTensor, type CompileOptions, type ComputeType, type Device, type DeviceKind, type DeviceMemory, type DeviceTensor, type Executable, type Keystream, type Link, type RunOptions } from './device.ts'
-import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messages.ts'
+import { DeviceError, isDeviceTensor, type AnyTensor, type ChainOptions, type CompileOptions, type ComputeType, type Device, type DeviceKind, type DeviceMemory, type DeviceTensor, type Executable, type Keystream, type Link } from './device.ts'
+import type { Answer, Held, Operand, Outcome, Request, Run, WorkerOptions } from './messages.ts'
 
 export interface DeviceOptions {
   /** Threads within one operator; the number of physical cores when left out. */
@@ -109,20 +109,24 @@ class WorkerDevice implements Device {
     return executable
   }
 
-  async chain (links: readonly Link[], { keep = [] }: Pick<RunOptions, 'keep'> = {}): Promise<Record<string, AnyTensor>> {
+  async chain (links: readonly Link[], { keep = [], also = [] }: ChainOptions = {}): Promise<Record<string, AnyTensor>> {
     const last = links.at(-1)
     if (last === undefined) throw new DeviceError('a chain needs a program')
     const moved = new Set<ArrayBuffer>()
-    const passed = passedOn(links)
-    const runs = links.map((link, index) => this.#runOf(link, index === links.length - 1 ? undefined : passed[index], keep, moved))
-    const what = [...new Set(links.map(({ executable: { program } }) => program.name))].join(', ')
-    const { held, values } = await this.#ask(`program ${what}`, { kind: 'run', runs }, [...moved])
-    let [nextHeld, nextValue] = [0, 0]
+    const passed = passedOn(links, also)
+    const runs = links.map((link, index) => this.#runOf(link, index === links.length - 1 ? undefined : passed[index], moved))
     const results: Record<string, AnyTensor> = {}
-    for (const { name, keep: kept, inPlace: written } of runs.at(-1)!.outputs) {
-      if (written !== undefined) results[name] = last.inputs[last.inPlace![name]!] as DeviceTensor
-      else results[name] = kept ? this.#adopt(held[nextHeld++]!) : this.#received(values[nextValue++]!)
+    const outputs: Outcome[] = []
+    const comesOut = (name: string): void => { outputs.push({ name, keep: keep === 'all' || keep.includes(name) }) }
+    for (const { name, inPlace } of runs.at(-1)!.outputs) {
+      if (inPlace === undefined) comesOut(name)
+      else results[name] = last.inputs[last.inPlace![name]!] as DeviceTensor
     }
+    for (const name of also) if (outputs.every(output => output.name !== name)) comesOut(name)
+    const what = [...new Set(links.map(({ executable: { program } }) => program.name))].join(', ')
+    const { held, values } = await this.#ask(`program ${what}`, { kind: 'run', runs, outputs }, [...moved])
+    let [nextHeld, nextValue] = [0, 0]
+    for (const { name, keep } of outputs) results[name] = keep ? this.#adopt(held[nextHeld++]!) : this.#received(values[nextValue++]!)
     return results
   }
 
@@ -169,7 +173,7 @@ class WorkerDevice implements Device {
   }
 
   /** A link as the worker is told of it; of all but the last, only what later ones take comes out. */
-  #runOf ({ executable, inputs, inPlace = {} }: Link, taken: ReadonlySet<string> | undefined, keep: NonNullable<RunOptions['keep']>, moved: Set<ArrayBuffer>): Run {
+  #runOf ({ executable, inputs, inPlace = {} }: Link, taken: ReadonlySet<string> | undefined, moved: Set<ArrayBuffer>): Run {
     const { program } = executable
     const compiled = this.#compiled.get(executable)
     if (compiled === undefined) throw new DeviceError(`program ${program.name} is closed`)
@@ -188,7 +192,7 @@ class WorkerDevice implements Device {
     const outputs = program.outputs.filter(({ name }) => taken === undefined || taken.has(name) || inPlace[name] !== undefined).map(({ name }) => {
       const target = inPlace[name] === undefined ? undefined : inputs[inPlace[name]]
       if (target !== undefined && !('id' in target)) throw new DeviceError(`program ${program.name} can write ${name} only into a device tensor`)
-      return { name, keep: keep === 'all' || keep.includes(name), inPlace: target?.id }
+      return { name, inPlace: target?.id }
     })
     return { session: compiled.session, inputs: operands, outputs }
   }
@@ -240,8 +244,8 @@ class WorkerDevice implements Device {
   }
 }
 
-/** The outputs of each link that later ones take. Throws DeviceError where one takes what none before it gives. */
-function passedOn (links: readonly Link[]): Array<Set<string>> {
+/** The outputs of each link that later ones take, or that come out as well. Throws DeviceError where one takes what none before it gives. */
+function passedOn (links: readonly Link[], also: readonly string[]): Array<Set<string>> {
   const passed = links.map(() => new Set<string>())
   const givers = new Map<string, Set<string>>()
   for (const [index, { executable: { program }, inputs }] of links.entries()) {
@@ -253,6 +257,11 @@ function passedOn (links: readonly Link[]): Array<Set<string>> {
       giver.add(value.passed)
     }
     for (const { name } of program.outputs) givers.set(name, passed[index]!)
+  }
+  for (const name of also) {
+    const giver = givers.get(name)
+    if (giver === undefined) throw new DeviceError(`${name} cannot come out of a chain: no program of it gives it`)
+    giver.add(name)
   }
   return passed
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { parentPort, workerData } from 'node:worker_threads'
 import * as ort from 'onnxruntime-node'
 import { bytesOf, elementCount, fromBytes, type DType, type Tensor } from '../../tensor.ts'
-import type { Answer, Held, Operand, Request, Run, WorkerOptions } from './messages.ts'
+import type { Answer, Held, Operand, Outcome, Request, Run, WorkerOptions } from './messages.ts'
 import { hostProvider, hostTensor } from './providers/host.ts'
 import type { Provider } from './providers/provider.ts'
 import { WebGpuProvider } from './providers/webgpu.ts'
@@ -49,7 +49,7 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
       }))
       return { held: [], values: [] }
     }
-    case 'run': return await runAll(request.runs)
+    case 'run': return await runAll(request.runs, request.outputs)
     case 'upload': return { held: [hold(await provider.store(request.value))], values: [] }
     case 'zeros': return { held: [hold(await provider.zeros(request.dtype, request.shape))], values: [] }
     case 'random': {
@@ -76,7 +76,7 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
   }
 }
 
-async function runAll (runs: readonly Run[]): Promise<{ held: Held[], values: Tensor[] }> {
+async function runAll (runs: readonly Run[], outputs: readonly Outcome[]): Promise<{ held: Held[], values: Tensor[] }> {
   const results = new Map<string, ort.Tensor>()
   const held: Held[] = []
   const values: Tensor[] = []
@@ -87,8 +87,7 @@ async function runAll (runs: readonly Run[]): Promise<{ held: Held[], values: Te
         results.set(name, value)
       }
     }
-    for (const { name, keep, inPlace } of runs.at(-1)!.outputs) {
-      if (inPlace !== undefined) continue
+    for (const { name, keep } of outputs) {
       const value = results.get(name)!
       results.delete(name)
       if (keep) held.push(hold(value))

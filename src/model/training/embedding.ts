@@ -1,8 +1,8 @@
 import type { Tensor } from '../../tensor.ts'
 import { embeddingWeight } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
-import type { AnyTensor, DeviceTensor, Executable, Link } from '../runtime/device.ts'
-import { embeddingGradientProgram, embeddingProgram } from './head-programs.ts'
+import type { AnyTensor, DeviceTensor, Executable, Link, Passed } from '../runtime/device.ts'
+import { embeddingGradientProgram, embeddingProgram, likeliestProgram } from './head-programs.ts'
 import { endFormat } from './weight-format.ts'
 import type { ModelWeights } from './weights.ts'
 
@@ -37,6 +37,13 @@ export class Embedding {
   /** The same as a link of a chain; gives `hidden`. */
   link (ids: Tensor): Link {
     return { executable: this.#forward, inputs: { ids, ...this.#table() } }
+  }
+
+  /** Of the likeliest tokens after `logits` [rows, vocabulary]; gives their `ids` int32 [rows] besides. */
+  async likeliestLink (logits: Passed): Promise<Link> {
+    const { device, model, key, format } = this.#weights
+    const executable = await compiled(device, `embedding.likeliest ${key}`, () => likeliestProgram(model, endFormat(format)))
+    return { executable, inputs: { logits, ...this.#table() } }
   }
 
   /** The gradient of [rows, hidden] to that of the embedding, by name; none where it is frozen. */

@@ -3,7 +3,7 @@ import type { Model } from '../families/family.ts'
 import { embeddingWeight, headWeight } from '../families/weights.ts'
 import { differentiate } from '../graph/differentiate.ts'
 import { Graph, type Value } from '../graph/graph.ts'
-import { cast, crossEntropy, reduceSum, takeRows } from '../graph/operators/index.ts'
+import { argMax, cast, crossEntropy, reduceSum, takeRows } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
 import { weightProduct, weightRows, type WeightFormat } from './weight-format.ts'
 
@@ -58,19 +58,32 @@ function lossGraph (model: Model, format: WeightFormat): HeadGraph & { loss: Val
 /** Input `ids` int32 [rows] and the embedding under its name in the checkpoint, as `format` keeps it; output `hidden` [rows, hidden]. */
 export function embeddingProgram (model: Model, format: WeightFormat): Program {
   const graph = new Graph()
-  graph.output('hidden', embed(graph, model, format))
+  graph.output('hidden', embed(tokenIds(graph), model, format))
   return program('embedding', graph)
+}
+
+/** The embedding of the likeliest tokens: input `logits` [rows, vocabulary] in place of ids; output `ids` int32 [rows] besides. */
+export function likeliestProgram (model: Model, format: WeightFormat): Program {
+  const graph = new Graph()
+  const ids = argMax(graph.input('logits', 'float32', ['rows', model.vocabularySize]))
+  graph.output('ids', cast(ids, 'int32'))
+  graph.output('hidden', embed(ids, model, format))
+  return program('embedding.likeliest', graph)
 }
 
 /** Of a float32 embedding. Takes `hiddenGradient` [rows, hidden] besides; output `${embedding}.gradient` [vocabulary, hidden]. */
 export function embeddingGradientProgram (model: Model): Program {
   const graph = new Graph()
-  const hidden = embed(graph, model, 'fp32')
+  const hidden = embed(tokenIds(graph), model, 'fp32')
   const [gradient] = differentiate(graph, [{ value: hidden, gradient: graph.input('hiddenGradient', 'float32', hidden.shape) }], [graph.inputs.get(model.embedding)!])
   graph.output(`${model.embedding}.gradient`, gradient!)
   return program('embedding.gradient', graph)
 }
 
-function embed (graph: Graph, model: Model, format: WeightFormat): Value {
-  return weightRows(cast(graph.input('ids', 'int32', ['rows']), 'int64'), embeddingWeight(model), format)
+function tokenIds (graph: Graph): Value {
+  return cast(graph.input('ids', 'int32', ['rows']), 'int64')
+}
+
+function embed (ids: Value, model: Model, format: WeightFormat): Value {
+  return weightRows(ids, embeddingWeight(model), format)
 }

@@ -1,10 +1,13 @@
 import { CachedEnds } from '../../model/generation/cached-ends.ts'
 import { createSampler, type SamplingOptions } from '../../model/generation/sampling.ts'
 import type { Boundary, Protection } from '../../model/privacy/boundary.ts'
+import type { AnyTensor, Pending } from '../../model/runtime/device.ts'
+import { Scope } from '../../model/runtime/scope.ts'
 import type { ModelWeights } from '../../model/training/weights.ts'
 import { fromClient, type GenerateClientChannel } from '../../protocols/generate/messages.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
 import { checkRows, type WireType } from '../../protocols/wire/rows.ts'
+import type { Tensor } from '../../tensor.ts'
 import { contextFields } from './fields.ts'
 
 export interface GeneratorComponents {
@@ -22,6 +25,8 @@ export class Sequence {
   readonly #c: GeneratorComponents
   readonly #channel: GenerateClientChannel
   readonly #ends: CachedEnds
+  /** A token that was started before it was chosen: its rows, as they may leave. */
+  #guessed: { readonly id: number, readonly tensors: readonly Tensor[] } | undefined
 
   private constructor (components: GeneratorComponents, channel: GenerateClientChannel, ends: CachedEnds) {
     this.#c = components
@@ -38,16 +43,42 @@ export class Sequence {
     return new Sequence(components, channel, await CachedEnds.create(weights, partition, capacity))
   }
 
-  /** The logits [vocabulary] after these next tokens: one row a token up, one down. */
-  async next (ids: readonly number[], signal: AbortSignal): Promise<Float32Array> {
-    const { boundary, protection, wire, hiddenSize } = this.#c
+  /**
+   * The logits [vocabulary] after these next tokens: one row a token up, one down. `guess` says that the likeliest token will probably
+   * be next: it is taken through this side's first blocks in the same message to the device, so that its rows are there when it is.
+   */
+  async next (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
+    const { boundary, wire, hiddenSize } = this.#c
     const position = this.#ends.length
-    const { tensors } = await boundary.release(await this.#ends.starting(ids), protection, ids.length)
+    const tensors = await this.#released(ids)
     await this.#channel.send(fromClient({ case: 'rows', value: { position, count: ids.length, ...contextFields(this.#ends.contextAt(position)) } }), tensors, signal)
     const { message: { kind }, tensors: back } = await this.#channel.receive(signal)
     if (kind.case !== 'hidden' || kind.value.position !== position) throw new BadMessageError('the server answered something else than it was asked')
     checkRows(back, { wire, hidden: hiddenSize, rows: ids.length })
-    return await this.#ends.finish(await boundary.decoded(back), ids.length)
+    const rows = await boundary.decoded(back)
+    return guess ? await this.#finishAndGuess(rows, ids.length) : await this.#ends.finish(rows, ids.length)
+  }
+
+  /** Rows of the next tokens as they may leave. */
+  async #released (ids: readonly number[]): Promise<readonly Tensor[]> {
+    const guessed = this.#guessed
+    this.#guessed = undefined
+    if (guessed !== undefined) {
+      if (ids.length === 1 && ids[0] === guessed.id) return guessed.tensors
+      this.#ends.takeBack()
+    }
+    const { boundary, protection } = this.#c
+    return (await boundary.release(await this.#ends.starting(ids), protection, ids.length)).tensors
+  }
+
+  async #finishAndGuess (rows: AnyTensor | Pending, count: number): Promise<Float32Array> {
+    const { weights: { device }, boundary, protection } = this.#c
+    using scope = new Scope(device)
+    const { links, released } = await boundary.leaving(scope, await this.#ends.guessing(await this.#ends.finishing(rows, count)), protection, 1)
+    const results = await device.chain(links, { also: ['logits', 'ids'] })
+    const { logits, ids } = results as Record<string, Tensor>
+    this.#guessed = { id: ids!.data[0] as number, tensors: released(results).tensors }
+    return logits!.data as Float32Array
   }
 
   /** Frees the caches here; those on the server go with the stream. */
@@ -71,12 +102,23 @@ export interface GeneratedToken {
 /** Prefills the prompt, then yields one token after another until one stops the text or there are as many as wanted. */
 export async function * generateTokens (sequence: Sequence, prompt: readonly number[], sampling: SamplingOptions, { maxTokens, stopIds }: Limits, signal: AbortSignal): AsyncGenerator<GeneratedToken> {
   const sample = createSampler(sampling)
-  let logits = await sequence.next(prompt, signal)
-  for (let step = 0; step < maxTokens; step++) {
-    const id = sample(logits, step)
-    const stop = stopIds.includes(id)
-    yield { id, stop }
-    if (stop || step === maxTokens - 1) return
-    logits = await sequence.next([id], signal)
+  const left = new AbortController()
+  const until = AbortSignal.any([signal, left.signal])
+  /** Of those that go on, the last is followed by nothing. */
+  const next = (ids: readonly number[], step: number): Promise<Float32Array> => sequence.next(ids, { guess: sampling.temperature === 0 && step < maxTokens - 1 }, until)
+  let logits = next(prompt, 0)
+  try {
+    for (let step = 0; step < maxTokens; step++) {
+      const id = sample(await logits, step)
+      const stop = stopIds.includes(id)
+      const goesOn = !stop && step < maxTokens - 1
+      // The next token is on its way while the caller does something with this one.
+      if (goesOn) (logits = next([id], step + 1)).catch(() => {})
+      yield { id, stop }
+      if (!goesOn) return
+    }
+  } finally {
+    left.abort()
+    await logits.catch(() => {})
   }
 }

@@ -100,6 +100,21 @@ export function contract ({ device }: Subject): void {
     await executable.close()
   })
 
+  it('gives what others than the last program of a chain give, where that is asked for', async () => {
+    const executable = await device().compile(scaleAndAdd())
+    const graph = new Graph()
+    graph.output('twice', mul(graph.input('x', 'float32', ['n']), 2))
+    const double = await device().compile(program('double', graph))
+    const first = { executable, inputs: { a: float32([1], [1]), b: float32([1], [2]) } }
+    const before = (await device().memory()).heldBytes
+    const { twice, sum, product } = await device().chain([first, { executable: double, inputs: { x: { passed: 'sum' } } }], { keep: ['sum'], also: ['sum', 'product'] })
+    expect([values(twice), values(await device().download(sum as DeviceTensor)), values(product)]).toEqual([[10], [5], [2]])
+    device().free(sum as DeviceTensor)
+    expect((await device().memory()).heldBytes).toBe(before)
+    await expect(device().chain([first], { also: ['twice'] })).rejects.toThrow('twice cannot come out of a chain')
+    await Promise.all([executable.close(), double.close()])
+  })
+
   it('passes on what comes from further back', async () => {
     const graph = new Graph()
     graph.output('twice', mul(graph.input('x', 'float32', ['n']), 2))

@@ -1,7 +1,8 @@
-import { it } from 'vitest'
-import type { Graph } from '../../../src/model/graph/graph.ts'
+import { expect, it } from 'vitest'
+import { Graph } from '../../../src/model/graph/graph.ts'
+import { argMax } from '../../../src/model/graph/operators/index.ts'
 import { program } from '../../../src/model/graph/program.ts'
-import type { Tensor } from '../../../src/tensor.ts'
+import { float32, type Tensor } from '../../../src/tensor.ts'
 import { expectDerivative } from '../../model/graph/derivatives.ts'
 import { operatorCases } from '../../model/graph/operator-cases.ts'
 import type { Subject } from '../suite.ts'
@@ -16,5 +17,14 @@ export function operators ({ device }: Subject): void {
         await executable.close()
       }
     })
+  })
+
+  it('finds the first of the largest elements', async () => {
+    const graph = new Graph()
+    graph.output('index', argMax(graph.input('x', 'float32', ['rows', 4])))
+    const executable = await device().compile(program('largest', graph))
+    const { index } = await executable.run({ x: float32([2, 4], [-1, 3, 3, 0, -4, -3, -2, -1]) })
+    expect(index).toEqual({ dtype: 'int64', shape: [2], data: BigInt64Array.of(1n, 3n) })
+    await executable.close()
   })
 }

@@ -11,6 +11,7 @@ import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { loadEnds } from '../../../src/model/training/ends.ts'
 import { ModelWeights } from '../../../src/model/training/weights.ts'
+import type { Tensor } from '../../../src/tensor.ts'
 import { dataPath, hasData } from '../../helpers/data.ts'
 
 let device: Device
@@ -30,6 +31,28 @@ describe.skipIf(!hasData('stories260K-hf'))('greedy generation with stories260K'
     const expected = expectedIds()
     expect([BOS, ...ids].slice(0, expected.length)).toEqual(expected)
     generator.free()
+  })
+
+  it.each([[1, 1], [0, 0]])('goes on with the likeliest token at once, or takes it back, cut as %i | … | %i', async (inputBlocks, outputBlocks) => {
+    const directory = await openModelDirectory(dataPath('stories260K-hf'))
+    const model = modelOf(directory.config)
+    const ends = await loadEnds(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
+    const client = await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 8)
+    const up = await client.start([BOS])
+    // Without the middle the rows are not the model's, but they are rows.
+    const { links, output } = await client.guessing(await client.finishing(up, 1))
+    const { [output]: guessed, logits, ids } = await device.chain(links, { also: ['logits', 'ids'] }) as Record<string, Tensor>
+    const id = argmax(logits!.data as Float32Array)
+    expect(ids!.data).toEqual(Int32Array.of(id))
+    client.takeBack()
+    const other = await client.start([id + 1])
+    client.takeBack()
+    const again = await client.start([id])
+    expect((await device.download(again)).data).toEqual(guessed!.data)
+    expect((await device.download(other)).data).not.toEqual(guessed!.data)
+    device.free(up, other, again)
+    client.free()
+    ends.weights.free()
   })
 
   it.each([[1, 1], [2, 1], [1, 2], [0, 0]])('gives it cut as %i | … | %i', async (inputBlocks, outputBlocks) => {

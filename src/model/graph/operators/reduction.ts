@@ -43,6 +43,17 @@ export function reduceMax (x: Value, axes: Axes = 'all', keepDims = false): Valu
   return applyOne(reduceMaxOperator, [x], reduceAttributes(x, axes, keepDims))
 }
 
+const argMaxOperator: Operator<{ axis: number }> = {
+  name: 'argMax',
+  infer: ([x], { axis }) => [{ dtype: 'int64', shape: x!.shape.toSpliced(axis, 1) }],
+  emit: onnx('ArgMax', ({ axis }) => ({ axis: { i: axis }, keepdims: { i: 0 } }))
+}
+
+/** The int64 index of the largest element along an axis, the first of equals; that axis is gone. */
+export function argMax (x: Value, axis = -1): Value {
+  return applyOne(argMaxOperator, [x], { axis: positiveAxis(x.shape, axis) })
+}
+
 const logSumExpOperator: Operator<ReduceAttributes> = {
   name: 'logSumExp',
   infer: ([x], attributes) => [{ dtype: x!.dtype, shape: reducedShape(x!.shape, attributes) }],
