@@ -5,7 +5,7 @@ import { modelOf } from '../../src/model/families/index.ts'
 import { LocalGenerator } from '../../src/model/generation/local.ts'
 import { argmax } from '../../src/model/generation/sampling.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
-import { ignoredTarget } from '../../src/model/text/batches.ts'
+import { IGNORED_TARGET } from '../../src/model/text/batches.ts'
 import { loadEnds, type Ends } from '../../src/model/training/ends.ts'
 import { LocalTrainer, type TrainingBatch } from '../../src/model/training/local.ts'
 import { founding } from './federation.ts'
@@ -52,7 +52,7 @@ async function timed (ms: number[], run: () => Promise<unknown>): Promise<void> 
 }
 
 function foretelling (ids: Sequences): TrainingBatch {
-  return { ids, targets: ids.map((sequence) => [...sequence.slice(1), ignoredTarget]) }
+  return { ids, targets: ids.map((sequence) => [...sequence.slice(1), IGNORED_TARGET]) }
 }
 
 async function train ({ batches }: Extract<Question, { kind: 'train' }>): Promise<Measured> {

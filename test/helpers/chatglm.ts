@@ -1,7 +1,7 @@
 import { copyFile, mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeSafetensors } from '../../src/model/checkpoint/safetensors.ts'
-import { ignoredTarget } from '../../src/model/text/batches.ts'
+import { IGNORED_TARGET } from '../../src/model/text/batches.ts'
 import { baseWeights, readGolden, type AdamWSettings, type EncodedTensor, type ModelGolden } from './golden.ts'
 import { shapesOf } from './tiny-model.ts'
 
@@ -40,7 +40,7 @@ export function promptOf (ids: readonly number[]): number[] {
 export function answersOf (sequences: ReadonlyArray<readonly number[]>): { ids: number[][], targets: number[][] } {
   return {
     ids: sequences.map(ids => ids.slice(0, -1)),
-    targets: sequences.map(ids => ids.slice(1).map((id, i) => i < ids.indexOf(SOP) ? ignoredTarget : id))
+    targets: sequences.map(ids => ids.slice(1).map((id, i) => i < ids.indexOf(SOP) ? IGNORED_TARGET : id))
   }
 }
 

@@ -1,7 +1,7 @@
 import { mkdir, rename, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
-import { narrow } from '../../model/checkpoint/dtypes.ts'
+import { narrow } from '../../model/checkpoint/conversion.ts'
 import type { TensorSpec } from '../../model/checkpoint/header.ts'
 import { writeSafetensorsFrom } from '../../model/checkpoint/safetensors.ts'
 import { blockTensor, blockWeights, headWeights, modelOf, type Model } from '../../model/families/index.ts'

@@ -5,7 +5,7 @@ import { dirname } from 'node:path'
 const cannotSyncDirectories = process.platform === 'win32'
 
 /** Flushes the entries of a directory, so that a rename in it survives a power cut. */
-export async function syncDirectory (path: string): Promise<void> {
+async function syncDirectory (path: string): Promise<void> {
   if (cannotSyncDirectories) return
   const handle = await open(path, 'r')
   try {

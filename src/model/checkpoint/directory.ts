@@ -28,7 +28,7 @@ export const companionFiles = [
 ] as const
 
 /** Text files of a model are small; a tokenizer.json of a large vocabulary takes about 20 MB. */
-export const maxCompanionBytes = 256 * 1024 * 1024
+export const MAX_COMPANION_BYTES = 256 * 1024 * 1024
 
 /** Where quantised checkpoints say so: in config.json, or in a file that quantisers wrote before there was a place for it there. */
 const quantizationSettings = ['quantization_config', 'compression_config'] as const
@@ -110,7 +110,7 @@ export async function openModelDirectory (path: string): Promise<ModelDirectory>
 export async function readCompanion (path: string): Promise<Buffer> {
   const found = await stat(path).catch((error: unknown) => { throw new ModelDirectoryError(`${path} cannot be read: ${(error as Error).message}`, 'check the path, its permissions and, where it is a link, its target', error) })
   if (!found.isFile()) throw new ModelDirectoryError(`${path} is no file`)
-  if (found.size > maxCompanionBytes) throw new ModelDirectoryError(`${path} has ${found.size} bytes; at most ${maxCompanionBytes} are read`)
+  if (found.size > MAX_COMPANION_BYTES) throw new ModelDirectoryError(`${path} has ${found.size} bytes; at most ${MAX_COMPANION_BYTES} are read`)
   try {
     return await readFile(path)
   } catch (error) {

@@ -23,7 +23,7 @@ export interface Fingerprint {
 }
 
 /** The most bytes hashed at a time: about a millisecond of the thread, so that others get their turn between. */
-const sliceBytes = 1024 * 1024
+const SLICE_BYTES = 1024 * 1024
 
 /** Hashes every tensor and companion file of a directory, in bounded memory. `onProgress` gets the bytes hashed since its last call. */
 export async function fingerprint (directory: ModelDirectory, onProgress: (bytes: number) => void = () => {}, signal?: AbortSignal): Promise<Fingerprint> {
@@ -33,7 +33,7 @@ export async function fingerprint (directory: ModelDirectory, onProgress: (bytes
     tensors.push([name, { dtype, shape, ...await digest(directory.chunks(name, signal), onProgress) }])
   }
   const files: Record<string, FilePrint> = {}
-  for (const name of directory.files) files[name] = await digest(createReadStream(join(directory.path, name), { highWaterMark: sliceBytes, signal }), onProgress)
+  for (const name of directory.files) files[name] = await digest(createReadStream(join(directory.path, name), { highWaterMark: SLICE_BYTES, signal }), onProgress)
   return { tensors: Object.fromEntries(tensors), files }
 }
 
@@ -42,8 +42,8 @@ export async function digest (chunks: AsyncIterable<Uint8Array>, onProgress: (by
   const hash = createHash('sha256')
   let bytes = 0
   for await (const chunk of chunks) {
-    for (let at = 0; at < chunk.byteLength; at += sliceBytes) {
-      const slice = chunk.subarray(at, at + sliceBytes)
+    for (let at = 0; at < chunk.byteLength; at += SLICE_BYTES) {
+      const slice = chunk.subarray(at, at + SLICE_BYTES)
       hash.update(slice)
       bytes += slice.byteLength
       onProgress(slice.byteLength)

@@ -3,13 +3,13 @@ import { SafetensorsError } from './errors.ts'
 import { isStoredDType, storedBytes, type StoredDType } from './dtypes.ts'
 
 /** The limit of the reference implementation: a longer header is a mistake or an attack. */
-export const maxHeaderBytes = 100_000_000
+const MAX_HEADER_BYTES = 100_000_000
 
 /** The length of the header length itself. */
-export const prefixBytes = 8
+export const PREFIX_BYTES = 8
 
 /** More dimensions than any model has; keeps a hostile header from costing time. */
-const maxDimensions = 32
+const MAX_DIMENSIONS = 32
 
 /** What a tensor is, without where it lies. `shape` is in elements. */
 export interface TensorSpec {
@@ -35,10 +35,10 @@ export function byteLengthOf ({ dtype, shape }: TensorSpec): number {
 
 /** Checks the header length in the first 8 bytes of a file. `file` names it in errors. */
 export function readHeaderLength (prefix: Uint8Array, fileBytes: number, file: string): number {
-  if (prefix.byteLength < prefixBytes) throw new SafetensorsError(`${file}: ${fileBytes} bytes is too short for a safetensors file`)
-  const length = new DataView(prefix.buffer, prefix.byteOffset, prefixBytes).getBigUint64(0, true)
-  if (length > BigInt(maxHeaderBytes)) throw new SafetensorsError(`${file}: its header claims ${length} bytes; at most ${maxHeaderBytes} are allowed`)
-  if (Number(length) > fileBytes - prefixBytes) throw new SafetensorsError(`${file}: its header claims ${length} bytes, but only ${fileBytes - prefixBytes} follow`, 'copy or download the file again: it is cut short')
+  if (prefix.byteLength < PREFIX_BYTES) throw new SafetensorsError(`${file}: ${fileBytes} bytes is too short for a safetensors file`)
+  const length = new DataView(prefix.buffer, prefix.byteOffset, PREFIX_BYTES).getBigUint64(0, true)
+  if (length > BigInt(MAX_HEADER_BYTES)) throw new SafetensorsError(`${file}: its header claims ${length} bytes; at most ${MAX_HEADER_BYTES} are allowed`)
+  if (Number(length) > fileBytes - PREFIX_BYTES) throw new SafetensorsError(`${file}: its header claims ${length} bytes, but only ${fileBytes - PREFIX_BYTES} follow`, 'copy or download the file again: it is cut short')
   return Number(length)
 }
 
@@ -47,8 +47,8 @@ export function readHeaderLength (prefix: Uint8Array, fileBytes: number, file: s
  * byte range, and that together the ranges cover the data exactly once. `header` excludes the 8-byte length.
  */
 export function parseHeader (header: Uint8Array, fileBytes: number, file: string): SafetensorsHeader {
-  const dataBytes = fileBytes - prefixBytes - header.byteLength
-  const dataStart = prefixBytes + header.byteLength
+  const dataBytes = fileBytes - PREFIX_BYTES - header.byteLength
+  const dataStart = PREFIX_BYTES + header.byteLength
   const metadata = new Map<string, string>()
   const tensors = new Map<string, StoredTensor>()
   for (const [name, entry] of Object.entries(parseJson(header, file))) {
@@ -78,10 +78,10 @@ export function encodeHeader (specs: ReadonlyMap<string, TensorSpec>, metadata: 
   }
   const json = new TextEncoder().encode(JSON.stringify(Object.fromEntries(entries)))
   const headerBytes = Math.ceil(json.byteLength / 8) * 8
-  if (headerBytes > maxHeaderBytes) throw new SafetensorsError(`a header of ${headerBytes} bytes is more than the format allows`)
-  const head = new Uint8Array(prefixBytes + headerBytes).fill(0x20)
+  if (headerBytes > MAX_HEADER_BYTES) throw new SafetensorsError(`a header of ${headerBytes} bytes is more than the format allows`)
+  const head = new Uint8Array(PREFIX_BYTES + headerBytes).fill(0x20)
   new DataView(head.buffer).setBigUint64(0, BigInt(headerBytes), true)
-  head.set(json, prefixBytes)
+  head.set(json, PREFIX_BYTES)
   const tensors = new Map(ranges.map(([name, { dtype, shape }, start, bytes]) => [name, { dtype, shape, start: head.byteLength + start, bytes }] as const))
   return { head, tensors, fileBytes: head.byteLength + offset }
 }
@@ -120,7 +120,7 @@ function parseTensor (name: string, value: unknown, dataStart: number, dataBytes
   const where = `${file}: tensor ${shown(name)}`
   const { dtype, shape, data_offsets: offsets } = objectOf(value, where)
   if (!isStoredDType(dtype)) throw new SafetensorsError(`${where} has the unknown type ${shown(dtype)}`)
-  if (!Array.isArray(shape) || shape.length > maxDimensions || !shape.every(isSize)) throw new SafetensorsError(`${where} has the impossible shape ${shown(shape)}`)
+  if (!Array.isArray(shape) || shape.length > MAX_DIMENSIONS || !shape.every(isSize)) throw new SafetensorsError(`${where} has the impossible shape ${shown(shape)}`)
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw new SafetensorsError(`${where} has the impossible data_offsets ${shown(offsets)}`)
   const [begin, end] = offsets as [number, number]
   if (begin > end || end > dataBytes) throw new SafetensorsError(`${where} lies at [${begin}, ${end}) of ${dataBytes} data bytes`, 'copy or download the file again: it may be cut short')

@@ -1,6 +1,7 @@
 import type { Tensor } from '../../tensor.ts'
 import type { ModelDirectory } from './directory.ts'
-import { narrow, type SaveDType, type StoredDType } from './dtypes.ts'
+import { narrow } from './conversion.ts'
+import type { SaveDType, StoredDType } from './dtypes.ts'
 import { AdapterError } from './errors.ts'
 import { modulesOf, type PeftAdapter } from './peft.ts'
 import { loraScale } from './peft-config.ts'

@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs'
 import { mkdir, readdir, stat, statfs } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { createDirectory, replaceFile, writeFully } from './atomic.ts'
-import { maxCompanionBytes, openModelDirectory, type ModelDirectory } from './directory.ts'
+import { MAX_COMPANION_BYTES, openModelDirectory, type ModelDirectory } from './directory.ts'
 import { MergeError } from './errors.ts'
 import { digest, type FilePrint } from './fingerprint.ts'
 import { MergedTensors, type ModelChanges } from './merge.ts'
@@ -27,7 +27,7 @@ export interface MergedModel {
 const companionPattern = /^(?:[^.][^/]*\.(?:json|txt|model|jinja|py|tiktoken)|(?:LICEN[SC]E|NOTICE|USE_POLICY)[^/]*)$/i
 
 /** Left free beside the model itself. */
-const spareBytes = 16 * 1024 * 1024
+const SPARE_BYTES = 16 * 1024 * 1024
 
 /**
  * Writes a base model with what training made of it as a Hugging Face directory: the same files with the same tensors in the same types, one
@@ -62,7 +62,7 @@ async function checkTarget (path: string, bytes: number): Promise<void> {
   if (present.length > 0) throw new MergeError(`${path} is not empty`, 'name a directory that is not there yet')
   await mkdir(dirname(path), { recursive: true })
   const { bavail, bsize } = await statfs(dirname(path))
-  if (bavail * bsize < bytes + spareBytes) throw new MergeError(`the merged model takes ${bytes} bytes, and there are ${bavail * bsize} at ${dirname(path)}`, 'free some space or name another directory')
+  if (bavail * bsize < bytes + SPARE_BYTES) throw new MergeError(`the merged model takes ${bytes} bytes, and there are ${bavail * bsize} at ${dirname(path)}`, 'free some space or name another directory')
 }
 
 /** The tensors to be changed are hashed before; the others are as they are copied. */
@@ -94,7 +94,7 @@ async function copyCompanions (from: string, to: string): Promise<void> {
   for (const name of (await readdir(from)).filter(name => companionPattern.test(name))) {
     const source = join(from, name)
     const { size } = await stat(source)
-    if (size > maxCompanionBytes) throw new MergeError(`${source} has ${size} bytes; at most ${maxCompanionBytes} are copied`, 'move it out of the model directory')
+    if (size > MAX_COMPANION_BYTES) throw new MergeError(`${source} has ${size} bytes; at most ${MAX_COMPANION_BYTES} are copied`, 'move it out of the model directory')
     await replaceFile(join(to, name), async handle => { for await (const chunk of createReadStream(source)) await writeFully(handle, chunk as Buffer) })
   }
 }

@@ -1,19 +1,20 @@
 import { open, stat, type FileHandle } from 'node:fs/promises'
 import { bytesOf, fromBytes, type Tensor } from '../../tensor.ts'
 import { GatheringWriter, readFully, replaceFile } from './atomic.ts'
-import { isFloat, memoryTypeOf, storedBytes, storedTypeOf, widen } from './dtypes.ts'
+import { widen } from './conversion.ts'
+import { isFloat, memoryTypeOf, storedBytes, storedTypeOf } from './dtypes.ts'
 import { MissingTensorError, SafetensorsError } from './errors.ts'
-import { byteLengthOf, encodeHeader, parseHeader, prefixBytes, readHeaderLength, type SafetensorsHeader, type StoredTensor, type TensorSpec } from './header.ts'
+import { byteLengthOf, encodeHeader, parseHeader, PREFIX_BYTES, readHeaderLength, type SafetensorsHeader, type StoredTensor, type TensorSpec } from './header.ts'
 import { readWidened, type StoredRange, type Widened } from './widening.ts'
 
 /** The most bytes in one read: large enough for full disk speed, small enough that memory and the thread pool stay free. */
-const readChunkBytes = 8 * 1024 * 1024
+const READ_CHUNK_BYTES = 8 * 1024 * 1024
 
 /** Tensors from this size on are read on other threads. */
-const threadFromBytes = 1024 * 1024
+const THREAD_FROM_BYTES = 1024 * 1024
 
 /** What PyTorch's writers put into a header, and its readers look for. */
-export const defaultMetadata = { format: 'pt' } as const
+const defaultMetadata = { format: 'pt' } as const
 
 /**
  * One safetensors file. Its header is read and checked once; tensors are read by byte range when asked for.
@@ -37,10 +38,10 @@ export class SafetensorsFile implements SafetensorsHeader {
     await checkReadable(path)
     return await withFile(path, async handle => {
       const { size } = await handle.stat()
-      const prefix = new Uint8Array(Math.min(prefixBytes, size))
+      const prefix = new Uint8Array(Math.min(PREFIX_BYTES, size))
       await readFully(handle, prefix, 0)
       const header = new Uint8Array(readHeaderLength(prefix, size, path))
-      if (!await readFully(handle, header, prefixBytes)) throw new SafetensorsError(`${path}: it shrank while its header was read`)
+      if (!await readFully(handle, header, PREFIX_BYTES)) throw new SafetensorsError(`${path}: it shrank while its header was read`)
       return new SafetensorsFile(path, parseHeader(header, size, path), size)
     })
   }
@@ -57,7 +58,7 @@ export class SafetensorsFile implements SafetensorsHeader {
     if (!isFloat(dtype)) throw new SafetensorsError(`${this.path}: tensor ${name} holds ${dtype} values, not real numbers`)
     signal?.throwIfAborted()
     const range = { path: this.path, start, bytes, dtype }
-    const read = bytes < threadFromBytes ? await this.#readHere(name, range) : await readWidened(range)
+    const read = bytes < THREAD_FROM_BYTES ? await this.#readHere(name, range) : await readWidened(range)
     signal?.throwIfAborted()
     if ('data' in read) return { dtype: 'float32', shape, data: read.data }
     switch (read.fault) {
@@ -104,9 +105,9 @@ export class SafetensorsFile implements SafetensorsHeader {
 
   async #fill (name: string, target: Uint8Array, start: number, signal: AbortSignal | undefined): Promise<void> {
     await withFile(this.path, async handle => {
-      for (let done = 0; done < target.byteLength; done += readChunkBytes) {
+      for (let done = 0; done < target.byteLength; done += READ_CHUNK_BYTES) {
         signal?.throwIfAborted()
-        await this.#readChunk(handle, name, target.subarray(done, done + readChunkBytes), start + done)
+        await this.#readChunk(handle, name, target.subarray(done, done + READ_CHUNK_BYTES), start + done)
       }
     })
   }
@@ -114,10 +115,10 @@ export class SafetensorsFile implements SafetensorsHeader {
   async * #chunks (name: string, start: number, bytes: number, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
     const handle = await open(this.path, 'r')
     try {
-      const buffer = new Uint8Array(Math.min(bytes, readChunkBytes))
-      for (let done = 0; done < bytes; done += readChunkBytes) {
+      const buffer = new Uint8Array(Math.min(bytes, READ_CHUNK_BYTES))
+      for (let done = 0; done < bytes; done += READ_CHUNK_BYTES) {
         signal?.throwIfAborted()
-        const chunk = buffer.subarray(0, Math.min(readChunkBytes, bytes - done))
+        const chunk = buffer.subarray(0, Math.min(READ_CHUNK_BYTES, bytes - done))
         await this.#readChunk(handle, name, chunk, start + done)
         yield chunk
       }

@@ -6,7 +6,7 @@ import { SnapshotError } from './errors.ts'
 import { SafetensorsFile, writeSafetensors } from './safetensors.ts'
 
 /** The version of the layout below; another version is refused rather than guessed at. */
-const snapshotVersion = '1'
+const SNAPSHOT_VERSION = '1'
 
 /** The state of a training run at one instant: whatever JSON it needs, and its tensors. */
 export interface Snapshot {
@@ -27,7 +27,7 @@ export function previousSnapshot (path: string): string {
 /** Writes a snapshot so that a crash at any instant leaves it or the one before it readable; the one before it is kept as `path.previous`. One writer a path. */
 export async function writeSnapshot (path: string, snapshot: Snapshot): Promise<void> {
   const meta = JSON.stringify(snapshot.meta)
-  const metadata = { midspan_snapshot: snapshotVersion, meta, sha256: digestOf(meta, snapshot.tensors) }
+  const metadata = { midspan_snapshot: SNAPSHOT_VERSION, meta, sha256: digestOf(meta, snapshot.tensors) }
   await writeSafetensors(path, snapshot.tensors, {
     metadata,
     beforeRename: async () => { if (await exists(path)) await rename(path, previousSnapshot(path)) }
@@ -52,7 +52,7 @@ export async function readSnapshot (path: string): Promise<RestoredSnapshot | un
 async function readIntact (path: string): Promise<Snapshot> {
   const file = await SafetensorsFile.open(path)
   const version = file.metadata.get('midspan_snapshot')
-  if (version !== snapshotVersion) throw new SnapshotError(`${path} is not a snapshot of version ${snapshotVersion}`)
+  if (version !== SNAPSHOT_VERSION) throw new SnapshotError(`${path} is not a snapshot of version ${SNAPSHOT_VERSION}`)
   const tensors = new Map<string, Tensor>()
   for (const name of file.tensors.keys()) tensors.set(name, await file.readAsStored(name))
   const meta = file.metadata.get('meta') ?? ''

@@ -3,7 +3,7 @@ import { mkdir, open, readFile, rename, rm, stat, statfs } from 'node:fs/promise
 import { join } from 'node:path'
 import { shown } from '../../errors.ts'
 import { replaceFile, writeFully } from './atomic.ts'
-import { companionFiles, maxCompanionBytes } from './directory.ts'
+import { companionFiles, MAX_COMPANION_BYTES } from './directory.ts'
 import { ModelStoreError } from './errors.ts'
 import { digest, type FilePrint, type TensorPrint } from './fingerprint.ts'
 import { byteLengthOf } from './header.ts'
@@ -32,10 +32,10 @@ interface Piece extends FilePrint {
   busy: boolean
 }
 
-const weightsFile = 'model.safetensors'
+const WEIGHTS_FILE = 'model.safetensors'
 
 /** Bytes for the header and for rounding up to file system blocks, left free on top of what is computed. */
-const spareBytes = 16 * 1024 * 1024
+const SPARE_BYTES = 16 * 1024 * 1024
 
 /**
  * Collects a client's part of a model in a directory: pieces named by their hash arrive in chunks into `parts/<sha256>.part`, are verified when
@@ -112,7 +112,7 @@ export class PartialModelStore {
     for (const [name, { sha256 }] of Object.entries(this.#expected.files)) {
       await replaceFile(join(this.path, name), async handle => { for await (const chunk of createReadStream(this.#donePath(sha256))) await writeFully(handle, chunk as Buffer) })
     }
-    if (!this.#upToDate) await writeSafetensorsFrom(join(this.path, weightsFile), new Map(Object.entries(this.#expected.tensors)), name => this.#source(name))
+    if (!this.#upToDate) await writeSafetensorsFrom(join(this.path, WEIGHTS_FILE), new Map(Object.entries(this.#expected.tensors)), name => this.#source(name))
     await rm(this.#parts, { recursive: true, force: true })
   }
 
@@ -142,7 +142,7 @@ export class PartialModelStore {
 
   /** Finds which expected tensors an earlier weights file holds already. */
   async #reuse (signal: AbortSignal | undefined): Promise<void> {
-    const file = await SafetensorsFile.open(join(this.path, weightsFile)).catch(() => undefined)
+    const file = await SafetensorsFile.open(join(this.path, WEIGHTS_FILE)).catch(() => undefined)
     if (file === undefined) return
     let matching = 0
     for (const [name, { dtype, shape, sha256 }] of Object.entries(this.#expected.tensors)) {
@@ -213,7 +213,7 @@ export class PartialModelStore {
   /** The pieces still to come and the assembled file lie on the disk together for a moment. */
   async #checkSpace (totalBytes: number): Promise<void> {
     const toFetch = this.pending().reduce((sum, { bytes, offset }) => sum + bytes - offset, 0)
-    const needed = toFetch + (this.#upToDate ? 0 : totalBytes) + spareBytes
+    const needed = toFetch + (this.#upToDate ? 0 : totalBytes) + SPARE_BYTES
     const { bavail, bsize } = await statfs(this.path)
     if (bavail * bsize < needed) throw new ModelStoreError(`${this.path} needs ${needed} bytes of free space, but has ${bavail * bsize}`, 'free some space or choose another directory')
   }
@@ -231,7 +231,7 @@ function checkExpected ({ tensors, files }: ExpectedModel, maxBytes: number): nu
   }
   for (const [name, { bytes }] of Object.entries(files)) {
     if (!(companionFiles as readonly string[]).includes(name)) throw new ModelStoreError(`the charter names the file ${shown(name)}, which is no part of a model`)
-    if (bytes > maxCompanionBytes) throw new ModelStoreError(`the charter gives ${name} ${bytes} bytes; at most ${maxCompanionBytes} are taken`)
+    if (bytes > MAX_COMPANION_BYTES) throw new ModelStoreError(`the charter gives ${name} ${bytes} bytes; at most ${MAX_COMPANION_BYTES} are taken`)
   }
   if (total > maxBytes) throw new ModelStoreError(`this part of the model takes ${total} bytes; at most ${maxBytes} are allowed`, 'choose a smaller part or raise the limit')
   return total

@@ -1,13 +1,14 @@
 // A thread that reads tensors from files as float32. Requests are served one at a time, in the order they come.
 import { closeSync, openSync, readSync } from 'node:fs'
 import { parentPort } from 'node:worker_threads'
-import { allFinite, storedBytes, widen } from './dtypes.ts'
+import { allFinite, widen } from './conversion.ts'
+import { storedBytes } from './dtypes.ts'
 import type { StoredRange, Widened } from './widening.ts'
 
 /** A piece is widened while it is still in the processor's cache. */
-const pieceBytes = 2 * 1024 * 1024
+const PIECE_BYTES = 2 * 1024 * 1024
 
-const buffer = new Uint8Array(pieceBytes)
+const buffer = new Uint8Array(PIECE_BYTES)
 
 /** Fills the target from the file; false where the file ends first. */
 function readFully (descriptor: number, target: Uint8Array, position: number): boolean {
@@ -26,8 +27,8 @@ function read ({ path, start, bytes, dtype }: StoredRange): Widened {
   let finite = true
   const descriptor = openSync(path, 'r')
   try {
-    for (let offset = 0; offset < bytes; offset += pieceBytes) {
-      const length = Math.min(pieceBytes, bytes - offset)
+    for (let offset = 0; offset < bytes; offset += PIECE_BYTES) {
+      const length = Math.min(PIECE_BYTES, bytes - offset)
       const piece = stored?.subarray(offset, offset + length) ?? buffer.subarray(0, length)
       if (!readFully(descriptor, piece, start + offset)) return { fault: 'short' }
       const values = data.subarray(offset / size, (offset + length) / size)

@@ -20,7 +20,7 @@ export type Widened =
 export const widenThreads = Math.min(4, Math.max(2, availableParallelism()))
 
 /** Threads end when nothing was read for so long. */
-const idleMs = 2000
+const IDLE_MS = 2000
 
 /** The worker entry beside this file, with the extension that this file has: sources run as .ts, the published build as .js. */
 const entry = new URL(import.meta.url.endsWith('.ts') ? './widen-worker.ts' : './widen-worker.js', import.meta.url)
@@ -43,7 +43,7 @@ export async function readWidened (range: StoredRange): Promise<Widened> {
     thread.worker.postMessage(range)
   })
   if (thread.waiting.length === 0) thread.worker.unref()
-  if (threads.every(({ waiting }) => waiting.length === 0)) idle = setTimeout(endThreads, idleMs).unref()
+  if (threads.every(({ waiting }) => waiting.length === 0)) idle = setTimeout(endThreads, IDLE_MS).unref()
   return answer
 }
 

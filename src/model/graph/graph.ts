@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { bytesOf, tensor, type DType, type Tensor, type TensorData } from '../../tensor.ts'
+import { toFloat16 } from '../float16.ts'
 import type { Emitter } from './emitter.ts'
 import { GraphError } from './errors.ts'
 
@@ -150,35 +151,14 @@ export class Graph {
   }
 }
 
-const FLOAT32 = new Float32Array(1)
-const FLOAT32_BITS = new Uint32Array(FLOAT32.buffer)
-
 function scalarData (value: number, dtype: DType): TensorData {
   switch (dtype) {
     case 'float32': return Float32Array.of(value)
-    case 'float16': return Uint16Array.of(float16Bits(value))
+    case 'float16': return toFloat16(Float32Array.of(value))
     case 'int8': return Int8Array.of(value)
     case 'int32': return Int32Array.of(value)
     case 'uint32': return Uint32Array.of(value)
     case 'int64': return BigInt64Array.of(BigInt(value))
     case 'uint8': case 'bool': return Uint8Array.of(value)
   }
-}
-
-/** The bits of a float16, by the arithmetic of a float32 whose exponent is moved so that its rounding happens at float16's last bit. */
-function float16Bits (value: number): number {
-  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0
-  const magnitude = Math.abs(value)
-  if (Number.isNaN(value)) return 0x7e00
-  if (magnitude >= 65520) return sign | 0x7c00
-  if (magnitude < 2 ** -14) return sign | roundEven(magnitude * 2 ** 24)
-  FLOAT32[0] = magnitude
-  const exponent = (FLOAT32_BITS[0]! >>> 23) - 127
-  return sign | (((exponent + 15) << 10) + roundEven((magnitude / 2 ** exponent - 1) * 1024))
-}
-
-function roundEven (value: number): number {
-  const floor = Math.floor(value)
-  const rest = value - floor
-  return rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor
 }

@@ -3,7 +3,7 @@ import type { Example } from './dataset.ts'
 import { DatasetError } from './errors.ts'
 
 /** The target of a position whose prediction does not count. */
-export const ignoredTarget = -100
+export const IGNORED_TARGET = -100
 
 /** Where a run stands in its data: the next batch to take. Plain JSON, so that it can be saved with a snapshot. */
 export interface Cursor {
@@ -73,7 +73,7 @@ export class Batches {
       ids: sequences.map(({ ids }) => ids),
       targets: sequences.map(({ targets }) => targets),
       lengths: sequences.map(({ ids }) => ids.length),
-      tokens: sequences.reduce((total, { targets }) => total + targets.filter(id => id !== ignoredTarget).length, 0)
+      tokens: sequences.reduce((total, { targets }) => total + targets.filter(id => id !== IGNORED_TARGET).length, 0)
     }
     return { batch, next: end < count ? { epoch, index: index + 1 } : { epoch: epoch + 1, index: 0 } }
   }
@@ -118,6 +118,6 @@ function cut ({ ids, lossMask }: Example, start: number, length: number): Sequen
   const end = Math.min(start + length, ids.length - 1)
   return {
     ids: [...ids.subarray(start, end)],
-    targets: Array.from(ids.subarray(start + 1, end + 1), (id, i) => lossMask[start + 1 + i] === 1 ? id : ignoredTarget)
+    targets: Array.from(ids.subarray(start + 1, end + 1), (id, i) => lossMask[start + 1 + i] === 1 ? id : IGNORED_TARGET)
   }
 }

@@ -42,13 +42,13 @@ export interface DatasetOptions {
 }
 
 /** How many bad lines are kept with their reasons: enough to see what is wrong with a file. */
-const maxBadLines = 20
+const MAX_BAD_LINES = 20
 
 /** Longer plain-text documents are cut at line ends: a tokenizer takes a document in one go, about half a second for this many. */
-const maxDocumentCharacters = 64 * 1024
+const MAX_DOCUMENT_CHARACTERS = 64 * 1024
 
 /** How long encoding may hold the thread before others get their turn. */
-const sliceMs = 20
+const SLICE_MS = 20
 
 /**
  * Reads and encodes a data file: `.txt` as documents between blank lines, anything else as JSONL (see `parseRecord`). The file is streamed;
@@ -64,14 +64,14 @@ export async function loadDataset (path: string, tokenizer: Tokenizer, { maxLeng
     const cut = checked('reason' in encoded ? encoded : truncate(encoded, maxLength), fault)
     if ('reason' in cut) {
       totals.badLineCount++
-      if (badLines.length < maxBadLines) badLines.push({ line, reason: cut.reason })
+      if (badLines.length < MAX_BAD_LINES) badLines.push({ line, reason: cut.reason })
     } else {
       examples.push(cut)
       totals.tokens += cut.ids.length
       totals.countedTokens += count(cut.lossMask)
       if ('ids' in encoded && cut.ids.length < encoded.ids.length) totals.truncated++
     }
-    if (performance.now() - sliceStart > sliceMs) {
+    if (performance.now() - sliceStart > SLICE_MS) {
       signal?.throwIfAborted()
       await new Promise<void>(resolve => setImmediate(resolve))
       sliceStart = performance.now()
@@ -149,7 +149,7 @@ async function * readDocuments (path: string, signal: AbortSignal | undefined): 
       continue
     }
     const blank = found.text.trim() === ''
-    if (lines.length > 0 && (blank || length + found.text.length > maxDocumentCharacters)) {
+    if (lines.length > 0 && (blank || length + found.text.length > MAX_DOCUMENT_CHARACTERS)) {
       yield { line: start, record: { kind: 'text', text: lines.join('\n') } }
       lines = []
       length = 0

@@ -8,10 +8,10 @@ import type { Json } from './tokenizer-config.ts'
 // The tokenizers of https://huggingface.co/THUDM/chatglm-6b, chatglm2-6b and chatglm3-6b, which their directories describe in Python code.
 
 /** The longest run of spaces that is one token of ChatGLM-6B. */
-const longestBlank = 80
+const LONGEST_BLANK = 80
 
 /** How many ids the first revision of ChatGLM-6B keeps for images, before those of text. */
-const imageTokens = 20_000
+const IMAGE_TOKENS = 20_000
 
 const chatGlmSpecial = ['[MASK]', '[gMASK]', '[sMASK]', '<unused_0>', '<sop>', '<eop>', '<ENC>', '<dBLOCK>'] as const
 
@@ -33,7 +33,7 @@ export function chatGlmEngine (file: ModelFile, path: string, tokenizerConfig: J
   const engine = new SentencePieceEngine(model, {
     special,
     written: new Map([...special].map(([id, token]) => [token, [id]])),
-    shown: new Map([[idOf('<n>'), '\n'], [idOf(tabPiece), '\t'], ...blanks]),
+    shown: new Map([[idOf('<n>'), '\n'], [idOf(TAB_PIECE), '\t'], ...blanks]),
     after: [idOf('[gMASK]'), idOf('<sop>')]
   })
   return {
@@ -49,10 +49,10 @@ export function chatGlmEngine (file: ModelFile, path: string, tokenizerConfig: J
   }
 }
 
-const tabPiece = '<|tab|>'
+const TAB_PIECE = '<|tab|>'
 
 /** The lengths of the runs of spaces that are one token. */
-const blankLengths = Array.from({ length: longestBlank - 1 }, (_, i) => i + 2)
+const blankLengths = Array.from({ length: LONGEST_BLANK - 1 }, (_, i) => i + 2)
 
 function blankPiece (length: number): string {
   return `<|blank_${length}|>`
@@ -61,16 +61,16 @@ function blankPiece (length: number): string {
 function chatGlmPieces (): Piece[] {
   const bytes = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`)
   const of = (kind: Piece['kind']) => (text: string): Piece => ({ text, score: 0, kind })
-  return [...chatGlmSpecial.map(of('control')), ...[tabPiece, ...blankLengths.map(blankPiece)].map(of('userDefined')), ...bytes.map(of('byte'))]
+  return [...chatGlmSpecial.map(of('control')), ...[TAB_PIECE, ...blankLengths.map(blankPiece)].map(of('userDefined')), ...bytes.map(of('byte'))]
 }
 
 function imageOffset (model: SentencePieceModel, { num_image_tokens: stated }: Json, { vocab_size: vocabularySize }: Json): number {
   if (Number.isSafeInteger(stated) && (stated as number) >= 0) return stated as number
-  return typeof vocabularySize === 'number' && vocabularySize >= model.pieces.length + imageTokens ? imageTokens : 0
+  return typeof vocabularySize === 'number' && vocabularySize >= model.pieces.length + IMAGE_TOKENS ? IMAGE_TOKENS : 0
 }
 
 function withBlanks (text: string): string {
-  return text.replaceAll('\n', '<n>').replaceAll('\t', tabPiece).replace(new RegExp(` {2,${longestBlank}}`, 'g'), ({ length }) => blankPiece(length))
+  return text.replaceAll('\n', '<n>').replaceAll('\t', TAB_PIECE).replace(new RegExp(` {2,${LONGEST_BLANK}}`, 'g'), ({ length }) => blankPiece(length))
 }
 
 const chatGlm2Special = ['[MASK]', '[gMASK]', '[sMASK]', 'sop', 'eop'] as const

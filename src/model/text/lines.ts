@@ -2,9 +2,9 @@ import { open, stat, type FileHandle } from 'node:fs/promises'
 import { DatasetError } from './errors.ts'
 
 /** A line may not be longer: beyond it the file is not what it seems, and memory is at stake. */
-export const maxLineBytes = 4 * 1024 * 1024
+export const MAX_LINE_BYTES = 4 * 1024 * 1024
 
-const newline = 0x0a
+const NEWLINE = 0x0a
 
 /** One line of a file without its end, or why it cannot be used. `line` counts from 1. */
 export type Line = { readonly line: number, readonly text: string } | { readonly line: number, readonly reason: string }
@@ -19,11 +19,11 @@ export async function * readLines (path: string, signal?: AbortSignal): AsyncGen
   let heldBytes = 0
   const hold = (bytes: Uint8Array): void => {
     heldBytes += bytes.byteLength
-    if (heldBytes <= maxLineBytes) held.push(bytes)
+    if (heldBytes <= MAX_LINE_BYTES) held.push(bytes)
     else held = []
   }
   const take = (): Line => {
-    const taken: Line = heldBytes > maxLineBytes ? { line, reason: `is longer than ${maxLineBytes} bytes` } : decodeLine(decoder, line, Buffer.concat(held))
+    const taken: Line = heldBytes > MAX_LINE_BYTES ? { line, reason: `is longer than ${MAX_LINE_BYTES} bytes` } : decodeLine(decoder, line, Buffer.concat(held))
     held = []
     heldBytes = 0
     line++
@@ -33,7 +33,7 @@ export async function * readLines (path: string, signal?: AbortSignal): AsyncGen
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       signal?.throwIfAborted()
       let from = 0
-      for (let end = chunk.indexOf(newline); end >= 0; end = chunk.indexOf(newline, from)) {
+      for (let end = chunk.indexOf(NEWLINE); end >= 0; end = chunk.indexOf(NEWLINE, from)) {
         hold(chunk.subarray(from, end))
         yield take()
         from = end + 1

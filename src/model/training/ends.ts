@@ -102,7 +102,7 @@ export class OutputEnd {
     this.#head = head
   }
 
-  /** Rows from the middle and their targets (ignoredTarget where none counts) to the loss and its gradients, which are the caller's. */
+  /** Rows from the middle and their targets (IGNORED_TARGET where none counts) to the loss and its gradients, which are the caller's. */
   async train (rows: Rows, targets: Batch['targets'], { seed }: StepOptions = {}): Promise<OutputGradients> {
     const { device } = this.span
     using scope = new Scope(device)

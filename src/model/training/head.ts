@@ -3,7 +3,7 @@ import { headWeights } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Executable, Link, Passed } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
-import { ignoredTarget, type Batch } from '../text/batches.ts'
+import { IGNORED_TARGET, type Batch } from '../text/batches.ts'
 import { accumulate } from './accumulate.ts'
 import { logitsProgram, lossGradientProgram, lossProgram } from './head-programs.ts'
 import { endFormat } from './weight-format.ts'
@@ -117,7 +117,7 @@ interface CountedRow {
 }
 
 function countedRows (targets: Batch['targets']): CountedRow[] {
-  return targets.flat().map((target, row) => ({ row, target })).filter(({ target }) => target !== ignoredTarget)
+  return targets.flat().map((target, row) => ({ row, target })).filter(({ target }) => target !== IGNORED_TARGET)
 }
 
 function rowInputs (taken: readonly CountedRow[], rows: number): Record<'taken' | 'inverse' | 'targets', Tensor> {

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { Batches, ignoredTarget, type Batch, type BatchOptions, type Cursor } from '../../../src/model/text/batches.ts'
+import { Batches, IGNORED_TARGET, type Batch, type BatchOptions, type Cursor } from '../../../src/model/text/batches.ts'
 import type { Example } from '../../../src/model/text/dataset.ts'
 
 const example = (ids: number[], mask = '0'.padEnd(ids.length, '1')): Example => ({ ids: Int32Array.from(ids), lossMask: Uint8Array.from(mask, Number) })
@@ -27,13 +27,13 @@ const options = fc.record({ seed: fc.string(), sequences: fc.integer({ min: 1, m
 describe('batches', () => {
   it('pair each token with the one after it', () => {
     const { batch } = new Batches([example([5, 6, 7, 8], '0011')], { seed: '', sequences: 1, mode: 'padded' }).at({ epoch: 0, index: 0 })
-    expect(batch).toEqual({ ids: [[5, 6, 7]], targets: [[ignoredTarget, 7, 8]], lengths: [3], tokens: 2 })
+    expect(batch).toEqual({ ids: [[5, 6, 7]], targets: [[IGNORED_TARGET, 7, 8]], lengths: [3], tokens: 2 })
   })
 
   it('pack examples end to end, not counting what begins the next one', () => {
     const same = [example([1, 5, 2]), example([1, 5, 2])]
     const batches = new Batches(same, { seed: 's', sequences: 8, mode: 'packed', windowLength: 4 })
-    expect(batches.at({ epoch: 0, index: 0 }).batch).toEqual({ ids: [[1, 5, 2, 1], [5]], targets: [[5, 2, ignoredTarget, 5], [2]], lengths: [4, 1], tokens: 4 })
+    expect(batches.at({ epoch: 0, index: 0 }).batch).toEqual({ ids: [[1, 5, 2, 1], [5]], targets: [[5, 2, IGNORED_TARGET, 5], [2]], lengths: [4, 1], tokens: 4 })
   })
 
   it('leave out sequences in which nothing counts', () => {
@@ -46,7 +46,7 @@ describe('batches', () => {
     fc.assert(fc.property(lengths, options, fc.nat(3), (sizes, settings, epoch) => {
       const examples = examplesOf(sizes)
       const found = epochOf(new Batches(examples, settings), epoch)
-      const targets = found.flatMap(batch => batch.targets.flat()).filter(id => id !== ignoredTarget)
+      const targets = found.flatMap(batch => batch.targets.flat()).filter(id => id !== IGNORED_TARGET)
       expect(targets.sort((a, b) => a - b)).toEqual(examples.flatMap(({ ids }) => [...ids.slice(1)]))
       expect(found.reduce((sum, { tokens }) => sum + tokens, 0)).toBe(targets.length)
       for (const batch of found) expect(batch.lengths).toEqual(batch.ids.map(({ length }) => length))

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { encodeRecord, loadDataset, type Dataset, type DatasetOptions } from '../../../src/model/text/dataset.ts'
-import { maxLineBytes, readLines } from '../../../src/model/text/lines.ts'
+import { MAX_LINE_BYTES, readLines } from '../../../src/model/text/lines.ts'
 import { parseRecord } from '../../../src/model/text/records.ts'
 import type { Tokenizer } from '../../../src/model/text/tokenizer.ts'
 import { wordTokenizer } from '../../helpers/word-tokenizer.ts'
@@ -111,8 +111,8 @@ describe('a data set', () => {
   })
 
   it('reports lines that are not UTF-8 or far too long, and reads on', async () => {
-    const data = await load('bytes.jsonl', Buffer.concat([Buffer.of(0xff, 0x0a), Buffer.alloc(maxLineBytes + 1, 0x20), Buffer.from('\n{"text":"a"}')]))
-    expect(data.badLines.map(({ reason }) => reason)).toEqual(['is not UTF-8', `is longer than ${maxLineBytes} bytes`])
+    const data = await load('bytes.jsonl', Buffer.concat([Buffer.of(0xff, 0x0a), Buffer.alloc(MAX_LINE_BYTES + 1, 0x20), Buffer.from('\n{"text":"a"}')]))
+    expect(data.badLines.map(({ reason }) => reason)).toEqual(['is not UTF-8', `is longer than ${MAX_LINE_BYTES} bytes`])
     expect(data.examples).toHaveLength(1)
   })
 

@@ -30,7 +30,7 @@ export function size (graph: Graph, dim: Dim): Value {
 }
 
 /** A shape as an int64 tensor of shape [rank]. */
-export function shapeTensor (graph: Graph, shape: readonly Dim[]): Value {
+function shapeTensor (graph: Graph, shape: readonly Dim[]): Value {
   if (shape.every(dim => typeof dim === 'number')) return graph.constant(int64s(shape))
   return concat(shape.map(dim => size(graph, dim)), 0)
 }

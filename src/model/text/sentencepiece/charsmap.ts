@@ -1,7 +1,7 @@
 /** The length of the trie's length. */
-const prefixBytes = 4
+const PREFIX_BYTES = 4
 
-const unitBytes = 4
+const UNIT_BYTES = 4
 
 /**
  * The character replacements of a SentencePiece model: a darts-clone double array (https://github.com/s-yata/darts-clone) over UTF-8 bytes,
@@ -18,12 +18,12 @@ export class Charsmap {
 
   /** Undefined when the bytes are too few for the trie that they announce. */
   static parse (bytes: Uint8Array): Charsmap | undefined {
-    if (bytes.byteLength < prefixBytes) return undefined
+    if (bytes.byteLength < PREFIX_BYTES) return undefined
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     const trieBytes = view.getUint32(0, true)
-    if (trieBytes > bytes.byteLength - prefixBytes || trieBytes % unitBytes !== 0) return undefined
-    const units = Uint32Array.from({ length: trieBytes / unitBytes }, (_, i) => view.getUint32(prefixBytes + i * unitBytes, true))
-    return new Charsmap(units, bytes.subarray(prefixBytes + trieBytes))
+    if (trieBytes > bytes.byteLength - PREFIX_BYTES || trieBytes % UNIT_BYTES !== 0) return undefined
+    const units = Uint32Array.from({ length: trieBytes / UNIT_BYTES }, (_, i) => view.getUint32(PREFIX_BYTES + i * UNIT_BYTES, true))
+    return new Charsmap(units, bytes.subarray(PREFIX_BYTES + trieBytes))
   }
 
   /** The longest mapped text at `from`: where it ends, and what stands for it. */

@@ -1,6 +1,6 @@
 import { isUtf8 } from 'node:buffer'
 
-const replacement = '\ufffd'
+const REPLACEMENT = '\ufffd'
 
 /** The length of a character in UTF-8 by its first byte. */
 export function characterBytes (first: number): number {
@@ -14,7 +14,7 @@ export function decodeBytes (bytes: readonly number[]): string {
   for (let at = 0; at < bytes.length;) {
     const character = Buffer.from(bytes.slice(at, at + characterBytes(bytes[at]!)))
     const whole = isUtf8(character)
-    text += whole ? character.toString() : replacement
+    text += whole ? character.toString() : REPLACEMENT
     at += whole ? character.length : 1
   }
   return text

@@ -2,7 +2,7 @@ import { TokenizerError } from '../errors.ts'
 import { bpeSegmenter } from './bpe.ts'
 import { decodeBytes } from './decode.ts'
 import type { ModelFile, Piece } from './file.ts'
-import { Normalizer, spaceSymbol, utf8 } from './normalizer.ts'
+import { Normalizer, SPACE_SYMBOL, utf8 } from './normalizer.ts'
 import type { Segmentable, Segmenter } from './segment.ts'
 import { Trie } from './trie.ts'
 import { unigramSegmenter } from './unigram.ts'
@@ -95,8 +95,8 @@ export class SentencePieceModel {
   /** A piece as text, without the mark where it starts a text; `marked` says that the mark was the one that encoding adds. */
   #show (piece: string, atStart: boolean): { readonly shown: string, readonly marked: boolean } {
     const { addDummyPrefix, removeExtraWhitespaces } = this.#file
-    const without = atStart && piece.startsWith(spaceSymbol) && (addDummyPrefix || removeExtraWhitespaces)
-    return { shown: (without ? piece.slice(1) : piece).replaceAll(spaceSymbol, ' '), marked: without && !removeExtraWhitespaces }
+    const without = atStart && piece.startsWith(SPACE_SYMBOL) && (addDummyPrefix || removeExtraWhitespaces)
+    return { shown: (without ? piece.slice(1) : piece).replaceAll(SPACE_SYMBOL, ' '), marked: without && !removeExtraWhitespaces }
   }
 }
 

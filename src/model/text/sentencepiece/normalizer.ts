@@ -3,9 +3,9 @@ import { characterBytes } from './decode.ts'
 import type { Trie } from './trie.ts'
 
 /** What SentencePiece writes for a space. */
-export const spaceSymbol = '\u2581'
+export const SPACE_SYMBOL = '\u2581'
 
-const space = 0x20
+const SPACE = 0x20
 
 export interface NormalizerSettings {
   readonly charsmap: Charsmap | undefined
@@ -29,7 +29,7 @@ export class Normalizer {
 
   constructor (settings: NormalizerSettings) {
     this.#settings = settings
-    this.#space = utf8(settings.escapeWhitespaces ? spaceSymbol : ' ')
+    this.#space = utf8(settings.escapeWhitespaces ? SPACE_SYMBOL : ' ')
   }
 
   /** `dummyPrefix`: whether the text begins a word, where the model marks that. */
@@ -47,12 +47,12 @@ export class Normalizer {
       const { end, bytes } = this.#replace(input, from)
       from = end
       let first = 0
-      while (afterSpace && bytes[first] === space) first++
+      while (afterSpace && bytes[first] === SPACE) first++
       for (let i = first; i < bytes.length; i++) {
-        if (bytes[i] === space) output.push(...this.#space)
+        if (bytes[i] === SPACE) output.push(...this.#space)
         else output.push(bytes[i]!)
       }
-      if (first < bytes.length) afterSpace = bytes.at(-1) === space
+      if (first < bytes.length) afterSpace = bytes.at(-1) === SPACE
       afterSpace &&= removeExtraWhitespaces
     }
     if (removeExtraWhitespaces) while (this.#endsInSpace(output)) output.length -= this.#space.length
@@ -63,7 +63,7 @@ export class Normalizer {
   #skipSpaces (input: Uint8Array): number {
     for (let from = 0; from < input.length;) {
       const { end, bytes } = this.#replace(input, from)
-      if (bytes.length !== 1 || bytes[0] !== space) return from
+      if (bytes.length !== 1 || bytes[0] !== SPACE) return from
       from = end
     }
     return input.length

@@ -1,7 +1,7 @@
-const root = 0
+const ROOT = 0
 
 /** More than any code point or byte. */
-const symbols = 0x110000
+const SYMBOLS = 0x110000
 
 /** Words of small numbers (bytes or code points) with a value each, walked one symbol at a time. */
 export class Trie {
@@ -10,9 +10,9 @@ export class Trie {
   readonly #values: Array<number | undefined> = [undefined]
 
   add (word: Iterable<number>, value: number): void {
-    let node = root
+    let node = ROOT
     for (const symbol of word) {
-      const key = node * symbols + symbol
+      const key = node * SYMBOLS + symbol
       let next = this.#edges.get(key)
       if (next === undefined) {
         next = this.#values.push(undefined) - 1
@@ -25,9 +25,9 @@ export class Trie {
 
   /** Calls `found` with the end and the value of each word that starts at `from`, the shortest first. */
   walk (text: ArrayLike<number>, from: number, found: (end: number, value: number) => void): void {
-    let node: number | undefined = root
+    let node: number | undefined = ROOT
     for (let at = from; at < text.length;) {
-      node = this.#edges.get(node * symbols + text[at]!)
+      node = this.#edges.get(node * SYMBOLS + text[at]!)
       if (node === undefined) return
       at++
       const value = this.#values[node]

@@ -3,10 +3,10 @@ import { codePoints, type Segment, type Segmentable, type Segmenter } from './se
 import { Trie } from './trie.ts'
 
 /** What an unknown character costs beyond the least likely piece (kUnkPenalty). */
-const unknownPenalty = 10
+const UNKNOWN_PENALTY = 10
 
 /** SentencePiece starts the search for the highest score at FLT_MIN, so that it is never negative. */
-const leastHighest = 2 ** -126
+const LEAST_HIGHEST = 2 ** -126
 
 /**
  * The likeliest division of a text by its pieces' log probabilities (unigram::Model::EncodeOptimized of SentencePiece). Sums are rounded to
@@ -15,8 +15,8 @@ const leastHighest = 2 ** -126
 export function unigramSegmenter (pieces: readonly Segmentable[]): Segmenter {
   const normal = pieces.filter(({ kind }) => kind === 'normal').map(({ score }) => score)
   const lowest = normal.reduce((least, score) => Math.min(least, score), Infinity)
-  const highest = normal.reduce((most, score) => Math.max(most, score), leastHighest)
-  const unknownScore = Math.fround(lowest - unknownPenalty)
+  const highest = normal.reduce((most, score) => Math.max(most, score), LEAST_HIGHEST)
+  const unknownScore = Math.fround(lowest - UNKNOWN_PENALTY)
   const trie = new Trie()
   const scores = new Map<number, number>()
   for (const { id, text, score, kind } of pieces) {
