@@ -49,10 +49,13 @@ export class CachedSpan {
     const inPlace = Object.fromEntries(sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]]))
     const blocks = await Promise.all(Array.from({ length: end - first }, async (_, i) => {
       const inputs: Record<string, AnyTensor | Passed> = { ...this.#weights.blockInputs(first + i), ...places, hidden: i === 0 ? hidden : { passed: 'output' } }
-      for (const [sequence, { cache }] of sequences.entries()) {
-        const { key, value } = cache.block(first + i)
-        inputs[`pastKey.${sequence}`] = key
-        inputs[`pastValue.${sequence}`] = value
+      for (const [sequence, { cache, count }] of sequences.entries()) {
+        const held = cache.block(first + i)
+        inputs[`pastKey.${sequence}`] = held.key
+        inputs[`pastValue.${sequence}`] = held.value
+        const total = cache.length + count - held.first
+        inputs[`last.${sequence}`] = int32([1], [total - 1])
+        inputs[`total.${sequence}`] = int32([], [total])
       }
       const block = { inputs, inPlace }
       return this.#weights.fixes(this.#weights.blockFormat(first + i)) ? await this.#stages(first + i, run, block) : [await this.#whole(first + i, run, block)]
@@ -100,8 +103,8 @@ function checkContext ({ prompts }: Model, { cache, count, context }: SequenceRo
 }
 
 /**
- * Where each sequence's rows stand: `positions` of all rows, `counts` of rows, the index of each sequence's last key and its length, the
- * length of its context, and the indices of its keys where a context is read.
+ * Where each sequence's rows stand: `positions` of all rows, `counts` of rows, the length of each sequence's context, and the indices of its
+ * keys where a context is read.
  */
 function placesOf ({ rotary }: Model, sequences: readonly SequenceRows[], { reads }: RunKind): Record<string, Tensor> {
   const places: Record<string, Tensor> = {
@@ -112,8 +115,6 @@ function placesOf ({ rotary }: Model, sequences: readonly SequenceRows[], { read
   for (const [i, { cache, count, context }] of sequences.entries()) {
     if (context !== undefined) places[`context.${i}`] = tensor('int64', [1], BigInt64Array.of(BigInt(context.length)))
     if (reads) places[`indices.${i}`] = tensor('int64', [cache.length + count], BigInt64Array.from({ length: cache.length + count }, (_, index) => BigInt(index)))
-    places[`last.${i}`] = int32([1], [cache.length + count - 1])
-    places[`total.${i}`] = int32([], [cache.length + count])
   }
   return places
 }

@@ -4,6 +4,7 @@ import type { Trainable } from '../training/trainable.ts'
 import type { WeightFormat } from '../training/weight-format.ts'
 import { ModelWeights, type WeightSource } from '../training/weights.ts'
 import { CachedEnds } from './cached-ends.ts'
+import { inRuns } from './room.ts'
 import type { Sampler } from './sampling.ts'
 
 export interface GenerateOptions {
@@ -39,7 +40,9 @@ export class LocalGenerator {
     const steps = Math.min(maxTokens, model.maxPositions - prompt.length + 1)
     const ends = await CachedEnds.create(this.weights, { inputBlocks: 0, outputBlocks: model.layers }, prompt.length + steps)
     try {
-      let fresh = prompt
+      const runs = inRuns(model, prompt)
+      for (const run of runs.slice(0, -1)) await ends.finish(await ends.starting(run), run.length)
+      let fresh = runs.at(-1)!
       for (let step = 0; step < steps; step++) {
         signal?.throwIfAborted()
         const id = sampler(await ends.finish(await ends.starting(fresh), fresh.length), step)

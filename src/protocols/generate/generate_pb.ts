@@ -116,7 +116,8 @@ export const ReadySchema: GenMessage<Ready> = /*@__PURE__*/
  * Tensors: released hidden rows for the positions from `position` on. A position already held is overwritten, and everything
  * after the last of these rows is forgotten, so that a resent or rewound request is harmless. `context_length` and `mask_position`
  * are those of the sequence for a model that reads prompts in both directions (see midspan.train), and 0 for others; the rows of a
- * context come in one message.
+ * context come in one message. Of a model whose blocks have windows, 512 rows come in a message at most, and what the rows at a position
+ * see may be forgotten once later ones have come: such a sequence is rewound by one message, or to its beginning.
  *
  * @generated from message midspan.generate.Rows
  */

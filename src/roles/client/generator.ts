@@ -1,4 +1,5 @@
 import { CachedEnds } from '../../model/generation/cached-ends.ts'
+import { inRuns } from '../../model/generation/room.ts'
 import { createSampler, type SamplingOptions } from '../../model/generation/sampling.ts'
 import type { Boundary, Protection } from '../../model/privacy/boundary.ts'
 import type { AnyTensor, Pending } from '../../model/runtime/device.ts'
@@ -48,6 +49,12 @@ export class Sequence {
    * be next: it is taken through this side's first blocks in the same message to the device, so that its rows are there when it is.
    */
   async next (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
+    const runs = inRuns(this.#c.weights.model, ids)
+    for (const run of runs.slice(0, -1)) await this.#pass(run, { guess: false }, signal)
+    return await this.#pass(runs.at(-1)!, { guess }, signal)
+  }
+
+  async #pass (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
     const { boundary, wire, hiddenSize } = this.#c
     const position = this.#ends.length
     const tensors = await this.#released(ids)

@@ -1,6 +1,7 @@
 import { MidspanError } from '../../errors.ts'
-import { cacheBytes, SequenceCache } from '../../model/generation/cache.ts'
+import { SequenceCache } from '../../model/generation/cache.ts'
 import type { CachedSpan } from '../../model/generation/cached-span.ts'
+import { cacheBytes } from '../../model/generation/room.ts'
 import type { Model, PromptContext } from '../../model/families/index.ts'
 import type { Boundary } from '../../model/privacy/boundary.ts'
 import { continued, type Device, type DeviceTensor } from '../../model/runtime/device.ts'
