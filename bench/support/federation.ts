@@ -41,6 +41,7 @@ export const founding: Omit<FoundOptions, 'model' | 'strategy' | 'wire' | 'loraT
   warmupRounds: 0,
   totalRounds: 1000,
   maxGradientNorm: 1,
+  gradientNormScope: 'party',
   accumulate: 1,
   ends: { mode: 'shared' },
   roundDeadline: LIMIT_MS,

@@ -42,6 +42,7 @@ export interface FoundOptions {
   readonly warmupRounds: number
   readonly totalRounds: number
   readonly maxGradientNorm: number | null
+  readonly gradientNormScope: Charter['training']['gradientNormScope']
   /** Batches that each client brings to a round, one after another. */
   readonly accumulate: number
   readonly strategy: Charter['strategy']
@@ -108,6 +109,7 @@ export function charterOf (options: FoundOptions, model: Model): Omit<Charter, '
       optimizer: { name: 'adamw', learningRate: options.learningRate, beta1: options.beta1, beta2: options.beta2, epsilon: options.epsilon, weightDecay: options.weightDecay },
       schedule: { name: options.schedule, warmupRounds: options.warmupRounds, totalRounds: options.totalRounds },
       maxGradientNorm: options.maxGradientNorm,
+      gradientNormScope: options.gradientNormScope,
       gradientAccumulationSteps: options.accumulate,
       maxTokensPerClient: options.maxTokensPerClient,
       roundDeadlineMs: options.roundDeadline,

@@ -52,6 +52,7 @@ export const foundOptions: FoundOptions = {
   warmupRounds: 0,
   totalRounds: 100,
   maxGradientNorm: 1,
+  gradientNormScope: 'party',
   accumulate: 1,
   strategy: 'client-batch',
   ends: { mode: 'shared' },

@@ -13,6 +13,15 @@ const sharedDeaths: Deaths = { server: serverDeaths, 'client-0': ['ClientState.d
 /** Clients with ends of their own: with a step that is prepared and not handed in, and with one that counted without their knowing. */
 const ownDeaths: Deaths = { server: serverDeaths, 'client-0': ['ClientState.prepare:after:3'], 'client-1': ['ClientState.promote:before:6'] }
 
+/**
+ * Where all are clipped together: the server with a coefficient that nobody was told, clients with a norm that is not told, with a step
+ * prepared by the coefficient and not handed in, and with one that counted without their knowing.
+ */
+const clippedDeaths: Deaths = {
+  server: ['FederatedAdapters.clippingCoefficient:after:3'], 'client-0': ['ClientState.norm:after:2', 'ClientState.prepare:after:3'], 'client-1': ['ClientState.promote:before:6']
+}
+const clippedTogether: Partial<FoundOptions> = { maxGradientNorm: 0.05, gradientNormScope: 'global' }
+
 /** In the second pass of a round, on every side. */
 const passDeaths: Deaths = { server: ['Middle.forward:after:7'], 'client-0': ['ClientEnds.forward:after:4'], 'client-1': ['TrainingPass.learn:after:8'] }
 
@@ -23,6 +32,8 @@ const federations: ReadonlyArray<readonly [string, Partial<FoundOptions>, Deaths
   ['shared ends', {}, diskDeaths],
   ['ends averaged every third round', { ends: { mode: 'average', every: 3 } }, ownDeaths],
   ['personal ends', { ends: { mode: 'personal' } }, ownDeaths],
+  ['personal ends that are clipped together', { ends: { mode: 'personal' }, ...clippedTogether }, clippedDeaths],
+  ['averaged ends that are clipped together and two passes a round', { ends: { mode: 'average', every: 3 }, accumulate: 2, ...clippedTogether }, clippedDeaths],
   ['shared ends and two passes a round', { accumulate: 2 }, passDeaths],
   ['averaged ends and two passes a round', { ends: { mode: 'average', every: 3 }, accumulate: 2 }, ownDeaths],
   ['clients in turn', { strategy: 'sequential' }, sharedDeaths]

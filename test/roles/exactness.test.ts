@@ -168,9 +168,10 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
     const maxGradientNorm = 0.5
 
     async function expectApart (charter: Partial<FoundOptions>, averageEvery?: number): Promise<void> {
+      const { gradientNormScope = 'party' } = charter
       await trained({ ...charter, maxGradientNorm, epsilon }, [6, 6, 6], async (federation, events) => {
         const reference = await ApartTrainer.load(device, model, directory, {
-          trainable, optimizer: { ...optimizer, epsilon }, learningRate: lr, maxGradientNorm, middles, ...(averageEvery === undefined ? {} : { averageEvery })
+          trainable, optimizer: { ...optimizer, epsilon }, learningRate: lr, maxGradientNorm, gradientNormScope, middles, ...(averageEvery === undefined ? {} : { averageEvery })
         })
         for (const shares of sharesOf(events)) await reference.step(shares)
         for (const client of federation.clients.keys()) {
@@ -187,6 +188,24 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
 
     it('train what the method says when they average them now and then', async () => {
       await expectApart({ ends: { mode: 'average', every: 4 } }, 4)
+    })
+
+    describe('clip by the norm of all that is stepped in a round', () => {
+      const gradientNormScope = 'global'
+
+      it('when they keep their ends to themselves', async () => {
+        await expectApart({ ends: { mode: 'personal' }, gradientNormScope })
+      })
+
+      it('when they average them now and then', async () => {
+        await expectApart({ ends: { mode: 'average', every: 4 }, gradientNormScope }, 4)
+      })
+
+      it('so that one client trains with its server what one machine trains', async () => {
+        await trained({ ends: { mode: 'personal' }, gradientNormScope, maxGradientNorm, minClients: 1 }, [6], async (federation, events) => {
+          expectEqual(await exported(federation), await centralised(sharesOf(events), { maxGradientNorm }))
+        }, mixedPartitions.slice(0, 1))
+      })
     })
 
     it('hold the same after a round that averages', async () => {

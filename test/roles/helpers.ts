@@ -38,6 +38,7 @@ export const foundDefaults: Omit<FoundOptions, 'model'> = {
   warmupRounds: 0,
   totalRounds: 100,
   maxGradientNorm: null,
+  gradientNormScope: 'party',
   accumulate: 1,
   strategy: 'client-batch',
   ends: { mode: 'shared' },

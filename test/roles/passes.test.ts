@@ -139,12 +139,16 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
   it.each<[string, Partial<FoundOptions>, number?]>([
     ['personal ends', { ends: { mode: 'personal' } }],
     ['personal ends and the sequential strategy', { ends: { mode: 'personal' }, strategy: 'sequential' }],
-    ['ends that are averaged every second round', { ends: { mode: 'average', every: 2 } }, 2]
+    ['ends that are averaged every second round', { ends: { mode: 'average', every: 2 } }, 2],
+    ['personal ends and one norm for all', { ends: { mode: 'personal' }, gradientNormScope: 'global' }],
+    ['personal ends, the sequential strategy and one norm for all', { ends: { mode: 'personal' }, strategy: 'sequential', gradientNormScope: 'global' }],
+    ['ends that are averaged every second round and one norm for all', { ends: { mode: 'average', every: 2 }, gradientNormScope: 'global' }, 2]
   ])('train what the method says with %s', async (_, changes, averageEvery) => {
     const maxGradientNorm = 0.5
     await trained({ ...changes, maxGradientNorm }, async (federation, rounds) => {
       const middles = mixedPartitions.map(({ inputBlocks, outputBlocks }) => [inputBlocks!, LAYERS - outputBlocks!] as const)
-      const reference = await ApartTrainer.load(device, model, directory, { trainable: adapters, optimizer, learningRate: LEARNING_RATE, maxGradientNorm, middles, ...(averageEvery === undefined ? {} : { averageEvery }) })
+      const { gradientNormScope = 'party' } = changes
+      const reference = await ApartTrainer.load(device, model, directory, { trainable: adapters, optimizer, learningRate: LEARNING_RATE, maxGradientNorm, gradientNormScope, middles, ...(averageEvery === undefined ? {} : { averageEvery }) })
       for (const works of rounds) await reference.step(works)
       for (const client of federation.clients.keys()) expectEqual(await exported(federation, client), await reference.values(client))
       reference.free()

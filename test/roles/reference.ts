@@ -20,6 +20,8 @@ export interface ApartSettings {
   readonly optimizer: OptimizerSettings
   readonly learningRate: number
   readonly maxGradientNorm: number | null
+  /** Whether each party clips by the norm of what it steps, or all by that of one vector of everything that is stepped. */
+  readonly gradientNormScope: 'party' | 'global'
   /** The middle of each client: `[first, end)`. */
   readonly middles: ReadonlyArray<readonly [first: number, end: number]>
   /** Holders of a block take its average every so many rounds; never where it is absent. */
@@ -29,6 +31,19 @@ export interface ApartSettings {
 interface Replica {
   readonly ends: Ends
   readonly parameters: Parameters
+}
+
+/** A gradient as a sum over tokens. */
+interface Mean {
+  readonly gradient: DeviceTensor
+  readonly tokens: number
+}
+
+/** What one party steps in a round, by name, and in which replicas. */
+interface Part {
+  readonly holder: string
+  readonly means: ReadonlyMap<string, Mean>
+  readonly isHeldBy: (client: number, name: string) => boolean
 }
 
 /** Sequences that begin with BOS as inputs and next-token targets. */
@@ -76,11 +91,13 @@ export class ApartTrainer {
       tokens.set(client, batch.tokens)
       gradients.set(client, await this.#gradients(this.#replicas[client] as Replica, batch))
     }
-    await this.#stepMiddle(gradients, tokens)
-    for (const { client } of shares) await this.#stepOwn(client, gradients.get(client) as Map<string, DeviceTensor>, tokens.get(client) as number)
-    for (const { client } of shares) this.#device.free(...(gradients.get(client) as Map<string, DeviceTensor>).values())
+    const parts = [await this.#middleMeans(gradients, tokens), ...[...gradients].map(([client, all]) => this.#ownMeans(client, all, tokens.get(client) as number))]
+    const norms = await Promise.all(parts.map(async ({ means }) => Math.hypot(...await Promise.all([...means.values()].map(async ({ gradient, tokens }) => await this.#optimizer.norm([gradient]) / tokens)))))
+    for (const [index, part] of parts.entries()) await this.#step(part, this.#settings.gradientNormScope === 'global' ? Math.hypot(...norms) : norms[index] as number)
+    for (const { gradient } of parts[0]?.means.values() ?? []) this.#device.free(gradient)
+    for (const all of gradients.values()) this.#device.free(...all.values())
     this.#round++
-    if (this.#settings.averageEvery !== undefined && this.#round % this.#settings.averageEvery === 0) await this.#average(shares.map(({ client }) => client))
+    if (this.#settings.averageEvery !== undefined && this.#round % this.#settings.averageEvery === 0) await this.#average([...gradients.keys()])
   }
 
   /** A client's whole model: its own ends and the shared middle. */
@@ -95,9 +112,9 @@ export class ApartTrainer {
     }
   }
 
-  /** The middle's step, for every replica that has the block in its middle: they all start from the same state. */
-  async #stepMiddle (gradients: ReadonlyMap<number, ReadonlyMap<string, DeviceTensor>>, tokens: ReadonlyMap<number, number>): Promise<void> {
-    const sums = new Map<string, { gradient: DeviceTensor, tokens: number }>()
+  /** What the middle steps, in every replica that has the block in its middle: they all start from the same state. */
+  async #middleMeans (gradients: ReadonlyMap<number, ReadonlyMap<string, DeviceTensor>>, tokens: ReadonlyMap<number, number>): Promise<Part> {
+    const sums = new Map<string, Mean>()
     for (const [client, own] of gradients) {
       for (const [name, gradient] of own) {
         if (!this.#isShared(client, name)) continue
@@ -107,22 +124,23 @@ export class ApartTrainer {
         sums.set(name, { gradient: sum, tokens: (before?.tokens ?? 0) + (tokens.get(client) as number) })
       }
     }
-    const norms = await Promise.all([...sums.values()].map(async ({ gradient, tokens }) => await this.#optimizer.norm([gradient]) / tokens))
-    const coefficient = clippingCoefficient(Math.hypot(...norms), this.#settings.maxGradientNorm)
-    for (const [name, { gradient, tokens }] of sums) {
-      for (const [client, { parameters }] of this.#replicas.entries()) {
-        if (this.#isShared(client, name)) await parameters.step(this.#optimizer, new Map([[name, gradient]]), { learningRate: this.#settings.learningRate, scale: coefficient / tokens })
-      }
-      this.#count(`shared/${blockOf(name)}/${name}`, tokens)
-      this.#device.free(gradient)
-    }
+    return { holder: 'shared', means: sums, isHeldBy: (client, name) => this.#isShared(client, name) }
   }
 
-  async #stepOwn (client: number, gradients: ReadonlyMap<string, DeviceTensor>, tokens: number): Promise<void> {
-    const own = new Map([...gradients].filter(([name]) => !this.#isShared(client, name)))
-    const coefficient = clippingCoefficient(await this.#optimizer.norm(own.values()) / tokens, this.#settings.maxGradientNorm)
-    await (this.#replicas[client] as Replica).parameters.step(this.#optimizer, own, { learningRate: this.#settings.learningRate, scale: coefficient / tokens })
-    for (const name of own.keys()) this.#count(`${client}/${blockOf(name)}/${name}`, tokens)
+  /** What a client steps by itself. */
+  #ownMeans (owner: number, gradients: ReadonlyMap<string, DeviceTensor>, tokens: number): Part {
+    const own = [...gradients].filter(([name]) => !this.#isShared(owner, name))
+    return { holder: String(owner), means: new Map(own.map(([name, gradient]) => [name, { gradient, tokens }])), isHeldBy: (client) => client === owner }
+  }
+
+  async #step ({ holder, means, isHeldBy }: Part, norm: number): Promise<void> {
+    const coefficient = clippingCoefficient(norm, this.#settings.maxGradientNorm)
+    for (const [name, { gradient, tokens }] of means) {
+      for (const [client, { parameters }] of this.#replicas.entries()) {
+        if (isHeldBy(client, name)) await parameters.step(this.#optimizer, new Map([[name, gradient]]), { learningRate: this.#settings.learningRate, scale: coefficient / tokens })
+      }
+      this.#count(`${holder}/${blockOf(name)}/${name}`, tokens)
+    }
   }
 
   async #average (clients: readonly number[]): Promise<void> {

@@ -45,7 +45,8 @@ const optimiser = grouped('Optimiser (AdamW)', {
   schedule: defaulted('NAME', choice('constant', 'linear', 'cosine'), 'constant', 'How the learning rate goes on after the warm-up'),
   warmupRounds: defaulted('COUNT', integer({ min: 0 }), '0', 'Rounds over which the learning rate rises'),
   totalRounds: defaulted('COUNT', count, '1000', 'Rounds after which a linear or cosine schedule reaches 0'),
-  maxGradientNorm: defaulted('NORM', normOrNone, '1', "L2 norm that a round's gradient is clipped to, or none")
+  maxGradientNorm: defaulted('NORM', normOrNone, '1', "L2 norm that a round's gradient is clipped to, or none"),
+  gradientNormScope: defaulted('WHOSE', choice('party', 'global'), 'party', 'Whose gradient that norm is of, where ends are not shared: party (each its own) or global (all together; clients tell the server the norm of theirs)')
 })
 
 const rounds = grouped('Rounds', {

@@ -73,6 +73,8 @@ const trainingSchema = z.strictObject({
   }),
   schedule: z.strictObject({ name: z.enum(['constant', 'linear', 'cosine']), warmupRounds: z.int().min(0), totalRounds: count }),
   maxGradientNorm: z.number().positive().nullable(),
+  /** Whose gradients that norm is of, where ends are not shared: each party's own, or those of all together. */
+  gradientNormScope: z.enum(['party', 'global']),
   /** Passes of a round: the batches that each client brings to it, one after another. */
   gradientAccumulationSteps: count.max(MAX_ACCUMULATION_STEPS),
   maxTokensPerClient: count,

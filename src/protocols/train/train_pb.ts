@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/train/train.proto.
  */
 export const file_protocols_train_train: GenFile = /*@__PURE__*/
-  fileDesc("Chtwcm90b2NvbHMvdHJhaW4vdHJhaW4ucHJvdG8SDW1pZHNwYW4udHJhaW4iIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0i3wIKDUNsaWVudE1lc3NhZ2USJwoGZW5saXN0GAEgASgLMhUubWlkc3Bhbi50cmFpbi5Fbmxpc3RIABIpCgdmb3J3YXJkGAIgASgLMhYubWlkc3Bhbi50cmFpbi5Gb3J3YXJkSAASKwoIYmFja3dhcmQYAyABKAsyFy5taWRzcGFuLnRyYWluLkJhY2t3YXJkSAASMwoMY29udHJpYnV0aW9uGAQgASgLMhsubWlkc3Bhbi50cmFpbi5Db250cmlidXRpb25IABIrCghldmFsdWF0ZRgFIAEoCzIXLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVIABI2Cg5mZXRjaF9hZGFwdGVycxgGIAEoCzIcLm1pZHNwYW4udHJhaW4uRmV0Y2hBZGFwdGVyc0gAEisKCHdpdGhkcmF3GAcgASgLMhcubWlkc3Bhbi50cmFpbi5XaXRoZHJhd0gAQgYKBGtpbmQinAMKDVNlcnZlck1lc3NhZ2USKwoIZW5saXN0ZWQYASABKAsyFy5taWRzcGFuLnRyYWluLkVubGlzdGVkSAASJQoFYmVnaW4YAiABKAsyFC5taWRzcGFuLnRyYWluLkJlZ2luSAASKQoHd2FpdGluZxgDIAEoCzIWLm1pZHNwYW4udHJhaW4uV2FpdGluZ0gAEicKBmhpZGRlbhgEIAEoCzIVLm1pZHNwYW4udHJhaW4uSGlkZGVuSAASKwoIZ3JhZGllbnQYBSABKAsyFy5taWRzcGFuLnRyYWluLkdyYWRpZW50SAASIwoEc3RlcBgGIAEoCzITLm1pZHNwYW4udHJhaW4uU3RlcEgAEi0KCWV2YWx1YXRlZBgHIAEoCzIYLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVkSAASKwoIYWRhcHRlcnMYCCABKAsyFy5taWRzcGFuLnRyYWluLkFkYXB0ZXJzSAASLQoJd2l0aGRyYXduGAkgASgLMhgubWlkc3Bhbi50cmFpbi5XaXRoZHJhd25IAEIGCgRraW5kIjwKBkVubGlzdBIjCgZtaWRkbGUYASABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDQoFcm91bmQYAiABKA0iUAoIRW5saXN0ZWQSDQoFcm91bmQYASABKA0SFQoNY291bnRlZF9yb3VuZBgCIAEoDRINCgVuYW1lcxgDIAMoCRIPCgdtZW1iZXJzGAQgASgNIjwKBUJlZ2luEg0KBXJvdW5kGAEgASgNEg8KB21lbWJlcnMYAiABKA0SEwoLZGVhZGxpbmVfbXMYAyABKA0iKgoHV2FpdGluZxIPCgdtZW1iZXJzGAEgASgNEg4KBm5lZWRlZBgCIAEoDSJoCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEg8KB2xlbmd0aHMYAiADKA0SFwoPY29udGV4dF9sZW5ndGhzGAMgAygNEhYKDm1hc2tfcG9zaXRpb25zGAQgAygNEgwKBHBhc3MYBSABKA0iJQoGSGlkZGVuEg0KBXJvdW5kGAEgASgNEgwKBHBhc3MYAiABKA0iNwoIQmFja3dhcmQSDQoFcm91bmQYASABKA0SDgoGdG9rZW5zGAIgASgNEgwKBHBhc3MYAyABKA0iJwoIR3JhZGllbnQSDQoFcm91bmQYASABKA0SDAoEcGFzcxgCIAEoDSIsCgxDb250cmlidXRpb24SDQoFcm91bmQYASABKA0SDQoFbmFtZXMYAiADKAkiVgoEU3RlcBINCgVyb3VuZBgBIAEoDRINCgVzY2FsZRgCIAEoARIQCghsZWZ0X291dBgDIAEoCBINCgVuYW1lcxgEIAMoCRIPCgdtZW1iZXJzGAUgASgNIoIBCghFdmFsdWF0ZRIPCgdyZXF1ZXN0GAEgASgNEiMKBm1pZGRsZRgCIAEoCzITLm1pZHNwYW4udHJhaW4uU3BhbhIPCgdsZW5ndGhzGAMgAygNEhcKD2NvbnRleHRfbGVuZ3RocxgEIAMoDRIWCg5tYXNrX3Bvc2l0aW9ucxgFIAMoDSIcCglFdmFsdWF0ZWQSDwoHcmVxdWVzdBgBIAEoDSJeCg1GZXRjaEFkYXB0ZXJzEhgKC2tub3duX3JvdW5kGAEgASgNSACIAQESIwoGZXhjZXB0GAIgASgLMhMubWlkc3Bhbi50cmFpbi5TcGFuQg4KDF9rbm93bl9yb3VuZCIoCghBZGFwdGVycxINCgVyb3VuZBgBIAEoDRINCgVuYW1lcxgCIAMoCSIKCghXaXRoZHJhdyILCglXaXRoZHJhd25iBnByb3RvMw");
+  fileDesc("Chtwcm90b2NvbHMvdHJhaW4vdHJhaW4ucHJvdG8SDW1pZHNwYW4udHJhaW4iIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0ilQMKDUNsaWVudE1lc3NhZ2USJwoGZW5saXN0GAEgASgLMhUubWlkc3Bhbi50cmFpbi5Fbmxpc3RIABIpCgdmb3J3YXJkGAIgASgLMhYubWlkc3Bhbi50cmFpbi5Gb3J3YXJkSAASKwoIYmFja3dhcmQYAyABKAsyFy5taWRzcGFuLnRyYWluLkJhY2t3YXJkSAASMwoMY29udHJpYnV0aW9uGAQgASgLMhsubWlkc3Bhbi50cmFpbi5Db250cmlidXRpb25IABIrCghldmFsdWF0ZRgFIAEoCzIXLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVIABI2Cg5mZXRjaF9hZGFwdGVycxgGIAEoCzIcLm1pZHNwYW4udHJhaW4uRmV0Y2hBZGFwdGVyc0gAEisKCHdpdGhkcmF3GAcgASgLMhcubWlkc3Bhbi50cmFpbi5XaXRoZHJhd0gAEjQKDWdyYWRpZW50X25vcm0YCCABKAsyGy5taWRzcGFuLnRyYWluLkdyYWRpZW50Tm9ybUgAQgYKBGtpbmQizwMKDVNlcnZlck1lc3NhZ2USKwoIZW5saXN0ZWQYASABKAsyFy5taWRzcGFuLnRyYWluLkVubGlzdGVkSAASJQoFYmVnaW4YAiABKAsyFC5taWRzcGFuLnRyYWluLkJlZ2luSAASKQoHd2FpdGluZxgDIAEoCzIWLm1pZHNwYW4udHJhaW4uV2FpdGluZ0gAEicKBmhpZGRlbhgEIAEoCzIVLm1pZHNwYW4udHJhaW4uSGlkZGVuSAASKwoIZ3JhZGllbnQYBSABKAsyFy5taWRzcGFuLnRyYWluLkdyYWRpZW50SAASIwoEc3RlcBgGIAEoCzITLm1pZHNwYW4udHJhaW4uU3RlcEgAEi0KCWV2YWx1YXRlZBgHIAEoCzIYLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVkSAASKwoIYWRhcHRlcnMYCCABKAsyFy5taWRzcGFuLnRyYWluLkFkYXB0ZXJzSAASLQoJd2l0aGRyYXduGAkgASgLMhgubWlkc3Bhbi50cmFpbi5XaXRoZHJhd25IABIxCgtjb2VmZmljaWVudBgKIAEoCzIaLm1pZHNwYW4udHJhaW4uQ29lZmZpY2llbnRIAEIGCgRraW5kIjwKBkVubGlzdBIjCgZtaWRkbGUYASABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDQoFcm91bmQYAiABKA0iUAoIRW5saXN0ZWQSDQoFcm91bmQYASABKA0SFQoNY291bnRlZF9yb3VuZBgCIAEoDRINCgVuYW1lcxgDIAMoCRIPCgdtZW1iZXJzGAQgASgNIjwKBUJlZ2luEg0KBXJvdW5kGAEgASgNEg8KB21lbWJlcnMYAiABKA0SEwoLZGVhZGxpbmVfbXMYAyABKA0iKgoHV2FpdGluZxIPCgdtZW1iZXJzGAEgASgNEg4KBm5lZWRlZBgCIAEoDSJoCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEg8KB2xlbmd0aHMYAiADKA0SFwoPY29udGV4dF9sZW5ndGhzGAMgAygNEhYKDm1hc2tfcG9zaXRpb25zGAQgAygNEgwKBHBhc3MYBSABKA0iJQoGSGlkZGVuEg0KBXJvdW5kGAEgASgNEgwKBHBhc3MYAiABKA0iNwoIQmFja3dhcmQSDQoFcm91bmQYASABKA0SDgoGdG9rZW5zGAIgASgNEgwKBHBhc3MYAyABKA0iJwoIR3JhZGllbnQSDQoFcm91bmQYASABKA0SDAoEcGFzcxgCIAEoDSI5CgxHcmFkaWVudE5vcm0SDQoFcm91bmQYASABKA0SEQoEbm9ybRgCIAEoAUgAiAEBQgcKBV9ub3JtIjEKC0NvZWZmaWNpZW50Eg0KBXJvdW5kGAEgASgNEhMKC2NvZWZmaWNpZW50GAIgASgBIiwKDENvbnRyaWJ1dGlvbhINCgVyb3VuZBgBIAEoDRINCgVuYW1lcxgCIAMoCSJWCgRTdGVwEg0KBXJvdW5kGAEgASgNEg0KBXNjYWxlGAIgASgBEhAKCGxlZnRfb3V0GAMgASgIEg0KBW5hbWVzGAQgAygJEg8KB21lbWJlcnMYBSABKA0iggEKCEV2YWx1YXRlEg8KB3JlcXVlc3QYASABKA0SIwoGbWlkZGxlGAIgASgLMhMubWlkc3Bhbi50cmFpbi5TcGFuEg8KB2xlbmd0aHMYAyADKA0SFwoPY29udGV4dF9sZW5ndGhzGAQgAygNEhYKDm1hc2tfcG9zaXRpb25zGAUgAygNIhwKCUV2YWx1YXRlZBIPCgdyZXF1ZXN0GAEgASgNIl4KDUZldGNoQWRhcHRlcnMSGAoLa25vd25fcm91bmQYASABKA1IAIgBARIjCgZleGNlcHQYAiABKAsyEy5taWRzcGFuLnRyYWluLlNwYW5CDgoMX2tub3duX3JvdW5kIigKCEFkYXB0ZXJzEg0KBXJvdW5kGAEgASgNEg0KBW5hbWVzGAIgAygJIgoKCFdpdGhkcmF3IgsKCVdpdGhkcmF3bmIGcHJvdG8z");
 
 /**
  * @generated from message midspan.train.Span
@@ -83,6 +83,12 @@ export type ClientMessage = Message<"midspan.train.ClientMessage"> & {
      */
     value: Withdraw;
     case: "withdraw";
+  } | {
+    /**
+     * @generated from field: midspan.train.GradientNorm gradient_norm = 8;
+     */
+    value: GradientNorm;
+    case: "gradientNorm";
   } | { case: undefined; value?: undefined };
 };
 
@@ -154,6 +160,12 @@ export type ServerMessage = Message<"midspan.train.ServerMessage"> & {
      */
     value: Withdrawn;
     case: "withdrawn";
+  } | {
+    /**
+     * @generated from field: midspan.train.Coefficient coefficient = 10;
+     */
+    value: Coefficient;
+    case: "coefficient";
   } | { case: undefined; value?: undefined };
 };
 
@@ -374,7 +386,7 @@ export const BackwardSchema: GenMessage<Backward> = /*@__PURE__*/
 
 /**
  * Tensors: gradient rows for the client's input span. The client answers with the Forward of the next pass, and after the last one
- * with its Contribution.
+ * with its Contribution; where all are clipped together, with its GradientNorm first.
  *
  * @generated from message midspan.train.Gradient
  */
@@ -396,6 +408,54 @@ export type Gradient = Message<"midspan.train.Gradient"> & {
  */
 export const GradientSchema: GenMessage<Gradient> = /*@__PURE__*/
   messageDesc(file_protocols_train_train, 10);
+
+/**
+ * The L2 norm of the gradients of the client's own blocks, summed over the round's passes.
+ *
+ * @generated from message midspan.train.GradientNorm
+ */
+export type GradientNorm = Message<"midspan.train.GradientNorm"> & {
+  /**
+   * @generated from field: uint32 round = 1;
+   */
+  round: number;
+
+  /**
+   * @generated from field: optional double norm = 2;
+   */
+  norm?: number | undefined;
+};
+
+/**
+ * Describes the message midspan.train.GradientNorm.
+ * Use `create(GradientNormSchema)` to create a new message.
+ */
+export const GradientNormSchema: GenMessage<GradientNorm> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 11);
+
+/**
+ * What everybody multiplies its mean gradients by in this round's step, above 0 and at most 1. The client takes its step, and answers with its Contribution.
+ *
+ * @generated from message midspan.train.Coefficient
+ */
+export type Coefficient = Message<"midspan.train.Coefficient"> & {
+  /**
+   * @generated from field: uint32 round = 1;
+   */
+  round: number;
+
+  /**
+   * @generated from field: double coefficient = 2;
+   */
+  coefficient: number;
+};
+
+/**
+ * Describes the message midspan.train.Coefficient.
+ * Use `create(CoefficientSchema)` to create a new message.
+ */
+export const CoefficientSchema: GenMessage<Coefficient> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 12);
 
 /**
  * What the client's own blocks add to the round, summed over its passes. Tensors named by `names`: with shared ends the gradient of each adapter tensor,
@@ -420,7 +480,7 @@ export type Contribution = Message<"midspan.train.Contribution"> & {
  * Use `create(ContributionSchema)` to create a new message.
  */
 export const ContributionSchema: GenMessage<Contribution> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 11);
+  messageDesc(file_protocols_train_train, 13);
 
 /**
  * The round is over. With shared ends the tensors are the summed gradients of the client's blocks and `scale` what they are
@@ -460,7 +520,7 @@ export type Step = Message<"midspan.train.Step"> & {
  * Use `create(StepSchema)` to create a new message.
  */
 export const StepSchema: GenMessage<Step> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 12);
+  messageDesc(file_protocols_train_train, 14);
 
 /**
  * The sequences of its rows as in Forward.
@@ -499,7 +559,7 @@ export type Evaluate = Message<"midspan.train.Evaluate"> & {
  * Use `create(EvaluateSchema)` to create a new message.
  */
 export const EvaluateSchema: GenMessage<Evaluate> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 13);
+  messageDesc(file_protocols_train_train, 15);
 
 /**
  * @generated from message midspan.train.Evaluated
@@ -516,7 +576,7 @@ export type Evaluated = Message<"midspan.train.Evaluated"> & {
  * Use `create(EvaluatedSchema)` to create a new message.
  */
 export const EvaluatedSchema: GenMessage<Evaluated> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 14);
+  messageDesc(file_protocols_train_train, 16);
 
 /**
  * Asks for the server's adapters: those of the blocks outside `except`, or all without it, and none where the client has them already.
@@ -540,7 +600,7 @@ export type FetchAdapters = Message<"midspan.train.FetchAdapters"> & {
  * Use `create(FetchAdaptersSchema)` to create a new message.
  */
 export const FetchAdaptersSchema: GenMessage<FetchAdapters> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 15);
+  messageDesc(file_protocols_train_train, 17);
 
 /**
  * The server's adapters after the named number of rounds.
@@ -564,7 +624,7 @@ export type Adapters = Message<"midspan.train.Adapters"> & {
  * Use `create(AdaptersSchema)` to create a new message.
  */
 export const AdaptersSchema: GenMessage<Adapters> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 16);
+  messageDesc(file_protocols_train_train, 18);
 
 /**
  * @generated from message midspan.train.Withdraw
@@ -577,7 +637,7 @@ export type Withdraw = Message<"midspan.train.Withdraw"> & {
  * Use `create(WithdrawSchema)` to create a new message.
  */
 export const WithdrawSchema: GenMessage<Withdraw> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 17);
+  messageDesc(file_protocols_train_train, 19);
 
 /**
  * @generated from message midspan.train.Withdrawn
@@ -590,5 +650,5 @@ export type Withdrawn = Message<"midspan.train.Withdrawn"> & {
  * Use `create(WithdrawnSchema)` to create a new message.
  */
 export const WithdrawnSchema: GenMessage<Withdrawn> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 18);
+  messageDesc(file_protocols_train_train, 20);
 

@@ -20,7 +20,7 @@ export class RoundWork implements Disposable {
   readonly round: number
   readonly startedAtMs = Date.now()
   /** What it waits for. A client that was cut off may be told the same twice. */
-  awaits: 'hidden' | 'gradient' | 'step' = 'hidden'
+  awaits: 'hidden' | 'gradient' | 'coefficient' | 'step' = 'hidden'
   readonly #ends: ClientEnds
   readonly #batches: Batches
   readonly #sum: GradientSum

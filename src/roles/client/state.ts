@@ -1,5 +1,6 @@
+import { MidspanError } from '../../errors.ts'
 import type { Device, DeviceTensor } from '../../model/runtime/device.ts'
-import { clippingCoefficient, type Optimizer, type StepSettings } from '../../model/training/optimizer.ts'
+import type { Optimizer, StepSettings } from '../../model/training/optimizer.ts'
 import { stateNames, stateShape, type Parameters } from '../../model/training/parameters.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
@@ -10,6 +11,13 @@ import { writeProgress, type ProgressMeta } from './progress.ts'
 
 /** Marks, in a client's snapshot, a step that was taken but that the federation may not have counted. */
 const PENDING_PREFIX = 'pending/'
+
+/** Thrown when the gradients of a client's own blocks are not finite: a step would spoil its adapters for good. */
+export class GradientOverflowError extends MidspanError {
+  constructor () {
+    super('E_GRADIENT_OVERFLOW', "the gradients of this client's own blocks overflow", { next: 'training has diverged: it takes a lower learning rate or other data' })
+  }
+}
 
 export interface ClientStateComponents {
   readonly charter: Charter
@@ -84,11 +92,17 @@ export class ClientState {
     this.#committed = await this.#c.parameters.state()
   }
 
-  /** Takes a step of the client's own on the sum of its gradients over its tokens, and writes it down as not yet counted. */
-  async prepare (gradients: ReadonlyMap<string, DeviceTensor>, tokens: number, learningRate: number, meta: ProgressMeta): Promise<void> {
-    const { optimizer, parameters, charter: { training: { maxGradientNorm } } } = this.#c
-    const coefficient = clippingCoefficient(await optimizer.norm(gradients.values()) / tokens, maxGradientNorm)
-    await parameters.step(optimizer, gradients, { learningRate, scale: coefficient / tokens })
+  /** The L2 norm of the gradients of the client's adapters. Throws GradientOverflowError. */
+  async norm (gradients: ReadonlyMap<string, DeviceTensor>): Promise<number> {
+    const norm = await this.#c.optimizer.norm(gradients.values())
+    if (!Number.isFinite(norm)) throw new GradientOverflowError()
+    return norm
+  }
+
+  /** Takes a step of the client's own, and writes it down as not yet counted. */
+  async prepare (gradients: ReadonlyMap<string, DeviceTensor>, settings: StepSettings, meta: ProgressMeta): Promise<void> {
+    const { optimizer, parameters } = this.#c
+    await parameters.step(optimizer, gradients, settings)
     this.#pending = await parameters.state()
     await this.commit(meta)
   }

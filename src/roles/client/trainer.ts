@@ -1,12 +1,13 @@
 import type { Batches, Cursor } from '../../model/text/batches.ts'
+import { clippingCoefficient } from '../../model/training/optimizer.ts'
 import { learningRateAt } from '../../model/training/schedule.ts'
 import type { Charter, Partition } from '../../protocols/charter/schema.ts'
 import { fromClient, type ServerMessage, type TrainClientChannel } from '../../protocols/train/messages.ts'
-import type { Gradient, Hidden, Step } from '../../protocols/train/train_pb.ts'
+import type { Coefficient, Gradient, Hidden, Step } from '../../protocols/train/train_pb.ts'
 import type { Received } from '../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
 import type { Tensor } from '../../tensor.ts'
-import { isAveragingRound } from '../adapters.ts'
+import { isAveragingRound, tellsGradientNorm } from '../adapters.ts'
 import { Backoff } from './backoff.ts'
 import { isTransient } from './connection.ts'
 import { sequenceFields } from './fields.ts'
@@ -14,6 +15,7 @@ import type { ClientEnds } from './ends.ts'
 import type { ProgressMeta, Run } from './progress.ts'
 import { RoundWork } from './round-work.ts'
 import type { ClientState } from './state.ts'
+import { TrafficMeter, type Traffic } from './traffic.ts'
 
 export type TrainEvent =
   | { type: 'waiting', reason: string }
@@ -43,9 +45,7 @@ export class ClientTrainer {
   #meta: ProgressMeta & { readonly run: Run }
   #work: RoundWork | undefined
   #begun: boolean
-  /** Of streams that are closed, and up to the last event. */
-  #closed = { sentBytes: 0, receivedBytes: 0 }
-  #told = { sentBytes: 0, receivedBytes: 0 }
+  readonly #traffic = new TrafficMeter()
   /** The last write of a place and the state that belongs to it, which may be in progress, or have failed. */
   #written: Promise<void> = Promise.resolve()
 
@@ -56,7 +56,7 @@ export class ClientTrainer {
   }
 
   /** Bytes on the wire since the start. */
-  get traffic (): Readonly<{ sentBytes: number, receivedBytes: number }> { return this.#closed }
+  get traffic (): Traffic { return this.#traffic.total }
 
   /** Takes part until the run is done. A lost connection is opened again; what the rounds need survives it. */
   async * run (signal: AbortSignal): AsyncGenerator<TrainEvent> {
@@ -102,7 +102,7 @@ export class ClientTrainer {
       signal.removeEventListener('abort', giveUp)
       if (clean || signal.aborted) await this.#withdraw(channel)
       else channel.abort(new Error('the client lost its place'))
-      this.#closed = this.#trafficWith(channel)
+      this.#traffic.close(channel)
     }
   }
 
@@ -113,6 +113,7 @@ export class ClientTrainer {
       case 'begin': return await this.#begin(channel, kind.value.round)
       case 'hidden': return await this.#hidden(channel, kind.value, tensors)
       case 'gradient': return await this.#gradient(channel, kind.value, tensors)
+      case 'coefficient': return await this.#coefficient(channel, kind.value)
       case 'step': return await this.#step(channel, kind.value, tensors)
       case 'withdrawn':
         // What it did for the round is lost, also where the round is tried again without it.
@@ -173,17 +174,35 @@ export class ClientTrainer {
     const work = this.#workOf(round)
     if (work?.awaits !== 'gradient' || work.pass !== pass) return
     await work.finish(tensors)
-    const { charter: { ends, training }, state } = this.#c
-    if (work.pass < training.gradientAccumulationSteps) return await this.#forward(channel, work)
+    const { charter, state } = this.#c
+    if (work.pass < charter.training.gradientAccumulationSteps) return await this.#forward(channel, work)
     // Work that is handed in may count, and a client that is killed must then find the round and the run that it is of.
     await this.#written
-    let contribution: ReadonlyMap<string, Tensor> = new Map()
-    if (ends.mode === 'shared') {
-      contribution = await state.download(work.gradients)
-    } else {
-      await state.prepare(work.gradients, work.figures.tokens, this.#learningRate(round), this.#meta)
-      if (isAveragingRound(ends, round)) contribution = await state.values()
-    }
+    if (charter.ends.mode === 'shared') return await this.#contribute(channel, round, await state.download(work.gradients))
+    const norm = await state.norm(work.gradients)
+    if (!tellsGradientNorm(charter)) return await this.#ownStep(channel, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm))
+    work.awaits = 'coefficient'
+    await channel.send(fromClient({ case: 'gradientNorm', value: { round, norm } }))
+  }
+
+  async #coefficient (channel: TrainClientChannel, { round, coefficient }: Coefficient): Promise<undefined> {
+    const work = this.#workOf(round)
+    if (work?.awaits !== 'coefficient') return
+    // The comparisons are false for NaN.
+    if (!(coefficient > 0 && coefficient <= 1)) throw new BadMessageError(`the server has gradients multiplied by ${coefficient}: clipping takes a number above 0, 1 at most`)
+    work.awaits = 'step'
+    await this.#ownStep(channel, work, coefficient)
+  }
+
+  /** Takes the step of this client's own ends and hands in what they add. */
+  async #ownStep (channel: TrainClientChannel, work: RoundWork, coefficient: number): Promise<undefined> {
+    const { charter: { ends }, state } = this.#c
+    const { round, gradients, figures: { tokens } } = work
+    await state.prepare(gradients, { learningRate: this.#learningRate(round), scale: coefficient / tokens }, this.#meta)
+    await this.#contribute(channel, round, isAveragingRound(ends, round) ? await state.values() : new Map())
+  }
+
+  async #contribute (channel: TrainClientChannel, round: number, contribution: ReadonlyMap<string, Tensor>): Promise<undefined> {
     await channel.send(fromClient({ case: 'contribution', value: { round, names: [...contribution.keys()] } }), [...contribution.values()])
   }
 
@@ -207,8 +226,6 @@ export class ClientTrainer {
     const { tokens, lossSum, clippedFraction } = work.figures
     const { run: { done, rounds } } = this.#meta
     const seconds = (Date.now() - work.startedAtMs) / 1000
-    const before = this.#told
-    this.#told = this.#trafficWith(channel)
     return {
       type: 'round',
       round: work.round,
@@ -217,8 +234,7 @@ export class ClientTrainer {
       loss: lossSum / tokens,
       tokens,
       tokensPerSecond: tokens / seconds,
-      sentBytes: this.#told.sentBytes - before.sentBytes,
-      receivedBytes: this.#told.receivedBytes - before.receivedBytes,
+      ...this.#traffic.sinceLast(channel),
       clippedFraction,
       leftOut,
       members
@@ -262,10 +278,6 @@ export class ClientTrainer {
   async #leaveRound (channel: TrainClientChannel, signal: AbortSignal): Promise<void> {
     await channel.send(fromClient({ case: 'withdraw', value: {} }), [], signal)
     while ((await channel.receive(signal)).message.kind.case !== 'withdrawn');
-  }
-
-  #trafficWith ({ traffic: { sentBytes, receivedBytes } }: TrainClientChannel): { sentBytes: number, receivedBytes: number } {
-    return { sentBytes: this.#closed.sentBytes + sentBytes, receivedBytes: this.#closed.receivedBytes + receivedBytes }
   }
 
   #workOf (round: number): RoundWork | undefined {

@@ -8,7 +8,7 @@ import { blockOf, isAveragingRound, lastAveragingRound, type AdapterShape } from
 import type { Tensor } from '../../tensor.ts'
 import type { Span } from './members.ts'
 import type { TrainingState } from './state.ts'
-import type { Counted } from './attempt.ts'
+import type { Counted, Work } from './attempt.ts'
 
 export interface FederatedAdaptersComponents {
   readonly charter: Charter
@@ -80,13 +80,24 @@ export class FederatedAdapters {
     return await this.#components.optimizer.norm(gradients.values()) * parts <= MAX_SUMMED_NORM
   }
 
-  /** Takes one step with everything that counted in a round. */
-  async step (round: number, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<StepTaken> {
+  /**
+   * What brings the norm of all that is stepped in a round down to the charter's: of one vector that holds the middle's gradients, each the
+   * mean over the tokens that passed its block, and every client's own, means over its tokens, where clients tell the norm of theirs.
+   */
+  async clippingCoefficient (middleGradients: ReadonlyMap<string, DeviceTensor>, works: readonly Work[]): Promise<number> {
+    const { charter, optimizer } = this.#components
+    const middle = await Promise.all([...middleGradients].map(async ([name, gradient]) => await optimizer.norm([gradient]) / tokensThrough(works, blockOf(name))))
+    const own = works.map(({ norm, tokens }) => norm / tokens)
+    return clippingCoefficient(Math.hypot(...middle, ...own), charter.training.maxGradientNorm)
+  }
+
+  /** Takes one step with everything that counted in a round, clipped by `coefficient` where clients have been told one. */
+  async step (round: number, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[], coefficient?: number): Promise<StepTaken> {
     const { state, parameters } = this.#components
     this.#initial = state.round === 0 ? this.#initial ?? await parameters.state() : undefined
     return this.#components.charter.ends.mode === 'shared'
       ? await this.#sharedStep(round, middleGradients, counted)
-      : await this.#ownStep(round, middleGradients, counted)
+      : await this.#ownStep(round, middleGradients, counted, coefficient ?? await this.clippingCoefficient(middleGradients, counted))
   }
 
   /** Goes back to the last step that was made durable. */
@@ -114,15 +125,12 @@ export class FederatedAdapters {
   }
 
   /** The server steps its own blocks, each on the mean over the tokens that passed it; clients have stepped theirs. */
-  async #ownStep (round: number, gradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<StepTaken> {
+  async #ownStep (round: number, gradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[], coefficient: number): Promise<StepTaken> {
     const { charter, optimizer, parameters, state } = this.#components
-    const passed = (block: number): number => counted.filter(({ span }) => isWithin(span, block)).reduce((total, { tokens }) => total + tokens, 0)
-    const norms = await Promise.all([...gradients].map(async ([name, gradient]) => await optimizer.norm([gradient]) / passed(blockOf(name))))
-    const coefficient = clippingCoefficient(Math.hypot(...norms), charter.training.maxGradientNorm)
-    for (const [tokens, alike] of Map.groupBy(gradients, ([name]) => passed(blockOf(name)))) {
+    for (const [tokens, alike] of Map.groupBy(gradients, ([name]) => tokensThrough(counted, blockOf(name)))) {
       await parameters.step(optimizer, new Map(alike), { learningRate: this.#learningRate(round), scale: coefficient / tokens })
     }
-    const unaveragedTokens = this.#addTokens(state.unaveragedTokens, counted, passed)
+    const unaveragedTokens = this.#addTokens(state.unaveragedTokens, counted)
     const averages = isAveragingRound(charter.ends, round) ? await this.#average(counted, unaveragedTokens) : undefined
     const kept = new Map([...state.tensors].filter(([name]) => name.startsWith(AVERAGE_PREFIX)))
     const named = new Map([...averages ?? []].map(([name, value]) => [AVERAGE_PREFIX + name, value]))
@@ -181,7 +189,7 @@ export class FederatedAdapters {
     return new Map(shared.map(([name, value]) => [name, isDeviceTensor(value) ? here.get(name) as Tensor : value]))
   }
 
-  #addTokens (before: TrainingState['unaveragedTokens'], counted: readonly Counted[], passed: (block: number) => number): TrainingState['unaveragedTokens'] {
+  #addTokens (before: TrainingState['unaveragedTokens'], counted: readonly Counted[]): TrainingState['unaveragedTokens'] {
     const { charter: { model: { blocks } } } = this.#components
     const after: Record<string, Record<string, number>> = structuredClone(before)
     const add = (holder: string, block: number, tokens: number): void => {
@@ -189,7 +197,7 @@ export class FederatedAdapters {
       own[block] = (own[block] ?? 0) + tokens
     }
     for (let block = 0; block < blocks; block++) {
-      add(SERVER, block, passed(block))
+      add(SERVER, block, tokensThrough(counted, block))
       for (const { peer, span, tokens } of counted) if (!isWithin(span, block)) add(peer, block, tokens)
     }
     return after
@@ -207,6 +215,11 @@ export class FederatedAdapters {
 
 /** Where the state keeps the last average of a parameter, apart from the server's own value of it. */
 const AVERAGE_PREFIX = 'average/'
+
+/** Of all whose middle has this block. */
+function tokensThrough (works: readonly Work[], block: number): number {
+  return works.filter(({ span }) => isWithin(span, block)).reduce((total, { tokens }) => total + tokens, 0)
+}
 
 function pick (tensors: ReadonlyMap<string, Tensor>, names: readonly string[], prefix = ''): Named {
   const known = names.filter((name) => tensors.has(prefix + name))

@@ -3,6 +3,7 @@ import type { DeviceTensor } from '../../model/runtime/device.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { fromServer } from '../../protocols/train/messages.ts'
 import type { Tensor } from '../../tensor.ts'
+import { tellsGradientNorm } from '../adapters.ts'
 import type { Logger } from '../context.ts'
 import { dropoutSeed } from '../dropout-seed.ts'
 import type { FederatedAdapters } from './adapters.ts'
@@ -18,12 +19,18 @@ export interface AttemptComponents {
   readonly logger: Logger
 }
 
-/** A participant's work that made it into the round. */
-export interface Counted {
+/** What a participant's passes came to. */
+export interface Work {
   readonly peer: string
   readonly span: Span
   /** Target tokens that its loss is the sum over. */
   readonly tokens: number
+  /** The L2 norm of the gradients of its own blocks, sums over these tokens, where the charter has it tell; 0 otherwise. */
+  readonly norm: number
+}
+
+/** A participant's work that made it into the round. */
+export interface Counted extends Work {
   readonly contribution: ContributionAnswer
 }
 
@@ -31,23 +38,29 @@ type Answers = ReadonlyMap<string, BackwardAnswer>
 
 /**
  * The passes of a round, from the first to the last, or to where they have to begin anew. In each: hidden rows up, through the middle,
- * down; gradients up, back through the middle, down. After the last: what the clients' own blocks add. A pass is freed before the
- * next one comes; what stays is the sum of the middle's gradients.
+ * down; gradients up, back through the middle, down. After the last: what all clip by, where they clip together, and what the clients'
+ * own blocks add. A pass is freed before the next one comes; what stays is the sum of the middle's gradients.
  */
 export class Attempt implements Disposable {
   readonly #c: AttemptComponents
   readonly #round: Round
   readonly #sum: GradientSum
   readonly #tokens = new Map<string, number>()
+  readonly #clipsTogether: boolean
+  #coefficient: number | undefined
 
   constructor (components: AttemptComponents, round: Round) {
     this.#c = components
     this.#round = round
+    this.#clipsTogether = tellsGradientNorm(components.charter)
     this.#sum = components.middle.gradientSum()
   }
 
   /** The middle's gradients: sums over the passes so far. */
   get gradients (): ReadonlyMap<string, DeviceTensor> { return this.#sum.gradients }
+
+  /** What everybody has been told to multiply its gradients by, if anything. */
+  get coefficient (): number | undefined { return this.#coefficient }
 
   /** Resolves with those whose work the gradients are the sum of; with undefined when the passes have to begin anew. */
   async run (): Promise<readonly Counted[] | undefined> {
@@ -58,10 +71,14 @@ export class Attempt implements Disposable {
       if (peers === undefined) return undefined
       if (peers.size === 0) return []
       if (!isLast) continue
-      const contributions = await round.contribution?.opened ?? new Map<string, ContributionAnswer>()
-      return [...contributions]
-        .filter(([peer]) => peers.has(peer))
-        .map(([peer, contribution]) => ({ peer, span: round.spanOf(peer), tokens: this.#tokens.get(peer) ?? 0, contribution }))
+      const norms = await round.norm?.opened
+      const works = [...peers].map((peer) => ({ peer, span: round.spanOf(peer), tokens: this.#tokens.get(peer) ?? 0, norm: norms?.get(peer) ?? 0 }))
+      if (this.#clipsTogether && !await this.#clip(works)) return undefined
+      const contributions = await round.contribution?.opened
+      return works.flatMap((work) => {
+        const contribution = contributions?.get(work.peer)
+        return contribution === undefined ? [] : [{ ...work, contribution }]
+      })
     }
   }
 
@@ -88,8 +105,8 @@ export class Attempt implements Disposable {
       if (!round.goesOnWith(sound)) return undefined
       this.#reply(gradients, sound)
       let finished = sound
-      if (isLast) finished = new Set((await round.expectContribution(sound).opened).keys())
-      else round.nextPass(sound)
+      if (!isLast) round.nextPass(sound)
+      else finished = new Set((await (this.#clipsTogether ? round.expectNorm(sound) : round.expectContribution(sound)).opened).keys())
       if (!round.goesOnWith(finished)) return undefined
       if (finished.size === 0) return nobody
       if (finished.size < answers.size) {
@@ -104,6 +121,17 @@ export class Attempt implements Disposable {
     } finally {
       passage.free()
     }
+  }
+
+  /** What everybody multiplies its gradients by, down. Resolves when contributions have come up: with whether all of them have. */
+  async #clip (works: readonly Work[]): Promise<boolean> {
+    const round = this.#round
+    const peers = works.map(({ peer }) => peer)
+    const coefficient = this.#coefficient = await this.#c.adapters.clippingCoefficient(this.gradients, works)
+    round.clipBy(coefficient, peers)
+    const contribution = round.expectContribution(peers)
+    for (const peer of peers) this.#c.members.say(peer, fromServer({ case: 'coefficient', value: { round: round.number, coefficient } }))
+    return round.goesOnWith(await contribution.opened)
   }
 
   /** Hidden rows down. Resolves with the gradients that come up. */

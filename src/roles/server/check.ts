@@ -46,6 +46,17 @@ export function checkSequences (charter: Charter, model: Model, { lengths, conte
   return { sequences, rows }
 }
 
+/** That of ten thousand million values of the greatest magnitude that gradients may have. */
+const MAX_GRADIENT_NORM = 1e14
+
+/** The norm of a client's gradients. One that is not finite, or absurd, would bring everybody's step to nothing. Throws BadMessageError. */
+export function checkGradientNorm (norm: number | undefined): number {
+  if (norm === undefined) throw new BadMessageError('the norm of the gradients is missing')
+  // The comparisons are false for NaN.
+  if (!(norm >= 0 && norm <= MAX_GRADIENT_NORM)) throw new BadMessageError(`gradients came with a norm of ${norm}: expected 0 to ${MAX_GRADIENT_NORM}`)
+  return norm
+}
+
 /** Where the rows of one request stand in their sequence, as a client says it. */
 export interface PlaceFields {
   readonly position: number

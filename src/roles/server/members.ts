@@ -22,7 +22,7 @@ export class SlowReaderError extends MidspanError {
   }
 }
 
-/** A round is four messages to each member, and they hold its rows in memory until they are read: a member may be a few rounds late. */
+/** A round is four messages to each member, or five, and they hold its rows in memory until they are read: a member may be a few rounds late. */
 const MAX_UNREAD_MESSAGES = 16
 
 /** A client that takes part in training. It stays one while it is away, until a round has passed its deadline without it. */

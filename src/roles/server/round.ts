@@ -14,6 +14,9 @@ export interface BackwardAnswer {
   readonly tensors: readonly Tensor[]
 }
 
+/** The L2 norm of the gradients of a client's own blocks. */
+export type NormAnswer = number
+
 /** What a client's own blocks add: adapter gradients or adapters, by name. */
 export type ContributionAnswer = ReadonlyMap<string, Tensor>
 
@@ -21,11 +24,11 @@ export type ContributionAnswer = ReadonlyMap<string, Tensor>
 const MAX_RETURNS = 3
 
 /**
- * One round: two answers from each participant in each pass and one after the last, each with the same deadline, and the replies
- * given so far in the pass. A client that was cut off sends its answers again; those already in are kept and their replies repeated.
+ * One round: two answers from each participant in each pass and one after the last, or two where all are clipped together, each with
+ * the same deadline, and the replies given so far in the pass. A client that was cut off sends its answers again; those already in are kept and their replies repeated.
  *
  * Of passes gone by only sums are left. Nobody's part can be taken out of them, and a client that is cut off loses its own: then the
- * passes begin anew, without it or with it.
+ * passes begin anew, without it or with it. A coefficient that is told is of that kind too: nobody's norm can be taken out of it.
  */
 export class Round {
   readonly number: number
@@ -33,13 +36,15 @@ export class Round {
   pass = 0
   forward: Barrier<ForwardAnswer>
   backward: Barrier<BackwardAnswer> | undefined
+  norm: Barrier<NormAnswer> | undefined
   contribution: Barrier<ContributionAnswer> | undefined
   /** Replies of this pass by peer, as sent. */
   readonly hidden = new Map<string, readonly Tensor[]>()
   readonly gradients = new Map<string, readonly Tensor[]>()
   readonly #spans: ReadonlyMap<string, Span>
   readonly #excused = new Set<string>()
-  /** Whose work is in the passes gone by. */
+  #coefficient: number | undefined
+  /** Whose work is in the passes gone by, or in the coefficient. */
   #aboard: ReadonlySet<string> = new Set()
   #behind = false
   readonly #returns = new Map<string, number>()
@@ -59,7 +64,7 @@ export class Round {
   get participants (): string[] { return [...this.#spans.keys()].filter((peer) => this.has(peer)).sort() }
 
   /** Participants whose next answer is missing. */
-  get waitingFor (): string[] { return (this.contribution ?? this.backward ?? this.forward).missing }
+  get waitingFor (): string[] { return (this.contribution ?? this.norm ?? this.backward ?? this.forward).missing }
 
   /** Whether this peer has a part in the round, and did not leave it. */
   has (peer: string): boolean { return this.#spans.has(peer) && !this.#excused.has(peer) }
@@ -73,6 +78,22 @@ export class Round {
 
   expectBackward (peers: Iterable<string>): Barrier<BackwardAnswer> {
     return this.backward = new Barrier(this.#staying(peers), this.#deadlineMs, this.#timer)
+  }
+
+  expectNorm (peers: Iterable<string>): Barrier<NormAnswer> {
+    return this.norm = new Barrier(this.#staying(peers), this.#deadlineMs, this.#timer)
+  }
+
+  /** All of these multiply their gradients by a coefficient: from here on the round goes on with every one of them, or begins anew. */
+  clipBy (coefficient: number, peers: Iterable<string>): void {
+    if (this.#behind) return
+    this.#coefficient = coefficient
+    this.#aboard = new Set(peers)
+  }
+
+  /** What this peer multiplies its gradients by, where its own norm is in it. */
+  coefficientOf (peer: string): number | undefined {
+    return this.#aboard.has(peer) ? this.#coefficient : undefined
   }
 
   expectContribution (peers: Iterable<string>): Barrier<ContributionAnswer> {
@@ -117,6 +138,7 @@ export class Round {
     this.#excused.add(peer)
     this.forward.excuse(peer)
     this.backward?.excuse(peer)
+    this.norm?.excuse(peer)
     this.contribution?.excuse(peer)
   }
 
@@ -136,6 +158,8 @@ export class Round {
     this.hidden.clear()
     this.gradients.clear()
     this.backward = undefined
+    this.norm = undefined
+    this.#coefficient = undefined
     this.contribution = undefined
     this.forward = new Barrier(this.#staying(peers), this.#deadlineMs, this.#timer)
   }
@@ -143,6 +167,7 @@ export class Round {
   #open (): void {
     this.forward.close()
     this.backward?.close()
+    this.norm?.close()
     this.contribution?.close()
   }
 }

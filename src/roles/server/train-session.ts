@@ -2,13 +2,13 @@ import type { Model } from '../../model/families/index.ts'
 import type { Sequences } from '../../model/training/rows.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { fromServer, type ClientMessage, type TrainServerChannel } from '../../protocols/train/messages.ts'
-import type { Backward, Forward } from '../../protocols/train/train_pb.ts'
+import type { Backward, Forward, GradientNorm } from '../../protocols/train/train_pb.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
 import { checkMagnitude, checkRows, expectTensor } from '../../protocols/wire/rows.ts'
 import type { Received } from '../../protocols/wire/channel.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { FederatedAdapters } from './adapters.ts'
-import { checkSequences, checkSpan, type SequenceFields } from './check.ts'
+import { checkGradientNorm, checkSequences, checkSpan, type SequenceFields } from './check.ts'
 import type { Span } from './members.ts'
 import type { Middle } from './middle.ts'
 import type { Round } from './round.ts'
@@ -54,6 +54,7 @@ export class TrainSession {
       case 'enlist': return await this.#enlist(checkSpan(this.#components.charter, kind.value.middle), kind.value.round)
       case 'forward': return await this.#forward(kind.value, tensors)
       case 'backward': return await this.#backward(kind.value, tensors)
+      case 'gradientNorm': return await this.#gradientNorm(kind.value)
       case 'contribution': return this.#contribution(kind.value.round, kind.value.names, tensors)
       case 'evaluate': return await this.#evaluate(kind.value.request, checkSpan(this.#components.charter, kind.value.middle), kind.value, tensors)
       case 'fetchAdapters': return await this.#sendAdapters(kind.value.knownRound, kind.value.except)
@@ -97,6 +98,14 @@ export class TrainSession {
     if (tokens < 1 || tokens > rows) throw new BadMessageError(`${tokens} target tokens do not fit ${rows} rows`)
     checkRows(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows })
     if (!round.backward.answer(this.#peer, { tokens, tensors })) await this.#repeat(round, 'gradient')
+  }
+
+  async #gradientNorm ({ round: number, norm }: GradientNorm): Promise<void> {
+    const round = this.#roundNamed(number)
+    const answer = checkGradientNorm(norm)
+    if (round?.norm === undefined || round.norm.answer(this.#peer, answer)) return
+    const coefficient = round.coefficientOf(this.#peer)
+    if (coefficient !== undefined) await this.#channel.send(fromServer({ case: 'coefficient', value: { round: number, coefficient } }))
   }
 
   #contribution (number: number, names: readonly string[], tensors: readonly Tensor[]): void {

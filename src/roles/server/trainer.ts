@@ -1,6 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { fromServer } from '../../protocols/train/messages.ts'
-import type { DeviceTensor } from '../../model/runtime/device.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import type { Logger } from '../context.ts'
 import { Attempt, type Counted } from './attempt.ts'
@@ -105,17 +104,17 @@ export class Trainer {
       const counted = await attempt.run()
       if (signal.aborted) return
       if (counted?.length === 0) return this.#dismiss(round)
-      if (counted !== undefined) return await this.#commit(round, attempt.gradients, counted)
+      if (counted !== undefined) return await this.#commit(round, attempt, counted)
       for (const peer of round.beginAnew()) this.begin(peer, round)
     }
   }
 
   /** Takes the step, makes it durable, and only then says so. */
-  async #commit (round: Round, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<void> {
+  async #commit (round: Round, { gradients, coefficient }: Attempt, counted: readonly Counted[]): Promise<void> {
     const finished = new Set(counted.map(({ peer }) => peer))
     let step: StepTaken
     try {
-      step = await this.#adapters.step(round.number, middleGradients, counted)
+      step = await this.#adapters.step(round.number, gradients, counted, coefficient)
       await this.#state.commit({
         round: round.number + 1,
         lastTurn: counted.at(-1)?.peer,

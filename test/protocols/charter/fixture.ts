@@ -35,6 +35,7 @@ export async function charterOf (seed: number, changes: Partial<Charter> = {}): 
       optimizer: { name: 'adamw', learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
       schedule: { name: 'constant', warmupRounds: 0, totalRounds: 100 },
       maxGradientNorm: null,
+      gradientNormScope: 'party',
       gradientAccumulationSteps: 1,
       maxTokensPerClient: 4096,
       roundDeadlineMs: 60_000,

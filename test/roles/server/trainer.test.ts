@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { Charter } from '../../../src/protocols/charter/schema.ts'
 import type { ServerMessage, TrainServerChannel } from '../../../src/protocols/train/messages.ts'
 import type { FederatedAdapters } from '../../../src/roles/server/adapters.ts'
-import type { Counted } from '../../../src/roles/server/attempt.ts'
+import type { Counted, Work } from '../../../src/roles/server/attempt.ts'
 import type { Timer } from '../../../src/roles/server/barrier.ts'
 import type { Middle } from '../../../src/roles/server/middle.ts'
 import type { Round } from '../../../src/roles/server/round.ts'
@@ -14,7 +14,10 @@ const span = { first: 1, end: 2 }
 /** What a client is told, as the server's side of its stream sees it. */
 function stream (): { readonly channel: TrainServerChannel, readonly told: string[] } {
   const told: string[] = []
-  const send = async ({ kind }: ServerMessage): Promise<void> => { told.push(kind.case === 'step' && kind.value.leftOut ? 'left out' : kind.case ?? '') }
+  const send = async ({ kind }: ServerMessage): Promise<void> => {
+    if (kind.case === 'coefficient') told.push(`coefficient ${kind.value.coefficient}`)
+    else told.push(kind.case === 'step' && kind.value.leftOut ? 'left out' : kind.case ?? '')
+  }
   return { channel: { send, abort: () => {} } as unknown as TrainServerChannel, told }
 }
 
@@ -37,7 +40,7 @@ afterEach(() => { for (const controller of stopping.splice(0)) controller.abort(
 const GREATEST_NORM = 12
 
 /** A trainer at work, whose model computes nothing, whose disk is `commit` and whose clients' gradients have these norms. */
-function training (charter: { minClients: number, strategy?: Charter['strategy'], passes?: number }, commit: (step: Commit) => Promise<void> = async () => {}, norms: Readonly<Record<string, number>> = {}) {
+function training (charter: { minClients: number, strategy?: Charter['strategy'], passes?: number, clipsTogether?: boolean }, commit: (step: Commit) => Promise<void> = async () => {}, norms: Readonly<Record<string, number>> = {}) {
   const timer = manualTimer()
   const state = {
     round: 0,
@@ -64,8 +67,12 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
     }
   }
   const steps: Array<ReadonlyArray<Pick<Counted, 'peer' | 'tokens'>>> = []
+  /** What was multiplied with in each step, where clients had been told. */
+  const coefficients: Array<number | undefined> = []
   const adapters = {
-    step: async (_round: number, _gradients: unknown, counted: readonly Counted[]) => {
+    clippingCoefficient: async (_gradients: unknown, works: readonly Work[]) => 1 / works.reduce((sum, { norm }) => sum + norm, 0),
+    step: async (_round: number, _gradients: unknown, counted: readonly Counted[], coefficient?: number) => {
+      coefficients.push(coefficient)
       steps.push(counted.map(({ peer, tokens }) => ({ peer, tokens })))
       return { scale: 1, for: () => ({ names: [], tensors: [] }), tensors: new Map(), unaveragedTokens: {} }
     },
@@ -74,7 +81,12 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
   }
   const warn = vi.fn()
   const trainer = new Trainer({
-    charter: { strategy: charter.strategy ?? 'client-batch', limits: { maxClients: 8 }, training: { minClients: charter.minClients, roundDeadlineMs: 1000, gradientAccumulationSteps: charter.passes ?? 1 } } as Charter,
+    charter: {
+      strategy: charter.strategy ?? 'client-batch',
+      ends: { mode: 'personal' },
+      limits: { maxClients: 8 },
+      training: { minClients: charter.minClients, roundDeadlineMs: 1000, gradientAccumulationSteps: charter.passes ?? 1, maxGradientNorm: 1, gradientNormScope: charter.clipsTogether === true ? 'global' : 'party' }
+    } as Charter,
     middle: middle as unknown as Middle,
     adapters: adapters as unknown as FederatedAdapters,
     state: state as unknown as TrainingState,
@@ -84,7 +96,7 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
   const controller = new AbortController()
   stopping.push(controller)
   const ended = trainer.run(controller.signal)
-  return { trainer, timer, state, adapters, calls, steps, warn, stop: async () => { controller.abort(); await ended } }
+  return { trainer, timer, state, adapters, calls, steps, coefficients, warn, stop: async () => { controller.abort(); await ended } }
 }
 
 /** The round with this number, once it has begun. */
@@ -291,5 +303,78 @@ describe('a round of several passes', () => {
     await vi.waitFor(() => { expect(b.told).toContain('left out') })
     expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]])
     expect(calls.filter((call) => call === 'dispose')).toHaveLength(5)
+  })
+})
+
+describe('a round in which all clip by one norm', () => {
+  /** Two members in a round whose gradients are in. */
+  async function atNorms (passes = 1) {
+    const { trainer, ...rest } = training({ minClients: 2, passes, clipsTogether: true })
+    const [a, b] = [stream(), stream()]
+    trainer.members.enlist('a', span, a.channel)
+    trainer.members.enlist('b', span, b.channel)
+    const round = await begun(trainer, 0)
+    const norms = async (told: Readonly<Record<string, number>>): Promise<void> => {
+      for (let pass = 0; pass < passes; pass++) await answerPass(round, pass, Object.keys(told))
+      const norm = await vi.waitFor(() => round.norm ?? expect.fail())
+      for (const [peer, value] of Object.entries(told)) norm.answer(peer, value)
+    }
+    const contribute = async (...peers: readonly string[]): Promise<void> => {
+      const contribution = await vi.waitFor(() => round.contribution ?? expect.fail())
+      for (const peer of peers) contribution.answer(peer, new Map())
+    }
+    return { trainer, round, a, b, norms, contribute, ...rest }
+  }
+
+  it('tells all of them one coefficient, and takes its own step with it', async () => {
+    const { a, b, norms, contribute, coefficients, round } = await atNorms()
+    await norms({ a: 3, b: 5 })
+    await vi.waitFor(() => { expect(a.told).toContain('coefficient 0.125') })
+    expect(b.told).toContain('coefficient 0.125')
+    expect([round.coefficientOf('a'), round.coefficientOf('c')]).toEqual([0.125, undefined])
+    await contribute('a', 'b')
+    await vi.waitFor(() => { expect(coefficients).toEqual([0.125]) })
+  })
+
+  it('leaves out a client that does not tell its norm in time', async () => {
+    const { a, b, round, timer, norms, contribute, steps, coefficients, calls } = await atNorms()
+    await answerPass(round, 0, ['a', 'b'])
+    await norms({ a: 4 })
+    expect(round.waitingFor).toEqual(['b'])
+    timer.expire()
+    await contribute('a')
+    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 1 }]]) })
+    expect(coefficients).toEqual([0.25])
+    expect(calls.filter((call) => call.startsWith('forward'))).toEqual(['forward a,b round/0', 'forward a round/0'])
+    expect(a.told).toContain('coefficient 0.25')
+    expect(b.told).toEqual(['begin', 'hidden', 'gradient', 'left out'])
+  })
+
+  it.each(['vanishes', 'leaves'] as const)('begins anew without a client that %s once its norm is in the coefficient', async (how) => {
+    const { trainer, a, b, round, timer, norms, contribute, steps, coefficients } = await atNorms()
+    await norms({ a: 4, b: 4 })
+    await contribute('a')
+    if (how === 'leaves') trainer.withdraw('b')
+    else timer.expire()
+    await vi.waitFor(() => { expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2) })
+    expect(round.coefficientOf('a')).toBeUndefined()
+    await norms({ a: 4 })
+    await contribute('a')
+    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 1 }]]) })
+    expect(coefficients).toEqual([0.25])
+    expect(a.told).toEqual(['begin', 'hidden', 'gradient', 'coefficient 0.125', 'begin', 'hidden', 'gradient', 'coefficient 0.25', 'step'])
+    expect(b.told.filter((kind) => kind === 'begin')).toHaveLength(1)
+  })
+
+  it('takes a client that comes back to the first pass along again, with a new coefficient', async () => {
+    const { a, round, norms, contribute, coefficients } = await atNorms(2)
+    await norms({ a: 4, b: 4 })
+    await contribute('a')
+    round.fallBehind('b')
+    await vi.waitFor(() => { expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2) })
+    expect(round.participants).toEqual(['a', 'b'])
+    await norms({ a: 1, b: 1 })
+    await contribute('a', 'b')
+    await vi.waitFor(() => { expect(coefficients).toEqual([0.5]) })
   })
 })
