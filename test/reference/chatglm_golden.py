@@ -159,6 +159,35 @@ class ChatGLM:
         return F.cross_entropy(logits[context:], torch.tensor(ids[context + 1:]), reduction='sum')
 
 
+class ChatGLMModules(torch.nn.Module):
+    """The formulas with their linear layers and norms as modules, under the checkpoint's names, so that PEFT finds them: ids [1, seq] to
+    logits [1, seq, vocab]. `weights` by their names; everything is computed in float64."""
+
+    def __init__(self, revision, config, weights):
+        super().__init__()
+        self.formulas = ChatGLM(revision, config, 'of the shapes alone')
+        self.formulas.weights = weights = {name: value.double() for name, value in weights.items()}
+        self.formulas.linear = lambda layer, module, x: self.get_submodule(f'transformer.layers.{layer}.{module}')(x)
+        self.formulas.norm = lambda name, x: self.get_submodule(name)(x)
+        for path in [name.removesuffix('.bias') for name in weights if name.endswith('.bias')]:
+            weight, bias = weights[f'{path}.weight'], weights[f'{path}.bias']
+            module = torch.nn.LayerNorm(len(bias), config['layernorm_epsilon']) if 'layernorm' in path else torch.nn.Linear(*reversed(weight.shape))
+            module.load_state_dict({'weight': weight, 'bias': bias})
+            self.place(path, module.double())
+
+    def place(self, path, module):
+        *parents, name = path.split('.')
+        parent = self
+        for step in parents:
+            if step not in dict(parent.named_children()):
+                parent.add_module(step, torch.nn.Module())
+            parent = parent.get_submodule(step)
+        parent.add_module(name, module)
+
+    def forward(self, ids, use_cache=False):
+        return self.formulas.run(ids[0].tolist())[0][None]
+
+
 def turn(x, positions):
     """x [rows, heads, size] turned by its position: element j pairs with j + size / 2, at the angle position * 10000^(-2j / size)."""
     half = x.shape[-1] // 2

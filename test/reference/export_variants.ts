@@ -1,6 +1,6 @@
 /**
- * Writes what peft_check.py checks: a directory under DIR for every kind of adapter that a charter allows, over a small model of every family
- * that transformers or this folder has in PyTorch, each with base/, adapter/ and expected.json: node export_variants.ts DIR
+ * Writes what peft_check.py checks: a directory under DIR for every kind of adapter that a charter allows, over a small model of every family,
+ * each with base/, adapter/ and expected.json: node export_variants.ts DIR
  */
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -19,18 +19,14 @@ import { trainedLogits } from '../roles/exported.ts'
 
 const SEED = 'variants'
 
-/** By model golden: the adapters of all linear modules of each family, and where there is something to it its biases and a whole block. */
-const everywhere: Readonly<Record<string, Partial<FoundOptions>>> = {
-  linear: {},
-  rslora: { loraRslora: true },
-  block: { trainBlocks: [1] }
-}
-const biases: Readonly<Record<string, Partial<FoundOptions>>> = {
-  'bias-all': { trainBias: 'all' },
-  'bias-lora': { trainBias: 'lora_only', loraTargets: ['q', 'down'] },
-  'bias-block': { trainBias: 'all', trainBlocks: [0], loraRslora: true }
-}
-const models: Readonly<Record<string, Readonly<Record<string, Partial<FoundOptions>>>>> = {
+type Variants = Readonly<Record<string, Partial<FoundOptions>>>
+
+const everywhere: Variants = { linear: {}, rslora: { loraRslora: true }, block: { trainBlocks: [1] } }
+const allBiases: Variants = { 'bias-all': { trainBias: 'all' }, 'bias-block': { trainBias: 'all', trainBlocks: [0], loraRslora: true } }
+const biases: Variants = { ...allBiases, 'bias-lora': { trainBias: 'lora_only', loraTargets: ['q', 'down'] } }
+
+/** By model golden. */
+const models: Readonly<Record<string, Variants>> = {
   'llama/gqa': { ...everywhere, attention: { loraTargets: ['q', 'v'], loraR: 8, loraAlpha: 3 } },
   'llama/mlp-bias': { ...everywhere, ...biases },
   'mistral/plain': everywhere,
@@ -38,8 +34,10 @@ const models: Readonly<Record<string, Readonly<Record<string, Partial<FoundOptio
   'qwen3/bias-window-tied': { ...everywhere, ...biases },
   'glm/plain': { ...everywhere, ...biases },
   'glm4/plain': { ...everywhere, ...biases },
-  'chatglm2/plain': { ...everywhere, 'bias-all': biases['bias-all']! },
-  'chatglm2/linear-bias': { ...everywhere, 'bias-all': biases['bias-all']! }
+  'chatglm/130528': { ...everywhere, ...allBiases },
+  'chatglm/150528': everywhere,
+  'chatglm2/plain': { ...everywhere, ...allBiases },
+  'chatglm2/linear-bias': { ...everywhere, ...allBiases }
 }
 
 /** Trained values by formula, so that each of them tells. */

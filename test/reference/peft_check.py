@@ -21,6 +21,7 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 
 from chatglm2 import ChatGLM2
+from chatglm_golden import ChatGLMModules
 from common import decode
 
 TOLERANCE = 1e-4
@@ -31,8 +32,11 @@ OWN = ['.lora_A.default', '.lora_B.default', '.modules_to_save.default']
 def base_model(directory):
     config = json.loads((directory / 'config.json').read_text(encoding='utf-8'))
     if config['model_type'] == 'chatglm':
+        weights = load_file(directory / 'model.safetensors')
+        if 'position_encoding_2d' in config:
+            return ChatGLMModules('130528' if 'mask_token_id' in config else '150528', config, weights)
         model = ChatGLM2(config)
-        model.load_state_dict({name: value.float() for name, value in load_file(directory / 'model.safetensors').items()})
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
         return model
     return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation='eager')
 
@@ -56,7 +60,7 @@ def check_tensors(model, stored):
     if unknown or missing:
         raise SystemExit(f'the model lacks {unknown}, the adapter file {missing}')
     for name, value in stored.items():
-        if not torch.equal(parameters[name][1], value):
+        if not torch.equal(parameters[name][1].to(value.dtype), value):
             raise SystemExit(f'{name} was not loaded as it is stored')
 
 
