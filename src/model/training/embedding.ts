@@ -3,6 +3,7 @@ import { embeddingWeight } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Executable, Link, Passed } from '../runtime/device.ts'
 import { embeddingGradientProgram, embeddingProgram, likeliestProgram } from './head-programs.ts'
+import { checkTokens } from './vocabulary.ts'
 import { endFormat } from './weight-format.ts'
 import type { ModelWeights } from './weights.ts'
 
@@ -28,15 +29,15 @@ export class Embedding {
 
   get isTrained (): boolean { return this.#backward !== undefined }
 
-  /** ids int32 [rows] → [rows, hidden], the caller's. */
+  /** ids int32 [rows] → [rows, hidden], the caller's. Throws VocabularyError. */
   async forward (ids: Tensor): Promise<DeviceTensor> {
-    const { hidden } = await this.#forward.run({ ids, ...this.#table() }, { keep: 'all' })
+    const { hidden } = await this.#forward.run(this.#inputs(ids), { keep: 'all' })
     return hidden as DeviceTensor
   }
 
   /** The same as a link of a chain; gives `hidden`. */
   link (ids: Tensor): Link {
-    return { executable: this.#forward, inputs: { ids, ...this.#table() } }
+    return { executable: this.#forward, inputs: this.#inputs(ids) }
   }
 
   /** Of the likeliest tokens after `logits` [rows, vocabulary]; gives their `ids` int32 [rows] besides. */
@@ -52,6 +53,11 @@ export class Embedding {
     const { embedding } = this.#weights.model
     const results = await this.#backward.run({ ids, hiddenGradient, ...this.#table() }, { keep: 'all' })
     return new Map([[embedding, results[`${embedding}.gradient`] as DeviceTensor]])
+  }
+
+  #inputs (ids: Tensor): Record<string, AnyTensor> {
+    checkTokens(this.#weights.model, ids.data as Int32Array)
+    return { ids, ...this.#table() }
   }
 
   #table (): Record<string, DeviceTensor> {

@@ -1,11 +1,12 @@
 import { int32, type Tensor } from '../../tensor.ts'
-import { headWeights } from '../families/index.ts'
+import { headWeights, type Model } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Executable, Link, Passed } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { IGNORED_TARGET, type Batch } from '../text/batches.ts'
 import { accumulate } from './accumulate.ts'
 import { logitsProgram, lossGradientProgram, lossProgram } from './head-programs.ts'
+import { checkTokens } from './vocabulary.ts'
 import { endFormat } from './weight-format.ts'
 import type { ModelWeights } from './weights.ts'
 
@@ -73,9 +74,9 @@ export class Head {
     return { hidden, taken: rows, inverse, ...this.#inputs() }
   }
 
-  /** The loss of [rows, hidden] where targets count. */
+  /** The loss of [rows, hidden] where targets count. Throws VocabularyError. */
   async loss (hidden: AnyTensor, targets: Batch['targets']): Promise<Loss> {
-    const counted = countedRows(targets)
+    const counted = countedRows(this.#weights.model, targets)
     let lossSum = 0
     for (const taken of chunks(counted, this.#rowsPerRun)) {
       const { loss } = await this.#executables.loss.run({ hidden, ...rowInputs(taken, hidden.shape[0]!), ...this.#inputs() })
@@ -84,11 +85,11 @@ export class Head {
     return { lossSum, countedTokens: counted.length }
   }
 
-  /** The loss with its gradients, which are the caller's. */
+  /** The loss with its gradients, which are the caller's. Throws VocabularyError. */
   async gradients (hidden: DeviceTensor, targets: Batch['targets']): Promise<HeadGradients> {
     const { device } = this.#weights
     using scope = new Scope(device)
-    const counted = countedRows(targets)
+    const counted = countedRows(this.#weights.model, targets)
     const names = ['hidden', ...this.#parameters]
     const gradients = new Map<string, DeviceTensor>()
     let lossSum = 0
@@ -116,8 +117,10 @@ interface CountedRow {
   readonly target: number
 }
 
-function countedRows (targets: Batch['targets']): CountedRow[] {
-  return targets.flat().map((target, row) => ({ row, target })).filter(({ target }) => target !== IGNORED_TARGET)
+function countedRows (model: Model, targets: Batch['targets']): CountedRow[] {
+  const counted = targets.flat().map((target, row) => ({ row, target })).filter(({ target }) => target !== IGNORED_TARGET)
+  checkTokens(model, counted.map(({ target }) => target))
+  return counted
 }
 
 function rowInputs (taken: readonly CountedRow[], rows: number): Record<'taken' | 'inverse' | 'targets', Tensor> {

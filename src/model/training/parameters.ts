@@ -57,8 +57,14 @@ export class Parameters {
     return state
   }
 
-  /** Sets what `state` has of each tensor's value and optimiser state; other names in it are ignored. */
+  /** Sets what `state` has of each tensor's value and optimiser state; other names in it are ignored. Throws RangeError for a part of another shape; then nothing is set. */
   async restore (state: ReadonlyMap<string, Tensor>): Promise<void> {
+    for (const name of this.names) {
+      for (const part of stateNames(name)) {
+        const [found, wanted] = [state.get(part)?.shape, stateShape(part, this.value(name).shape)]
+        if (found !== undefined && String(found) !== String(wanted)) throw new RangeError(`${part} is [${found.join(', ')}], not [${wanted.join(', ')}]`)
+      }
+    }
     for (const name of this.names) {
       const moments = this.#momentsOf(name)
       this.#values.set(name, await this.#replaced(this.value(name), state.get(name)))

@@ -95,3 +95,18 @@ it('a part of a model that cannot be loaded whole is not kept', async () => {
   await expect(LocalGenerator.load(device, model, source)).rejects.toThrow('mlp.down_proj.weight')
   expect((await device.memory()).heldBytes).toBe(heldBytes)
 })
+
+it('tokens that the model does not have are named, whether they are read or predicted', async () => {
+  const golden = readModelGolden('llama/plain')
+  const model = modelOf(golden.config)
+  const { input, output, weights } = await loadEnds(device, model, memorySource(baseWeights(golden)), { inputBlocks: 0, outputBlocks: 0 }, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
+  const { vocabularySize } = model
+  for (const id of [vocabularySize, -1]) {
+    await expect(input.forward([[1, id]], { keepResiduals: false })).rejects.toMatchObject({ code: 'E_VOCABULARY', message: `token ${id} is not in the model's vocabulary of ${vocabularySize}` })
+    const { hidden } = await input.forward([[1, 2]], { keepResiduals: false })
+    await expect(output.evaluate({ hidden, lengths: [2] }, [[1, id]])).rejects.toMatchObject({ code: 'E_VOCABULARY' })
+    await expect(output.train({ hidden, lengths: [2] }, [[1, id]])).rejects.toMatchObject({ code: 'E_VOCABULARY' })
+    device.free(hidden)
+  }
+  weights.free()
+})
