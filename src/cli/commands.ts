@@ -9,8 +9,9 @@ import { invite } from './commands/invite.ts'
 import { join } from './commands/join.ts'
 import { leave } from './commands/leave.ts'
 import { peers } from './commands/peers.ts'
+import { remove } from './commands/remove.ts'
 import { status } from './commands/status.ts'
 import { train } from './commands/train.ts'
 
 /** Every command, in the order of the help and of docs/cli.md. */
-export const commands: readonly Command[] = [init, invite, join, leave, daemon, status, peers, train, evaluate, generate, exportTrained, demo]
+export const commands: readonly Command[] = [init, invite, join, leave, remove, daemon, status, peers, train, evaluate, generate, exportTrained, demo]

@@ -1,7 +1,7 @@
 import { ControlClient } from '../node/control/client.ts'
 import { homeAt } from '../node/home.ts'
 
-type OperationName = 'status' | 'peers' | 'invite' | 'leave' | 'train' | 'evaluate' | 'generate' | 'export'
+type OperationName = 'status' | 'peers' | 'invite' | 'leave' | 'remove' | 'train' | 'evaluate' | 'generate' | 'export'
 
 /** One answer of the daemon in `home`. Throws NoDaemonError (E_NO_DAEMON) when none runs there, and what the daemon answers as an error. */
 export async function askDaemon<T> (home: string, operation: OperationName, parameters: object, signal: AbortSignal): Promise<T> {

@@ -1,5 +1,6 @@
 import { MidspanError, UsageError } from '../errors.ts'
 import { chooseDevice } from '../model/runtime/choose.ts'
+import type { PeerStatus } from '../protocols/status/status.ts'
 import type { RoleContext } from '../roles/context.ts'
 import { roles as defaultRoles, type Roles } from './composition.ts'
 import { startControlServer } from './control/server.ts'
@@ -11,8 +12,8 @@ import { createMidspanNode, startNode, type MidspanNode } from './libp2p.ts'
 import { ServerLinks } from './links.ts'
 import { lockHome } from './lock.ts'
 import { openLog } from './logging.ts'
-import { offerServerServices } from './server.ts'
 import { operationsOf } from './operations.ts'
+import { offerServerServices, type Member } from './server.ts'
 import { loadSettings, type Settings } from './settings.ts'
 import { blockSpan, type BlockSpan } from './status.ts'
 import { AGENT } from './version.ts'
@@ -32,6 +33,10 @@ export interface DaemonStatus {
   readonly partition: { readonly inputBlocks: number, readonly outputBlocks: number } | null
   /** A client: to at least one server. A server: it listens. */
   readonly connected: boolean
+  /** A client: why it is connected to no server, and what to do about it; null while it is, or has not tried. */
+  readonly disconnectedReason: string | null
+  /** A server: who has a place in the federation, connected or not. */
+  readonly members: readonly Member[] | null
   readonly training: Readonly<Record<string, unknown>> | null
   readonly generation: Readonly<Record<string, unknown>> | null
   /** When the daemon started: ISO 8601. */
@@ -117,15 +122,11 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const role = client === undefined ? await roles.server(context) : await roles.client({ ...context, client, servers: () => links.servers() })
   cleanups.push(async () => { await role.stop() })
   signal?.throwIfAborted()
-  if (isServer) {
-    await offerServerServices({
-      home, node, gate, logger, membership, settings, model: context.paths.model,
-      status: () => {
-        const { blocks = [], device = choice.kind, sessions = [], round = 0, members = [] } = role.status()
-        return { agent: AGENT, role: 'server', device, blocks, sessions: sessions.length, round, members, uptimeMs: Date.now() - since.getTime() }
-      }
-    })
+  const peerStatus = (): PeerStatus => {
+    const { blocks = [], device = choice.kind, sessions = [], round = 0, members = [] } = role.status()
+    return { agent: AGENT, role: 'server', device, blocks, sessions: sessions.length, round, members, uptimeMs: Date.now() - since.getTime() }
   }
+  const services = isServer ? await offerServerServices({ home, node, gate, logger, membership, settings, model: context.paths.model, status: peerStatus }) : undefined
   await startNode(node, listen)
   cleanups.push(async () => { await links.stop() })
   await links.start()
@@ -138,6 +139,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   }
   const status = (): DaemonStatus => {
     const { blocks, device = choice.kind, training = null, generation = null } = role.status()
+    const failure = links.failure()
     return {
       agent: AGENT,
       peerId: peerId.toString(),
@@ -150,12 +152,14 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       blocks: isServer ? blockSpan(blocks) : null,
       partition: client?.partition ?? null,
       connected: isServer ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
+      disconnectedReason: failure === undefined ? null : `${failure.message}${failure.next === undefined ? '' : ` (${failure.next})`}`,
+      members: services?.members() ?? null,
       training,
       generation,
       since: since.toISOString()
     }
   }
-  const control = await startControlServer(home, operationsOf({ home, membership, isServer, node, gate, links, role, status, stop }), logger)
+  const control = await startControlServer(home, operationsOf({ home, membership, services, node, gate, links, role, status, stop }), logger)
   cleanups.push(async () => { await control.stop() })
   logger.info({ peer: peerId.toString(), federation: signed.id, role: settings.role }, 'ready')
   return { node, status, stopped, stop }

@@ -2,12 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { multiaddr } from '@multiformats/multiaddr'
 import type { PeerId } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
+import { MidspanError } from '../errors.ts'
 import { protocolId } from '../protocols/charter/index.ts'
 import { RefusedError, REFUSALS, sayHello } from '../protocols/hello/index.ts'
 import type { KnownServer, Logger } from '../roles/context.ts'
 import { withPeer } from './addresses.ts'
 import type { KnownAddress } from './federation.ts'
-import type { Gate } from './gate.ts'
+import { UnreachableError, type Gate } from './gate.ts'
 import type { MidspanNode } from './libp2p.ts'
 import { AGENT } from './version.ts'
 
@@ -31,6 +32,8 @@ export class ServerLinks {
   readonly #options: LinksOptions
   readonly #stopping = new AbortController()
   #loops: Array<Promise<void>> = []
+  /** Why the last try to connect to a server failed, by peer id. */
+  readonly #failures = new Map<string, MidspanError>()
 
   constructor (options: LinksOptions) {
     this.#options = options
@@ -43,6 +46,11 @@ export class ServerLinks {
       this.#loops.push(this.#keep(server, resolve))
       await promise
     }))
+  }
+
+  /** Why no server is connected; undefined while one is, or none was tried. */
+  failure (): MidspanError | undefined {
+    return this.servers().some(({ connected }) => connected) ? undefined : this.#failures.values().next().value
   }
 
   servers (): KnownServer[] {
@@ -89,11 +97,13 @@ export class ServerLinks {
       try {
         await this.#connect(peer, server.addresses)
         waitMs = FIRST_RETRY_MS
+        this.#failures.delete(server.peerId)
         tried()
         await this.#gone(peer)
       } catch (error) {
         if (signal.aborted) break
         logger.warn({ peer: server.peerId, err: error }, 'could not connect to a server')
+        this.#failures.set(server.peerId, error instanceof MidspanError ? error : new UnreachableError(`the server ${server.peerId}`, error))
         if (error instanceof RefusedError) waitMs = REFUSED_RETRY_MS
         tried()
       }
@@ -109,10 +119,12 @@ export class ServerLinks {
     const { signal } = this.#stopping
     const { promise, resolve } = Promise.withResolvers<void>()
     const off = gate.onDisconnect((other) => { if (other.equals(peer)) resolve() })
-    signal.addEventListener('abort', () => { resolve() })
+    const stop = (): void => { resolve() }
+    signal.addEventListener('abort', stop)
     if (!gate.isGreeted(peer) || signal.aborted) resolve()
     await promise
     off()
+    signal.removeEventListener('abort', stop)
   }
 
   async #connect (peer: PeerId, addresses: readonly string[]): Promise<void> {

@@ -1,6 +1,8 @@
 import { rm } from 'node:fs/promises'
+import { peerIdFromString } from '@libp2p/peer-id'
 import { z } from 'zod'
 import { UsageError } from '../errors.ts'
+import { peerIdSchema } from '../protocols/charter/schema.ts'
 import { createInvite, formatInvite } from '../protocols/hello/index.ts'
 import type { Operation, RunningRole } from '../roles/context.ts'
 import type { Membership } from './federation.ts'
@@ -8,6 +10,7 @@ import type { Gate } from './gate.ts'
 import type { Home } from './home.ts'
 import type { MidspanNode } from './libp2p.ts'
 import type { ServerLinks } from './links.ts'
+import type { ServerServices } from './server.ts'
 import { updateConfig } from './settings.ts'
 import { listPeers } from './status.ts'
 
@@ -16,11 +19,14 @@ const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
 
 const inviteSchema = z.strictObject({ role: z.enum(['client', 'server']), expiresMs: z.int().positive().max(MAX_INVITE_MS, 'an invite expires within ten years'), uses: z.int().min(1).max(10_000) })
 
+const removeSchema = z.strictObject({ peer: peerIdSchema })
+
 /** A daemon's parts, as its operations need them. */
 export interface Running {
   readonly home: Home
   readonly membership: Membership
-  readonly isServer: boolean
+  /** A server's. */
+  readonly services: ServerServices | undefined
   readonly node: MidspanNode
   readonly gate: Gate
   readonly links: ServerLinks
@@ -31,14 +37,17 @@ export interface Running {
 
 /** What the control socket of a daemon offers: what its role does, and what every member of its kind can be asked. */
 export function operationsOf (running: Running): Record<string, Operation> {
-  const { node, gate, role, status, isServer } = running
+  const { node, gate, role, status, services } = running
   return {
     ...role.operations,
     async *status () { yield status() },
     async *peers (_, signal) { yield { peers: await listPeers(node, gate, role, signal) } },
-    ...(isServer
-      ? { async *invite (parameters: unknown) { yield await invite(running, parameters) } }
-      : { async *leave (_: unknown, signal: AbortSignal) { yield await leave(running, signal) } })
+    ...(services === undefined
+      ? { async *leave (_: unknown, signal: AbortSignal) { yield await leave(running, signal) } }
+      : {
+        async *invite (parameters: unknown) { yield await invite(running, parameters) },
+        async *remove (parameters: unknown) { yield await remove(services, parameters) }
+      })
   }
 }
 
@@ -49,6 +58,14 @@ async function invite ({ node, membership: { key, signed } }: Running, parameter
   const expiresAtMs = Date.now() + expiresMs
   const made = await createInvite({ federation: signed.id, addresses: farthestFirst(node.getMultiaddrs().map(String)), role, expiresAtMs, uses }, key)
   return { invite: formatInvite(made), role, expires: new Date(expiresAtMs).toISOString(), uses, addresses: made.addresses }
+}
+
+async function remove (services: ServerServices, parameters: unknown): Promise<object> {
+  const result = removeSchema.safeParse(parameters)
+  if (!result.success) throw new UsageError(`nobody can be removed: the peer ${result.error.issues[0]?.message ?? 'cannot be read'}`, 'copy its id from: midspan status --json')
+  const { peer } = result.data
+  if (!await services.remove(peerIdFromString(peer))) throw new UsageError(`${peer} has no place in this federation`, 'those that have one are the members in: midspan status --json')
+  return { removed: peer }
 }
 
 /** An invite holds few addresses: those that only this machine can dial come last. */

@@ -1,7 +1,7 @@
-import type { Stream } from '@libp2p/interface'
+import type { PeerId, Stream } from '@libp2p/interface'
 import { openModelDirectory } from '../model/checkpoint/directory.ts'
 import { protocolId } from '../protocols/charter/index.ts'
-import { Admission, HelloHost, type AdmissionState } from '../protocols/hello/index.ts'
+import { Admission, HelloHost, type AdmissionState, type AdmittedPeer } from '../protocols/hello/index.ts'
 import { answerStatus, type PeerStatus } from '../protocols/status/status.ts'
 import { WeightsService } from '../protocols/weights/index.ts'
 import type { Logger } from '../roles/context.ts'
@@ -34,10 +34,23 @@ const REFUSAL_READING_MS = 2_000
 /** How long a refused peer's other streams have to end before its connection is cut. */
 const CLOSE_TIMEOUT_MS = 2_000
 
+/** A peer that has a place in the federation, connected or not. */
+export interface Member extends AdmittedPeer {
+  readonly peerId: string
+}
+
+/** What a server's operator asks of its services. */
+export interface ServerServices {
+  members (): Member[]
+  /** Takes a peer's place away and hangs up. Resolves to whether it had one. */
+  remove (peer: PeerId): Promise<boolean>
+}
+
 /** Registers what every server offers: hello for all, weights and status for those it welcomed. */
-export async function offerServerServices (options: ServerServicesOptions): Promise<void> {
+export async function offerServerServices (options: ServerServicesOptions): Promise<ServerServices> {
   const { home, node, gate, logger, membership: { signed }, model, status } = options
-  const host = await helloHost(options)
+  const admission = await admissionOf(options)
+  const host = helloHost(options, admission)
   await node.handle(protocolId('hello'), async (stream, connection) => {
     const peer = connection.remotePeer
     try {
@@ -52,13 +65,24 @@ export async function offerServerServices (options: ServerServicesOptions): Prom
   const weights = new WeightsService(await weightSource(await openModelDirectory(model), signed.charter, home.adapter), servableOf(signed.charter))
   await gate.handle(protocolId('weights'), async (stream, peer) => { await weights.serve(stream, peer.toString()) })
   await gate.handle(protocolId('status'), async (stream) => { await answerStatus(stream, status) })
+  return {
+    members: () => Object.entries(admission.state.peers).map(([peerId, member]) => ({ peerId, ...member })),
+    remove: async (peer) => {
+      const had = await host.remove(peer)
+      await node.hangUp(peer, { signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch(() => { for (const connection of node.getConnections(peer)) connection.abort(new Error('removed')) })
+      return had
+    }
+  }
 }
 
-async function helloHost ({ home, gate, logger, membership: { signed, peerId }, settings }: ServerServicesOptions): Promise<HelloHost> {
+async function admissionOf ({ home, membership: { signed, peerId }, settings }: ServerServicesOptions): Promise<Admission> {
   const { charter } = signed
-  const admission = new Admission({
+  return new Admission({
     mode: charter.admission, federation: signed.id, server: peerId.toString(), allow: new Set(settings.allow), protocols: charter.protocols, maxClients: charter.limits.maxClients
   }, await readAdmission(home))
+}
+
+function helloHost ({ home, gate, logger, membership: { signed } }: ServerServicesOptions, admission: Admission): HelloHost {
   return new HelloHost({
     agent: AGENT,
     charter: signed,

@@ -17,7 +17,7 @@ const generated = {
 }
 const status = {
   agent: 'midspan/0.1.0', peerId: '12D3KooWExample', role: 'client', home: '/home', federation: { id: 'ab12', name: 'stories' }, addresses: ['/ip4/127.0.0.1/tcp/1'],
-  device: 'cpu', deviceReason: 'as set', blocks: null, partition: { inputBlocks: 1, outputBlocks: 2 }, connected: true, training: null, generation: null, since: '2026-01-01T00:00:00.000Z'
+  device: 'cpu', deviceReason: 'as set', blocks: null, partition: { inputBlocks: 1, outputBlocks: 2 }, connected: true, disconnectedReason: null, members: null, training: null, generation: null, since: '2026-01-01T00:00:00.000Z'
 }
 const peer = {
   peerId: '12D3KooWServer', role: 'server', blocks: { first: 1, end: 4 }, roundTripMs: 1.234, path: 'direct', sessions: 1, since: '2026-01-01T00:00:00.000Z', address: '/ip4/127.0.0.1/tcp/2'

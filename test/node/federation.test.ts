@@ -1,4 +1,4 @@
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
@@ -106,6 +106,31 @@ describe.runIf(hasStories)('a federation on loopback', () => {
     await until(async () => !(await ask<DaemonStatus>(home, 'status')).connected)
     expect(await ask(home, 'leave')).toEqual({ left: server.federation.id, told: [] })
     await client.stopped
+  })
+
+  it('has a member fewer when its operator removes one, and room for another', async () => {
+    const server = await serverOf({ maxClients: 1 })
+    const [home, other] = [await temporaryDirectory(), await temporaryDirectory()]
+    const { peerId } = await joinFederation(home, { invite: await inviteFrom(server.home) }, soon())
+    await running(home)
+    expect((await ask<DaemonStatus>(server.home, 'status')).members).toMatchObject([{ peerId, role: 'client', how: 'invite' }])
+    await expect(joinFederation(other, { invite: await inviteFrom(server.home) }, soon())).rejects.toMatchObject({ code: 'E_FEDERATION_FULL' })
+    expect(await ask(server.home, 'remove', { peer: peerId })).toEqual({ removed: peerId })
+    await until(async () => !(await ask<DaemonStatus>(home, 'status')).connected)
+    await joinFederation(other, { invite: await inviteFrom(server.home) }, soon())
+    await expect(ask(server.home, 'remove', { peer: peerId })).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringContaining('has no place') as string })
+  })
+
+  it('says why its server does not connect', async () => {
+    const server = await serverOf()
+    const home = await temporaryDirectory()
+    const { peerId } = await joinFederation(home, { invite: await inviteFrom(server.home) }, soon())
+    await server.daemon.stop()
+    const path = join(server.home, 'admission.json')
+    await writeFile(path, JSON.stringify({ peers: {}, invites: {} }))
+    await running(server.home, [server.address.split('/p2p/')[0] ?? ''])
+    await running(home)
+    expect(await ask<DaemonStatus>(home, 'status')).toMatchObject({ connected: false, disconnectedReason: expect.stringMatching(new RegExp(`^${peerId} is not admitted .*invite`)) as string })
   })
 
   it('admits a peer on its allow-list by address alone', async () => {

@@ -56,7 +56,7 @@ function introduce (status: DaemonStatus, terminal: Terminal): void {
   terminal.line(`Federation ${status.federation.name} (${status.federation.id})`)
   terminal.line(`${work(status)} on ${status.device} (${status.deviceReason})`)
   for (const multiaddr of status.addresses) terminal.line(`Listening on ${multiaddr}`)
-  if (!status.connected) terminal.note('No server can be reached yet; this daemon goes on trying. Check that one runs, and that its address can be reached from here')
+  if (!status.connected) terminal.note(`No server is connected: ${status.disconnectedReason ?? 'none was tried yet'}. This daemon goes on trying`)
   terminal.line('Daemon is ready')
 }
 

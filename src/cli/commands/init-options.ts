@@ -60,7 +60,7 @@ const rounds = grouped('Rounds', {
 const limits = grouped('Limits', {
   maxTokensPerClient: defaulted('COUNT', count, '4096', 'Tokens of a batch that one client brings to a round'),
   maxSequenceTokens: optional('COUNT', count, 'Tokens of a sequence', "the model's context"),
-  maxClients: defaulted('COUNT', count, '32', 'Clients at one time'),
+  maxClients: defaulted('COUNT', count, '32', 'Clients that may have a place at one time, connected or not'),
   cacheBytes: defaulted('SIZE', size, '1GiB', 'Memory for the key and value caches of all generations')
 })
 

@@ -30,6 +30,7 @@ export async function startControlServer (home: Home, operations: Readonly<Recor
   server.requestTimeout = 0 // operations last as long as they last
   server.listen(path)
   await once(server, 'listening')
+  server.on('error', (error) => { logger.error({ err: error }, 'the control socket failed') })
   await chmod(path, 0o600)
   return { path, stop: async () => { await stop(server, stopping) } }
 }

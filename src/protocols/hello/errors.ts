@@ -28,7 +28,7 @@ const nextSteps: Readonly<Record<RefusalCode, string>> = {
   E_ROLE: 'ask for an invite for this role',
   E_VERSION: 'install the release of Midspan that the federation uses',
   E_FEDERATION: 'leave the federation this home belongs to, or dial its own server',
-  E_FEDERATION_FULL: 'ask the server\'s operator to make room',
+  E_FEDERATION_FULL: 'ask the server\'s operator to make room with midspan remove',
   E_TOO_OFTEN: 'wait a minute, then try again',
   E_BAD_HELLO: 'install the release of Midspan that the federation uses'
 }

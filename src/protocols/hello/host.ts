@@ -76,10 +76,17 @@ export class HelloHost {
     }
   }
 
-  async #goodbye (control: ControlStream<Answer, Hello>, peer: PeerId, signal: AbortSignal | undefined): Promise<void> {
+  /** Takes a peer's place away, as if it had left. Resolves to whether it had one. */
+  async remove (peer: PeerId): Promise<boolean> {
     const { admission, left } = this.#options
-    if (admission.remove(peer.toString())) await this.#save()
+    const had = admission.remove(peer.toString())
+    if (had) await this.#save()
     left(peer)
+    return had
+  }
+
+  async #goodbye (control: ControlStream<Answer, Hello>, peer: PeerId, signal: AbortSignal | undefined): Promise<void> {
+    await this.remove(peer)
     await control.write(this.#welcomeMessage(0), undefined, signal)
   }
 

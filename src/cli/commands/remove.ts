@@ -1,0 +1,20 @@
+import { command } from '../command.ts'
+import { askDaemon } from '../daemon-client.ts'
+import { grouped } from '../option.ts'
+import { json } from '../shared-options.ts'
+
+export const remove = command({
+  name: 'remove',
+  group: 'Found and join',
+  summary: "Take a peer's place in the federation away",
+  details: `For a server: makes room for another client, and hangs up. An invite that the peer used stays used.
+A peer on the allow-list, or of a federation that is open, can come back. The members are in: midspan status --json.`,
+  argument: { name: 'peer', about: "The peer's id" },
+  options: grouped('Output', { json }),
+  examples: [{ command: 'midspan remove --home s 12D3KooW…', about: 'a client whose machine was lost' }],
+  async run ({ home, json }, { terminal, argument, signal }) {
+    const answer = await askDaemon<{ removed: string }>(home, 'remove', { peer: argument }, signal)
+    if (json) terminal.json(answer)
+    else terminal.line(`Removed ${answer.removed}`)
+  }
+})
