@@ -11,6 +11,8 @@ import type { ModelSize } from './support/random-model.ts'
 
 const BAR_ADDED_MS = 2
 const THREADS = 2
+/** Turns that nobody times: code that has run a few hundred times is compiled, on both sides. */
+const WARM_UP_TURNS = 2
 const TOKENS = 128
 const PROMPT = [1, 10, 20, 30, 40, 50, 60, 70]
 const CLIENTS = 4
@@ -22,7 +24,7 @@ const MODELS: readonly ModelSize[] = [
 ]
 
 interface Measured {
-  /** Milliseconds of each token after the first. */
+  /** Milliseconds from each token to the next. */
   readonly whole: number[]
   readonly split: number[]
   /** Tokens a second of all clients together. */
@@ -40,13 +42,13 @@ async function measure (directory: string, plan: FederationPlan, turns: number):
     await federation.reports()
     await federation.generate(0, PROMPT, TOKENS)
     reports = await federation.reports()
-    split.push(...reports.clients[0]?.spans.token?.each.slice(1) ?? [])
+    split.push(...gaps(reports.clients[0]?.spans.token?.endedAt ?? []))
     whole.push(...(await monolith.ask({ kind: 'generate', ids: PROMPT, maxTokens: TOKENS, adapters: true })).ms)
     const all = await Promise.all(Array.from({ length: plan.clients }, async (_, client) => await federation.generate(client, PROMPT, TOKENS)))
     together.push(all.length * (TOKENS - 1) / Math.max(...all.map((one) => one.decodeSeconds)))
   }
   try {
-    await turn()
+    for (let index = 0; index < WARM_UP_TURNS; index++) await turn()
     for (const values of [whole, split, together]) values.length = 0
     for (let index = 0; index < turns; index++) await turn()
     return { whole, split, together, server: reports.server, client: reports.clients[0] as Report }
@@ -56,10 +58,14 @@ async function measure (directory: string, plan: FederationPlan, turns: number):
   }
 }
 
+function gaps (times: readonly number[]): number[] {
+  return times.slice(1).map((time, index) => time - (times[index] as number))
+}
+
 function printStages ({ server, client }: Measured): void {
   const each = ({ spans }: Report, name: string): number => (spans[name]?.ms ?? 0) / TOKENS
   const parts = [
-    ['client input and release', each(client, 'release')], ['client decode and output', each(client, 'ends finish')], ['server decode, blocks, encode', each(server, 'server blocks')]
+    ['client decode, output, input and release', each(client, 'client ends')], ['server decode, blocks, encode', each(server, 'server blocks')]
   ] as const
   const rest = each(client, 'token') - parts.reduce((sum, [, ms]) => sum + ms, 0)
   printTable(['  of a token, ms (last turn)', ''], [...parts, ['wire, messages and the rest', rest] as const].map(([name, ms]) => [`  ${name}`, ms.toFixed(2)]))

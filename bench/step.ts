@@ -96,7 +96,7 @@ async function main (turns: number, only: string): Promise<void> {
     if (cases.length === 0) continue
     await withModel(size, async (directory, model) => {
       for (const { loraTargets, wire, name } of cases) {
-        const measured = await measure(directory, { model, wire, loraTargets, strategy: 'client-batch', clients: 1, clientsPerProcess: 1, serverThreads: THREADS, clientThreads: THREADS }, size.vocabulary, turns)
+        const measured = await measure(directory, { model, wire, loraTargets, strategy: 'client-batch', clients: 1, clientsPerProcess: 1, serverThreads: THREADS, clientThreads: THREADS, watchEventLoops: true }, size.vocabulary, turns)
         const ratio = median(measured.split) / median(measured.whole)
         rows.push([name, spread(measured.whole), spread(measured.split), measured.wireMiB.toFixed(1), ((measured.server.cpuMs + measured.client.cpuMs) / measured.wholeCpuMs).toFixed(2), ratio.toFixed(2), BAR.toFixed(2)])
         console.log(`\n${name}: ${ratio.toFixed(2)}`)

@@ -58,6 +58,8 @@ export interface FederationPlan extends Pick<FoundOptions, 'strategy' | 'wire'> 
   readonly clientsPerProcess: number
   readonly serverThreads: number
   readonly clientThreads: number
+  /** Whether reports say how late event loops were; false when left out. */
+  readonly watchEventLoops?: boolean
 }
 
 export interface RoundEvent {
@@ -94,7 +96,7 @@ export class Federation {
   }
 
   /** Founds it in a directory, starts its processes and lets the clients join. */
-  static async start (directory: string, { clients, clientsPerProcess, serverThreads, clientThreads, ...plan }: FederationPlan): Promise<Federation> {
+  static async start (directory: string, { clients, clientsPerProcess, serverThreads, clientThreads, watchEventLoops = false, ...plan }: FederationPlan): Promise<Federation> {
     const startMs = { found: 0, server: 0, join: 0, clients: 0 }
     let last = performance.now()
     const lap = (step: keyof StartMs): void => {
@@ -104,7 +106,7 @@ export class Federation {
     const serverHome = await mkdtemp(join(directory, 'server-'))
     await foundFederation(serverHome, { ...founding, ...plan, minClients: plan.strategy === 'sequential' ? 1 : clients }, limit())
     lap('found')
-    const { worker: server } = await Worker.start<'report', Report>(PEER, [String(serverThreads), 'true', serverHome])
+    const { worker: server } = await Worker.start<'report', Report>(PEER, [String(serverThreads), 'true', String(watchEventLoops), serverHome])
     lap('server')
     const { addresses } = await new ControlClient(homeAt(serverHome)).request('status', {}, limit()) as DaemonStatus
     const invite = addresses.find((address) => address.includes('127.0.0.1')) as string
@@ -117,7 +119,7 @@ export class Federation {
     lap('join')
     const processes: Array<Worker<'report', Report>> = []
     for (let first = 0; first < clients; first += clientsPerProcess) {
-      processes.push((await Worker.start<'report', Report>(PEER, [String(clientThreads), 'false', ...homes.slice(first, first + clientsPerProcess)])).worker)
+      processes.push((await Worker.start<'report', Report>(PEER, [String(clientThreads), 'false', String(watchEventLoops), ...homes.slice(first, first + clientsPerProcess)])).worker)
     }
     lap('clients')
     const data = join(directory, 'data.jsonl')

@@ -5,10 +5,10 @@ import { withAllocatorSettings } from '../../src/node/allocator.ts'
 /** What a process did since it was last asked. */
 export interface Report {
   readonly cpuMs: number
-  /** How late the event loop was at worst, and in the worst percent, beyond the millisecond that it is sampled at. */
+  /** How late the event loop was at worst, and in the worst percent, beyond the millisecond that it is sampled at; 0 where nobody watched. */
   readonly lateMs: { readonly worst: number, readonly p99: number }
-  /** By what was timed: milliseconds in all, and of each call. */
-  readonly spans: Readonly<Record<string, { readonly ms: number, readonly each: readonly number[] }>>
+  /** By what was timed: milliseconds in all and of each call, and when each call ended. */
+  readonly spans: Readonly<Record<string, { readonly ms: number, readonly each: readonly number[], readonly endedAt: readonly number[] }>>
 }
 
 /** A process that answers one question after another. */

@@ -1,4 +1,4 @@
-/** The daemons of one or more homes in a process of their own, timed. Arguments: threads of each device, whether they listen, homes. */
+/** The daemons of one or more homes in a process of their own, timed. Arguments: threads of each device, whether they listen, whether their event loop is watched, homes. */
 import '../../src/node/v8-flags.ts'
 import { CachedEnds } from '../../src/model/generation/cached-ends.ts'
 import { Boundary } from '../../src/model/privacy/boundary.ts'
@@ -25,12 +25,13 @@ stopwatch.time(FederatedAdapters.prototype, 'step', 'server step')
 stopwatch.time(TrainingState.prototype, 'commit', 'server snapshot')
 stopwatch.time(Sequence.prototype, 'next', 'token')
 stopwatch.time(GenerationEngine.prototype, 'compute', 'server blocks')
-stopwatch.time(CachedEnds.prototype, 'finish', 'ends finish')
+stopwatch.time(CachedEnds.prototype, 'finishAndGuess', 'client ends')
 stopwatch.time(Boundary.prototype, 'release', 'release')
 stopwatch.time(Boundary.prototype, 'encode', 'encode')
 stopwatch.time(Boundary.prototype, 'decode', 'decode')
 
-const [threads, listens, ...homes] = process.argv.slice(2)
+const [threads, listens, watched, ...homes] = process.argv.slice(2)
+if (watched === 'true') stopwatch.watchEventLoop()
 const settings = { threads: Number(threads), logLevel: 'error', ...(listens === 'true' ? { listen: ['/ip4/127.0.0.1/tcp/0'] } : {}) }
 const daemons = await Promise.all(homes.map(async (home) => await startDaemon(home, settings)))
 process.on('message', () => { process.send?.(stopwatch.report()) })

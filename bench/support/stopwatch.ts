@@ -6,27 +6,30 @@ const SAMPLE_MS = 1
 /** Measures what this process does, from one report to the next. */
 export class Stopwatch {
   readonly #delay = monitorEventLoopDelay({ resolution: SAMPLE_MS })
-  #spans: Record<string, { ms: number, each: number[] }> = {}
+  #spans: Record<string, { ms: number, each: number[], endedAt: number[] }> = {}
   #cpu = process.cpuUsage()
 
-  constructor () {
+  /** Samples how late the event loop is: a thousand times a second, which short stages would feel. */
+  watchEventLoop (): void {
     this.#delay.enable()
   }
 
   /** Times an asynchronous method of all objects of a class under a name. */
   time<Method extends string> (prototype: Record<Method, (...args: never[]) => Promise<unknown>>, method: Method, name: string): void {
     const original = prototype[method] as (...args: unknown[]) => Promise<unknown>
-    const record = (ms: number): void => {
-      const span = this.#spans[name] ??= { ms: 0, each: [] }
-      span.ms += ms
-      span.each.push(ms)
+    const record = (start: number): void => {
+      const span = this.#spans[name] ??= { ms: 0, each: [], endedAt: [] }
+      const end = performance.now()
+      span.ms += end - start
+      span.each.push(end - start)
+      span.endedAt.push(end)
     }
     const timed = async function (this: unknown, ...args: unknown[]): Promise<unknown> {
       const start = performance.now()
       try {
         return await original.apply(this, args)
       } finally {
-        record(performance.now() - start)
+        record(start)
       }
     }
     prototype[method] = timed

@@ -1,4 +1,5 @@
 import type { EndBlocks, PromptContext } from '../families/index.ts'
+import type { Leaving, Release } from '../privacy/boundary.ts'
 import { continued, isPending, type AnyTensor, type DeviceTensor, type Link, type Pending } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { int32, type Tensor } from '../../tensor.ts'
@@ -13,6 +14,13 @@ interface Parts {
   readonly head: Head
   readonly input: SequenceCache
   readonly output: SequenceCache
+}
+
+/** The logits [vocabulary] after some tokens, and the likeliest token after them, of which the rows are released. */
+export interface Guess {
+  readonly logits: Float32Array
+  readonly id: number
+  readonly release: Release
 }
 
 /** Both ends of a model for one sequence that grows: the embedding with the first blocks, the last blocks with the head. */
@@ -60,14 +68,6 @@ export class CachedEnds {
     return await this.#onward([embedding.link(int32([ids.length], ids))], ids.length)
   }
 
-  /**
-   * A chain that computes logits goes on to the rows of the likeliest token, as `starting` gives them, before anybody has seen the logits.
-   * That token's id, int32 [1], is the chain's `ids`. `takeBack` where another is chosen.
-   */
-  async guessing (logits: Pending): Promise<Pending> {
-    return await this.#onward([...logits.links, await this.#parts.embedding.likeliestLink({ passed: logits.output })], 1)
-  }
-
   /** The token started last was a wrong guess. */
   takeBack (): void {
     this.#parts.input.length--
@@ -90,19 +90,32 @@ export class CachedEnds {
   async finish (rows: AnyTensor | Pending, count: number): Promise<Float32Array> {
     using scope = new Scope(this.#weights.device)
     if (!isPending(rows)) scope.own(rows)
-    const { links } = await this.finishing(rows, count)
-    const { logits } = await this.#weights.device.chain(links)
+    const { logits } = await this.#weights.device.chain(await this.#finishing(rows, count))
     return (logits as Tensor).data as Float32Array
   }
 
-  /** The same logits, [1, vocabulary], for a chain to go on with. */
-  async finishing (rows: AnyTensor | Pending, count: number): Promise<Pending> {
+  /**
+   * The same in one message with the start of the likeliest next token, before anybody has seen the logits; `leave` ends the chain with its
+   * rows on their way out. `takeBack` where another token is chosen.
+   */
+  async finishAndGuess (rows: AnyTensor | Pending, count: number, leave: (rows: Pending) => Promise<Leaving>): Promise<Guess> {
+    using scope = new Scope(this.#weights.device)
+    if (!isPending(rows)) scope.own(rows)
+    const likeliest = await this.#parts.embedding.likeliestLink({ passed: 'logits' })
+    const { links, released } = await leave(await this.#onward([...await this.#finishing(rows, count), likeliest], 1))
+    const results = await this.#weights.device.chain(links, { also: ['logits', 'ids'] })
+    const { logits, ids } = results as Record<string, Tensor>
+    return { logits: logits!.data as Float32Array, id: ids!.data[0] as number, release: released(results) }
+  }
+
+  /** Links that give `logits` [1, vocabulary]. The tokens are taken to be held as soon as they have run. */
+  async #finishing (rows: AnyTensor | Pending, count: number): Promise<Link[]> {
     const { head, output } = this.#parts
     const { links, input } = continued(rows)
     const blocks = await this.#blocks.links(input, [{ cache: output, count, context: this.contextAt(output.length) }], output.span)
     const last = await head.generationLink(blocks.length === 0 ? input : { passed: 'output' }, count, [count - 1])
     output.length += count
-    return { links: [...links, ...blocks, last], output: 'logits' }
+    return [...links, ...blocks, last]
   }
 
   free (): void {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import type { Tensor } from '../../tensor.ts'
 import type { TensorSource } from '../checkpoint/directory.ts'
 import { TensorMismatchError } from '../checkpoint/errors.ts'
@@ -45,10 +46,10 @@ export class ModelWeights {
     this.model = model
     this.trainable = trainable
     this.format = trainable === 'weights' ? 'fp32' : format
-    this.key = JSON.stringify([model, trainable === 'weights' ? trainable : { ...trainable, seed: '' }, this.format, device.compute])
+    this.key = digest([model, trainable === 'weights' ? trainable : { ...trainable, seed: '' }, this.format, device.compute])
     this.rotary = new RotaryTables(device, model)
     this.#training = Array.from({ length: model.layers }, (_, layer) => blockTraining(model, trainable, layer))
-    this.#programKeys = this.#training.map(({ adapters, weights }, layer) => JSON.stringify([kindOf(model, layer), adapters !== undefined, weights, this.key]))
+    this.#programKeys = this.#training.map(({ adapters, weights }, layer) => digest([kindOf(model, layer), adapters !== undefined, weights, this.key]))
     this.#blockTensors = this.#training.map((training, layer) => [
       ...blockWeights(model).flatMap(weight => [...keptTensors(weight, this.blockFormat(layer)).keys()].map(name => [name, blockTensor(model, layer, name)] as const)),
       ...parameterNames(model, training).map(name => [name, parameterName(model, layer, name)] as const)
@@ -239,6 +240,11 @@ export class ModelWeights {
 /** A shape of another model would fail later, in a program that does not know where it came from. */
 function checkShape ({ name, shape }: WeightSpec, value: Tensor): void {
   if (String(value.shape) !== String(shape)) throw new TensorMismatchError(name, 'the weights', `is [${value.shape.join(', ')}], and the model calls for [${shape.join(', ')}]`, 'use the config.json that belongs to these weights')
+}
+
+/** A short key for what JSON shows: each block of each token looks for a program by it, and a model's description has kilobytes. */
+function digest (described: unknown): string {
+  return createHash('sha256').update(JSON.stringify(described)).digest('base64')
 }
 
 interface WantedWeight extends WeightSpec {

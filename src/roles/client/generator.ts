@@ -1,4 +1,4 @@
-import { CachedEnds } from '../../model/generation/cached-ends.ts'
+import { CachedEnds, type Guess } from '../../model/generation/cached-ends.ts'
 import { inRuns } from '../../model/generation/room.ts'
 import { createSampler, type SamplingOptions } from '../../model/generation/sampling.ts'
 import type { Boundary, Protection } from '../../model/privacy/boundary.ts'
@@ -27,7 +27,7 @@ export class Sequence {
   readonly #channel: GenerateClientChannel
   readonly #ends: CachedEnds
   /** A token that was started before it was chosen: its rows, as they may leave. */
-  #guessed: { readonly id: number, readonly tensors: readonly Tensor[] } | undefined
+  #guessed: Omit<Guess, 'logits'> | undefined
 
   private constructor (components: GeneratorComponents, channel: GenerateClientChannel, ends: CachedEnds) {
     this.#c = components
@@ -71,7 +71,7 @@ export class Sequence {
     const guessed = this.#guessed
     this.#guessed = undefined
     if (guessed !== undefined) {
-      if (ids.length === 1 && ids[0] === guessed.id) return guessed.tensors
+      if (ids.length === 1 && ids[0] === guessed.id) return guessed.release.tensors
       this.#ends.takeBack()
     }
     const { boundary, protection } = this.#c
@@ -81,11 +81,9 @@ export class Sequence {
   async #finishAndGuess (rows: AnyTensor | Pending, count: number): Promise<Float32Array> {
     const { weights: { device }, boundary, protection } = this.#c
     using scope = new Scope(device)
-    const { links, released } = await boundary.leaving(scope, await this.#ends.guessing(await this.#ends.finishing(rows, count)), protection, 1)
-    const results = await device.chain(links, { also: ['logits', 'ids'] })
-    const { logits, ids } = results as Record<string, Tensor>
-    this.#guessed = { id: ids!.data[0] as number, tensors: released(results).tensors }
-    return logits!.data as Float32Array
+    const { logits, ...guessed } = await this.#ends.finishAndGuess(rows, count, async (next) => await boundary.leaving(scope, next, protection, 1))
+    this.#guessed = guessed
+    return logits
   }
 
   /** Frees the caches here; those on the server go with the stream. */
