@@ -17,7 +17,7 @@ export function readConfig<Schema extends z.ZodType> (family: string, schema: Sc
 /** Query heads over the key/value heads that they share. */
 export type Heads = Pick<Model, 'heads' | 'kvHeads' | 'headSize'>
 
-/** Its table of rotations is made before any weight is seen; published models have heads of 256 at most. */
+/** The angles of a head are computed before any weight is seen; published models have heads of 256 at most. */
 const MAX_HEAD_SIZE = 4096
 
 /** Throws UnsupportedModelError for heads that do not divide evenly, or are too large to be meant. */
