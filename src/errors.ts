@@ -5,7 +5,7 @@ export interface MidspanErrorOptions {
   /** What went wrong underneath. */
   cause?: unknown
   /** One clause that says what the user can do about it. */
-  next?: string
+  next?: string | undefined
 }
 
 /**
@@ -44,7 +44,7 @@ function jsonOf (value: unknown): string {
 /** Thrown when what a user typed, or a file a user named, cannot be used. */
 export class UsageError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {
-    super('E_USAGE', message, { ...(next === undefined ? {} : { next }), ...(cause === undefined ? {} : { cause }) })
+    super('E_USAGE', message, { next, cause })
   }
 }
 

@@ -28,7 +28,7 @@ export class InterruptedError extends MidspanError {
   static readonly code = 'E_INTERRUPTED'
 
   constructor (next?: string) {
-    super(InterruptedError.code, 'interrupted', next === undefined ? {} : { next })
+    super(InterruptedError.code, 'interrupted', { next })
   }
 }
 

@@ -1,20 +1,16 @@
 import { MidspanError } from '../../errors.ts'
 
-function options (next?: string, cause?: unknown): { next?: string, cause?: unknown } {
-  return { ...(next === undefined ? {} : { next }), ...(cause === undefined ? {} : { cause }) }
-}
-
 /** A safetensors file breaks its format, or a tensor in it cannot be read as asked. */
 export class SafetensorsError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {
-    super('E_SAFETENSORS', message, options(next, cause))
+    super('E_SAFETENSORS', message, { next, cause })
   }
 }
 
 /** A model directory lacks something, or holds something that Midspan refuses. */
 export class ModelDirectoryError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {
-    super('E_MODEL_DIRECTORY', message, options(next, cause))
+    super('E_MODEL_DIRECTORY', message, { next, cause })
   }
 }
 
@@ -35,27 +31,27 @@ export class TensorMismatchError extends MidspanError {
 /** Bytes received for a client's partial model are not those that were promised, or there is no room for them. */
 export class ModelStoreError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {
-    super('E_MODEL_STORE', message, options(next, cause))
+    super('E_MODEL_STORE', message, { next, cause })
   }
 }
 
 /** A PEFT adapter directory cannot be used. */
 export class AdapterError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {
-    super('E_ADAPTER', message, options(next, cause))
+    super('E_ADAPTER', message, { next, cause })
   }
 }
 
 /** A merged model cannot be written, or did not come back as it was written. */
 export class MergeError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {
-    super('E_MERGE', message, options(next, cause))
+    super('E_MERGE', message, { next, cause })
   }
 }
 
 /** Neither a training snapshot nor the one before it is intact. */
 export class SnapshotError extends MidspanError {
   constructor (message: string, next?: string, cause?: unknown) {
-    super('E_SNAPSHOT', message, options(next, cause))
+    super('E_SNAPSHOT', message, { next, cause })
   }
 }

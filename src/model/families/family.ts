@@ -84,7 +84,7 @@ export interface Family {
 /** Thrown for a model that Midspan cannot compute. */
 export class UnsupportedModelError extends MidspanError {
   constructor (message: string, next?: string) {
-    super('E_MODEL_UNSUPPORTED', message, next === undefined ? {} : { next })
+    super('E_MODEL_UNSUPPORTED', message, { next })
   }
 }
 

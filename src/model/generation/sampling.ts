@@ -4,7 +4,7 @@ import { MidspanError } from '../../errors.ts'
 /** A sampling option is out of its range, or the logits are not numbers. */
 export class SamplingError extends MidspanError {
   constructor (message: string, next?: string) {
-    super('E_SAMPLING', message, next === undefined ? {} : { next })
+    super('E_SAMPLING', message, { next })
   }
 }
 

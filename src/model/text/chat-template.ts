@@ -1,4 +1,5 @@
 import { Template } from '@huggingface/jinja'
+import { shown } from '../../errors.ts'
 import { TokenizerError } from './errors.ts'
 import type { Json, SpecialTokens } from './tokenizer-config.ts'
 
@@ -48,7 +49,7 @@ export function readChatTemplate (jinja: string | undefined, { chat_template: co
   if (!Array.isArray(configured)) return undefined
   const named = new Map((configured as Array<{ name?: unknown, template?: unknown } | null>).map(entry => [entry?.name, entry?.template]))
   const template = named.get('default')
-  if (typeof template !== 'string') throw new TokenizerError(`tokenizer_config.json has no chat_template named default, only ${[...named.keys()].map(String).join(', ') || 'none'}`)
+  if (typeof template !== 'string') throw new TokenizerError(`tokenizer_config.json has no chat_template named default, only ${shown([...named.keys()])}`)
   return new ChatTemplate('the chat_template "default" of tokenizer_config.json', template)
 }
 

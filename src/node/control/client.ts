@@ -44,7 +44,7 @@ export class ControlClient {
     try {
       for await (const line of linesOf(response)) {
         const event = JSON.parse(line) as object
-        if (isErrorLine(event)) throw new DaemonError(event.error.code, event.error.message, event.error.next === undefined ? {} : { next: event.error.next })
+        if (isErrorLine(event)) throw new DaemonError(event.error.code, event.error.message, { next: event.error.next })
         yield event
       }
       signal.throwIfAborted()

@@ -29,7 +29,7 @@ export type ProgressMeta = z.infer<typeof metaSchema>
 /** Thrown when a home's progress belongs to another federation or cannot be used. */
 export class ProgressError extends MidspanError {
   constructor (message: string, next?: string) {
-    super('E_STATE', message, next === undefined ? {} : { next })
+    super('E_STATE', message, { next })
   }
 }
 

@@ -20,7 +20,7 @@ type Meta = z.infer<typeof metaSchema>
 /** Thrown when a home's training state belongs to another federation or cannot be used. */
 export class StateError extends MidspanError {
   constructor (message: string, next?: string) {
-    super('E_STATE', message, next === undefined ? {} : { next })
+    super('E_STATE', message, { next })
   }
 }
 

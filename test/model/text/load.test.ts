@@ -1,8 +1,10 @@
 import { cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { encodeRecord } from '../../../src/model/text/dataset.ts'
+import { TokenizerError } from '../../../src/model/text/errors.ts'
 import { loadTokenizer } from '../../../src/model/text/load.ts'
 import type { Tokenizer } from '../../../src/model/text/tokenizer.ts'
 import { readGolden } from '../../helpers/golden.ts'
@@ -152,10 +154,29 @@ describe('what is missing or broken', () => {
     ['another kind of tokenizer.model', undefined, { 'tokenizer.model': 'IQ== 0\n' }, 'tokenizer.model is no SentencePiece model'],
     ['a model of ChatGLM-6B without its line end', { from: 'suffix', as: 'ice_text.model' }, { 'config.json': { model_type: 'chatglm' } }, 'ice_text.model has no piece'],
     ['a broken chat_template.jinja', { from: 'llama', as: 'tokenizer.model' }, { 'chat_template.jinja': '{% if %}' }, 'chat_template.jinja cannot be read'],
-    ['chat templates without a default', { from: 'llama', as: 'tokenizer.model' }, { 'tokenizer_config.json': { chat_template: [{ name: 'tools', template: 'x' }] } }, 'no chat_template named default, only tools']
+    ['chat templates without a default', { from: 'llama', as: 'tokenizer.model' }, { 'tokenizer_config.json': { chat_template: [{ name: 'tools', template: 'x' }] } }, 'no chat_template named default, only ["tools"]']
   ])('is named: %s', async (name, model, files, message) => {
     const failure = load(`broken ${name}`, model, files)
     await expect(failure).rejects.toThrow(message)
     await expect(failure).rejects.toMatchObject({ code: 'E_TOKENIZER' })
   })
+})
+
+it('a directory\'s configurations either make a tokenizer that encodes, or are refused with TokenizerError, whatever they hold', async () => {
+  const path = join(dir, 'fuzzed')
+  await mkdir(path)
+  await cp(new URL('../../reference/sentencepiece/llama.model', import.meta.url), join(path, 'tokenizer.model'))
+  const keys = ['bos_token', 'eos_token', 'pad_token', 'added_tokens_decoder', 'add_bos_token', 'add_eos_token', 'legacy', 'chat_template', 'eos_token_id', 'model_type', 'name_or_path', '3', 'content', 'special', 'default', 'template', 'name']
+  const value = fc.letrec<{ any: unknown }>(tie => ({ any: fc.oneof({ maxDepth: 3 }, fc.constantFrom('<s>', 'the', 'chatglm', 3, true), fc.jsonValue(), fc.array(tie('any')), fc.dictionary(fc.constantFrom(...keys), tie('any'))) })).any
+  const object = fc.dictionary(fc.constantFrom(...keys), value)
+  await fc.assert(fc.asyncProperty(object, object, object, async (tokenizerConfig, config, addedTokens) => {
+    for (const [name, content] of Object.entries({ 'tokenizer_config.json': tokenizerConfig, 'config.json': config, 'added_tokens.json': addedTokens })) await writeFile(join(path, name), JSON.stringify(content))
+    try {
+      const tokenizer = await loadTokenizer(path)
+      tokenizer.decode(tokenizer.encode('<s>the bridge'))
+      if (tokenizer.hasChatTemplate) tokenizer.encodeChat([user('a')])
+    } catch (error) {
+      expect(error).toBeInstanceOf(TokenizerError)
+    }
+  }), { numRuns: 100 })
 })
