@@ -36,11 +36,8 @@ function batchIds (client: number, index: number): number[][] {
   return Array.from({ length: SEQUENCES }, (_, i) => [BOS, ...Array.from({ length: 3 + (5 * client + 4 * index + 7 * i) % 11 }, (_, j) => 2 + (7 * j + 11 * index + 5 * client + 3 * i) % 29)])
 }
 
-/** A client's part in a round. */
-interface Work extends Share {
-  /** `ids` by pass. */
-  readonly passes: ReadonlyArray<readonly number[][]>
-}
+/** Every pass of every client in it. */
+type Round = Array<Required<Share>>
 
 describe('rounds of several passes', { timeout: 120_000 }, () => {
   let root: string
@@ -67,47 +64,34 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
 
   const data = (client: number): string => join(root, `${client}.jsonl`)
 
-  async function trained (changes: Partial<FoundOptions>, check: (federation: TestFederation, rounds: Work[][]) => Promise<void>): Promise<void> {
+  async function trained (changes: Partial<FoundOptions>, check: (federation: TestFederation, rounds: readonly Round[]) => Promise<void>): Promise<void> {
     const federation = await startFederation({ model: path, charter: { ...charter, ...changes }, clients: mixedPartitions, identities: 'passes' })
     try {
       const events = await Promise.all(federation.clients.map(async (client, index) => await client.train({ data: data(index), rounds: ROUNDS, packing: 'padded', sequences: SEQUENCES, maxTokens: 32 })))
-      await check(federation, worksOf(events, changes.accumulate ?? PASSES))
+      await check(federation, sharesOf(federation, events, changes.accumulate ?? PASSES))
     } finally {
       await federation.stop()
     }
   }
 
-  /** Who was in each round, as the clients tell it. */
-  function worksOf (events: readonly RoundEvent[][], accumulate: number): Work[][] {
-    const rounds: Work[][] = []
+  /** The passes of each round, as the clients tell who was in it. */
+  function sharesOf ({ clients }: TestFederation, events: readonly RoundEvent[][], accumulate: number): Round[] {
+    const rounds: Round[] = []
     for (const [client, own] of events.entries()) {
       expect(own).toHaveLength(ROUNDS)
       for (const [index, { round, tokens }] of own.entries()) {
-        const passes = Array.from({ length: accumulate }, (_, pass) => batchIds(client, index * accumulate + pass))
-        const ids = passes.flat()
-        expect(tokens).toBe(batchOf(ids).tokens);
-        (rounds[round] ??= []).push({ client, ids, passes })
+        const shares = Array.from({ length: accumulate }, (_, pass) => ({ client, ids: batchIds(client, index * accumulate + pass), seed: clientDropoutSeed(dropoutSeed(round, pass), clients[client]!.peerId) }))
+        expect(tokens).toBe(shares.reduce((sum, { ids }) => sum + batchOf(ids).tokens, 0));
+        (rounds[round] ??= []).push(...shares)
       }
     }
     return rounds
   }
 
-  /** The same on one machine, to which all passes of a client in a round are one batch. */
-  async function centralised (rounds: readonly Work[][]): Promise<Map<string, Tensor>> {
-    const trainer = await LocalTrainer.load(device, model, directory, { trainable: adapters, optimizer })
-    for (const works of rounds) await trainer.step(works.map(({ ids }) => batchOf(ids)), { learningRate: LEARNING_RATE })
-    const values = await trainer.values()
-    trainer.free()
-    return values
-  }
-
-  /** The same with dropout: a batch for each pass, with the seed that the pass has of this client's. */
-  async function centralisedWithDropout (rounds: readonly Work[][], dropout: number, seedOf: (client: number, round: number, pass: number) => string): Promise<Map<string, Tensor>> {
+  /** The same on one machine. */
+  async function centralised (rounds: readonly Round[], dropout = 0): Promise<Map<string, Tensor>> {
     const trainer = await LocalTrainer.load(device, model, directory, { trainable: { ...adapters, dropout }, optimizer })
-    for (const [round, works] of rounds.entries()) {
-      const passes = works.flatMap(({ client, passes }) => passes.map((ids, pass) => ({ batch: batchOf(ids), seed: seedOf(client, round, pass) })))
-      await trainer.step(passes.map(({ batch }) => batch), { learningRate: LEARNING_RATE, seeds: passes.map(({ seed }) => seed) })
-    }
+    for (const shares of rounds) await trainer.step(shares.map(({ ids }) => batchOf(ids)), { learningRate: LEARNING_RATE, seeds: shares.map(({ seed }) => seed) })
     const values = await trainer.values()
     trainer.free()
     return values
@@ -120,18 +104,16 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
     for (const [name, { data }] of expected) expect(relativeError(actual.get(name)!.data as Float32Array, data as Float32Array), name).toBeLessThan(TOLERANCE)
   }
 
-  const together = (clients: number) => Array<number>(ROUNDS).fill(clients)
-
   it('train what one machine trains on all of their batches', async () => {
     await trained({}, async (federation, rounds) => {
-      expect(rounds.map(({ length }) => length)).toEqual(together(mixedPartitions.length))
+      expect(rounds.map(({ length }) => length)).toEqual(Array(ROUNDS).fill(PASSES * mixedPartitions.length))
       expectEqual(await exported(federation, 0), await centralised(rounds))
     })
   })
 
   it('do so one client after another with the sequential strategy', async () => {
     await trained({ strategy: 'sequential' }, async (federation, rounds) => {
-      expect(rounds.map(({ length }) => length)).toEqual(Array(ROUNDS * mixedPartitions.length).fill(1))
+      expect(rounds.map(({ length }) => length)).toEqual(Array(ROUNDS * mixedPartitions.length).fill(PASSES))
       expectEqual(await exported(federation, 0), await centralised(rounds))
     })
   })
@@ -140,28 +122,30 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
     ['personal ends', { ends: { mode: 'personal' } }],
     ['personal ends and the sequential strategy', { ends: { mode: 'personal' }, strategy: 'sequential' }],
     ['ends that are averaged every second round', { ends: { mode: 'average', every: 2 } }, 2],
+    ['averaged ends and dropout', { ends: { mode: 'average', every: 2 }, loraDropout: 0.3 }, 2],
     ['personal ends and one norm for all', { ends: { mode: 'personal' }, gradientNormScope: 'global' }],
     ['personal ends, the sequential strategy and one norm for all', { ends: { mode: 'personal' }, strategy: 'sequential', gradientNormScope: 'global' }],
     ['ends that are averaged every second round and one norm for all', { ends: { mode: 'average', every: 2 }, gradientNormScope: 'global' }, 2]
   ])('train what the method says with %s', async (_, changes, averageEvery) => {
     const maxGradientNorm = 0.5
+    const { loraDropout = 0, gradientNormScope = 'party' } = changes
     await trained({ ...changes, maxGradientNorm }, async (federation, rounds) => {
       const middles = mixedPartitions.map(({ inputBlocks, outputBlocks }) => [inputBlocks!, LAYERS - outputBlocks!] as const)
-      const { gradientNormScope = 'party' } = changes
-      const reference = await ApartTrainer.load(device, model, directory, { trainable: adapters, optimizer, learningRate: LEARNING_RATE, maxGradientNorm, gradientNormScope, middles, ...(averageEvery === undefined ? {} : { averageEvery }) })
-      for (const works of rounds) await reference.step(works)
+      const reference = await ApartTrainer.load(device, model, directory, {
+        trainable: { ...adapters, dropout: loraDropout }, optimizer, learningRate: LEARNING_RATE, maxGradientNorm, gradientNormScope, middles, ...(averageEvery === undefined ? {} : { averageEvery })
+      })
+      for (const shares of rounds) await reference.step(shares)
       for (const client of federation.clients.keys()) expectEqual(await exported(federation, client), await reference.values(client))
       reference.free()
     })
   })
 
   it.each([1, PASSES])('drop out what one machine does with the seeds of clients and passes, %d a round', async (accumulate) => {
-    const dropout = 0.3
-    await trained({ loraDropout: dropout, accumulate }, async (federation, rounds) => {
+    const loraDropout = 0.3
+    await trained({ loraDropout, accumulate }, async (federation, rounds) => {
       const actual = await exported(federation, 0)
-      expectEqual(actual, await centralisedWithDropout(rounds, dropout, (client, round, pass) => clientDropoutSeed(dropoutSeed(round, pass), federation.clients[client]!.peerId)))
-      for (const client of [1, 2]) expectEqual(await exported(federation, client), actual)
-      const others = await centralisedWithDropout(rounds, dropout, (_, round, pass) => dropoutSeed(round, pass))
+      expectEqual(actual, await centralised(rounds, loraDropout))
+      const others = await centralised(rounds.map((shares) => shares.map((share) => ({ ...share, seed: `not ${share.seed}` }))), loraDropout)
       const differences = [...others].map(([name, { data }]) => relativeError(actual.get(name)!.data as Float32Array, data as Float32Array))
       expect(Math.min(...differences)).toBeGreaterThan(100 * TOLERANCE) // it is the seeds that decide
     })

@@ -9,10 +9,12 @@ import type { WeightSource } from '../../src/model/training/weights.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { blockOf } from '../../src/roles/adapters.ts'
 
-/** What one client puts into a round. */
+/** What one client puts into a pass of a round. */
 export interface Share {
   readonly client: number
   readonly ids: ReadonlyArray<readonly number[]>
+  /** Of dropout's random bits; needed where adapters drop out. */
+  readonly seed?: string
 }
 
 export interface ApartSettings {
@@ -86,10 +88,12 @@ export class ApartTrainer {
   async step (shares: readonly Share[]): Promise<void> {
     const gradients = new Map<number, Map<string, DeviceTensor>>()
     const tokens = new Map<number, number>()
-    for (const { client, ids } of shares) {
+    for (const { client, ids, seed } of shares) {
       const batch = batchOf(ids)
-      tokens.set(client, batch.tokens)
-      gradients.set(client, await this.#gradients(this.#replicas[client] as Replica, batch))
+      const sum = gradients.get(client) ?? new Map<string, DeviceTensor>()
+      await accumulate(this.#device, sum, await this.#gradients(this.#replicas[client] as Replica, batch, seed === undefined ? {} : { seed }))
+      gradients.set(client, sum)
+      tokens.set(client, (tokens.get(client) ?? 0) + batch.tokens)
     }
     const parts = [await this.#middleMeans(gradients, tokens), ...[...gradients].map(([client, all]) => this.#ownMeans(client, all, tokens.get(client) as number))]
     const norms = await Promise.all(parts.map(async ({ means }) => Math.hypot(...await Promise.all([...means.values()].map(async ({ gradient, tokens }) => await this.#optimizer.norm([gradient]) / tokens)))))
@@ -160,9 +164,9 @@ export class ApartTrainer {
     this.#seen.clear()
   }
 
-  async #gradients ({ ends: { input, output } }: Replica, { ids, targets, lengths }: ReturnType<typeof batchOf>): Promise<Map<string, DeviceTensor>> {
-    const { hidden, residuals } = await input.forward(ids, { keepResiduals: true })
-    const { gradient, gradients } = await output.train({ hidden, lengths }, targets)
+  async #gradients ({ ends: { input, output } }: Replica, { ids, targets, lengths }: ReturnType<typeof batchOf>, options: { readonly seed?: string }): Promise<Map<string, DeviceTensor>> {
+    const { hidden, residuals } = await input.forward(ids, { keepResiduals: true, ...options })
+    const { gradient, gradients } = await output.train({ hidden, lengths }, targets, options)
     if (residuals === undefined) throw new Error('a training pass kept no residuals')
     await accumulate(this.#device, gradients, await input.backward(residuals, gradient))
     this.#device.free(hidden, gradient)
