@@ -74,7 +74,7 @@ async function measure (directory: string, plan: FederationPlan, vocabulary: num
 /** What waits for nothing else, so that a step is their sum and what is left is the wire. */
 const STAGES = [
   'client input forward', 'server forward', 'client output, loss and back', 'server backward', 'client input backward', 'client contribution',
-  'server step', 'server snapshot', 'client step', 'client snapshot'
+  'server step', 'server snapshot', 'client step'
 ]
 
 function printStages ({ split, server, client, steps }: Measured): void {
@@ -82,6 +82,7 @@ function printStages ({ split, server, client, steps }: Measured): void {
   const stages = STAGES.map((name) => ({ name, ms: (spans[name]?.ms ?? 0) / steps }))
   const rest = median(split) - stages.reduce((sum, { ms }) => sum + ms, 0)
   printTable(['  of a step, ms', ''], [...stages, { name: 'wire, messages and the rest', ms: rest }].map(({ name, ms }) => [`  ${name}`, ms.toFixed(1)]))
+  console.log(`  while the next step computes: client snapshot ${((spans['client snapshot']?.ms ?? 0) / steps).toFixed(1)}`)
   const rounding = (report: Report): string => (['encode', 'decode'] as const).map((name) => `${name} ${((report.spans[name]?.ms ?? 0) / steps).toFixed(1)}`).join(', ')
   console.log(`  within these: server ${rounding(server)}; client ${rounding(client)}`)
   console.log(`  event loop late by at most: server ${server.lateMs.worst.toFixed(1)} ms, client ${client.lateMs.worst.toFixed(1)} ms (99 %: ${server.lateMs.p99.toFixed(1)}, ${client.lateMs.p99.toFixed(1)})`)

@@ -2,6 +2,7 @@
  * What the formats of frozen weights cost and bring: memory, a decode step and a training step of wide blocks, and the loss of real models
  * before and after LoRA training. Run: node bench/weights.ts [turns, 9] [rounds, 60]
  */
+import '../src/node/v8-flags.ts'
 import { join } from 'node:path'
 import { makeClinics } from '../src/cli/demo/corpus.ts'
 import { modelOf, type Model } from '../src/model/families/index.ts'
@@ -15,6 +16,7 @@ import { Optimizer } from '../src/model/training/optimizer.ts'
 import { Parameters } from '../src/model/training/parameters.ts'
 import { weightFormats, type WeightFormat } from '../src/model/training/weight-format.ts'
 import type { WeightSource } from '../src/model/training/weights.ts'
+import { restartWithAllocatorSettings } from '../src/node/allocator.ts'
 import { elementCount, float32 } from '../src/tensor.ts'
 import { dataPath, hasData } from '../test/helpers/data.ts'
 import { fastest, median, printTable } from './support/print.ts'
@@ -138,5 +140,6 @@ async function measureLosses (rounds: number): Promise<void> {
   await device.close()
 }
 
+restartWithAllocatorSettings()
 await measureSpeed(Number(process.argv[2] ?? 9))
 await measureLosses(Number(process.argv[3] ?? 60))
