@@ -10,6 +10,10 @@ export type Dim = number | string
 /** The shape of a value whose rank the program does not know: one symbolic axis that stands for all of them. Elementwise operators and whole-tensor reductions take it. */
 export const ANY_SHAPE: readonly Dim[] = ['...']
 
+export function isAnyShape (shape: readonly Dim[]): boolean {
+  return shape.includes(ANY_SHAPE[0]!)
+}
+
 export interface ValueType {
   readonly dtype: DType
   readonly shape: readonly Dim[]

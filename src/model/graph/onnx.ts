@@ -2,7 +2,7 @@ import { create, toBinary, type MessageInitShape } from '@bufbuild/protobuf'
 import { bytesOf, bytesPerElement, elementCount, type DType, type Tensor } from '../../tensor.ts'
 import { MICROSOFT, type Attribute, type Attributes, type Emitter } from './emitter.ts'
 import { GraphError } from './errors.ts'
-import { ANY_SHAPE, type Node, type Value } from './graph.ts'
+import { isAnyShape, type Node, type Value } from './graph.ts'
 import { ModelProtoSchema, type AttributeProtoSchema, type NodeProtoSchema, type TensorProtoSchema, type ValueInfoProtoSchema } from './onnx_pb.ts'
 import type { Section } from './program.ts'
 
@@ -131,7 +131,7 @@ function externalTensor (path: string, value: Constant): TensorInit {
 
 function valueInfo (name: string, { dtype, shape }: Value): MessageInitShape<typeof ValueInfoProtoSchema> {
   const elemType = ELEMENT_TYPE[dtype]
-  if (shape.includes(ANY_SHAPE[0]!)) return { name, type: { tensorType: { elemType } } }
+  if (isAnyShape(shape)) return { name, type: { tensorType: { elemType } } }
   const dim = shape.map(size => typeof size === 'number' ? { dimValue: BigInt(size) } : { dimParam: size })
   return { name, type: { tensorType: { elemType, shape: { dim } } } }
 }

@@ -1,7 +1,7 @@
 import type { DType } from '../../tensor.ts'
 import type { Attributes, Emitter } from './emitter.ts'
 import { GraphError } from './errors.ts'
-import type { Dim, Gradients, Graph, Value, ValueType } from './graph.ts'
+import { isAnyShape, type Dim, type Gradients, type Graph, type Value, type ValueType } from './graph.ts'
 
 /** One application of an operator, as its rules see it. */
 export interface Call<A> {
@@ -62,8 +62,9 @@ export function isFloat (value: ValueType): boolean {
   return value.dtype === 'float32' || value.dtype === 'float16'
 }
 
-/** An axis counted from the front. Throws GraphError when the shape has no such axis. */
+/** An axis counted from the front. Throws GraphError when the shape has no such axis, or when nobody knows whether it has. */
 export function positiveAxis (shape: readonly Dim[], axis: number): number {
+  if (isAnyShape(shape)) throw new GraphError(`a value of any shape has no axis ${axis} for certain`, 'declare its input with a shape')
   const positive = axis < 0 ? axis + shape.length : axis
   if (!Number.isInteger(positive) || positive < 0 || positive >= shape.length) throw new GraphError(`a value of shape [${shape.join(', ')}] has no axis ${axis}`, 'count axes from 0, or from -1 at the end')
   return positive

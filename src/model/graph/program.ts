@@ -1,6 +1,6 @@
 import type { DType } from '../../tensor.ts'
 import { GraphError } from './errors.ts'
-import { ANY_SHAPE, type Dim, type Graph, type Node, type Value } from './graph.ts'
+import { isAnyShape, type Dim, type Graph, type Node, type Value } from './graph.ts'
 import { emitModel, type Constant, type OnnxModel } from './onnx.ts'
 
 export interface TensorSpec {
@@ -68,5 +68,5 @@ export function programOf (name: string, part: Section): Program {
 }
 
 function specOf (name: string, { dtype, shape }: Value): TensorSpec {
-  return { name, dtype, shape: shape.includes(ANY_SHAPE[0]!) ? undefined : shape }
+  return { name, dtype, shape: isAnyShape(shape) ? undefined : shape }
 }

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { differentiate } from '../../../src/model/graph/differentiate.ts'
 import { GraphError } from '../../../src/model/graph/errors.ts'
 import { Graph } from '../../../src/model/graph/graph.ts'
 import * as ops from '../../../src/model/graph/operators/index.ts'
@@ -40,6 +41,13 @@ describe('Graph', () => {
     const x = new Graph().input('x', 'float32', [4])
     const y = new Graph().input('y', 'float32', [4])
     expect(() => ops.add(x, y)).toThrow(/two graphs/)
+  })
+
+  it('refuses axes and sizes of a value of any shape, which it would otherwise guess', () => {
+    const graph = new Graph()
+    const x = graph.input('x', 'float32', undefined)
+    for (const use of [() => ops.softmax(x), () => ops.reduceSum(x, [0]), () => ops.concat([x, x], 0), () => ops.size(graph, x.shape[0]!)]) expect(use).toThrow('a value of any shape')
+    expect(() => differentiate(graph, [{ value: ops.reduceMean(x), gradient: graph.scalar(1) }], [x])).toThrow('a value of any shape')
   })
 
   it('rounds scalars to float16 as onnxruntime does', async () => {

@@ -1,7 +1,7 @@
 // Operators that move values without computing on them, and the sums that are their derivatives.
 import { tensor, type Tensor } from '../../../tensor.ts'
 import { GraphError } from '../errors.ts'
-import { ANY_SHAPE, type Dim, type Graph, type Value } from '../graph.ts'
+import { isAnyShape, type Dim, type Graph, type Value } from '../graph.ts'
 import { apply, applyOne, isFloat, onnx, positiveAxis, type Operator } from '../operator.ts'
 import { addDims, broadcastShapes, format, sameShape } from '../shapes.ts'
 
@@ -23,6 +23,7 @@ const sizeOperator: Operator<{ dim: string, held: boolean }> = {
 /** A size, as an int64 tensor of shape [1]. Throws GraphError when nothing in the graph has this symbolic size yet. */
 export function size (graph: Graph, dim: Dim): Value {
   if (typeof dim === 'number') return graph.constant(int64s([dim]))
+  if (isAnyShape([dim])) throw new GraphError('a value of any shape has no size that is known', 'declare its input with a shape')
   const holder = graph.holderOf(dim)
   if (holder === undefined) throw new GraphError(`nothing in the graph has the size ${dim}`, 'declare an input that has it, or name it in one size of a reshape')
   const held = graph.inputName(holder) === undefined
@@ -182,7 +183,7 @@ export function restoreAxes (g: Value, x: Value, { axes }: ReduceAttributes): Va
 
 /** Repeats a value to the shape of another. */
 export function expandTo (x: Value, like: Value): Value {
-  return like.shape.includes(ANY_SHAPE[0]!) ? applyOne(expandLikeOperator, [x, like], null) : expand(x, like.shape)
+  return isAnyShape(like.shape) ? applyOne(expandLikeOperator, [x, like], null) : expand(x, like.shape)
 }
 
 const expandLikeOperator: Operator<null> = {
