@@ -25,7 +25,8 @@ const MAX_RETURNS = 3
 
 /**
  * One round: two answers from each participant in each pass and one after the last, or two where all are clipped together, each with
- * the same deadline, and the replies given so far in the pass. A client that was cut off sends its answers again; those already in are kept and their replies repeated.
+ * the same deadline, and the replies given so far in the pass. A client that was cut off sends its answers again; those already in are
+ * kept and their replies repeated.
  *
  * Of passes gone by only sums are left. Nobody's part can be taken out of them, and a client that is cut off loses its own: then the
  * passes begin anew, without it or with it. A coefficient that is told is of that kind too: nobody's norm can be taken out of it.
