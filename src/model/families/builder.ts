@@ -78,6 +78,7 @@ export class BlockBuilder {
     return normalized(x, found, this.model.normEpsilon, this.#prefix)
   }
 
+  /** Attention as this is training, prefill or decoding: see `Attention`. */
   attention (q: Value, k: Value, v: Value): Value {
     return this.#attention(q, k, v)
   }

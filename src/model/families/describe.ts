@@ -7,11 +7,15 @@ export const count = z.int().positive()
 /** A charter's configuration comes from a peer, and what is kept of each block takes memory; the deepest models have some hundred. */
 export const layerCount = count.max(10_000)
 
+/** A long list in a configuration can have a fault at each of its places. */
+const FAULTS_TOLD = 3
+
 /** Reads a configuration by its family's schema. Throws UnsupportedModelError, with what is wrong, for one that does not fit. */
 export function readConfig<Schema extends z.ZodType> (family: string, schema: Schema, config: Config): z.output<Schema> {
   const parsed = schema.safeParse(config)
-  if (!parsed.success) throw new UnsupportedModelError(`the configuration is not ${family}'s: ${z.prettifyError(parsed.error).replaceAll('\n', ' ')}`)
-  return parsed.data
+  if (parsed.success) return parsed.data
+  const faults = parsed.error.issues.slice(0, FAULTS_TOLD).map(({ path, message }) => `${path.join('.')}: ${message}`)
+  throw new UnsupportedModelError(`the configuration is not ${family}'s: ${faults.join('; ')}`, 'use the config.json that was published with the model')
 }
 
 /** Query heads over the key/value heads that they share. */

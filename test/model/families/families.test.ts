@@ -68,6 +68,11 @@ function parameterCount (config: Readonly<Record<string, unknown>>): number {
 }
 
 describe('modelOf', () => {
+  it('says on one line what is wrong with a configuration, however much is', () => {
+    const config = { ...configOf('qwen2'), hidden_act: 'gelu', layer_types: new Array(1e5).fill('chunked_attention') }
+    expect(() => modelOf(config)).toThrow(/^the configuration is not Qwen2's: hidden_act: [^\n;]*; layer_types\.0: [^\n;]*; layer_types\.1: [^\n;]*$/)
+  })
+
   it.each(published)('finds in %s its %i parameters', (_, parameters, config) => {
     expect(parameterCount(config)).toBe(parameters)
   })
