@@ -27,8 +27,8 @@ function bundledNode () {
 function runWith (binary) {
   const child = spawn(binary, process.argv.slice(1), { stdio: 'inherit' })
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-    // A terminal sends its Ctrl-C to the child as well: a second one from here could cut its clean stop short.
-    process.on(signal, () => { if (signal !== 'SIGINT' || !process.stdin.isTTY) child.kill(signal) })
+    // A terminal tells the child of Ctrl-C and of its own end as well: a second signal from here would cut its clean stop short.
+    process.on(signal, () => { if (signal === 'SIGTERM' || !process.stdin.isTTY) child.kill(signal) })
   }
   child.on('error', error => {
     console.error(`midspan: cannot start ${binary}: ${error.message}`)

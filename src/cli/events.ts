@@ -46,7 +46,7 @@ export interface TrainDone extends Traffic {
 
 export type TrainEvent = TrainStart | { readonly type: 'waiting', readonly reason: string } | TrainRound | TrainDone
 
-export interface EvaluateResult extends Traffic {
+interface EvaluateResult extends Traffic {
   readonly type: 'result'
   readonly loss: number
   readonly perplexity: number

@@ -31,10 +31,12 @@ function fail (error: unknown): void {
 }
 
 // A reader that closes early (`midspan peers | head -1`) has what it wanted.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(EXIT.ok)
-  fail(error)
-})
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT.ok)
+    fail(error)
+  })
+}
 process.on('uncaughtException', (error) => {
   fail(error)
   process.exit()

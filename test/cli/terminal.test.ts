@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { bytes, digits, seconds, table } from '../../src/cli/format.ts'
+import { bytes, digits, endSpans, seconds, table } from '../../src/cli/format.ts'
 import { recordedTerminal } from './helpers.ts'
 
 describe('what is printed', () => {
@@ -33,6 +33,10 @@ describe('what is printed', () => {
 
   it.each([[1234.5, '1235'], [0.012345, '0.0123'], [12.34, '12.3'], [NaN, 'NaN']])('shows %f as %s', (value, text) => {
     expect(digits(value)).toBe(text)
+  })
+
+  it.each([[1, 2, 'the first block and the last 2 blocks'], [0, 1, 'the embedding alone and the last block'], [3, 0, 'the first 3 blocks and the head alone']])('names spans of %i and %i blocks', (inputBlocks, outputBlocks, text) => {
+    expect(endSpans({ inputBlocks, outputBlocks })).toBe(text)
   })
 
   it('lines columns up', () => {

@@ -13,7 +13,7 @@ import type { RunningRole } from '../../src/roles/context.ts'
 const data = process.env.MIDSPAN_DATA ?? resolve(import.meta.dirname, '../../../shared/data')
 
 /** A model of 260 thousand parameters and five blocks. */
-export const storiesPath = join(data, 'stories260K-hf')
+const storiesPath = join(data, 'stories260K-hf')
 export const hasStories = existsSync(storiesPath)
 
 /** Members that do no work. */

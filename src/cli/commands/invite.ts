@@ -11,7 +11,7 @@ export const invite = command({
   details: 'Whoever holds the line that this prints can join until it expires: send it over a channel you trust. Only a server invites.',
   options: {
     ...grouped('Invite', {
-      role: defaulted('ROLE', choice('client', 'server'), 'client', 'What the holder may join as: client or server'),
+      role: defaulted('ROLE', choice('client'), 'client', 'What the holder may join as: only clients can join yet'),
       expires: defaulted('DURATION', duration, '24h', 'How long it can be used, such as 30m, 24h or 7d'),
       uses: defaulted('COUNT', integer({ min: 1, max: 10_000 }), '1', 'How many peers can join with it')
     }),

@@ -84,7 +84,7 @@ function operationFor (operations: Readonly<Record<string, Operation>>, { method
   const name = url.startsWith(CONTROL_PREFIX) ? url.slice(CONTROL_PREFIX.length) : ''
   const operation = Object.hasOwn(operations, name) ? operations[name] : undefined
   if (method !== 'POST' || operation === undefined) {
-    throw new MidspanError('E_NO_OPERATION', `this peer does not offer ${name === '' ? `${method} ${url}` : name}`, { next: `it offers ${Object.keys(operations).sort().join(', ')}` })
+    throw new MidspanError('E_NO_OPERATION', `this peer does not offer ${name === '' ? `${method} ${url}` : name}`, { next: `ask one of the other role; this one offers ${Object.keys(operations).sort().join(', ')}` })
   }
   return operation
 }

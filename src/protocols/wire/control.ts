@@ -76,9 +76,11 @@ export class ControlStream<Out extends Message, In extends Message> {
     return await withSignal(this.#read(), signal)
   }
 
-  /** Says that no more will be sent. The peer may still send. */
+  /** Says that no more will be sent, once the last bytes have left, and takes no more: what a peer went on sending would gather unread. */
   async close (signal?: AbortSignal): Promise<void> {
-    await this.#stream.close(signal === undefined ? {} : { signal })
+    const options = signal === undefined ? {} : { signal }
+    await this.#stream.close(options)
+    await this.#stream.closeRead(options)
   }
 
   /** Tells the peer why, where it can still be told, and resets the stream. */

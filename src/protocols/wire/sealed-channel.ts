@@ -219,5 +219,7 @@ export class SealedChannel<Out extends Message, In extends Message> implements C
     this.#sealer.destroy()
     this.#opener.destroy()
     this.#medium.source.fail(reason)
+    // What a peer went on sending would gather unread.
+    this.#medium.stream.closeRead().catch((error: unknown) => { this.#medium.stream.abort(error as Error) })
   }
 }

@@ -68,6 +68,16 @@ describe('a sealed channel', () => {
     await expect(server.send(text('late'))).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
   })
 
+  it('takes nothing once it has ended, whatever the peer goes on sending', async () => {
+    const streams = await streamPair()
+    const { client, server } = await channelPair({}, streams)
+    streams[0].close = async () => {} // a peer that says goodbye and leaves its stream open
+    const ended = server.receive().catch((error: unknown) => error)
+    await client.close()
+    expect(await ended).toMatchObject({ code: 'E_CHANNEL_CLOSED' })
+    expect(streams[1].readStatus).toBe('closed')
+  })
+
   it('ends where the peer says goodbye and takes no answer', async () => {
     const streams = await streamPair()
     const { client, server } = await channelPair({}, streams)

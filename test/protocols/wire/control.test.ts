@@ -36,6 +36,15 @@ describe('a control stream', () => {
     await expect(server.read()).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
   })
 
+  it('takes nothing once it has closed, whatever the peer goes on sending', async () => {
+    const streams = await streamPair()
+    const [client, server] = streams.map((stream) => new ControlStream(stream, { outgoing: StringValueSchema, incoming: StringValueSchema })) as [ControlStream<StringValue, StringValue>, ControlStream<StringValue, StringValue>]
+    await server.close()
+    expect(streams[1].readStatus).toBe('closed')
+    await client.write(text('more')).catch(() => {})
+    expect(streams[1].readBufferLength).toBe(0)
+  })
+
   it('tells the peer why it gives up', async () => {
     const [client, server] = await controlPair() as [ControlStream<StringValue, StringValue>, ControlStream<StringValue, StringValue>]
     server.abort(new UsageError('no such file'))
