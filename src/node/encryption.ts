@@ -47,15 +47,16 @@ function inOnePiece<Connection extends MessageStream> (connection: Connection): 
   return connection
 }
 
-const LENGTH_INCOMPLETE = new RangeError('a length of two bytes is not here yet')
+/** The longest message that a length of two bytes can tell of. */
+const MAX_LENGTH = 2 ** 16 - 1
 
-/** A length of two bytes, most significant first. Throws a RangeError where there are fewer. */
+/** A length of two bytes, most significant first. Where there are fewer, the longest: no message of that length is here either. */
 function decodeLength (bytes: Uint8Array | Uint8ArrayList): number {
-  if (bytes.byteLength < 2) throw LENGTH_INCOMPLETE
+  if (bytes.byteLength < 2) return MAX_LENGTH
   return bytes instanceof Uint8Array ? (bytes[0] as number) * 256 + (bytes[1] as number) : bytes.get(0) * 256 + bytes.get(1)
 }
 
-/** Noise looks for a length after every message, and learns from an error that there is none: a new one, with the stack of where it was thrown, costs more than the message. */
+/** Noise looks for a length after every message, and learns from an error that there is none: to throw one costs as much as to decrypt the message. */
 function withQuietDecoder<Secured extends { readonly connection: MessageStream }> (secured: Secured): Secured {
   const { decoder } = secured.connection as MessageStream & { readonly decoder?: { lengthDecoder?: unknown } }
   if (typeof decoder?.lengthDecoder === 'function') decoder.lengthDecoder = decodeLength

@@ -6,6 +6,7 @@ import { Middle } from '../../src/roles/server/middle.ts'
 import { bytesOf, type Tensor } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { original } from '../helpers/original.ts'
+import { watchReleases } from '../helpers/releases.ts'
 import { chiSquareDeviation, correlationDeviation, normalFitDeviation, rowNorms } from '../helpers/statistics.ts'
 import { startFederation, type TestFederation } from './helpers.ts'
 
@@ -22,17 +23,12 @@ interface Released {
   readonly protection: Protection
 }
 
-/** Watches all boundaries of this process: clients release, servers do not. */
-function watchReleases (): Released[] {
-  const released: Released[] = []
-  const release = original(Boundary, 'release')
-  vi.spyOn(Boundary.prototype, 'release').mockImplementation(async function (this: Boundary, rows, protection) {
-    const [clean] = await this.encode(rows)
-    const result = await release.call(this, clean!, protection)
-    released.push({ clean: Float32Array.from(clean!.data as Float32Array), out: Float32Array.from(result.tensors[0]!.data as Float32Array), protection })
-    return result
+function releases (): Released[] {
+  const seen: Released[] = []
+  watchReleases((clean, { tensors }, protection) => {
+    seen.push({ clean: Float32Array.from(clean.data as Float32Array), out: Float32Array.from(tensors[0]!.data as Float32Array), protection })
   })
-  return released
+  return seen
 }
 
 /** Rows that reached the server's model by these methods. */
@@ -107,7 +103,7 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
   }
 
   it('is on hidden rows and on gradient rows in training, each with its own scale', async () => {
-    const [released, seen] = [watchReleases(), watchServer()]
+    const [released, seen] = [releases(), watchServer()]
     await federation.clients[0]!.train({ ...data(), rounds: 4, fresh: true })
     const of = ({ noise }: Protection): Released[] => released.filter(({ protection }) => protection.noise === noise)
     expect(released.map(({ protection }) => protection)).toEqual(Array.from({ length: 8 }, (_, i) => i % 2 === 0 ? hidden : gradient))
@@ -118,7 +114,7 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
   })
 
   it('is on all rows of an evaluation', async () => {
-    const [released, seen] = [watchReleases(), watchServer()]
+    const [released, seen] = [releases(), watchServer()]
     await federation.clients[0]!.evaluate({ ...data(), limit: 16 })
     expect(new Set(released.map(({ protection: { noise } }) => noise))).toEqual(new Set([0.75]))
     expectNoise(released)
@@ -126,7 +122,7 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
   })
 
   it('is on the prompt and on every token of a generation', async () => {
-    const [released, seen] = [watchReleases(), watchServer()]
+    const [released, seen] = [releases(), watchServer()]
     await federation.clients[0]!.generate({ prompt: 'Once upon a time there was a girl', maxTokens: 40, seed: 1 })
     expect(released.length).toBeGreaterThanOrEqual(2)
     expectNoise(released)
@@ -134,7 +130,7 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
   })
 
   it('differs between two passes of the same rows', async () => {
-    const released = watchReleases()
+    const released = releases()
     for (let pass = 0; pass < 2; pass++) await federation.clients[0]!.evaluate({ ...data(), limit: 8 })
     const half = released.length / 2
     const [first, second] = [released.slice(0, half), released.slice(half)]
@@ -164,7 +160,7 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
   })
 
   it.each(['noise', 'gradientNoise'] as const)('cannot be below the charter\'s floor: %s', async (field) => {
-    const released = watchReleases()
+    const released = releases()
     await expect(federation.clients[0]!.train({ ...data(), rounds: 1, [field]: floors[field] * 0.99 })).rejects.toMatchObject({ code: 'E_SETTING_REFUSED', message: expect.stringContaining(field) as string })
     await expect(federation.join(`below-${field}`, { [field]: floors[field] * 0.99 })).rejects.toMatchObject({ code: 'E_SETTING_REFUSED', message: expect.stringContaining(field) as string })
     expect(released).toEqual([])

@@ -9,7 +9,6 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import { roles } from '../../src/node/composition.ts'
 import { homeAt } from '../../src/node/home.ts'
 import { loadIdentity } from '../../src/node/identity.ts'
-import { Boundary } from '../../src/model/privacy/boundary.ts'
 import { GENERATE_PROTOCOL } from '../../src/protocols/generate/constants.ts'
 import * as generate from '../../src/protocols/generate/messages.ts'
 import { TRAIN_PROTOCOL } from '../../src/protocols/train/constants.ts'
@@ -23,7 +22,7 @@ import { StreamSource } from '../../src/protocols/wire/source.ts'
 import { ConfirmSchema, ControlHeaderSchema, FrameHeaderSchema, OfferSchema } from '../../src/protocols/wire/wire_pb.ts'
 import type { ClientContext } from '../../src/roles/context.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
-import { original } from '../helpers/original.ts'
+import { watchReleases } from '../helpers/releases.ts'
 import { startFederation, type TestClient, type TestFederation } from './helpers.ts'
 import { Tap, type Attack, type TappedStream } from './tap.ts'
 
@@ -152,12 +151,8 @@ describe.skipIf(!hasData(MODEL))('client B between client A and the server', { t
 
   it('sees no byte of A\'s rows, released or clean, nor of its text', async () => {
     const secrets: Buffer[] = []
-    const release = original(Boundary, 'release')
-    vi.spyOn(Boundary.prototype, 'release').mockImplementation(async function (this: Boundary, rows, protection) {
-      const [clean] = await this.encode(rows)
-      const result = await release.call(this, clean!, protection)
-      for (const { data } of [clean!, ...result.tensors]) secrets.push(Buffer.from(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength)))
-      return result
+    watchReleases((clean, { tensors }) => {
+      for (const { data } of [clean, ...tensors]) secrets.push(Buffer.from(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength)))
     })
     await a.train({ ...data(), rounds: 2, fresh: true })
     await a.evaluate({ ...data(), limit: 4 })

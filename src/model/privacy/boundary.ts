@@ -24,6 +24,9 @@ export interface Release {
   readonly clippedFraction: number
 }
 
+/** Fresh random words and the noise's deviation on each coordinate; nothing where there is no noise. */
+export type Draw = Readonly<Record<'words' | 'deviation', AnyTensor>> | Readonly<Record<string, never>>
+
 /** Rows that are still to be computed on their way out: links that end a chain with what may leave of them. */
 export interface Leaving {
   readonly links: readonly Link[]
@@ -61,22 +64,24 @@ export class Boundary {
   /** Protects and rounds this many rows float32 [rows, hidden]. Noise is drawn afresh for every call. */
   async release (rows: AnyTensor | Pending, protection: Protection, count = rowsIn(rows)): Promise<Release> {
     using scope = new Scope(this.#device)
-    const { links, released } = await this.leaving(scope, rows, protection, count)
+    const { links, released } = await this.leaving(rows, protection, await this.draw(scope, protection, count))
     return released(links.length === 0 ? {} : await this.#device.chain(links))
   }
 
-  /** The same as links of a chain that is to run once, with noise that is the scope's. */
-  async leaving (scope: Scope, rows: AnyTensor | Pending, { clip: norm, noise }: Protection, count: number): Promise<Leaving> {
-    if (norm === null) {
-      if (noise !== 0) throw new RangeError('noise is relative to the clip, and there is none')
-      return await this.#encoding(rows)
-    }
+  /** What one release of this many rows is noised with, which is the scope's: it may be drawn before there are rows. */
+  async draw (scope: Scope, { clip: norm, noise }: Protection, count: number): Promise<Draw> {
+    if (noise === 0) return {}
+    if (norm === null) throw new RangeError('noise is relative to the clip, and there is none')
+    // A keystream under a fresh key that nobody learns. onnxruntime's own random operators are seeded, and unfit to hide anything.
+    const words = scope.own(await this.#device.randomBits([count, wordsPerRow(this.#hidden)]))
+    return { words, deviation: float32([], [noiseDeviation({ clip: norm, noise }, this.#hidden)]) }
+  }
+
+  /** A release as links of a chain that is to run once, with what was drawn for it under the same protection. */
+  async leaving (rows: AnyTensor | Pending, { clip: norm, noise }: Protection, draw: Draw): Promise<Leaving> {
+    if (norm === null) return await this.#encoding(rows)
     const name = noise === 0 ? 'clip' : 'clip-noise'
     const executable = await this.#executable(name, () => releaseProgram(name, this.#hidden, this.#rounding, noise !== 0))
-    // A keystream under a fresh key that nobody learns. onnxruntime's own random operators are seeded, and unfit to hide anything.
-    const draw = noise === 0
-      ? {}
-      : { words: scope.own(await this.#device.randomBits([count, wordsPerRow(this.#hidden)])), deviation: float32([], [noiseDeviation({ clip: norm, noise }, this.#hidden)]) }
     const { links, input } = continued(rows)
     return {
       links: [...links, { executable, inputs: { rows: input, clip: float32([], [norm]), ...draw } }],

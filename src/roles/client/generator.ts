@@ -2,7 +2,6 @@ import { CachedEnds, type Guess } from '../../model/generation/cached-ends.ts'
 import { inRuns } from '../../model/generation/room.ts'
 import { createSampler, type SamplingOptions } from '../../model/generation/sampling.ts'
 import type { Boundary, Protection } from '../../model/privacy/boundary.ts'
-import type { AnyTensor, Pending } from '../../model/runtime/device.ts'
 import { Scope } from '../../model/runtime/scope.ts'
 import type { ModelWeights } from '../../model/training/weights.ts'
 import { fromClient, type GenerateClientChannel } from '../../protocols/generate/messages.ts'
@@ -55,15 +54,21 @@ export class Sequence {
   }
 
   async #pass (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
-    const { boundary, wire, hiddenSize } = this.#c
+    const { boundary, protection, wire, hiddenSize } = this.#c
     const position = this.#ends.length
     const tensors = await this.#released(ids)
     await this.#channel.send(fromClient({ case: 'rows', value: { position, count: ids.length, ...contextFields(this.#ends.contextAt(position)) } }), tensors, signal)
-    const { message: { kind }, tensors: back } = await this.#channel.receive(signal)
+    using scope = new Scope(this.#c.weights.device)
+    // The next row's noise is drawn while the server computes.
+    const drawing = guess ? boundary.draw(scope, protection, 1) : Promise.resolve({})
+    const [{ message: { kind }, tensors: back }, draw] = await both(this.#channel.receive(signal), drawing)
     if (kind.case !== 'hidden' || kind.value.position !== position) throw new BadMessageError('the server answered something else than it was asked')
     checkRows(back, { wire, hidden: hiddenSize, rows: ids.length })
     const rows = await boundary.decoded(back)
-    return guess ? await this.#finishAndGuess(rows, ids.length) : await this.#ends.finish(rows, ids.length)
+    if (!guess) return await this.#ends.finish(rows, ids.length)
+    const { logits, ...guessed } = await this.#ends.finishAndGuess(rows, ids.length, async (next) => await boundary.leaving(next, protection, draw))
+    this.#guessed = guessed
+    return logits
   }
 
   /** Rows of the next tokens as they may leave. */
@@ -78,18 +83,16 @@ export class Sequence {
     return (await boundary.release(await this.#ends.starting(ids), protection, ids.length)).tensors
   }
 
-  async #finishAndGuess (rows: AnyTensor | Pending, count: number): Promise<Float32Array> {
-    const { weights: { device }, boundary, protection } = this.#c
-    using scope = new Scope(device)
-    const { logits, ...guessed } = await this.#ends.finishAndGuess(rows, count, async (next) => await boundary.leaving(scope, next, protection, 1))
-    this.#guessed = guessed
-    return logits
-  }
-
   /** Frees the caches here; those on the server go with the stream. */
   free (): void {
     this.#ends.free()
   }
+}
+
+/** The results of both, once neither is still at work; throws as the first that failed. */
+async function both<A, B> (a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
+  await Promise.allSettled([a, b])
+  return await Promise.all([a, b])
 }
 
 /** What a generation goes on until. */
