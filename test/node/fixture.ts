@@ -1,7 +1,6 @@
 import { mkdtemp, rm } from 'node:fs/promises'
-import { existsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { startDaemon, type Daemon } from '../../src/node/daemon.ts'
 import { foundFederation, type Founded, type FoundOptions } from '../../src/node/found.ts'
@@ -9,12 +8,12 @@ import { homeAt } from '../../src/node/home.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
 import type { Roles } from '../../src/node/composition.ts'
 import type { RunningRole } from '../../src/roles/context.ts'
-
-const data = process.env.MIDSPAN_DATA ?? resolve(import.meta.dirname, '../../../shared/data')
+import { dataPath, hasData } from '../helpers/data.ts'
+import { foundDefaults } from '../helpers/founding.ts'
 
 /** A model of 260 thousand parameters and five blocks. */
-const storiesPath = join(data, 'stories260K-hf')
-export const hasStories = existsSync(storiesPath)
+const STORIES = 'stories260K-hf'
+export const hasStories = hasData(STORIES)
 
 /** Members that do no work. */
 const idle: RunningRole = { status: () => ({}), operations: {}, stop: async () => {} }
@@ -28,36 +27,16 @@ export async function temporaryDirectory (): Promise<string> {
 }
 
 export const foundOptions: FoundOptions = {
-  model: storiesPath,
+  ...foundDefaults,
+  model: dataPath(STORIES),
   name: 'stories',
   admission: 'invite',
-  allow: [],
-  inputBlocks: { min: 1, max: 2 },
   outputBlocks: { min: 1, max: 1 },
   noise: 0.5,
-  gradientNoise: 0,
   clip: 4,
   wire: 'fp16',
-  loraR: 8,
-  loraAlpha: 16,
-  loraDropout: 0,
   loraTargets: ['q', 'v'],
-  loraRslora: false,
-  learningRate: 1e-3,
-  weightDecay: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  epsilon: 1e-8,
-  schedule: 'constant',
-  warmupRounds: 0,
-  totalRounds: 100,
   maxGradientNorm: 1,
-  gradientNormScope: 'party',
-  accumulate: 1,
-  strategy: 'client-batch',
-  ends: { mode: 'shared' },
-  minClients: 1,
-  roundDeadline: 60_000,
   maxTokensPerClient: 4096,
   maxClients: 3,
   cacheBytes: 2 ** 20

@@ -13,7 +13,7 @@ import { shapesOf, trainableOf } from '../../src/roles/settings.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { formulaLora, formulaWeight, readModelGolden, type ModelGolden } from '../helpers/golden.ts'
 import { shapesOf as shapesOfModel } from '../helpers/tiny-model.ts'
-import { foundDefaults } from '../roles/helpers.ts'
+import { foundDefaults } from '../helpers/founding.ts'
 import { writeExactModel } from '../roles/exact-data.ts'
 import { trainedLogits } from '../roles/exported.ts'
 

@@ -1,27 +1,15 @@
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import type { Device } from '../../src/model/runtime/device.ts'
-import type * as Runtime from '../../src/model/runtime/open.ts'
 import { blockOf } from '../../src/roles/adapters.ts'
 import { ClientEnds } from '../../src/roles/client/ends.ts'
 import { Middle } from '../../src/roles/server/middle.ts'
 import { temporaryDirectory } from '../node/fixture.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
+import { devices } from './devices.ts'
 import { adapterTensors, startFederation } from './helpers.ts'
 
-/** Devices in the order in which peers open them: a federation's server comes before its clients. */
-const devices: Device[] = []
-vi.mock('../../src/model/runtime/open.ts', async (load) => {
-  const actual = await load<typeof Runtime>()
-  return {
-    ...actual,
-    openDevice: async (...parameters: Parameters<typeof Runtime.openDevice>) => {
-      const device = await actual.openDevice(...parameters)
-      devices.push(device)
-      return device
-    }
-  }
-})
+vi.mock('../../src/model/runtime/open.ts', async (load) => await (await import('./devices.ts')).noting(load))
 
 const PASSES = 4
 const ROUNDS = 2

@@ -11,43 +11,7 @@ import { foundFederation, type Founded, type FoundOptions } from '../../src/node
 import { createHome, homeAt } from '../../src/node/home.ts'
 import { joinFederation } from '../../src/node/join.ts'
 import type { Tensor } from '../../src/tensor.ts'
-
-/** An exact federation that anybody on loopback may join: no noise, no clip, float32 on the wire. */
-export const foundDefaults: Omit<FoundOptions, 'model'> = {
-  name: 'test',
-  admission: 'open',
-  allow: [],
-  inputBlocks: { min: 1, max: 2 },
-  outputBlocks: { min: 1, max: 2 },
-  noise: 0,
-  gradientNoise: 0,
-  clip: 'none',
-  wire: 'fp32',
-  loraR: 8,
-  loraAlpha: 16,
-  loraDropout: 0,
-  loraTargets: ['q', 'k', 'v', 'o'],
-  loraRslora: false,
-  seed: '00',
-  learningRate: 1e-3,
-  weightDecay: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  epsilon: 1e-8,
-  schedule: 'constant',
-  warmupRounds: 0,
-  totalRounds: 100,
-  maxGradientNorm: null,
-  gradientNormScope: 'party',
-  accumulate: 1,
-  strategy: 'client-batch',
-  ends: { mode: 'shared' },
-  minClients: 1,
-  roundDeadline: 60_000,
-  maxTokensPerClient: 1024,
-  maxClients: 8,
-  cacheBytes: 64 * 2 ** 20
-}
+import { foundDefaults } from '../helpers/founding.ts'
 
 export interface ClientOptions {
   readonly inputBlocks?: number

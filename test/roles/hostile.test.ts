@@ -1,8 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
-import type { Device } from '../../src/model/runtime/device.ts'
-import type * as Runtime from '../../src/model/runtime/open.ts'
 import { protocolId } from '../../src/protocols/charter/index.ts'
 import { GENERATE_PROTOCOL } from '../../src/protocols/generate/constants.ts'
 import * as generate from '../../src/protocols/generate/messages.ts'
@@ -12,21 +10,10 @@ import { StreamSource } from '../../src/protocols/wire/source.ts'
 import { float32, int32, tensor, type Tensor } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { Attacker, refusalOf } from './attacker.ts'
+import { devices } from './devices.ts'
 import { startFederation, type EvaluationResult, type TestFederation } from './helpers.ts'
 
-/** Devices in the order in which peers open them: the server's is the first. */
-const devices: Device[] = []
-vi.mock('../../src/model/runtime/open.ts', async (load) => {
-  const actual = await load<typeof Runtime>()
-  return {
-    ...actual,
-    openDevice: async (...parameters: Parameters<typeof Runtime.openDevice>) => {
-      const device = await actual.openDevice(...parameters)
-      devices.push(device)
-      return device
-    }
-  }
-})
+vi.mock('../../src/model/runtime/open.ts', async (load) => await (await import('./devices.ts')).noting(load))
 
 const MODEL = 'stories260K-hf'
 const TIMEOUT_MS = 120_000

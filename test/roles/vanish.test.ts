@@ -1,28 +1,15 @@
 import { writeFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
-import type { Device } from '../../src/model/runtime/device.ts'
-import type * as Runtime from '../../src/model/runtime/open.ts'
 import { fromClient } from '../../src/protocols/train/messages.ts'
 import { FederatedAdapters } from '../../src/roles/server/adapters.ts'
 import { shapesOf } from '../../src/roles/settings.ts'
 import { float32, type Tensor } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { Attacker } from './attacker.ts'
+import { devices } from './devices.ts'
 import { adapterTensors, startFederation, type RoundEvent, type TestFederation } from './helpers.ts'
 
-/** Devices in the order in which peers open them: a federation's server comes before its clients. */
-const devices: Device[] = []
-vi.mock('../../src/model/runtime/open.ts', async (load) => {
-  const actual = await load<typeof Runtime>()
-  return {
-    ...actual,
-    openDevice: async (...parameters: Parameters<typeof Runtime.openDevice>) => {
-      const device = await actual.openDevice(...parameters)
-      devices.push(device)
-      return device
-    }
-  }
-})
+vi.mock('../../src/model/runtime/open.ts', async (load) => await (await import('./devices.ts')).noting(load))
 
 const MODEL = 'stories260K-hf'
 const TIMEOUT_MS = 180_000

@@ -1,0 +1,38 @@
+import type { FoundOptions } from '../../src/node/found.ts'
+
+/** An exact federation that anybody on loopback may join: no noise, no clip, float32 on the wire. */
+export const foundDefaults: Omit<FoundOptions, 'model'> = {
+  name: 'test',
+  admission: 'open',
+  allow: [],
+  inputBlocks: { min: 1, max: 2 },
+  outputBlocks: { min: 1, max: 2 },
+  noise: 0,
+  gradientNoise: 0,
+  clip: 'none',
+  wire: 'fp32',
+  loraR: 8,
+  loraAlpha: 16,
+  loraDropout: 0,
+  loraTargets: ['q', 'k', 'v', 'o'],
+  loraRslora: false,
+  seed: '00',
+  learningRate: 1e-3,
+  weightDecay: 0,
+  beta1: 0.9,
+  beta2: 0.999,
+  epsilon: 1e-8,
+  schedule: 'constant',
+  warmupRounds: 0,
+  totalRounds: 100,
+  maxGradientNorm: null,
+  gradientNormScope: 'party',
+  accumulate: 1,
+  strategy: 'client-batch',
+  ends: { mode: 'shared' },
+  minClients: 1,
+  roundDeadline: 60_000,
+  maxTokensPerClient: 1024,
+  maxClients: 8,
+  cacheBytes: 64 * 2 ** 20
+}
