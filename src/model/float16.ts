@@ -22,6 +22,15 @@ export function float16Table (): Uint32Array {
   return bits
 }
 
+/** The float32 equal to each float16. */
+export function fromFloat16 (halves: Uint16Array): Float32Array<ArrayBuffer> {
+  const table = float16Table()
+  const values = new Float32Array(halves.length)
+  const bits = new Uint32Array(values.buffer)
+  for (let i = 0; i < bits.length; i++) bits[i] = table[halves[i]!]!
+  return values
+}
+
 /** The bits of the float16 nearest to each float32, ties to even. */
 export function toFloat16 (values: Float32Array): Uint16Array<ArrayBuffer> {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)

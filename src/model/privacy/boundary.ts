@@ -3,7 +3,8 @@ import { abs, add, cast, clip, div, greater, maximum, mul, reduceMax, reduceMean
 import { program, type Program } from '../graph/program.ts'
 import { continued, isDeviceTensor, isPending, type AnyTensor, type Device, type DeviceTensor, type Executable, type Link, type Pending } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
-import { float32, type Tensor } from '../../tensor.ts'
+import { float32, tensor, type Tensor } from '../../tensor.ts'
+import { fromFloat16, toFloat16 } from '../float16.ts'
 import { gaussian, wordsPerRow } from './noise.ts'
 
 /** How rows are rounded for the wire. `int8` has a float32 scale a row beside its values. */
@@ -37,6 +38,9 @@ export interface Leaving {
 /** The largest float16: larger values saturate instead of becoming infinite. */
 const MAX_FLOAT16 = 65_504
 
+/** Float16 values up to this many are converted here: a program takes longer to start than they do. */
+const FEW_VALUES = 2 ** 13
+
 /** Steps of an int8 row on either side of zero. */
 const INT8_STEPS = 127
 
@@ -64,7 +68,7 @@ export class Boundary {
   /** Protects and rounds this many rows float32 [rows, hidden]. Noise is drawn afresh for every call. */
   async release (rows: AnyTensor | Pending, protection: Protection, count = rowsIn(rows)): Promise<Release> {
     using scope = new Scope(this.#device)
-    const { links, released } = await this.leaving(rows, protection, await this.draw(scope, protection, count))
+    const { links, released } = await this.leaving(rows, protection, await this.draw(scope, protection, count), count)
     return released(links.length === 0 ? {} : await this.#device.chain(links))
   }
 
@@ -77,9 +81,9 @@ export class Boundary {
     return { words, deviation: float32([], [noiseDeviation({ clip: norm, noise }, this.#hidden)]) }
   }
 
-  /** A release as links of a chain that is to run once, with what was drawn for it under the same protection. */
-  async leaving (rows: AnyTensor | Pending, { clip: norm, noise }: Protection, draw: Draw): Promise<Leaving> {
-    if (norm === null) return await this.#encoding(rows)
+  /** A release of this many rows as links of a chain that is to run once, with what was drawn for it under the same protection. */
+  async leaving (rows: AnyTensor | Pending, { clip: norm, noise }: Protection, draw: Draw, count?: number): Promise<Leaving> {
+    if (norm === null) return await this.#encoding(rows, count)
     const name = noise === 0 ? 'clip' : 'clip-noise'
     const executable = await this.#executable(name, () => releaseProgram(name, this.#hidden, this.#rounding, noise !== 0))
     const { links, input } = continued(rows)
@@ -89,9 +93,9 @@ export class Boundary {
     }
   }
 
-  /** Rounds rows float32 [rows, hidden] for the wire, and nothing else: what a server sends down. */
-  async encode (rows: AnyTensor | Pending): Promise<Tensor[]> {
-    const { links, released } = await this.#encoding(rows)
+  /** Rounds this many rows float32 [rows, hidden] for the wire, and nothing else: what a server sends down. */
+  async encode (rows: AnyTensor | Pending, count?: number): Promise<Tensor[]> {
+    const { links, released } = await this.#encoding(rows, count)
     return released(links.length === 0 ? {} : await this.#device.chain(links)).tensors
   }
 
@@ -106,13 +110,15 @@ export class Boundary {
   async decoded ([values, scales]: readonly Tensor[]): Promise<AnyTensor | Pending> {
     if (values === undefined) throw new RangeError('there are no rows to decode')
     if (this.#rounding === 'fp32') return values
+    if (this.#convertsHere(values.shape[0])) return float32(values.shape, fromFloat16(values.data as Uint16Array))
     const executable = await this.#executable('decode', () => decodeProgram(this.#hidden, this.#rounding))
     return { links: [{ executable, inputs: { values, ...(scales === undefined ? {} : { scales }) } }], output: 'rows' }
   }
 
-  async #encoding (rows: AnyTensor | Pending): Promise<Leaving> {
+  async #encoding (rows: AnyTensor | Pending, count = isPending(rows) ? undefined : rows.shape[0]): Promise<Leaving> {
     const released = (tensors: readonly Tensor[]): Release => ({ tensors: [...tensors], clippedFraction: 0 })
     const { links, input } = continued(rows)
+    if (isPending(rows) && this.#convertsHere(count)) return { links, released: (results) => released([halved(results[rows.output] as Tensor)]) }
     if (this.#rounding !== 'fp32') {
       const executable = await this.#executable('encode', () => encodeProgram(this.#hidden, this.#rounding))
       return { links: [...links, { executable, inputs: { rows: input } }], released: (results) => released(encodedIn(results)) }
@@ -120,6 +126,10 @@ export class Boundary {
     if (isPending(rows)) return { links, released: (results) => released([results[rows.output] as Tensor]) }
     const values = isDeviceTensor(rows) ? await this.#device.download(rows) : rows
     return { links, released: () => released([values]) }
+  }
+
+  #convertsHere (rows = Infinity): boolean {
+    return this.#rounding === 'fp16' && rows * this.#hidden <= FEW_VALUES
   }
 
   async #executable (name: string, build: () => Program): Promise<Executable> {
@@ -168,6 +178,11 @@ function emitRounded (graph: Graph, rounding: Rounding, rows: Value): void {
   const scales = mul(maximum(reduceMax(abs(rows), [1], true), 1e-30), 1 / INT8_STEPS)
   graph.output('values', cast(clip(roundEven(div(rows, scales)), -INT8_STEPS, INT8_STEPS), 'int8'))
   graph.output('scales', reshape(scales, ['rows']))
+}
+
+/** What the program does for fp16. */
+function halved ({ shape, data }: Tensor): Tensor {
+  return tensor('float16', shape, toFloat16(Float32Array.from(data as Float32Array, (value) => Math.max(-MAX_FLOAT16, Math.min(MAX_FLOAT16, value)))))
 }
 
 function decodeProgram (hidden: number, rounding: Rounding): Program {

@@ -66,7 +66,7 @@ export class Sequence {
     checkRows(back, { wire, hidden: hiddenSize, rows: ids.length })
     const rows = await boundary.decoded(back)
     if (!guess) return await this.#ends.finish(rows, ids.length)
-    const { logits, ...guessed } = await this.#ends.finishAndGuess(rows, ids.length, async (next) => await boundary.leaving(next, protection, draw))
+    const { logits, ...guessed } = await this.#ends.finishAndGuess(rows, ids.length, async (next) => await boundary.leaving(next, protection, draw, 1))
     this.#guessed = guessed
     return logits
   }

@@ -129,7 +129,7 @@ export class GenerationEngine {
     cache.length = position
     const { links, input } = continued(await boundary.decoded(tensors))
     const through = await blocks.links(input, [{ cache, count, context }], span)
-    const encoded = await boundary.encode({ links: [...links, ...through], output: 'output' })
+    const encoded = await boundary.encode({ links: [...links, ...through], output: 'output' }, count)
     cache.length = position + count
     resolve(encoded)
   }
