@@ -118,16 +118,18 @@ export class Boundary {
   async #encoding (rows: AnyTensor | Pending, count = isPending(rows) ? undefined : rows.shape[0]): Promise<Leaving> {
     const released = (tensors: readonly Tensor[]): Release => ({ tensors: [...tensors], clippedFraction: 0 })
     const { links, input } = continued(rows)
-    if (isPending(rows) && this.#convertsHere(count)) return { links, released: (results) => released([halved(results[rows.output] as Tensor)]) }
-    if (this.#rounding !== 'fp32') {
+    const convertsHere = this.#convertsHere(count)
+    if (this.#rounding !== 'fp32' && !convertsHere) {
       const executable = await this.#executable('encode', () => encodeProgram(this.#hidden, this.#rounding))
       return { links: [...links, { executable, inputs: { rows: input } }], released: (results) => released(encodedIn(results)) }
     }
-    if (isPending(rows)) return { links, released: (results) => released([results[rows.output] as Tensor]) }
+    const rounded = (values: Tensor): Release => released([convertsHere ? halved(values) : values])
+    if (isPending(rows)) return { links, released: (results) => rounded(results[rows.output] as Tensor) }
     const values = isDeviceTensor(rows) ? await this.#device.download(rows) : rows
-    return { links, released: () => released([values]) }
+    return { links, released: () => rounded(values) }
   }
 
+  /** Whether so many rows are converted to and from float16 without a program. */
   #convertsHere (rows = Infinity): boolean {
     return this.#rounding === 'fp16' && rows * this.#hidden <= FEW_VALUES
   }
