@@ -4,7 +4,8 @@ import { writeSafetensors } from '../../src/model/checkpoint/safetensors.ts'
 import { blockTensor, blockWeights, headWeights, modelOf, type Config } from '../../src/model/families/index.ts'
 import { baseWeights } from './golden.ts'
 
-const CONFIG = {
+/** The config.json of the small model. */
+export const TINY_CONFIG = {
   architectures: ['LlamaForCausalLM'], model_type: 'llama', vocab_size: 32, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 5, num_attention_heads: 2, num_key_value_heads: 1,
   max_position_embeddings: 64, rms_norm_eps: 1e-5, rope_theta: 10_000, hidden_act: 'silu', tie_word_embeddings: true, bos_token_id: 1, eos_token_id: 2, torch_dtype: 'float32'
 }
@@ -32,7 +33,7 @@ export function shapesOf (config: Config): Record<string, readonly number[]> {
 
 /** Writes a model directory of five blocks and 16 hidden units with random weights, the same ones each time: it says nothing, but trains in milliseconds. */
 export async function writeTinyModel (directory: string, changes: Config = {}): Promise<void> {
-  const config = { ...CONFIG, ...changes }
+  const config = { ...TINY_CONFIG, ...changes }
   await mkdir(directory, { recursive: true })
   await writeSafetensors(join(directory, 'model.safetensors'), baseWeights({ seed: 'tiny', shapes: shapesOf(config) }))
   await writeFile(join(directory, 'config.json'), JSON.stringify(config))

@@ -2,9 +2,8 @@ import { int32, type Tensor } from '../../tensor.ts'
 import { headWeights, type Model } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Executable, Link, Passed } from '../runtime/device.ts'
-import { Scope } from '../runtime/scope.ts'
 import { IGNORED_TARGET, type Batch } from '../text/batches.ts'
-import { accumulate } from './accumulate.ts'
+import { GradientSum } from './accumulate.ts'
 import { logitsProgram, lossGradientProgram, lossProgram } from './head-programs.ts'
 import { checkTokens } from './vocabulary.ts'
 import { endFormat } from './weight-format.ts'
@@ -88,19 +87,17 @@ export class Head {
   /** The loss with its gradients, which are the caller's. Throws VocabularyError. */
   async gradients (hidden: DeviceTensor, targets: Batch['targets']): Promise<HeadGradients> {
     const { device } = this.#weights
-    using scope = new Scope(device)
+    using sum = new GradientSum(device)
     const counted = countedRows(this.#weights.model, targets)
     const names = ['hidden', ...this.#parameters]
-    const gradients = new Map<string, DeviceTensor>()
     let lossSum = 0
     for (const taken of chunks(counted, this.#rowsPerRun)) {
       const results = await this.#executables.gradient.run({ hidden, ...rowInputs(taken, hidden.shape[0]!), ...this.#inputs() }, { keep: names.map(name => `${name}.gradient`) })
       lossSum += scalar(results.loss)
-      await accumulate(device, gradients, new Map(names.map(name => [name, scope.own(results[`${name}.gradient`] as DeviceTensor)])))
+      await sum.add(new Map(names.map(name => [name, results[`${name}.gradient`] as DeviceTensor])))
     }
-    if (!gradients.has('hidden')) gradients.set('hidden', await device.zeros('float32', hidden.shape))
-    scope.release([...gradients.values()])
-    return { lossSum, countedTokens: counted.length, gradients }
+    if (!sum.gradients.has('hidden')) sum.gradients.set('hidden', await device.zeros('float32', hidden.shape))
+    return { lossSum, countedTokens: counted.length, gradients: sum.take() }
   }
 
   get #rowsPerRun (): number {
