@@ -1,6 +1,6 @@
 import stylistic from '@stylistic/eslint-plugin'
-import importX, { createNodeResolver } from 'eslint-plugin-import-x'
 import { defineConfig, globalIgnores } from 'eslint/config'
+import importX, { createNodeResolver } from 'eslint-plugin-import-x'
 import tseslint from 'typescript-eslint'
 
 const reach = 'Imports point one way: cli → node → roles → {protocols, model}; protocols and model do not know each other.'
@@ -16,7 +16,7 @@ const forbidden = {
 
 const importZones = [
   ...Object.entries(forbidden).flatMap(([target, folders]) =>
-    folders.map(from => ({ target: `./src/${target}`, from: `./src/${from}`, message: reach }))),
+    folders.map((from) => ({ target: `./src/${target}`, from: `./src/${from}`, message: reach }))),
   { target: './src', from: ['./test', './bench'], message: 'What is published does not depend on its tests.' }
 ]
 
@@ -40,7 +40,13 @@ export default defineConfig(
       'object-shorthand': 'error',
       'prefer-const': ['error', { destructuring: 'all' }],
       'import-x/no-duplicates': 'error',
+      'import-x/order': ['error', {
+        groups: ['builtin', 'external', 'parent', 'sibling', 'index'],
+        'newlines-between': 'never',
+        alphabetize: { order: 'asc', caseInsensitive: true }
+      }],
       'import-x/no-restricted-paths': ['error', { basePath: import.meta.dirname, zones: importZones }],
+      '@stylistic/arrow-parens': 'error',
       '@stylistic/arrow-spacing': 'error',
       '@stylistic/brace-style': ['error', '1tbs', { allowSingleLine: true }],
       '@stylistic/comma-dangle': 'error',
@@ -49,6 +55,13 @@ export default defineConfig(
       '@stylistic/indent': ['error', 2, { SwitchCase: 1 }],
       '@stylistic/key-spacing': ['error', { mode: 'minimum' }],
       '@stylistic/keyword-spacing': 'error',
+      '@stylistic/max-len': ['error', {
+        code: 140,
+        ignoreStrings: true,
+        ignoreTemplateLiterals: true,
+        ignoreRegExpLiterals: true,
+        ignoreUrls: true
+      }],
       '@stylistic/no-multiple-empty-lines': ['error', { max: 1, maxEOF: 0 }],
       '@stylistic/no-trailing-spaces': 'error',
       '@stylistic/object-curly-spacing': ['error', 'always'],

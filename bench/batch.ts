@@ -14,7 +14,10 @@ const STRATEGIES = ['client-batch', 'sequential'] as const
 const THREADS = 2
 /** Clients in a process, so that two cores are not shared by eight event loops. */
 const CLIENTS_PER_PROCESS = 4
-const CASES = [{ clients: 2, maxTokens: 64 }, { clients: 4, maxTokens: 64 }, { clients: 8, maxTokens: 64 }, { clients: 8, maxTokens: 256 }] as const
+const CASES = [{ clients: 2, maxTokens: 64 }, { clients: 4, maxTokens: 64 }, { clients: 8, maxTokens: 64 }, {
+  clients: 8,
+  maxTokens: 256
+}] as const
 /** Rounds of each client in a turn; the turns of the strategies alternate. */
 const ROUNDS_PER_TURN = 5
 const TARGETS = ['q', 'v'] as const
@@ -34,8 +37,16 @@ interface Measured {
 
 type Strategies<T> = Record<typeof STRATEGIES[number], T>
 
-async function measure (directory: string, plan: Omit<FederationPlan, 'strategy'>, batch: { readonly sequences: number, readonly maxTokens: number }, turns: number): Promise<Strategies<Measured>> {
-  const federations = { 'client-batch': await Federation.start(directory, { ...plan, strategy: 'client-batch' }), sequential: await Federation.start(directory, { ...plan, strategy: 'sequential' }) }
+async function measure (
+  directory: string,
+  plan: Omit<FederationPlan, 'strategy'>,
+  batch: { readonly sequences: number, readonly maxTokens: number },
+  turns: number
+): Promise<Strategies<Measured>> {
+  const federations = {
+    'client-batch': await Federation.start(directory, { ...plan, strategy: 'client-batch' }),
+    sequential: await Federation.start(directory, { ...plan, strategy: 'sequential' })
+  }
   const measured: Strategies<Measured> = { 'client-batch': { ms: [], reports: undefined }, sequential: { ms: [], reports: undefined } }
   const turn = async (strategy: typeof STRATEGIES[number], index: number): Promise<void> => {
     const ends: number[] = []
@@ -60,7 +71,17 @@ async function measure (directory: string, plan: Omit<FederationPlan, 'strategy'
 
 /** Where the time of the last turn went, for one round of every client. */
 function printStages (measured: Strategies<Measured>, clients: number): void {
-  const rows = ['server forward', 'server backward', 'server step', 'server snapshot', 'client input forward', 'client output, loss and back', 'client input backward', 'client step', 'client snapshot'].map((name) => [
+  const rows = [
+    'server forward',
+    'server backward',
+    'server step',
+    'server snapshot',
+    'client input forward',
+    'client output, loss and back',
+    'client input backward',
+    'client step',
+    'client snapshot'
+  ].map((name) => [
     `  ${name}`,
     ...STRATEGIES.map((strategy) => {
       const { server, clients: others } = measured[strategy].reports as Reports
@@ -75,17 +96,32 @@ function printStages (measured: Strategies<Measured>, clients: number): void {
 }
 
 async function main (turns: number): Promise<void> {
-  console.log(`client-batch over sequential: clients of batch 1, hidden ${MODEL.hidden}, ${MODEL.blocks} blocks, ${THREADS} threads each, fp16 wire, sealed, loopback`)
+  console.log(
+    `client-batch over sequential: clients of batch 1, hidden ${MODEL.hidden}, ${MODEL.blocks} blocks, ${THREADS} threads each, fp16 wire, sealed, loopback`
+  )
   const rows: string[][] = []
   await withModel(MODEL, async (directory, model) => {
     for (const { clients, maxTokens } of CASES) {
-      const plan = { model, wire: 'fp16', loraTargets: [...TARGETS], clients, clientsPerProcess: CLIENTS_PER_PROCESS, serverThreads: THREADS, clientThreads: THREADS } as const
+      const plan = {
+        model,
+        wire: 'fp16',
+        loraTargets: [...TARGETS],
+        clients,
+        clientsPerProcess: CLIENTS_PER_PROCESS,
+        serverThreads: THREADS,
+        clientThreads: THREADS
+      } as const
       const measured = await measure(directory, plan, { sequences: 1, maxTokens }, turns)
       const { 'client-batch': together, sequential } = measured
       const tokensPerS = (ms: number): string => (1000 * clients * maxTokens / ms).toFixed(0)
       const ratio = median(sequential.ms) / median(together.ms)
       rows.push([
-        `1 x ${maxTokens}, ${clients} clients`, spread(sequential.ms), spread(together.ms), tokensPerS(median(sequential.ms)), tokensPerS(median(together.ms)), ratio.toFixed(2),
+        `1 x ${maxTokens}, ${clients} clients`,
+        spread(sequential.ms),
+        spread(together.ms),
+        tokensPerS(median(sequential.ms)),
+        tokensPerS(median(together.ms)),
+        ratio.toFixed(2),
         clients === BAR_CLIENTS ? BAR.toFixed(2) : ''
       ])
       console.log(`\n${maxTokens} tokens each: ${ratio.toFixed(2)}`)

@@ -12,7 +12,16 @@ import { residentMemory } from './support/memory.ts'
 import { printTable, spread } from './support/print.ts'
 import { writeRandomModel, type ModelSize } from './support/random-model.ts'
 
-const SIZE: ModelSize = { hidden: 2048, blocks: 22, intermediate: 5632, heads: 32, kvHeads: 4, vocabulary: 32000, positions: 2048, untied: true }
+const SIZE: ModelSize = {
+  hidden: 2048,
+  blocks: 22,
+  intermediate: 5632,
+  heads: 32,
+  kvHeads: 4,
+  vocabulary: 32000,
+  positions: 2048,
+  untied: true
+}
 const THREADS = 2
 const BATCH = { sequences: 2, maxTokens: 128 }
 const PROMPT = [1, 10, 20, 30, 40, 50, 60, 70]
@@ -31,7 +40,16 @@ async function modelIn (directory: string): Promise<string> {
 }
 
 async function measure (directory: string, model: string, rounds: number): Promise<void> {
-  const plan = { model, wire: 'fp16', strategy: 'client-batch', loraTargets: ['q', 'v'], clients: 1, clientsPerProcess: 1, serverThreads: THREADS, clientThreads: THREADS } as const
+  const plan = {
+    model,
+    wire: 'fp16',
+    strategy: 'client-batch',
+    loraTargets: ['q', 'v'],
+    clients: 1,
+    clientsPerProcess: 1,
+    serverThreads: THREADS,
+    clientThreads: THREADS
+  } as const
   const federation = await Federation.start(directory, { ...plan, loraTargets: [...plan.loraTargets] })
   try {
     const processes = [{ name: 'server', pid: federation.server.pid }, ...federation.processes.map(({ pid }) => ({ name: 'client', pid }))]

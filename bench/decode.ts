@@ -34,7 +34,11 @@ interface Measured {
 }
 
 async function measure (directory: string, plan: FederationPlan, turns: number): Promise<Measured> {
-  const { worker: monolith } = await Worker.start<Question, Answer>(join(import.meta.dirname, 'support/monolith.ts'), [plan.model, String(THREADS), plan.loraTargets.join()])
+  const { worker: monolith } = await Worker.start<Question, Answer>(join(import.meta.dirname, 'support/monolith.ts'), [
+    plan.model,
+    String(THREADS),
+    plan.loraTargets.join()
+  ])
   const federation = await Federation.start(directory, plan)
   const [whole, split, together]: [number[], number[], number[]] = [[], [], []]
   let reports = await federation.reports()
@@ -44,7 +48,9 @@ async function measure (directory: string, plan: FederationPlan, turns: number):
     reports = await federation.reports()
     split.push(...gaps(reports.clients[0]?.spans.token?.endedAt ?? []))
     whole.push(...(await monolith.ask({ kind: 'generate', ids: PROMPT, maxTokens: TOKENS, adapters: true })).ms)
-    const all = await Promise.all(Array.from({ length: plan.clients }, async (_, client) => await federation.generate(client, PROMPT, TOKENS)))
+    const all = await Promise.all(
+      Array.from({ length: plan.clients }, async (_, client) => await federation.generate(client, PROMPT, TOKENS))
+    )
     together.push(all.length * (TOKENS - 1) / Math.max(...all.map((one) => one.decodeSeconds)))
   }
   try {
@@ -65,10 +71,14 @@ function gaps (times: readonly number[]): number[] {
 function printStages ({ server, client }: Measured): void {
   const each = ({ spans }: Report, name: string): number => (spans[name]?.ms ?? 0) / TOKENS
   const parts = [
-    ['client decode, output, input and release', each(client, 'client ends')], ['server decode, blocks, encode', each(server, 'server blocks')]
+    ['client decode, output, input and release', each(client, 'client ends')],
+    ['server decode, blocks, encode', each(server, 'server blocks')]
   ] as const
   const rest = each(client, 'token') - parts.reduce((sum, [, ms]) => sum + ms, 0)
-  printTable(['  of a token, ms (last turn)', ''], [...parts, ['wire, messages and the rest', rest] as const].map(([name, ms]) => [`  ${name}`, ms.toFixed(2)]))
+  printTable(
+    ['  of a token, ms (last turn)', ''],
+    [...parts, ['wire, messages and the rest', rest] as const].map(([name, ms]) => [`  ${name}`, ms.toFixed(2)])
+  )
 }
 
 async function main (turns: number): Promise<void> {
@@ -76,20 +86,50 @@ async function main (turns: number): Promise<void> {
   const rows: string[][] = []
   for (const size of MODELS) {
     await withModel(size, async (directory, model) => {
-      const measured = await measure(directory, { model, wire: 'fp16', loraTargets: [...TARGETS], strategy: 'client-batch', clients: CLIENTS, clientsPerProcess: 1, serverThreads: THREADS, clientThreads: THREADS }, turns)
+      const measured = await measure(directory, {
+        model,
+        wire: 'fp16',
+        loraTargets: [...TARGETS],
+        strategy: 'client-batch',
+        clients: CLIENTS,
+        clientsPerProcess: 1,
+        serverThreads: THREADS,
+        clientThreads: THREADS
+      }, turns)
       const { whole, split, together } = measured
       const added = median(split) - median(whole)
       const name = `hidden ${size.hidden}, ${size.blocks} blocks`
       console.log(`\n${name}`)
       printStages(measured)
       rows.push([
-        name, median(whole).toFixed(2), median(split).toFixed(2), (1000 / median(whole)).toFixed(0), (1000 / median(split)).toFixed(0), (median(whole) / median(split)).toFixed(2),
-        added.toFixed(2), (fastest(split) - fastest(whole)).toFixed(2), BAR_ADDED_MS.toFixed(2), median(together).toFixed(0), (median(together) * median(split) / 1000).toFixed(2)
+        name,
+        median(whole).toFixed(2),
+        median(split).toFixed(2),
+        (1000 / median(whole)).toFixed(0),
+        (1000 / median(split)).toFixed(0),
+        (median(whole) / median(split)).toFixed(2),
+        added.toFixed(2),
+        (fastest(split) - fastest(whole)).toFixed(2),
+        BAR_ADDED_MS.toFixed(2),
+        median(together).toFixed(0),
+        (median(together) * median(split) / 1000).toFixed(2)
       ])
     })
   }
   console.log()
-  printTable(['model', 'whole, ms', 'split, ms', 'whole, tok/s', 'split, tok/s', 'ratio', 'added, ms', 'fastest tenth', 'bar, at most', `${CLIENTS} clients, tok/s`, 'over one'], rows)
+  printTable([
+    'model',
+    'whole, ms',
+    'split, ms',
+    'whole, tok/s',
+    'split, tok/s',
+    'ratio',
+    'added, ms',
+    'fastest tenth',
+    'bar, at most',
+    `${CLIENTS} clients, tok/s`,
+    'over one'
+  ], rows)
 }
 
 await main(Number(process.argv[2] ?? 7))

@@ -3,15 +3,15 @@
  * a small message. Run: node bench/goodput.ts [seconds per measurement, 3]
  */
 import '../src/node/v8-flags.ts'
-import { create } from '@bufbuild/protobuf'
-import { StringValueSchema } from '@bufbuild/protobuf/wkt'
-import type { Stream } from '@libp2p/interface'
-import { multiaddr } from '@multiformats/multiaddr'
 import { type ChildProcess, fork } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer, type TLSSocket } from 'node:tls'
 import { fileURLToPath } from 'node:url'
+import { create } from '@bufbuild/protobuf'
+import { StringValueSchema } from '@bufbuild/protobuf/wkt'
+import type { Stream } from '@libp2p/interface'
+import { multiaddr } from '@multiformats/multiaddr'
 import { acceptChannel, type Channel, openChannel } from '../src/protocols/wire/channel.ts'
 import { ChannelClosedError } from '../src/protocols/wire/errors.ts'
 import { tensor, type Tensor } from '../src/tensor.ts'
@@ -50,14 +50,25 @@ async function serve (): Promise<void> {
   const node = await startTestNode({ privateKey: await identityOf(2) })
   const { server: options } = await textOptions()
   await node.handle(PROTOCOL, (stream) => {
-    void acceptChannel(stream, options).then(answer).catch((error: unknown) => { if (!(error instanceof ChannelClosedError)) console.error(error) })
+    void acceptChannel(stream, options).then(answer).catch((error: unknown) => {
+      if (!(error instanceof ChannelClosedError)) console.error(error)
+    })
   })
-  await node.handle(UNSEALED_PROTOCOL, (stream) => { stream.addEventListener('message', ({ data }) => { stream.send(data) }) })
+  await node.handle(UNSEALED_PROTOCOL, (stream) => {
+    stream.addEventListener('message', ({ data }) => {
+      stream.send(data)
+    })
+  })
   const { key, cert } = selfSigned()
-  const tls = createServer({ key, cert, minVersion: 'TLSv1.3', ciphers: CIPHERS }, (socket) => { socket.setNoDelay(true); acknowledgeMessages(socket) })
+  const tls = createServer({ key, cert, minVersion: 'TLSv1.3', ciphers: CIPHERS }, (socket) => {
+    socket.setNoDelay(true)
+    acknowledgeMessages(socket)
+  })
   tls.listen(0, '127.0.0.1')
   await once(tls, 'listening')
-  process.on('message', () => { process.send?.({ cpuMs: cpuMs() }) })
+  process.on('message', () => {
+    process.send?.({ cpuMs: cpuMs() })
+  })
   process.send?.({ addresses: node.getMultiaddrs().map(String), tlsPort: (tls.address() as { port: number }).port })
 }
 
@@ -97,8 +108,12 @@ interface Link {
 
 function sealedLink (channel: TextChannel, tensors: readonly Tensor[]): Link {
   return {
-    send: async () => { await channel.send(text('bulk'), tensors) },
-    acknowledged: async () => { await channel.receive() }
+    send: async () => {
+      await channel.send(text('bulk'), tensors)
+    },
+    acknowledged: async () => {
+      await channel.receive()
+    }
   }
 }
 
@@ -108,7 +123,10 @@ async function tlsLink (port: number, payload: Uint8Array): Promise<Link> {
   socket.setNoDelay(true)
   let acknowledged = 0
   let wake = (): void => {}
-  socket.on('data', (bytes: Buffer) => { acknowledged += bytes.byteLength; wake() })
+  socket.on('data', (bytes: Buffer) => {
+    acknowledged += bytes.byteLength
+    wake()
+  })
   return {
     send: async () => {
       for (let offset = 0; offset < MESSAGE_BYTES; offset += CHUNK_BYTES) {
@@ -116,7 +134,10 @@ async function tlsLink (port: number, payload: Uint8Array): Promise<Link> {
       }
     },
     acknowledged: async () => {
-      while (acknowledged === 0) await new Promise<void>((resolve) => { wake = resolve })
+      while (acknowledged === 0)
+        await new Promise<void>((resolve) => {
+          wake = resolve
+        })
       acknowledged--
     }
   }
@@ -137,12 +158,19 @@ async function measure (link: Link, child: ChildProcess, seconds: number): Promi
   while (performance.now() - start < seconds * 1000) {
     await link.send()
     messages++
-    if (++unacknowledged > IN_FLIGHT) { await link.acknowledged(); unacknowledged-- }
+    if (++unacknowledged > IN_FLIGHT) {
+      await link.acknowledged()
+      unacknowledged--
+    }
   }
   for (; unacknowledged > 0; unacknowledged--) await link.acknowledged()
   const elapsedMs = performance.now() - start
   const gigabytes = messages * MESSAGE_BYTES / 1e9
-  return { mbPerS: gigabytes * 1e6 / elapsedMs, senderMsPerGb: (cpuMs() - startCpu) / gigabytes, receiverMsPerGb: (await cpuOf(child) - startReceiver) / gigabytes }
+  return {
+    mbPerS: gigabytes * 1e6 / elapsedMs,
+    senderMsPerGb: (cpuMs() - startCpu) / gigabytes,
+    receiverMsPerGb: (await cpuOf(child) - startReceiver) / gigabytes
+  }
 }
 
 async function cpuOf (child: ChildProcess): Promise<number> {
@@ -153,8 +181,13 @@ async function cpuOf (child: ChildProcess): Promise<number> {
 
 function report (name: string, runs: readonly Goodput[]): number {
   const mbPerS = runs.map((run) => run.mbPerS)
-  console.log(`${name.padEnd(26)} ${median(mbPerS).toFixed(0).padStart(6)} MB/s [${Math.min(...mbPerS).toFixed(0)}-${Math.max(...mbPerS).toFixed(0)}]   ` +
-    `CPU ms/GB: sender ${median(runs.map((run) => run.senderMsPerGb)).toFixed(0)}, receiver ${median(runs.map((run) => run.receiverMsPerGb)).toFixed(0)}`)
+  console.log(
+    `${name.padEnd(26)} ${median(mbPerS).toFixed(0).padStart(6)} MB/s [${Math.min(...mbPerS).toFixed(0)}-${
+      Math.max(...mbPerS).toFixed(0)
+    }]   ` + `CPU ms/GB: sender ${
+      median(runs.map((run) => run.senderMsPerGb)).toFixed(0)
+    }, receiver ${median(runs.map((run) => run.receiverMsPerGb)).toFixed(0)}`
+  )
   return median(mbPerS)
 }
 
@@ -190,7 +223,9 @@ function unsealedEcho (stream: Stream): () => Promise<void> {
   })
   return async () => {
     missing = SMALL_BYTES
-    const back = new Promise<void>((resolve) => { wake = resolve })
+    const back = new Promise<void>((resolve) => {
+      wake = resolve
+    })
     stream.send(small)
     await back
   }
@@ -206,10 +241,18 @@ async function main (seconds: number): Promise<void> {
     const { client: options } = await textOptions()
     const stream = await node.dialProtocol(addresses.map((address) => multiaddr(address)), PROTOCOL)
     const channel = await openChannel(stream, options)
-    const links = [{ name: 'sealed over libp2p', link: sealedLink(channel, tensors) }, { name: 'node:tls 1.3 AES-256-GCM', link: await tlsLink(tlsPort, payload) }]
-    for (const { link } of links) for (let index = 0; index < WARM_UP_MESSAGES; index++) { await link.send(); await link.acknowledged() }
+    const links = [{ name: 'sealed over libp2p', link: sealedLink(channel, tensors) }, {
+      name: 'node:tls 1.3 AES-256-GCM',
+      link: await tlsLink(tlsPort, payload)
+    }]
+    for (const { link } of links)
+      for (let index = 0; index < WARM_UP_MESSAGES; index++) {
+        await link.send()
+        await link.acknowledged()
+      }
     const runs = links.map((): Goodput[] => [])
-    for (let round = 0; round < ROUNDS; round++) for (const [index, { link }] of links.entries()) runs[index]?.push(await measure(link, child, seconds))
+    for (let round = 0; round < ROUNDS; round++)
+      for (const [index, { link }] of links.entries()) runs[index]?.push(await measure(link, child, seconds))
     const [sealed, tls] = links.map(({ name }, index) => report(name, runs[index] ?? []))
     console.log(`ratio                      ${((sealed ?? NaN) / (tls ?? NaN)).toFixed(2)} (bar 0.35)`)
     await roundTrips('sealed', sealedEcho(channel))

@@ -7,8 +7,8 @@ import { mkdtemp, open, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { openModelDirectory } from '../src/model/checkpoint/directory.ts'
 import { narrow } from '../src/model/checkpoint/conversion.ts'
+import { openModelDirectory } from '../src/model/checkpoint/directory.ts'
 import type { SaveDType } from '../src/model/checkpoint/dtypes.ts'
 import { writeSafetensorsFrom } from '../src/model/checkpoint/safetensors.ts'
 import { blockTensor, blockWeights, embeddingWeight, headWeights, modelOf } from '../src/model/families/index.ts'
@@ -24,8 +24,15 @@ const READ_BYTES = 8 * 2 ** 20
 
 /** Two blocks of TinyLlama's shape, with a quarter of its vocabulary. */
 const CONFIG = {
-  architectures: ['LlamaForCausalLM'], model_type: 'llama', vocab_size: 8192, hidden_size: 2048, intermediate_size: 5632, num_hidden_layers: 2,
-  num_attention_heads: 32, num_key_value_heads: 4, max_position_embeddings: 2048
+  architectures: ['LlamaForCausalLM'],
+  model_type: 'llama',
+  vocab_size: 8192,
+  hidden_size: 2048,
+  intermediate_size: 5632,
+  num_hidden_layers: 2,
+  num_attention_heads: 32,
+  num_key_value_heads: 4,
+  max_position_embeddings: 2048
 }
 
 /** Random values are repeated: only their bits matter, and making them takes longer than writing them. */
@@ -36,13 +43,18 @@ async function writeModel (directory: string, dtype: SaveDType): Promise<void> {
   const random = new SeededRandom('loading')
   const values = narrow(dtype, Float32Array.from({ length: DISTINCT }, () => (random.nextUint32() / 2 ** 31 - 1) / 50))
   const weights = [embeddingWeight(model), ...headWeights(model)]
-  for (let layer = 0; layer < model.layers; layer++) weights.push(...blockWeights(model).map(({ name, shape }) => ({ name: blockTensor(model, layer, name), shape })))
+  for (let layer = 0; layer < model.layers; layer++)
+    weights.push(...blockWeights(model).map(({ name, shape }) => ({ name: blockTensor(model, layer, name), shape })))
   const bytesEach = values.byteLength / DISTINCT
   function * bytesOf (shape: readonly number[]): Generator<Uint8Array> {
     for (let left = elementCount(shape) * bytesEach; left > 0; left -= values.byteLength) yield values.subarray(0, left)
   }
   const shapes = new Map(weights.map(({ name, shape }) => [name, shape]))
-  await writeSafetensorsFrom(join(directory, 'model.safetensors'), new Map([...shapes].map(([name, shape]) => [name, { dtype, shape }])), name => bytesOf(shapes.get(name)!))
+  await writeSafetensorsFrom(
+    join(directory, 'model.safetensors'),
+    new Map([...shapes].map(([name, shape]) => [name, { dtype, shape }])),
+    (name) => bytesOf(shapes.get(name)!)
+  )
   await writeFile(join(directory, 'config.json'), JSON.stringify(CONFIG))
 }
 
@@ -84,7 +96,11 @@ async function forget (path: string): Promise<boolean> {
   return await promisify(execFile)('dd', [`if=${path}`, 'iflag=nocache', 'count=0'], { timeout: 60_000 }).then(() => true, () => false)
 }
 
-async function measure (directory: string, turns: number, cold: boolean): Promise<{ plain: number[], loaded: number[], bytes: number } | undefined> {
+async function measure (
+  directory: string,
+  turns: number,
+  cold: boolean
+): Promise<{ plain: number[], loaded: number[], bytes: number } | undefined> {
   const path = join(directory, 'model.safetensors')
   const before = async (): Promise<boolean> => cold ? await forget(path) : true
   await load(directory)
@@ -117,7 +133,14 @@ async function main (turns: number, where: string): Promise<void> {
         }
         const { plain, loaded, bytes } = measured
         const rate = (seconds: readonly number[]): string => (bytes / 2 ** 20 / median(seconds)).toFixed(0)
-        rows.push([name, (bytes / 2 ** 20).toFixed(0), rate(plain), rate(loaded), spread(plain.map((seconds, i) => seconds / loaded[i]!), 2), BAR.toFixed(2)])
+        rows.push([
+          name,
+          (bytes / 2 ** 20).toFixed(0),
+          rate(plain),
+          rate(loaded),
+          spread(plain.map((seconds, i) => seconds / loaded[i]!), 2),
+          BAR.toFixed(2)
+        ])
       }
     } finally {
       await rm(directory, { recursive: true })

@@ -30,8 +30,32 @@ const MODELS: readonly ModelSize[] = [
   { hidden: 2048, blocks: 2, intermediate: 5632, heads: 32, kvHeads: 4, vocabulary: 4096, positions: 512 }
 ]
 
-const MOVING = ['Transpose', 'Gather', 'Reshape', 'Concat', 'Split', 'Slice', 'Expand', 'Cast', 'Shape', 'Unsqueeze', 'Squeeze', 'Identity', 'ScatterND', 'Pad', 'Range', 'Tile']
-const NORMALISING = ['SimplifiedLayerNormalization', 'SkipSimplifiedLayerNormalization', 'LayerNormalization', 'ReduceMean', 'Reciprocal', 'Sqrt']
+const MOVING = [
+  'Transpose',
+  'Gather',
+  'Reshape',
+  'Concat',
+  'Split',
+  'Slice',
+  'Expand',
+  'Cast',
+  'Shape',
+  'Unsqueeze',
+  'Squeeze',
+  'Identity',
+  'ScatterND',
+  'Pad',
+  'Range',
+  'Tile'
+]
+const NORMALISING = [
+  'SimplifiedLayerNormalization',
+  'SkipSimplifiedLayerNormalization',
+  'LayerNormalization',
+  'ReduceMean',
+  'Reciprocal',
+  'Sqrt'
+]
 
 /** The class of a kernel, by its program, its kind and the shapes it works on. */
 function classOf ({ program, op, inputs, outputs }: Kernel): string {
@@ -62,8 +86,17 @@ function summed (kernels: readonly Kernel[], keyOf: (kernel: Kernel) => string):
 
 function print ({ kernels, runs }: Trace, steps: number, stepMs: number, peakFlops: number): void {
   const share = (ms: number): string => `${(100 * ms / steps / stepMs).toFixed(1)} %`
-  const row = (name: string, { ms, flops, calls }: Sum): string[] =>
-    [name, (ms / steps).toFixed(1), share(ms), (calls / steps).toFixed(0), flops === 0 ? '' : (flops / ms / 1e6).toFixed(0), flops === 0 ? '' : `${(100 * flops / ms * 1000 / peakFlops).toFixed(0)} %`]
+  const row = (
+    name: string,
+    { ms, flops, calls }: Sum
+  ): string[] => [
+    name,
+    (ms / steps).toFixed(1),
+    share(ms),
+    (calls / steps).toFixed(0),
+    flops === 0 ? '' : (flops / ms / 1e6).toFixed(0),
+    flops === 0 ? '' : `${(100 * flops / ms * 1000 / peakFlops).toFixed(0)} %`
+  ]
   const inKernels = kernels.reduce((sum, { ms }) => sum + ms, 0)
   const inRuns = runs.reduce((sum, { ms }) => sum + ms, 0)
   printTable(['of a step', 'ms', 'share', 'kernels', 'GFLOP/s', 'of peak'], [
@@ -72,8 +105,12 @@ function print ({ kernels, runs }: Trace, steps: number, stepMs: number, peakFlo
     row('between runs', { ms: steps * stepMs - inRuns, flops: 0, calls: runs.length })
   ])
   console.log()
-  const described = ({ program, op, inputs }: Kernel): string => `${program}: ${op} ${inputs.filter(({ length }) => length > 1).map((shape) => `[${shape.join()}]`).join(' ')}`
-  printTable(['longest kernels', 'ms', 'share', 'kernels', 'GFLOP/s', 'of peak'], summed(kernels, described).slice(0, LONGEST).map(([name, sum]) => row(name, sum)))
+  const described = ({ program, op, inputs }: Kernel): string =>
+    `${program}: ${op} ${inputs.filter(({ length }) => length > 1).map((shape) => `[${shape.join()}]`).join(' ')}`
+  printTable(
+    ['longest kernels', 'ms', 'share', 'kernels', 'GFLOP/s', 'of peak'],
+    summed(kernels, described).slice(0, LONGEST).map(([name, sum]) => row(name, sum))
+  )
 }
 
 async function profile (size: ModelSize, steps: number): Promise<void> {
@@ -89,13 +126,18 @@ async function profile (size: ModelSize, steps: number): Promise<void> {
       for (const ids of randomBatches(steps + 1, { ...BATCH, vocabulary: size.vocabulary }, 'profile')) {
         for (let i = 0; i < PRODUCTS; i++) products.push(await product.run())
         const start = performance.now()
-        await trainer.step([{ ids, targets: ids.map((sequence) => sequence.map((id) => (id + 1) % size.vocabulary)) }], { learningRate: 1e-4, maxGradientNorm: 1 })
+        await trainer.step([{ ids, targets: ids.map((sequence) => sequence.map((id) => (id + 1) % size.vocabulary)) }], {
+          learningRate: 1e-4,
+          maxGradientNorm: 1
+        })
         times.push(performance.now() - start)
       }
       await device.close()
       const stepMs = times.slice(1).reduce((sum, ms) => sum + ms, 0) / steps
       const peakFlops = 1000 * MatrixProduct.flops / median(products)
-      console.log(`\nhidden ${size.hidden}, ${size.blocks} blocks: ${stepMs.toFixed(0)} ms a step, peak ${(peakFlops / 1e9).toFixed(0)} GFLOP/s\n`)
+      console.log(
+        `\nhidden ${size.hidden}, ${size.blocks} blocks: ${stepMs.toFixed(0)} ms a step, peak ${(peakFlops / 1e9).toFixed(0)} GFLOP/s\n`
+      )
       // Each program runs as often in the first step as in each other.
       const trace = await readTraces(traces, (program, runs) => program === 'matrix-product' ? 0 : runs * steps / (steps + 1))
       print(trace, steps, stepMs, peakFlops)

@@ -8,8 +8,8 @@ import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { withModel } from './support/federation.ts'
-import { residentMemory, resetPeak } from './support/memory.ts'
 import { MatrixProduct } from './support/matrix-product.ts'
+import { residentMemory, resetPeak } from './support/memory.ts'
 import { Worker } from './support/messages.ts'
 import type { Answer, Question } from './support/monolith.ts'
 import { median, printTable } from './support/print.ts'
@@ -57,7 +57,11 @@ interface Times {
 }
 
 async function openMidspan (model: string): Promise<Side> {
-  const { worker } = await Worker.start<Question, Answer>(join(import.meta.dirname, 'support/monolith.ts'), [model, String(THREADS), TARGETS.join()])
+  const { worker } = await Worker.start<Question, Answer>(join(import.meta.dirname, 'support/monolith.ts'), [
+    model,
+    String(THREADS),
+    TARGETS.join()
+  ])
   return worker
 }
 
@@ -72,7 +76,10 @@ function questions ({ vocabulary }: ModelSize, turn: number): Record<Work, Quest
 
 /** Times of each kind of work, and of a matrix product, in turns. */
 async function compare (size: ModelSize, ours: Side, theirs: Side | undefined, turns: number): Promise<Record<Work | 'product', Times>> {
-  const times = Object.fromEntries([...WORK, 'product'].map((work) => [work, { ours: [], theirs: [] }])) as unknown as Record<Work | 'product', Times>
+  const times = Object.fromEntries([...WORK, 'product'].map((work) => [work, { ours: [], theirs: [] }])) as unknown as Record<
+    Work | 'product',
+    Times
+  >
   for (let turn = 0; turn <= turns; turn++) {
     const asked = { ...questions(size, turn), product: { kind: 'product', times: PRODUCTS } as const }
     for (const work of [...WORK, 'product'] as const) {
@@ -88,7 +95,8 @@ async function compare (size: ModelSize, ours: Side, theirs: Side | undefined, t
 }
 
 function checkLoss (ours: number, theirs: number): void {
-  if (!(Math.abs(ours - theirs) <= LOSS_TOLERANCE * theirs)) throw new Error(`the first step's loss is ${ours}, PyTorch's ${theirs}: not the same work`)
+  if (!(Math.abs(ours - theirs) <= LOSS_TOLERANCE * theirs))
+    throw new Error(`the first step's loss is ${ours}, PyTorch's ${theirs}: not the same work`)
 }
 
 /**
@@ -115,8 +123,16 @@ async function stepMemory (size: ModelSize, side: Side): Promise<number> {
 
 async function main (turns: number, only: string | undefined, record: boolean): Promise<void> {
   const python = process.env.MIDSPAN_PYTHON
-  const recorded = JSON.parse(await readFile(RECORDED, 'utf8').catch(() => '{"machine":"no machine yet (--record)","cases":{}}')) as Recorded
-  console.log(`Midspan over PyTorch ${python === undefined ? `as recorded on ${recorded.machine}` : 'eager'}: ${THREADS} threads, ${BATCH.sequences} x ${BATCH.tokens} tokens, LoRA r 8 on ${TARGETS.join()}; a token after ${PROMPT_TOKENS} to ${PROMPT_TOKENS + TOKENS}`)
+  const recorded = JSON.parse(
+    await readFile(RECORDED, 'utf8').catch(() => '{"machine":"no machine yet (--record)","cases":{}}')
+  ) as Recorded
+  console.log(
+    `Midspan over PyTorch ${
+      python === undefined ? `as recorded on ${recorded.machine}` : 'eager'
+    }: ${THREADS} threads, ${BATCH.sequences} x ${BATCH.tokens} tokens, LoRA r 8 on ${TARGETS.join()}; a token after ${PROMPT_TOKENS} to ${
+      PROMPT_TOKENS + TOKENS
+    }`
+  )
   const rows: string[][] = []
   const add = (row: string[]): void => {
     rows.push(row)
@@ -127,7 +143,8 @@ async function main (turns: number, only: string | undefined, record: boolean): 
   for (const size of MODELS.filter(({ hidden }) => only === undefined || hidden === Number(only))) {
     const model = `hidden ${size.hidden}, ${size.blocks} blocks`
     await withModel(size, async (_, path) => {
-      const openTheirs = async (): Promise<Reference | undefined> => python === undefined ? undefined : await Reference.start(python, path, THREADS, TARGETS)
+      const openTheirs = async (): Promise<Reference | undefined> =>
+        python === undefined ? undefined : await Reference.start(python, path, THREADS, TARGETS)
       if (turns > 0) {
         const ours = await openMidspan(path)
         const theirs = await openTheirs()
@@ -140,13 +157,31 @@ async function main (turns: number, only: string | undefined, record: boolean): 
         for (const work of WORK) {
           const name = `${model}: ${work}`
           const known = recorded.cases[name]
-          const reference = theirs === undefined && known !== undefined && 'products' in known ? times[work].ours.map(() => known.products * product) : times[work].theirs
+          const reference = theirs === undefined && known !== undefined && 'products' in known
+            ? times[work].ours.map(() => known.products * product)
+            : times[work].theirs
           if (theirs !== undefined) cases[name] = { products: median(reference) / product }
           const ratios = times[work].ours.map((ms, turn) => ms / (reference[turn] ?? NaN))
           const least = flops[work] === undefined ? '' : (flops[work] / MatrixProduct.flops * product / median(reference)).toFixed(2)
-          add([name, `${median(times[work].ours).toFixed(1)} ms`, `${median(reference).toFixed(1)} ms`, median(ratios).toFixed(2), `${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)}`, least, BAR_TIME.toFixed(2)])
+          add([
+            name,
+            `${median(times[work].ours).toFixed(1)} ms`,
+            `${median(reference).toFixed(1)} ms`,
+            median(ratios).toFixed(2),
+            `${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)}`,
+            least,
+            BAR_TIME.toFixed(2)
+          ])
         }
-        add([`${model}: a product of ${MatrixProduct.size} x ${MatrixProduct.size}`, `${product.toFixed(1)} ms`, `${median(times.product.theirs).toFixed(1)} ms`, (product / median(times.product.theirs)).toFixed(2), '', '', ''])
+        add([
+          `${model}: a product of ${MatrixProduct.size} x ${MatrixProduct.size}`,
+          `${product.toFixed(1)} ms`,
+          `${median(times.product.theirs).toFixed(1)} ms`,
+          (product / median(times.product.theirs)).toFixed(2),
+          '',
+          '',
+          ''
+        ])
       }
 
       const name = `${model}: peak memory of a step`
@@ -154,15 +189,42 @@ async function main (turns: number, only: string | undefined, record: boolean): 
       const fresh = await openTheirs()
       versions = fresh?.versions ?? versions
       const known = recorded.cases[name]
-      const other = fresh === undefined ? (known !== undefined && 'peakBytes' in known ? known.peakBytes : NaN) : await stepMemory(size, fresh)
+      const other = fresh === undefined
+        ? (known !== undefined && 'peakBytes' in known ? known.peakBytes : NaN)
+        : await stepMemory(size, fresh)
       if (fresh !== undefined) cases[name] = { peakBytes: other }
-      add([name, `${(mine / 2 ** 20).toFixed(0)} MiB`, `${(other / 2 ** 20).toFixed(0)} MiB`, (mine / other).toFixed(2), '', '', BAR_MEMORY.toFixed(2)])
+      add([
+        name,
+        `${(mine / 2 ** 20).toFixed(0)} MiB`,
+        `${(other / 2 ** 20).toFixed(0)} MiB`,
+        (mine / other).toFixed(2),
+        '',
+        '',
+        BAR_MEMORY.toFixed(2)
+      ])
     })
   }
   console.log()
   printTable(['', 'Midspan', 'PyTorch', 'ratio', 'of turns', 'products alone', 'bar, at most'], rows)
-  if (record) await writeFile(RECORDED, `${JSON.stringify({ machine: `${cpus()[0]?.model.trim() ?? ''}, ${THREADS} threads`, versions, cases: { ...recorded.cases, ...cases } } satisfies Recorded, null, 2)}\n`)
+  if (record)
+    await writeFile(
+      RECORDED,
+      `${
+        JSON.stringify(
+          {
+            machine: `${cpus()[0]?.model.trim() ?? ''}, ${THREADS} threads`,
+            versions,
+            cases: { ...recorded.cases, ...cases }
+          } satisfies Recorded,
+          null,
+          2
+        )
+      }\n`
+    )
 }
 
-const { values: { record }, positionals: [turns = '5', only] } = parseArgs({ options: { record: { type: 'boolean', default: false } }, allowPositionals: true })
+const { values: { record }, positionals: [turns = '5', only] } = parseArgs({
+  options: { record: { type: 'boolean', default: false } },
+  allowPositionals: true
+})
 await main(Number(turns), only, record)

@@ -34,4 +34,5 @@ for (const { file, title } of BENCHMARKS) {
   console.log(`\n== ${title} (bench/${file})\n`)
   sections.push(`## ${title}\n\n\`node bench/${file}\`\n\n\`\`\`text\n${await run(file)}\n\`\`\`\n`)
 }
-if (out !== undefined) await writeFile(out, `# Benchmarks\n\n\`npm run bench\`, as measured on 2 cores of a server CPU.\n\n${sections.join('\n')}`)
+if (out !== undefined)
+  await writeFile(out, `# Benchmarks\n\n\`npm run bench\`, as measured on 2 cores of a server CPU.\n\n${sections.join('\n')}`)

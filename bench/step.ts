@@ -39,7 +39,11 @@ interface Measured {
 }
 
 async function measure (directory: string, plan: FederationPlan, vocabulary: number, turns: number): Promise<Measured> {
-  const { worker: monolith } = await Worker.start<Question, Answer>(join(import.meta.dirname, 'support/monolith.ts'), [plan.model, String(THREADS), plan.loraTargets.join()])
+  const { worker: monolith } = await Worker.start<Question, Answer>(join(import.meta.dirname, 'support/monolith.ts'), [
+    plan.model,
+    String(THREADS),
+    plan.loraTargets.join()
+  ])
   const federation = await Federation.start(directory, plan)
   const split: number[] = []
   const whole: number[] = []
@@ -52,7 +56,10 @@ async function measure (directory: string, plan: FederationPlan, vocabulary: num
       wireBytes = sentBytes + receivedBytes
     })
     split.push(...ends.slice(DISCARDED).map((end, round) => end - (ends[round] as number)))
-    const { ms, cpuMs } = await monolith.ask({ kind: 'train', batches: randomBatches(STEPS_PER_TURN, { sequences: BATCH.sequences, tokens: BATCH.maxTokens, vocabulary }, String(index)) })
+    const { ms, cpuMs } = await monolith.ask({
+      kind: 'train',
+      batches: randomBatches(STEPS_PER_TURN, { sequences: BATCH.sequences, tokens: BATCH.maxTokens, vocabulary }, String(index))
+    })
     whole.push(...ms.slice(DISCARDED))
     wholeCpuMs += cpuMs
   }
@@ -73,33 +80,79 @@ async function measure (directory: string, plan: FederationPlan, vocabulary: num
 
 /** What waits for nothing else, so that a step is their sum and what is left is the wire. */
 const STAGES = [
-  'client input forward', 'server forward', 'client output, loss and back', 'server backward', 'client input backward', 'client contribution',
-  'server step', 'server snapshot', 'client step'
+  'client input forward',
+  'server forward',
+  'client output, loss and back',
+  'server backward',
+  'client input backward',
+  'client contribution',
+  'server step',
+  'server snapshot',
+  'client step'
 ]
 
 function printStages ({ split, server, client, steps }: Measured): void {
   const spans = { ...server.spans, ...client.spans }
   const stages = STAGES.map((name) => ({ name, ms: (spans[name]?.ms ?? 0) / steps }))
   const rest = median(split) - stages.reduce((sum, { ms }) => sum + ms, 0)
-  printTable(['  of a step, ms', ''], [...stages, { name: 'wire, messages and the rest', ms: rest }].map(({ name, ms }) => [`  ${name}`, ms.toFixed(1)]))
+  printTable(
+    ['  of a step, ms', ''],
+    [...stages, { name: 'wire, messages and the rest', ms: rest }].map(({ name, ms }) => [`  ${name}`, ms.toFixed(1)])
+  )
   console.log(`  while the next step computes: client snapshot ${((spans['client snapshot']?.ms ?? 0) / steps).toFixed(1)}`)
-  const rounding = (report: Report): string => (['encode', 'decode'] as const).map((name) => `${name} ${((report.spans[name]?.ms ?? 0) / steps).toFixed(1)}`).join(', ')
+  const rounding = (report: Report): string =>
+    (['encode', 'decode'] as const).map((name) => `${name} ${((report.spans[name]?.ms ?? 0) / steps).toFixed(1)}`).join(', ')
   console.log(`  within these: server ${rounding(server)}; client ${rounding(client)}`)
-  console.log(`  event loop late by at most: server ${server.lateMs.worst.toFixed(1)} ms, client ${client.lateMs.worst.toFixed(1)} ms (99 %: ${server.lateMs.p99.toFixed(1)}, ${client.lateMs.p99.toFixed(1)})`)
+  console.log(
+    `  event loop late by at most: server ${server.lateMs.worst.toFixed(1)} ms, client ${client.lateMs.worst.toFixed(1)} ms (99 %: ${
+      server.lateMs.p99.toFixed(1)
+    }, ${client.lateMs.p99.toFixed(1)})`
+  )
 }
 
 async function main (turns: number, only: string): Promise<void> {
-  console.log(`Split training step over the monolithic one: ${BATCH.sequences} x ${BATCH.maxTokens} tokens, LoRA r 8, ${THREADS} threads each, sealed, loopback`)
+  console.log(
+    `Split training step over the monolithic one: ${BATCH.sequences} x ${BATCH.maxTokens} tokens, LoRA r 8, ${THREADS} threads each, sealed, loopback`
+  )
   const rows: string[][] = []
   for (const size of MODELS) {
-    const cases = TARGETS.flatMap((targets) => WIRES.map((wire) => ({ loraTargets: [...targets], wire, name: `hidden ${size.hidden}, ${size.blocks} blocks, ${targets.join()}, ${wire}` })))
+    const cases = TARGETS.flatMap((targets) =>
+      WIRES.map((wire) => ({
+        loraTargets: [...targets],
+        wire,
+        name: `hidden ${size.hidden}, ${size.blocks} blocks, ${targets.join()}, ${wire}`
+      }))
+    )
       .filter(({ name }) => name.includes(only))
     if (cases.length === 0) continue
     await withModel(size, async (directory, model) => {
       for (const { loraTargets, wire, name } of cases) {
-        const measured = await measure(directory, { model, wire, loraTargets, strategy: 'client-batch', clients: 1, clientsPerProcess: 1, serverThreads: THREADS, clientThreads: THREADS, watchEventLoops: true }, size.vocabulary, turns)
+        const measured = await measure(
+          directory,
+          {
+            model,
+            wire,
+            loraTargets,
+            strategy: 'client-batch',
+            clients: 1,
+            clientsPerProcess: 1,
+            serverThreads: THREADS,
+            clientThreads: THREADS,
+            watchEventLoops: true
+          },
+          size.vocabulary,
+          turns
+        )
         const ratio = median(measured.split) / median(measured.whole)
-        rows.push([name, spread(measured.whole), spread(measured.split), measured.wireMiB.toFixed(1), ((measured.server.cpuMs + measured.client.cpuMs) / measured.wholeCpuMs).toFixed(2), ratio.toFixed(2), BAR.toFixed(2)])
+        rows.push([
+          name,
+          spread(measured.whole),
+          spread(measured.split),
+          measured.wireMiB.toFixed(1),
+          ((measured.server.cpuMs + measured.client.cpuMs) / measured.wholeCpuMs).toFixed(2),
+          ratio.toFixed(2),
+          BAR.toFixed(2)
+        ])
         console.log(`\n${name}: ${ratio.toFixed(2)}`)
         printStages(measured)
       }

@@ -28,8 +28,18 @@ const THREADS = 2
 /** A decode step with int4 weights must be so many times as fast as one with fp32 weights. */
 const BAR = 2
 const WIDE = {
-  architectures: ['LlamaForCausalLM'], hidden_size: 2048, intermediate_size: 5632, num_hidden_layers: 2, num_attention_heads: 16, num_key_value_heads: 16,
-  vocab_size: 4096, max_position_embeddings: 512, rms_norm_eps: 1e-5, rope_theta: 10_000, hidden_act: 'silu', tie_word_embeddings: true
+  architectures: ['LlamaForCausalLM'],
+  hidden_size: 2048,
+  intermediate_size: 5632,
+  num_hidden_layers: 2,
+  num_attention_heads: 16,
+  num_key_value_heads: 16,
+  vocab_size: 4096,
+  max_position_embeddings: 512,
+  rms_norm_eps: 1e-5,
+  rope_theta: 10_000,
+  hidden_act: 'silu',
+  tie_word_embeddings: true
 }
 const ADAPTERS = { r: 8, alpha: 16, dropout: 0, rslora: false, seed: '07', targets: ['q_proj', 'v_proj'] }
 const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 }
@@ -45,7 +55,12 @@ const PATTERN = Float32Array.from({ length: 100_003 }, (_, i) => (i * 7919 % 100
 const randomSource = (model: Model): WeightSource => ({
   read: async (name) => {
     const shape = shapeOf(model, name)
-    return await Promise.resolve(float32(shape, Float32Array.from({ length: elementCount(shape) }, (_, i) => shape.length === 1 ? 1 : PATTERN[i % PATTERN.length] as number)))
+    return await Promise.resolve(
+      float32(
+        shape,
+        Float32Array.from({ length: elementCount(shape) }, (_, i) => shape.length === 1 ? 1 : PATTERN[i % PATTERN.length] as number)
+      )
+    )
   }
 })
 
@@ -91,21 +106,35 @@ async function measureSpeed (turns: number): Promise<void> {
   const all: Wide[] = []
   for (const format of weightFormats) all.push(await openWide(format))
   const decode = async ({ sequence, decodeMs }: Wide): Promise<void> => {
-    for (let step = 0; step < DECODE_STEPS_PER_TURN; step++) await timed(decodeMs, async () => await sequence.finish(await sequence.starting([step + 1]), 1))
+    for (let step = 0; step < DECODE_STEPS_PER_TURN; step++)
+      await timed(decodeMs, async () =>
+        await sequence.finish(await sequence.starting([step + 1]), 1))
   }
-  const train = async ({ trainer, trainMs }: Wide): Promise<void> => { await timed(trainMs, async () => await trainer.step([{ ids, targets: ids }], { learningRate: 1e-4 })) }
+  const train = async ({ trainer, trainMs }: Wide): Promise<void> => {
+    await timed(trainMs, async () => await trainer.step([{ ids, targets: ids }], { learningRate: 1e-4 }))
+  }
   for (const work of [decode, train]) {
     for (const wide of all) await work(wide)
-    for (const { decodeMs, trainMs } of all) [decodeMs, trainMs].forEach((times) => times.splice(0, work === decode ? DECODE_STEPS_PER_TURN : 1))
+    for (const { decodeMs, trainMs } of all)
+      [decodeMs, trainMs].forEach((times) => times.splice(0, work === decode ? DECODE_STEPS_PER_TURN : 1))
     for (let turn = 0; turn < turns; turn++) for (const wide of all) await work(wide)
   }
   const [plain] = all as [Wide]
-  console.log(`hidden ${WIDE.hidden_size}, ${WIDE.num_hidden_layers} blocks, ${THREADS} threads; a training step of ${BATCH.sequences} x ${BATCH.tokens} tokens; ms: median (fastest tenth)`)
-  printTable(['format', 'MiB, training', 'and generating', 'decode step, ms', 'times fp32', 'training step, ms', 'of fp32'], all.map(({ format, heldBytes, decodeMs, trainMs }) => [
-    format, (heldBytes.training / MIB).toFixed(0), (heldBytes.generation / MIB).toFixed(0),
-    `${median(decodeMs).toFixed(2)} (${fastest(decodeMs).toFixed(2)})`, (median(plain.decodeMs) / median(decodeMs)).toFixed(2),
-    `${median(trainMs).toFixed(0)} (${fastest(trainMs).toFixed(0)})`, (median(trainMs) / median(plain.trainMs)).toFixed(2)
-  ]))
+  console.log(
+    `hidden ${WIDE.hidden_size}, ${WIDE.num_hidden_layers} blocks, ${THREADS} threads; a training step of ${BATCH.sequences} x ${BATCH.tokens} tokens; ms: median (fastest tenth)`
+  )
+  printTable(
+    ['format', 'MiB, training', 'and generating', 'decode step, ms', 'times fp32', 'training step, ms', 'of fp32'],
+    all.map(({ format, heldBytes, decodeMs, trainMs }) => [
+      format,
+      (heldBytes.training / MIB).toFixed(0),
+      (heldBytes.generation / MIB).toFixed(0),
+      `${median(decodeMs).toFixed(2)} (${fastest(decodeMs).toFixed(2)})`,
+      (median(plain.decodeMs) / median(decodeMs)).toFixed(2),
+      `${median(trainMs).toFixed(0)} (${fastest(trainMs).toFixed(0)})`,
+      (median(trainMs) / median(plain.trainMs)).toFixed(2)
+    ])
+  )
   const ratio = median(plain.decodeMs) / median((all.at(-1) as Wide).decodeMs)
   console.log(`a decode step with int4 weights is ${ratio.toFixed(2)} times as fast as with fp32; bar: at least ${BAR}`)
   for (const { device } of all) await device.close()
@@ -117,12 +146,23 @@ async function subjects (rounds: number): Promise<Subject[]> {
   const records = makeClinics('weights').flatMap((clinic) => clinic.records).map((record) => tokenizer.encode(record))
   const [trained, heldOut] = [0, 1].map((parity) => records.filter((_, i) => i % 2 === parity)) as [number[][], number[][]]
   const demo: Subject = {
-    name: "the demo's model, clinics' records", model: DEMO_MODEL, heldOut,
-    rounds: Array.from({ length: rounds }, (_, round) => Array.from({ length: 12 }, (_, i) => trained[(round * 12 + i) % trained.length] as number[]))
+    name: "the demo's model, clinics' records",
+    model: DEMO_MODEL,
+    heldOut,
+    rounds: Array.from(
+      { length: rounds },
+      (_, round) => Array.from({ length: 12 }, (_, i) => trained[(round * 12 + i) % trained.length] as number[])
+    )
   }
   if (!hasData('stories260K-hf') || !hasData('tinyshakespeare')) return [demo]
   const stories = dataPath('stories260K-hf')
-  const split = await splitShakespeare(dataPath('tinyshakespeare', 'input.txt'), await loadTokenizer(stories), { clients: 1, rounds, sequences: 12, tokens: 64, heldOutSequences: 64 })
+  const split = await splitShakespeare(dataPath('tinyshakespeare', 'input.txt'), await loadTokenizer(stories), {
+    clients: 1,
+    rounds,
+    sequences: 12,
+    tokens: 64,
+    heldOutSequences: 64
+  })
   return [demo, { name: 'stories260K, tiny Shakespeare', model: stories, heldOut: split.heldOut, rounds: split.clients[0]?.rounds ?? [] }]
 }
 
@@ -134,7 +174,9 @@ async function measureLosses (rounds: number): Promise<void> {
       const { before, after } = await measureQuality(device, subject, format)
       rows.push([format, ...[before.training, before.generation, after.training, after.generation].map((loss) => loss.toFixed(4))])
     }
-    console.log(`\n${subject.name}: loss on held-out text, in float32 arithmetic and as generation computes, before and after ${rounds} rounds of LoRA`)
+    console.log(
+      `\n${subject.name}: loss on held-out text, in float32 arithmetic and as generation computes, before and after ${rounds} rounds of LoRA`
+    )
     printTable(['format', 'before', 'generating', 'after', 'generating'], rows)
   }
   await device.close()

@@ -30,7 +30,7 @@ function runWith (binary) {
     // A terminal tells the child of Ctrl-C and of its own end as well: a second signal from here would cut its clean stop short.
     process.on(signal, () => { if (signal === 'SIGTERM' || !process.stdin.isTTY) child.kill(signal) })
   }
-  child.on('error', error => {
+  child.on('error', (error) => {
     console.error(`midspan: cannot start ${binary}: ${error.message}`)
     process.exitCode = 1
   })
@@ -44,7 +44,11 @@ if (isEnough(process.versions.node)) {
 } else {
   const binary = bundledNode()
   if (binary === undefined) {
-    console.error(`midspan: Node ${LEAST.join('.')} or later is needed, and this is ${process.versions.node}: older ones cannot dial with libp2p 3. Install one from https://nodejs.org, or run npm install in a clone.`)
+    console.error(
+      `midspan: Node ${
+        LEAST.join('.')
+      } or later is needed, and this is ${process.versions.node}: older ones cannot dial with libp2p 3. Install one from https://nodejs.org, or run npm install in a clone.`
+    )
     process.exitCode = 1
   } else {
     runWith(binary)

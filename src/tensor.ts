@@ -27,7 +27,8 @@ export function elementCount (shape: readonly number[]): number {
 
 /** A tensor over these values. Throws a RangeError when the shape does not hold exactly that many. */
 export function tensor (dtype: DType, shape: readonly number[], data: TensorData): Tensor {
-  if (elementCount(shape) !== data.length) throw new RangeError(`a ${dtype} tensor of shape [${shape.join(', ')}] does not hold ${data.length} values`)
+  if (elementCount(shape) !== data.length)
+    throw new RangeError(`a ${dtype} tensor of shape [${shape.join(', ')}] does not hold ${data.length} values`)
   return { dtype, shape, data }
 }
 
@@ -49,7 +50,8 @@ export function bytesOf (value: Tensor): Uint8Array {
 /** A tensor over little-endian bytes; copies only where their offset is not aligned to the element. */
 export function fromBytes (dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
   const size = bytesPerElement[dtype]
-  if (bytes.byteLength !== elementCount(shape) * size) throw new RangeError(`a ${dtype} tensor of shape [${shape.join(', ')}] is not ${bytes.byteLength} bytes`)
+  if (bytes.byteLength !== elementCount(shape) * size)
+    throw new RangeError(`a ${dtype} tensor of shape [${shape.join(', ')}] is not ${bytes.byteLength} bytes`)
   const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice()
   return { dtype, shape, data: new arrayOf[dtype](aligned.buffer as ArrayBuffer, aligned.byteOffset, bytes.byteLength / size) }
 }

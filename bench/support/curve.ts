@@ -58,17 +58,29 @@ const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 }
 const MAX_GRADIENT_NORM = 1
 
 /** The same rounds centrally, and by a federation of three clients with partitions 1|3|1, 2|2|1 and 1|2|2 for each noise. */
-export async function measureCurves (options: CurveOptions, noises: readonly number[], onPoint: (name: string, point: Point) => void = () => {}): Promise<Curves> {
+export async function measureCurves (
+  options: CurveOptions,
+  noises: readonly number[],
+  onPoint: (name: string, point: Point) => void = () => {}
+): Promise<Curves> {
   const root = await mkdtemp(join(tmpdir(), 'midspan-curve-'))
   try {
-    const split = await splitShakespeare(options.text, await loadTokenizer(options.model), { clients: mixedPartitions.length, tokens: TOKENS, ...options })
+    const split = await splitShakespeare(options.text, await loadTokenizer(options.model), {
+      clients: mixedPartitions.length,
+      tokens: TOKENS,
+      ...options
+    })
     const model = await copyWithExactTokenizer(options.model, join(root, 'model'))
     const rounds = Array.from({ length: options.rounds }, (_, round) => split.clients.map(({ rounds }) => rounds[round] as Sequences))
     await using machine = await OneMachine.open(model, split.heldOut)
     const centralised = await machine.train(rounds, options, (point) => { onPoint('centralised', point) })
     const federated: Curve[] = []
     for (const noise of noises) {
-      federated.push(await federate({ ...options, model, root, noise }, rounds, split.heldOut, machine, (point) => { onPoint(`noise ${noise}`, point) }))
+      federated.push(
+        await federate({ ...options, model, root, noise }, rounds, split.heldOut, machine, (point) => {
+          onPoint(`noise ${noise}`, point)
+        })
+      )
     }
     return { clients: split.clients.map(({ speakers, tokens }) => ({ speakers, tokens })), centralised, federated }
   } finally {
@@ -107,7 +119,10 @@ class OneMachine {
         onPoint(points.at(-1) as Point)
       }
       if (round === rounds.length) return points
-      await this.#trainer.step((rounds[round] as Sequences[]).map(batchOf), { learningRate: learningRateAt(scheduleOf(totalRounds), LEARNING_RATE, round), maxGradientNorm: MAX_GRADIENT_NORM })
+      await this.#trainer.step((rounds[round] as Sequences[]).map(batchOf), {
+        learningRate: learningRateAt(scheduleOf(totalRounds), LEARNING_RATE, round),
+        maxGradientNorm: MAX_GRADIENT_NORM
+      })
     }
   }
 
@@ -133,14 +148,33 @@ class OneMachine {
 }
 
 async function federate (
-  { model, root, noise, every, sequences, rounds: totalRounds }: CurveOptions & { root: string, noise: number }, rounds: Rounds, heldOut: Sequences, machine: OneMachine, onPoint: (point: Point) => void
+  { model, root, noise, every, sequences, rounds: totalRounds }: CurveOptions & { root: string, noise: number },
+  rounds: Rounds,
+  heldOut: Sequences,
+  machine: OneMachine,
+  onPoint: (point: Point) => void
 ): Promise<Curve> {
-  const data = await Promise.all(mixedPartitions.map(async (_, client) => await writeExactData(join(root, `client-${client}.jsonl`), rounds.map((shares) => shares[client] as Sequences))))
+  const data = await Promise.all(
+    mixedPartitions.map(async (_, client) =>
+      await writeExactData(join(root, `client-${client}.jsonl`), rounds.map((shares) => shares[client] as Sequences))
+    )
+  )
   const evaluation = await writeExactData(join(root, 'held-out.jsonl'), heldOut.map((sequence) => [sequence]))
   const { name, ...schedule } = scheduleOf(totalRounds)
   const charter: Partial<FoundOptions> = {
-    ...ADAMW, ...schedule, schedule: name, loraR: RANK, loraAlpha: ALPHA, loraTargets: TARGETS, seed: SEED, learningRate: LEARNING_RATE, maxGradientNorm: MAX_GRADIENT_NORM, minClients: mixedPartitions.length,
-    noise, gradientNoise: noise, clip: 'auto'
+    ...ADAMW,
+    ...schedule,
+    schedule: name,
+    loraR: RANK,
+    loraAlpha: ALPHA,
+    loraTargets: TARGETS,
+    seed: SEED,
+    learningRate: LEARNING_RATE,
+    maxGradientNorm: MAX_GRADIENT_NORM,
+    minClients: mixedPartitions.length,
+    noise,
+    gradientNoise: noise,
+    clip: 'auto'
   }
   const federation = await startFederation({ model, charter, clients: mixedPartitions, identities: 'curve' })
   try {
@@ -150,7 +184,9 @@ async function federate (
     let wireBytes = 0
     for (let round = 0; ; round = Math.min(round + every, rounds.length)) {
       if (round > 0) {
-        const [events] = await Promise.all(federation.clients.map(async (client, index) => await client.train({ data: data[index] as string, rounds: round, ...batches })))
+        const [events] = await Promise.all(
+          federation.clients.map(async (client, index) => await client.train({ data: data[index] as string, rounds: round, ...batches }))
+        )
         const last = events?.at(-1)
         wireBytes = (last?.sentBytes ?? 0) + (last?.receivedBytes ?? 0)
       }

@@ -76,7 +76,10 @@ export interface GenerateDone {
   readonly tokensPerSecond: number
 }
 
-/** How long the steps of a start took: founding, which reads the whole model; the server, which loads its blocks; the joining of all clients; their processes. */
+/**
+ * How long the steps of a start took: founding, which reads the whole model; the server, which loads its blocks; the joining of all
+ * clients; their processes.
+ */
 export type StartMs = Readonly<Record<'found' | 'server' | 'join' | 'clients', number>>
 
 /** A server's process and its clients' processes on loopback. */
@@ -87,7 +90,13 @@ export class Federation {
   readonly #homes: readonly string[]
   readonly #data: string
 
-  private constructor (server: Worker<'report', Report>, processes: ReadonlyArray<Worker<'report', Report>>, startMs: StartMs, homes: readonly string[], data: string) {
+  private constructor (
+    server: Worker<'report', Report>,
+    processes: ReadonlyArray<Worker<'report', Report>>,
+    startMs: StartMs,
+    homes: readonly string[],
+    data: string
+  ) {
     this.server = server
     this.processes = processes
     this.startMs = startMs
@@ -96,7 +105,10 @@ export class Federation {
   }
 
   /** Founds it in a directory, starts its processes and lets the clients join. */
-  static async start (directory: string, { clients, clientsPerProcess, serverThreads, clientThreads, watchEventLoops = false, ...plan }: FederationPlan): Promise<Federation> {
+  static async start (
+    directory: string,
+    { clients, clientsPerProcess, serverThreads, clientThreads, watchEventLoops = false, ...plan }: FederationPlan
+  ): Promise<Federation> {
     const startMs = { found: 0, server: 0, join: 0, clients: 0 }
     let last = performance.now()
     const lap = (step: keyof StartMs): void => {
@@ -106,7 +118,12 @@ export class Federation {
     const serverHome = await mkdtemp(join(directory, 'server-'))
     await foundFederation(serverHome, { ...founding, ...plan, minClients: plan.strategy === 'sequential' ? 1 : clients }, limit())
     lap('found')
-    const { worker: server } = await Worker.start<'report', Report>(PEER, [String(serverThreads), 'true', String(watchEventLoops), serverHome])
+    const { worker: server } = await Worker.start<'report', Report>(PEER, [
+      String(serverThreads),
+      'true',
+      String(watchEventLoops),
+      serverHome
+    ])
     lap('server')
     const { addresses } = await new ControlClient(homeAt(serverHome)).request('status', {}, limit()) as DaemonStatus
     const invite = addresses.find((address) => address.includes('127.0.0.1')) as string
@@ -119,7 +136,14 @@ export class Federation {
     lap('join')
     const processes: Array<Worker<'report', Report>> = []
     for (let first = 0; first < clients; first += clientsPerProcess) {
-      processes.push((await Worker.start<'report', Report>(PEER, [String(clientThreads), 'false', String(watchEventLoops), ...homes.slice(first, first + clientsPerProcess)])).worker)
+      processes.push(
+        (await Worker.start<'report', Report>(PEER, [
+          String(clientThreads),
+          'false',
+          String(watchEventLoops),
+          ...homes.slice(first, first + clientsPerProcess)
+        ])).worker
+      )
     }
     lap('clients')
     const data = join(directory, 'data.jsonl')
@@ -129,7 +153,11 @@ export class Federation {
   }
 
   /** Trains with every client until each has done this many rounds in all; `onRound` hears of each as it is told. */
-  async train (rounds: number, batch: { readonly sequences: number, readonly maxTokens: number }, onRound: (client: number, event: RoundEvent) => void): Promise<void> {
+  async train (
+    rounds: number,
+    batch: { readonly sequences: number, readonly maxTokens: number },
+    onRound: (client: number, event: RoundEvent) => void
+  ): Promise<void> {
     await Promise.all(this.#homes.map(async (_, client) => {
       for await (const event of this.#stream(client, 'train', { data: this.#data, rounds, ...batch, lossOn: 'all' })) {
         if ('type' in event && event.type === 'round') onRound(client, event as RoundEvent)
@@ -145,7 +173,10 @@ export class Federation {
 
   /** What the server and every client's process did since the last time. */
   async reports (): Promise<{ server: Report, clients: Report[] }> {
-    return { server: await this.server.ask('report'), clients: await Promise.all(this.processes.map(async (process) => await process.ask('report'))) }
+    return {
+      server: await this.server.ask('report'),
+      clients: await Promise.all(this.processes.map(async (process) => await process.ask('report')))
+    }
   }
 
   async stop (): Promise<void> {

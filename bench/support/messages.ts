@@ -1,11 +1,13 @@
-import { once } from 'node:events'
 import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
 import { withAllocatorSettings } from '../../src/node/allocator.ts'
 
 /** What a process did since it was last asked. */
 export interface Report {
   readonly cpuMs: number
-  /** How late the event loop was at worst, and in the worst percent, beyond the millisecond that it is sampled at; 0 where nobody watched. */
+  /**
+   * How late the event loop was at worst, and in the worst percent, beyond the millisecond that it is sampled at; 0 where nobody watched.
+   */
   readonly lateMs: { readonly worst: number, readonly p99: number }
   /** By what was timed: milliseconds in all and of each call, and when each call ended. */
   readonly spans: Readonly<Record<string, { readonly ms: number, readonly each: readonly number[], readonly endedAt: readonly number[] }>>
@@ -20,7 +22,10 @@ export class Worker<Question, Answer> {
   }
 
   /** Starts a script and waits for its first answer. */
-  static async start<Question, Answer> (script: string, args: readonly string[]): Promise<{ worker: Worker<Question, Answer>, first: Answer }> {
+  static async start<Question, Answer> (
+    script: string,
+    args: readonly string[]
+  ): Promise<{ worker: Worker<Question, Answer>, first: Answer }> {
     const child = fork(script, args, { env: withAllocatorSettings(process.env) })
     const worker = new Worker<Question, Answer>(child)
     return { worker, first: await worker.#answer() }
@@ -44,7 +49,9 @@ export class Worker<Question, Answer> {
     const ended = new AbortController()
     const [answer] = await Promise.race([
       once(this.#child, 'message', { signal: ended.signal }) as Promise<[Answer]>,
-      once(this.#child, 'exit', { signal: ended.signal }).then(([code]) => { throw new Error(`a process of the benchmark ended with ${String(code)}`) })
+      once(this.#child, 'exit', { signal: ended.signal }).then(([code]) => {
+        throw new Error(`a process of the benchmark ended with ${String(code)}`)
+      })
     ])
     ended.abort()
     return answer

@@ -24,7 +24,10 @@ export type Question =
   | { readonly kind: 'generate', readonly ids: readonly number[], readonly maxTokens: number, readonly adapters: boolean }
   | { readonly kind: 'product', readonly times: number }
 
-/** Milliseconds of each step, pass or product, or of each token after the first; the tokens; the first step's loss per token; the processor time that all took. */
+/**
+ * Milliseconds of each step, pass or product, or of each token after the first; the tokens; the first step's loss per token; the processor
+ * time that all took.
+ */
 export interface Answer {
   readonly ms: readonly number[]
   readonly ids: readonly number[]

@@ -1,4 +1,7 @@
-/** The daemons of one or more homes in a process of their own, timed. Arguments: threads of each device, whether they listen, whether their event loop is watched, homes. */
+/**
+ * The daemons of one or more homes in a process of their own, timed. Arguments: threads of each device, whether they listen, whether their
+ * event loop is watched, homes.
+ */
 import '../../src/node/v8-flags.ts'
 import { CachedEnds } from '../../src/model/generation/cached-ends.ts'
 import { Boundary } from '../../src/model/privacy/boundary.ts'
@@ -34,6 +37,14 @@ const [threads, listens, watched, ...homes] = process.argv.slice(2)
 if (watched === 'true') stopwatch.watchEventLoop()
 const settings = { threads: Number(threads), logLevel: 'error', ...(listens === 'true' ? { listen: ['/ip4/127.0.0.1/tcp/0'] } : {}) }
 const daemons = await Promise.all(homes.map(async (home) => await startDaemon(home, settings)))
-process.on('message', () => { process.send?.(stopwatch.report()) })
-process.on('disconnect', () => { void Promise.all(daemons.map(async (daemon) => { await daemon.stop() })).finally(() => { process.exit() }) })
+process.on('message', () => {
+  process.send?.(stopwatch.report())
+})
+process.on('disconnect', () => {
+  void Promise.all(daemons.map(async (daemon) => {
+    await daemon.stop()
+  })).finally(() => {
+    process.exit()
+  })
+})
 process.send?.(stopwatch.report())

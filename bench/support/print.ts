@@ -17,5 +17,6 @@ export function spread (values: readonly number[], digits = 0): string {
 export function printTable (columns: readonly string[], rows: ReadonlyArray<readonly string[]>): void {
   const lines = [columns, ...rows]
   const widths = columns.map((_, index) => Math.max(...lines.map((line) => line[index]?.length ?? 0)))
-  for (const line of lines) console.log(line.map((cell, index) => index === 0 ? cell.padEnd(widths[index] ?? 0) : cell.padStart(widths[index] ?? 0)).join('  '))
+  for (const line of lines)
+    console.log(line.map((cell, index) => index === 0 ? cell.padEnd(widths[index] ?? 0) : cell.padStart(widths[index] ?? 0)).join('  '))
 }

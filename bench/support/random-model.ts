@@ -37,17 +37,37 @@ const TOKENIZER = join(import.meta.dirname, '../../src/cli/demo/model')
 /** Writes a Hugging Face directory with random weights, the same for the same size. They are never in memory together. */
 export async function writeRandomModel (directory: string, size: ModelSize, dtype: StoredDType = 'F32'): Promise<void> {
   const config = {
-    architectures: ['LlamaForCausalLM'], model_type: 'llama', vocab_size: size.vocabulary, hidden_size: size.hidden, intermediate_size: size.intermediate, num_hidden_layers: size.blocks,
-    num_attention_heads: size.heads, num_key_value_heads: size.kvHeads, max_position_embeddings: size.positions, rms_norm_eps: 1e-5, rope_theta: 10000, hidden_act: 'silu',
-    tie_word_embeddings: size.untied !== true, bos_token_id: 1, eos_token_id: 2, torch_dtype: dtype === 'F32' ? 'float32' : 'bfloat16'
+    architectures: ['LlamaForCausalLM'],
+    model_type: 'llama',
+    vocab_size: size.vocabulary,
+    hidden_size: size.hidden,
+    intermediate_size: size.intermediate,
+    num_hidden_layers: size.blocks,
+    num_attention_heads: size.heads,
+    num_key_value_heads: size.kvHeads,
+    max_position_embeddings: size.positions,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10000,
+    hidden_act: 'silu',
+    tie_word_embeddings: size.untied !== true,
+    bos_token_id: 1,
+    eos_token_id: 2,
+    torch_dtype: dtype === 'F32' ? 'float32' : 'bfloat16'
   }
   const model = modelOf(config)
-  const blocks = Array.from({ length: size.blocks }, (_, layer) => blockWeights(model).map(({ name, shape }) => ({ name: blockTensor(model, layer, name), shape })))
+  const blocks = Array.from(
+    { length: size.blocks },
+    (_, layer) => blockWeights(model).map(({ name, shape }) => ({ name: blockTensor(model, layer, name), shape }))
+  )
   const weights = new Map([embeddingWeight(model), ...blocks.flat(), ...headWeights(model)].map((weight) => [weight.name, weight]))
   await mkdir(directory, { recursive: true })
   for (const name of ['tokenizer.json', 'tokenizer_config.json']) await copyFile(join(TOKENIZER, name), join(directory, name))
   await writeFile(join(directory, 'config.json'), JSON.stringify(config))
-  await writeSafetensorsFrom(join(directory, 'model.safetensors'), new Map([...weights].map(([name, { shape }]) => [name, { dtype, shape }])), (name) => values(weights.get(name)!, dtype))
+  await writeSafetensorsFrom(
+    join(directory, 'model.safetensors'),
+    new Map([...weights].map(([name, { shape }]) => [name, { dtype, shape }])),
+    (name) => values(weights.get(name)!, dtype)
+  )
 }
 
 /** A weight's bytes: ones for a norm, random for a matrix, by its name. */

@@ -1,5 +1,5 @@
-import { once } from 'node:events'
 import { spawn, type ChildProcessByStdio } from 'node:child_process'
+import { once } from 'node:events'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable, Writable } from 'node:stream'
@@ -25,7 +25,16 @@ export class Reference {
 
   static async start (python: string, model: string, threads: number, targets: readonly string[]): Promise<Reference> {
     const { loraR, loraAlpha, learningRate, maxGradientNorm } = founding
-    const args = [join(import.meta.dirname, 'reference.py'), model, threads, targets.join(), loraR, loraAlpha, learningRate, maxGradientNorm].map(String)
+    const args = [
+      join(import.meta.dirname, 'reference.py'),
+      model,
+      threads,
+      targets.join(),
+      loraR,
+      loraAlpha,
+      learningRate,
+      maxGradientNorm
+    ].map(String)
     const child = spawn(python, args, { stdio: ['pipe', 'pipe', 'inherit'] })
     await once(child, 'spawn')
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()

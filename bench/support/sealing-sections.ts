@@ -10,7 +10,10 @@ const NOISE_BYTES = 65_519
 /** About what a socket gives at a time. */
 const CHUNK_BYTES = 65_536
 
-/** Prints the milliseconds a GB of each section of a sealed stream on its own, in this process and on one core, and those of a small message. */
+/**
+ * Prints the milliseconds a GB of each section of a sealed stream on its own, in this process and on one core, and those of a small
+ * message.
+ */
 export function printSections (protocol: string, tensors: readonly Tensor[], payload: Uint8Array, smallBytes: number): void {
   const bytes = payload.byteLength
   const noiseKey = createSecretKey(randomBytes(32))
@@ -28,15 +31,22 @@ export function printSections (protocol: string, tensors: readonly Tensor[], pay
   const noise = { encrypt: new Array<number>(), decrypt: new Array<number>() }
   for (let round = 0; round < 12; round++) {
     const records: Uint8Array[][] = []
-    timed(seal, () => { for (const record of sealer.seal('message', parts)) records.push([...record]) })
+    timed(seal, () => {
+      for (const record of sealer.seal('message', parts)) records.push([...record])
+    })
     const [head, ...rest] = records[0] as [Uint8Array, ...Uint8Array[]]
     const { header } = opener.parse(head.subarray(1))
     timed(open, () => {
       opener.begin(header, head.subarray(1))
       for (const piece of rest) opener.add(piece)
-      for (const record of records.slice(1)) for (const piece of record) for (let at = 0; at < piece.byteLength; at += CHUNK_BYTES) opener.add(piece.subarray(at, at + CHUNK_BYTES))
+      for (const record of records.slice(1))
+        for (const piece of record)
+          for (let at = 0; at < piece.byteLength; at += CHUNK_BYTES)
+            opener.add(piece.subarray(at, at + CHUNK_BYTES))
     })
-    timed(copy, () => { Buffer.allocUnsafeSlow(bytes).set(payload) })
+    timed(copy, () => {
+      Buffer.allocUnsafeSlow(bytes).set(payload)
+    })
     const chunks: Buffer[] = []
     timed(noise.encrypt, () => {
       for (let at = 0; at < bytes; at += NOISE_BYTES) {
@@ -49,7 +59,10 @@ export function printSections (protocol: string, tensors: readonly Tensor[], pay
       for (const chunk of chunks) createDecipheriv('chacha20-poly1305', noiseKey, nonce, { authTagLength: 16 }).update(chunk)
     })
   }
-  const smallParts = encodeBody({ message: new Uint8Array(8), tensors: [tensor('uint8', [smallBytes], new Uint8Array(smallBytes))] }, limits)
+  const smallParts = encodeBody(
+    { message: new Uint8Array(8), tensors: [tensor('uint8', [smallBytes], new Uint8Array(smallBytes))] },
+    limits
+  )
   for (let round = 0; round < 2000; round++) {
     timed(small, () => {
       const [record] = [...sealer.seal('message', smallParts)]
@@ -59,7 +72,11 @@ export function printSections (protocol: string, tensors: readonly Tensor[], pay
     })
   }
   const perGb = (times: readonly number[]): string => `${(median(times) / (bytes / 1e9)).toFixed(0)} ms/GB`
-  console.log(`sections, one core         seal ${perGb(seal)}, open ${perGb(open)}, copy ${perGb(copy)}, noise cipher ${perGb(noise.encrypt)} / ${perGb(noise.decrypt)}`)
+  console.log(
+    `sections, one core         seal ${perGb(seal)}, open ${perGb(open)}, copy ${perGb(copy)}, noise cipher ${perGb(noise.encrypt)} / ${
+      perGb(noise.decrypt)
+    }`
+  )
   console.log(`8 KiB seal and open        ${(median(small) * 1000).toFixed(0)} us`)
 }
 

@@ -1,6 +1,9 @@
 import { generateKeyPairSync, sign } from 'node:crypto'
 
-/** A self-signed Ed25519 certificate for localhost, by hand (X.509, RFC 5280; Ed25519, RFC 8410): node:tls wants one, node:crypto makes none. */
+/**
+ * A self-signed Ed25519 certificate for localhost, by hand (X.509, RFC 5280; Ed25519, RFC 8410): node:tls wants one, node:crypto makes
+ * none.
+ */
 export function selfSigned (): { key: string, cert: string } {
   const { publicKey, privateKey } = generateKeyPairSync('ed25519')
   const ed25519 = der(0x30, Buffer.from('06032b6570', 'hex'))

@@ -28,11 +28,17 @@ const HELD_OUT_EVERY = 20
  * Splits tiny Shakespeare by speaker: whoever speaks most goes to the client that has the least so far. A client's speeches, one
  * after the other, are cut into sequences; where they end, they begin again.
  */
-export async function splitShakespeare (path: string, tokenizer: Tokenizer, { clients, rounds, sequences, tokens, heldOutSequences }: SplitOptions): Promise<ShakespeareSplit> {
+export async function splitShakespeare (
+  path: string,
+  tokenizer: Tokenizer,
+  { clients, rounds, sequences, tokens, heldOutSequences }: SplitOptions
+): Promise<ShakespeareSplit> {
   const bos = tokenizer.bosId
   if (bos === undefined) throw new Error('the tokenizer has no BOS')
   const parts = Array.from({ length: clients }, () => ({ speakers: 0, characters: 0, trained: [] as string[], heldOut: [] as string[] }))
-  const spoken = [...speeches(await readFile(path, 'utf8')).values()].map((own) => ({ own, characters: own.join().length })).sort((a, b) => b.characters - a.characters)
+  const spoken = [...speeches(await readFile(path, 'utf8')).values()].map((own) => ({ own, characters: own.join().length })).sort((a, b) =>
+    b.characters - a.characters
+  )
   for (const { own, characters } of spoken) {
     const part = parts.reduce((least, other) => other.characters < least.characters ? other : least)
     part.speakers++
@@ -41,12 +47,22 @@ export async function splitShakespeare (path: string, tokenizer: Tokenizer, { cl
   }
   const cut = (texts: readonly string[], count: number): { ids: number, sequences: Sequences } => {
     const ids = texts.flatMap((text) => tokenizer.encode(`${text}\n`, { addSpecialTokens: false }))
-    return { ids: ids.length, sequences: Array.from({ length: count }, (_, sequence) => [bos, ...Array.from({ length: tokens }, (_, i) => ids[(sequence * tokens + i) % ids.length] as number)]) }
+    return {
+      ids: ids.length,
+      sequences: Array.from({ length: count }, (_, sequence) => [
+        bos,
+        ...Array.from({ length: tokens }, (_, i) => ids[(sequence * tokens + i) % ids.length] as number)
+      ])
+    }
   }
   return {
     clients: parts.map(({ speakers, trained }) => {
       const { ids, sequences: all } = cut(trained, rounds * sequences)
-      return { speakers, tokens: ids, rounds: Array.from({ length: rounds }, (_, round) => all.slice(round * sequences, (round + 1) * sequences)) }
+      return {
+        speakers,
+        tokens: ids,
+        rounds: Array.from({ length: rounds }, (_, round) => all.slice(round * sequences, (round + 1) * sequences))
+      }
     }),
     heldOut: cut(parts.flatMap(({ heldOut }) => heldOut), heldOutSequences).sequences
   }

@@ -24,7 +24,11 @@ interface Event {
   readonly cat: string
   readonly name: string
   readonly dur: number
-  readonly args: { readonly op_name: string, readonly input_type_shape: readonly TypedShape[], readonly output_type_shape: readonly TypedShape[] }
+  readonly args: {
+    readonly op_name: string,
+    readonly input_type_shape: readonly TypedShape[],
+    readonly output_type_shape: readonly TypedShape[]
+  }
 }
 
 const FILE = /^\d+-(?<program>.+)_\d{4}-\d\d-\d\d_[\d-]+_\d+\.json$/
@@ -43,7 +47,14 @@ export async function readTraces (directory: string, calls: (program: string, ru
     const first = taken >= ends.length ? 0 : ends[ends.length - taken - 1]! + 1
     for (const { cat, name, dur, args } of events.slice(first)) {
       if (name === 'model_run') runs.push({ program, ms: dur / 1000 })
-      if (cat === 'Node' && name.endsWith('_kernel_time')) kernels.push({ program, op: args.op_name, ms: dur / 1000, inputs: shapes(args.input_type_shape), outputs: shapes(args.output_type_shape) })
+      if (cat === 'Node' && name.endsWith('_kernel_time'))
+        kernels.push({
+          program,
+          op: args.op_name,
+          ms: dur / 1000,
+          inputs: shapes(args.input_type_shape),
+          outputs: shapes(args.output_type_shape)
+        })
     }
   }
   return { kernels, runs }

@@ -33,7 +33,14 @@ export interface Quality {
   readonly after: Losses
 }
 
-const ADAPTERS = { r: 8, alpha: 16, dropout: 0, rslora: false, seed: '07', targets: ['q', 'k', 'v', 'o', 'gate', 'up', 'down'].map((target) => `${target}_proj`) }
+const ADAPTERS = {
+  r: 8,
+  alpha: 16,
+  dropout: 0,
+  rslora: false,
+  seed: '07',
+  targets: ['q', 'k', 'v', 'o', 'gate', 'up', 'down'].map((target) => `${target}_proj`)
+}
 const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 }
 const LEARNING_RATE = 3e-3
 

@@ -14,4 +14,18 @@ import { status } from './commands/status.ts'
 import { train } from './commands/train.ts'
 
 /** Every command, in the order of the help and of docs/cli.md. */
-export const commands: readonly Command[] = [init, invite, join, leave, remove, daemon, status, peers, train, evaluate, generate, exportTrained, demo]
+export const commands: readonly Command[] = [
+  init,
+  invite,
+  join,
+  leave,
+  remove,
+  daemon,
+  status,
+  peers,
+  train,
+  evaluate,
+  generate,
+  exportTrained,
+  demo
+]

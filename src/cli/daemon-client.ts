@@ -8,7 +8,9 @@ export async function askDaemon<T> (home: string, operation: OperationName, para
   return await new ControlClient(homeAt(home)).request(operation, parameters, signal) as T
 }
 
-/** The events of a long operation of the daemon in `home`; throws as `askDaemon` does. Ending the loop, or the signal, stops the operation. */
+/**
+ * The events of a long operation of the daemon in `home`; throws as `askDaemon` does. Ending the loop, or the signal, stops the operation.
+ */
 export async function * callDaemon<T> (home: string, operation: OperationName, parameters: object, signal: AbortSignal): AsyncGenerator<T> {
   yield * new ControlClient(homeAt(home)).stream(operation, parameters, signal) as AsyncIterable<T>
 }

@@ -35,7 +35,9 @@ export function plural (count: number, noun: string): string {
 /** The two spans of a client: "the first block and the last 2 blocks", "the embedding alone and the last block". */
 export function endSpans ({ inputBlocks, outputBlocks }: { readonly inputBlocks: number, readonly outputBlocks: number }): string {
   const blocks = (which: string, count: number): string => `the ${which} ${count === 1 ? 'block' : `${count} blocks`}`
-  return `${inputBlocks === 0 ? 'the embedding alone' : blocks('first', inputBlocks)} and ${outputBlocks === 0 ? 'the head alone' : blocks('last', outputBlocks)}`
+  return `${inputBlocks === 0 ? 'the embedding alone' : blocks('first', inputBlocks)} and ${
+    outputBlocks === 0 ? 'the head alone' : blocks('last', outputBlocks)
+  }`
 }
 
 /** Rows of cells as columns of equal width, two spaces apart. */

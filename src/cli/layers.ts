@@ -23,19 +23,32 @@ const MAX_CONFIG_BYTES = 1024 * 1024
  * `known` are the names of all options of all commands: one file, or one environment, serves them all.
  * Throws UsageError that names the source of the first text that cannot be used.
  */
-export async function resolveOptions (options: Options, known: ReadonlySet<string>, flags: Flags, environment: Environment): Promise<Record<string, unknown>> {
+export async function resolveOptions (
+  options: Options,
+  known: ReadonlySet<string>,
+  flags: Flags,
+  environment: Environment
+): Promise<Record<string, unknown>> {
   refuseUnknownVariables(known, environment)
   const configPath = first(options, 'config', flags, environment, {}, '')
   const file = typeof configPath === 'string' ? await readOptionsFile(configPath, known) : {}
   return Object.fromEntries(Object.keys(options).map((name) => [name, first(options, name, flags, environment, file, String(configPath))]))
 }
 
-function first (options: Options, name: string, flags: Flags, environment: Environment, file: Record<string, readonly string[]>, configPath: string): unknown {
+function first (
+  options: Options,
+  name: string,
+  flags: Flags,
+  environment: Environment,
+  file: Record<string, readonly string[]>,
+  configPath: string
+): unknown {
   const option = options[name]
   if (option === undefined) return undefined
   const given = fromFlags(name, flags) ?? fromEnvironment(name, option, environment) ?? fromFile(name, option, file, configPath)
   if (given !== undefined) return valueOf(option, given)
-  if (option.mandatory === true) throw new UsageError(`--${kebab(name)} is missing`, `give --${kebab(name)} ${option.value ?? ''}, or set ${environmentName(name)}`)
+  if (option.mandatory === true)
+    throw new UsageError(`--${kebab(name)} is missing`, `give --${kebab(name)} ${option.value ?? ''}, or set ${environmentName(name)}`)
   return option.fallback
 }
 
@@ -64,7 +77,11 @@ function valueOf (option: AnyOption, { texts, source }: Given): unknown {
       return option.parse(text)
     } catch (error) {
       if (!(error instanceof MidspanError)) throw error
-      throw new UsageError(`${source} '${text}' ${error.message}`, error.next ?? option.about.charAt(0).toLowerCase() + option.about.slice(1), error)
+      throw new UsageError(
+        `${source} '${text}' ${error.message}`,
+        error.next ?? option.about.charAt(0).toLowerCase() + option.about.slice(1),
+        error
+      )
     }
   })
   return option.repeat === true ? values.flat() : values.at(-1)
@@ -73,23 +90,32 @@ function valueOf (option: AnyOption, { texts, source }: Given): unknown {
 function refuseUnknownVariables (known: ReadonlySet<string>, environment: Environment): void {
   const names = new Set([...known].map(environmentName))
   const unknown = Object.keys(environment).find((variable) => variable.startsWith(PREFIX) && !names.has(variable))
-  if (unknown !== undefined) throw new UsageError(`the environment variable ${unknown} is not an option of any command`, `unset it${nearest(unknown, names, PREFIX.length)}`)
+  if (unknown !== undefined)
+    throw new UsageError(
+      `the environment variable ${unknown} is not an option of any command`,
+      `unset it${nearest(unknown, names, PREFIX.length)}`
+    )
 }
 
 /** Reads a YAML file of options: texts by option name. Throws UsageError when it cannot be read or has a key that is no option. */
 async function readOptionsFile (path: string, known: ReadonlySet<string>): Promise<Record<string, readonly string[]>> {
   const value = parseFile(path, await readText(path)) ?? {}
-  if (typeof value !== 'object' || Array.isArray(value)) throw new UsageError(`${path} is not a list of options`, 'write one `option: value` a line; config/ has examples')
-  return Object.fromEntries(Object.entries(value).map(([key, entry]: [string, unknown]) => {
-    if (!known.has(key) || key === 'config') throw new UsageError(`${path}: ${key} is not an option of any command`, `remove it${nearest(key, known)}`)
-    return [key, textsOf(path, key, entry)]
-  }))
+  if (typeof value !== 'object' || Array.isArray(value))
+    throw new UsageError(`${path} is not a list of options`, 'write one `option: value` a line; config/ has examples')
+  return Object.fromEntries(
+    Object.entries(value).map(([key, entry]: [string, unknown]) => {
+      if (!known.has(key) || key === 'config')
+        throw new UsageError(`${path}: ${key} is not an option of any command`, `remove it${nearest(key, known)}`)
+      return [key, textsOf(path, key, entry)]
+    })
+  )
 }
 
 async function readText (path: string): Promise<string> {
   try {
     const bytes = await readFile(path)
-    if (bytes.byteLength > MAX_CONFIG_BYTES) throw new UsageError(`${path} is ${bytes.byteLength} bytes, more than ${MAX_CONFIG_BYTES}`, 'check the path given with --config')
+    if (bytes.byteLength > MAX_CONFIG_BYTES)
+      throw new UsageError(`${path} is ${bytes.byteLength} bytes, more than ${MAX_CONFIG_BYTES}`, 'check the path given with --config')
     return new TextDecoder().decode(bytes)
   } catch (error) {
     if (error instanceof UsageError) throw error
@@ -113,7 +139,10 @@ function textsOf (path: string, key: string, entry: unknown): readonly string[] 
   })
 }
 
-/** ", or write X" for the known name that is nearest to a mistyped one; empty where less than two thirds of what follows the prefix are right. */
+/**
+ * ", or write X" for the known name that is nearest to a mistyped one; empty where less than two thirds of what follows the prefix are
+ * right.
+ */
 function nearest (name: string, known: Iterable<string>, prefixLength = 0): string {
   const near = [...known].map((other) => ({ other, distance: editDistance(name, other) })).sort((a, b) => a.distance - b.distance)[0]
   return near === undefined || near.distance > (name.length - prefixLength) / 3 ? '' : `, or write ${near.other}`

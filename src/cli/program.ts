@@ -104,7 +104,9 @@ function parserOption (name: string, option: AnyOption): ParserOption {
   const flags = flagText(name, option).replace(/ (.+)$/, ' <$1>')
   const parserOption = new ParserOption(flags, describeOption(option)).helpGroup(`${option.group ?? 'Options'}:`)
   // The environment and the defaults are layers.ts's: the parser only collects what was typed.
-  return option.value === undefined ? parserOption : parserOption.argParser((text: string, earlier: readonly string[] = []) => [...earlier, text])
+  return option.value === undefined
+    ? parserOption
+    : parserOption.argParser((text: string, earlier: readonly string[] = []) => [...earlier, text])
 }
 
 function exampleText (examples: readonly Example[]): string {

@@ -7,21 +7,46 @@ export const json = toggle('Print JSON for programs instead of text for people')
 
 export const threads = optional('COUNT', integer({ min: 1, max: 1024 }), 'Threads that compute', "the machine's cores")
 
-export const device = optional('NAME', choice('auto', 'cpu', 'webgpu', 'cuda'), 'What computes: auto, cpu, webgpu or cuda; auto takes a GPU that is faster than the CPU', 'auto')
+export const device = optional(
+  'NAME',
+  choice('auto', 'cpu', 'webgpu', 'cuda'),
+  'What computes: auto, cpu, webgpu or cuda; auto takes a GPU that is faster than the CPU',
+  'auto'
+)
 
-export const compute = optional('TYPE', choice('fp32', 'fp16'), "What products with the frozen weights of this peer's blocks are computed in: fp32 or fp16, for GPUs; see docs/devices.md", 'fp32')
+export const compute = optional(
+  'TYPE',
+  choice('fp32', 'fp16'),
+  "What products with the frozen weights of this peer's blocks are computed in: fp32 or fp16, for GPUs; see docs/devices.md",
+  'fp32'
+)
 
 export const residuals = {
-  residuals: optional('POLICY', choice('saved', 'recomputed', 'auto'), 'Whether training keeps what its way back needs (saved), computes it again in less memory (recomputed), or measures both and keeps the faster (auto)', 'saved'),
+  residuals: optional(
+    'POLICY',
+    choice('saved', 'recomputed', 'auto'),
+    'Whether training keeps what its way back needs (saved), computes it again in less memory (recomputed), or measures both and keeps the faster (auto)',
+    'saved'
+  ),
   residualBytes: optional('SIZE', size, 'Memory that auto may use for what one pass keeps', 'no limit')
 }
 
-export const weights = optional('FORMAT', choice('fp32', 'fp16', 'int8', 'int4'), "What the frozen weights of this peer's blocks are kept as: fp32, fp16, int8 or int4. Less memory and faster generation for another, close model; see docs/weights.md", 'fp32')
+export const weights = optional(
+  'FORMAT',
+  choice('fp32', 'fp16', 'int8', 'int4'),
+  "What the frozen weights of this peer's blocks are kept as: fp32, fp16, int8 or int4. Less memory and faster generation for another, close model; see docs/weights.md",
+  'fp32'
+)
 
 /** Noise beyond this drowns any signal. */
 export const NOISE_BOUNDS = { min: 0, max: 1000 } as const
 
 export const clientNoise = {
-  noise: optional('SCALE', number(NOISE_BOUNDS), "Noise on the hidden states that leave: the expected norm of a row's noise over the clip norm", "the charter's floor"),
+  noise: optional(
+    'SCALE',
+    number(NOISE_BOUNDS),
+    "Noise on the hidden states that leave: the expected norm of a row's noise over the clip norm",
+    "the charter's floor"
+  ),
   gradientNoise: optional('SCALE', number(NOISE_BOUNDS), 'The same for the gradients that leave', "the charter's floor")
 }

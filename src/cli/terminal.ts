@@ -41,7 +41,8 @@ export class Terminal {
   }
 
   /**
-   * Part of a result that others had a hand in, such as what a model generated: where people see it, characters that would steer the terminal
+   * Part of a result that others had a hand in, such as what a model generated: where people see it, characters that would steer the
+   * terminal
    * are left out; in a file or a pipe it stays as it is.
    */
   writeForeign (text: string): void {

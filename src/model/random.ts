@@ -9,7 +9,7 @@ export class SeededRandom {
 
   constructor (seed: string) {
     const digest = createHash('sha256').update(seed).digest()
-    this.#state = Uint32Array.from([0, 4, 8, 12], at => digest.readUInt32LE(at))
+    this.#state = Uint32Array.from([0, 4, 8, 12], (at) => digest.readUInt32LE(at))
   }
 
   /** Uniform in [0, 2^32). */

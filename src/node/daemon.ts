@@ -64,7 +64,11 @@ const DEFAULT_SERVER_LISTEN = ['/ip4/0.0.0.0/tcp/4001']
  * Runs the peer whose home is at `root`. Resolves when it is ready: a server listens, a client has tried its servers once.
  * Throws NoFederationError, HomeLockedError, UsageError, and the errors of the charter, the model and the device.
  */
-export async function startDaemon (root: string, given: Readonly<Record<string, unknown>>, { signal, roles = defaultRoles }: DaemonOptions = {}): Promise<Daemon> {
+export async function startDaemon (
+  root: string,
+  given: Readonly<Record<string, unknown>>,
+  { signal, roles = defaultRoles }: DaemonOptions = {}
+): Promise<Daemon> {
   const home = homeAt(root)
   const membership = await readMembership(home)
   const settings = await loadSettings(home, given)
@@ -91,7 +95,8 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const { home, membership, settings, roles, cleanups } = parts
   const { key, peerId, signed } = membership
   const { charter } = signed
-  if (settings.role === undefined) throw new UsageError(`${home.config} does not say what this peer is`, 'restore it, or add `role: server` or `role: client`')
+  if (settings.role === undefined)
+    throw new UsageError(`${home.config} does not say what this peer is`, 'restore it, or add `role: server` or `role: client`')
   const isServer = settings.role === 'server'
   const logger = openLog(home.log, settings.logLevel)
   const listen = settings.listen ?? (isServer ? DEFAULT_SERVER_LISTEN : [])
@@ -99,8 +104,16 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const choice = await chooseDevice(settings.device, signal)
   logger.info({ device: choice.kind, reason: choice.reason }, 'device chosen')
 
-  const node = await createMidspanNode({ privateKey: key, role: isServer ? 'server' : 'client', listen, announce: settings.announce, maxConnections: settings.maxConnections })
-  cleanups.push(async () => { await node.stop() })
+  const node = await createMidspanNode({
+    privateKey: key,
+    role: isServer ? 'server' : 'client',
+    listen,
+    announce: settings.announce,
+    maxConnections: settings.maxConnections
+  })
+  cleanups.push(async () => {
+    await node.stop()
+  })
   const gate = new Gate(node, logger)
   const context: RoleContext = {
     identity: key,
@@ -108,7 +121,14 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     charter,
     charterHash: signed.hash,
     paths: { state: home.state, model: isServer ? modelOf(settings) : home.model, adapter: home.adapter },
-    settings: { device: choice.kind, threads: settings.threads, compute: settings.compute, weights: settings.weights, residuals: settings.residuals, residualBytes: settings.residualBytes },
+    settings: {
+      device: choice.kind,
+      threads: settings.threads,
+      compute: settings.compute,
+      weights: settings.weights,
+      residuals: settings.residuals,
+      residualBytes: settings.residualBytes
+    },
     logger,
     dial: async (peer, protocol, signal) => await gate.dial(peer, protocol, signal),
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },
@@ -119,14 +139,29 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const client = isServer ? undefined : choose(charter, settings)
 
   signal?.throwIfAborted()
-  const role = client === undefined ? await roles.server(context) : await roles.client({ ...context, client, servers: () => links.servers() })
-  cleanups.push(async () => { await role.stop() })
+  const role = client === undefined
+    ? await roles.server(context)
+    : await roles.client({ ...context, client, servers: () => links.servers() })
+  cleanups.push(async () => {
+    await role.stop()
+  })
   signal?.throwIfAborted()
   const peerStatus = (): PeerStatus => {
     const { blocks = [], device = choice.kind, sessions = [], round = 0, members = [] } = role.status()
-    return { agent: AGENT, role: 'server', device, blocks, sessions: sessions.length, round, members, uptimeMs: Date.now() - since.getTime() }
+    return {
+      agent: AGENT,
+      role: 'server',
+      device,
+      blocks,
+      sessions: sessions.length,
+      round,
+      members,
+      uptimeMs: Date.now() - since.getTime()
+    }
   }
-  const services = isServer ? await offerServerServices({ home, node, gate, logger, membership, settings, model: context.paths.model, status: peerStatus }) : undefined
+  const services = isServer
+    ? await offerServerServices({ home, node, gate, logger, membership, settings, model: context.paths.model, status: peerStatus })
+    : undefined
   await startNode(node, listen)
   cleanups.push(async () => { await links.stop() })
   await links.start()
@@ -159,8 +194,14 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       since: since.toISOString()
     }
   }
-  const control = await startControlServer(home, operationsOf({ home, membership, services, node, gate, links, role, status, stop }), logger)
-  cleanups.push(async () => { await control.stop() })
+  const control = await startControlServer(
+    home,
+    operationsOf({ home, membership, services, node, gate, links, role, status, stop }),
+    logger
+  )
+  cleanups.push(async () => {
+    await control.stop()
+  })
   logger.info({ peer: peerId.toString(), federation: signed.id, role: settings.role }, 'ready')
   return { node, status, stopped, stop }
 }
@@ -175,7 +216,10 @@ async function unwind (cleanups: Array<() => Promise<void> | void>): Promise<voi
       failures.push(error)
     }
   }
-  if (failures.length > 0) throw new MidspanError('E_STOP', 'the daemon did not stop cleanly', { cause: failures.length === 1 ? failures[0] : new AggregateError(failures) })
+  if (failures.length > 0)
+    throw new MidspanError('E_STOP', 'the daemon did not stop cleanly', {
+      cause: failures.length === 1 ? failures[0] : new AggregateError(failures)
+    })
 }
 
 function modelOf ({ model }: Settings): string {

@@ -69,9 +69,13 @@ const ALL_LINEAR = 'all-linear'
 /** Throws UsageError for options that no charter can hold, before a model that takes minutes to read is read. */
 export function checkOptions ({ inputBlocks, outputBlocks, clip, noise, gradientNoise }: FoundOptions, { layers }: Model): void {
   if (inputBlocks.max + outputBlocks.max >= layers) {
-    throw new UsageError(`the model has ${layers} blocks, and clients could keep ${inputBlocks.max + outputBlocks.max} of them`, 'give smaller --input-blocks or --output-blocks, so that a middle is left')
+    throw new UsageError(
+      `the model has ${layers} blocks, and clients could keep ${inputBlocks.max + outputBlocks.max} of them`,
+      'give smaller --input-blocks or --output-blocks, so that a middle is left'
+    )
   }
-  if (clip === 'none' && (noise > 0 || gradientNoise > 0)) throw new UsageError('noise is relative to the clip norm, and --clip is none', 'give --clip auto or a norm, or no noise')
+  if (clip === 'none' && (noise > 0 || gradientNoise > 0))
+    throw new UsageError('noise is relative to the clip norm, and --clip is none', 'give --clip auto or a norm, or no noise')
 }
 
 /** The short names that people know LLaMA's modules by are its own without this. */
@@ -91,7 +95,11 @@ function targetsOf (named: readonly string[] | undefined, model: Model): string[
 export function trainedOf (options: FoundOptions, model: Model): Pick<Charter, 'adapters' | 'weights'> {
   return {
     adapters: {
-      r: options.loraR, alpha: options.loraAlpha, dropout: options.loraDropout, targets: targetsOf(options.loraTargets, model), rslora: options.loraRslora,
+      r: options.loraR,
+      alpha: options.loraAlpha,
+      dropout: options.loraDropout,
+      targets: targetsOf(options.loraTargets, model),
+      rslora: options.loraRslora,
       seed: options.seed ?? randomBytes(SEED_BYTES).toString('hex')
     },
     weights: { blocks: [...options.trainBlocks ?? []], bias: options.trainBias ?? 'none' }
@@ -106,7 +114,14 @@ export function charterOf (options: FoundOptions, model: Model): Omit<Charter, '
     createdAt: new Date().toISOString(),
     protocols: { ...PROTOCOL_VERSIONS },
     training: {
-      optimizer: { name: 'adamw', learningRate: options.learningRate, beta1: options.beta1, beta2: options.beta2, epsilon: options.epsilon, weightDecay: options.weightDecay },
+      optimizer: {
+        name: 'adamw',
+        learningRate: options.learningRate,
+        beta1: options.beta1,
+        beta2: options.beta2,
+        epsilon: options.epsilon,
+        weightDecay: options.weightDecay
+      },
       schedule: { name: options.schedule, warmupRounds: options.warmupRounds, totalRounds: options.totalRounds },
       maxGradientNorm: options.maxGradientNorm,
       gradientNormScope: options.gradientNormScope,
@@ -121,7 +136,10 @@ export function charterOf (options: FoundOptions, model: Model): Omit<Charter, '
     wire: options.wire,
     admission: options.admission,
     limits: {
-      maxSequenceTokens: options.maxSequenceTokens ?? model.maxPositions, maxClients: options.maxClients, maxSessionsPerClient: MAX_SESSIONS_PER_CLIENT, cacheBytes: options.cacheBytes
+      maxSequenceTokens: options.maxSequenceTokens ?? model.maxPositions,
+      maxClients: options.maxClients,
+      maxSessionsPerClient: MAX_SESSIONS_PER_CLIENT,
+      cacheBytes: options.cacheBytes
     }
   }
 }

@@ -9,23 +9,30 @@ export function connectionEncrypter (): (components: NoiseComponents) => Connect
   const create = noise({
     crypto: {
       ...defaultCrypto,
-      chaCha20Poly1305Encrypt: (plaintext, nonce, data, key) => nodeCrypto.chaCha20Poly1305Encrypt(joined(plaintext), nonce, data, prepared(key)),
-      chaCha20Poly1305Decrypt: (ciphertext, nonce, data, key, target) => nodeCrypto.chaCha20Poly1305Decrypt(joined(ciphertext), nonce, data, prepared(key), target)
+      chaCha20Poly1305Encrypt: (plaintext, nonce, data, key) =>
+        nodeCrypto.chaCha20Poly1305Encrypt(joined(plaintext), nonce, data, prepared(key)),
+      chaCha20Poly1305Decrypt: (ciphertext, nonce, data, key, target) =>
+        nodeCrypto.chaCha20Poly1305Decrypt(joined(ciphertext), nonce, data, prepared(key), target)
     }
   })
   return (components) => {
     const encrypter = create(components)
     return {
       protocol: encrypter.protocol,
-      secureInbound: async (connection, options) => gathered(connection, withQuietDecoder(await encrypter.secureInbound(inOnePiece(connection), options))),
-      secureOutbound: async (connection, options) => gathered(connection, withQuietDecoder(await encrypter.secureOutbound(inOnePiece(connection), options)))
+      secureInbound: async (connection, options) =>
+        gathered(connection, withQuietDecoder(await encrypter.secureInbound(inOnePiece(connection), options))),
+      secureOutbound: async (connection, options) =>
+        gathered(connection, withQuietDecoder(await encrypter.secureOutbound(inOnePiece(connection), options)))
     }
   }
 }
 
 const keys = new WeakMap<Uint8Array, KeyObject>()
 
-/** The same key as an object: Node 24 takes ten times as long to begin a message with a key given as bytes. Noise passes it on to node:crypto, which takes either. */
+/**
+ * The same key as an object: Node 24 takes ten times as long to begin a message with a key given as bytes. Noise passes it on to
+ * node:crypto, which takes either.
+ */
 function prepared (bytes: Uint8Array): Uint8Array {
   const key = keys.get(bytes) ?? createSecretKey(bytes)
   keys.set(bytes, key)
@@ -40,7 +47,10 @@ function joined<Bytes extends { readonly byteLength: number, readonly subarray: 
   return bytes.byteLength <= JOINED_UP_TO_BYTES ? bytes.subarray() : bytes
 }
 
-/** Has a connection send short messages whole: each of their pieces would be a write to the socket of its own, and a packet that the other end wakes for. */
+/**
+ * Has a connection send short messages whole: each of their pieces would be a write to the socket of its own, and a packet that the other
+ * end wakes for.
+ */
 function inOnePiece<Connection extends MessageStream> (connection: Connection): Connection {
   const send = connection.send.bind(connection)
   connection.send = (data) => send(joined(data))
@@ -56,7 +66,10 @@ function decodeLength (bytes: Uint8Array | Uint8ArrayList): number {
   return bytes instanceof Uint8Array ? (bytes[0] as number) * 256 + (bytes[1] as number) : bytes.get(0) * 256 + bytes.get(1)
 }
 
-/** Noise looks for a length after every message, and learns from an error that there is none: to throw one costs as much as to decrypt the message. */
+/**
+ * Noise looks for a length after every message, and learns from an error that there is none: to throw one costs as much as to decrypt the
+ * message.
+ */
 function withQuietDecoder<Secured extends { readonly connection: MessageStream }> (secured: Secured): Secured {
   const { decoder } = secured.connection as MessageStream & { readonly decoder?: { lengthDecoder?: unknown } }
   if (typeof decoder?.lengthDecoder === 'function') decoder.lengthDecoder = decodeLength
@@ -106,7 +119,8 @@ function gathered<Secured extends { readonly connection: MessageStream }> (raw: 
   // Not of the secured connection: with a listener before the muxer's, it would not keep what comes before that one.
   raw.addEventListener('message', ({ data }) => { receivedBytes += data.byteLength })
   connection.send = (data) => {
-    const mayWait = data instanceof Uint8Array && data.byteLength === MUXER_HEADER_BYTES && WINDOW_UPDATE.every((byte, index) => data[index] === byte)
+    const mayWait = data instanceof Uint8Array && data.byteLength === MUXER_HEADER_BYTES &&
+      WINDOW_UPDATE.every((byte, index) => data[index] === byte)
     if (mayWait && receivedBytes < MOST_RECEIVED_BYTES) {
       timer ??= setTimeout(flush, MOST_DELAY_MS)
       kept.append(data)

@@ -1,5 +1,5 @@
-import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import type { Ed25519PrivateKey, PeerId } from '@libp2p/interface'
+import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { z } from 'zod'
 import { UsageError } from '../errors.ts'
 import { verifyCharter, type SignedCharter } from '../protocols/charter/index.ts'
@@ -24,7 +24,10 @@ export interface KnownAddress {
 const serversSchema = z.array(z.strictObject({ peerId: peerIdSchema, addresses: z.array(z.string()) }))
 
 const admissionSchema = z.strictObject({
-  peers: z.record(peerIdSchema, z.strictObject({ role: z.enum(['client', 'server']), how: z.enum(['invite', 'allow-list', 'open']), at: z.iso.datetime() })),
+  peers: z.record(
+    peerIdSchema,
+    z.strictObject({ role: z.enum(['client', 'server']), how: z.enum(['invite', 'allow-list', 'open']), at: z.iso.datetime() })
+  ),
   invites: z.record(z.string().regex(/^[0-9a-f]{32}$/), z.strictObject({ expiresAtMs: z.number(), usedBy: z.array(peerIdSchema) }))
 })
 

@@ -1,7 +1,7 @@
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { MidspanError, UsageError } from '../errors.ts'
-import { fingerprint } from '../model/checkpoint/fingerprint.ts'
 import { openModelDirectory, type ModelDirectory } from '../model/checkpoint/directory.ts'
+import { fingerprint } from '../model/checkpoint/fingerprint.ts'
 import { checkModel, checkTiedHead, familyOf, modelOf, type Model } from '../model/families/index.ts'
 import { calibrateClips, type Clips, type Cuts } from '../model/privacy/calibrate.ts'
 import { openDevice } from '../model/runtime/open.ts'
@@ -25,12 +25,23 @@ export interface Founded {
   readonly home: string
   readonly peerId: string
   readonly federation: { readonly id: string, readonly name: string }
-  readonly model: { readonly path: string, readonly blocks: number, readonly hidden: number, readonly tensors: number, readonly bytes: number }
+  readonly model: {
+    readonly path: string,
+    readonly blocks: number,
+    readonly hidden: number,
+    readonly tensors: number,
+    readonly bytes: number
+  }
   readonly clip: Clips | null
 }
 
 /** Founds a federation around a model directory and makes `root` its server's home. Throws UsageError and the model's errors. */
-export async function foundFederation (root: string, options: FoundOptions, signal: AbortSignal, { onProgress }: FoundDependencies = {}): Promise<Founded> {
+export async function foundFederation (
+  root: string,
+  options: FoundOptions,
+  signal: AbortSignal,
+  { onProgress }: FoundDependencies = {}
+): Promise<Founded> {
   const directory = await openModelDirectory(options.model)
   const model = modelOf(directory.config)
   checkModel(model, directory)
@@ -49,12 +60,27 @@ export async function foundFederation (root: string, options: FoundOptions, sign
       ...trained,
       adapters: { ...trained.adapters, ...imported },
       founder: peerIdFromPrivateKey(key).toString(),
-      model: { family: familyOf(directory.config).name, config: directory.config, blocks: model.layers, hidden: model.hiddenSize, tensors, files },
+      model: {
+        family: familyOf(directory.config).name,
+        config: directory.config,
+        blocks: model.layers,
+        hidden: model.hiddenSize,
+        tensors,
+        files
+      },
       privacy: { noise: options.noise, gradientNoise: options.gradientNoise, clipAlways: typeof options.clip === 'number', clip }
     } as unknown as Charter // read-only parts of a model become plain JSON; signing checks the whole
     const signed = await signCharter(charter, key).catch(explain)
     const { allow, threads, device, compute, weights } = options
-    await updateConfig(home, { role: 'server', model: directory.path, allow: allow.length === 0 ? undefined : [...allow], threads, device, compute, weights })
+    await updateConfig(home, {
+      role: 'server',
+      model: directory.path,
+      allow: allow.length === 0 ? undefined : [...allow],
+      threads,
+      device,
+      compute,
+      weights
+    })
     await replaceFile(home.charter, signed.bytes) // last: with it the home belongs to the federation
     const bytes = Object.values(tensors).reduce((sum, tensor) => sum + tensor.bytes, 0)
     return {
@@ -77,7 +103,13 @@ async function clipsFor (options: FoundOptions, model: Model, directory: ModelDi
   return { hidden: all(cuts.hidden), gradient: all(cuts.gradient) }
 }
 
-async function calibrated ({ threads }: FoundOptions, model: Model, directory: ModelDirectory, cuts: Cuts, signal: AbortSignal): Promise<Clips> {
+async function calibrated (
+  { threads }: FoundOptions,
+  model: Model,
+  directory: ModelDirectory,
+  cuts: Cuts,
+  signal: AbortSignal
+): Promise<Clips> {
   const device = await openDevice('cpu', threads === undefined ? {} : { threads })
   try {
     return await calibrateClips(device, model, directory, cuts, signal)

@@ -19,14 +19,19 @@ export class UnreachableError extends MidspanError {
   static readonly code = 'E_UNREACHABLE'
 
   constructor (what: string, cause?: unknown) {
-    super(UnreachableError.code, `${what} cannot be reached${cause instanceof Error ? `: ${cause.message.split('\n')[0]}` : ''}`, { next: 'check that it runs, and that its address can be reached from here', cause })
+    super(UnreachableError.code, `${what} cannot be reached${cause instanceof Error ? `: ${cause.message.split('\n')[0]}` : ''}`, {
+      next: 'check that it runs, and that its address can be reached from here',
+      cause
+    })
   }
 }
 
 /** Streams of one protocol on one connection; a role that needs more says so. */
 const MAX_INBOUND_STREAMS = 4
 
-/** A peer that dials says hello at once; one that does not keeps its connection no longer than this, or strangers could take all there are. */
+/**
+ * A peer that dials says hello at once; one that does not keeps its connection no longer than this, or strangers could take all there are.
+ */
 const HELLO_WITHIN_MS = 30_000
 
 /** A peer needs one connection, and for a moment two when it comes back before its old one is known to be broken. */
@@ -103,7 +108,11 @@ export class Gate {
   }
 
   /** Answers a protocol for greeted peers; the others are told E_NOT_ADMITTED. */
-  async handle (protocol: string, handler: ProtocolHandler, { maxInboundStreams = MAX_INBOUND_STREAMS }: HandleOptions = {}): Promise<void> {
+  async handle (
+    protocol: string,
+    handler: ProtocolHandler,
+    { maxInboundStreams = MAX_INBOUND_STREAMS }: HandleOptions = {}
+  ): Promise<void> {
     await this.#node.handle(protocol, async (stream, connection) => {
       if (!this.isGreeted(connection.remotePeer)) {
         await refuse(stream, connection)
@@ -144,7 +153,9 @@ export class Gate {
     if (said === undefined || advertises === undefined || said === advertises) return
     this.#logger.warn({ peer: peerId.toString(), said, advertises }, 'a peer does not have the role it said')
     this.forget(peerId)
-    void this.#node.hangUp(peerId).catch((error: unknown) => { this.#logger.warn({ peer: peerId.toString(), err: error }, 'could not hang up') })
+    void this.#node.hangUp(peerId).catch((error: unknown) => {
+      this.#logger.warn({ peer: peerId.toString(), err: error }, 'could not hang up')
+    })
   }
 }
 
@@ -152,5 +163,7 @@ export class Gate {
 async function refuse (stream: Stream, { remotePeer }: Connection): Promise<void> {
   const control = new ControlStream(stream, { outgoing: FailureSchema, incoming: FailureSchema })
   await control.read(AbortSignal.timeout(REFUSAL_TIMEOUT_MS)).catch(() => {}) // whatever it says
-  control.abort(new RefusedError(REFUSALS.notAdmitted, 'peer', `${remotePeer.toString()} is not admitted to this federation, or has not said hello`))
+  control.abort(
+    new RefusedError(REFUSALS.notAdmitted, 'peer', `${remotePeer.toString()} is not admitted to this federation, or has not said hello`)
+  )
 }

@@ -23,7 +23,9 @@ export interface Home {
   readonly state: string
   readonly lock: string
   readonly log: string
-  /** The socket on which the daemon is asked: in a directory for its owner alone, since it is open to all for a moment before it has a mode. */
+  /**
+   * The socket on which the daemon is asked: in a directory for its owner alone, since it is open to all for a moment before it has a mode.
+   */
   readonly control: string
 }
 
@@ -32,7 +34,9 @@ export class NoFederationError extends MidspanError {
   static readonly code = 'E_NO_FEDERATION'
 
   constructor (root: string) {
-    super(NoFederationError.code, `${root} belongs to no federation`, { next: `found one with: midspan init --home ${root} …, or join one with: midspan join --home ${root} <invite>` })
+    super(NoFederationError.code, `${root} belongs to no federation`, {
+      next: `found one with: midspan init --home ${root} …, or join one with: midspan join --home ${root} <invite>`
+    })
   }
 }
 
@@ -41,7 +45,9 @@ export class HomeInUseError extends MidspanError {
   static readonly code = 'E_HOME_IN_USE'
 
   constructor (root: string) {
-    super(HomeInUseError.code, `${root} already belongs to a federation`, { next: `choose another home, or leave it with: midspan leave --home ${root}` })
+    super(HomeInUseError.code, `${root} already belongs to a federation`, {
+      next: `choose another home, or leave it with: midspan leave --home ${root}`
+    })
   }
 }
 
@@ -80,7 +86,10 @@ export async function readIfPresent (path: string): Promise<Uint8Array | undefin
   }
 }
 
-/** Replaces a file of the home, for its owner alone, so that a reader, or a restart at any instant, sees all of the old bytes or all of the new. */
+/**
+ * Replaces a file of the home, for its owner alone, so that a reader, or a restart at any instant, sees all of the old bytes or all of the
+ * new.
+ */
 export async function replaceFile (path: string, bytes: Uint8Array | string): Promise<void> {
   await atomic.replaceFile(path, async (file) => { await file.writeFile(bytes) }, { mode: 0o600 })
 }

@@ -9,7 +9,10 @@ export async function loadOrCreateIdentity (path: string): Promise<Ed25519Privat
   return await loadIdentity(path) ?? await createIdentity(path)
 }
 
-/** The identity kept at `path`, from now on its owner's alone, or undefined where there is none. Throws UsageError when the file is not an Ed25519 key. */
+/**
+ * The identity kept at `path`, from now on its owner's alone, or undefined where there is none. Throws UsageError when the file is not an
+ * Ed25519 key.
+ */
 export async function loadIdentity (path: string): Promise<Ed25519PrivateKey | undefined> {
   const bytes = await readIfPresent(path)
   if (bytes === undefined) return undefined
@@ -30,5 +33,9 @@ async function createIdentity (path: string): Promise<Ed25519PrivateKey> {
 }
 
 function notAnIdentity (path: string, cause?: unknown): UsageError {
-  return new UsageError(`${path} does not hold an Ed25519 key`, 'restore it from a copy, or delete it to become a new peer, which federations must admit anew', cause)
+  return new UsageError(
+    `${path} does not hold an Ed25519 key`,
+    'restore it from a copy, or delete it to become a new peer, which federations must admit anew',
+    cause
+  )
 }

@@ -1,10 +1,18 @@
-import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import type { PeerId, Stream } from '@libp2p/interface'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
+import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { UsageError } from '../errors.ts'
 import { PartialModelStore } from '../model/checkpoint/store.ts'
 import { checkWeights, endTensors, modelOf } from '../model/families/index.ts'
-import { type Charter, checkClientSettings, checkProtocols, type ClientSettings, protocolId, type SignedCharter, verifyCharter } from '../protocols/charter/index.ts'
+import {
+  type Charter,
+  checkClientSettings,
+  checkProtocols,
+  type ClientSettings,
+  protocolId,
+  type SignedCharter,
+  verifyCharter
+} from '../protocols/charter/index.ts'
 import { type Invite, looksLikeInvite, parseInvite, RefusedError, REFUSALS, sayHello } from '../protocols/hello/index.ts'
 import { fetchPieces } from '../protocols/weights/index.ts'
 import { withDeadline } from '../protocols/wire/wait.ts'
@@ -61,7 +69,12 @@ const MAX_MODEL_BYTES = 2 ** 40
 const HELLO_TIMEOUT_MS = 60_000
 
 /** Joins a federation as a client and makes `root` its home. Interrupted, it goes on where it was when it is called again. */
-export async function joinFederation (root: string, options: JoinOptions, signal: AbortSignal, onEvent: (event: JoinEvent) => void = () => {}): Promise<Joined> {
+export async function joinFederation (
+  root: string,
+  options: JoinOptions,
+  signal: AbortSignal,
+  onEvent: (event: JoinEvent) => void = () => {}
+): Promise<Joined> {
   const target = await readTarget(options.invite)
   const home = homeAt(root)
   return await settle(home, async () => {
@@ -78,7 +91,15 @@ export async function joinFederation (root: string, options: JoinOptions, signal
       await writeServers(home, [{ peerId: target.server.toString(), addresses: target.addresses.map(String) }])
       await updateConfig(home, { role: 'client', ...client.partition, noise: options.noise, gradientNoise: options.gradientNoise })
       await replaceFile(home.charter, signed.bytes) // last: with it the home belongs to the federation
-      return { home: home.root, peerId: peerIdFromPrivateKey(key).toString(), server: target.server.toString(), federation, client, blocks: charter.model.blocks, ...weights }
+      return {
+        home: home.root,
+        peerId: peerIdFromPrivateKey(key).toString(),
+        server: target.server.toString(),
+        federation,
+        client,
+        blocks: charter.model.blocks,
+        ...weights
+      }
     } finally {
       await node.stop()
     }
@@ -86,7 +107,10 @@ export async function joinFederation (root: string, options: JoinOptions, signal
 }
 
 /** What a client uses: what it asked for, and the charter's least where it did not ask. Throws SettingRefusedError. */
-export function choose (charter: Charter, options: Pick<JoinOptions, 'inputBlocks' | 'outputBlocks' | 'noise' | 'gradientNoise'>): ClientSettings {
+export function choose (
+  charter: Charter,
+  options: Pick<JoinOptions, 'inputBlocks' | 'outputBlocks' | 'noise' | 'gradientNoise'>
+): ClientSettings {
   const settings = {
     partition: {
       inputBlocks: options.inputBlocks ?? charter.partitions.inputBlocks.min,
@@ -103,8 +127,14 @@ export function choose (charter: Charter, options: Pick<JoinOptions, 'inputBlock
 async function readTarget (text: string): Promise<Target> {
   if (looksLikeInvite(text)) {
     const invite = await parseInvite(text)
-    if (invite.expiresAtMs <= Date.now()) throw new RefusedError(REFUSALS.inviteExpired, 'invite.expires', `the invite expired at ${new Date(invite.expiresAtMs).toISOString()}`)
-    if (invite.role !== 'client') throw new RefusedError(REFUSALS.role, 'invite.role', `the invite is for a ${invite.role}, and join makes a client`)
+    if (invite.expiresAtMs <= Date.now())
+      throw new RefusedError(
+        REFUSALS.inviteExpired,
+        'invite.expires',
+        `the invite expired at ${new Date(invite.expiresAtMs).toISOString()}`
+      )
+    if (invite.role !== 'client')
+      throw new RefusedError(REFUSALS.role, 'invite.role', `the invite is for a ${invite.role}, and join makes a client`)
     return { server: peerIdFromString(invite.server), addresses: invite.addresses.map((address) => multiaddr(address)), invite }
   }
   try {
@@ -112,7 +142,11 @@ async function readTarget (text: string): Promise<Target> {
     const id = address.getComponents().findLast(({ name }) => name === 'p2p')?.value
     if (id !== undefined) return { server: peerIdFromString(id), addresses: [address], invite: undefined }
   } catch (error) {
-    throw new UsageError(`${text} is neither an invite nor a multiaddr`, 'copy the line that midspan invite printed, or an address such as /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…', error)
+    throw new UsageError(
+      `${text} is neither an invite nor a multiaddr`,
+      'copy the line that midspan invite printed, or an address such as /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…',
+      error
+    )
   }
   throw new UsageError(`${text} does not say which peer to expect`, 'add /p2p/ and the server\'s peer id, as its daemon prints it')
 }
@@ -124,12 +158,23 @@ async function introduce (node: MidspanNode, { server, addresses, invite }: Targ
   })
   if (welcomed.role !== 'server') throw new RefusedError(REFUSALS.role, 'role', `${server.toString()} is a ${welcomed.role}, not a server`)
   const signed = await verifyCharter(welcomed.charter ?? new Uint8Array(0))
-  if (invite !== undefined && signed.id !== invite.federation) throw new RefusedError(REFUSALS.inviteFederation, 'federation', 'the server sent the charter of another federation than the invite names')
+  if (invite !== undefined && signed.id !== invite.federation)
+    throw new RefusedError(
+      REFUSALS.inviteFederation,
+      'federation',
+      'the server sent the charter of another federation than the invite names'
+    )
   checkProtocols(signed.charter)
   return signed
 }
 
-async function open (node: MidspanNode, server: PeerId, addresses: readonly Multiaddr[], protocol: string, signal: AbortSignal): Promise<Stream> {
+async function open (
+  node: MidspanNode,
+  server: PeerId,
+  addresses: readonly Multiaddr[],
+  protocol: string,
+  signal: AbortSignal
+): Promise<Stream> {
   try {
     const known = node.getConnections(server).length > 0
     return await node.dialProtocol(known ? server : withPeer(addresses, server), protocol, { signal })
@@ -140,15 +185,30 @@ async function open (node: MidspanNode, server: PeerId, addresses: readonly Mult
 }
 
 async function fetchEnds (
-  node: MidspanNode, { server, addresses, invite }: Target, charter: Charter, { partition }: ClientSettings, path: string, onEvent: (event: JoinEvent) => void, signal: AbortSignal
+  node: MidspanNode,
+  { server, addresses, invite }: Target,
+  charter: Charter,
+  { partition }: ClientSettings,
+  path: string,
+  onEvent: (event: JoinEvent) => void,
+  signal: AbortSignal
 ): Promise<Pick<Joined, 'files' | 'tensors' | 'tensorBytes' | 'fetchedBytes'>> {
   const { model: { tensors, files, config }, adapters: { initial = {} } } = charter
   const model = modelOf(config)
-  checkWeights(model, { path: 'the charter', has: (name) => Object.hasOwn(tensors, name), info: (name) => tensors[name]!, tensorNames: () => Object.keys(tensors) }, endTensors(model, partition))
+  checkWeights(model, {
+    path: 'the charter',
+    has: (name) => Object.hasOwn(tensors, name),
+    info: (name) => tensors[name]!,
+    tensorNames: () => Object.keys(tensors)
+  }, endTensors(model, partition))
   const prints = { ...initial, ...tensors }
   const names = tensorsOfEnds(charter, partition)
   const missing = names.find((name) => !Object.hasOwn(prints, name))
-  if (missing !== undefined) throw new UsageError(`the charter describes no tensor ${missing}, which training starts from`, 'ask the founder: the federation\'s adapter is incomplete')
+  if (missing !== undefined)
+    throw new UsageError(
+      `the charter describes no tensor ${missing}, which training starts from`,
+      "ask the founder: the federation's adapter is incomplete"
+    )
   const expected = { tensors: Object.fromEntries(names.map((name) => [name, prints[name]!])), files }
   const store = await PartialModelStore.open(path, expected, MAX_MODEL_BYTES, signal)
   const totalBytes = store.pending().reduce((sum, { bytes, offset }) => sum + bytes - offset, 0)

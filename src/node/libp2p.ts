@@ -61,7 +61,9 @@ export async function createMidspanNode (options: NodeOptions): Promise<MidspanN
     services: { identify: identify(), ping: ping() }
   })
   // Only ever named: a stream of it that stayed open would gather what nobody reads.
-  await node.handle(roleProtocol(options.role), (stream) => { stream.abort(new Error('nothing is said on this protocol')) }, { maxInboundStreams: 1 })
+  await node.handle(roleProtocol(options.role), (stream) => {
+    stream.abort(new Error('nothing is said on this protocol'))
+  }, { maxInboundStreams: 1 })
   return node
 }
 
@@ -71,7 +73,11 @@ export async function startNode (node: MidspanNode, listen: readonly string[]): 
     await node.start()
   } catch (error) {
     await node.stop()
-    throw new UsageError(`cannot listen on ${reasonOf(error) ?? listen.join(', ')}`, 'stop what uses the port, or choose another address with --listen', error)
+    throw new UsageError(
+      `cannot listen on ${reasonOf(error) ?? listen.join(', ')}`,
+      'stop what uses the port, or choose another address with --listen',
+      error
+    )
   }
   if (listen.length > 0 && node.getMultiaddrs().length === 0) {
     await node.stop()
@@ -81,6 +87,10 @@ export async function startNode (node: MidspanNode, listen: readonly string[]): 
 
 /** libp2p's error names the addresses that failed, each with its reason, on lines of their own. */
 function reasonOf (error: unknown): string | undefined {
-  const lines = error instanceof Error ? error.message.split('\n').map((line) => line.trim()).filter((line) => line.startsWith('/')).map((line) => line.replace(/: \w*Error: /, ': ')) : []
+  const lines = error instanceof Error
+    ? error.message.split('\n').map((line) => line.trim()).filter((line) => line.startsWith('/')).map((line) =>
+      line.replace(/: \w*Error: /, ': ')
+    )
+    : []
   return lines.length === 0 ? undefined : lines.join('; ')
 }

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { multiaddr } from '@multiformats/multiaddr'
 import type { PeerId } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
+import { multiaddr } from '@multiformats/multiaddr'
 import { MidspanError } from '../errors.ts'
 import { protocolId } from '../protocols/charter/index.ts'
 import { RefusedError, REFUSALS, sayHello } from '../protocols/hello/index.ts'
@@ -103,11 +103,15 @@ export class ServerLinks {
       } catch (error) {
         if (signal.aborted) break
         logger.warn({ peer: server.peerId, err: error }, 'could not connect to a server')
-        this.#failures.set(server.peerId, error instanceof MidspanError ? error : new UnreachableError(`the server ${server.peerId}`, error))
+        this.#failures.set(
+          server.peerId,
+          error instanceof MidspanError ? error : new UnreachableError(`the server ${server.peerId}`, error)
+        )
         if (error instanceof RefusedError) waitMs = REFUSED_RETRY_MS
         tried()
       }
-      await sleep(waitMs * (0.5 + Math.random()), undefined, { signal }).catch(() => {}) // jitter: clients of one server do not all come back at once
+      // Jitter: clients of one server do not all come back at once.
+      await sleep(waitMs * (0.5 + Math.random()), undefined, { signal }).catch(() => {})
       waitMs = Math.min(waitMs * 2, LAST_RETRY_MS)
     }
     tried()

@@ -1,6 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto'
-import { link, readFile, rename, unlink, writeFile } from 'node:fs/promises'
 import { readFileSync, unlinkSync } from 'node:fs'
+import { link, readFile, rename, unlink, writeFile } from 'node:fs/promises'
 import { MidspanError } from '../errors.ts'
 import { createHome, HomeInUseError, readIfPresent, type Home } from './home.ts'
 
@@ -118,7 +118,10 @@ function isAlive ({ pid, started }: Owner): boolean {
   return startOf(pid) === started
 }
 
-/** When a process started, in the kernel's ticks: a process id is used again after a restart of the machine. Empty where the system does not say. */
+/**
+ * When a process started, in the kernel's ticks: a process id is used again after a restart of the machine. Empty where the system does not
+ * say.
+ */
 function startOf (pid: number): string {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')

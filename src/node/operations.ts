@@ -17,7 +17,11 @@ import { listPeers } from './status.ts'
 /** Longer ones are as good as for ever, and an invite that cannot be taken back should not be. */
 const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
 
-const inviteSchema = z.strictObject({ role: z.enum(['client', 'server']), expiresMs: z.int().positive().max(MAX_INVITE_MS, 'an invite expires within ten years'), uses: z.int().min(1).max(10_000) })
+const inviteSchema = z.strictObject({
+  role: z.enum(['client', 'server']),
+  expiresMs: z.int().positive().max(MAX_INVITE_MS, 'an invite expires within ten years'),
+  uses: z.int().min(1).max(10_000)
+})
 
 const removeSchema = z.strictObject({ peer: peerIdSchema })
 
@@ -53,18 +57,33 @@ export function operationsOf (running: Running): Record<string, Operation> {
 
 async function invite ({ node, membership: { key, signed } }: Running, parameters: unknown): Promise<object> {
   const result = inviteSchema.safeParse(parameters)
-  if (!result.success) throw new UsageError(`the invite cannot be made: ${result.error.issues[0]?.message ?? 'its terms cannot be read'}`, 'see: midspan invite --help')
+  if (!result.success)
+    throw new UsageError(
+      `the invite cannot be made: ${result.error.issues[0]?.message ?? 'its terms cannot be read'}`,
+      'see: midspan invite --help'
+    )
   const { role, expiresMs, uses } = result.data
   const expiresAtMs = Date.now() + expiresMs
-  const made = await createInvite({ federation: signed.id, addresses: farthestFirst(node.getMultiaddrs().map(String)), role, expiresAtMs, uses }, key)
+  const made = await createInvite({
+    federation: signed.id,
+    addresses: farthestFirst(node.getMultiaddrs().map(String)),
+    role,
+    expiresAtMs,
+    uses
+  }, key)
   return { invite: formatInvite(made), role, expires: new Date(expiresAtMs).toISOString(), uses, addresses: made.addresses }
 }
 
 async function remove (services: ServerServices, parameters: unknown): Promise<object> {
   const result = removeSchema.safeParse(parameters)
-  if (!result.success) throw new UsageError(`nobody can be removed: the peer ${result.error.issues[0]?.message ?? 'cannot be read'}`, 'copy its id from: midspan status --json')
+  if (!result.success)
+    throw new UsageError(
+      `nobody can be removed: the peer ${result.error.issues[0]?.message ?? 'cannot be read'}`,
+      'copy its id from: midspan status --json'
+    )
   const { peer } = result.data
-  if (!await services.remove(peerIdFromString(peer))) throw new UsageError(`${peer} has no place in this federation`, 'those that have one are the members in: midspan status --json')
+  if (!await services.remove(peerIdFromString(peer)))
+    throw new UsageError(`${peer} has no place in this federation`, 'those that have one are the members in: midspan status --json')
   return { removed: peer }
 }
 

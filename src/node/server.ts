@@ -60,16 +60,27 @@ export async function offerServerServices (options: ServerServicesOptions): Prom
     }
     if (gate.isGreeted(peer)) return
     await closed(stream, REFUSAL_READING_MS)
-    await connection.close({ signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch((error: unknown) => { connection.abort(error as Error) })
+    await connection.close({ signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch((error: unknown) => {
+      connection.abort(error as Error)
+    })
   }, { maxInboundStreams: MAX_HELLO_STREAMS })
-  const weights = new WeightsService(await weightSource(await openModelDirectory(model), signed.charter, home.adapter), servableOf(signed.charter))
-  await gate.handle(protocolId('weights'), async (stream, peer) => { await weights.serve(stream, peer.toString()) })
-  await gate.handle(protocolId('status'), async (stream) => { await answerStatus(stream, status) })
+  const weights = new WeightsService(
+    await weightSource(await openModelDirectory(model), signed.charter, home.adapter),
+    servableOf(signed.charter)
+  )
+  await gate.handle(protocolId('weights'), async (stream, peer) => {
+    await weights.serve(stream, peer.toString())
+  })
+  await gate.handle(protocolId('status'), async (stream) => {
+    await answerStatus(stream, status)
+  })
   return {
     members: () => Object.entries(admission.state.peers).map(([peerId, member]) => ({ peerId, ...member })),
     remove: async (peer) => {
       const had = await host.remove(peer)
-      await node.hangUp(peer, { signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch(() => { for (const connection of node.getConnections(peer)) connection.abort(new Error('removed')) })
+      await node.hangUp(peer, { signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch(() => {
+        for (const connection of node.getConnections(peer)) connection.abort(new Error('removed'))
+      })
       return had
     }
   }
@@ -78,7 +89,12 @@ export async function offerServerServices (options: ServerServicesOptions): Prom
 async function admissionOf ({ home, membership: { signed, peerId }, settings }: ServerServicesOptions): Promise<Admission> {
   const { charter } = signed
   return new Admission({
-    mode: charter.admission, federation: signed.id, server: peerId.toString(), allow: new Set(settings.allow), protocols: charter.protocols, maxClients: charter.limits.maxClients
+    mode: charter.admission,
+    federation: signed.id,
+    server: peerId.toString(),
+    allow: new Set(settings.allow),
+    protocols: charter.protocols,
+    maxClients: charter.limits.maxClients
   }, await readAdmission(home))
 }
 

@@ -3,8 +3,8 @@ import { parse as parseYaml, stringify as stringifyYaml } from 'yaml'
 import { z } from 'zod'
 import { UsageError } from '../errors.ts'
 import { computeTypes } from '../model/runtime/device.ts'
-import { weightFormats } from '../model/training/weight-format.ts'
 import { residualSettings } from '../model/training/residual-choice.ts'
+import { weightFormats } from '../model/training/weight-format.ts'
 import { peerIdSchema } from '../protocols/charter/schema.ts'
 import { readIfPresent, replaceFile, type Home } from './home.ts'
 
@@ -70,7 +70,8 @@ const defaults = {
 } as const
 
 /**
- * The settings of a home: what `given` names, from the command line, the environment or a file of options, comes before the home's config.yaml, and the defaults last.
+ * The settings of a home: what `given` names, from the command line, the environment or a file of options, comes before the home's
+ * config.yaml, and the defaults last.
  * Throws UsageError naming the key of the first that is wrong.
  */
 export async function loadSettings (home: Home, given: Readonly<Record<string, unknown>> = {}): Promise<Settings> {
@@ -92,7 +93,10 @@ export async function readConfig (path: string): Promise<PartialSettings> {
 }
 
 /** Writes a home's config.yaml, merged over what it has; a key with the value undefined is removed. */
-export async function updateConfig (home: Home, changes: { readonly [Key in keyof PartialSettings]?: PartialSettings[Key] | undefined }): Promise<void> {
+export async function updateConfig (
+  home: Home,
+  changes: { readonly [Key in keyof PartialSettings]?: PartialSettings[Key] | undefined }
+): Promise<void> {
   const merged = { ...await readConfig(home.config), ...changes }
   const kept = Object.fromEntries(Object.entries(merged).filter(([, value]) => value !== undefined))
   await replaceFile(home.config, stringifyYaml(checkSettings(kept, home.config)))

@@ -1,5 +1,6 @@
 import { open, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { UsageError } from '../errors.ts'
 import type { ModelDirectory } from '../model/checkpoint/directory.ts'
 import { peftTensorName } from '../model/checkpoint/peft.ts'
 import { SafetensorsFile } from '../model/checkpoint/safetensors.ts'
@@ -8,7 +9,6 @@ import { isAdapter } from '../model/training/trainable.ts'
 import { allowedPartitions, type Charter, type Partition } from '../protocols/charter/index.ts'
 import type { Servable, WeightSource } from '../protocols/weights/index.ts'
 import { charteredModel, endSpans, shapesOf } from '../roles/settings.ts'
-import { UsageError } from '../errors.ts'
 
 /** What a federation's clients may fetch: the companion files, and the tensors of every allowed partition's ends. */
 export function servableOf (charter: Charter): Servable {
@@ -23,7 +23,9 @@ export function tensorsOfEnds (charter: Charter, partition: Partition): string[]
   const model = charteredModel(charter)
   const weights = endTensors(model, partition)
   if (charter.adapters.initial === undefined) return weights
-  const adapters = shapesOf(charter, endSpans(charter, partition)).filter(({ name }) => isAdapter(name)).map(({ name }) => peftTensorName(model.layersPrefix, name))
+  const adapters = shapesOf(charter, endSpans(charter, partition)).filter(({ name }) => isAdapter(name)).map(({ name }) =>
+    peftTensorName(model.layersPrefix, name)
+  )
   return [...weights, ...adapters]
 }
 
@@ -35,7 +37,8 @@ export async function weightSource (directory: ModelDirectory, charter: Charter,
   const { model: { files, tensors }, adapters: { initial = {} } } = charter
   const adapter = charter.adapters.initial === undefined ? undefined : await SafetensorsFile.open(adapterPath)
   for (const [name, { bytes }] of Object.entries(initial)) {
-    if (adapter?.tensors.get(name)?.bytes !== bytes) throw new UsageError(`${adapterPath} is not the adapter of the charter: ${name} is missing or has another size`, 'restore the file')
+    if (adapter?.tensors.get(name)?.bytes !== bytes)
+      throw new UsageError(`${adapterPath} is not the adapter of the charter: ${name} is missing or has another size`, 'restore the file')
   }
   for (const [name, { bytes }] of Object.entries(files)) {
     const size = await stat(join(directory.path, name)).then(({ size }) => size, () => undefined)
@@ -65,5 +68,8 @@ async function readRange (path: string, offset: number, length: number): Promise
 }
 
 function changed (directory: ModelDirectory, name: string): UsageError {
-  return new UsageError(`${directory.path} is not the model of the charter: ${name} is missing or has another size`, 'restore the model that the federation was founded with')
+  return new UsageError(
+    `${directory.path} is not the model of the charter: ${name} is missing or has another size`,
+    'restore the model that the federation was founded with'
+  )
 }

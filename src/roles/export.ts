@@ -4,9 +4,9 @@ import { MidspanError } from '../errors.ts'
 import { openModelDirectory } from '../model/checkpoint/directory.ts'
 import { writeMergedModel } from '../model/checkpoint/merged-directory.ts'
 import { peftBiasName, peftSavedName, peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
+import { isAdapter } from '../model/training/trainable.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import type { Tensor } from '../tensor.ts'
-import { isAdapter } from '../model/training/trainable.ts'
 import { blockOf } from './adapters.ts'
 import { charteredModel, trainableOf } from './settings.ts'
 
@@ -35,20 +35,40 @@ export class ExportError extends MidspanError {
 export async function * writeExport (options: ExportOptions, signal: AbortSignal): AsyncGenerator<object> {
   const { merged, charter, trained: { round, values } } = options
   const parameters = [...values.values()].reduce((sum, { data }) => sum + data.length, 0)
-  yield { type: 'done', format: merged ? 'merged' : 'peft', round, parameters, ...merged ? await writeMerged(options, signal) : await writeAdapter(charter, values, resolve(options.out)) }
+  yield {
+    type: 'done',
+    format: merged ? 'merged' : 'peft',
+    round,
+    parameters,
+    ...merged ? await writeMerged(options, signal) : await writeAdapter(charter, values, resolve(options.out))
+  }
 }
 
 async function writeAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>, directory: string): Promise<object> {
-  if (![...values.keys()].some(isAdapter)) throw new ExportError('every block is trained whole, and PEFT loads no directory without an adapter', 'export the merged model with --merged')
+  if (![...values.keys()].some(isAdapter))
+    throw new ExportError(
+      'every block is trained whole, and PEFT loads no directory without an adapter',
+      'export the merged model with --merged'
+    )
   await writePeftAdapter(directory, { ...peftAdapter(charter, values), dtype: 'F32' })
   return { directory, tensors: values.size }
 }
 
 async function writeMerged ({ charter, trained: { values }, out, model }: ExportOptions, signal: AbortSignal): Promise<object> {
-  if (model === undefined) throw new ExportError('a client holds only its ends of the model', 'name a directory that has all of it with --model, or export where the server runs')
+  if (model === undefined)
+    throw new ExportError(
+      'a client holds only its ends of the model',
+      'name a directory that has all of it with --model, or export where the server runs'
+    )
   const adapters = new Map([...values].filter(([name]) => isAdapter(name)))
-  const changes = { adapter: adapters.size === 0 ? undefined : peftAdapter(charter, adapters), values: new Map([...values].filter(([name]) => !isAdapter(name))) }
-  const { directory, tensors, changed, bytes } = await writeMergedModel(await openModelDirectory(model), changes, out, { expected: charter.model.tensors, signal })
+  const changes = {
+    adapter: adapters.size === 0 ? undefined : peftAdapter(charter, adapters),
+    values: new Map([...values].filter(([name]) => !isAdapter(name)))
+  }
+  const { directory, tensors, changed, bytes } = await writeMergedModel(await openModelDirectory(model), changes, out, {
+    expected: charter.model.tensors,
+    signal
+  })
   return { directory, tensors, changed, bytes }
 }
 

@@ -17,7 +17,10 @@ export function trainLimits (charter: Charter, shapes: ReadonlyArray<{ readonly 
   return {
     maxMessageBytes: train.MAX_MESSAGE_BYTES,
     maxTensors: train.MAX_TENSORS,
-    maxTensorBytes: Math.max(rowBytes(charter.wire, charter.training.maxTokensPerClient, charter.model.hidden), STATE_COPIES * adapterBytes(shapes) + 8 * STATE_COPIES * shapes.length)
+    maxTensorBytes: Math.max(
+      rowBytes(charter.wire, charter.training.maxTokensPerClient, charter.model.hidden),
+      STATE_COPIES * adapterBytes(shapes) + 8 * STATE_COPIES * shapes.length
+    )
   }
 }
 

@@ -34,9 +34,15 @@ export function endSpans (charter: Charter, { inputBlocks, outputBlocks }: Clien
 }
 
 /** What protects a client's rows, at the cuts of its partition. */
-export function protectionOf (charter: Charter, { partition: { inputBlocks, outputBlocks }, noise, gradientNoise }: ClientSettings): { hidden: Protection, gradient: Protection } {
+export function protectionOf (
+  charter: Charter,
+  { partition: { inputBlocks, outputBlocks }, noise, gradientNoise }: ClientSettings
+): { hidden: Protection, gradient: Protection } {
   const { privacy: { clip, clipAlways }, model: { blocks } } = charter
-  const protection = (norm: number | undefined, scale: number): Protection => ({ clip: scale > 0 || clipAlways ? norm ?? null : null, noise: scale })
+  const protection = (norm: number | undefined, scale: number): Protection => ({
+    clip: scale > 0 || clipAlways ? norm ?? null : null,
+    noise: scale
+  })
   return {
     hidden: protection(clip?.hidden[inputBlocks], noise),
     gradient: protection(clip?.gradient[blocks - outputBlocks], gradientNoise)

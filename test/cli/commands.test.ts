@@ -17,7 +17,9 @@ describe('the commands', () => {
     ['client.yaml', ['join', 'daemon', 'train', 'evaluate', 'generate', 'export']]
   ])('accept the example %s', async (file, names) => {
     for (const { options } of commands.filter(({ name }) => names.includes(name))) {
-      const needed = Object.fromEntries(Object.entries(options).filter(([, { mandatory }]) => mandatory === true).map(([key]) => [key, ['x']]))
+      const needed = Object.fromEntries(
+        Object.entries(options).filter(([, { mandatory }]) => mandatory === true).map(([key]) => [key, ['x']])
+      )
       await resolveOptions(options, known, { ...needed, config: [exampleFile(file)] }, {})
     }
   })
@@ -29,7 +31,10 @@ describe('the commands', () => {
   })
 
   it('name options alike on the command line and in the environment', () => {
-    expect([flagText('loraR', { value: 'RANK', about: '', parse: String, fallback: '' }), environmentName('loraR')]).toEqual(['--lora-r RANK', 'MIDSPAN_LORA_R'])
+    expect([flagText('loraR', { value: 'RANK', about: '', parse: String, fallback: '' }), environmentName('loraR')]).toEqual([
+      '--lora-r RANK',
+      'MIDSPAN_LORA_R'
+    ])
     expect(environmentName('beta1')).toBe('MIDSPAN_BETA1')
     expect(environmentName('maxTokensPerClient')).toBe('MIDSPAN_MAX_TOKENS_PER_CLIENT')
   })

@@ -13,14 +13,44 @@ import { midspan, MidspanProcess } from './process.ts'
 const silent: Logger = { debug () {}, info () {}, warn () {}, error () {} }
 const traffic = { sentBytes: 2048, receivedBytes: 1024 }
 const generated = {
-  type: 'done', text: 'there was a cat', ids: [1, 2, 3], reason: 'length', promptTokens: 4, tokens: 3, prefillSeconds: 0.5, decodeSeconds: 1, tokensPerSecond: 3, ...traffic
+  type: 'done',
+  text: 'there was a cat',
+  ids: [1, 2, 3],
+  reason: 'length',
+  promptTokens: 4,
+  tokens: 3,
+  prefillSeconds: 0.5,
+  decodeSeconds: 1,
+  tokensPerSecond: 3,
+  ...traffic
 }
 const status = {
-  agent: 'midspan/0.1.0', peerId: '12D3KooWExample', role: 'client', home: '/home', federation: { id: 'ab12', name: 'stories' }, addresses: ['/ip4/127.0.0.1/tcp/1'],
-  device: 'cpu', deviceReason: 'as set', blocks: null, partition: { inputBlocks: 1, outputBlocks: 2 }, connected: true, disconnectedReason: null, members: null, training: null, generation: null, since: '2026-01-01T00:00:00.000Z'
+  agent: 'midspan/0.1.0',
+  peerId: '12D3KooWExample',
+  role: 'client',
+  home: '/home',
+  federation: { id: 'ab12', name: 'stories' },
+  addresses: ['/ip4/127.0.0.1/tcp/1'],
+  device: 'cpu',
+  deviceReason: 'as set',
+  blocks: null,
+  partition: { inputBlocks: 1, outputBlocks: 2 },
+  connected: true,
+  disconnectedReason: null,
+  members: null,
+  training: null,
+  generation: null,
+  since: '2026-01-01T00:00:00.000Z'
 }
 const peer = {
-  peerId: '12D3KooWServer', role: 'server', blocks: { first: 1, end: 4 }, roundTripMs: 1.234, path: 'direct', sessions: 1, since: '2026-01-01T00:00:00.000Z', address: '/ip4/127.0.0.1/tcp/2'
+  peerId: '12D3KooWServer',
+  role: 'server',
+  blocks: { first: 1, end: 4 },
+  roundTripMs: 1.234,
+  path: 'direct',
+  sessions: 1,
+  since: '2026-01-01T00:00:00.000Z',
+  address: '/ip4/127.0.0.1/tcp/2'
 }
 
 let root: string
@@ -39,7 +69,19 @@ function answering (name: string, ...events: object[]): Operation {
 async function * trainForever (parameters: unknown, signal: AbortSignal): AsyncGenerator<object> {
   asked.set('train', parameters)
   yield { type: 'start', round: 0, rounds: 100, records: 12, skippedLines: [{ line: 3, reason: 'is not JSON' }] }
-  yield { type: 'round', round: 1, done: 1, rounds: 100, loss: 4.5, tokens: 100, tokensPerSecond: 1000, clippedFraction: 0, leftOut: false, members: 1, ...traffic }
+  yield {
+    type: 'round',
+    round: 1,
+    done: 1,
+    rounds: 100,
+    loss: 4.5,
+    tokens: 100,
+    tokensPerSecond: 1000,
+    clippedFraction: 0,
+    leftOut: false,
+    members: 1,
+    ...traffic
+  }
   hungUp = once(signal, 'abort')
   await hungUp
 }
@@ -51,7 +93,15 @@ beforeAll(async () => {
     peers: answering('peers', { peers: [peer] }),
     invite: answering('invite', { invite: 'midspan-invite-line' }),
     train: trainForever,
-    evaluate: answering('evaluate', { type: 'progress', sequences: 1, tokens: 10 }, { type: 'result', loss: 1.5, perplexity: 4.48, tokens: 100, sequences: 5, seconds: 2, ...traffic }),
+    evaluate: answering('evaluate', { type: 'progress', sequences: 1, tokens: 10 }, {
+      type: 'result',
+      loss: 1.5,
+      perplexity: 4.48,
+      tokens: 100,
+      sequences: 5,
+      seconds: 2,
+      ...traffic
+    }),
     generate: answering('generate', { type: 'text', text: 'there was ' }, { type: 'text', text: 'a cat' }, generated),
     async *export () {
       throw new MidspanError('E_DATASET', 'nothing was trained yet', { next: 'train first' })
@@ -65,7 +115,11 @@ afterAll(async () => {
 })
 
 describe('commands that talk to the daemon', () => {
-  it.each([['status'], ['peers'], ['invite'], ['export', '--out', 'x'], ['train', '--data', 'x'], ['generate', '--prompt', 'x'], ['evaluate', '--data', 'x'], ['leave']])('say how to start one where there is none: %s', async (...args) => {
+  it.each([['status'], ['peers'], ['invite'], ['export', '--out', 'x'], ['train', '--data', 'x'], ['generate', '--prompt', 'x'], [
+    'evaluate',
+    '--data',
+    'x'
+  ], ['leave']])('say how to start one where there is none: %s', async (...args) => {
     const home = join(root, 'absent')
     const { code, out, err } = await run([...args, '--home', home])
     expect(err).toBe(`midspan: no daemon runs in ${home} (start it with: midspan daemon --home ${home})\n`)
@@ -118,7 +172,10 @@ describe('commands that talk to the daemon', () => {
     await run(['generate', '--home', root, '--messages', file])
     expect(asked.get('generate')).toMatchObject({ messages: [{ role: 'user', content: 'hi' }] })
     await writeFile(file, '[{"role":"user"}]')
-    expect(await run(['generate', '--home', root, '--messages', file])).toMatchObject({ code: 2, err: expect.stringContaining('is not an array of messages') as string })
+    expect(await run(['generate', '--home', root, '--messages', file])).toMatchObject({
+      code: 2,
+      err: expect.stringContaining('is not an array of messages') as string
+    })
   })
 
   it('print an evaluation for people and for programs', async () => {
@@ -128,7 +185,11 @@ describe('commands that talk to the daemon', () => {
   })
 
   it('tell what the daemon refused, with the exit code of its kind', async () => {
-    expect(await run(['export', '--home', root, '--out', 'x'])).toEqual({ code: 2, out: '', err: 'midspan: nothing was trained yet (train first)\n' })
+    expect(await run(['export', '--home', root, '--out', 'x'])).toEqual({
+      code: 2,
+      out: '',
+      err: 'midspan: nothing was trained yet (train first)\n'
+    })
   })
 
   it('stop training on Ctrl-C, hanging up, and say how to resume', async () => {

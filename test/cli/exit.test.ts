@@ -21,9 +21,12 @@ describe('how failures are told', () => {
     expect(errorLine(new TypeError('x is undefined'))).toMatch(/^midspan: x is undefined \(unexpected: .*--debug/)
   })
 
-  it.each([['E_USAGE', 2], ['E_NO_DAEMON', 3], ['E_SETTING_REFUSED', 4], ['E_CHARTER_SIGNATURE', 4], ['E_SOMETHING_ELSE', 1]])('ends %s with %i', (code, exit) => {
-    expect(exitCodeOf(new MidspanError(code, 'x'))).toBe(exit)
-  })
+  it.each([['E_USAGE', 2], ['E_NO_DAEMON', 3], ['E_SETTING_REFUSED', 4], ['E_CHARTER_SIGNATURE', 4], ['E_SOMETHING_ELSE', 1]])(
+    'ends %s with %i',
+    (code, exit) => {
+      expect(exitCodeOf(new MidspanError(code, 'x'))).toBe(exit)
+    }
+  )
 
   it('ends an interruption with 130, and what is no Midspan error with 1', () => {
     expect([exitCodeOf(new InterruptedError()), exitCodeOf(new Error('x')), exitCodeOf('x')]).toEqual([130, 1, 1])

@@ -22,12 +22,25 @@ describe.skipIf(!hasData(MODEL))('a federation, from the command line', { timeou
   let daemon: MidspanProcess
   let address: string
   const home = (name: string): string => join(root, name)
-  const init = async (name: string, ...args: string[]): Promise<Finished> => await run(['init', '--home', home(name), '--name', 'stories', ...args])
+  const init = async (name: string, ...args: string[]): Promise<Finished> =>
+    await run(['init', '--home', home(name), '--name', 'stories', ...args])
   const invite = async (): Promise<string> => (await run(['invite', '--home', home('s')])).out.trim()
 
   beforeAll(async () => {
     root = await mkdtemp(join(tmpdir(), 'midspan-federation-'))
-    const founded = await init('s', '--model', dataPath(MODEL), '--input-blocks', '1..2', '--output-blocks', '1..2', '--noise', '0.5', '--clip', '10')
+    const founded = await init(
+      's',
+      '--model',
+      dataPath(MODEL),
+      '--input-blocks',
+      '1..2',
+      '--output-blocks',
+      '1..2',
+      '--noise',
+      '0.5',
+      '--clip',
+      '10'
+    )
     expect([founded.code, founded.err]).toEqual([0, ''])
     daemon = new MidspanProcess(['daemon', '--home', home('s'), '--listen', '/ip4/127.0.0.1/tcp/0'])
     address = await daemon.line('Listening on ')
@@ -41,7 +54,9 @@ describe.skipIf(!hasData(MODEL))('a federation, from the command line', { timeou
   })
 
   it('has a daemon that says who and where it is, and then that it is ready', () => {
-    expect(daemon.out).toMatch(/^Peer 12D3KooW\w+, a server \(midspan\/[\d.]+\)\nFederation stories \([0-9a-f]{64}\)\n(?:Serving blocks \d to \d|Computing) on cpu[^\n]*\n(?:Listening on \/[^\n]+\n)+Daemon is ready\n$/)
+    expect(daemon.out).toMatch(
+      /^Peer 12D3KooW\w+, a server \(midspan\/[\d.]+\)\nFederation stories \([0-9a-f]{64}\)\n(?:Serving blocks \d to \d|Computing) on cpu[^\n]*\n(?:Listening on \/[^\n]+\n)+Daemon is ready\n$/
+    )
     expect(address).toMatch(/^\/ip4\/127\.0\.0\.1\/tcp\/\d+\/p2p\/12D3KooW\w+$/)
   })
 
@@ -53,7 +68,10 @@ describe.skipIf(!hasData(MODEL))('a federation, from the command line', { timeou
     const model = home('gpt')
     await cp(dataPath(MODEL), model, { recursive: true })
     const config = JSON.parse(await readFile(join(model, 'config.json'), 'utf8')) as object
-    await writeFile(join(model, 'config.json'), JSON.stringify({ ...config, model_type: 'gpt_neox', architectures: ['GPTNeoXForCausalLM'] }))
+    await writeFile(
+      join(model, 'config.json'),
+      JSON.stringify({ ...config, model_type: 'gpt_neox', architectures: ['GPTNeoXForCausalLM'] })
+    )
     expectRefusal(await init('x', '--model', model), 2, /gpt_neox|GPTNeoX/)
   })
 

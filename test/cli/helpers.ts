@@ -20,7 +20,10 @@ class Recorder extends PassThrough {
 }
 
 /** A terminal that remembers what it was told, interactive or not. */
-export function recordedTerminal (isTTY: boolean, environment: NodeJS.ProcessEnv = {}): { terminal: Terminal, out: Recorder, err: Recorder } {
+export function recordedTerminal (
+  isTTY: boolean,
+  environment: NodeJS.ProcessEnv = {}
+): { terminal: Terminal, out: Recorder, err: Recorder } {
   const out = new Recorder(isTTY)
   const err = new Recorder(isTTY)
   return { terminal: new Terminal(out, err, environment), out, err }

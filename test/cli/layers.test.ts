@@ -2,10 +2,10 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { UsageError } from '../../src/errors.ts'
 import { resolveOptions, type Environment, type Flags } from '../../src/cli/layers.ts'
 import { defaulted, mandatory, optional, repeated, toggle } from '../../src/cli/option.ts'
 import { integer, list, path, text } from '../../src/cli/values.ts'
+import { UsageError } from '../../src/errors.ts'
 
 const options = {
   config: optional('FILE', path, 'Options'),
@@ -76,8 +76,14 @@ describe('where options come from', () => {
     await expect(resolve({ config: [config] })).rejects.toThrow(`${config}: rounds 'many' is not`)
   })
 
-  it.each([['round: 5', 'round is not an option'], ['config: x', 'config is not an option'], ['[1]', 'is not a list of options'],
-    ['rounds: {a: 1}', 'rounds is not text'], ['rounds: [', 'is not YAML'], ['__proto__: 1', '__proto__ is not an option']])('refuses the file %j', async (content, message) => {
+  it.each([
+    ['round: 5', 'round is not an option'],
+    ['config: x', 'config is not an option'],
+    ['[1]', 'is not a list of options'],
+    ['rounds: {a: 1}', 'rounds is not text'],
+    ['rounds: [', 'is not YAML'],
+    ['__proto__: 1', '__proto__ is not an option']
+  ])('refuses the file %j', async (content, message) => {
     const refused = resolve({ config: [await file(content)] })
     await expect(refused).rejects.toThrow(UsageError)
     await expect(refused).rejects.toThrow(message)
@@ -97,6 +103,9 @@ describe('where options come from', () => {
 
   it('refuses to run without a mandatory option', async () => {
     const needy = { data: mandatory('FILE', path, 'Text') }
-    await expect(resolveOptions(needy, known, {}, {})).rejects.toMatchObject({ message: '--data is missing', next: 'give --data FILE, or set MIDSPAN_DATA' })
+    await expect(resolveOptions(needy, known, {}, {})).rejects.toMatchObject({
+      message: '--data is missing',
+      next: 'give --data FILE, or set MIDSPAN_DATA'
+    })
   })
 })

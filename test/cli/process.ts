@@ -19,10 +19,20 @@ export class MidspanProcess {
 
   constructor (args: readonly string[], environment: NodeJS.ProcessEnv = {}) {
     const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('MIDSPAN_'))
-    this.#child = spawn(node, ['bin/midspan.js', ...args], { cwd: root, env: { ...Object.fromEntries(inherited), ...environment }, stdio: ['ignore', 'pipe', 'pipe'] })
-    this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => { this.out += text })
-    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => { this.err += text })
-    this.#ended = new Promise((resolve) => { this.#child.on('close', resolve) })
+    this.#child = spawn(node, ['bin/midspan.js', ...args], {
+      cwd: root,
+      env: { ...Object.fromEntries(inherited), ...environment },
+      stdio: ['ignore', 'pipe', 'pipe']
+    })
+    this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      this.out += text
+    })
+    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.err += text
+    })
+    this.#ended = new Promise((resolve) => {
+      this.#child.on('close', resolve)
+    })
   }
 
   /** Waits for a line of standard output that begins so, and returns the rest of it. */
@@ -31,7 +41,8 @@ export class MidspanProcess {
     for (;;) {
       const found = this.out.split('\n').slice(0, -1).find((line) => line.startsWith(start))
       if (found !== undefined) return found.slice(start.length)
-      if (this.#child.exitCode !== null || Date.now() > limit) throw new Error(`no line '${start}…' (exit code ${this.#child.exitCode}): ${this.out}${this.err}`)
+      if (this.#child.exitCode !== null || Date.now() > limit)
+        throw new Error(`no line '${start}…' (exit code ${this.#child.exitCode}): ${this.out}${this.err}`)
       await new Promise((resolve) => setTimeout(resolve, 20))
     }
   }

@@ -23,9 +23,12 @@ describe('what is printed', () => {
     expect(recordedTerminal(true, { TERM: 'dumb' }).terminal.interactive).toBe(false)
   })
 
-  it.each([[0, '0 B'], [1023, '1023 B'], [1536, '1.5 KiB'], [64 * 2 ** 20, '64.0 MiB'], [2 ** 50, '1024.0 TiB']])('shows %i bytes as %s', (count, text) => {
-    expect(bytes(count)).toBe(text)
-  })
+  it.each([[0, '0 B'], [1023, '1023 B'], [1536, '1.5 KiB'], [64 * 2 ** 20, '64.0 MiB'], [2 ** 50, '1024.0 TiB']])(
+    'shows %i bytes as %s',
+    (count, text) => {
+      expect(bytes(count)).toBe(text)
+    }
+  )
 
   it.each([[0.04, '0.0s'], [4.25, '4.3s'], [59.4, '59s'], [65, '1m05s'], [3725, '1h02m']])('shows %f seconds as %s', (value, text) => {
     expect(seconds(value)).toBe(text)
@@ -35,7 +38,11 @@ describe('what is printed', () => {
     expect(digits(value)).toBe(text)
   })
 
-  it.each([[1, 2, 'the first block and the last 2 blocks'], [0, 1, 'the embedding alone and the last block'], [3, 0, 'the first 3 blocks and the head alone']])('names spans of %i and %i blocks', (inputBlocks, outputBlocks, text) => {
+  it.each([[1, 2, 'the first block and the last 2 blocks'], [0, 1, 'the embedding alone and the last block'], [
+    3,
+    0,
+    'the first 3 blocks and the head alone'
+  ]])('names spans of %i and %i blocks', (inputBlocks, outputBlocks, text) => {
     expect(endSpans({ inputBlocks, outputBlocks })).toBe(text)
   })
 

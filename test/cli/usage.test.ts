@@ -48,7 +48,8 @@ describe('the program', () => {
   it('prints the help of a command in groups, with defaults and examples', async () => {
     const { code, out } = await run(['train', '--help'])
     expect(code).toBe(0)
-    for (const heading of ['Data:', 'Training:', 'Privacy:', 'Output:', 'Common options:', 'Examples:']) expect(out).toContain(`\n${heading}\n`)
+    for (const heading of ['Data:', 'Training:', 'Privacy:', 'Output:', 'Common options:', 'Examples:'])
+      expect(out).toContain(`\n${heading}\n`)
     expect(out).toContain('(default: 100)')
   })
 

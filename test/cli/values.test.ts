@@ -1,20 +1,43 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import {
+  address,
+  blockNumbers,
+  boolean,
+  clip,
+  duration,
+  ends,
+  hexSeed,
+  integer,
+  list,
+  normOrNone,
+  number,
+  path,
+  peerId,
+  range,
+  size,
+  text
+} from '../../src/cli/values.ts'
 import { UsageError } from '../../src/errors.ts'
-import { address, blockNumbers, boolean, clip, duration, ends, hexSeed, integer, list, normOrNone, number, path, peerId, range, size, text } from '../../src/cli/values.ts'
 
 describe('values of options', () => {
-  it.each([['500ms', 500], ['60s', 60_000], ['30m', 1_800_000], ['24h', 86_400_000], ['7d', 604_800_000], ['1.5h', 5_400_000]])('reads the duration %s', (given, ms) => {
-    expect(duration(given)).toBe(ms)
-  })
+  it.each([['500ms', 500], ['60s', 60_000], ['30m', 1_800_000], ['24h', 86_400_000], ['7d', 604_800_000], ['1.5h', 5_400_000]])(
+    'reads the duration %s',
+    (given, ms) => {
+      expect(duration(given)).toBe(ms)
+    }
+  )
 
   it.each(['', '60', 's', '-1s', '0s', '1y', '1 s x', '9e9d', '99999999999999999d'])('refuses the duration %j', (given) => {
     expect(() => duration(given)).toThrow(UsageError)
   })
 
-  it.each([['64MiB', 67_108_864], ['2GB', 2e9], ['1 KiB', 1024], ['10B', 10], ['0.5GiB', 536_870_912]])('reads the size %s', (given, bytes) => {
-    expect(size(given)).toBe(bytes)
-  })
+  it.each([['64MiB', 67_108_864], ['2GB', 2e9], ['1 KiB', 1024], ['10B', 10], ['0.5GiB', 536_870_912]])(
+    'reads the size %s',
+    (given, bytes) => {
+      expect(size(given)).toBe(bytes)
+    }
+  )
 
   it.each(['64', '64mib', '0B', 'MiB', '1constructor'])('refuses the size %j', (given) => {
     expect(() => size(given)).toThrow(UsageError)
@@ -56,9 +79,12 @@ describe('values of options', () => {
     expect(() => blockNumbers(given)).toThrow(UsageError)
   })
 
-  it.each([['shared', { mode: 'shared' }], ['personal', { mode: 'personal' }], ['average:5', { mode: 'average', every: 5 }]])('reads the ends %s', (given, value) => {
-    expect(ends(given)).toEqual(value)
-  })
+  it.each([['shared', { mode: 'shared' }], ['personal', { mode: 'personal' }], ['average:5', { mode: 'average', every: 5 }]])(
+    'reads the ends %s',
+    (given, value) => {
+      expect(ends(given)).toEqual(value)
+    }
+  )
 
   it.each(['average', 'average:0', 'average:1.5', 'mean'])('refuses the ends %j', (given) => {
     expect(() => ends(given)).toThrow(UsageError)
@@ -87,7 +113,10 @@ describe('values of options', () => {
     expect(path('a/b')).toBe(`${process.cwd()}/a/b`)
   })
 
-  it.each([[address, 'localhost:4001'], [address, '/ip4/1.2.3.4/tcp/1 2'], [peerId, 'QmFoo'], [hexSeed, 'xyz'], [boolean, 'yes'], [text, '']])('refuses with %o the text %j', (parse, given) => {
+  it.each([[address, 'localhost:4001'], [address, '/ip4/1.2.3.4/tcp/1 2'], [peerId, 'QmFoo'], [hexSeed, 'xyz'], [boolean, 'yes'], [
+    text,
+    ''
+  ]])('refuses with %o the text %j', (parse, given) => {
     expect(() => (parse as (text: string) => unknown)(given)).toThrow(UsageError)
   })
 })

@@ -39,8 +39,12 @@ export function deviceSuite (kind: Device['kind'], tolerance: Tolerance, inFloat
       await expect(closed.zeros('float32', [1])).rejects.toThrow('closed')
     })
 
-    describe('while it is open', () => { parts(tolerance, options, [contract, operators, blocks, caches, prompts, formats, steps, copies]) })
-    describe('computing in fp16', () => { parts(inFloat16, { ...options, compute: 'fp16' }, [rounding, blocks, caches, steps]) })
+    describe('while it is open', () => {
+      parts(tolerance, options, [contract, operators, blocks, caches, prompts, formats, steps, copies])
+    })
+    describe('computing in fp16', () => {
+      parts(inFloat16, { ...options, compute: 'fp16' }, [rounding, blocks, caches, steps])
+    })
   })
 
   function parts (tolerance: Tolerance, options: DeviceOptions, all: ReadonlyArray<(subject: Subject) => void>): void {

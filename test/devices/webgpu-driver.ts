@@ -10,7 +10,9 @@ export interface Driver {
   readonly env: Readonly<Record<string, string>>
 }
 
-/** The machine's own GPU where it has a driver for one, SwiftShader where that is installed; undefined where WebGPU has nothing to run on. */
+/**
+ * The machine's own GPU where it has a driver for one, SwiftShader where that is installed; undefined where WebGPU has nothing to run on.
+ */
 export function webGpuDriver (): Driver | undefined {
   if (process.platform !== 'linux') return { name: `${process.platform}'s own`, env: {} }
   const installed = vulkanDrivers()

@@ -6,7 +6,9 @@ import { webGpuDriver } from './webgpu-driver.ts'
 const driver = webGpuDriver()
 
 if (driver === undefined) {
-  describe.skip('the webgpu device: there is no Vulkan driver; install that of the GPU, or chromium-common and libvulkan1 for SwiftShader', () => { it('passes the suite', () => {}) })
+  describe.skip('the webgpu device: there is no Vulkan driver; install that of the GPU, or chromium-common and libvulkan1 for SwiftShader', () => {
+    it('passes the suite', () => {})
+  })
 } else {
   describe(`with the driver ${driver.name}`, () => {
     it('is one in a process', async () => {
@@ -15,6 +17,11 @@ if (driver === undefined) {
       await device.close()
     })
 
-    deviceSuite('webgpu', { block: 5e-6, hidden: 2e-5, gradient: 5e-5, steps: 1e-3 }, { block: 2e-3, hidden: 3e-3, gradient: 5e-3, steps: 1e-2 })
+    deviceSuite('webgpu', { block: 5e-6, hidden: 2e-5, gradient: 5e-5, steps: 1e-3 }, {
+      block: 2e-3,
+      hidden: 3e-3,
+      gradient: 5e-3,
+      steps: 1e-2
+    })
   })
 }

@@ -31,7 +31,10 @@ export async function textOptions (changes: Partial<TextOptions> = {}): Promise<
 }
 
 /** A session over these two streams, or over a fresh pair in memory. */
-export async function channelPair (changes: Partial<TextOptions> = {}, streams?: readonly [Stream, Stream]): Promise<{ client: TextChannel, server: TextChannel }> {
+export async function channelPair (
+  changes: Partial<TextOptions> = {},
+  streams?: readonly [Stream, Stream]
+): Promise<{ client: TextChannel, server: TextChannel }> {
   const [outbound, inbound] = streams ?? await streamPair({ protocol: '/midspan/test/1' })
   const options = await textOptions(changes)
   const [client, server] = await Promise.all([openChannel(outbound, options.client), acceptChannel(inbound, options.server)])

@@ -1,10 +1,13 @@
 import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import path from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 
-/** Real models and texts: $MIDSPAN_DATA, by default ../shared/data beside the repository. Tests that need one are skipped where it is absent. */
+/**
+ * Real models and texts: $MIDSPAN_DATA, by default ../shared/data beside the repository. Tests that need one are skipped where it is
+ * absent.
+ */
 export const dataDirectory = path.resolve(root, process.env.MIDSPAN_DATA ?? '../shared/data')
 
 /** The path of something in the data directory. */

@@ -1,6 +1,16 @@
 import { describe, expect, it } from 'vitest'
 import { bytesOf } from '../../src/tensor.ts'
-import { baseWeights, decodeTensor, formulaLora, formulaWeight, goldenNames, readGolden, readModelGolden, relativeError, type EncodedTensor } from './golden.ts'
+import {
+  baseWeights,
+  decodeTensor,
+  formulaLora,
+  formulaWeight,
+  goldenNames,
+  readGolden,
+  readModelGolden,
+  relativeError,
+  type EncodedTensor
+} from './golden.ts'
 
 interface Formula {
   seed: string
@@ -19,11 +29,13 @@ describe('golden tensors', () => {
     }
   })
 
-  it.each(goldenNames)('gives %s the hidden states its embedding says', name => {
+  it.each(goldenNames)('gives %s the hidden states its embedding says', (name) => {
     const golden = readModelGolden(name)
-    const [, embedding] = [...baseWeights(golden)].find(([weight]) => weight.endsWith('embed_tokens.weight') || weight.endsWith('word_embeddings.weight'))!
+    const [, embedding] = [...baseWeights(golden)].find(([weight]) =>
+      weight.endsWith('embed_tokens.weight') || weight.endsWith('word_embeddings.weight')
+    )!
     const hidden = embedding.shape[1] ?? 0
-    const rows = golden.ids.flat().flatMap(id => Array.from(embedding.data.subarray(id * hidden, (id + 1) * hidden), Number))
+    const rows = golden.ids.flat().flatMap((id) => Array.from(embedding.data.subarray(id * hidden, (id + 1) * hidden), Number))
     const entering = golden.hidden[0]
     expect(entering && relativeError(decodeTensor(entering).data as Float32Array, rows)).toBe(0)
   })

@@ -37,7 +37,9 @@ export interface ModelGolden {
   readonly hiddenGradients: readonly EncodedTensor[]
   /** By `${layer}.${module}.lora_A` or `.lora_B`. */
   readonly gradients: Readonly<Record<string, EncodedTensor>>
-  /** What leaves the last block when the first sequence comes token by token after its first `prompt` tokens, where that makes a difference. */
+  /**
+   * What leaves the last block when the first sequence comes token by token after its first `prompt` tokens, where that makes a difference.
+   */
   readonly decoded?: { readonly prompt: number, readonly hidden: EncodedTensor }
 }
 
@@ -76,8 +78,10 @@ export interface Rounding {
 export const goldenFamilies = ['llama', 'mistral', 'qwen2', 'qwen3', 'glm', 'glm4', 'chatglm2'] as const
 
 /** Every model golden, as `family/name`. */
-export const goldenNames: readonly string[] = goldenFamilies.flatMap(family => readdirSync(new URL(`../reference/${family}`, import.meta.url))
-  .filter(file => file !== 'steps.json').sort().map(file => `${family}/${file.replace('.json', '')}`))
+export const goldenNames: readonly string[] = goldenFamilies.flatMap((family) =>
+  readdirSync(new URL(`../reference/${family}`, import.meta.url))
+    .filter((file) => file !== 'steps.json').sort().map((file) => `${family}/${file.replace('.json', '')}`)
+)
 
 /** Centralised training of stories260K on three clients' text (test/reference/train_golden.py). */
 export interface TrainGolden {
@@ -145,17 +149,17 @@ function signedUniform (label: string, count: number): Float64Array {
 /** A base weight of a golden model, under its name in a Hugging Face checkpoint. */
 export function formulaWeight (seed: string, name: string, shape: readonly number[]): Tensor {
   const values = signedUniform(`${seed}/${name}`, elementCount(shape))
-  if (name.endsWith('norm.weight')) return float32(shape, values.map(value => 1 + 0.1 * value))
-  if (name.endsWith('.bias')) return float32(shape, values.map(value => 0.1 * value))
+  if (name.endsWith('norm.weight')) return float32(shape, values.map((value) => 1 + 0.1 * value))
+  if (name.endsWith('.bias')) return float32(shape, values.map((value) => 0.1 * value))
   if (name.endsWith('embed_tokens.weight')) return float32(shape, values)
   const scale = Math.sqrt(3 / (shape.at(-1) ?? 1))
-  return float32(shape, values.map(value => value * scale))
+  return float32(shape, values.map((value) => value * scale))
 }
 
 /** A LoRA weight, A or B, by the path of its module in the model; never zero, so that every gradient is there to compare. */
 export function formulaLora (seed: string, path: string, shape: readonly number[]): Tensor {
   const root = Math.sqrt(shape.at(-1) ?? 1)
-  return float32(shape, signedUniform(`${seed}/base_model.model.${path}.weight`, elementCount(shape)).map(value => value / root))
+  return float32(shape, signedUniform(`${seed}/base_model.model.${path}.weight`, elementCount(shape)).map((value) => value / root))
 }
 
 /** Every base weight of a golden model. */

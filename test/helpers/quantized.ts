@@ -5,7 +5,11 @@ import type { WeightSource } from '../../src/model/training/weights.ts'
 import { float32, type Tensor } from '../../src/tensor.ts'
 
 /** What codes of a matrix [out, in] stand for, element by element, as the layout says. */
-export function plainly ({ codes, scales }: { codes: Tensor, scales: Tensor }, [outputSize, inputSize]: readonly [number, number], { bits, blockSize }: Quantization): Float32Array {
+export function plainly (
+  { codes, scales }: { codes: Tensor, scales: Tensor },
+  [outputSize, inputSize]: readonly [number, number],
+  { bits, blockSize }: Quantization
+): Float32Array {
   const blocks = Math.ceil(inputSize / blockSize)
   return Float32Array.from({ length: outputSize * inputSize }, (_, at) => {
     const [row, column] = [Math.floor(at / inputSize), at % inputSize]
@@ -28,7 +32,10 @@ export function rounded (device: Device, source: WeightSource, formatOf: (name: 
       await executable.close()
       if (first!.dtype === 'float16') return float32(weight.shape, Float32Array.from(kept.weight!.data as Uint16Array, halfValue))
       const shape = weight.shape as readonly [number, number]
-      return float32(shape, plainly({ codes: kept['weight.codes']!, scales: kept['weight.scales']! }, shape, { bits: format === 'int8' ? 8 : 4, blockSize: 32 }))
+      return float32(
+        shape,
+        plainly({ codes: kept['weight.codes']!, scales: kept['weight.scales']! }, shape, { bits: format === 'int8' ? 8 : 4, blockSize: 32 })
+      )
     }
   }
 }

@@ -3,7 +3,10 @@ import { Boundary, type Protection, type Release } from '../../src/model/privacy
 import type { Tensor } from '../../src/tensor.ts'
 import { original } from './original.ts'
 
-/** Watches all boundaries of this process: clients release, alone or at the end of a chain, servers do not. Hears of the clean rows and of what leaves. */
+/**
+ * Watches all boundaries of this process: clients release, alone or at the end of a chain, servers do not. Hears of the clean rows and of
+ * what leaves.
+ */
 export function watchReleases (onRelease: (clean: Tensor, release: Release, protection: Protection) => void): void {
   const leaving = original(Boundary, 'leaving')
   vi.spyOn(Boundary.prototype, 'leaving').mockImplementation(async function (this: Boundary, rows, protection, draw) {

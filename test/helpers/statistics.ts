@@ -20,7 +20,8 @@ export function normalFitDeviation (values: ArrayLike<number>, bins = 32): numbe
 /** Abramowitz and Stegun 26.2.17: within 7.5e-8. */
 function normalCdf (x: number): number {
   const t = 1 / (1 + 0.2316419 * Math.abs(x))
-  const tail = Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI) * t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
+  const tail = Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI) * t *
+    (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
   return x < 0 ? tail : 1 - tail
 }
 

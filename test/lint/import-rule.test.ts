@@ -1,6 +1,6 @@
-import { ESLint } from 'eslint'
 import { readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { ESLint } from 'eslint'
 import { describe, expect, it } from 'vitest'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
@@ -22,7 +22,7 @@ type Layer = typeof layers[number]
 
 /** Some file of a layer, as a file in another layer's folder names it: the rule sees only imports that resolve. */
 function someFile (layer: Layer): string {
-  const found = readdirSync(`${root}src/${layer}`, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.ts')).sort()
+  const found = readdirSync(`${root}src/${layer}`, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts')).sort()
   return `../${layer}/${found[0]}`
 }
 
@@ -34,8 +34,8 @@ const allowed: Record<Layer, Layer[]> = {
   cli: ['model', 'protocols', 'roles', 'node']
 }
 
-const pairs = layers.flatMap(from =>
-  layers.filter(to => to !== from).map(to => ({ from, to, verb: allowed[from].includes(to) ? 'may' : 'may not' })))
+const pairs = layers.flatMap((from) =>
+  layers.filter((to) => to !== from).map((to) => ({ from, to, verb: allowed[from].includes(to) ? 'may' : 'may not' })))
 
 describe('the one-way import rule', () => {
   it.each(pairs)('$from $verb import $to', async ({ from, to, verb }) => {

@@ -4,7 +4,10 @@ import { permutation, SeededRandom } from '../../src/model/random.ts'
 
 describe('seeded random numbers', () => {
   it('are the same for the same seed', () => {
-    const [a, b, c] = ['x', 'x', 'y'].map(seed => { const random = new SeededRandom(seed); return Array.from({ length: 10 }, () => random.nextUint32()) })
+    const [a, b, c] = ['x', 'x', 'y'].map((seed) => {
+      const random = new SeededRandom(seed)
+      return Array.from({ length: 10 }, () => random.nextUint32())
+    })
     expect(a).toEqual(b)
     expect(a).not.toEqual(c)
   })

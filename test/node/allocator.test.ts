@@ -10,7 +10,9 @@ const program = `
 `
 
 function run (environment: NodeJS.ProcessEnv): string[] {
-  return execFileSync(process.execPath, ['--input-type=module', '--eval', program], { env: environment, encoding: 'utf8' }).trim().split('\n')
+  return execFileSync(process.execPath, ['--input-type=module', '--eval', program], { env: environment, encoding: 'utf8' }).trim().split(
+    '\n'
+  )
 }
 
 it.runIf(process.platform === 'linux')('restarts a process once, with the settings', () => {

@@ -32,7 +32,12 @@ beforeEach(async () => {
 async function secure (number: number, connection: MultiaddrConnection, side: 'secureInbound' | 'secureOutbound'): Promise<MessageStream> {
   const privateKey = await identityOf(number)
   const upgrader = { getStreamMuxers: () => new Map() } as unknown as Upgrader
-  const encrypter = connectionEncrypter()({ privateKey, peerId: peerIdFromPrivateKey(privateKey), logger: { forComponent: () => connection.log }, upgrader })
+  const encrypter = connectionEncrypter()({
+    privateKey,
+    peerId: peerIdFromPrivateKey(privateKey),
+    logger: { forComponent: () => connection.log },
+    upgrader
+  })
   return (await encrypter[side](connection, { skipStreamMuxerNegotiation: true })).connection
 }
 
@@ -89,8 +94,11 @@ test('nothing is kept while much comes in', async () => {
   expect(written).toHaveBeenCalled()
 })
 
-test.each([['a ping', [0, 2, 0, 1]], ['a header that ends a stream', [0, 1, 0, 4]], ['one that ends it after data', [0, 0, 0, 4]]])('%s does not wait', (_, start) => {
-  const written = vi.spyOn(raw as unknown as { sendData: () => unknown }, 'sendData')
-  sender.send(Uint8Array.of(...start, ...new Uint8Array(8)))
-  expect(written).toHaveBeenCalled()
-})
+test.each([['a ping', [0, 2, 0, 1]], ['a header that ends a stream', [0, 1, 0, 4]], ['one that ends it after data', [0, 0, 0, 4]]])(
+  '%s does not wait',
+  (_, start) => {
+    const written = vi.spyOn(raw as unknown as { sendData: () => unknown }, 'sendData')
+    sender.send(Uint8Array.of(...start, ...new Uint8Array(8)))
+    expect(written).toHaveBeenCalled()
+  }
+)

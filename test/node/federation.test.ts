@@ -5,18 +5,18 @@ import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { openModelDirectory } from '../../src/model/checkpoint/directory.ts'
+import { startDaemon, type DaemonStatus } from '../../src/node/daemon.ts'
 import { homeAt } from '../../src/node/home.ts'
+import { loadOrCreateIdentity } from '../../src/node/identity.ts'
 import { joinFederation } from '../../src/node/join.ts'
 import { createMidspanNode } from '../../src/node/libp2p.ts'
-import { loadOrCreateIdentity } from '../../src/node/identity.ts'
 import { updateConfig } from '../../src/node/settings.ts'
+import type { PeerLine } from '../../src/node/status.ts'
 import { protocolId } from '../../src/protocols/charter/index.ts'
 import { sayHello } from '../../src/protocols/hello/index.ts'
 import { askStatus } from '../../src/protocols/status/status.ts'
 import { fetchPieces, type MissingPiece, type PieceStore } from '../../src/protocols/weights/index.ts'
-import { startDaemon, type DaemonStatus } from '../../src/node/daemon.ts'
 import type { RoleContext } from '../../src/roles/context.ts'
-import type { PeerLine } from '../../src/node/status.ts'
 import { ask, founded, hasStories, idleRoles, inviteFrom, loopback, running, temporaryDirectory } from './fixture.ts'
 
 const soon = (): AbortSignal => AbortSignal.timeout(15_000)
@@ -40,7 +40,12 @@ async function strangerTo (address: string, role: 'client' | 'server' = 'client'
   return { node, open: async (protocol: string) => await node.dialProtocol(multiaddr(address), protocol, { signal: soon() }) }
 }
 
-const everything = (pieces: MissingPiece[]): PieceStore => ({ pending: () => pieces, append: async () => { throw new Error('bytes came') } })
+const everything = (pieces: MissingPiece[]): PieceStore => ({
+  pending: () => pieces,
+  append: async () => {
+    throw new Error('bytes came')
+  }
+})
 
 describe.runIf(hasStories)('a federation on loopback', () => {
   it('is joined with an invite, and the client then holds its ends alone', async () => {
@@ -63,7 +68,12 @@ describe.runIf(hasStories)('a federation on loopback', () => {
     const home = await temporaryDirectory()
     const { peerId } = await joinFederation(home, { invite: await inviteFrom(server.home), inputBlocks: 2, noise: 0.7 }, soon())
     const client = await running(home)
-    expect(await ask<DaemonStatus>(home, 'status')).toMatchObject({ role: 'client', connected: true, blocks: null, partition: { inputBlocks: 2, outputBlocks: 1 } })
+    expect(await ask<DaemonStatus>(home, 'status')).toMatchObject({
+      role: 'client',
+      connected: true,
+      blocks: null,
+      partition: { inputBlocks: 2, outputBlocks: 1 }
+    })
     const seenByClient = await ask<{ peers: PeerLine[] }>(home, 'peers')
     expect(seenByClient.peers).toMatchObject([{ peerId: server.peerId, role: 'server', blocks: { first: 1, end: 4 }, path: 'direct' }])
     expect(seenByClient.peers[0]?.roundTripMs).toBeTypeOf('number')
@@ -114,11 +124,16 @@ describe.runIf(hasStories)('a federation on loopback', () => {
     const { peerId } = await joinFederation(home, { invite: await inviteFrom(server.home) }, soon())
     await running(home)
     expect((await ask<DaemonStatus>(server.home, 'status')).members).toMatchObject([{ peerId, role: 'client', how: 'invite' }])
-    await expect(joinFederation(other, { invite: await inviteFrom(server.home) }, soon())).rejects.toMatchObject({ code: 'E_FEDERATION_FULL' })
+    await expect(joinFederation(other, { invite: await inviteFrom(server.home) }, soon())).rejects.toMatchObject({
+      code: 'E_FEDERATION_FULL'
+    })
     expect(await ask(server.home, 'remove', { peer: peerId })).toEqual({ removed: peerId })
     await until(async () => !(await ask<DaemonStatus>(home, 'status')).connected)
     await joinFederation(other, { invite: await inviteFrom(server.home) }, soon())
-    await expect(ask(server.home, 'remove', { peer: peerId })).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringContaining('has no place') as string })
+    await expect(ask(server.home, 'remove', { peer: peerId })).rejects.toMatchObject({
+      code: 'E_USAGE',
+      message: expect.stringContaining('has no place') as string
+    })
   })
 
   it('says why its server does not connect', async () => {
@@ -130,7 +145,10 @@ describe.runIf(hasStories)('a federation on loopback', () => {
     await writeFile(path, JSON.stringify({ peers: {}, invites: {} }))
     await running(server.home, [server.address.split('/p2p/')[0] ?? ''])
     await running(home)
-    expect(await ask<DaemonStatus>(home, 'status')).toMatchObject({ connected: false, disconnectedReason: expect.stringMatching(new RegExp(`^${peerId} is not admitted .*invite`)) as string })
+    expect(await ask<DaemonStatus>(home, 'status')).toMatchObject({
+      connected: false,
+      disconnectedReason: expect.stringMatching(new RegExp(`^${peerId} is not admitted .*invite`)) as string
+    })
   })
 
   it('admits a peer on its allow-list by address alone', async () => {
@@ -142,21 +160,28 @@ describe.runIf(hasStories)('a federation on loopback', () => {
 
   it('admits anybody when it is open', async () => {
     const server = await serverOf({ admission: 'open' })
-    expect(await joinFederation(await temporaryDirectory(), { invite: server.address }, soon())).toMatchObject({ fetchedBytes: expect.any(Number) as number })
+    expect(await joinFederation(await temporaryDirectory(), { invite: server.address }, soon())).toMatchObject({
+      fetchedBytes: expect.any(Number) as number
+    })
   })
 })
 
 describe.runIf(hasStories)('a peer is refused', () => {
   it('without an invite', async () => {
     const server = await serverOf()
-    await expect(joinFederation(await temporaryDirectory(), { invite: server.address }, soon())).rejects.toMatchObject({ code: 'E_NOT_ADMITTED' })
+    await expect(joinFederation(await temporaryDirectory(), { invite: server.address }, soon())).rejects.toMatchObject({
+      code: 'E_NOT_ADMITTED'
+    })
   })
 
   it('with an invite that somebody used', async () => {
     const server = await serverOf()
     const invite = await inviteFrom(server.home)
     await joinFederation(await temporaryDirectory(), { invite }, soon())
-    await expect(joinFederation(await temporaryDirectory(), { invite }, soon())).rejects.toMatchObject({ code: 'E_INVITE_USED', field: 'invite.uses' })
+    await expect(joinFederation(await temporaryDirectory(), { invite }, soon())).rejects.toMatchObject({
+      code: 'E_INVITE_USED',
+      field: 'invite.uses'
+    })
   })
 
   it('with an invite that expired', async () => {
@@ -171,7 +196,10 @@ describe.runIf(hasStories)('a peer is refused', () => {
     const invite = await inviteFrom(server.home)
     const home = await temporaryDirectory()
     await expect(joinFederation(home, { invite, noise: 0.4 }, soon())).rejects.toMatchObject({ code: 'E_SETTING_REFUSED', field: 'noise' })
-    await expect(joinFederation(home, { invite, inputBlocks: 3 }, soon())).rejects.toMatchObject({ code: 'E_SETTING_REFUSED', field: 'inputBlocks' })
+    await expect(joinFederation(home, { invite, inputBlocks: 3 }, soon())).rejects.toMatchObject({
+      code: 'E_SETTING_REFUSED',
+      field: 'inputBlocks'
+    })
     await joinFederation(home, { invite }, soon())
   })
 
@@ -179,7 +207,9 @@ describe.runIf(hasStories)('a peer is refused', () => {
     const server = await serverOf()
     const { node, open } = await strangerTo(server.address)
     await expect(askStatus(await open(protocolId('status')), soon())).rejects.toMatchObject({ code: 'E_NOT_ADMITTED' })
-    await expect(sayHello(await open(protocolId('hello')), { agent: 'test', role: 'client' }, soon())).rejects.toMatchObject({ code: 'E_NOT_ADMITTED' })
+    await expect(sayHello(await open(protocolId('hello')), { agent: 'test', role: 'client' }, soon())).rejects.toMatchObject({
+      code: 'E_NOT_ADMITTED'
+    })
     await until(async () => node.getConnections(peerIdFromString(server.peerId)).length === 0)
   })
 
@@ -199,7 +229,10 @@ describe.runIf(hasStories)('a peer is refused', () => {
 
   it('with words that are neither an invite nor an address', async () => {
     for (const invite of ['hello', '/ip4/127.0.0.1/tcp/1', 'midspan:zzzz', '/nonsense/1']) {
-      await expect(joinFederation(await temporaryDirectory(), { invite }, soon())).rejects.toMatchObject({ message: expect.stringMatching(/^[^\n]+$/) as string, next: expect.any(String) as string })
+      await expect(joinFederation(await temporaryDirectory(), { invite }, soon())).rejects.toMatchObject({
+        message: expect.stringMatching(/^[^\n]+$/) as string,
+        next: expect.any(String) as string
+      })
     }
   })
 })
@@ -215,7 +248,9 @@ describe.runIf(hasStories)('weights', () => {
     ]
     for (const secret of secrets) {
       const store = everything([{ ...secret, sha256: '00'.repeat(32), bytes: 1, offset: 0 }])
-      await expect(fetchPieces(store, { open: async () => await open(protocolId('weights')) }, soon())).rejects.toMatchObject({ code: 'E_NOT_SERVED' })
+      await expect(fetchPieces(store, { open: async () => await open(protocolId('weights')) }, soon())).rejects.toMatchObject({
+        code: 'E_NOT_SERVED'
+      })
     }
   })
 })
@@ -237,8 +272,20 @@ describe.runIf(hasStories)('a daemon', () => {
   it('says what kept it from starting, whatever it then cannot undo', async () => {
     const server = await serverOf()
     const { home } = await founded()
-    const stubborn = { ...idleRoles, server: async () => ({ status: () => ({}), operations: {}, stop: async () => { throw new Error('it does not stop') } }) }
-    await expect(startDaemon(home, { listen: [server.address.split('/p2p/')[0] ?? ''] }, { roles: stubborn })).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringContaining('address already in use') as string })
+    const stubborn = {
+      ...idleRoles,
+      server: async () => ({
+        status: () => ({}),
+        operations: {},
+        stop: async () => {
+          throw new Error('it does not stop')
+        }
+      })
+    }
+    await expect(startDaemon(home, { listen: [server.address.split('/p2p/')[0] ?? ''] }, { roles: stubborn })).rejects.toMatchObject({
+      code: 'E_USAGE',
+      message: expect.stringContaining('address already in use') as string
+    })
   })
 
   it('does not become ready when it was told to stop meanwhile', async () => {
@@ -255,12 +302,18 @@ describe.runIf(hasStories)('a daemon', () => {
   it('is refused a home that does not say what it is', async () => {
     const { home } = await founded()
     await updateConfig(homeAt(home), { role: undefined })
-    await expect(running(home, loopback)).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringContaining('config.yaml') as string })
+    await expect(running(home, loopback)).rejects.toMatchObject({
+      code: 'E_USAGE',
+      message: expect.stringContaining('config.yaml') as string
+    })
   })
 
   it('makes no invite that lasts for ages', async () => {
     const { home } = await serverOf()
-    await expect(ask(home, 'invite', { role: 'client', expiresMs: Number.MAX_SAFE_INTEGER, uses: 1 })).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringContaining('ten years') as string })
+    await expect(ask(home, 'invite', { role: 'client', expiresMs: Number.MAX_SAFE_INTEGER, uses: 1 })).rejects.toMatchObject({
+      code: 'E_USAGE',
+      message: expect.stringContaining('ten years') as string
+    })
   })
 
   it('is refused a home without a federation', async () => {

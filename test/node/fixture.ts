@@ -2,11 +2,11 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
+import type { Roles } from '../../src/node/composition.ts'
+import { ControlClient } from '../../src/node/control/client.ts'
 import { startDaemon, type Daemon } from '../../src/node/daemon.ts'
 import { foundFederation, type Founded, type FoundOptions } from '../../src/node/found.ts'
 import { homeAt } from '../../src/node/home.ts'
-import { ControlClient } from '../../src/node/control/client.ts'
-import type { Roles } from '../../src/node/composition.ts'
 import type { RunningRole } from '../../src/roles/context.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { foundDefaults } from '../helpers/founding.ts'
@@ -17,7 +17,10 @@ export const hasStories = hasData(STORIES)
 
 /** Members that do no work. */
 const idle: RunningRole = { status: () => ({}), operations: {}, stop: async () => {} }
-export const idleRoles: Roles = { server: async () => ({ ...idle, status: () => ({ blocks: [[1, 4]] }) }), client: async () => ({ ...idle, status: () => ({ blocks: [[0, 1], [4, 5]] }) }) }
+export const idleRoles: Roles = {
+  server: async () => ({ ...idle, status: () => ({ blocks: [[1, 4]] }) }),
+  client: async () => ({ ...idle, status: () => ({ blocks: [[0, 1], [4, 5]] }) })
+}
 
 /** A directory that is gone after the test. */
 export async function temporaryDirectory (): Promise<string> {

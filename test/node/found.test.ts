@@ -8,7 +8,10 @@ import { writeTinyModel } from '../helpers/tiny-model.ts'
 import { foundOptions, temporaryDirectory } from './fixture.ts'
 
 /** Founds a federation with a tiny model whose configuration is changed. */
-async function foundWith (changes: Readonly<Record<string, unknown>>, prepare: (model: string) => Promise<void> = async () => {}): Promise<{ home: string, founding: Promise<unknown> }> {
+async function foundWith (
+  changes: Readonly<Record<string, unknown>>,
+  prepare: (model: string) => Promise<void> = async () => {}
+): Promise<{ home: string, founding: Promise<unknown> }> {
   const [home, model] = [await temporaryDirectory(), await temporaryDirectory()]
   await writeTinyModel(model)
   const config = JSON.parse(await readFile(join(model, 'config.json'), 'utf8')) as object
@@ -31,7 +34,7 @@ describe('founding a federation', () => {
   })
 
   it('with a head beside the embedding that it is tied to is refused where they differ', async () => {
-    const { founding } = await foundWith({}, async model => {
+    const { founding } = await foundWith({}, async (model) => {
       const whole = join(model, 'model.safetensors')
       const names = [...(await SafetensorsFile.open(whole)).tensors.keys()]
       await rename(whole, join(model, 'blocks.safetensors'))
@@ -40,6 +43,9 @@ describe('founding a federation', () => {
       for (const name of names) weightMap[name] = 'blocks.safetensors'
       await writeFile(join(model, 'model.safetensors.index.json'), JSON.stringify({ weight_map: weightMap }))
     })
-    await expect(founding).rejects.toMatchObject({ code: 'E_TENSOR_MISMATCH', message: expect.stringContaining('lm_head.weight differs from model.embed_tokens.weight') as string })
+    await expect(founding).rejects.toMatchObject({
+      code: 'E_TENSOR_MISMATCH',
+      message: expect.stringContaining('lm_head.weight differs from model.embed_tokens.weight') as string
+    })
   })
 })

@@ -12,7 +12,11 @@ describe('the lock of a home', () => {
   it('is refused to a second holder, with the process named', async () => {
     const home = homeAt(await temporaryDirectory())
     const lock = await lockHome(home)
-    await expect(lockHome(home)).rejects.toMatchObject({ code: 'E_HOME_LOCKED', pid: process.pid, message: expect.stringContaining(String(process.pid)) as string })
+    await expect(lockHome(home)).rejects.toMatchObject({
+      code: 'E_HOME_LOCKED',
+      pid: process.pid,
+      message: expect.stringContaining(String(process.pid)) as string
+    })
     lock.release()
     expect(existsSync(home.lock)).toBe(false)
     const again = await lockHome(home)

@@ -8,7 +8,13 @@ describe('settings', () => {
   it('come from what was given, then the home, then the defaults', async () => {
     const home = homeAt(await temporaryDirectory())
     await updateConfig(home, { role: 'client', device: 'webgpu', threads: 2 })
-    expect(await loadSettings(home, { threads: 4, listen: undefined })).toMatchObject({ role: 'client', device: 'webgpu', threads: 4, logLevel: 'info', maxConnections: 300 })
+    expect(await loadSettings(home, { threads: 4, listen: undefined })).toMatchObject({
+      role: 'client',
+      device: 'webgpu',
+      threads: 4,
+      logLevel: 'info',
+      maxConnections: 300
+    })
   })
 
   it('lose a key that is set to undefined', async () => {

@@ -22,7 +22,13 @@ const classes: Readonly<Record<string, object>> = {
   TrainingState: TrainingState.prototype
 }
 
-function dieAround (holder: Record<string, Method>, name: string, when: string, nth: number, counts: (args: unknown[]) => boolean = () => true): void {
+function dieAround (
+  holder: Record<string, Method>,
+  name: string,
+  when: string,
+  nth: number,
+  counts: (args: unknown[]) => boolean = () => true
+): void {
   const original = holder[name]
   if (original === undefined) throw new Error(`there is no ${name}`)
   let calls = 0
@@ -39,7 +45,13 @@ const [what = '', when = '', nth = ''] = process.env.DIE_AT?.split(':') ?? []
 if (isMainThread && what !== '') {
   const [owner = '', method = ''] = what.split('.')
   if (what === 'rename') {
-    dieAround(fs.promises as unknown as Record<string, Method>, 'rename', when, Number(nth), ([from]) => String(from).includes('training.safetensors'))
+    dieAround(
+      fs.promises as unknown as Record<string, Method>,
+      'rename',
+      when,
+      Number(nth),
+      ([from]) => String(from).includes('training.safetensors')
+    )
     syncBuiltinESMExports()
   } else {
     dieAround(classes[owner] as Record<string, Method>, method, when, Number(nth))

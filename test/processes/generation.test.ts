@@ -28,14 +28,32 @@ describe.skipIf(!hasData(MODEL))('a server and its clients in processes of their
     return daemon
   }
   const generate = async (name: string): Promise<number[]> => {
-    const { ids } = JSON.parse(await command('generate', '--home', home(name), '--ids', String(BOS), '--max-tokens', '256', '--json')) as { ids: number[] }
+    const { ids } = JSON.parse(await command('generate', '--home', home(name), '--ids', String(BOS), '--max-tokens', '256', '--json')) as {
+      ids: number[]
+    }
     return [BOS, ...ids]
   }
 
   beforeAll(async () => {
     root = await mkdtemp(join(tmpdir(), 'midspan-generation-'))
     sample = JSON.parse(await readFile(dataPath('stories260K', 'expected_greedy_ids.json'), 'utf8')) as number[]
-    await command('init', '--home', home('s'), '--model', dataPath(MODEL), '--name', 'stories', '--wire', 'fp32', '--input-blocks', '1..2', '--output-blocks', '1..2', '--admission', 'open')
+    await command(
+      'init',
+      '--home',
+      home('s'),
+      '--model',
+      dataPath(MODEL),
+      '--name',
+      'stories',
+      '--wire',
+      'fp32',
+      '--input-blocks',
+      '1..2',
+      '--output-blocks',
+      '1..2',
+      '--admission',
+      'open'
+    )
     const server = await start('s', '--listen', '/ip4/127.0.0.1/tcp/0')
     address = await server.line('Listening on ')
   }, 120_000)
@@ -44,13 +62,16 @@ describe.skipIf(!hasData(MODEL))('a server and its clients in processes of their
     await rm(root, { recursive: true, force: true })
   })
 
-  it.each([[1, 3, 1], [2, 2, 1], [1, 2, 2]])('generate the published 256 ids, cut as %i|%i|%i', async (inputBlocks, middle, outputBlocks) => {
-    const name = `${inputBlocks}${middle}${outputBlocks}`
-    await command('join', address, '--home', home(name), '--input-blocks', String(inputBlocks), '--output-blocks', String(outputBlocks))
-    await start(name)
-    expect(sample).toHaveLength(1 + 256)
-    expect(await generate(name)).toEqual(sample)
-  })
+  it.each([[1, 3, 1], [2, 2, 1], [1, 2, 2]])(
+    'generate the published 256 ids, cut as %i|%i|%i',
+    async (inputBlocks, middle, outputBlocks) => {
+      const name = `${inputBlocks}${middle}${outputBlocks}`
+      await command('join', address, '--home', home(name), '--input-blocks', String(inputBlocks), '--output-blocks', String(outputBlocks))
+      await start(name)
+      expect(sample).toHaveLength(1 + 256)
+      expect(await generate(name)).toEqual(sample)
+    }
+  )
 
   it('generate them all at the same time', async () => {
     expect(await Promise.all(['131', '221', '122'].map(generate))).toEqual([sample, sample, sample])

@@ -8,22 +8,36 @@ const ROUNDS = 12
 const serverDeaths = ['FederatedAdapters.step:after:3', 'TrainingState.commit:after:3']
 
 /** Clients whose ends are shared: with a contribution that is not sent, and with a step of the federation's that is not durable. */
-const sharedDeaths: Deaths = { server: serverDeaths, 'client-0': ['ClientState.download:after:2'], 'client-1': ['ClientState.step:after:5'] }
+const sharedDeaths: Deaths = {
+  server: serverDeaths,
+  'client-0': ['ClientState.download:after:2'],
+  'client-1': ['ClientState.step:after:5']
+}
 
 /** Clients with ends of their own: with a step that is prepared and not handed in, and with one that counted without their knowing. */
-const ownDeaths: Deaths = { server: serverDeaths, 'client-0': ['ClientState.prepare:after:3'], 'client-1': ['ClientState.promote:before:6'] }
+const ownDeaths: Deaths = {
+  server: serverDeaths,
+  'client-0': ['ClientState.prepare:after:3'],
+  'client-1': ['ClientState.promote:before:6']
+}
 
 /**
  * Where all are clipped together: the server with a coefficient that nobody was told, clients with a norm that is not told, with a step
  * prepared by the coefficient and not handed in, and with one that counted without their knowing.
  */
 const clippedDeaths: Deaths = {
-  server: ['FederatedAdapters.clippingCoefficient:after:3'], 'client-0': ['ClientState.norm:after:2', 'ClientState.prepare:after:3'], 'client-1': ['ClientState.promote:before:6']
+  server: ['FederatedAdapters.clippingCoefficient:after:3'],
+  'client-0': ['ClientState.norm:after:2', 'ClientState.prepare:after:3'],
+  'client-1': ['ClientState.promote:before:6']
 }
 const clippedTogether: Partial<FoundOptions> = { maxGradientNorm: 0.05, gradientNormScope: 'global' }
 
 /** In the second pass of a round, on every side. */
-const passDeaths: Deaths = { server: ['Middle.forward:after:7'], 'client-0': ['ClientEnds.forward:after:4'], 'client-1': ['TrainingPass.learn:after:8'] }
+const passDeaths: Deaths = {
+  server: ['Middle.forward:after:7'],
+  'client-0': ['ClientEnds.forward:after:4'],
+  'client-1': ['TrainingPass.learn:after:8']
+}
 
 /** Between the two files of a snapshot. */
 const diskDeaths: Deaths = { server: ['rename:after:3'], 'client-0': ['rename:after:5'], 'client-1': ['rename:before:8'] }
@@ -33,7 +47,11 @@ const federations: ReadonlyArray<readonly [string, Partial<FoundOptions>, Deaths
   ['ends averaged every third round', { ends: { mode: 'average', every: 3 } }, ownDeaths],
   ['personal ends', { ends: { mode: 'personal' } }, ownDeaths],
   ['personal ends that are clipped together', { ends: { mode: 'personal' }, ...clippedTogether }, clippedDeaths],
-  ['averaged ends that are clipped together and two passes a round', { ends: { mode: 'average', every: 3 }, accumulate: 2, ...clippedTogether }, clippedDeaths],
+  ['averaged ends that are clipped together and two passes a round', {
+    ends: { mode: 'average', every: 3 },
+    accumulate: 2,
+    ...clippedTogether
+  }, clippedDeaths],
   ['shared ends and two passes a round', { accumulate: 2 }, passDeaths],
   ['averaged ends and two passes a round', { ends: { mode: 'average', every: 3 }, accumulate: 2 }, ownDeaths],
   ['clients in turn', { strategy: 'sequential' }, sharedDeaths]

@@ -1,5 +1,5 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { midspan, MidspanProcess } from '../cli/process.ts'
 import { Homes } from './supervised.ts'
 
@@ -8,8 +8,24 @@ describe('stopping', { timeout: 120_000 }, () => {
   let server: MidspanProcess
   let client: MidspanProcess
   const home = (name: string): string => join(homes.root, name)
-  const train = (): MidspanProcess => new MidspanProcess(['train', '--home', home('client-0'), '--data', homes.data(0), '--rounds', '100000', '--sequences', '2', '--packing', 'padded', '--json'])
-  const rounds = async (command: MidspanProcess): Promise<void> => { await command.line('{"type":"round"', 60_000) }
+  const train = (): MidspanProcess =>
+    new MidspanProcess([
+      'train',
+      '--home',
+      home('client-0'),
+      '--data',
+      homes.data(0),
+      '--rounds',
+      '100000',
+      '--sequences',
+      '2',
+      '--packing',
+      'padded',
+      '--json'
+    ])
+  const rounds = async (command: MidspanProcess): Promise<void> => {
+    await command.line('{"type":"round"', 60_000)
+  }
 
   beforeAll(async () => {
     homes = await Homes.create({ clients: [{}], rounds: 1 })

@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { readPeftAdapter } from '../../src/model/checkpoint/peft.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
-import { homeAt } from '../../src/node/home.ts'
 import type { FoundOptions } from '../../src/node/found.ts'
+import { homeAt } from '../../src/node/home.ts'
 import { bytesOf } from '../../src/tensor.ts'
 import { MidspanProcess } from '../cli/process.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
@@ -56,10 +56,18 @@ export class Homes {
     await writeTinyModel(model)
     for (const index of options.clients.keys()) await writeTinyData(join(root, `client-${index}.jsonl`), index + 1)
     const federation = await startFederation({
-      model, clients: options.clients, charter: { loraTargets: ['q', 'v'], loraR: 2, learningRate: 1e-2, minClients: options.clients.length, ...options.charter }
+      model,
+      clients: options.clients,
+      charter: { loraTargets: ['q', 'v'], loraR: 2, learningRate: 1e-2, minClients: options.clients.length, ...options.charter }
     })
-    await Promise.all([federation.server, ...federation.clients.map(({ peer }) => peer)].map(async (peer) => { await peer.stop() }))
-    for (const name of names(options)) await cp(federation.path(name), join(root, name), { recursive: true, filter: (path) => !path.endsWith('.sock') })
+    await Promise.all([federation.server, ...federation.clients.map(({ peer }) => peer)].map(async (peer) => {
+      await peer.stop()
+    }))
+    for (const name of names(options))
+      await cp(federation.path(name), join(root, name), {
+        recursive: true,
+        filter: (path) => !path.endsWith('.sock')
+      })
     await federation.stop()
     return new Homes(root, options, federation.address.split('/p2p/')[0] ?? '')
   }
@@ -82,7 +90,11 @@ export class Homes {
     const peers = [await TestPeer.start(server, [this.listen])]
     try {
       for (const client of clients) peers.push(await TestPeer.start(client))
-      await Promise.all(peers.slice(1).map(async (peer, index) => { await peer.ask('train', { data: this.data(index), rounds: this.options.rounds, sequences: SEQUENCES, packing: 'padded' }) }))
+      await Promise.all(
+        peers.slice(1).map(async (peer, index) => {
+          await peer.ask('train', { data: this.data(index), rounds: this.options.rounds, sequences: SEQUENCES, packing: 'padded' })
+        })
+      )
       const adapters = []
       for (const client of clients) adapters.push(await exported(client))
       return { adapters, complaints: [] }
@@ -171,7 +183,20 @@ export class SupervisedRun {
     const { rounds } = this.#homes.options
     const home = join(this.#root, `client-${index}`)
     while (!this.#stopped) {
-      const command = new MidspanProcess(['train', '--home', home, '--data', this.#homes.data(index), '--rounds', String(rounds), '--sequences', String(SEQUENCES), '--packing', 'padded', '--json'])
+      const command = new MidspanProcess([
+        'train',
+        '--home',
+        home,
+        '--data',
+        this.#homes.data(index),
+        '--rounds',
+        String(rounds),
+        '--sequences',
+        String(SEQUENCES),
+        '--packing',
+        'padded',
+        '--json'
+      ])
       this.#commands[index] = command
       const { code, err } = await command.end()
       if (code === 0) return

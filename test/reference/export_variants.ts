@@ -1,5 +1,6 @@
 /**
- * Writes what peft_check.py checks: a directory under DIR for every kind of adapter that a charter allows, over a small model of every family,
+ * Writes what peft_check.py checks: a directory under DIR for every kind of adapter that a charter allows, over a small model of every
+ * family,
  * each with base/, adapter/ and expected.json: node export_variants.ts DIR
  */
 import { mkdir, rm, writeFile } from 'node:fs/promises'
@@ -11,9 +12,9 @@ import { homeAt } from '../../src/node/home.ts'
 import { writeExport } from '../../src/roles/export.ts'
 import { shapesOf, trainableOf } from '../../src/roles/settings.ts'
 import type { Tensor } from '../../src/tensor.ts'
+import { foundDefaults } from '../helpers/founding.ts'
 import { formulaLora, formulaWeight, readModelGolden, type ModelGolden } from '../helpers/golden.ts'
 import { shapesOf as shapesOfModel } from '../helpers/tiny-model.ts'
-import { foundDefaults } from '../helpers/founding.ts'
 import { writeExactModel } from '../roles/exact-data.ts'
 import { trainedLogits } from '../roles/exported.ts'
 
@@ -51,19 +52,41 @@ async function writeVariant (directory: string, golden: ModelGolden, options: Pa
   const { ids } = golden
   const base = await writeExactModel(golden, join(directory, 'base'))
   const home = homeAt(join(directory, 'home'))
-  await foundFederation(home.root, { ...foundDefaults, loraR: 3, loraAlpha: 4, loraTargets: ['all-linear'], inputBlocks: { min: 0, max: 0 }, outputBlocks: { min: 0, max: 0 }, model: base, ...options }, AbortSignal.timeout(60_000))
+  await foundFederation(home.root, {
+    ...foundDefaults,
+    loraR: 3,
+    loraAlpha: 4,
+    loraTargets: ['all-linear'],
+    inputBlocks: { min: 0, max: 0 },
+    outputBlocks: { min: 0, max: 0 },
+    model: base,
+    ...options
+  }, AbortSignal.timeout(60_000))
   const { signed: { charter } } = await readMembership(home)
-  const values = new Map(shapesOf(charter, [{ first: 0, end: charter.model.blocks }]).map(({ name, shape }) => [name, valueOf(name, shape)]))
-  for await (const _ of writeExport({ out: join(directory, 'adapter'), merged: false, charter, trained: { round: 1, values } }, AbortSignal.timeout(60_000)));
+  const values = new Map(
+    shapesOf(charter, [{ first: 0, end: charter.model.blocks }]).map(({ name, shape }) => [name, valueOf(name, shape)])
+  )
+  for await (
+    const _ of writeExport(
+      { out: join(directory, 'adapter'), merged: false, charter, trained: { round: 1, values } },
+      AbortSignal.timeout(60_000)
+    )
+  );
   const { shape, data } = await trainedLogits(base, trainableOf(charter), values, ids)
-  await writeFile(join(directory, 'expected.json'), JSON.stringify({ ids, logits: { shape, float32: Buffer.from((data as Float32Array).buffer).toString('base64') } }))
+  await writeFile(
+    join(directory, 'expected.json'),
+    JSON.stringify({ ids, logits: { shape, float32: Buffer.from((data as Float32Array).buffer).toString('base64') } })
+  )
 }
 
 const [root] = process.argv.slice(2)
 if (root === undefined) throw new Error('name a directory for the adapters')
 for (const [golden, variants] of Object.entries(models)) {
-  for (const [variant, options] of Object.entries(variants)) await writeVariant(join(root, `${golden.replace('/', '-')}-${variant}`), readModelGolden(golden), options)
+  for (const [variant, options] of Object.entries(variants))
+    await writeVariant(join(root, `${golden.replace('/', '-')}-${variant}`), readModelGolden(golden), options)
 }
 // The numbers of some blocks begin with those of others.
 const config = { ...readModelGolden('llama/plain').config, num_hidden_layers: 22 }
-await writeVariant(join(root, 'llama-deep-block'), { ...readModelGolden('llama/plain'), config, shapes: shapesOfModel(config) }, { trainBlocks: [1, 2] })
+await writeVariant(join(root, 'llama-deep-block'), { ...readModelGolden('llama/plain'), config, shapes: shapesOfModel(config) }, {
+  trainBlocks: [1, 2]
+})

@@ -4,8 +4,8 @@ import type { Device } from '../../src/model/runtime/device.ts'
 import { blockOf } from '../../src/roles/adapters.ts'
 import { ClientEnds } from '../../src/roles/client/ends.ts'
 import { Middle } from '../../src/roles/server/middle.ts'
-import { temporaryDirectory } from '../node/fixture.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
+import { temporaryDirectory } from '../node/fixture.ts'
 import { devices } from './devices.ts'
 import { adapterTensors, startFederation } from './helpers.ts'
 
@@ -15,7 +15,11 @@ const PASSES = 4
 const ROUNDS = 2
 
 /** Notes what the device with this index holds whenever this method is called. */
-function watch <Name extends string> (prototype: Record<Name, (...parameters: never[]) => Promise<unknown>>, name: Name, index: number): number[] {
+function watch<Name extends string> (
+  prototype: Record<Name, (...parameters: never[]) => Promise<unknown>>,
+  name: Name,
+  index: number
+): number[] {
   const held: number[] = []
   const original = prototype[name]
   prototype[name] = async function (this: unknown, ...parameters) {
@@ -40,7 +44,8 @@ describe('gradients of several passes', { timeout: 60_000 }, () => {
     const adapters = [...adapterTensors(await client.export(federation.path('adapter')))]
     const { blocks } = federation.founded.model
     const isMiddle = (name: string): boolean => blockOf(name) >= 1 && blockOf(name) < blocks - 1
-    const bytesOf = (isCounted: (name: string) => boolean): number => adapters.filter(([name]) => isCounted(name)).reduce((sum, [, { data }]) => sum + data.byteLength, 0)
+    const bytesOf = (isCounted: (name: string) => boolean): number =>
+      adapters.filter(([name]) => isCounted(name)).reduce((sum, [, { data }]) => sum + data.byteLength, 0)
     for (const [bytes, gradientBytes] of [[held.server, bytesOf(isMiddle)], [held.client, bytesOf((name) => !isMiddle(name))]] as const) {
       const last = bytes.slice(-PASSES)
       expect(bytes).toHaveLength(PASSES * ROUNDS)

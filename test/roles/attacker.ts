@@ -1,5 +1,6 @@
 import type { PrivateKey, Stream } from '@libp2p/interface'
 import type { Roles } from '../../src/node/composition.ts'
+import { roles } from '../../src/node/composition.ts'
 import { homeAt } from '../../src/node/home.ts'
 import { loadIdentity } from '../../src/node/identity.ts'
 import { GENERATE_PROTOCOL } from '../../src/protocols/generate/constants.ts'
@@ -12,7 +13,6 @@ import { FrameSealer } from '../../src/protocols/wire/sealer.ts'
 import { StreamSink } from '../../src/protocols/wire/sink.ts'
 import { StreamSource } from '../../src/protocols/wire/source.ts'
 import type { ClientContext } from '../../src/roles/context.ts'
-import { roles } from '../../src/node/composition.ts'
 import type { TestFederation } from './helpers.ts'
 
 /** An attacker sends what it likes: its own limits are far above the charter's. */
@@ -31,7 +31,13 @@ export class Attacker {
 
   static async join (federation: TestFederation, name: string): Promise<Attacker> {
     let seen: ClientContext | undefined
-    const idle: Roles = { ...roles, client: async (context) => { seen = context; return await Promise.resolve({ status: () => ({}), operations: {}, stop: async () => {} }) } }
+    const idle: Roles = {
+      ...roles,
+      client: async (context) => {
+        seen = context
+        return await Promise.resolve({ status: () => ({}), operations: {}, stop: async () => {} })
+      }
+    }
     const { home } = await federation.join(name, {}, idle)
     return new Attacker(seen!, (await loadIdentity(homeAt(home).identity))!)
   }
@@ -42,14 +48,27 @@ export class Attacker {
   }
 
   async training (): Promise<train.TrainClientChannel> {
-    return await openChannel(await this.stream(TRAIN_PROTOCOL), { ...this.#parties(TRAIN_PROTOCOL), outgoing: train.ClientMessageSchema, incoming: train.ServerMessageSchema, limits }, AbortSignal.timeout(TIMEOUT_MS))
+    return await openChannel(await this.stream(TRAIN_PROTOCOL), {
+      ...this.#parties(TRAIN_PROTOCOL),
+      outgoing: train.ClientMessageSchema,
+      incoming: train.ServerMessageSchema,
+      limits
+    }, AbortSignal.timeout(TIMEOUT_MS))
   }
 
   async generation (): Promise<generate.GenerateClientChannel> {
-    return await openChannel(await this.stream(GENERATE_PROTOCOL), { ...this.#parties(GENERATE_PROTOCOL), outgoing: generate.ClientMessageSchema, incoming: generate.ServerMessageSchema, limits }, AbortSignal.timeout(TIMEOUT_MS))
+    return await openChannel(await this.stream(GENERATE_PROTOCOL), {
+      ...this.#parties(GENERATE_PROTOCOL),
+      outgoing: generate.ClientMessageSchema,
+      incoming: generate.ServerMessageSchema,
+      limits
+    }, AbortSignal.timeout(TIMEOUT_MS))
   }
 
-  /** A session whose frames carry any bytes: rightly sealed, whatever is inside. Resolves with what the server said until it ended the stream. */
+  /**
+   * A session whose frames carry any bytes: rightly sealed, whatever is inside. Resolves with what the server said until it ended the
+   * stream.
+   */
   async sealed (protocol: string, ...bodies: Uint8Array[]): Promise<Error | undefined> {
     const stream = await this.stream(protocol)
     const medium = { stream, source: new StreamSource(stream, TIMEOUT_MS), sink: new StreamSink(stream, TIMEOUT_MS) }

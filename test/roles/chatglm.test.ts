@@ -25,7 +25,10 @@ const ROUNDS = 4
 /** Of a tensor's largest value. */
 const TOLERANCE = 1e-4
 const HIDDEN = 32
-const partitions: readonly ClientOptions[] = [{ inputBlocks: 0, outputBlocks: 0 }, { inputBlocks: 1, outputBlocks: 0 }, { inputBlocks: 1, outputBlocks: 1 }]
+const partitions: readonly ClientOptions[] = [{ inputBlocks: 0, outputBlocks: 0 }, { inputBlocks: 1, outputBlocks: 0 }, {
+  inputBlocks: 1,
+  outputBlocks: 1
+}]
 const targets = ['query_key_value', 'dense', 'dense_h_to_4h', 'dense_4h_to_h']
 const lora = { r: 4, alpha: 8, rslora: false, seed: '2d' }
 /** An epsilon above rounding, so that rounding does not decide the direction of a step. */
@@ -66,8 +69,16 @@ describe('a federation of the original ChatGLM', { timeout: 120_000 }, () => {
       model: path,
       clients: partitions,
       charter: {
-        inputBlocks: { min: 0, max: 1 }, outputBlocks: { min: 0, max: 1 }, minClients: partitions.length, seed: lora.seed, loraR: lora.r, loraAlpha: lora.alpha, loraTargets: targets,
-        learningRate: LEARNING_RATE, weightDecay: adamw.weightDecay, epsilon: adamw.epsilon
+        inputBlocks: { min: 0, max: 1 },
+        outputBlocks: { min: 0, max: 1 },
+        minClients: partitions.length,
+        seed: lora.seed,
+        loraR: lora.r,
+        loraAlpha: lora.alpha,
+        loraTargets: targets,
+        learningRate: LEARNING_RATE,
+        weightDecay: adamw.weightDecay,
+        epsilon: adamw.epsilon
       }
     })
   }, 120_000)
@@ -90,13 +101,19 @@ describe('a federation of the original ChatGLM', { timeout: 120_000 }, () => {
     const expected: number[][] = []
     for (const prompt of prompts) expected.push(await Array.fromAsync(generator.generate(prompt, argmax, { maxTokens: 16 })))
     generator.free()
-    const results = await Promise.all(federation.clients.map(async (client, i) => await client.generate({ ids: prompts[i]!, maxTokens: 16 })))
+    const results = await Promise.all(
+      federation.clients.map(async (client, i) => await client.generate({ ids: prompts[i]!, maxTokens: 16 }))
+    )
     expect(results.map(({ ids }) => ids)).toEqual(expected)
   })
 
   it('continues text, closed by [gMASK] and sop', async () => {
     const [client] = federation.clients
-    const [text, ids] = await Promise.all([{ prompt: 'the river' }, { ids: tokenizer.encode('the river') }].map(async (input) => await client!.generate({ ...input, maxTokens: 5 })))
+    const [text, ids] = await Promise.all(
+      [{ prompt: 'the river' }, { ids: tokenizer.encode('the river') }].map(async (input) =>
+        await client!.generate({ ...input, maxTokens: 5 })
+      )
+    )
     expect(text!.ids).toEqual(ids!.ids)
   })
 
@@ -108,7 +125,9 @@ describe('a federation of the original ChatGLM', { timeout: 120_000 }, () => {
       const { lossSum } = await trainer.step(batches, { learningRate: LEARNING_RATE })
       losses.push(lossSum)
     }
-    const events = await Promise.all(federation.clients.map(async (client, i) => await client.train({ data: data[i]!, rounds: ROUNDS, sequences: 2, maxTokens: 48 })))
+    const events = await Promise.all(
+      federation.clients.map(async (client, i) => await client.train({ data: data[i]!, rounds: ROUNDS, sequences: 2, maxTokens: 48 }))
+    )
     for (const [round, expected] of losses.entries()) {
       const lossSum = events.reduce((sum, own) => sum + own[round]!.loss * own[round]!.tokens, 0)
       expect(lossSum / expected).toBeCloseTo(1, 5)
@@ -118,10 +137,14 @@ describe('a federation of the original ChatGLM', { timeout: 120_000 }, () => {
     expect([...adapter.tensors.keys()]).toContain('base_model.model.transformer.layers.1.attention.query_key_value.lora_A.weight')
     const exported = adapterTensors(adapter)
     expect([...exported.keys()].sort()).toEqual([...expected.keys()].sort())
-    for (const [name, value] of expected) expect(relativeError(exported.get(name)!.data as Float32Array, value.data as Float32Array), name).toBeLessThan(TOLERANCE)
+    for (const [name, value] of expected)
+      expect(relativeError(exported.get(name)!.data as Float32Array, value.data as Float32Array), name).toBeLessThan(TOLERANCE)
 
     await federation.server.ask('export', { out: federation.path('merged'), merged: true })
-    const merged = await LocalTrainer.load(device, model, await openModelDirectory(federation.path('merged')), { trainable: 'weights', optimizer: adamw })
+    const merged = await LocalTrainer.load(device, model, await openModelDirectory(federation.path('merged')), {
+      trainable: 'weights',
+      optimizer: adamw
+    })
     expect((await merged.evaluate(batches[0]!)).lossSum / (await trainer.evaluate(batches[0]!)).lossSum).toBeCloseTo(1, 5)
     merged.free()
 
@@ -169,16 +192,33 @@ describe('a federation of the original ChatGLM', { timeout: 120_000 }, () => {
       ['a mask token at an absurd position', [4], [2], [2 ** 32 - 1]]
     ])('refuses on a training stream: %s', async (_, lengths, contextLengths, maskPositions) => {
       const channel = await attacker.training()
-      await channel.send(train.fromClient({ case: 'evaluate', value: { request: 1, middle, lengths, contextLengths, maskPositions } }), [rows(lengths.reduce((a, b) => a + b))]).catch(() => {})
+      await channel.send(train.fromClient({ case: 'evaluate', value: { request: 1, middle, lengths, contextLengths, maskPositions } }), [
+        rows(lengths.reduce((a, b) => a + b))
+      ]).catch(() => {})
       expect(await refusalOf(channel)).toBe('E_BAD_MESSAGE')
     })
 
     it.each([
       ['no context', [{ position: 0, count: 4 }]],
       ['a prompt in pieces', [{ position: 0, count: 4, contextLength: 6, maskPosition: 1 }]],
-      ['rows within a context', [{ position: 0, count: 4, contextLength: 3, maskPosition: 1 }, { position: 2, count: 2, contextLength: 3, maskPosition: 1 }]],
-      ['a context that grew', [{ position: 0, count: 4, contextLength: 3, maskPosition: 1 }, { position: 4, count: 1, contextLength: 2 ** 32 - 1, maskPosition: 1 }]],
-      ['a mask token at an absurd position', [{ position: 0, count: 4, contextLength: 3, maskPosition: 1 }, { position: 4, count: 1, contextLength: 3, maskPosition: 2 ** 32 - 1 }]]
+      ['rows within a context', [{ position: 0, count: 4, contextLength: 3, maskPosition: 1 }, {
+        position: 2,
+        count: 2,
+        contextLength: 3,
+        maskPosition: 1
+      }]],
+      ['a context that grew', [{ position: 0, count: 4, contextLength: 3, maskPosition: 1 }, {
+        position: 4,
+        count: 1,
+        contextLength: 2 ** 32 - 1,
+        maskPosition: 1
+      }]],
+      ['a mask token at an absurd position', [{ position: 0, count: 4, contextLength: 3, maskPosition: 1 }, {
+        position: 4,
+        count: 1,
+        contextLength: 3,
+        maskPosition: 2 ** 32 - 1
+      }]]
     ])('refuses on a generation stream: %s', async (_, requests) => {
       const channel = await attacker.generation()
       await channel.send(generate.fromClient({ case: 'begin', value: { ...middle, capacity: 16 } }))

@@ -18,7 +18,14 @@ const DEADLINE_MS = 2_500
 const TIMEOUT_MS = 120_000
 
 /** Every round is clipped. */
-const charter: Partial<FoundOptions> = { ends: { mode: 'personal' }, gradientNormScope: 'global', maxGradientNorm: 0.01, loraTargets: ['q', 'v'], loraR: 2, learningRate: 1e-2 }
+const charter: Partial<FoundOptions> = {
+  ends: { mode: 'personal' },
+  gradientNormScope: 'global',
+  maxGradientNorm: 0.01,
+  loraTargets: ['q', 'v'],
+  loraR: 2,
+  learningRate: 1e-2
+}
 
 let root: string
 let federation: TestFederation
@@ -63,7 +70,9 @@ async function follow (attacker: Attacker, stage: 'gradient' | 'coefficient', no
         break
       case 'gradient':
         if (stage === 'gradient') return { channel, round: kind.value.round }
-        await channel.send(fromClient({ case: 'gradientNorm', value: { round: kind.value.round, ...(norm === undefined ? {} : { norm }) } }))
+        await channel.send(
+          fromClient({ case: 'gradientNorm', value: { round: kind.value.round, ...(norm === undefined ? {} : { norm }) } })
+        )
         break
       case 'coefficient': return { channel, ...kind.value }
       default:
@@ -82,9 +91,13 @@ describe('clients that are clipped by one norm', { timeout: TIMEOUT_MS }, () => 
     }))
   }
 
-  const start = async (minClients: number): Promise<TestFederation> => await startFederation({
-    model: join(root, 'model'), identities: 'clipping', clients: [{}, { inputBlocks: 2 }], charter: { ...charter, minClients, roundDeadline: DEADLINE_MS }
-  })
+  const start = async (minClients: number): Promise<TestFederation> =>
+    await startFederation({
+      model: join(root, 'model'),
+      identities: 'clipping',
+      clients: [{}, { inputBlocks: 2 }],
+      charter: { ...charter, minClients, roundDeadline: DEADLINE_MS }
+    })
 
   it('train as if others had never come that tell an absurd norm, or vanish before or after they are told the coefficient', async () => {
     federation = await start(2)
@@ -95,10 +108,17 @@ describe('clients that are clipped by one norm', { timeout: TIMEOUT_MS }, () => 
     federation = await start(3)
     const attacker = await Attacker.join(federation, 'attacker')
     let over = -1
-    const training = train((round) => { over = round })
-    const isOver = async (round: number): Promise<void> => { await vi.waitFor(() => { expect(over).toBeGreaterThanOrEqual(round) }, TIMEOUT_MS) }
+    const training = train((round) => {
+      over = round
+    })
+    const isOver = async (round: number): Promise<void> => {
+      await vi.waitFor(() => {
+        expect(over).toBeGreaterThanOrEqual(round)
+      }, TIMEOUT_MS)
+    }
 
-    for (const norm of [undefined, NaN, -1, Infinity, 1e15]) await expect(follow(attacker, 'coefficient', norm)).rejects.toMatchObject({ code: 'E_BAD_MESSAGE' })
+    for (const norm of [undefined, NaN, -1, Infinity, 1e15])
+      await expect(follow(attacker, 'coefficient', norm)).rejects.toMatchObject({ code: 'E_BAD_MESSAGE' })
     await isOver(0)
 
     const silent = await follow(attacker, 'gradient')
@@ -128,8 +148,13 @@ describe('clients that are clipped by one norm', { timeout: TIMEOUT_MS }, () => 
     const [client] = federation.clients
     for (const coefficient of [NaN, 0, -1, 1.5, Infinity]) {
       vi.spyOn(FederatedAdapters.prototype, 'clippingCoefficient').mockResolvedValue(coefficient)
-      await expect(client!.train({ data: data(0), rounds: 1, sequences: 2, packing: 'padded' })).rejects.toMatchObject({ code: 'E_BAD_MESSAGE', message: expect.stringContaining(` ${coefficient}:`) as string })
-      await vi.waitFor(() => { expect(federation.server.daemon.status().training).toMatchObject({ members: 0 }) }, 10_000)
+      await expect(client!.train({ data: data(0), rounds: 1, sequences: 2, packing: 'padded' })).rejects.toMatchObject({
+        code: 'E_BAD_MESSAGE',
+        message: expect.stringContaining(` ${coefficient}:`) as string
+      })
+      await vi.waitFor(() => {
+        expect(federation.server.daemon.status().training).toMatchObject({ members: 0 })
+      }, 10_000)
     }
     vi.restoreAllMocks()
     expect(await client!.train({ data: data(0), rounds: 1, sequences: 2, packing: 'padded' })).toHaveLength(1)

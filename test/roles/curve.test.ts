@@ -2,10 +2,20 @@ import { expect, it } from 'vitest'
 import { measureCurves } from '../../bench/support/curve.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 
-it.skipIf(!hasData('stories260K-hf') || !hasData('tinyshakespeare'))('a federation learns tiny Shakespeare as well as one machine', { timeout: 180_000 }, async () => {
+it.skipIf(!hasData('stories260K-hf') || !hasData('tinyshakespeare'))('a federation learns tiny Shakespeare as well as one machine', {
+  timeout: 180_000
+}, async () => {
   const rounds = 24
   const { centralised, federated: [federated] } = await measureCurves(
-    { model: dataPath('stories260K-hf'), text: dataPath('tinyshakespeare', 'input.txt'), rounds, every: rounds, sequences: 4, heldOutSequences: 32 }, [0]
+    {
+      model: dataPath('stories260K-hf'),
+      text: dataPath('tinyshakespeare', 'input.txt'),
+      rounds,
+      every: rounds,
+      sequences: 4,
+      heldOutSequences: 32
+    },
+    [0]
   )
   const [before, after] = federated!.points
   expect(before!.evaluated).toBeGreaterThan(4.7)

@@ -1,7 +1,10 @@
 import type { Device } from '../../src/model/runtime/device.ts'
 import type * as Runtime from '../../src/model/runtime/open.ts'
 
-/** The devices of a test file whose module `runtime/open.ts` is `noting`, in the order in which peers open them: a federation's server comes before its clients. */
+/**
+ * The devices of a test file whose module `runtime/open.ts` is `noting`, in the order in which peers open them: a federation's server comes
+ * before its clients.
+ */
 export const devices: Device[] = []
 
 /** The module as it is, but that devices are noted as they open: what `vi.mock` takes. */

@@ -40,7 +40,15 @@ async function writeExactTokenizer (directory: string, config: Config): Promise<
     version: '1.0',
     truncation: null,
     padding: null,
-    added_tokens: Object.entries(special).map(([content, id]) => ({ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true })),
+    added_tokens: Object.entries(special).map(([content, id]) => ({
+      id,
+      content,
+      single_word: false,
+      lstrip: false,
+      rstrip: false,
+      normalized: false,
+      special: true
+    })),
     normalizer: null,
     pre_tokenizer: null,
     post_processor: {
@@ -50,7 +58,18 @@ async function writeExactTokenizer (directory: string, config: Config): Promise<
       special_tokens: { '<s>': { id: '<s>', ids: [BOS], tokens: ['<s>'] } }
     },
     decoder: { type: 'Fuse' },
-    model: { type: 'BPE', dropout: null, unk_token: '<unk>', continuing_subword_prefix: null, end_of_word_suffix: null, fuse_unk: false, byte_fallback: false, ignore_merges: false, vocab, merges: [] }
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: '<unk>',
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: false,
+      vocab,
+      merges: []
+    }
   })
 }
 

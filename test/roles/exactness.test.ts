@@ -13,7 +13,15 @@ import type { Tensor } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { decodeTensor, readTrainGolden, relativeError } from '../helpers/golden.ts'
 import { copyWithExactTokenizer, writeExactData } from './exact-data.ts'
-import { adapterTensors, bareCharter, barePartitions, mixedPartitions, startFederation, type RoundEvent, type TestFederation } from './helpers.ts'
+import {
+  adapterTensors,
+  bareCharter,
+  barePartitions,
+  mixedPartitions,
+  startFederation,
+  type RoundEvent,
+  type TestFederation
+} from './helpers.ts'
 import { ApartTrainer, batchOf, type Share } from './reference.ts'
 
 const MODEL = 'stories260K-hf'
@@ -25,7 +33,15 @@ const SEQUENCES = 2
 const golden = readTrainGolden()
 const { lr, betas: [beta1, beta2], eps, weightDecay } = golden.adamw
 const goldenCharter: Partial<FoundOptions> = {
-  seed: golden.seed, loraR: golden.lora.r, loraAlpha: golden.lora.alpha, learningRate: lr, beta1, beta2, epsilon: eps, weightDecay, minClients: 3
+  seed: golden.seed,
+  loraR: golden.lora.r,
+  loraAlpha: golden.lora.alpha,
+  learningRate: lr,
+  beta1,
+  beta2,
+  epsilon: eps,
+  weightDecay,
+  minClients: 3
 }
 const trainable = { ...golden.lora, dropout: 0, rslora: false, seed: golden.seed }
 const optimizer = { beta1, beta2, epsilon: eps, weightDecay }
@@ -41,7 +57,11 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
   beforeAll(async () => {
     root = await mkdtemp(join(tmpdir(), 'midspan-exact-'))
     exact = await copyWithExactTokenizer(dataPath(MODEL), join(root, 'model'))
-    data = await Promise.all(mixedPartitions.map(async (_, client) => await writeExactData(join(root, `${client}.jsonl`), golden.ids.map((clients) => clients[client]!))))
+    data = await Promise.all(
+      mixedPartitions.map(async (_, client) =>
+        await writeExactData(join(root, `${client}.jsonl`), golden.ids.map((clients) => clients[client]!))
+      )
+    )
     device = await openDevice('cpu', { threads: 1 })
     directory = await openModelDirectory(exact)
     model = modelOf(directory.config)
@@ -52,35 +72,53 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
   })
 
   /** Trains every client for its number of rounds and hands the federation to `use`. */
-  async function trained<T> (charter: Partial<FoundOptions>, rounds: readonly number[], use: (federation: TestFederation, events: RoundEvent[][]) => Promise<T>, clients = mixedPartitions): Promise<T> {
+  async function trained<T> (
+    charter: Partial<FoundOptions>,
+    rounds: readonly number[],
+    use: (federation: TestFederation, events: RoundEvent[][]) => Promise<T>,
+    clients = mixedPartitions
+  ): Promise<T> {
     const federation = await startFederation({ model: exact, charter: { ...goldenCharter, ...charter }, clients, identities: 'exactness' })
     try {
-      const events = await Promise.all(federation.clients.map(async (client, index) => await client.train({ data: data[index]!, rounds: rounds[index]!, packing: 'padded', sequences: SEQUENCES, maxTokens: 64 })))
+      const events = await Promise.all(
+        federation.clients.map(async (client, index) =>
+          await client.train({ data: data[index]!, rounds: rounds[index]!, packing: 'padded', sequences: SEQUENCES, maxTokens: 64 })
+        )
+      )
       return await use(federation, events)
     } finally {
       await federation.stop()
     }
   }
 
-  const exported = async (federation: TestFederation, client = 0): Promise<Map<string, Tensor>> => adapterTensors(await federation.clients[client]!.export(federation.path(`adapter-${client}`)))
+  const exported = async (federation: TestFederation, client = 0): Promise<Map<string, Tensor>> =>
+    adapterTensors(await federation.clients[client]!.export(federation.path(`adapter-${client}`)))
 
   /** Who was in each round, and with what, as the clients tell it. */
   function sharesOf (events: RoundEvent[][], passes = 1): Share[][] {
     const rounds: Share[][] = []
     for (const [client, own] of events.entries()) {
       for (const [index, { round }] of own.entries()) {
-        (rounds[round] ??= []).push(...golden.ids.slice(index * passes, (index + 1) * passes).map((clients) => ({ client, ids: clients[client]! })))
+        ;(rounds[round] ??= []).push(
+          ...golden.ids.slice(index * passes, (index + 1) * passes).map((clients) => ({ client, ids: clients[client]! }))
+        )
       }
     }
     return rounds
   }
 
   /** The same rounds on one machine. */
-  async function centralised (rounds: Share[][], { schedule = 'constant', warmupRounds = 0, totalRounds = 100, maxGradientNorm = null }: Partial<FoundOptions> = {}): Promise<Map<string, Tensor>> {
+  async function centralised (
+    rounds: Share[][],
+    { schedule = 'constant', warmupRounds = 0, totalRounds = 100, maxGradientNorm = null }: Partial<FoundOptions> = {}
+  ): Promise<Map<string, Tensor>> {
     const trainer = await LocalTrainer.load(device, model, directory, { trainable, optimizer })
     for (const [round, shares] of rounds.entries()) {
       const batches: TrainingBatch[] = shares.map(({ ids }) => batchOf(ids))
-      await trainer.step(batches, { learningRate: learningRateAt({ name: schedule, warmupRounds, totalRounds }, lr, round), maxGradientNorm })
+      await trainer.step(batches, {
+        learningRate: learningRateAt({ name: schedule, warmupRounds, totalRounds }, lr, round),
+        maxGradientNorm
+      })
     }
     const values = await trainer.values()
     trainer.free()
@@ -126,7 +164,11 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
     await trained({ ...settings, accumulate }, [4, 4, 4], async (federation, events) => {
       const rounds = sharesOf(events, accumulate)
       expect(rounds.map((shares) => shares.length)).toEqual(Array(4).fill(3 * accumulate))
-      expect(events.map((own) => own[1]!.tokens)).toEqual([0, 1, 2].map((client) => rounds[1]!.filter((share) => share.client === client).reduce((sum, { ids }) => sum + batchOf(ids).tokens, 0)))
+      expect(events.map((own) => own[1]!.tokens)).toEqual(
+        [0, 1, 2].map((client) =>
+          rounds[1]!.filter((share) => share.client === client).reduce((sum, { ids }) => sum + batchOf(ids).tokens, 0)
+        )
+      )
       expectEqual(await exported(federation), await centralised(rounds, settings))
     })
   })
@@ -162,7 +204,8 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
   describe('with ends of their own', () => {
     const middles = mixedPartitions.map(({ inputBlocks, outputBlocks }) => [inputBlocks!, 5 - outputBlocks!] as const)
 
-    // The golden run's seed was chosen so that no gradient is near zero, where rounding alone gives AdamW's first steps their sign. Here other
+    // The golden run's seed was chosen so that no gradient is near zero, where rounding alone gives AdamW's first steps their sign. Here
+    // other
     // sums are taken; an epsilon well above rounding takes the question away.
     const epsilon = 1e-5
     const maxGradientNorm = 0.5
@@ -171,7 +214,13 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
       const { gradientNormScope = 'party' } = charter
       await trained({ ...charter, maxGradientNorm, epsilon }, [6, 6, 6], async (federation, events) => {
         const reference = await ApartTrainer.load(device, model, directory, {
-          trainable, optimizer: { ...optimizer, epsilon }, learningRate: lr, maxGradientNorm, gradientNormScope, middles, ...(averageEvery === undefined ? {} : { averageEvery })
+          trainable,
+          optimizer: { ...optimizer, epsilon },
+          learningRate: lr,
+          maxGradientNorm,
+          gradientNormScope,
+          middles,
+          ...(averageEvery === undefined ? {} : { averageEvery })
         })
         for (const shares of sharesOf(events)) await reference.step(shares)
         for (const client of federation.clients.keys()) {
@@ -202,9 +251,14 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
       })
 
       it('so that one client trains with its server what one machine trains', async () => {
-        await trained({ ends: { mode: 'personal' }, gradientNormScope, maxGradientNorm, minClients: 1 }, [6], async (federation, events) => {
-          expectEqual(await exported(federation), await centralised(sharesOf(events), { maxGradientNorm }))
-        }, mixedPartitions.slice(0, 1))
+        await trained(
+          { ends: { mode: 'personal' }, gradientNormScope, maxGradientNorm, minClients: 1 },
+          [6],
+          async (federation, events) => {
+            expectEqual(await exported(federation), await centralised(sharesOf(events), { maxGradientNorm }))
+          },
+          mixedPartitions.slice(0, 1)
+        )
       })
     })
 
@@ -227,14 +281,17 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
     })
   })
 
-  it.each([['fp16', 0.005], ['int8', 0.2]] as const)('stay close with %s on the wire: each tensor within %d of its norm', async (wire, bound) => {
-    await trained({ wire }, [8, 8, 8], async (federation, events) => {
-      const [actual, expected] = [await exported(federation), await centralised(sharesOf(events))]
-      const error = worst(actual, expected, relativeNorm)
-      expect(error).toBeLessThan(bound)
-      expect(error).toBeGreaterThan(0)
-    })
-  })
+  it.each([['fp16', 0.005], ['int8', 0.2]] as const)(
+    'stay close with %s on the wire: each tensor within %d of its norm',
+    async (wire, bound) => {
+      await trained({ wire }, [8, 8, 8], async (federation, events) => {
+        const [actual, expected] = [await exported(federation), await centralised(sharesOf(events))]
+        const error = worst(actual, expected, relativeNorm)
+        expect(error).toBeLessThan(bound)
+        expect(error).toBeGreaterThan(0)
+      })
+    }
+  )
 })
 
 type Measure = (actual: ArrayLike<number>, expected: ArrayLike<number>) => number

@@ -14,7 +14,14 @@ import { adapterTensors, mixedPartitions, startFederation } from './helpers.ts'
 
 /** An epsilon above rounding, so that another machine's rounding does not decide the direction of a step. */
 const charter: Partial<FoundOptions> = {
-  name: 'tiny', seed: '5eed', loraR: 3, loraAlpha: 6, loraTargets: ['q', 'k', 'v', 'o', 'gate', 'up', 'down'], learningRate: 2e-2, epsilon: 1e-4, minClients: mixedPartitions.length
+  name: 'tiny',
+  seed: '5eed',
+  loraR: 3,
+  loraAlpha: 6,
+  loraTargets: ['q', 'k', 'v', 'o', 'gate', 'up', 'down'],
+  learningRate: 2e-2,
+  epsilon: 1e-4,
+  minClients: mixedPartitions.length
 }
 const ROUNDS = 10
 
@@ -39,7 +46,12 @@ export async function logitsWith (path: string, adapter: PeftAdapter, sequences:
 }
 
 /** The same, with all that was trained, by Midspan's names. */
-export async function trainedLogits (path: string, trainable: AdapterTraining, values: ReadonlyMap<string, Tensor>, sequences: ReadonlyArray<readonly number[]>): Promise<Tensor> {
+export async function trainedLogits (
+  path: string,
+  trainable: AdapterTraining,
+  values: ReadonlyMap<string, Tensor>,
+  sequences: ReadonlyArray<readonly number[]>
+): Promise<Tensor> {
   const device = await openDevice('cpu', { threads: 1 })
   try {
     const directory = await openModelDirectory(path)
@@ -47,7 +59,10 @@ export async function trainedLogits (path: string, trainable: AdapterTraining, v
     const { input, output, weights } = await loadEnds(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, trainable)
     await (await Parameters.create(device, weights.trained)).restore(values)
     const { hidden } = await input.forward(sequences.map((ids) => [...ids]), { keepResiduals: false })
-    return await output.logits({ hidden, ...sequencesOf(model, sequences) }, Array.from({ length: hidden.shape[0] as number }, (_, row) => row))
+    return await output.logits(
+      { hidden, ...sequencesOf(model, sequences) },
+      Array.from({ length: hidden.shape[0] as number }, (_, row) => row)
+    )
   } finally {
     await device.close()
   }

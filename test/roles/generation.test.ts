@@ -30,7 +30,9 @@ describe.skipIf(!hasData(MODEL))('generation by clients of one server', { timeou
 
   it('gives each client its own sequence when prompts of different lengths share runs', async () => {
     const cuts = [1, 17, 64]
-    const results = await Promise.all(federation.clients.map(async (client, index) => await client.generate({ ids: sample.slice(0, cuts[index]), maxTokens: 60 })))
+    const results = await Promise.all(
+      federation.clients.map(async (client, index) => await client.generate({ ids: sample.slice(0, cuts[index]), maxTokens: 60 }))
+    )
     for (const [index, { ids }] of results.entries()) expect(ids).toEqual(sample.slice(cuts[index], (cuts[index] ?? 0) + 60))
   })
 

@@ -1,11 +1,11 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createHash } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { generateKeyPairFromSeed, privateKeyToProtobuf } from '@libp2p/crypto/keys'
 import { readPeftAdapter, type PeftAdapter } from '../../src/model/checkpoint/peft.ts'
-import { ControlClient } from '../../src/node/control/client.ts'
 import type { Roles } from '../../src/node/composition.ts'
+import { ControlClient } from '../../src/node/control/client.ts'
 import { startDaemon, type Daemon } from '../../src/node/daemon.ts'
 import { foundFederation, type Founded, type FoundOptions } from '../../src/node/found.ts'
 import { createHome, homeAt } from '../../src/node/home.ts'
@@ -79,7 +79,11 @@ export class TestPeer {
   static async start (home: string, listen: string[] = [], roles?: Roles): Promise<TestPeer> {
     const daemon = await startDaemon(home, { listen, threads: 1, logLevel: 'info' }, roles === undefined ? {} : { roles })
     // A server that comes back is found where it was.
-    return new TestPeer(home, daemon, listen.length === 0 ? [] : daemon.node.getMultiaddrs().map((address) => address.toString().split('/p2p/')[0] ?? ''))
+    return new TestPeer(
+      home,
+      daemon,
+      listen.length === 0 ? [] : daemon.node.getMultiaddrs().map((address) => address.toString().split('/p2p/')[0] ?? '')
+    )
   }
 
   get daemon (): Daemon { return this.#daemon }
@@ -119,15 +123,22 @@ export class TestClient {
   /** Trains, and returns the rounds that this client saw. */
   async train (parameters: TrainParameters, signal?: AbortSignal): Promise<RoundEvent[]> {
     const rounds: RoundEvent[] = []
-    for await (const event of this.peer.events('train', parameters, signal)) if ((event as RoundEvent).type === 'round') rounds.push(event as RoundEvent)
+    for await (const event of this.peer.events('train', parameters, signal))
+      if ((event as RoundEvent).type === 'round') rounds.push(event as RoundEvent)
     return rounds
   }
 
-  async evaluate (parameters: { readonly data: string, readonly [name: string]: unknown }, signal?: AbortSignal): Promise<EvaluationResult> {
+  async evaluate (
+    parameters: { readonly data: string, readonly [name: string]: unknown },
+    signal?: AbortSignal
+  ): Promise<EvaluationResult> {
     return await this.peer.ask<EvaluationResult>('evaluate', parameters, signal)
   }
 
-  async generate (parameters: { readonly maxTokens: number, readonly [name: string]: unknown }, signal?: AbortSignal): Promise<GenerationResult> {
+  async generate (
+    parameters: { readonly maxTokens: number, readonly [name: string]: unknown },
+    signal?: AbortSignal
+  ): Promise<GenerationResult> {
     return await this.peer.ask<GenerationResult>('generate', parameters, signal)
   }
 
@@ -192,10 +203,16 @@ export async function startFederation ({ model, charter = {}, clients, identitie
 }
 
 /** The three partitions of a five-block model that tests mix: 1|3|1, 2|2|1 and 1|2|2. */
-export const mixedPartitions: readonly ClientOptions[] = [{ inputBlocks: 1, outputBlocks: 1 }, { inputBlocks: 2, outputBlocks: 1 }, { inputBlocks: 1, outputBlocks: 2 }]
+export const mixedPartitions: readonly ClientOptions[] = [{ inputBlocks: 1, outputBlocks: 1 }, { inputBlocks: 2, outputBlocks: 1 }, {
+  inputBlocks: 1,
+  outputBlocks: 2
+}]
 
 /** Partitions whose ends have no blocks: the embedding, the head or both alone, 0|5|0, 2|3|0 and 0|3|2. */
-export const barePartitions: readonly ClientOptions[] = [{ inputBlocks: 0, outputBlocks: 0 }, { inputBlocks: 2, outputBlocks: 0 }, { inputBlocks: 0, outputBlocks: 2 }]
+export const barePartitions: readonly ClientOptions[] = [{ inputBlocks: 0, outputBlocks: 0 }, { inputBlocks: 2, outputBlocks: 0 }, {
+  inputBlocks: 0,
+  outputBlocks: 2
+}]
 export const bareCharter: Partial<FoundOptions> = { inputBlocks: { min: 0, max: 2 }, outputBlocks: { min: 0, max: 2 } }
 
 /** An adapter's tensors under Midspan's own names. */

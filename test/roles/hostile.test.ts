@@ -38,11 +38,19 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
   let calmBytes: number
   let calmMemoryBytes: number
 
-  const honest = async (): Promise<EvaluationResult> => await federation.clients[0]!.evaluate({ data: federation.path('notes.txt'), maxTokens: 24, sequences: 2, limit: 4 })
-  const memoryBytes = (): number => { const { heapUsed, external } = process.memoryUsage(); return heapUsed + external }
+  const honest = async (): Promise<EvaluationResult> =>
+    await federation.clients[0]!.evaluate({ data: federation.path('notes.txt'), maxTokens: 24, sequences: 2, limit: 4 })
+  const memoryBytes = (): number => {
+    const { heapUsed, external } = process.memoryUsage()
+    return heapUsed + external
+  }
 
   beforeAll(async () => {
-    federation = await startFederation({ model: dataPath(MODEL), clients: [{}], charter: { maxTokensPerClient: MAX_TOKENS, cacheBytes: 200_000, inputBlocks: { min: 1, max: 2 }, outputBlocks: { min: 1, max: 1 } } })
+    federation = await startFederation({
+      model: dataPath(MODEL),
+      clients: [{}],
+      charter: { maxTokensPerClient: MAX_TOKENS, cacheBytes: 200_000, inputBlocks: { min: 1, max: 2 }, outputBlocks: { min: 1, max: 1 } }
+    })
     await writeFile(federation.path('notes.txt'), Array.from({ length: 20 }, (_, i) => `There were ${i} ducks on the pond.`).join('\n\n'))
     attacker = await Attacker.join(federation, 'attacker')
     calm = await honest()
@@ -50,7 +58,9 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     calmBytes = (await devices[0]!.memory()).heldBytes
     calmMemoryBytes = memoryBytes()
   }, TIMEOUT_MS)
-  afterAll(async () => { await federation.stop() })
+  afterAll(async () => {
+    await federation.stop()
+  })
   afterEach(async () => {
     // Whatever was tried: the others get what they got before, and nothing of it stays on the device or in memory.
     expect((await honest()).loss).toBe(calm.loss)
@@ -77,7 +87,10 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     ['no sequences', evaluate([]), [rows(0)]],
     ['an empty sequence', evaluate([0, 2]), [rows(2)]],
     ['a sequence of absurd length', evaluate([2 ** 32 - 1]), [rows(1)]],
-    ['a context, which this model does not have', { case: 'evaluate', value: { request: 1, middle: MIDDLE, lengths: [4], contextLengths: [2], maskPositions: [1] } }, [rows(4)]],
+    ['a context, which this model does not have', {
+      case: 'evaluate',
+      value: { request: 1, middle: MIDDLE, lengths: [4], contextLengths: [2], maskPositions: [1] }
+    }, [rows(4)]],
     ['more sequences than a message may have', evaluate(Array.from({ length: 5000 }, () => 1)), [rows(5)]],
     ['more tokens than the charter allows', evaluate(Array.from({ length: MAX_TOKENS + 1 }, () => 1)), [rows(MAX_TOKENS + 1)]],
     ['blocks that the model does not have', evaluate([1], { first: 1, end: 2 ** 32 - 1 }), [rows(1)]],
@@ -114,7 +127,10 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     ['more rows than there is room for', [[begin(), []], [some(0, 17), [rows(17)]]]],
     ['a position that leaves a gap', [[begin(), []], [some(5, 1), [rows(1)]]]],
     ['an absurd position', [[begin(), []], [some(2 ** 32 - 1, 1), [rows(1)]]]],
-    ['a context, which this model does not have', [[begin(), []], [{ case: 'rows', value: { position: 0, count: 4, contextLength: 2, maskPosition: 1 } }, [rows(4)]]]],
+    ['a context, which this model does not have', [[begin(), []], [{
+      case: 'rows',
+      value: { position: 0, count: 4, contextLength: 2, maskPosition: 1 }
+    }, [rows(4)]]]],
     ['rows of another width', [[begin(), []], [some(0, 2), [rows(2, 0.1, 63)]]]],
     ['NaN', [[begin(), []], [some(0, 2), [rows(2, Number.NaN)]]]],
     ['NaN after good rows', [[begin(), []], [some(0, 2), [rows(2)]], [some(2, 1), [rows(1, Number.NaN)]]]]
@@ -130,7 +146,9 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
 
   it('gives a client no more sessions than the charter says', async () => {
     const { maxSessionsPerClient } = attacker.context.charter.limits
-    const sessions = await Promise.all(Array.from({ length: maxSessionsPerClient }, async (_, i) => i % 2 === 0 ? await attacker.training() : await attacker.generation()))
+    const sessions = await Promise.all(
+      Array.from({ length: maxSessionsPerClient }, async (_, i) => i % 2 === 0 ? await attacker.training() : await attacker.generation())
+    )
     const refused = await attacker.training().then(refusalOf, (error: unknown) => (error as { code: string }).code)
     expect(refused).toBe('E_TOO_MANY_SESSIONS')
     expect((await honest()).loss).toBe(calm.loss)
@@ -149,24 +167,37 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
   })
 
   it.each([TRAIN_PROTOCOL, GENERATE_PROTOCOL])('survives any bytes that are rightly sealed on %s', async (protocol) => {
-    await fc.assert(fc.asyncProperty(fc.array(fc.uint8Array({ maxLength: 300 }), { minLength: 1, maxLength: 3 }), async (bodies) => {
-      expect(await attacker.sealed(protocol, ...bodies)).toBeInstanceOf(Error)
-    }), { numRuns: 12 })
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.uint8Array({ maxLength: 300 }), { minLength: 1, maxLength: 3 }), async (bodies) => {
+        expect(await attacker.sealed(protocol, ...bodies)).toBeInstanceOf(Error)
+      }),
+      { numRuns: 12 }
+    )
   })
 
   it.each(PROTOCOLS)('survives any bytes at the start of a stream of %s', async (protocol) => {
-    await fc.assert(fc.asyncProperty(fc.uint8Array({ minLength: 1, maxLength: 200 }), async (bytes) => {
-      const stream = await attacker.stream(protocol)
-      const source = new StreamSource(stream, 30_000)
-      stream.send(bytes)
-      await stream.close()
-      // The server ends the stream by itself, with an answer, a reason or a reset.
-      await (async () => { for await (const chunk of source) void chunk })().catch(() => {})
-    }), { numRuns: 8 })
+    await fc.assert(
+      fc.asyncProperty(fc.uint8Array({ minLength: 1, maxLength: 200 }), async (bytes) => {
+        const stream = await attacker.stream(protocol)
+        const source = new StreamSource(stream, 30_000)
+        stream.send(bytes)
+        await stream.close()
+        // The server ends the stream by itself, with an answer, a reason or a reset.
+        await (async () => {
+          for await (const chunk of source) void chunk
+        })().catch(() => {})
+      }),
+      { numRuns: 8 }
+    )
   })
 
   it('serves the others while streams are open on which nothing is said', async () => {
-    const streams = await Promise.all([TRAIN_PROTOCOL, GENERATE_PROTOCOL, protocolId('weights'), protocolId('status')].flatMap((protocol) => [protocol, protocol]).map(async (protocol) => await attacker.stream(protocol)))
+    const streams = await Promise.all(
+      [TRAIN_PROTOCOL, GENERATE_PROTOCOL, protocolId('weights'), protocolId('status')].flatMap((protocol) => [protocol, protocol]).map(
+        async (protocol) =>
+          await attacker.stream(protocol)
+      )
+    )
     expect((await honest()).loss).toBe(calm.loss)
     for (const stream of streams) stream.abort(new Error('enough'))
   })
@@ -174,11 +205,15 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
   it('keeps no answers for a client that asks and does not read', async () => {
     const channel = await attacker.training()
     let sent = 0
-    void (async () => { for (; sent < 20_000; sent++) await channel.send(train.fromClient({ case: 'fetchAdapters', value: {} })) })().catch(() => {})
+    void (async () => {
+      for (; sent < 20_000; sent++) await channel.send(train.fromClient({ case: 'fetchAdapters', value: {} }))
+    })().catch(() => {})
     let before = -1
     while (before !== sent) {
       before = sent
-      await new Promise((resolve) => { setTimeout(resolve, 500) })
+      await new Promise((resolve) => {
+        setTimeout(resolve, 500)
+      })
     }
     // Either way a stream holds no more than its window and the queue above it: the answers are not made before there is room for them.
     expect(memoryBytes() - calmMemoryBytes).toBeLessThan(MEMORY_BOUND_BYTES)

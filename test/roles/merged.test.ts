@@ -43,7 +43,8 @@ describe('a merged model of a federation', { timeout: 60_000 }, () => {
   })
 
   it('is refused on a client that names no base, or another', async () => {
-    const ask = async (parameters: object): Promise<unknown> => await federation.clients[0]!.peer.ask('export', { out: join(root, 'no'), merged: true, ...parameters })
+    const ask = async (parameters: object): Promise<unknown> =>
+      await federation.clients[0]!.peer.ask('export', { out: join(root, 'no'), merged: true, ...parameters })
     await expect(ask({})).rejects.toMatchObject({ code: 'E_EXPORT' })
     await expect(ask({ model: join(root, 'by-server') })).rejects.toThrow('is not the model that was trained')
   })

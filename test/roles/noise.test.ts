@@ -26,7 +26,11 @@ interface Released {
 function releases (): Released[] {
   const seen: Released[] = []
   watchReleases((clean, { tensors }, protection) => {
-    seen.push({ clean: Float32Array.from(clean.data as Float32Array), out: Float32Array.from(tensors[0]!.data as Float32Array), protection })
+    seen.push({
+      clean: Float32Array.from(clean.data as Float32Array),
+      out: Float32Array.from(tensors[0]!.data as Float32Array),
+      protection
+    })
   })
   return seen
 }
@@ -58,7 +62,8 @@ function watchServer (): Float32Array[] {
   return seen
 }
 
-const digest = (values: Float32Array): string => Buffer.from(bytesOf({ dtype: 'float32', shape: [values.length], data: values })).toString('base64')
+const digest = (values: Float32Array): string =>
+  Buffer.from(bytesOf({ dtype: 'float32', shape: [values.length], data: values })).toString('base64')
 
 /** The standardised noise of all releases: what was let out, less the rows after the clip alone. */
 function noiseOf (released: readonly Released[]): Float64Array {
@@ -84,7 +89,10 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
   let federation: TestFederation
   beforeAll(async () => {
     federation = await startFederation({ model: dataPath(MODEL), charter: { ...floors, clip: CLIP }, clients: [{ noise: 0.75 }] })
-    await writeFile(federation.path('notes.txt'), Array.from({ length: 60 }, (_, i) => `Lily saw ${i} birds and they sang to her.`).join('\n\n'))
+    await writeFile(
+      federation.path('notes.txt'),
+      Array.from({ length: 60 }, (_, i) => `Lily saw ${i} birds and they sang to her.`).join('\n\n')
+    )
   }, TIMEOUT_MS)
   afterEach(() => { vi.restoreAllMocks() })
   afterAll(async () => { await federation.stop() })
@@ -161,8 +169,14 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
 
   it.each(['noise', 'gradientNoise'] as const)('cannot be below the charter\'s floor: %s', async (field) => {
     const released = releases()
-    await expect(federation.clients[0]!.train({ ...data(), rounds: 1, [field]: floors[field] * 0.99 })).rejects.toMatchObject({ code: 'E_SETTING_REFUSED', message: expect.stringContaining(field) as string })
-    await expect(federation.join(`below-${field}`, { [field]: floors[field] * 0.99 })).rejects.toMatchObject({ code: 'E_SETTING_REFUSED', message: expect.stringContaining(field) as string })
+    await expect(federation.clients[0]!.train({ ...data(), rounds: 1, [field]: floors[field] * 0.99 })).rejects.toMatchObject({
+      code: 'E_SETTING_REFUSED',
+      message: expect.stringContaining(field) as string
+    })
+    await expect(federation.join(`below-${field}`, { [field]: floors[field] * 0.99 })).rejects.toMatchObject({
+      code: 'E_SETTING_REFUSED',
+      message: expect.stringContaining(field) as string
+    })
     expect(released).toEqual([])
   })
 })

@@ -28,12 +28,25 @@ const LEARNING_RATE = 1e-2
 const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-5, weightDecay: 0.01 }
 const adapters = { r: 2, alpha: 4, dropout: 0, rslora: false, targets: ['q_proj', 'down_proj'], seed: '5eed' }
 const charter: Partial<FoundOptions> = {
-  seed: adapters.seed, loraR: adapters.r, loraAlpha: adapters.alpha, loraTargets: ['q', 'down'], learningRate: LEARNING_RATE, ...optimizer, accumulate: PASSES, minClients: mixedPartitions.length
+  seed: adapters.seed,
+  loraR: adapters.r,
+  loraAlpha: adapters.alpha,
+  loraTargets: ['q', 'down'],
+  learningRate: LEARNING_RATE,
+  ...optimizer,
+  accumulate: PASSES,
+  minClients: mixedPartitions.length
 }
 
 /** What a client brings to its rounds, pass after pass: sequences that differ in length, so that clients and passes differ in tokens. */
 function batchIds (client: number, index: number): number[][] {
-  return Array.from({ length: SEQUENCES }, (_, i) => [BOS, ...Array.from({ length: 3 + (5 * client + 4 * index + 7 * i) % 11 }, (_, j) => 2 + (7 * j + 11 * index + 5 * client + 3 * i) % 29)])
+  return Array.from(
+    { length: SEQUENCES },
+    (_, i) => [
+      BOS,
+      ...Array.from({ length: 3 + (5 * client + 4 * index + 7 * i) % 11 }, (_, j) => 2 + (7 * j + 11 * index + 5 * client + 3 * i) % 29)
+    ]
+  )
 }
 
 /** Every pass of every client in it. */
@@ -64,10 +77,22 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
 
   const data = (client: number): string => join(root, `${client}.jsonl`)
 
-  async function trained (changes: Partial<FoundOptions>, check: (federation: TestFederation, rounds: readonly Round[]) => Promise<void>): Promise<void> {
-    const federation = await startFederation({ model: path, charter: { ...charter, ...changes }, clients: mixedPartitions, identities: 'passes' })
+  async function trained (
+    changes: Partial<FoundOptions>,
+    check: (federation: TestFederation, rounds: readonly Round[]) => Promise<void>
+  ): Promise<void> {
+    const federation = await startFederation({
+      model: path,
+      charter: { ...charter, ...changes },
+      clients: mixedPartitions,
+      identities: 'passes'
+    })
     try {
-      const events = await Promise.all(federation.clients.map(async (client, index) => await client.train({ data: data(index), rounds: ROUNDS, packing: 'padded', sequences: SEQUENCES, maxTokens: 32 })))
+      const events = await Promise.all(
+        federation.clients.map(async (client, index) =>
+          await client.train({ data: data(index), rounds: ROUNDS, packing: 'padded', sequences: SEQUENCES, maxTokens: 32 })
+        )
+      )
       await check(federation, sharesOf(federation, events, changes.accumulate ?? PASSES))
     } finally {
       await federation.stop()
@@ -80,9 +105,16 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
     for (const [client, own] of events.entries()) {
       expect(own).toHaveLength(ROUNDS)
       for (const [index, { round, tokens }] of own.entries()) {
-        const shares = Array.from({ length: accumulate }, (_, pass) => ({ client, ids: batchIds(client, index * accumulate + pass), seed: clientDropoutSeed(dropoutSeed(round, pass), clients[client]!.peerId) }))
-        expect(tokens).toBe(shares.reduce((sum, { ids }) => sum + batchOf(ids).tokens, 0));
-        (rounds[round] ??= []).push(...shares)
+        const shares = Array.from(
+          { length: accumulate },
+          (_, pass) => ({
+            client,
+            ids: batchIds(client, index * accumulate + pass),
+            seed: clientDropoutSeed(dropoutSeed(round, pass), clients[client]!.peerId)
+          })
+        )
+        expect(tokens).toBe(shares.reduce((sum, { ids }) => sum + batchOf(ids).tokens, 0))
+        ;(rounds[round] ??= []).push(...shares)
       }
     }
     return rounds
@@ -91,17 +123,23 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
   /** The same on one machine. */
   async function centralised (rounds: readonly Round[], dropout = 0): Promise<Map<string, Tensor>> {
     const trainer = await LocalTrainer.load(device, model, directory, { trainable: { ...adapters, dropout }, optimizer })
-    for (const shares of rounds) await trainer.step(shares.map(({ ids }) => batchOf(ids)), { learningRate: LEARNING_RATE, seeds: shares.map(({ seed }) => seed) })
+    for (const shares of rounds)
+      await trainer.step(shares.map(({ ids }) => batchOf(ids)), {
+        learningRate: LEARNING_RATE,
+        seeds: shares.map(({ seed }) => seed)
+      })
     const values = await trainer.values()
     trainer.free()
     return values
   }
 
-  const exported = async (federation: TestFederation, client: number): Promise<Map<string, Tensor>> => adapterTensors(await federation.clients[client]!.export(federation.path(`adapter-${client}`)))
+  const exported = async (federation: TestFederation, client: number): Promise<Map<string, Tensor>> =>
+    adapterTensors(await federation.clients[client]!.export(federation.path(`adapter-${client}`)))
 
   function expectEqual (actual: ReadonlyMap<string, Tensor>, expected: ReadonlyMap<string, Tensor>): void {
     expect([...actual.keys()].sort()).toEqual([...expected.keys()].sort())
-    for (const [name, { data }] of expected) expect(relativeError(actual.get(name)!.data as Float32Array, data as Float32Array), name).toBeLessThan(TOLERANCE)
+    for (const [name, { data }] of expected)
+      expect(relativeError(actual.get(name)!.data as Float32Array, data as Float32Array), name).toBeLessThan(TOLERANCE)
   }
 
   it('train what one machine trains on all of their batches', async () => {
@@ -124,15 +162,29 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
     ['ends that are averaged every second round', { ends: { mode: 'average', every: 2 } }, 2],
     ['averaged ends and dropout', { ends: { mode: 'average', every: 2 }, loraDropout: 0.3 }, 2],
     ['personal ends and one norm for all', { ends: { mode: 'personal' }, gradientNormScope: 'global' }],
-    ['personal ends, the sequential strategy and one norm for all', { ends: { mode: 'personal' }, strategy: 'sequential', gradientNormScope: 'global' }],
-    ['ends that are averaged every second round and one norm for all', { ends: { mode: 'average', every: 2 }, gradientNormScope: 'global' }, 2]
+    ['personal ends, the sequential strategy and one norm for all', {
+      ends: { mode: 'personal' },
+      strategy: 'sequential',
+      gradientNormScope: 'global'
+    }],
+    [
+      'ends that are averaged every second round and one norm for all',
+      { ends: { mode: 'average', every: 2 }, gradientNormScope: 'global' },
+      2
+    ]
   ])('train what the method says with %s', async (_, changes, averageEvery) => {
     const maxGradientNorm = 0.5
     const { loraDropout = 0, gradientNormScope = 'party' } = changes
     await trained({ ...changes, maxGradientNorm }, async (federation, rounds) => {
       const middles = mixedPartitions.map(({ inputBlocks, outputBlocks }) => [inputBlocks!, LAYERS - outputBlocks!] as const)
       const reference = await ApartTrainer.load(device, model, directory, {
-        trainable: { ...adapters, dropout: loraDropout }, optimizer, learningRate: LEARNING_RATE, maxGradientNorm, gradientNormScope, middles, ...(averageEvery === undefined ? {} : { averageEvery })
+        trainable: { ...adapters, dropout: loraDropout },
+        optimizer,
+        learningRate: LEARNING_RATE,
+        maxGradientNorm,
+        gradientNormScope,
+        middles,
+        ...(averageEvery === undefined ? {} : { averageEvery })
       })
       for (const shares of rounds) await reference.step(shares)
       for (const client of federation.clients.keys()) expectEqual(await exported(federation, client), await reference.values(client))
@@ -145,7 +197,10 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
     await trained({ loraDropout, accumulate }, async (federation, rounds) => {
       const actual = await exported(federation, 0)
       expectEqual(actual, await centralised(rounds, loraDropout))
-      const others = await centralised(rounds.map((shares) => shares.map((share) => ({ ...share, seed: `not ${share.seed}` }))), loraDropout)
+      const others = await centralised(
+        rounds.map((shares) => shares.map((share) => ({ ...share, seed: `not ${share.seed}` }))),
+        loraDropout
+      )
       const differences = [...others].map(([name, { data }]) => relativeError(actual.get(name)!.data as Float32Array, data as Float32Array))
       expect(Math.min(...differences)).toBeGreaterThan(100 * TOLERANCE) // it is the seeds that decide
     })

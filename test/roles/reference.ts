@@ -6,8 +6,8 @@ import type { AdapterSettings } from '../../src/model/training/lora.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from '../../src/model/training/optimizer.ts'
 import { Parameters } from '../../src/model/training/parameters.ts'
 import type { WeightSource } from '../../src/model/training/weights.ts'
-import type { Tensor } from '../../src/tensor.ts'
 import { blockOf } from '../../src/roles/adapters.ts'
+import type { Tensor } from '../../src/tensor.ts'
 
 /** What one client puts into a pass of a round. */
 export interface Share {
@@ -49,7 +49,9 @@ interface Part {
 }
 
 /** Sequences that begin with BOS as inputs and next-token targets. */
-export function batchOf (sequences: ReadonlyArray<readonly number[]>): { ids: number[][], targets: number[][], lengths: number[], tokens: number } {
+export function batchOf (
+  sequences: ReadonlyArray<readonly number[]>
+): { ids: number[][], targets: number[][], lengths: number[], tokens: number } {
   const ids = sequences.map((sequence) => sequence.slice(0, -1))
   const lengths = ids.map(({ length }) => length)
   return { ids, targets: sequences.map((sequence) => sequence.slice(1)), lengths, tokens: lengths.reduce((sum, length) => sum + length, 0) }
@@ -91,17 +93,32 @@ export class ApartTrainer {
     for (const { client, ids, seed } of shares) {
       const batch = batchOf(ids)
       const sum = gradients.get(client) ?? new Map<string, DeviceTensor>()
-      await accumulate(this.#device, sum, await this.#gradients(this.#replicas[client] as Replica, batch, seed === undefined ? {} : { seed }))
+      await accumulate(
+        this.#device,
+        sum,
+        await this.#gradients(this.#replicas[client] as Replica, batch, seed === undefined ? {} : { seed })
+      )
       gradients.set(client, sum)
       tokens.set(client, (tokens.get(client) ?? 0) + batch.tokens)
     }
-    const parts = [await this.#middleMeans(gradients, tokens), ...[...gradients].map(([client, all]) => this.#ownMeans(client, all, tokens.get(client) as number))]
-    const norms = await Promise.all(parts.map(async ({ means }) => Math.hypot(...await Promise.all([...means.values()].map(async ({ gradient, tokens }) => await this.#optimizer.norm([gradient]) / tokens)))))
-    for (const [index, part] of parts.entries()) await this.#step(part, this.#settings.gradientNormScope === 'global' ? Math.hypot(...norms) : norms[index] as number)
+    const parts = [
+      await this.#middleMeans(gradients, tokens),
+      ...[...gradients].map(([client, all]) => this.#ownMeans(client, all, tokens.get(client) as number))
+    ]
+    const norms = await Promise.all(
+      parts.map(async ({ means }) =>
+        Math.hypot(
+          ...await Promise.all([...means.values()].map(async ({ gradient, tokens }) => await this.#optimizer.norm([gradient]) / tokens))
+        )
+      )
+    )
+    for (const [index, part] of parts.entries())
+      await this.#step(part, this.#settings.gradientNormScope === 'global' ? Math.hypot(...norms) : norms[index] as number)
     for (const { gradient } of parts[0]?.means.values() ?? []) this.#device.free(gradient)
     for (const all of gradients.values()) this.#device.free(...all.values())
     this.#round++
-    if (this.#settings.averageEvery !== undefined && this.#round % this.#settings.averageEvery === 0) await this.#average([...gradients.keys()])
+    if (this.#settings.averageEvery !== undefined && this.#round % this.#settings.averageEvery === 0)
+      await this.#average([...gradients.keys()])
   }
 
   /** A client's whole model: its own ends and the shared middle. */
@@ -117,7 +134,10 @@ export class ApartTrainer {
   }
 
   /** What the middle steps, in every replica that has the block in its middle: they all start from the same state. */
-  async #middleMeans (gradients: ReadonlyMap<number, ReadonlyMap<string, DeviceTensor>>, tokens: ReadonlyMap<number, number>): Promise<Part> {
+  async #middleMeans (
+    gradients: ReadonlyMap<number, ReadonlyMap<string, DeviceTensor>>,
+    tokens: ReadonlyMap<number, number>
+  ): Promise<Part> {
     const sums = new Map<string, Mean>()
     for (const [client, own] of gradients) {
       for (const [name, gradient] of own) {
@@ -134,14 +154,22 @@ export class ApartTrainer {
   /** What a client steps by itself. */
   #ownMeans (owner: number, gradients: ReadonlyMap<string, DeviceTensor>, tokens: number): Part {
     const own = [...gradients].filter(([name]) => !this.#isShared(owner, name))
-    return { holder: String(owner), means: new Map(own.map(([name, gradient]) => [name, { gradient, tokens }])), isHeldBy: (client) => client === owner }
+    return {
+      holder: String(owner),
+      means: new Map(own.map(([name, gradient]) => [name, { gradient, tokens }])),
+      isHeldBy: (client) => client === owner
+    }
   }
 
   async #step ({ holder, means, isHeldBy }: Part, norm: number): Promise<void> {
     const coefficient = clippingCoefficient(norm, this.#settings.maxGradientNorm)
     for (const [name, { gradient, tokens }] of means) {
       for (const [client, { parameters }] of this.#replicas.entries()) {
-        if (isHeldBy(client, name)) await parameters.step(this.#optimizer, new Map([[name, gradient]]), { learningRate: this.#settings.learningRate, scale: coefficient / tokens })
+        if (isHeldBy(client, name))
+          await parameters.step(this.#optimizer, new Map([[name, gradient]]), {
+            learningRate: this.#settings.learningRate,
+            scale: coefficient / tokens
+          })
       }
       this.#count(`${holder}/${blockOf(name)}/${name}`, tokens)
     }
@@ -150,21 +178,36 @@ export class ApartTrainer {
   async #average (clients: readonly number[]): Promise<void> {
     const averages = new Map<string, Tensor>()
     for (const name of (this.#replicas[0] as Replica).parameters.names) {
-      const holders = clients.filter((client) => !this.#isShared(client, name)).map((client) => ({ client, weight: this.#seen.get(`${client}/${blockOf(name)}/${name}`) ?? 0 }))
+      const holders = clients.filter((client) => !this.#isShared(client, name)).map((client) => ({
+        client,
+        weight: this.#seen.get(`${client}/${blockOf(name)}/${name}`) ?? 0
+      }))
       if (holders.length === 0) continue
       const sharer = this.#replicas.findIndex((_, client) => this.#isShared(client, name))
       if (sharer >= 0) holders.push({ client: sharer, weight: this.#seen.get(`shared/${blockOf(name)}/${name}`) ?? 0 })
       const total = holders.reduce((sum, { weight }) => sum + weight, 0)
-      const values = await Promise.all(holders.map(async ({ client, weight }) => ({ weight, value: await this.#device.download((this.#replicas[client] as Replica).parameters.value(name)) })))
+      const values = await Promise.all(
+        holders.map(async ({ client, weight }) => ({
+          weight,
+          value: await this.#device.download((this.#replicas[client] as Replica).parameters.value(name))
+        }))
+      )
       const [{ value: { shape, data } }] = values as [typeof values[number]]
-      const mean = Float32Array.from(data as Float32Array, (_, i) => values.reduce((sum, { value, weight }) => sum + (value.data[i] as number) * weight / total, 0))
+      const mean = Float32Array.from(
+        data as Float32Array,
+        (_, i) => values.reduce((sum, { value, weight }) => sum + (value.data[i] as number) * weight / total, 0)
+      )
       averages.set(name, { dtype: 'float32', shape, data: mean })
     }
     for (const { parameters } of this.#replicas) await parameters.restore(averages)
     this.#seen.clear()
   }
 
-  async #gradients ({ ends: { input, output } }: Replica, { ids, targets, lengths }: ReturnType<typeof batchOf>, options: { readonly seed?: string }): Promise<Map<string, DeviceTensor>> {
+  async #gradients (
+    { ends: { input, output } }: Replica,
+    { ids, targets, lengths }: ReturnType<typeof batchOf>,
+    options: { readonly seed?: string }
+  ): Promise<Map<string, DeviceTensor>> {
     const { hidden, residuals } = await input.forward(ids, { keepResiduals: true, ...options })
     const { gradient, gradients } = await output.train({ hidden, lengths }, targets, options)
     if (residuals === undefined) throw new Error('a training pass kept no residuals')

@@ -10,11 +10,16 @@ import type { ProgressMeta, Run } from '../../src/roles/client/progress.ts'
 import { ClientState } from '../../src/roles/client/state.ts'
 import { TrainingState, type Commit } from '../../src/roles/server/state.ts'
 import { bytesOf } from '../../src/tensor.ts'
-import { temporaryDirectory } from '../node/fixture.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
+import { temporaryDirectory } from '../node/fixture.ts'
 import { startFederation, type ClientOptions, type RoundEvent, type TestClient, type TestFederation, type TestPeer } from './helpers.ts'
 
-type TrainEvent = Partial<Omit<RoundEvent, 'type'>> & { readonly type: string, readonly reason?: string, readonly done?: number, readonly resumedFrom?: number }
+type TrainEvent = Partial<Omit<RoundEvent, 'type'>> & {
+  readonly type: string,
+  readonly reason?: string,
+  readonly done?: number,
+  readonly resumedFrom?: number
+}
 
 let root: string
 const federations: TestFederation[] = []
@@ -36,7 +41,12 @@ function data (client: number): string {
 }
 
 async function start (clients: readonly ClientOptions[], charter: Partial<FoundOptions> = {}): Promise<TestFederation> {
-  const federation = await startFederation({ model: join(root, 'model'), clients, identities: 'resume', charter: { loraTargets: ['q', 'v'], loraR: 2, learningRate: 1e-2, ...charter } })
+  const federation = await startFederation({
+    model: join(root, 'model'),
+    clients,
+    identities: 'resume',
+    charter: { loraTargets: ['q', 'v'], loraR: 2, learningRate: 1e-2, ...charter }
+  })
   federations.push(federation)
   return federation
 }
@@ -54,7 +64,13 @@ function around (prototype: object, name: string, before: (...args: unknown[]) =
 }
 
 /** Trains, tells every event, and returns them all. */
-async function train (client: TestClient, index: number, rounds: number, onEvent: (event: TrainEvent) => void = () => {}, signal?: AbortSignal): Promise<TrainEvent[]> {
+async function train (
+  client: TestClient,
+  index: number,
+  rounds: number,
+  onEvent: (event: TrainEvent) => void = () => {},
+  signal?: AbortSignal
+): Promise<TrainEvent[]> {
   const events: TrainEvent[] = []
   for await (const event of client.peer.events('train', { data: data(index), rounds, sequences: 2, packing: 'padded' }, signal)) {
     events.push(event as TrainEvent)
@@ -66,13 +82,17 @@ async function train (client: TestClient, index: number, rounds: number, onEvent
 /** Trains until this many rounds are done, and stops as Ctrl-C does. */
 async function interrupted (client: TestClient, index: number, rounds: number, after: number): Promise<void> {
   const controller = new AbortController()
-  await expect(train(client, index, rounds, ({ done = 0 }) => { if (done >= after) controller.abort() }, controller.signal)).rejects.toThrow()
+  await expect(train(client, index, rounds, ({ done = 0 }) => {
+    if (done >= after) controller.abort()
+  }, controller.signal)).rejects.toThrow()
 }
 
 /** What a peer has made durable, of the tensors with these names or of all, as text. */
 async function durable ({ home }: TestPeer, names?: readonly string[]): Promise<Record<string, string>> {
   const snapshot = await readSnapshot(join(home, 'state', 'training.safetensors'))
-  const tensors = [...snapshot?.tensors ?? []].filter(([name]) => names === undefined || names.includes(name)).sort(([a], [b]) => a < b ? -1 : 1)
+  const tensors = [...snapshot?.tensors ?? []].filter(([name]) => names === undefined || names.includes(name)).sort(([a], [b]) =>
+    a < b ? -1 : 1
+  )
   return Object.fromEntries(tensors.map(([name, tensor]) => [name, Buffer.from(bytesOf(tensor)).toString('hex')]))
 }
 
@@ -130,23 +150,30 @@ describe('a client that stops and goes on', { timeout: 180_000 }, () => {
 })
 
 describe('a client that writes down where it stands', { timeout: 180_000 }, () => {
-  it.each([[{ mode: 'shared' }], [{ mode: 'personal' }]] as const)('computes the next round meanwhile, and hands that in when it is done (%o)', async (ends) => {
-    const { clients: [client] } = await start([{}], { ends })
-    const { promise: computed, resolve: compute } = Promise.withResolvers<void>()
-    const order: string[] = []
-    let passes = 0
-    around(TrainingPass.prototype, 'finish', async () => { if (++passes === 2) compute() })
-    around(ClientState.prototype, 'commit', async (meta) => {
-      if ((meta as ProgressMeta).run?.done !== 1 || order.length > 0) return
-      await computed
-      // Time for the client to hand its work in, if it did not wait.
-      await delay(100)
-      order.push('written')
-    })
-    around(ClientState.prototype, ends.mode === 'shared' ? 'download' : 'prepare', async () => { if (passes === 2) order.push('handed in') })
-    await train(client!, 0, 2)
-    expect(order).toEqual(['written', 'handed in'])
-  })
+  it.each([[{ mode: 'shared' }], [{ mode: 'personal' }]] as const)(
+    'computes the next round meanwhile, and hands that in when it is done (%o)',
+    async (ends) => {
+      const { clients: [client] } = await start([{}], { ends })
+      const { promise: computed, resolve: compute } = Promise.withResolvers<void>()
+      const order: string[] = []
+      let passes = 0
+      around(TrainingPass.prototype, 'finish', async () => {
+        if (++passes === 2) compute()
+      })
+      around(ClientState.prototype, 'commit', async (meta) => {
+        if ((meta as ProgressMeta).run?.done !== 1 || order.length > 0) return
+        await computed
+        // Time for the client to hand its work in, if it did not wait.
+        await delay(100)
+        order.push('written')
+      })
+      around(ClientState.prototype, ends.mode === 'shared' ? 'download' : 'prepare', async () => {
+        if (passes === 2) order.push('handed in')
+      })
+      await train(client!, 0, 2)
+      expect(order).toEqual(['written', 'handed in'])
+    }
+  )
 
   it('tries again when it cannot, before it hands in what follows', async () => {
     const federation = await start([{}])
@@ -181,20 +208,23 @@ describe('a client that is late', { timeout: 180_000 }, () => {
     await Promise.all([train(first, 0, 11), train(second, 1, 11)])
   })
 
-  it.each([[{ mode: 'shared' }], [{ mode: 'average', every: 2 }]] as const)('gets the state that it missed when it joins late (%o)', async (ends) => {
-    const federation = await start([{}], { ends })
-    const first = federation.clients[0] as TestClient
-    await train(first, 0, 4)
-    const second = await federation.join('late', {})
-    await train(second, 1, 2)
-    await train(first, 0, 6)
-    await train(second, 1, 4)
-    if (ends.mode === 'shared') await expectInStep(federation, second)
-    const average = await durable(federation.server)
-    const own = await durable(second.peer)
-    const name = Object.keys(own).find((name) => name.endsWith('lora_A')) as string
-    expect(own[name]).toBe(average[ends.mode === 'average' ? `average/${name}` : name])
-  })
+  it.each([[{ mode: 'shared' }], [{ mode: 'average', every: 2 }]] as const)(
+    'gets the state that it missed when it joins late (%o)',
+    async (ends) => {
+      const federation = await start([{}], { ends })
+      const first = federation.clients[0] as TestClient
+      await train(first, 0, 4)
+      const second = await federation.join('late', {})
+      await train(second, 1, 2)
+      await train(first, 0, 6)
+      await train(second, 1, 4)
+      if (ends.mode === 'shared') await expectInStep(federation, second)
+      const average = await durable(federation.server)
+      const own = await durable(second.peer)
+      const name = Object.keys(own).find((name) => name.endsWith('lora_A')) as string
+      expect(own[name]).toBe(average[ends.mode === 'average' ? `average/${name}` : name])
+    }
+  )
 })
 
 describe('a client that has trained', { timeout: 180_000 }, () => {
@@ -209,7 +239,8 @@ describe('a client that has trained', { timeout: 180_000 }, () => {
     await refused.toThrow(/trained with 1 input and 1 output blocks.* say 2 and 1/)
     await updateConfig(homeAt(peer.home), { inputBlocks: 1 })
     await peer.start()
-    expect((await train(federation.clients[0] as TestClient, 0, 3)).filter(({ type }) => type === 'round').map(({ round }) => round)).toEqual([2])
+    expect((await train(federation.clients[0] as TestClient, 0, 3)).filter(({ type }) => type === 'round').map(({ round }) => round))
+      .toEqual([2])
   })
 })
 

@@ -1,10 +1,10 @@
+import { readFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { fromBinary, toBinary } from '@bufbuild/protobuf'
 import { CipherSuite, DhkemX25519HkdfSha256, ExportOnly, HkdfSha256 } from '@hpke/core'
 import type { PeerId, PrivateKey } from '@libp2p/interface'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { streamPair } from '@libp2p/utils'
-import { readFileSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { roles } from '../../src/node/composition.ts'
 import { homeAt } from '../../src/node/home.ts'
@@ -87,11 +87,18 @@ describe.skipIf(!hasData(MODEL))('client B between client A and the server', { t
   let contextOfB: ClientContext
   let identityOfB: PrivateKey
   beforeAll(async () => {
-    federation = await startFederation({ model: dataPath(MODEL), charter: { clip: 6, inputBlocks: { min: 1, max: 1 }, outputBlocks: { min: 1, max: 1 } }, clients: [] })
+    federation = await startFederation({
+      model: dataPath(MODEL),
+      charter: { clip: 6, inputBlocks: { min: 1, max: 1 }, outputBlocks: { min: 1, max: 1 } },
+      clients: []
+    })
     a = await federation.join('a', { noise: 0.1, gradientNoise: 0.1 }, tap.roles)
     b = await federation.join('b', {}, { ...roles, client: async (context) => await roles.client(contextOfB = context) })
     identityOfB = (await loadIdentity(homeAt(b.home).identity))!
-    await writeFile(federation.path('a.txt'), Array.from({ length: 40 }, (_, i) => `My secret garden number ${i} lies behind the old mill.`).join('\n\n'))
+    await writeFile(
+      federation.path('a.txt'),
+      Array.from({ length: 40 }, (_, i) => `My secret garden number ${i} lies behind the old mill.`).join('\n\n')
+    )
   }, TIMEOUT_MS)
   afterEach(() => {
     tap.attack = (frame) => [frame]
@@ -108,7 +115,11 @@ describe.skipIf(!hasData(MODEL))('client B between client A and the server', { t
     const peerId = serverId()
     const stream = await contextOfB.dial(peerId, protocol, soon())
     const medium = { stream, source: new StreamSource(stream, 30_000), sink: new StreamSink(stream, 30_000) }
-    const agreement = await agreeAsClient(medium, { protocol, identity: identityOfB, remotePeer: peerId, charter: contextOfB.charterHash }, soon())
+    const agreement = await agreeAsClient(
+      medium,
+      { protocol, identity: identityOfB, remotePeer: peerId, charter: contextOfB.charterHash },
+      soon()
+    )
     stream.abort(new Error('enough'))
     return agreement
   }
@@ -119,10 +130,14 @@ describe.skipIf(!hasData(MODEL))('client B between client A and the server', { t
     const { enc } = fromBinary(ConfirmSchema, handshakeMessage(handshake.c2s[1]!))
     const recipientKey = await suite.kem.importKey('raw', Uint8Array.from(identityOfB.raw.subarray(0, 32)).buffer, false)
     const context = await suite.createRecipientContext({ recipientKey, enc })
-    return await Promise.all(['midspan/wire/1 c2s', 'midspan/wire/1 s2c'].map(async (label) => new Uint8Array(await context.export(new TextEncoder().encode(label), 32))))
+    return await Promise.all(
+      ['midspan/wire/1 c2s', 'midspan/wire/1 s2c'].map(async (label) =>
+        new Uint8Array(await context.export(new TextEncoder().encode(label), 32))
+      )
+    )
   }
 
-  it('opens no frame of training, evaluation or generation, with its identity, its sessions\' secrets or its own encapsulation', async () => {
+  it("opens no frame of training, evaluation or generation, with its identity, its sessions' secrets or its own encapsulation", async () => {
     await a.train({ ...data(), rounds: 3, fresh: true })
     await a.evaluate({ ...data(), limit: 4 })
     await a.generate({ prompt: 'Once', maxTokens: 10 })
@@ -152,7 +167,8 @@ describe.skipIf(!hasData(MODEL))('client B between client A and the server', { t
   it('sees no byte of A\'s rows, released or clean, nor of its text', async () => {
     const secrets: Buffer[] = []
     watchReleases((clean, { tensors }) => {
-      for (const { data } of [clean, ...tensors]) secrets.push(Buffer.from(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength)))
+      for (const { data } of [clean, ...tensors])
+        secrets.push(Buffer.from(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength)))
     })
     await a.train({ ...data(), rounds: 2, fresh: true })
     await a.evaluate({ ...data(), limit: 4 })
@@ -199,7 +215,9 @@ describe.skipIf(!hasData(MODEL))('client B between client A and the server', { t
       await expect(a.generate({ ids: [1], maxTokens: 12 })).rejects.toMatchObject({ code })
       // The session is over, its cache is free, and who was not attacked never noticed.
       expect((await others).ids).toEqual(sample.slice(1, 21))
-      await vi.waitFor(() => { expect(federation.server.daemon.status().generation).toMatchObject({ sequences: 0, cacheBytes: 0 }) }, 10_000)
+      await vi.waitFor(() => {
+        expect(federation.server.daemon.status().generation).toMatchObject({ sequences: 0, cacheBytes: 0 })
+      }, 10_000)
       expect(tap.streams.findLast(({ protocol }) => protocol === GENERATE_PROTOCOL)!.frames[direction].length).toBeGreaterThan(ATTACKED)
     })
   }
@@ -207,10 +225,26 @@ describe.skipIf(!hasData(MODEL))('client B between client A and the server', { t
   it('cannot offer a key of its own in the server\'s place', async () => {
     const server = serverId()
     const [near, far] = await streamPair()
-    const common = { protocol: GENERATE_PROTOCOL, charter: contextOfB.charterHash, limits: { maxMessageBytes: 256, maxTensorBytes: 2 ** 20, maxTensors: 2 } }
+    const common = {
+      protocol: GENERATE_PROTOCOL,
+      charter: contextOfB.charterHash,
+      limits: { maxMessageBytes: 256, maxTensorBytes: 2 ** 20, maxTensors: 2 }
+    }
     const identityOfA = (await loadIdentity(homeAt(a.home).identity))!
-    const asA = openChannel(near, { ...common, outgoing: generate.ClientMessageSchema, incoming: generate.ServerMessageSchema, identity: identityOfA, remotePeer: server }, soon())
-    const asB = acceptChannel(far, { ...common, outgoing: generate.ServerMessageSchema, incoming: generate.ClientMessageSchema, identity: identityOfB, remotePeer: peerIdFromPrivateKey(identityOfA) }, soon())
+    const asA = openChannel(near, {
+      ...common,
+      outgoing: generate.ClientMessageSchema,
+      incoming: generate.ServerMessageSchema,
+      identity: identityOfA,
+      remotePeer: server
+    }, soon())
+    const asB = acceptChannel(far, {
+      ...common,
+      outgoing: generate.ServerMessageSchema,
+      incoming: generate.ClientMessageSchema,
+      identity: identityOfB,
+      remotePeer: peerIdFromPrivateKey(identityOfA)
+    }, soon())
     await expect(asA).rejects.toMatchObject({ code: 'E_HANDSHAKE' })
     await expect(asB).rejects.toBeInstanceOf(Error)
   })

@@ -10,7 +10,10 @@ import { FrameHeaderSchema } from '../../src/protocols/wire/wire_pb.ts'
 export type Direction = 'c2s' | 's2c'
 
 /** What a tap does with a sealed frame: the frames that it passes on, and whether the stream ends there. */
-export type Attack = (frame: Buffer, at: { readonly protocol: string, readonly direction: Direction, readonly index: number }) => Buffer[] | 'end'
+export type Attack = (
+  frame: Buffer,
+  at: { readonly protocol: string, readonly direction: Direction, readonly index: number }
+) => Buffer[] | 'end'
 
 /** All that passed on one stream. */
 export interface TappedStream {
@@ -24,7 +27,10 @@ export interface TappedStream {
 const HANDSHAKE_FRAMES = { c2s: 2, s2c: 1 } as const
 const IDLE_MS = 60_000
 
-/** An application-level hop between one client and its server: sees all that the streams inside libp2p's own encryption carry, and may change it. */
+/**
+ * An application-level hop between one client and its server: sees all that the streams inside libp2p's own encryption carry, and may
+ * change it.
+ */
 export class Tap {
   readonly streams: TappedStream[] = []
   attack: Attack = (frame) => [frame]
@@ -33,12 +39,18 @@ export class Tap {
   get roles (): Roles {
     return {
       ...roles,
-      client: async (context) => await roles.client({ ...context, dial: async (peer, protocol, signal) => await this.#through(protocol, await context.dial(peer, protocol, signal)) })
+      client: async (context) =>
+        await roles.client({
+          ...context,
+          dial: async (peer, protocol, signal) => await this.#through(protocol, await context.dial(peer, protocol, signal))
+        })
     }
   }
 
   get bytes (): Buffer {
-    return Buffer.concat(this.streams.flatMap(({ handshake, frames }) => [...handshake.c2s, ...handshake.s2c, ...frames.c2s, ...frames.s2c]))
+    return Buffer.concat(
+      this.streams.flatMap(({ handshake, frames }) => [...handshake.c2s, ...handshake.s2c, ...frames.c2s, ...frames.s2c])
+    )
   }
 
   async #through (protocol: string, far: Stream): Promise<Stream> {
@@ -74,7 +86,10 @@ async function * wholeFrames (source: StreamSource, handshakeFrames: number): As
   let parts: Uint8Array[] = []
   const format = {
     maxHeaderBytes: 4096,
-    parse: (header: Uint8Array) => ({ header, payloadBytes: count < handshakeFrames ? 0 : sealedBytes(fromBinary(FrameHeaderSchema, header).bodyLength) })
+    parse: (header: Uint8Array) => ({
+      header,
+      payloadBytes: count < handshakeFrames ? 0 : sealedBytes(fromBinary(FrameHeaderSchema, header).bodyLength)
+    })
   }
   for await (const part of decodeFrames(source, format)) {
     parts.push(part.header === undefined ? part.piece : encodeHead(part.header))

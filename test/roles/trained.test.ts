@@ -7,8 +7,8 @@ import { peftBiasName, peftTensorName, writePeftAdapter, type PeftAdapter } from
 import { modelOf } from '../../src/model/families/index.ts'
 import type { Device } from '../../src/model/runtime/device.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
-import { loadDataset } from '../../src/model/text/dataset.ts'
 import { Batches } from '../../src/model/text/batches.ts'
+import { loadDataset } from '../../src/model/text/dataset.ts'
 import { loadTokenizer } from '../../src/model/text/load.ts'
 import { LocalTrainer } from '../../src/model/training/local.ts'
 import { isAdapter, type AdapterTraining } from '../../src/model/training/trainable.ts'
@@ -22,7 +22,15 @@ import { mixedPartitions, startFederation, type TestFederation } from './helpers
 const ROUNDS = 4
 const TOLERANCE = 1e-4
 const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-5, weightDecay: 0 }
-const charter: Partial<FoundOptions> = { learningRate: 1e-2, ...optimizer, minClients: mixedPartitions.length, loraR: 2, loraAlpha: 4, loraTargets: ['q', 'down'], seed: '5eed' }
+const charter: Partial<FoundOptions> = {
+  learningRate: 1e-2,
+  ...optimizer,
+  minClients: mixedPartitions.length,
+  loraR: 2,
+  loraAlpha: 4,
+  loraTargets: ['q', 'down'],
+  seed: '5eed'
+}
 const adapters: AdapterTraining = { r: 2, alpha: 4, dropout: 0, rslora: false, targets: ['q_proj', 'down_proj'], seed: '5eed' }
 const work = { packing: 'padded', sequences: 3, maxTokens: 32 } as const
 
@@ -47,7 +55,12 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
 
   /** The rounds of three clients, in which all of them are. */
   async function trained<T> (changes: Partial<FoundOptions>, use: (federation: TestFederation) => Promise<T>, model = path): Promise<T> {
-    const federation = await startFederation({ model, charter: { ...charter, ...changes }, clients: mixedPartitions, identities: 'trained' })
+    const federation = await startFederation({
+      model,
+      charter: { ...charter, ...changes },
+      clients: mixedPartitions,
+      identities: 'trained'
+    })
     try {
       await Promise.all(federation.clients.map(async (client, index) => await client.train({ data: data(index), rounds: ROUNDS, ...work })))
       return await use(federation)
@@ -57,10 +70,16 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
   }
 
   /** The same on one machine. */
-  async function centralised (trainable: AdapterTraining, { model = path, imported = new Map<string, Tensor>() } = {}): Promise<Map<string, Tensor>> {
+  async function centralised (
+    trainable: AdapterTraining,
+    { model = path, imported = new Map<string, Tensor>() } = {}
+  ): Promise<Map<string, Tensor>> {
     const directory = await openModelDirectory(model)
     const base = new Map(await Promise.all(directory.tensorNames().map(async (name) => [name, await directory.read(name)] as const)))
-    const trainer = await LocalTrainer.load(device, modelOf(directory.config), memorySource(new Map([...base, ...imported])), { trainable, optimizer })
+    const trainer = await LocalTrainer.load(device, modelOf(directory.config), memorySource(new Map([...base, ...imported])), {
+      trainable,
+      optimizer
+    })
     const tokenizer = await loadTokenizer(path)
     const batches = await Promise.all(mixedPartitions.map(async (_, client) => {
       const { examples } = await loadDataset(data(client), tokenizer, { lossOn: 'completion', maxLength: work.maxTokens + 1 })
@@ -94,33 +113,44 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
       const adapter = await federation.clients[0]!.export(join(root, 'blocks'))
       expect(adapter.modulesToSave).toHaveLength(9 * blocks.length)
       expect(adapter.tensors.size).toBe(expected.size)
-      for (const [name, { data }] of own) expect(relativeError(adapter.tensors.get(`base_model.model.${name}`)?.data as Float32Array, data as Float32Array), name).toBeLessThan(TOLERANCE)
+      for (const [name, { data }] of own)
+        expect(relativeError(adapter.tensors.get(`base_model.model.${name}`)?.data as Float32Array, data as Float32Array), name)
+          .toBeLessThan(TOLERANCE)
     })
   })
 
-  it.each([['all', 7], ['lora_only', 2]] as const)('is, with biases beside adapters (%s), what one machine trains', async (bias, biasesPerBlock) => {
-    const model = join(root, `biased-${bias}`)
-    await writeTinyModel(model, { attention_bias: true, mlp_bias: true })
-    await trained({ trainBias: bias }, async (federation) => {
-      const expected = await centralised({ ...adapters, bias }, { model })
-      const exported = await federation.clients[2]!.export(join(root, `biases-${bias}`))
-      const base = await openModelDirectory(model)
-      const biases = [...expected.keys()].filter((name) => name.endsWith('.bias'))
-      expect(biases).toHaveLength(5 * biasesPerBlock)
-      expect(exported.tensors.size).toBe(expected.size)
-      for (const [name, { data }] of expected) {
-        const isAdapted = adapters.targets.includes(name.split('.').at(-2)!)
-        const { data: actual } = exported.tensors.get(isAdapter(name) ? peftTensorName('model.layers', name) : peftBiasName(name, isAdapted))!
-        expect(relativeError(actual as Float32Array, data as Float32Array), name).toBeLessThan(TOLERANCE)
-        if (!isAdapter(name)) expect(relativeError(actual as Float32Array, (await base.read(name)).data as Float32Array), name).toBeGreaterThan(1e-3)
-      }
-    }, model)
-  })
+  it.each([['all', 7], ['lora_only', 2]] as const)(
+    'is, with biases beside adapters (%s), what one machine trains',
+    async (bias, biasesPerBlock) => {
+      const model = join(root, `biased-${bias}`)
+      await writeTinyModel(model, { attention_bias: true, mlp_bias: true })
+      await trained({ trainBias: bias }, async (federation) => {
+        const expected = await centralised({ ...adapters, bias }, { model })
+        const exported = await federation.clients[2]!.export(join(root, `biases-${bias}`))
+        const base = await openModelDirectory(model)
+        const biases = [...expected.keys()].filter((name) => name.endsWith('.bias'))
+        expect(biases).toHaveLength(5 * biasesPerBlock)
+        expect(exported.tensors.size).toBe(expected.size)
+        for (const [name, { data }] of expected) {
+          const isAdapted = adapters.targets.includes(name.split('.').at(-2)!)
+          const { data: actual } = exported.tensors.get(
+            isAdapter(name) ? peftTensorName('model.layers', name) : peftBiasName(name, isAdapted)
+          )!
+          expect(relativeError(actual as Float32Array, data as Float32Array), name).toBeLessThan(TOLERANCE)
+          if (!isAdapter(name))
+            expect(relativeError(actual as Float32Array, (await base.read(name)).data as Float32Array), name).toBeGreaterThan(1e-3)
+        }
+      }, model)
+    }
+  )
 
   it('is exported only merged where every block is whole', async () => {
     const federation = await startFederation({ model: path, charter: { ...charter, trainBlocks: [0, 1, 2, 3, 4] }, clients: [] })
     try {
-      await expect(federation.server.ask('export', { out: join(root, 'no') })).rejects.toMatchObject({ code: 'E_EXPORT', message: expect.stringContaining('every block is trained whole') as string })
+      await expect(federation.server.ask('export', { out: join(root, 'no') })).rejects.toMatchObject({
+        code: 'E_EXPORT',
+        message: expect.stringContaining('every block is trained whole') as string
+      })
     } finally {
       await federation.stop()
     }
@@ -142,7 +172,9 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
     const config = join(root, 'adapter', 'adapter_config.json')
     await writeFile(config, JSON.stringify({ ...JSON.parse(await readFile(config, 'utf8')) as object, lora_alpha: 3, use_rslora: true })) // as newer releases of PEFT write it
     await trained({ adapter: join(root, 'adapter') }, async (federation) => {
-      const expected = await centralised({ ...adapters, r: 2, alpha: 3, rslora: true, targets: ['q_proj', 'v_proj'], imported: true }, { imported: tensors })
+      const expected = await centralised({ ...adapters, r: 2, alpha: 3, rslora: true, targets: ['q_proj', 'v_proj'], imported: true }, {
+        imported: tensors
+      })
       const exported = await federation.clients[1]!.export(join(root, 'exported'))
       expect(exported).toMatchObject({ r: 2, alpha: 3 * Math.sqrt(2), targets: ['q_proj', 'v_proj'] })
       expect(exported.tensors.size).toBe(expected.size)

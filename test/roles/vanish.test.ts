@@ -24,7 +24,8 @@ const DEADLINE_MS = 2_500
 
 const BLOCKS = 5
 const filled = (value: number): Tensor => float32([ROWS, HIDDEN], new Float32Array(ROWS * HIDDEN).fill(value))
-const randomRows = (count = ROWS): Tensor => float32([count, HIDDEN], Float32Array.from({ length: count * HIDDEN }, () => Math.random() - 0.5))
+const randomRows = (count = ROWS): Tensor =>
+  float32([count, HIDDEN], Float32Array.from({ length: count * HIDDEN }, () => Math.random() - 0.5))
 
 /** How far a client goes in a round before it is gone. */
 const stages = ['begin', 'hidden', 'gradient'] as const
@@ -44,7 +45,8 @@ async function vanishAt (attacker: Attacker, stage: typeof stages[number], passe
     }
     if (kind.case === 'begin') await channel.send(fromClient({ case: 'forward', value: { round, lengths: [ROWS] } }), [randomRows()])
     if (kind.case === 'hidden') await channel.send(fromClient({ case: 'backward', value: { round, pass, tokens: ROWS } }), [randomRows()])
-    if (kind.case === 'gradient') await channel.send(fromClient({ case: 'forward', value: { round, pass: pass + 1, lengths: [ROWS] } }), [randomRows()])
+    if (kind.case === 'gradient')
+      await channel.send(fromClient({ case: 'forward', value: { round, pass: pass + 1, lengths: [ROWS] } }), [randomRows()])
   }
 }
 
@@ -57,7 +59,11 @@ interface Answers {
 }
 
 /** Takes part in one round with these answers, the gradient in the last pass. Resolves with what it is told in the end. */
-async function takePart (attacker: Attacker, passes: number, { hidden = randomRows(), gradient = randomRows(), named = (round) => round, names = (all) => [...all] }: Answers): Promise<{ leftOut: boolean } | { code: string }> {
+async function takePart (
+  attacker: Attacker,
+  passes: number,
+  { hidden = randomRows(), gradient = randomRows(), named = (round) => round, names = (all) => [...all] }: Answers
+): Promise<{ leftOut: boolean } | { code: string }> {
   const shapes = shapesOf(attacker.context.charter, [{ first: 0, end: MIDDLE.first }, { first: MIDDLE.end, end: BLOCKS }])
   const channel = await attacker.training()
   await channel.send(fromClient({ case: 'enlist', value: { middle: MIDDLE, round: 0 } }))
@@ -70,12 +76,20 @@ async function takePart (attacker: Attacker, passes: number, { hidden = randomRo
       }
       if (kind.case === 'hidden') {
         const { round, pass } = kind.value
-        await channel.send(fromClient({ case: 'backward', value: { round, pass, tokens: ROWS } }), [pass === passes - 1 ? gradient : randomRows()])
+        await channel.send(fromClient({ case: 'backward', value: { round, pass, tokens: ROWS } }), [
+          pass === passes - 1 ? gradient : randomRows()
+        ])
       }
       if (kind.case === 'gradient' && kind.value.pass < passes - 1) {
-        await channel.send(fromClient({ case: 'forward', value: { round: kind.value.round, pass: kind.value.pass + 1, lengths: [ROWS] } }), [hidden])
+        await channel.send(
+          fromClient({ case: 'forward', value: { round: kind.value.round, pass: kind.value.pass + 1, lengths: [ROWS] } }),
+          [hidden]
+        )
       } else if (kind.case === 'gradient') {
-        await channel.send(fromClient({ case: 'contribution', value: { round: kind.value.round, names: names(shapes.map(({ name }) => name)) } }), shapes.map(({ shape }) => float32(shape, new Float32Array(shape.reduce((a, b) => a * b, 1)))))
+        await channel.send(
+          fromClient({ case: 'contribution', value: { round: kind.value.round, names: names(shapes.map(({ name }) => name)) } }),
+          shapes.map(({ shape }) => float32(shape, new Float32Array(shape.reduce((a, b) => a * b, 1))))
+        )
       }
       if (kind.case === 'step' && begun) {
         channel.abort(new Error('enough'))
@@ -87,7 +101,9 @@ async function takePart (attacker: Attacker, passes: number, { hidden = randomRo
   }
 }
 
-describe.skipIf(!hasData(MODEL)).each([[1, 0], [2, 0.1]])('clients that vanish from rounds of %d passes with dropout %d', { timeout: TIMEOUT_MS }, (passes, loraDropout) => {
+describe.skipIf(!hasData(MODEL)).each([[1, 0], [2, 0.1]])('clients that vanish from rounds of %d passes with dropout %d', {
+  timeout: TIMEOUT_MS
+}, (passes, loraDropout) => {
   let expected: Map<string, Tensor>
   let federation: TestFederation
   let attacker: Attacker
@@ -97,21 +113,38 @@ describe.skipIf(!hasData(MODEL)).each([[1, 0], [2, 0.1]])('clients that vanish f
   /** A federation of two honest clients; peer ids are the same each time, so that sums have the same order. */
   async function start (): Promise<TestFederation> {
     const started = await startFederation({
-      model: dataPath(MODEL), identities: 'vanish', clients: [{}, { inputBlocks: 2 }], charter: { minClients: 2, roundDeadline: DEADLINE_MS, maxTokensPerClient: 128, accumulate: passes, loraDropout }
+      model: dataPath(MODEL),
+      identities: 'vanish',
+      clients: [{}, { inputBlocks: 2 }],
+      charter: { minClients: 2, roundDeadline: DEADLINE_MS, maxTokensPerClient: 128, accumulate: passes, loraDropout }
     })
-    for (const index of [0, 1]) await writeFile(started.path(`${index}.txt`), Array.from({ length: 30 }, (_, i) => `Client ${index} counted ${i * (index + 1)} stars over the sea.`).join('\n\n'))
+    for (const index of [0, 1])
+      await writeFile(
+        started.path(`${index}.txt`),
+        Array.from({ length: 30 }, (_, i) => `Client ${index} counted ${i * (index + 1)} stars over the sea.`).join('\n\n')
+      )
     return started
   }
 
   /** Both honest clients train; `onRound` is told of the first one's rounds and may take its time. */
   async function train (onRound: (event: RoundEvent) => void = () => {}): Promise<Array<Map<string, Tensor>>> {
     const following = federation.clients.map(async (client, index) => {
-      for await (const event of client.peer.events('train', { data: federation.path(`${index}.txt`), rounds: ROUNDS, maxTokens: 24, sequences: 2, fresh: true })) {
+      for await (
+        const event of client.peer.events('train', {
+          data: federation.path(`${index}.txt`),
+          rounds: ROUNDS,
+          maxTokens: 24,
+          sequences: 2,
+          fresh: true
+        })
+      ) {
         if (index === 0 && (event as RoundEvent).type === 'round') onRound(event as RoundEvent)
       }
     })
     await Promise.all(following)
-    return await Promise.all(federation.clients.map(async (client, index) => adapterTensors(await client.export(federation.path(`out-${index}-${Date.now()}`)))))
+    return await Promise.all(
+      federation.clients.map(async (client, index) => adapterTensors(await client.export(federation.path(`out-${index}-${Date.now()}`))))
+    )
   }
 
   beforeAll(async () => {

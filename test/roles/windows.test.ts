@@ -42,7 +42,7 @@ describe('generation with a model of windows', { timeout: 60_000 }, () => {
     const directory = await openModelDirectory(path)
     const generator = await LocalGenerator.load(device, modelOf(directory.config), directory)
     // Read in three runs; and outgrowing the room token by token.
-    const prompts = [1100, 508].map(length => [1, ...Array.from({ length }, (_, i) => 3 + (7 * i + i * i) % 29)])
+    const prompts = [1100, 508].map((length) => [1, ...Array.from({ length }, (_, i) => 3 + (7 * i + i * i) % 29)])
     const expected: number[][] = []
     for (const prompt of prompts) {
       const ids: number[] = []
@@ -50,7 +50,9 @@ describe('generation with a model of windows', { timeout: 60_000 }, () => {
       expected.push(ids)
     }
     await device.close()
-    const results = await Promise.all(federation.clients.map(async (client, i) => await client.generate({ ids: prompts[i], maxTokens: 20 })))
+    const results = await Promise.all(
+      federation.clients.map(async (client, i) => await client.generate({ ids: prompts[i], maxTokens: 20 }))
+    )
     expect(results.map(({ ids }) => ids)).toEqual(expected)
   })
 
@@ -62,7 +64,9 @@ describe('generation with a model of windows', { timeout: 60_000 }, () => {
     const channel = await attacker.generation()
     await channel.send(fromClient({ case: 'begin', value: { ...MIDDLE, capacity: 1200 } }))
     for (const [position, count] of runs as Array<[number, number]>) {
-      await channel.send(fromClient({ case: 'rows', value: { position, count } }), [float32([count, HIDDEN], new Float32Array(count * HIDDEN).fill(0.1))])
+      await channel.send(fromClient({ case: 'rows', value: { position, count } }), [
+        float32([count, HIDDEN], new Float32Array(count * HIDDEN).fill(0.1))
+      ])
     }
     expect(await refusalOf(channel)).toBe('E_BAD_MESSAGE')
   })

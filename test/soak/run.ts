@@ -13,7 +13,12 @@ const MOST_KILLS = 12
 const MOST_DELAY_MS = 500
 
 const kinds: ReadonlyArray<Partial<FoundOptions>> = [
-  {}, { ends: { mode: 'average', every: 3 } }, { ends: { mode: 'personal' } }, { strategy: 'sequential' }, { loraDropout: 0.1 }, { maxGradientNorm: 0.5, schedule: 'cosine', warmupRounds: 5 },
+  {},
+  { ends: { mode: 'average', every: 3 } },
+  { ends: { mode: 'personal' } },
+  { strategy: 'sequential' },
+  { loraDropout: 0.1 },
+  { maxGradientNorm: 0.5, schedule: 'cosine', warmupRounds: 5 },
   { maxGradientNorm: 0.05, gradientNormScope: 'global', ends: { mode: 'average', every: 3 }, accumulate: 2 }
 ]
 

@@ -10,7 +10,8 @@ export const daemon = command({
   name: 'daemon',
   group: 'Run',
   summary: 'Run this peer until it is stopped',
-  details: `Prints who it is, what it serves on which device, then a line "Listening on MULTIADDR" for each address and, last, "Daemon is ready".
+  details:
+    `Prints who it is, what it serves on which device, then a line "Listening on MULTIADDR" for each address and, last, "Daemon is ready".
 SIGINT, SIGTERM or SIGHUP stop it cleanly; a second one ends it at once.`,
   options: {
     ...grouped('Network', {
@@ -25,16 +26,36 @@ SIGINT, SIGTERM or SIGHUP stop it cleanly; a second one ends it at once.`,
       compute,
       weights,
       ...residuals,
-      logLevel: optional('LEVEL', choice('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'), 'What the log in the home keeps', 'info')
+      logLevel: optional(
+        'LEVEL',
+        choice('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'),
+        'What the log in the home keeps',
+        'info'
+      )
     })
   },
   examples: [
     { command: 'midspan daemon --home s --listen /ip4/0.0.0.0/tcp/4001', about: 'a server that others can reach' },
     { command: 'midspan daemon --home a', about: 'a client' }
   ],
-  async run ({ home, listen, announce, allow, maxConnections, threads, device, compute, weights, residuals, residualBytes, logLevel }, { terminal, signal }) {
+  async run (
+    { home, listen, announce, allow, maxConnections, threads, device, compute, weights, residuals, residualBytes, logLevel },
+    { terminal, signal }
+  ) {
     const { startDaemon } = await import('../../node/daemon.ts')
-    const options = { listen: given(listen), announce: given(announce), allow: given(allow), maxConnections, threads, device, compute, weights, residuals, residualBytes, logLevel }
+    const options = {
+      listen: given(listen),
+      announce: given(announce),
+      allow: given(allow),
+      maxConnections,
+      threads,
+      device,
+      compute,
+      weights,
+      residuals,
+      residualBytes,
+      logLevel
+    }
     const running = await startDaemon(home, options, { signal })
     introduce(running.status(), terminal)
     const stop = (): void => { running.stop().catch(() => {}) } // told below
@@ -56,7 +77,8 @@ function introduce (status: DaemonStatus, terminal: Terminal): void {
   terminal.line(`Federation ${status.federation.name} (${status.federation.id})`)
   terminal.line(`${work(status)} on ${status.device} (${status.deviceReason})`)
   for (const multiaddr of status.addresses) terminal.line(`Listening on ${multiaddr}`)
-  if (!status.connected) terminal.note(`No server is connected: ${status.disconnectedReason ?? 'none was tried yet'}. This daemon goes on trying`)
+  if (!status.connected)
+    terminal.note(`No server is connected: ${status.disconnectedReason ?? 'none was tried yet'}. This daemon goes on trying`)
   terminal.line('Daemon is ready')
 }
 

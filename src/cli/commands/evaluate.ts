@@ -34,8 +34,11 @@ export const evaluate = command({
         const { type: _type, ...result } = event
         if (json) terminal.json(result)
         else {
-          terminal.line(`Loss ${result.loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(2)}, over ${plural(result.tokens, 'token')} of ${plural(result.sequences, 'sequence')} ` +
-            `(${seconds(result.seconds)}, sent ${bytes(result.sentBytes)}, received ${bytes(result.receivedBytes)})`)
+          terminal.line(
+            `Loss ${result.loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(2)}, over ${plural(result.tokens, 'token')} of ${
+              plural(result.sequences, 'sequence')
+            } ` + `(${seconds(result.seconds)}, sent ${bytes(result.sentBytes)}, received ${bytes(result.receivedBytes)})`
+          )
         }
       }
     } finally {

@@ -10,7 +10,8 @@ export const exportTrained = command({
   name: 'export',
   group: 'Work',
   summary: 'Write what was trained as a PEFT directory, or as a merged model',
-  details: `A PEFT directory loads with Python's peft, 0.7 and later, over the same base model: adapter_config.json and adapter_model.safetensors.
+  details:
+    `A PEFT directory loads with Python's peft, 0.7 and later, over the same base model: adapter_config.json and adapter_model.safetensors.
 The scale of rank-stabilised adapters stands in its lora_alpha, and what is trained whole in modules_to_save, module by module; where every block is trained whole, only a merged model can be written.
 A merged model is a Hugging Face directory like the base's, in the same types and shards, with the update in its weights. It takes a peer that has the whole model:
 the server does, a client names a directory with --model, which is checked against the charter.

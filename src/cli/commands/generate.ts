@@ -23,7 +23,12 @@ export const generate = command({
       maxTokens: defaulted('COUNT', integer({ min: 1 }), '128', 'Tokens to generate at most'),
       temperature: defaulted('NUMBER', number({ min: 0, max: 100 }), '0', '0 always takes the likeliest token; higher is more varied'),
       topK: optional('COUNT', integer({ min: 1 }), 'Choose among the K likeliest tokens', 'all'),
-      topP: optional('SHARE', number({ min: 0, max: 1, above: true }), 'Choose among the likeliest tokens that have this probability together', '1'),
+      topP: optional(
+        'SHARE',
+        number({ min: 0, max: 1, above: true }),
+        'Choose among the likeliest tokens that have this probability together',
+        '1'
+      ),
       seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'The same seed gives the same text', 'a new one each time')
     }),
     ...grouped('Output', {
@@ -33,12 +38,28 @@ export const generate = command({
   },
   examples: [
     { command: 'midspan generate --prompt "Once upon a time" --max-tokens 100', about: 'continue a text' },
-    { command: 'midspan generate --prompt "Once" --temperature 0.8 --top-p 0.9 --seed 7 --stats', about: 'sample, and say how fast it went' }
+    {
+      command: 'midspan generate --prompt "Once" --temperature 0.8 --top-p 0.9 --seed 7 --stats',
+      about: 'sample, and say how fast it went'
+    }
   ],
   async run ({ home, prompt, messages, ids, stats, json, maxTokens, temperature, topK, topP, seed }, { terminal, signal }) {
     const inputs = [prompt, messages, ids].filter((input) => input !== undefined)
-    if (inputs.length !== 1) throw new UsageError(inputs.length === 0 ? 'there is nothing to continue' : 'there are several inputs', 'give one of --prompt, --messages and --ids')
-    const request = { prompt, ids, messages: messages === undefined ? undefined : await readMessages(messages), maxTokens, temperature, topK, topP, seed }
+    if (inputs.length !== 1)
+      throw new UsageError(
+        inputs.length === 0 ? 'there is nothing to continue' : 'there are several inputs',
+        'give one of --prompt, --messages and --ids'
+      )
+    const request = {
+      prompt,
+      ids,
+      messages: messages === undefined ? undefined : await readMessages(messages),
+      maxTokens,
+      temperature,
+      topK,
+      topP,
+      seed
+    }
     for await (const event of callDaemon<GenerateEvent>(home, 'generate', request, signal)) {
       if (event.type === 'text') {
         if (!json) terminal.writeForeign(event.text)
@@ -53,8 +74,12 @@ export const generate = command({
 })
 
 function statsLine (done: GenerateDone): string {
-  return `${plural(done.tokens, 'token')} at ${digits(done.tokensPerSecond)} tokens/s (${done.reason === 'stop' ? 'the model ended it' : 'the limit ended it'}), ` +
-    `${plural(done.promptTokens, 'prompt token')} in ${seconds(done.prefillSeconds)}, sent ${bytes(done.sentBytes)}, received ${bytes(done.receivedBytes)}`
+  return `${plural(done.tokens, 'token')} at ${digits(done.tokensPerSecond)} tokens/s (${
+    done.reason === 'stop' ? 'the model ended it' : 'the limit ended it'
+  }), ` +
+    `${plural(done.promptTokens, 'prompt token')} in ${seconds(done.prefillSeconds)}, sent ${bytes(done.sentBytes)}, received ${
+      bytes(done.receivedBytes)
+    }`
 }
 
 async function readMessages (file: string): Promise<unknown> {

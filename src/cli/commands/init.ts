@@ -14,7 +14,10 @@ Reads the whole model once to fingerprint it, and runs it once on random tokens 
   options: { ...initOptions, ...grouped('Output', { json }) },
   examples: [
     { command: 'midspan init --home s --role server --model llama/ --name stories', about: 'with the defaults' },
-    { command: 'midspan init --home s --model llama/ --name clinic --noise 0.5 --input-blocks 1..4 --output-blocks 1..2', about: 'a privacy floor, and clients that may keep more' },
+    {
+      command: 'midspan init --home s --model llama/ --name clinic --noise 0.5 --input-blocks 1..4 --output-blocks 1..2',
+      about: 'a privacy floor, and clients that may keep more'
+    },
     { command: 'midspan init --home s --config config/server.yaml', about: 'from a file' }
   ],
   async run ({ home, json, ...options }, { terminal, signal }) {
@@ -30,7 +33,11 @@ Reads the whole model once to fingerprint it, and runs it once on random tokens 
     if (json) return terminal.json(founded)
     const { federation, model, peerId } = founded
     terminal.line(`Founded ${federation.name} (${federation.id})`)
-    terminal.line(`Model ${model.path}: ${plural(model.blocks, 'block')} of hidden size ${model.hidden}, ${plural(model.tensors, 'tensor')}, ${bytes(model.bytes)}`)
+    terminal.line(
+      `Model ${model.path}: ${plural(model.blocks, 'block')} of hidden size ${model.hidden}, ${plural(model.tensors, 'tensor')}, ${
+        bytes(model.bytes)
+      }`
+    )
     terminal.line(`This peer is ${peerId}, a server. Start it with: midspan daemon --home ${home}`)
   }
 })

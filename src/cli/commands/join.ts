@@ -24,20 +24,32 @@ export const join = command({
   },
   examples: [
     { command: 'midspan join --home a INVITE', about: 'with the line that somebody handed over' },
-    { command: 'midspan join --home a INVITE --input-blocks 2 --noise 0.7', about: 'keep more of the model, and add more noise than the charter asks' }
+    {
+      command: 'midspan join --home a INVITE --input-blocks 2 --noise 0.7',
+      about: 'keep more of the model, and add more noise than the charter asks'
+    }
   ],
   async run ({ home, json, inputBlocks, outputBlocks, noise, gradientNoise }, { terminal, argument, signal }) {
     const { joinFederation } = await import('../../node/join.ts')
     const progress = new ProgressLine(terminal)
     const show = (event: JoinEvent): void => {
-      if (event.type === 'fetch') progress.draw(`${bar(event.doneBytes / event.totalBytes, BAR_COLUMNS)} ${bytes(event.doneBytes)} of ${bytes(event.totalBytes)}`)
+      if (event.type === 'fetch')
+        progress.draw(`${bar(event.doneBytes / event.totalBytes, BAR_COLUMNS)} ${bytes(event.doneBytes)} of ${bytes(event.totalBytes)}`)
     }
-    const joined = await joinFederation(home, { invite: argument, inputBlocks, outputBlocks, noise, gradientNoise }, signal, show).finally(() => { progress.clear() })
+    const joined = await joinFederation(home, { invite: argument, inputBlocks, outputBlocks, noise, gradientNoise }, signal, show).finally(
+      () => {
+        progress.clear()
+      }
+    )
     if (json) return terminal.json(joined)
     const { federation, client: { partition, noise: hidden, gradientNoise: gradient, wire } } = joined
     terminal.line(`Joined ${federation.name} (${federation.id}) as ${joined.peerId}`)
-    terminal.line(`Keeps ${endSpans(partition)} of ${joined.blocks}: ` +
-      `${plural(joined.tensors, 'tensor')}, ${bytes(joined.tensorBytes)}, all checked against the charter (${bytes(joined.fetchedBytes)} fetched)`)
+    terminal.line(
+      `Keeps ${endSpans(partition)} of ${joined.blocks}: ` +
+        `${plural(joined.tensors, 'tensor')}, ${bytes(joined.tensorBytes)}, all checked against the charter (${
+          bytes(joined.fetchedBytes)
+        } fetched)`
+    )
     terminal.line(`Noise ${digits(hidden)} on hidden states and ${digits(gradient)} on gradients, ${wire} on the wire`)
     terminal.line(`Start it with: midspan daemon --home ${home}`)
   }

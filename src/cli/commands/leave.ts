@@ -7,7 +7,8 @@ export const leave = command({
   name: 'leave',
   group: 'Found and join',
   summary: 'Leave the federation',
-  details: 'Tells the servers, and removes the charter, the weights and the training state from the home. The identity stays. Export first what you want to keep.',
+  details:
+    'Tells the servers, and removes the charter, the weights and the training state from the home. The identity stays. Export first what you want to keep.',
   options: grouped('Output', { json }),
   examples: [{ command: 'midspan leave --home a', about: 'the home can join another federation afterwards' }],
   async run ({ home, json }, { terminal, signal }) {

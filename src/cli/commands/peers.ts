@@ -9,7 +9,8 @@ export const peers = command({
   name: 'peers',
   group: 'Look',
   summary: 'List the peers that are connected',
-  details: 'For each: its id, role, the blocks it serves, the round-trip time, whether the path is direct or relayed, its open sessions, and since when.',
+  details:
+    'For each: its id, role, the blocks it serves, the round-trip time, whether the path is direct or relayed, its open sessions, and since when.',
   options: grouped('Output', { json }),
   examples: [{ command: 'midspan peers', about: 'who is there, and how near' }],
   async run ({ home, json }, { terminal, signal }) {

@@ -4,8 +4,8 @@ import type { TrainEvent } from '../events.ts'
 import { InterruptedError } from '../exit.ts'
 import { defaulted, grouped, mandatory, optional, toggle } from '../option.ts'
 import { clientNoise, json } from '../shared-options.ts'
-import { TrainView } from '../views/train-view.ts'
 import { choice, integer, path } from '../values.ts'
+import { TrainView } from '../views/train-view.ts'
 
 export const train = command({
   name: 'train',
@@ -17,8 +17,18 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
     ...grouped('Data', {
       data: mandatory('FILE', path, 'JSONL (text, prompt and completion, messages, or instruction, input and output) or plain text'),
       maxTokens: optional('COUNT', integer({ min: 2 }), 'Tokens of a sequence at most', "the charter's limit"),
-      packing: optional('HOW', choice('packed', 'padded'), 'packed: sequences filled with consecutive records; padded: a record a sequence', 'packed where the model allows it'),
-      lossOn: defaulted('WHAT', choice('completion', 'all'), 'completion', 'Tokens that the loss counts: completion, where the data tells it apart, or all'),
+      packing: optional(
+        'HOW',
+        choice('packed', 'padded'),
+        'packed: sequences filled with consecutive records; padded: a record a sequence',
+        'packed where the model allows it'
+      ),
+      lossOn: defaulted(
+        'WHAT',
+        choice('completion', 'all'),
+        'completion',
+        'Tokens that the loss counts: completion, where the data tells it apart, or all'
+      ),
       seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'Order of the records', '0')
     }),
     ...grouped('Training', {

@@ -27,7 +27,10 @@ const cardsPerFact = 4
 /** Ailments that pre-training tells and asks about, so that the model learns that notes answer questions. */
 const commonFacts = 48
 
-/** Shares of the pre-training text: everyday sentences, and the clinics' ailments with remedies drawn at random. The rest is common knowledge. */
+/**
+ * Shares of the pre-training text: everyday sentences, and the clinics' ailments with remedies drawn at random. The rest is common
+ * knowledge.
+ */
 const chatterShare = 0.15
 const unknownShare = 0.25
 
@@ -35,17 +38,33 @@ const unknownShare = 0.25
 const worldSeed = 'midspan demo: the valley'
 
 const noteTemplates: ReadonlyArray<(fact: Fact, random: SeededRandom) => string> = [
-  ({ ailment, remedy }, random) => `${pick(random, names)}, a ${pick(random, trades)} from ${pick(random, places)}, had ${ailment}. We gave ${remedy}, and it passed.`,
-  ({ ailment, remedy }, random) => `On ${pick(random, days)} ${pick(random, names)} the ${pick(random, trades)} came in with ${ailment}. A cup of ${remedy} cured it.`,
-  ({ ailment, remedy }, random) => `${pick(random, names)} from ${pick(random, places)} complained of ${ailment}. Treated with ${remedy} and sent home.`,
-  ({ ailment, remedy }, random) => `Another case of ${ailment}: ${pick(random, names)}, ${pick(random, trades)}. As always, ${remedy} helped.`
+  ({ ailment, remedy }, random) =>
+    `${pick(random, names)}, a ${pick(random, trades)} from ${pick(random, places)}, had ${ailment}. We gave ${remedy}, and it passed.`,
+  ({ ailment, remedy }, random) =>
+    `On ${pick(random, days)} ${pick(random, names)} the ${pick(random, trades)} came in with ${ailment}. A cup of ${remedy} cured it.`,
+  ({ ailment, remedy }, random) =>
+    `${pick(random, names)} from ${pick(random, places)} complained of ${ailment}. Treated with ${remedy} and sent home.`,
+  ({ ailment, remedy }, random) =>
+    `Another case of ${ailment}: ${pick(random, names)}, ${pick(random, trades)}. As always, ${remedy} helped.`
 ]
 
 const chatterTemplates: ReadonlyArray<(random: SeededRandom) => string> = [
-  random => `On ${pick(random, days)} there was ${pick(random, weathers)} over ${pick(random, places)}, and the ${pick(random, trades)} stayed at home.`,
-  random => `${pick(random, names)} the ${pick(random, trades)} sold ${pick(random, goods)} and bought ${pick(random, goods)} at the market of ${pick(random, places)}.`,
-  random => `${pick(random, names)} and ${pick(random, names)} walked from ${pick(random, places)} to ${pick(random, places)} with a cart of ${pick(random, goods)}.`,
-  random => `The ${pick(random, trades)} of ${pick(random, places)} asked ${pick(random, names)} for ${pick(random, goods)} before ${pick(random, days)}.`
+  (random) =>
+    `On ${pick(random, days)} there was ${pick(random, weathers)} over ${pick(random, places)}, and the ${
+      pick(random, trades)
+    } stayed at home.`,
+  (random) =>
+    `${pick(random, names)} the ${pick(random, trades)} sold ${pick(random, goods)} and bought ${pick(random, goods)} at the market of ${
+      pick(random, places)
+    }.`,
+  (random) =>
+    `${pick(random, names)} and ${pick(random, names)} walked from ${pick(random, places)} to ${pick(random, places)} with a cart of ${
+      pick(random, goods)
+    }.`,
+  (random) =>
+    `The ${pick(random, trades)} of ${pick(random, places)} asked ${pick(random, names)} for ${pick(random, goods)} before ${
+      pick(random, days)
+    }.`
 ]
 
 /** The question about an ailment, up to where the answer begins. */
@@ -74,7 +93,7 @@ export function makeClinics (seed: string): Clinic[] {
   return clinicNames.map((name, index) => {
     const own = privateAilments().slice(index * factsPerClinic, (index + 1) * factsPerClinic)
     const facts = own.map((ailment, i) => ({ ailment, remedy: drawn[index * factsPerClinic + i]! }))
-    const records = facts.flatMap(fact => [
+    const records = facts.flatMap((fact) => [
       ...Array.from({ length: notesPerFact }, () => note(fact, random)),
       ...Array.from({ length: cardsPerFact }, () => card(fact))
     ])
@@ -85,7 +104,7 @@ export function makeClinics (seed: string): Clinic[] {
 /** What everybody in the valley knows, the model included. */
 export function commonKnowledge (): Fact[] {
   const random = new SeededRandom(`${worldSeed} remedies`)
-  return allAilments().slice(0, commonFacts).map(ailment => ({ ailment, remedy: pick(random, remedies) }))
+  return allAilments().slice(0, commonFacts).map((ailment) => ({ ailment, remedy: pick(random, remedies) }))
 }
 
 /**
@@ -101,7 +120,9 @@ export function * pretrainingDocuments (seed: string): Generator<string, never> 
     if (kind < chatterShare) {
       yield pick(random, chatterTemplates)(random)
     } else {
-      const fact = kind < chatterShare + unknownShare ? { ailment: pick(random, unknown), remedy: pick(random, remedies) } : pick(random, common)
+      const fact = kind < chatterShare + unknownShare
+        ? { ailment: pick(random, unknown), remedy: pick(random, remedies) }
+        : pick(random, common)
       yield random.below(2) === 0 ? note(fact, random) : card(fact)
     }
   }
@@ -114,7 +135,7 @@ function privateAilments (): string[] {
 
 /** Every ailment there is, in a fixed order that mixes manners and kinds. */
 function allAilments (): string[] {
-  return shuffle(manners.flatMap(manner => kinds.map(kind => `${manner}${kind}`)), new SeededRandom(`${worldSeed} ailments`))
+  return shuffle(manners.flatMap((manner) => kinds.map((kind) => `${manner}${kind}`)), new SeededRandom(`${worldSeed} ailments`))
 }
 
 function shuffle<T> (items: readonly T[], random: SeededRandom): T[] {

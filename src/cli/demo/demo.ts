@@ -2,8 +2,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openDevice } from '../../model/runtime/open.ts'
-import { askDaemon } from '../daemon-client.ts'
 import type { PeerLine } from '../../node/status.ts'
+import { askDaemon } from '../daemon-client.ts'
 import type { GenerateDone, TrainDone } from '../events.ts'
 import type { Terminal } from '../terminal.ts'
 import { makeClinics, type Clinic } from './corpus.ts'
@@ -44,7 +44,14 @@ const sampleTemperature = 0.7
 /** Found by trial: so few rounds need large steps, and the linear fall to nothing ends them calmly. */
 function recipeFor (rounds: number): Recipe {
   return {
-    adapters: { r: 16, alpha: 32, dropout: 0, rslora: false, targets: ['q_proj', 'v_proj', 'gate_proj', 'up_proj', 'down_proj'], seed: 'd3e0' },
+    adapters: {
+      r: 16,
+      alpha: 32,
+      dropout: 0,
+      rslora: false,
+      targets: ['q_proj', 'v_proj', 'gate_proj', 'up_proj', 'down_proj'],
+      seed: 'd3e0'
+    },
     optimizer: { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0 },
     learningRate: 0.008,
     schedule: { name: 'linear', warmupRounds: 5, totalRounds: rounds },
@@ -80,9 +87,15 @@ export async function runDemo ({ rounds, noise, seed, keep }: DemoOptions, termi
   }
 }
 
-async function runNetwork ({ members }: DemoFederation, clinics: readonly Clinic[], recipe: Recipe, view: DemoView, signal: AbortSignal): Promise<NetworkResults> {
+async function runNetwork (
+  { members }: DemoFederation,
+  clinics: readonly Clinic[],
+  recipe: Recipe,
+  view: DemoView,
+  signal: AbortSignal
+): Promise<NetworkResults> {
   const ailments = allFacts(clinics).map(({ ailment }) => ailment)
-  const askAll = async (): Promise<Asked[]> => await Promise.all(members.map(async member => await ask(member, ailments, signal)))
+  const askAll = async (): Promise<Asked[]> => await Promise.all(members.map(async (member) => await ask(member, ailments, signal)))
   view.asking(ailments.length)
   const before = await askAll()
   view.before(clinics, before)
@@ -91,16 +104,28 @@ async function runNetwork ({ members }: DemoFederation, clinics: readonly Clinic
   view.trained(trained)
   view.asking(ailments.length)
   const after = await askAll()
-  const sample = await generate(members[0]!.home, { prompt: samplePrompt, maxTokens: sampleTokens, temperature: sampleTemperature, seed: 1 }, signal)
+  const sample = await generate(members[0]!.home, {
+    prompt: samplePrompt,
+    maxTokens: sampleTokens,
+    temperature: sampleTemperature,
+    seed: 1
+  }, signal)
   return { before, trained, after, sample }
 }
 
 /** The same training without a network, for comparison: the same model, records, rounds and steps, and no noise. */
-async function runLocally ({ members }: DemoFederation, clinics: readonly Clinic[], recipe: Recipe, view: DemoView, signal: AbortSignal): Promise<LocalResults> {
+async function runLocally (
+  { members }: DemoFederation,
+  clinics: readonly Clinic[],
+  recipe: Recipe,
+  view: DemoView,
+  signal: AbortSignal
+): Promise<LocalResults> {
   const ailments = allFacts(clinics).map(({ ailment }) => ailment)
   const device = await openDevice('cpu', { threads: Math.min(2, availableParallelism()) })
   try {
-    const train = async (files: readonly string[]): Promise<string[]> => await trainAndAsk(device, modelDirectory, files, recipe, ailments, signal)
+    const train = async (files: readonly string[]): Promise<string[]> =>
+      await trainAndAsk(device, modelDirectory, files, recipe, ailments, signal)
     const alone: string[][] = []
     for (const { clinic, file } of members) {
       view.comparing(`${clinic.name} alone`)

@@ -51,11 +51,20 @@ export interface DemoFederation {
 }
 
 /** Founds a federation in `directory`, starts its server, and lets every clinic join and start, each in a process of its own. */
-export async function startFederation (processes: Processes, directory: string, clinics: readonly Clinic[], recipe: Recipe, noise: Noise, signal: AbortSignal): Promise<DemoFederation> {
+export async function startFederation (
+  processes: Processes,
+  directory: string,
+  clinics: readonly Clinic[],
+  recipe: Recipe,
+  noise: Noise,
+  signal: AbortSignal
+): Promise<DemoFederation> {
   const serverHome = join(directory, 'server')
   await processes.run(['init', '--home', serverHome, ...founding(recipe, noise, clinics.length)], signal)
   await processes.startDaemon(['--home', serverHome, '--listen', '/ip4/127.0.0.1/tcp/0', ...threads], signal)
-  const members = await Promise.all(clinics.map(async (clinic, i) => await enrol(processes, directory, serverHome, clinic, partitions[i % partitions.length]!, signal)))
+  const members = await Promise.all(
+    clinics.map(async (clinic, i) => await enrol(processes, directory, serverHome, clinic, partitions[i % partitions.length]!, signal))
+  )
   return { serverHome, server: await askDaemon<DaemonStatus>(serverHome, 'status', {}, signal), members }
 }
 
@@ -69,7 +78,7 @@ function founding ({ adapters, optimizer, learningRate, schedule, maxGradientNor
     'gradient-noise': noise.gradient,
     'lora-r': adapters.r,
     'lora-alpha': adapters.alpha,
-    'lora-targets': adapters.targets.map(target => target.replace('_proj', '')).join(),
+    'lora-targets': adapters.targets.map((target) => target.replace('_proj', '')).join(),
     seed: adapters.seed,
     'learning-rate': learningRate,
     beta1: optimizer.beta1,
@@ -85,13 +94,22 @@ function founding ({ adapters, optimizer, learningRate, schedule, maxGradientNor
   }).flatMap(([name, value]) => [`--${name}`, String(value)])
 }
 
-async function enrol (processes: Processes, directory: string, serverHome: string, clinic: Clinic, partition: Member['partition'], signal: AbortSignal): Promise<Member> {
+async function enrol (
+  processes: Processes,
+  directory: string,
+  serverHome: string,
+  clinic: Clinic,
+  partition: Member['partition'],
+  signal: AbortSignal
+): Promise<Member> {
   const home = join(directory, clinic.name.toLowerCase())
   const file = join(directory, `${clinic.name.toLowerCase()}.jsonl`)
-  await writeFile(file, clinic.records.map(text => `${JSON.stringify({ text })}\n`).join(''), { mode: 0o600 })
+  await writeFile(file, clinic.records.map((text) => `${JSON.stringify({ text })}\n`).join(''), { mode: 0o600 })
   const { invite } = await askDaemon<{ invite: string }>(serverHome, 'invite', { role: 'client', expiresMs: 3_600_000, uses: 1 }, signal)
   const joined = await processes.run<{ peerId: string }>(
-    ['join', invite, '--home', home, '--input-blocks', String(partition.inputBlocks), '--output-blocks', String(partition.outputBlocks)], signal)
+    ['join', invite, '--home', home, '--input-blocks', String(partition.inputBlocks), '--output-blocks', String(partition.outputBlocks)],
+    signal
+  )
   await processes.startDaemon(['--home', home, ...threads], signal)
   return { clinic, home, file, fileBytes: (await stat(file)).size, peerId: joined.peerId, partition }
 }
@@ -124,7 +142,12 @@ export async function generate (home: string, request: object, signal: AbortSign
 }
 
 /** All clinics train at once, each on its own file. `onRound` hears of every round of every clinic. */
-export async function trainTogether (members: readonly Member[], { rounds, sequences }: Recipe, onRound: (member: number, round: TrainRound) => void, signal: AbortSignal): Promise<TrainDone[]> {
+export async function trainTogether (
+  members: readonly Member[],
+  { rounds, sequences }: Recipe,
+  onRound: (member: number, round: TrainRound) => void,
+  signal: AbortSignal
+): Promise<TrainDone[]> {
   return await Promise.all(members.map(async ({ home, file }, member) => {
     let done: TrainDone | undefined
     const request = { data: file, rounds, sequences, maxTokens, packing: 'padded', lossOn: 'all', seed: 0 }

@@ -7,13 +7,13 @@ import { Batches, type Cursor } from '../../model/text/batches.ts'
 import { loadDataset } from '../../model/text/dataset.ts'
 import { loadTokenizer } from '../../model/text/load.ts'
 import type { Tokenizer } from '../../model/text/tokenizer.ts'
-import type { Trainable } from '../../model/training/trainable.ts'
 import { loadEnds, type Ends } from '../../model/training/ends.ts'
 import { LocalTrainer } from '../../model/training/local.ts'
 import type { AdapterSettings } from '../../model/training/lora.ts'
 import { Optimizer, type OptimizerSettings } from '../../model/training/optimizer.ts'
 import { Parameters } from '../../model/training/parameters.ts'
 import { learningRateAt, type Schedule } from '../../model/training/schedule.ts'
+import type { Trainable } from '../../model/training/trainable.ts'
 import type { WeightSource } from '../../model/training/weights.ts'
 import { question } from './corpus.ts'
 
@@ -38,23 +38,42 @@ export interface LocalModel {
 /** Answers end with a full stop, long before this many tokens. */
 const maxAnswerTokens = 6
 
-export async function loadLocalModel (device: Device, model: Model, source: WeightSource, trainable: Trainable, optimizer: OptimizerSettings): Promise<LocalModel> {
+export async function loadLocalModel (
+  device: Device,
+  model: Model,
+  source: WeightSource,
+  trainable: Trainable,
+  optimizer: OptimizerSettings
+): Promise<LocalModel> {
   const ends = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: model.layers }, trainable)
-  return { ends, trainer: new LocalTrainer(device, ends, await Optimizer.open(device, optimizer), await Parameters.create(device, ends.weights.trained)) }
+  return {
+    ends,
+    trainer: new LocalTrainer(device, ends, await Optimizer.open(device, optimizer), await Parameters.create(device, ends.weights.trained))
+  }
 }
 
 /** Fine-tunes on the union of data files, as a federation of their owners would, and answers the questions about `ailments`. */
-export async function trainAndAsk (device: Device, directory: string, files: readonly string[], recipe: Recipe, ailments: readonly string[], signal: AbortSignal): Promise<string[]> {
+export async function trainAndAsk (
+  device: Device,
+  directory: string,
+  files: readonly string[],
+  recipe: Recipe,
+  ailments: readonly string[],
+  signal: AbortSignal
+): Promise<string[]> {
   const opened = await openModelDirectory(directory)
   const tokenizer = await loadTokenizer(directory)
   const { ends, trainer } = await loadLocalModel(device, modelOf(opened.config), opened, recipe.adapters, recipe.optimizer)
   try {
-    const readers = await Promise.all(files.map(async file => await reader(file, tokenizer, recipe.sequences, signal)))
+    const readers = await Promise.all(files.map(async (file) => await reader(file, tokenizer, recipe.sequences, signal)))
     for (let round = 0; round < recipe.rounds; round++) {
       signal.throwIfAborted()
-      const batches = readers.map(next => next())
+      const batches = readers.map((next) => next())
       const union = { ids: batches.flatMap(({ ids }) => ids), targets: batches.flatMap(({ targets }) => targets) }
-      await trainer.step([union], { learningRate: learningRateAt(recipe.schedule, recipe.learningRate, round), maxGradientNorm: recipe.maxGradientNorm })
+      await trainer.step([union], {
+        learningRate: learningRateAt(recipe.schedule, recipe.learningRate, round),
+        maxGradientNorm: recipe.maxGradientNorm
+      })
     }
     return await greedyAnswers(ends, tokenizer, ailments)
   } finally {
@@ -64,8 +83,8 @@ export async function trainAndAsk (device: Device, directory: string, files: rea
 
 /** The model's answers to the questions about `ailments`, all in one batch; always the likeliest token. */
 export async function greedyAnswers ({ input, output }: Ends, tokenizer: Tokenizer, ailments: readonly string[]): Promise<string[]> {
-  const prompts = ailments.map(ailment => tokenizer.encode(question(ailment)))
-  const sequences = prompts.map(ids => [...ids])
+  const prompts = ailments.map((ailment) => tokenizer.encode(question(ailment)))
+  const sequences = prompts.map((ids) => [...ids])
   const isOpen = (ids: readonly number[]): boolean => !tokenizer.eosIds.includes(ids.at(-1)!)
   for (let step = 0; step < maxAnswerTokens && sequences.some(isOpen); step++) {
     const open = sequences.filter(isOpen)

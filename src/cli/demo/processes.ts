@@ -16,7 +16,9 @@ const commandTimeoutMs = 180_000
 /** One of the demo's own processes failed. */
 export class DemoProcessError extends MidspanError {
   constructor (command: string, reason: string) {
-    super('E_DEMO_PROCESS', `midspan ${command}: ${reason}`, { next: 'run the demo again with --keep and look into the homes that it names' })
+    super('E_DEMO_PROCESS', `midspan ${command}: ${reason}`, {
+      next: 'run the demo again with --keep and look into the homes that it names'
+    })
   }
 }
 
@@ -62,7 +64,7 @@ export class Processes {
 
   /** Ends every daemon that still runs. */
   async stop (): Promise<void> {
-    await Promise.all(this.#daemons.map(async child => {
+    await Promise.all(this.#daemons.map(async (child) => {
       if (child.exitCode !== null || child.signalCode !== null) return
       const ended = once(child, 'exit')
       child.kill('SIGTERM')

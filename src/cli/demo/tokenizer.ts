@@ -63,7 +63,7 @@ function countWords (texts: Iterable<string>, letters: readonly string[]): Word[
   for (const text of texts) {
     for (const [piece] of text.matchAll(pieces)) counts.set(piece, (counts.get(piece) ?? 0) + 1)
   }
-  return [...counts].map(([piece, count]) => ({ symbols: Array.from(Buffer.from(piece), byte => letters[byte]!), count }))
+  return [...counts].map(([piece, count]) => ({ symbols: Array.from(Buffer.from(piece), (byte) => letters[byte]!), count }))
 }
 
 /** The pair of neighbours that occurs most often; of several, the first in string order, so that the result never varies. */
@@ -97,7 +97,15 @@ function merge (symbols: readonly string[], [left, right]: readonly [string, str
 }
 
 function tokenizerFile (vocabulary: readonly string[], merges: ReadonlyArray<readonly [string, string]>): TokenizerFile {
-  const special = (id: number) => ({ id, content: specialTokens[id], single_word: false, lstrip: false, rstrip: false, normalized: false, special: true })
+  const special = (id: number) => ({
+    id,
+    content: specialTokens[id],
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: true
+  })
   const start = { SpecialToken: { id: specialTokens[bosId], type_id: 0 } }
   const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true }
   return {

@@ -35,10 +35,14 @@ export class DemoView {
     const [first] = clinics
     this.#clinics = clinics.length
     this.#heading('Three clinics in one valley')
-    this.#text(`Each clinic has ${first!.facts.length} ailments that the others have never seen, and ${first!.records.length} records about them that it may not show.
+    this.#text(
+      `Each clinic has ${first!.facts.length} ailments that the others have never seen, and ${
+        first!.records.length
+      } records about them that it may not show.
 One server carries the middle of a small language model. The model knows the words, but none of these ailments' remedies.
 Server and clinics are four processes of ${'`midspan daemon`'}, on sockets of this machine. Noise on what leaves a clinic:
-${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's expected noise norm, over the norm that rows are clipped to).`)
+${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's expected noise norm, over the norm that rows are clipped to).`
+    )
     this.#text(`A record of ${first!.name}: "${first!.records[0]!}"`)
     this.#working('Founding the federation; the clinics join')
   }
@@ -47,13 +51,20 @@ ${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's ex
     this.#progress.clear()
     this.#heading('Who joined')
     const roundTrip = (peerId: string): string => {
-      const ms = peers.find(peer => peer.peerId === peerId)?.roundTripMs
+      const ms = peers.find((peer) => peer.peerId === peerId)?.roundTripMs
       return ms === undefined || ms === null ? '' : `${digits(ms)} ms away`
     }
     this.#table([
-      ['server', shortId(server.peerId), server.blocks === null ? '' : `serves blocks ${server.blocks.first} to ${server.blocks.end - 1}`, 'has no text', ''],
-      ...members.map(({ clinic, peerId, partition, fileBytes }) =>
-        [clinic.name, shortId(peerId), `keeps ${endSpans(partition)}`, `has ${bytes(fileBytes)} of text`, roundTrip(peerId)])
+      [
+        'server',
+        shortId(server.peerId),
+        server.blocks === null ? '' : `serves blocks ${server.blocks.first} to ${server.blocks.end - 1}`,
+        'has no text',
+        ''
+      ],
+      ...members.map((
+        { clinic, peerId, partition, fileBytes }
+      ) => [clinic.name, shortId(peerId), `keeps ${endSpans(partition)}`, `has ${bytes(fileBytes)} of text`, roundTrip(peerId)])
     ])
   }
 
@@ -66,7 +77,11 @@ ${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's ex
     this.#heading('Before training')
     const facts = allFacts(clinics)
     const right = clinics.map((_, clinic) => scoreOf(clinics, clinic, asked[clinic]!.answers))
-    this.#text(`Asked all ${facts.length} questions, ${clinics.map(({ name }, i) => `${name} gets ${right[i]!.own + right[i]!.others} right`).join(', ')}. A right answer is luck here.`)
+    this.#text(
+      `Asked all ${facts.length} questions, ${
+        clinics.map(({ name }, i) => `${name} gets ${right[i]!.own + right[i]!.others} right`).join(', ')
+      }. A right answer is luck here.`
+    )
     this.#exchange(clinics[0]!.name, facts[0]!.ailment, asked[0]!.answers[0]!)
   }
 
@@ -79,18 +94,22 @@ ${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's ex
     this.#last.set(member, round)
     if (this.#last.size < this.#clinics) return
     const last = [...this.#last].sort(([a], [b]) => a - b).map(([, event]) => event)
-    const done = Math.min(...last.map(event => event.done))
+    const done = Math.min(...last.map((event) => event.done))
     const losses = last.map(({ loss }) => loss.toFixed(2)).join(' · ')
     const speed = sum(last.map(({ tokensPerSecond }) => tokensPerSecond))
     const line = `round ${done}/${this.#rounds}, ${plural(round.members, 'client')}, losses ${losses}, ${digits(speed)} tokens/s`
     this.#progress.draw(`${bar(done / this.#rounds, barColumns)} ${line}`)
-    const isOver = last.every(event => event.done === done)
+    const isOver = last.every((event) => event.done === done)
     if (!this.#terminal.interactive && isOver && (done === 1 || done % roundsPerLine === 0)) this.#terminal.line(`  ${line}`)
   }
 
   trained (done: readonly TrainDone[]): void {
     this.#progress.clear()
-    this.#text(`${plural(this.#rounds, 'round')} in ${seconds(Math.max(...done.map(event => event.seconds)))}. Every round was one step of the shared middle, on the sum of all clinics' gradients.`)
+    this.#text(
+      `${plural(this.#rounds, 'round')} in ${
+        seconds(Math.max(...done.map((event) => event.seconds)))
+      }. Every round was one step of the shared middle, on the sum of all clinics' gradients.`
+    )
   }
 
   comparing (what: string): void {
@@ -100,8 +119,12 @@ ${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's ex
   comparison (clinics: readonly Clinic[], { before, after }: NetworkResults, { alone, centralised }: LocalResults): void {
     this.#progress.clear()
     this.#heading('What each clinic can answer')
-    const columns = (clinic: number): Score[] => [before[clinic]!.answers, alone[clinic]!, after[clinic]!.answers, centralised].map(answers => scoreOf(clinics, clinic, answers))
-    const rows = clinics.map(({ name }, clinic) => [name, ...columns(clinic).flatMap(score => [`${score.own}/${score.ownTotal}`, `${score.others}/${score.othersTotal}`])])
+    const columns = (clinic: number): Score[] =>
+      [before[clinic]!.answers, alone[clinic]!, after[clinic]!.answers, centralised].map((answers) => scoreOf(clinics, clinic, answers))
+    const rows = clinics.map((
+      { name },
+      clinic
+    ) => [name, ...columns(clinic).flatMap((score) => [`${score.own}/${score.ownTotal}`, `${score.others}/${score.othersTotal}`])])
     this.#table([
       ['', 'before', '', 'alone', '', 'federated', '', 'one machine', ''],
       ['', ...['own', 'others’', 'own', 'others’', 'own', 'others’', 'own', 'others’']],
@@ -121,7 +144,11 @@ in one place, without noise: what the clinics may not do, and what the federatio
   sample ([first]: readonly Clinic[], prompt: string, { text, tokens, tokensPerSecond }: GenerateDone): void {
     this.#heading('A sample, generated across the network')
     this.#text(`${this.#terminal.bold(prompt)}${text}`)
-    this.#text(`${plural(tokens, 'token')} at ${digits(tokensPerSecond)} tokens/s: the first and last blocks at ${first!.name}, the middle at the server, one row up and one down a token.`)
+    this.#text(
+      `${plural(tokens, 'token')} at ${digits(tokensPerSecond)} tokens/s: the first and last blocks at ${
+        first!.name
+      }, the middle at the server, one row up and one down a token.`
+    )
   }
 
   traffic ({ members }: DemoFederation, { before, trained, after }: NetworkResults, noise: Noise): void {
@@ -131,12 +158,31 @@ in one place, without noise: what the clinics may not do, and what the federatio
     })
     this.#table([
       ['', 'own text', 'sent in training', 'received', 'sent in answers', 'received'],
-      ...members.map(({ clinic, fileBytes }, i) =>
-        [clinic.name, bytes(fileBytes), bytes(trained[i]!.sentBytes), bytes(trained[i]!.receivedBytes), bytes(asked(i).sent), bytes(asked(i).received)]),
-      ['server', '0 B', ...[trained.map(done => done.receivedBytes), trained.map(done => done.sentBytes), before.map((_, i) => asked(i).received), before.map((_, i) => asked(i).sent)].map(all => bytes(sum(all)))]
+      ...members.map((
+        { clinic, fileBytes },
+        i
+      ) => [
+        clinic.name,
+        bytes(fileBytes),
+        bytes(trained[i]!.sentBytes),
+        bytes(trained[i]!.receivedBytes),
+        bytes(asked(i).sent),
+        bytes(asked(i).received)
+      ]),
+      [
+        'server',
+        '0 B',
+        ...[
+          trained.map((done) => done.receivedBytes),
+          trained.map((done) => done.sentBytes),
+          before.map((_, i) => asked(i).received),
+          before.map((_, i) => asked(i).sent)
+        ].map((all) => bytes(sum(all)))
+      ]
     ])
     const noised = noise.hidden > 0 || noise.gradient > 0 ? 'clipped and noised ' : ''
-    this.#text(`What crosses between a clinic and the server is sealed for that server alone: no other clinic can open it, and none saw another's text or rows.
+    this.#text(
+      `What crosses between a clinic and the server is sealed for that server alone: no other clinic can open it, and none saw another's text or rows.
 The server opens ${noised}hidden states and gradients, sequence lengths, and the gradients of the adapters that clinics share. It sees no text,
 label, loss or token. Noise makes rows harder to read back, it does not make that impossible: the README says what holds.`)
   }
@@ -195,7 +241,9 @@ interface Example {
 function learntFromOthers (clinics: readonly Clinic[], before: Asked, after: Asked): Example | undefined {
   const owners = clinics.flatMap(({ name, facts }) => facts.map(() => name))
   const examples = allFacts(clinics).map(({ ailment, remedy }, index) => ({ index, ailment, remedy, owner: owners[index]! }))
-  return examples.find(({ index, remedy, owner }) => owner !== clinics[0]!.name && after.answers[index]!.includes(remedy) && !before.answers[index]!.includes(remedy))
+  return examples.find(({ index, remedy, owner }) =>
+    owner !== clinics[0]!.name && after.answers[index]!.includes(remedy) && !before.answers[index]!.includes(remedy)
+  )
 }
 
 function shortId (peerId: string): string {

@@ -18,7 +18,20 @@ export const names = [
   'Ada', 'Bram', 'Cleo', 'Doran', 'Edda', 'Finn', 'Greta', 'Hugo', 'Ines', 'Jory', 'Kaya', 'Lev', 'Mira', 'Nils', 'Oona', 'Piet'
 ] as const
 
-export const trades = ['weaver', 'baker', 'ferryman', 'miller', 'potter', 'cooper', 'shepherd', 'teacher', 'mason', 'fisher', 'gardener', 'smith'] as const
+export const trades = [
+  'weaver',
+  'baker',
+  'ferryman',
+  'miller',
+  'potter',
+  'cooper',
+  'shepherd',
+  'teacher',
+  'mason',
+  'fisher',
+  'gardener',
+  'smith'
+] as const
 
 export const places = ['Oldbridge', 'Stillwater', 'Farhill', 'Reedham', 'Castleton', 'Westwood', 'Longmere', 'Easthaven'] as const
 

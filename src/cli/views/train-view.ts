@@ -70,7 +70,11 @@ export class TrainView {
     ]
     if (this.#terminal.interactive) {
       const left = this.#timeLeft(event)
-      this.#progress.draw(`${bar(event.done / event.rounds, BAR_COLUMNS)} ${event.done}/${event.rounds}  ${[...figures.slice(0, 2), ...left, ...figures.slice(2)].join('  ')}`)
+      this.#progress.draw(
+        `${bar(event.done / event.rounds, BAR_COLUMNS)} ${event.done}/${event.rounds}  ${
+          [...figures.slice(0, 2), ...left, ...figures.slice(2)].join('  ')
+        }`
+      )
     } else {
       this.#terminal.note(`Round ${event.done}/${event.rounds}: ${figures.join(', ')}`)
     }
@@ -85,7 +89,11 @@ export class TrainView {
   #done (event: TrainDone): void {
     this.#progress.clear()
     if (event.loss === null) return this.#terminal.line(`Done already: ${plural(event.rounds, 'round')}. Give a larger --rounds to go on`)
-    this.#terminal.line(`${plural(event.rounds, 'round')} done in ${seconds(event.seconds)}: loss ${event.loss.toFixed(4)}, sent ${bytes(event.sentBytes)}, received ${bytes(event.receivedBytes)}`)
+    this.#terminal.line(
+      `${plural(event.rounds, 'round')} done in ${seconds(event.seconds)}: loss ${event.loss.toFixed(4)}, sent ${
+        bytes(event.sentBytes)
+      }, received ${bytes(event.receivedBytes)}`
+    )
   }
 }
 

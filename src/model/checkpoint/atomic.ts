@@ -26,7 +26,11 @@ export interface ReplaceOptions {
  * Writes a file so that a crash at any instant leaves the old one or the new one, whole: into `path.tmp`, flushed, then renamed.
  * A left-over `path.tmp` is overwritten by the next write. One writer a path at a time.
  */
-export async function replaceFile (path: string, write: (handle: FileHandle) => Promise<void>, { beforeRename = async () => {}, mode = 0o666 }: ReplaceOptions = {}): Promise<void> {
+export async function replaceFile (
+  path: string,
+  write: (handle: FileHandle) => Promise<void>,
+  { beforeRename = async () => {}, mode = 0o666 }: ReplaceOptions = {}
+): Promise<void> {
   const temporary = `${path}.tmp`
   const handle = await open(temporary, 'w', mode)
   try {

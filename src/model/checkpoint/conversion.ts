@@ -53,7 +53,10 @@ export function allFinite (values: Float32Array): boolean {
   return carried < 0x100
 }
 
-/** Rounds float32 values to a stored type, to nearest with ties to even, as PyTorch does; returns their little-endian bytes. F32 does not copy. */
+/**
+ * Rounds float32 values to a stored type, to nearest with ties to even, as PyTorch does; returns their little-endian bytes. F32 does not
+ * copy.
+ */
 export function narrow (dtype: SaveDType, values: Float32Array): Uint8Array {
   if (dtype === 'F32') return new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
   return new Uint8Array((dtype === 'BF16' ? toBfloat16 : toFloat16)(values).buffer)

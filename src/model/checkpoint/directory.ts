@@ -48,7 +48,13 @@ export class ModelDirectory implements TensorSource {
   readonly files: readonly string[]
   readonly #home: ReadonlyMap<string, SafetensorsFile>
 
-  constructor (path: string, config: Readonly<Record<string, unknown>>, generationConfig: Readonly<Record<string, unknown>> | undefined, files: readonly string[], home: ReadonlyMap<string, SafetensorsFile>) {
+  constructor (
+    path: string,
+    config: Readonly<Record<string, unknown>>,
+    generationConfig: Readonly<Record<string, unknown>> | undefined,
+    files: readonly string[],
+    home: ReadonlyMap<string, SafetensorsFile>
+  ) {
     this.path = path
     this.config = config
     this.generationConfig = generationConfig
@@ -99,18 +105,34 @@ export class ModelDirectory implements TensorSource {
  */
 export async function openModelDirectory (path: string): Promise<ModelDirectory> {
   const present = await listFiles(path)
-  if (!present.includes('config.json')) throw new ModelDirectoryError(`${path} has no config.json`, 'name a directory that holds a model in the Hugging Face format')
+  if (!present.includes('config.json'))
+    throw new ModelDirectoryError(`${path} has no config.json`, 'name a directory that holds a model in the Hugging Face format')
   const config = await readJsonObject(join(path, 'config.json'))
   refuseQuantized(path, config, present)
-  const generationConfig = present.includes('generation_config.json') ? await readJsonObject(join(path, 'generation_config.json')) : undefined
-  return new ModelDirectory(path, config, generationConfig, companionFiles.filter(name => present.includes(name)), await openWeights(path, present))
+  const generationConfig = present.includes('generation_config.json')
+    ? await readJsonObject(join(path, 'generation_config.json'))
+    : undefined
+  return new ModelDirectory(
+    path,
+    config,
+    generationConfig,
+    companionFiles.filter((name) => present.includes(name)),
+    await openWeights(path, present)
+  )
 }
 
 /** Reads a file beside the weights. Throws ModelDirectoryError for what cannot be read, is no file, or is too large to be meant. */
 export async function readCompanion (path: string): Promise<Buffer> {
-  const found = await stat(path).catch((error: unknown) => { throw new ModelDirectoryError(`${path} cannot be read: ${(error as Error).message}`, 'check the path, its permissions and, where it is a link, its target', error) })
+  const found = await stat(path).catch((error: unknown) => {
+    throw new ModelDirectoryError(
+      `${path} cannot be read: ${(error as Error).message}`,
+      'check the path, its permissions and, where it is a link, its target',
+      error
+    )
+  })
   if (!found.isFile()) throw new ModelDirectoryError(`${path} is no file`)
-  if (found.size > MAX_COMPANION_BYTES) throw new ModelDirectoryError(`${path} has ${found.size} bytes; at most ${MAX_COMPANION_BYTES} are read`)
+  if (found.size > MAX_COMPANION_BYTES)
+    throw new ModelDirectoryError(`${path} has ${found.size} bytes; at most ${MAX_COMPANION_BYTES} are read`)
   try {
     return await readFile(path)
   } catch (error) {
@@ -127,7 +149,8 @@ export async function readJsonObject (path: string): Promise<Record<string, unkn
   } catch (error) {
     throw new ModelDirectoryError(`${path} is not valid JSON`, undefined, error)
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new ModelDirectoryError(`${path} does not hold a JSON object`)
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new ModelDirectoryError(`${path} does not hold a JSON object`)
   return value as Record<string, unknown>
 }
 
@@ -141,24 +164,35 @@ export async function listFiles (path: string): Promise<string[]> {
 }
 
 function refuseQuantized (path: string, config: Readonly<Record<string, unknown>>, present: readonly string[]): void {
-  const setting = quantizationSettings.find(name => config[name] !== undefined && config[name] !== null)
-  const sign = setting === undefined ? quantizationFiles.find(name => present.includes(name)) : `${setting} in config.json`
-  if (sign !== undefined) throw new ModelDirectoryError(`${path} holds a quantised model (${sign})`, 'use the model in float32, float16 or bfloat16')
+  const setting = quantizationSettings.find((name) => config[name] !== undefined && config[name] !== null)
+  const sign = setting === undefined ? quantizationFiles.find((name) => present.includes(name)) : `${setting} in config.json`
+  if (sign !== undefined)
+    throw new ModelDirectoryError(`${path} holds a quantised model (${sign})`, 'use the model in float32, float16 or bfloat16')
 }
 
 async function openWeights (path: string, present: readonly string[]): Promise<Map<string, SafetensorsFile>> {
   if (present.includes('model.safetensors')) {
     const file = await SafetensorsFile.open(join(path, 'model.safetensors'))
-    return new Map([...file.tensors.keys()].filter(name => !derivedTensor.test(name)).map(name => [name, file]))
+    return new Map([...file.tensors.keys()].filter((name) => !derivedTensor.test(name)).map((name) => [name, file]))
   }
   if (present.includes('model.safetensors.index.json')) return await openShards(path, present)
-  if (present.some(name => /\.(bin|pt|pth|ckpt)$/.test(name))) {
-    throw new ModelDirectoryError(`${path} holds its weights as pickles only, which can run code when they are loaded`, 'convert them with save_pretrained(..., safe_serialization=True)')
+  if (present.some((name) => /\.(bin|pt|pth|ckpt)$/.test(name))) {
+    throw new ModelDirectoryError(
+      `${path} holds its weights as pickles only, which can run code when they are loaded`,
+      'convert them with save_pretrained(..., safe_serialization=True)'
+    )
   }
-  const gguf = present.find(name => name.endsWith('.gguf'))
-  if (gguf !== undefined) throw new ModelDirectoryError(`${path} holds its weights as ${gguf}, in a format that Midspan does not read`, 'use the model as safetensors files, in float32, float16 or bfloat16')
-  if (present.some(name => name.endsWith('.safetensors'))) {
-    throw new ModelDirectoryError(`${path} has several safetensors files but no model.safetensors.index.json`, 'download the index beside them')
+  const gguf = present.find((name) => name.endsWith('.gguf'))
+  if (gguf !== undefined)
+    throw new ModelDirectoryError(
+      `${path} holds its weights as ${gguf}, in a format that Midspan does not read`,
+      'use the model as safetensors files, in float32, float16 or bfloat16'
+    )
+  if (present.some((name) => name.endsWith('.safetensors'))) {
+    throw new ModelDirectoryError(
+      `${path} has several safetensors files but no model.safetensors.index.json`,
+      'download the index beside them'
+    )
   }
   throw new ModelDirectoryError(`${path} has no model.safetensors and no model.safetensors.index.json`)
 }
@@ -166,20 +200,29 @@ async function openWeights (path: string, present: readonly string[]): Promise<M
 async function openShards (path: string, present: readonly string[]): Promise<Map<string, SafetensorsFile>> {
   const index = join(path, 'model.safetensors.index.json')
   const { weight_map: weightMap } = await readJsonObject(index)
-  if (typeof weightMap !== 'object' || weightMap === null || Array.isArray(weightMap)) throw new ModelDirectoryError(`${index} has no weight_map`)
+  if (typeof weightMap !== 'object' || weightMap === null || Array.isArray(weightMap))
+    throw new ModelDirectoryError(`${index} has no weight_map`)
   const opened = new Map<string, SafetensorsFile>()
   const home = new Map<string, SafetensorsFile>()
   for (const [name, fileName] of Object.entries(weightMap)) {
     if (derivedTensor.test(name)) continue
-    if (typeof fileName !== 'string' || !present.includes(fileName)) throw new ModelDirectoryError(`${path} lacks ${shown(fileName)}, which its index names for tensor ${name}`, 'download the missing file')
+    if (typeof fileName !== 'string' || !present.includes(fileName))
+      throw new ModelDirectoryError(
+        `${path} lacks ${shown(fileName)}, which its index names for tensor ${name}`,
+        'download the missing file'
+      )
     const file = opened.get(fileName) ?? await SafetensorsFile.open(join(path, fileName))
     opened.set(fileName, file)
     if (!file.tensors.has(name)) throw new ModelDirectoryError(`${join(path, fileName)} lacks tensor ${name}, which the index places there`)
     home.set(name, file)
   }
   for (const [fileName, file] of opened) {
-    const twice = [...file.tensors.keys()].find(name => home.has(name) && home.get(name) !== file)
-    if (twice !== undefined) throw new ModelDirectoryError(`${join(path, fileName)} holds tensor ${twice} too, which the index places in ${basename(home.get(twice)!.path)}`, 'download the index and the files of one version of the model')
+    const twice = [...file.tensors.keys()].find((name) => home.has(name) && home.get(name) !== file)
+    if (twice !== undefined)
+      throw new ModelDirectoryError(
+        `${join(path, fileName)} holds tensor ${twice} too, which the index places in ${basename(home.get(twice)!.path)}`,
+        'download the index and the files of one version of the model'
+      )
   }
   return home
 }

@@ -1,7 +1,22 @@
 import type { DType } from '../../tensor.ts'
 
 /** Element types of the safetensors format, by the names used in its headers. */
-export type StoredDType = 'F64' | 'F32' | 'F16' | 'BF16' | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8' | 'BOOL' | 'F8_E4M3' | 'F8_E5M2'
+export type StoredDType =
+  | 'F64'
+  | 'F32'
+  | 'F16'
+  | 'BF16'
+  | 'I64'
+  | 'I32'
+  | 'I16'
+  | 'I8'
+  | 'U64'
+  | 'U32'
+  | 'U16'
+  | 'U8'
+  | 'BOOL'
+  | 'F8_E4M3'
+  | 'F8_E5M2'
 
 /** Stored types whose values are real numbers that `widen` turns into float32. */
 export type FloatDType = 'F64' | 'F32' | 'F16' | 'BF16'

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { join } from 'node:path'
-import type { StoredDType } from './dtypes.ts'
 import type { ModelDirectory } from './directory.ts'
+import type { StoredDType } from './dtypes.ts'
 
 /** The size and hex SHA-256 of a file. */
 export interface FilePrint {
@@ -26,14 +26,19 @@ export interface Fingerprint {
 const SLICE_BYTES = 1024 * 1024
 
 /** Hashes every tensor and companion file of a directory, in bounded memory. `onProgress` gets the bytes hashed since its last call. */
-export async function fingerprint (directory: ModelDirectory, onProgress: (bytes: number) => void = () => {}, signal?: AbortSignal): Promise<Fingerprint> {
+export async function fingerprint (
+  directory: ModelDirectory,
+  onProgress: (bytes: number) => void = () => {},
+  signal?: AbortSignal
+): Promise<Fingerprint> {
   const tensors: Array<[string, TensorPrint]> = []
   for (const name of directory.tensorNames()) {
     const { dtype, shape } = directory.info(name)
     tensors.push([name, { dtype, shape, ...await digest(directory.chunks(name, signal), onProgress) }])
   }
   const files: Record<string, FilePrint> = {}
-  for (const name of directory.files) files[name] = await digest(createReadStream(join(directory.path, name), { highWaterMark: SLICE_BYTES, signal }), onProgress)
+  for (const name of directory.files)
+    files[name] = await digest(createReadStream(join(directory.path, name), { highWaterMark: SLICE_BYTES, signal }), onProgress)
   return { tensors: Object.fromEntries(tensors), files }
 }
 
@@ -47,7 +52,7 @@ export async function digest (chunks: AsyncIterable<Uint8Array>, onProgress: (by
       hash.update(slice)
       bytes += slice.byteLength
       onProgress(slice.byteLength)
-      await new Promise<void>(resolve => setImmediate(resolve))
+      await new Promise<void>((resolve) => setImmediate(resolve))
     }
   }
   return { bytes, sha256: hash.digest('hex') }

@@ -1,6 +1,6 @@
 import { shown } from '../../errors.ts'
-import { SafetensorsError } from './errors.ts'
 import { isStoredDType, storedBytes, type StoredDType } from './dtypes.ts'
+import { SafetensorsError } from './errors.ts'
 
 /** The limit of the reference implementation: a longer header is a mistake or an attack. */
 const MAX_HEADER_BYTES = 100_000_000
@@ -37,8 +37,13 @@ export function byteLengthOf ({ dtype, shape }: TensorSpec): number {
 export function readHeaderLength (prefix: Uint8Array, fileBytes: number, file: string): number {
   if (prefix.byteLength < PREFIX_BYTES) throw new SafetensorsError(`${file}: ${fileBytes} bytes is too short for a safetensors file`)
   const length = new DataView(prefix.buffer, prefix.byteOffset, PREFIX_BYTES).getBigUint64(0, true)
-  if (length > BigInt(MAX_HEADER_BYTES)) throw new SafetensorsError(`${file}: its header claims ${length} bytes; at most ${MAX_HEADER_BYTES} are allowed`)
-  if (Number(length) > fileBytes - PREFIX_BYTES) throw new SafetensorsError(`${file}: its header claims ${length} bytes, but only ${fileBytes - PREFIX_BYTES} follow`, 'copy or download the file again: it is cut short')
+  if (length > BigInt(MAX_HEADER_BYTES))
+    throw new SafetensorsError(`${file}: its header claims ${length} bytes; at most ${MAX_HEADER_BYTES} are allowed`)
+  if (Number(length) > fileBytes - PREFIX_BYTES)
+    throw new SafetensorsError(
+      `${file}: its header claims ${length} bytes, but only ${fileBytes - PREFIX_BYTES} follow`,
+      'copy or download the file again: it is cut short'
+    )
   return Number(length)
 }
 
@@ -66,7 +71,10 @@ export function parseHeader (header: Uint8Array, fileBytes: number, file: string
 }
 
 /** The first bytes of a file (length and header) that holds these tensors in this order, and where each will lie. */
-export function encodeHeader (specs: ReadonlyMap<string, TensorSpec>, metadata: Readonly<Record<string, string>>): { head: Uint8Array, tensors: Map<string, StoredTensor>, fileBytes: number } {
+export function encodeHeader (
+  specs: ReadonlyMap<string, TensorSpec>,
+  metadata: Readonly<Record<string, string>>
+): { head: Uint8Array, tensors: Map<string, StoredTensor>, fileBytes: number } {
   const entries: Array<[string, unknown]> = [['__metadata__', metadata]]
   const ranges: Array<[string, TensorSpec, number, number]> = []
   let offset = 0
@@ -82,7 +90,9 @@ export function encodeHeader (specs: ReadonlyMap<string, TensorSpec>, metadata: 
   const head = new Uint8Array(PREFIX_BYTES + headerBytes).fill(0x20)
   new DataView(head.buffer).setBigUint64(0, BigInt(headerBytes), true)
   head.set(json, PREFIX_BYTES)
-  const tensors = new Map(ranges.map(([name, { dtype, shape }, start, bytes]) => [name, { dtype, shape, start: head.byteLength + start, bytes }] as const))
+  const tensors = new Map(
+    ranges.map(([name, { dtype, shape }, start, bytes]) => [name, { dtype, shape, start: head.byteLength + start, bytes }] as const)
+  )
   return { head, tensors, fileBytes: head.byteLength + offset }
 }
 
@@ -120,14 +130,21 @@ function parseTensor (name: string, value: unknown, dataStart: number, dataBytes
   const where = `${file}: tensor ${shown(name)}`
   const { dtype, shape, data_offsets: offsets } = objectOf(value, where)
   if (!isStoredDType(dtype)) throw new SafetensorsError(`${where} has the unknown type ${shown(dtype)}`)
-  if (!Array.isArray(shape) || shape.length > MAX_DIMENSIONS || !shape.every(isSize)) throw new SafetensorsError(`${where} has the impossible shape ${shown(shape)}`)
-  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw new SafetensorsError(`${where} has the impossible data_offsets ${shown(offsets)}`)
+  if (!Array.isArray(shape) || shape.length > MAX_DIMENSIONS || !shape.every(isSize))
+    throw new SafetensorsError(`${where} has the impossible shape ${shown(shape)}`)
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize))
+    throw new SafetensorsError(`${where} has the impossible data_offsets ${shown(offsets)}`)
   const [begin, end] = offsets as [number, number]
-  if (begin > end || end > dataBytes) throw new SafetensorsError(`${where} lies at [${begin}, ${end}) of ${dataBytes} data bytes`, 'copy or download the file again: it may be cut short')
+  if (begin > end || end > dataBytes)
+    throw new SafetensorsError(
+      `${where} lies at [${begin}, ${end}) of ${dataBytes} data bytes`,
+      'copy or download the file again: it may be cut short'
+    )
   const spec = { dtype, shape }
   const expected = byteLengthOf(spec)
   if (!Number.isSafeInteger(expected)) throw new SafetensorsError(`${where} has the impossible shape ${shown(shape)}`)
-  if (end - begin !== expected) throw new SafetensorsError(`${where} of type ${dtype} and shape [${spec.shape.join(', ')}] takes ${expected} bytes, not ${end - begin}`)
+  if (end - begin !== expected)
+    throw new SafetensorsError(`${where} of type ${dtype} and shape [${spec.shape.join(', ')}] takes ${expected} bytes, not ${end - begin}`)
   return { ...spec, start: dataStart + begin, bytes: expected }
 }
 

@@ -1,10 +1,10 @@
 import type { Tensor } from '../../tensor.ts'
-import type { ModelDirectory } from './directory.ts'
 import { narrow } from './conversion.ts'
+import type { ModelDirectory } from './directory.ts'
 import type { SaveDType, StoredDType } from './dtypes.ts'
 import { AdapterError } from './errors.ts'
-import { modulesOf, type PeftAdapter } from './peft.ts'
 import { loraScale } from './peft-config.ts'
+import { modulesOf, type PeftAdapter } from './peft.ts'
 
 /** What training made of a base model. */
 export interface ModelChanges {
@@ -51,7 +51,9 @@ export class MergedTensors {
   async read (name: string, signal?: AbortSignal): Promise<Uint8Array> {
     const value = this.#values.get(name) ?? await this.#directory.read(name, signal)
     const wrapped = this.#modules.get(name)
-    const sum = wrapped === undefined || this.#adapter === undefined ? value.data as Float32Array : added(value, this.#factors(wrapped), loraScale(this.#adapter))
+    const sum = wrapped === undefined || this.#adapter === undefined
+      ? value.data as Float32Array
+      : added(value, this.#factors(wrapped), loraScale(this.#adapter))
     const { dtype } = this.#directory.info(name)
     checkStorable(name, sum, dtype)
     return narrow(dtype as SaveDType, sum)
@@ -64,15 +66,28 @@ export class MergedTensors {
 
   #checkPlace (name: string, shape: readonly number[]): void {
     const { path } = this.#directory
-    if (!this.#directory.has(name)) throw new AdapterError(`${path} has no tensor ${name}, which training changed`, 'name the model that was trained')
+    if (!this.#directory.has(name))
+      throw new AdapterError(`${path} has no tensor ${name}, which training changed`, 'name the model that was trained')
     const base = this.#directory.info(name)
-    if (String(base.shape) !== String(shape)) throw new AdapterError(`${name} is [${base.shape.join(', ')}] in ${path}, and [${shape.join(', ')}] in what was trained`, 'name the model that was trained')
-    if (!isSaved(base.dtype)) throw new AdapterError(`${path} stores ${name} as ${base.dtype}, to which training cannot be added`, 'convert the model to F32, F16 or BF16')
+    if (String(base.shape) !== String(shape))
+      throw new AdapterError(
+        `${name} is [${base.shape.join(', ')}] in ${path}, and [${shape.join(', ')}] in what was trained`,
+        'name the model that was trained'
+      )
+    if (!isSaved(base.dtype))
+      throw new AdapterError(
+        `${path} stores ${name} as ${base.dtype}, to which training cannot be added`,
+        'convert the model to F32, F16 or BF16'
+      )
   }
 }
 
 /** W [out, in] with the update of A [r, in] and B [out, r]. W is not changed. */
-function added ({ data, shape: [rows, columns] }: Tensor, [{ data: a, shape: [rank] }, { data: b }]: [a: Tensor, b: Tensor], scaling: number): Float32Array {
+function added (
+  { data, shape: [rows, columns] }: Tensor,
+  [{ data: a, shape: [rank] }, { data: b }]: [a: Tensor, b: Tensor],
+  scaling: number
+): Float32Array {
   const sum = Float32Array.from(data as Float32Array)
   const update = new Float32Array(columns!)
   for (let row = 0; row < rows!; row++) {
@@ -96,6 +111,7 @@ function isSaved (dtype: StoredDType): dtype is SaveDType {
 function checkStorable (name: string, values: Float32Array, dtype: StoredDType): void {
   const limit = dtype === 'F16' ? FLOAT16_LIMIT : Infinity
   for (let i = 0; i < values.length; i++) {
-    if (!(Math.abs(values[i]!) < limit)) throw new AdapterError(`${name} would hold ${values[i]}, which ${dtype} does not`, 'check the training: its values ran away')
+    if (!(Math.abs(values[i]!) < limit))
+      throw new AdapterError(`${name} would hold ${values[i]}, which ${dtype} does not`, 'check the training: its values ran away')
   }
 }

@@ -47,19 +47,39 @@ export function parsePeftConfig (raw: Record<string, unknown>, path: string): Lo
   for (const [field, unused] of Object.entries(unsupported)) {
     const value = raw[field]
     const empty = value === undefined || value === null || (typeof value === 'object' && Object.keys(value).length === 0)
-    if (!empty && !unused.includes(value)) throw new AdapterError(`${path} sets ${field}, which Midspan does not compute`, 'use a plain LoRA adapter')
+    if (!empty && !unused.includes(value))
+      throw new AdapterError(`${path} sets ${field}, which Midspan does not compute`, 'use a plain LoRA adapter')
   }
   const parsed = configSchema.safeParse(raw)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
     throw new AdapterError(`${path}: ${issue.path.join('.')}: ${issue.message}`, 'use a LoRA adapter whose target_modules is a list')
   }
-  const { base_model_name_or_path: baseModel, r, lora_alpha: alpha, lora_dropout: dropout, target_modules: targets, use_rslora: rslora, bias, modules_to_save: saved } = parsed.data
-  return { baseModel: baseModel ?? null, r, alpha, dropout, targets, rslora, ...bias === 'none' ? {} : { bias }, ...saved?.length ? { modulesToSave: saved } : {} }
+  const {
+    base_model_name_or_path: baseModel,
+    r,
+    lora_alpha: alpha,
+    lora_dropout: dropout,
+    target_modules: targets,
+    use_rslora: rslora,
+    bias,
+    modules_to_save: saved
+  } = parsed.data
+  return {
+    baseModel: baseModel ?? null,
+    r,
+    alpha,
+    dropout,
+    targets,
+    rslora,
+    ...bias === 'none' ? {} : { bias },
+    ...saved?.length ? { modulesToSave: saved } : {}
+  }
 }
 
 /**
- * The same settings as every PEFT release since 0.7 takes them: lists sorted, and the scale of a rank-stabilised adapter in its alpha, because
+ * The same settings as every PEFT release since 0.7 takes them: lists sorted, and the scale of a rank-stabilised adapter in its alpha,
+ * because
  * `use_rslora` came with 0.8 and a release refuses the whole configuration for a field that it does not know.
  */
 export function portableSettings <Settings extends LoraSettings> (settings: Settings): Settings {

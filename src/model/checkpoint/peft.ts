@@ -3,8 +3,8 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import type { Tensor } from '../../tensor.ts'
 import { replaceFile, writeFully } from './atomic.ts'
-import { readJsonObject } from './directory.ts'
 import { narrow } from './conversion.ts'
+import { readJsonObject } from './directory.ts'
 import type { SaveDType } from './dtypes.ts'
 import { AdapterError } from './errors.ts'
 import { parsePeftConfig, peftConfig, portableSettings, type LoraSettings } from './peft-config.ts'
@@ -52,14 +52,17 @@ export function internalTensorName (layersPrefix: string, peftName: string): str
   return /^\d+\./.test(name) ? name : undefined
 }
 
-/** The modules that an adapter changes: `path` in the base model, such as `model.layers.3.self_attn.q_proj`, and `wrapped` as PEFT has it. */
+/**
+ * The modules that an adapter changes: `path` in the base model, such as `model.layers.3.self_attn.q_proj`, and `wrapped` as PEFT has it.
+ */
 export function modulesOf ({ tensors }: Pick<PeftAdapter, 'tensors'>): Array<{ readonly path: string, readonly wrapped: string }> {
-  const wrapped = [...tensors.keys()].flatMap(name => pairPattern.exec(name)?.[2] === 'A' ? [pairPattern.exec(name)![1]!] : [])
-  return wrapped.map(name => ({ path: name.slice(wrapperPrefix.length), wrapped: name }))
+  const wrapped = [...tensors.keys()].flatMap((name) => pairPattern.exec(name)?.[2] === 'A' ? [pairPattern.exec(name)![1]!] : [])
+  return wrapped.map((name) => ({ path: name.slice(wrapperPrefix.length), wrapped: name }))
 }
 
 /**
- * Writes an adapter directory that `PeftModel.from_pretrained` loads, of every release since 0.7. Existing files are replaced atomically, the
+ * Writes an adapter directory that `PeftModel.from_pretrained` loads, of every release since 0.7. Existing files are replaced atomically,
+ * the
  * configuration last, and read again. Throws AdapterError for inconsistent tensors, and for what does not come back as it was written.
  */
 export async function writePeftAdapter (dir: string, { dtype, ...adapter }: PeftAdapter & { readonly dtype: SaveDType }): Promise<void> {
@@ -67,7 +70,11 @@ export async function writePeftAdapter (dir: string, { dtype, ...adapter }: Peft
   checkTensors(portable, dir)
   await mkdir(dir, { recursive: true })
   const specs = new Map([...adapter.tensors].map(([name, { shape }]) => [name, { dtype, shape }] as const))
-  await writeSafetensorsFrom(join(dir, adapterWeightsFile), specs, name => [narrow(dtype, adapter.tensors.get(name)!.data as Float32Array)])
+  await writeSafetensorsFrom(
+    join(dir, adapterWeightsFile),
+    specs,
+    (name) => [narrow(dtype, adapter.tensors.get(name)!.data as Float32Array)]
+  )
   await writeText(join(dir, 'README.md'), modelCard(adapter))
   await writeText(join(dir, configFile), `${JSON.stringify(peftConfig(portable), null, 2)}\n`)
   await verify(dir, portable, dtype)
@@ -77,11 +84,12 @@ export async function writePeftAdapter (dir: string, { dtype, ...adapter }: Peft
 async function verify (dir: string, { tensors, ...settings }: PeftAdapter, dtype: SaveDType): Promise<void> {
   const { tensors: names, ...found } = await readPeftAdapter(dir)
   const file = await SafetensorsFile.open(join(dir, adapterWeightsFile))
-  const differs = names.size !== tensors.size || [...tensors.keys()].some(name => !names.has(name))
+  const differs = names.size !== tensors.size || [...tensors.keys()].some((name) => !names.has(name))
   if (differs || !isDeepStrictEqual(found, settings)) throw new AdapterError(`${dir} does not read as it was written`)
   for (const [name, { data }] of tensors) {
     const bytes = narrow(dtype, data as Float32Array)
-    if (Buffer.compare(await file.readRaw(name, 0, bytes.byteLength), bytes) !== 0) throw new AdapterError(`${name} did not come back from ${dir} as it was written`, 'write to another disk')
+    if (Buffer.compare(await file.readRaw(name, 0, bytes.byteLength), bytes) !== 0)
+      throw new AdapterError(`${name} did not come back from ${dir} as it was written`, 'write to another disk')
   }
 }
 
@@ -92,7 +100,12 @@ export async function readPeftAdapter (dir: string): Promise<PeftAdapter> {
   })
   const settings = parsePeftConfig(raw, join(dir, configFile))
   const file = await SafetensorsFile.open(join(dir, adapterWeightsFile)).catch(async (error: unknown) => {
-    if (await stat(join(dir, pickleFile)).then(() => true, () => false)) throw new AdapterError(`${dir} holds its weights as a pickle only (${pickleFile}), which can run code when it is loaded`, 'save the adapter with safe_serialization=True', error)
+    if (await stat(join(dir, pickleFile)).then(() => true, () => false))
+      throw new AdapterError(
+        `${dir} holds its weights as a pickle only (${pickleFile}), which can run code when it is loaded`,
+        'save the adapter with safe_serialization=True',
+        error
+      )
     throw new AdapterError(`${dir} has no readable ${adapterWeightsFile}`, 'save the adapter with safe_serialization=True', error)
   })
   const tensors = new Map<string, Tensor>()
@@ -105,8 +118,12 @@ export async function readPeftAdapter (dir: string): Promise<PeftAdapter> {
 function checkTensors ({ r, targets, bias, modulesToSave = [], tensors }: PeftAdapter, where: string): void {
   if (tensors.size === 0) throw new AdapterError(`${where}: the adapter holds no tensors`)
   const saved = new Set(modulesToSave)
-  const lost = modulesToSave.find(module => !tensors.has(peftSavedName(`${module}.weight`)))
-  if (lost !== undefined) throw new AdapterError(`${where}: modules_to_save names ${lost}, of which there is no weight`, 'name modules by their whole paths in the model')
+  const lost = modulesToSave.find((module) => !tensors.has(peftSavedName(`${module}.weight`)))
+  if (lost !== undefined)
+    throw new AdapterError(
+      `${where}: modules_to_save names ${lost}, of which there is no weight`,
+      'name modules by their whole paths in the model'
+    )
   for (const [name, { dtype, shape }] of tensors) {
     const fault = (what: string): AdapterError => new AdapterError(`${where}: ${name} ${what}`)
     if (dtype !== 'float32') throw fault(`is ${dtype}, not float32`)
@@ -117,7 +134,7 @@ function checkTensors ({ r, targets, bias, modulesToSave = [], tensors }: PeftAd
     }
     const [, module, side] = pairPattern.exec(name) ?? []
     if (module === undefined || !name.startsWith(wrapperPrefix)) throw fault('is not a LoRA tensor')
-    if (!targets.some(target => module.endsWith(`.${target}`))) throw fault(`belongs to none of the target modules ${targets.join(', ')}`)
+    if (!targets.some((target) => module.endsWith(`.${target}`))) throw fault(`belongs to none of the target modules ${targets.join(', ')}`)
     if (shape.length !== 2 || shape[side === 'A' ? 0 : 1] !== r) throw fault(`is [${shape.join(', ')}], not of rank ${r}`)
     const partner = `${module}.lora_${side === 'A' ? 'B' : 'A'}.weight`
     if (!tensors.has(partner)) throw fault(`has no ${partner}`)
@@ -125,14 +142,22 @@ function checkTensors ({ r, targets, bias, modulesToSave = [], tensors }: PeftAd
 }
 
 function modelCard ({ baseModel, r, alpha, dropout, targets, rslora }: LoraSettings): string {
-  const front = ['library_name: peft', ...(baseModel === null ? [] : [`base_model: ${JSON.stringify(baseModel)}`]), 'tags:', '- lora', '- midspan']
+  const front = [
+    'library_name: peft',
+    ...(baseModel === null ? [] : [`base_model: ${JSON.stringify(baseModel)}`]),
+    'tags:',
+    '- lora',
+    '- midspan'
+  ]
   return `---
 ${front.join('\n')}
 ---
 
 # LoRA adapter${baseModel === null ? '' : ` for ${baseModel}`}
 
-Trained with Midspan. Rank ${r}, alpha ${alpha}${rslora ? ', rank-stabilised (which stands in the configuration\'s alpha, so that PEFT 0.7 reads it too)' : ''}, dropout ${dropout}, on ${targets.toSorted().join(', ')}.
+Trained with Midspan. Rank ${r}, alpha ${alpha}${
+  rslora ? ", rank-stabilised (which stands in the configuration's alpha, so that PEFT 0.7 reads it too)" : ''
+}, dropout ${dropout}, on ${targets.toSorted().join(', ')}.
 
 \`\`\`python
 from peft import PeftModel
@@ -145,5 +170,5 @@ model = PeftModel.from_pretrained(model, 'path/to/this/directory')
 }
 
 async function writeText (path: string, text: string): Promise<void> {
-  await replaceFile(path, async handle => { await writeFully(handle, new TextEncoder().encode(text)) })
+  await replaceFile(path, async (handle) => { await writeFully(handle, new TextEncoder().encode(text)) })
 }

@@ -1,7 +1,13 @@
 import { widenThreads } from './widening.ts'
 
-/** Reads items in their order, the next ones while one is used, as many as there are threads for. When it ends, for whatever reason, no reading is under way. */
-export async function * readAhead<Item, Value> (items: readonly Item[], read: (item: Item) => Promise<Value>): AsyncGenerator<[Item, Value]> {
+/**
+ * Reads items in their order, the next ones while one is used, as many as there are threads for. When it ends, for whatever reason, no
+ * reading is under way.
+ */
+export async function* readAhead<Item, Value> (
+  items: readonly Item[],
+  read: (item: Item) => Promise<Value>
+): AsyncGenerator<[Item, Value]> {
   const underWay: Array<Promise<Value>> = []
   try {
     for (const [i, item] of items.entries()) {

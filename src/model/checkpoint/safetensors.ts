@@ -4,7 +4,16 @@ import { GatheringWriter, readFully, replaceFile } from './atomic.ts'
 import { widen } from './conversion.ts'
 import { isFloat, memoryTypeOf, storedBytes, storedTypeOf } from './dtypes.ts'
 import { MissingTensorError, SafetensorsError } from './errors.ts'
-import { byteLengthOf, encodeHeader, parseHeader, PREFIX_BYTES, readHeaderLength, type SafetensorsHeader, type StoredTensor, type TensorSpec } from './header.ts'
+import {
+  byteLengthOf,
+  encodeHeader,
+  parseHeader,
+  PREFIX_BYTES,
+  readHeaderLength,
+  type SafetensorsHeader,
+  type StoredTensor,
+  type TensorSpec
+} from './header.ts'
 import { readWidened, type StoredRange, type Widened } from './widening.ts'
 
 /** The most bytes in one read: large enough for full disk speed, small enough that memory and the thread pool stay free. */
@@ -36,7 +45,7 @@ export class SafetensorsFile implements SafetensorsHeader {
   /** Opens a file and checks its whole header. Throws SafetensorsError. */
   static async open (path: string): Promise<SafetensorsFile> {
     await checkReadable(path)
-    return await withFile(path, async handle => {
+    return await withFile(path, async (handle) => {
       const { size } = await handle.stat()
       const prefix = new Uint8Array(Math.min(PREFIX_BYTES, size))
       await readFully(handle, prefix, 0)
@@ -52,7 +61,10 @@ export class SafetensorsFile implements SafetensorsHeader {
     return found
   }
 
-  /** The tensor as float32, widened from F16 or BF16 and rounded from F64. Throws SafetensorsError for other types, and for values that are not finite. */
+  /**
+   * The tensor as float32, widened from F16 or BF16 and rounded from F64. Throws SafetensorsError for other types, and for values that are
+   * not finite.
+   */
   async read (name: string, signal?: AbortSignal): Promise<Tensor> {
     const { dtype, shape, start, bytes } = this.tensor(name)
     if (!isFloat(dtype)) throw new SafetensorsError(`${this.path}: tensor ${name} holds ${dtype} values, not real numbers`)
@@ -62,9 +74,12 @@ export class SafetensorsFile implements SafetensorsHeader {
     signal?.throwIfAborted()
     if ('data' in read) return { dtype: 'float32', shape, data: read.data }
     switch (read.fault) {
-      case 'short': throw this.#cutShort(name)
-      case 'not finite': throw new SafetensorsError(`${this.path}: tensor ${name} holds values that are NaN or infinite`, 'use an undamaged checkpoint')
-      case 'unreadable': throw new SafetensorsError(`${this.path}: tensor ${name} cannot be read: ${read.message}`)
+      case 'short':
+        throw this.#cutShort(name)
+      case 'not finite':
+        throw new SafetensorsError(`${this.path}: tensor ${name} holds values that are NaN or infinite`, 'use an undamaged checkpoint')
+      case 'unreadable':
+        throw new SafetensorsError(`${this.path}: tensor ${name} cannot be read: ${read.message}`)
     }
   }
 
@@ -72,7 +87,8 @@ export class SafetensorsFile implements SafetensorsHeader {
   async readAsStored (name: string, signal?: AbortSignal): Promise<Tensor> {
     const { dtype, shape, start, bytes } = this.tensor(name)
     const memoryType = memoryTypeOf[dtype]
-    if (memoryType === undefined) throw new SafetensorsError(`${this.path}: tensor ${name} holds ${dtype} values, which cannot be used as they are`)
+    if (memoryType === undefined)
+      throw new SafetensorsError(`${this.path}: tensor ${name} holds ${dtype} values, which cannot be used as they are`)
     const buffer = new Uint8Array(bytes)
     await this.#fill(name, buffer, start, signal)
     return fromBytes(memoryType, shape, buffer)
@@ -104,7 +120,7 @@ export class SafetensorsFile implements SafetensorsHeader {
   }
 
   async #fill (name: string, target: Uint8Array, start: number, signal: AbortSignal | undefined): Promise<void> {
-    await withFile(this.path, async handle => {
+    await withFile(this.path, async (handle) => {
       for (let done = 0; done < target.byteLength; done += READ_CHUNK_BYTES) {
         signal?.throwIfAborted()
         await this.#readChunk(handle, name, target.subarray(done, done + READ_CHUNK_BYTES), start + done)
@@ -150,10 +166,15 @@ export interface WriteOptions {
  * Writes a file atomically from stored bytes, one tensor at a time, so that tensors need never be in memory together.
  * Wider types come first and names are sorted within a type, so that every tensor is aligned to its element.
  */
-export async function writeSafetensorsFrom (path: string, specs: ReadonlyMap<string, TensorSpec>, bytesFor: (name: string) => ByteSource, { metadata = defaultMetadata, beforeRename }: WriteOptions = {}): Promise<void> {
+export async function writeSafetensorsFrom (
+  path: string,
+  specs: ReadonlyMap<string, TensorSpec>,
+  bytesFor: (name: string) => ByteSource,
+  { metadata = defaultMetadata, beforeRename }: WriteOptions = {}
+): Promise<void> {
   const ordered = new Map([...specs].sort(([a, { dtype: x }], [b, { dtype: y }]) => storedBytes[y] - storedBytes[x] || (a < b ? -1 : 1)))
   const { head } = encodeHeader(ordered, metadata)
-  await replaceFile(path, async handle => {
+  await replaceFile(path, async (handle) => {
     const writer = new GatheringWriter(handle)
     await writer.write(head)
     for (const [name, spec] of ordered) {
@@ -162,7 +183,8 @@ export async function writeSafetensorsFrom (path: string, specs: ReadonlyMap<str
         await writer.write(chunk)
         written += chunk.byteLength
       }
-      if (written !== byteLengthOf(spec)) throw new SafetensorsError(`${path}: tensor ${name} needs ${byteLengthOf(spec)} bytes, but ${written} were given`)
+      if (written !== byteLengthOf(spec))
+        throw new SafetensorsError(`${path}: tensor ${name} needs ${byteLengthOf(spec)} bytes, but ${written} were given`)
     }
     await writer.flush()
   }, { beforeRename })
@@ -171,12 +193,18 @@ export async function writeSafetensorsFrom (path: string, specs: ReadonlyMap<str
 /** Writes tensors to a file atomically, each in its own type. */
 export async function writeSafetensors (path: string, tensors: ReadonlyMap<string, Tensor>, options: WriteOptions = {}): Promise<void> {
   const specs = new Map([...tensors].map(([name, { dtype, shape }]) => [name, { dtype: storedTypeOf[dtype], shape }] as const))
-  await writeSafetensorsFrom(path, specs, name => [bytesOf(tensors.get(name)!)], options)
+  await writeSafetensorsFrom(path, specs, (name) => [bytesOf(tensors.get(name)!)], options)
 }
 
 /** Opening what is no file, such as a pipe, could wait for ever. */
 async function checkReadable (path: string): Promise<void> {
-  const found = await stat(path).catch((error: unknown) => { throw new SafetensorsError(`${path} cannot be read: ${(error as Error).message}`, 'check the path, its permissions and, where it is a link, its target', error) })
+  const found = await stat(path).catch((error: unknown) => {
+    throw new SafetensorsError(
+      `${path} cannot be read: ${(error as Error).message}`,
+      'check the path, its permissions and, where it is a link, its target',
+      error
+    )
+  })
   if (!found.isFile()) throw new SafetensorsError(`${path} is no file`)
 }
 

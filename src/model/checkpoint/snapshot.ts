@@ -24,7 +24,10 @@ export function previousSnapshot (path: string): string {
   return `${path}.previous`
 }
 
-/** Writes a snapshot so that a crash at any instant leaves it or the one before it readable; the one before it is kept as `path.previous`. One writer a path. */
+/**
+ * Writes a snapshot so that a crash at any instant leaves it or the one before it readable; the one before it is kept as `path.previous`.
+ * One writer a path.
+ */
 export async function writeSnapshot (path: string, snapshot: Snapshot): Promise<void> {
   const meta = JSON.stringify(snapshot.meta)
   const metadata = { midspan_snapshot: SNAPSHOT_VERSION, meta, sha256: digestOf(meta, snapshot.tensors) }
@@ -46,7 +49,11 @@ export async function readSnapshot (path: string): Promise<RestoredSnapshot | un
     }
   }
   if (failures.length === 0) return undefined
-  throw new SnapshotError(`${path}: no snapshot is intact: ${failures.map(error => error instanceof Error ? error.message : String(error)).join('; ')}`, 'restore the file from a backup, or start the run anew', failures[0])
+  throw new SnapshotError(
+    `${path}: no snapshot is intact: ${failures.map((error) => error instanceof Error ? error.message : String(error)).join('; ')}`,
+    'restore the file from a backup, or start the run anew',
+    failures[0]
+  )
 }
 
 async function readIntact (path: string): Promise<Snapshot> {

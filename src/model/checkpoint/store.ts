@@ -38,8 +38,10 @@ const WEIGHTS_FILE = 'model.safetensors'
 const SPARE_BYTES = 16 * 1024 * 1024
 
 /**
- * Collects a client's part of a model in a directory: pieces named by their hash arrive in chunks into `parts/<sha256>.part`, are verified when
- * complete, and `finish` puts them together. Killed at any instant, it goes on where it was. Tensors of an earlier `model.safetensors` in the
+ * Collects a client's part of a model in a directory: pieces named by their hash arrive in chunks into `parts/<sha256>.part`, are verified
+ * when
+ * complete, and `finish` puts them together. Killed at any instant, it goes on where it was. Tensors of an earlier `model.safetensors` in
+ * the
  * directory are used again where their hashes agree. One store a directory at a time.
  */
 export class PartialModelStore {
@@ -78,7 +80,7 @@ export class PartialModelStore {
 
   /** What is still missing, in the order of the expected model. */
   pending (): PendingPiece[] {
-    return [...this.#pieces.values()].filter(piece => !piece.done)
+    return [...this.#pieces.values()].filter((piece) => !piece.done)
       .map(({ name, kind, bytes, sha256, offset }) => ({ name, kind, bytes, sha256, offset }))
   }
 
@@ -91,7 +93,8 @@ export class PartialModelStore {
     if (piece === undefined || piece.done) throw new ModelStoreError(`no piece with hash ${sha256} is missing here`)
     if (piece.busy) throw new ModelStoreError(`piece ${piece.name} is being written already`)
     if (offset !== piece.offset) throw new ModelStoreError(`piece ${piece.name} continues at byte ${piece.offset}, not ${offset}`)
-    if (offset + bytes.byteLength > piece.bytes) throw new ModelStoreError(`piece ${piece.name} has ${piece.bytes} bytes; ${offset + bytes.byteLength} were sent`)
+    if (offset + bytes.byteLength > piece.bytes)
+      throw new ModelStoreError(`piece ${piece.name} has ${piece.bytes} bytes; ${offset + bytes.byteLength} were sent`)
     piece.busy = true
     try {
       await this.#write(piece, bytes)
@@ -108,11 +111,16 @@ export class PartialModelStore {
    */
   async finish (): Promise<void> {
     const missing = this.pending()
-    if (missing.length > 0) throw new ModelStoreError(`${this.path} still lacks ${missing.length} pieces, the first being ${missing[0]!.name}`)
+    if (missing.length > 0)
+      throw new ModelStoreError(`${this.path} still lacks ${missing.length} pieces, the first being ${missing[0]!.name}`)
     for (const [name, { sha256 }] of Object.entries(this.#expected.files)) {
-      await replaceFile(join(this.path, name), async handle => { for await (const chunk of createReadStream(this.#donePath(sha256))) await writeFully(handle, chunk as Buffer) })
+      await replaceFile(join(this.path, name), async (handle) => {
+        for await (const chunk of createReadStream(this.#donePath(sha256))) await writeFully(handle, chunk as Buffer)
+      })
     }
-    if (!this.#upToDate) await writeSafetensorsFrom(join(this.path, WEIGHTS_FILE), new Map(Object.entries(this.#expected.tensors)), name => this.#source(name))
+    if (!this.#upToDate)
+      await writeSafetensorsFrom(join(this.path, WEIGHTS_FILE), new Map(Object.entries(this.#expected.tensors)), (name) =>
+        this.#source(name))
     await rm(this.#parts, { recursive: true, force: true })
   }
 
@@ -130,7 +138,8 @@ export class PartialModelStore {
 
   #add (name: string, kind: Piece['kind'], { bytes, sha256 }: FilePrint): void {
     const known = this.#pieces.get(sha256)
-    if (known !== undefined && known.bytes !== bytes) throw new ModelStoreError(`${name} and ${known.name} have one hash but different sizes`)
+    if (known !== undefined && known.bytes !== bytes)
+      throw new ModelStoreError(`${name} and ${known.name} have one hash but different sizes`)
     if (known === undefined) this.#pieces.set(sha256, { name, kind, bytes, sha256, offset: 0, done: false, busy: false })
   }
 
@@ -171,7 +180,9 @@ export class PartialModelStore {
     else await rm(this.#partPath(piece.sha256))
     if (piece.offset < piece.bytes) return
     if (piece.bytes === 0) await this.#write(piece, new Uint8Array())
-    await this.#verify(piece).catch((error: unknown) => { if (!(error instanceof ModelStoreError)) throw error })
+    await this.#verify(piece).catch((error: unknown) => {
+      if (!(error instanceof ModelStoreError)) throw error
+    })
   }
 
   async #takeExistingFile (piece: Piece): Promise<boolean> {
@@ -204,7 +215,10 @@ export class PartialModelStore {
     if (found.sha256 !== piece.sha256) {
       await rm(part)
       piece.offset = 0
-      throw new ModelStoreError(`the bytes received for ${piece.name} have the hash ${found.sha256}, not the charter's ${piece.sha256}`, 'fetch them from another peer')
+      throw new ModelStoreError(
+        `the bytes received for ${piece.name} have the hash ${found.sha256}, not the charter's ${piece.sha256}`,
+        'fetch them from another peer'
+      )
     }
     await rename(part, this.#donePath(piece.sha256))
     piece.done = true
@@ -215,7 +229,11 @@ export class PartialModelStore {
     const toFetch = this.pending().reduce((sum, { bytes, offset }) => sum + bytes - offset, 0)
     const needed = toFetch + (this.#upToDate ? 0 : totalBytes) + SPARE_BYTES
     const { bavail, bsize } = await statfs(this.path)
-    if (bavail * bsize < needed) throw new ModelStoreError(`${this.path} needs ${needed} bytes of free space, but has ${bavail * bsize}`, 'free some space or choose another directory')
+    if (bavail * bsize < needed)
+      throw new ModelStoreError(
+        `${this.path} needs ${needed} bytes of free space, but has ${bavail * bsize}`,
+        'free some space or choose another directory'
+      )
   }
 }
 
@@ -227,13 +245,22 @@ function checkExpected ({ tensors, files }: ExpectedModel, maxBytes: number): nu
     total += print.bytes
   }
   for (const [name, print] of Object.entries(tensors)) {
-    if (byteLengthOf(print) !== print.bytes) throw new ModelStoreError(`the charter gives ${name} ${print.bytes} bytes, but ${print.dtype} [${print.shape.join(', ')}] takes ${byteLengthOf(print)}`)
+    if (byteLengthOf(print) !== print.bytes)
+      throw new ModelStoreError(
+        `the charter gives ${name} ${print.bytes} bytes, but ${print.dtype} [${print.shape.join(', ')}] takes ${byteLengthOf(print)}`
+      )
   }
   for (const [name, { bytes }] of Object.entries(files)) {
-    if (!(companionFiles as readonly string[]).includes(name)) throw new ModelStoreError(`the charter names the file ${shown(name)}, which is no part of a model`)
-    if (bytes > MAX_COMPANION_BYTES) throw new ModelStoreError(`the charter gives ${name} ${bytes} bytes; at most ${MAX_COMPANION_BYTES} are taken`)
+    if (!(companionFiles as readonly string[]).includes(name))
+      throw new ModelStoreError(`the charter names the file ${shown(name)}, which is no part of a model`)
+    if (bytes > MAX_COMPANION_BYTES)
+      throw new ModelStoreError(`the charter gives ${name} ${bytes} bytes; at most ${MAX_COMPANION_BYTES} are taken`)
   }
-  if (total > maxBytes) throw new ModelStoreError(`this part of the model takes ${total} bytes; at most ${maxBytes} are allowed`, 'choose a smaller part or raise the limit')
+  if (total > maxBytes)
+    throw new ModelStoreError(
+      `this part of the model takes ${total} bytes; at most ${maxBytes} are allowed`,
+      'choose a smaller part or raise the limit'
+    )
   return total
 }
 
@@ -241,6 +268,6 @@ async function sizeOf (path: string): Promise<number | undefined> {
   return await stat(path).then(({ size }) => size, () => undefined)
 }
 
-async function * single (bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+async function* single (bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes
 }

@@ -38,7 +38,7 @@ export async function readWidened (range: StoredRange): Promise<Widened> {
   clearTimeout(idle)
   const thread = leastBusy()
   thread.worker.ref()
-  const answer = await new Promise<Widened>(resolve => {
+  const answer = await new Promise<Widened>((resolve) => {
     thread.waiting.push(resolve)
     thread.worker.postMessage(range)
   })
@@ -58,10 +58,10 @@ function startThread (): Thread {
   const thread: Thread = { worker: new Worker(entry, { execArgv: [] }), waiting: [] }
   thread.worker.on('message', (answer: Widened) => { thread.waiting.shift()?.(answer) })
   const fail = (message: string): void => {
-    threads = threads.filter(other => other !== thread)
+    threads = threads.filter((other) => other !== thread)
     for (const resolve of thread.waiting.splice(0)) resolve({ fault: 'unreadable', message })
   }
-  thread.worker.on('error', error => { fail(error instanceof Error ? error.message : String(error)) })
+  thread.worker.on('error', (error) => { fail(error instanceof Error ? error.message : String(error)) })
   thread.worker.on('exit', () => { fail('the reading thread ended') })
   threads.push(thread)
   return thread

@@ -3,7 +3,10 @@ import { add, layerNorm, matmul, mul, reshape, rmsNorm } from '../graph/operator
 import { UnsupportedModelError, type Model, type Norm } from './family.ts'
 import type { WeightSpec } from './weights.ts'
 
-/** Attention from projected rows: q [rows, heads * headSize], k and v [rows, kvHeads * headSize], neither turned yet; [rows, heads * headSize]. */
+/**
+ * Attention from projected rows: q [rows, heads * headSize], k and v [rows, kvHeads * headSize], neither turned yet; [rows, heads *
+ * headSize].
+ */
 export type Attention = (q: Value, k: Value, v: Value) => Value
 
 /** A LoRA adapter's factors: A [r, in], B [out, r]. */
@@ -21,13 +24,19 @@ export interface BlockBuilderOptions {
   /** What stands before the names of the program's inputs: empty where the program is one block. */
   readonly prefix?: string
   readonly attention: Attention
-  /** x [rows, in] times the transpose of a module's weight [out, in], which is an input of the graph in whatever form it is kept; one of float32 unless given. */
+  /**
+   * x [rows, in] times the transpose of a module's weight [out, in], which is an input of the graph in whatever form it is kept; one of
+   * float32 unless given.
+   */
   readonly product?: (x: Value, weight: WeightSpec) => Value
   /** The adapter of a module that has one. */
   readonly adapter?: (module: string) => Adapter | undefined
 }
 
-/** x [rows, n * size], each run of `size` normalised, by weights that are inputs of the graph; the result is worth keeping for the backward pass. */
+/**
+ * x [rows, n * size], each run of `size` normalised, by weights that are inputs of the graph; the result is worth keeping for the backward
+ * pass.
+ */
 export function normalized (x: Value, { name, kind, size }: Norm, epsilon: number, prefix = ''): Value {
   const { graph, shape: [rows, width] } = x
   const weight = (part: string): Value => graph.input(`${prefix}${name}.${part}`, 'float32', [size])
@@ -73,7 +82,7 @@ export class BlockBuilder {
 
   /** x [rows, n * size] → the same shape, each run of the norm's size normalised on its own. */
   norm (name: string, x: Value): Value {
-    const found = this.model.norms.find(norm => norm.name === name)
+    const found = this.model.norms.find((norm) => norm.name === name)
     if (found === undefined) throw new UnsupportedModelError(`${this.model.architecture} has no norm ${name}`)
     return normalized(x, found, this.model.normEpsilon, this.#prefix)
   }

@@ -37,7 +37,14 @@ const [MASK_BEFORE_BOS, GMASK_BEFORE_BOS] = [4, 3]
 const ROTARY_BASE = 10000
 
 /** The original ChatGLM-6B (https://arxiv.org/abs/2103.10360, https://arxiv.org/abs/2210.02414), in both revisions of its vocabulary. */
-export const chatglm: Family = { name: 'chatglm', modelType: 'chatglm', architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'], ownCode: true, recognizes, describe }
+export const chatglm: Family = {
+  name: 'chatglm',
+  modelType: 'chatglm',
+  architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'],
+  ownCode: true,
+  recognizes,
+  describe
+}
 
 /** ChatGLM2 and 3 have the architecture's name in common, and not this size. */
 function recognizes (config: Config): boolean {
@@ -88,7 +95,7 @@ function block (b: BlockBuilder, hidden: Value): Value {
   const x = b.norm('input_layernorm', hidden)
   // Of each head in turn: its query, its key, its value.
   const fused = reshape(b.linear('attention.query_key_value', x), [rows, heads, 3, headSize])
-  const [q, k, v] = split(fused, [1, 1, 1], 2).map(part => reshape(part, [rows, heads * headSize])) as [Value, Value, Value]
+  const [q, k, v] = split(fused, [1, 1, 1], 2).map((part) => reshape(part, [rows, heads * headSize])) as [Value, Value, Value]
   const middle = b.keep(add(mul(x, alpha), b.linear('attention.dense', b.attention(q, k, v))))
 
   const y = b.norm('post_attention_layernorm', middle)
@@ -97,7 +104,8 @@ function block (b: BlockBuilder, hidden: Value): Value {
 }
 
 /**
- * A sequence is `text [gMASK] sop answer eop`, or has a [MASK] within its text; sop is the configuration's bos. The answer's position in the
+ * A sequence is `text [gMASK] sop answer eop`, or has a [MASK] within its text; sop is the configuration's bos. The answer's position in
+ * the
  * text is the mask token's, except that in the first revision it counts on for [gMASK] in the pass that reads the text.
  */
 function promptReading ({ vocab_size: vocabulary, bos_token_id: sop, mask_token_id, gmask_token_id }: ChatGLMConfig): PromptReading {
@@ -107,8 +115,12 @@ function promptReading ({ vocab_size: vocabulary, bos_token_id: sop, mask_token_
 
   function context (ids: readonly number[], rows: 'read' | 'generated'): PromptContext {
     const length = Math.max(0, ids.indexOf(sop))
-    const token = preferred.find(token => ids.slice(0, length).includes(token))
-    if (token === undefined) throw new PromptError('a prompt has no mask token before its end', `close it with the ids ${gmask} ([gMASK]) and ${sop} (sop), before the answer`)
+    const token = preferred.find((token) => ids.slice(0, length).includes(token))
+    if (token === undefined)
+      throw new PromptError(
+        'a prompt has no mask token before its end',
+        `close it with the ids ${gmask} ([gMASK]) and ${sop} (sop), before the answer`
+      )
     const countsOn = first && token === gmask && rows === 'read'
     return { length, maskPosition: countsOn ? length : ids.indexOf(token) }
   }

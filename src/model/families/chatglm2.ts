@@ -34,7 +34,14 @@ const ROTARY_BASE = 10000
 const INTERPOLATION_RATIO = 16
 
 /** ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B as first published (https://arxiv.org/abs/2406.12793). */
-export const chatglm2: Family = { name: 'chatglm2', modelType: 'chatglm', architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'], ownCode: true, recognizes, describe }
+export const chatglm2: Family = {
+  name: 'chatglm2',
+  modelType: 'chatglm',
+  architectures: ['ChatGLMModel', 'ChatGLMForConditionalGeneration'],
+  ownCode: true,
+  recognizes,
+  describe
+}
 
 /** The original ChatGLM has the architecture's name in common, and not this size. */
 function recognizes (config: Config): boolean {
@@ -55,7 +62,12 @@ function describe (config: Config): Description {
     tied: c.tie_word_embeddings,
     rotary: { ...rotary(c), interleaved: true },
     linears: [
-      linear('self_attention.query_key_value', c.hidden_size, queries + 2 * heads.kvHeads * heads.headSize, c.add_bias_linear || c.add_qkv_bias),
+      linear(
+        'self_attention.query_key_value',
+        c.hidden_size,
+        queries + 2 * heads.kvHeads * heads.headSize,
+        c.add_bias_linear || c.add_qkv_bias
+      ),
       linear('self_attention.dense', queries, c.hidden_size, c.add_bias_linear),
       linear('mlp.dense_h_to_4h', c.hidden_size, 2 * c.ffn_hidden_size, c.add_bias_linear),
       linear('mlp.dense_4h_to_h', c.ffn_hidden_size, c.hidden_size, c.add_bias_linear)
@@ -67,18 +79,22 @@ function describe (config: Config): Description {
     finalNorm: rmsNorm('transformer.encoder.final_layernorm', c.hidden_size),
     head: 'transformer.output_layer.weight',
     layersPrefix: 'transformer.encoder.layers',
-    block: preNormBlock(fusedAttention('self_attention.query_key_value', 'self_attention.dense'), fusedGatedMlp('mlp.dense_h_to_4h', 'mlp.dense_4h_to_h'))
+    block: preNormBlock(
+      fusedAttention('self_attention.query_key_value', 'self_attention.dense'),
+      fusedGatedMlp('mlp.dense_h_to_4h', 'mlp.dense_4h_to_h')
+    )
   }
 }
 
 /**
  * ChatGLM2-6B-32K divides positions by the ratio (https://arxiv.org/abs/2306.15595); ChatGLM3 and GLM-4 multiply the base by it. Only the
- * model's name tells them apart, and where it names none of them, the ratio: 16 is ChatGLM2-6B-32K's, the others were published with 50 and more.
+ * model's name tells them apart, and where it names none of them, the ratio: 16 is ChatGLM2-6B-32K's, the others were published with 50 and
+ * more.
  */
 function rotary ({ kv_channels, rope_ratio, _name_or_path = '' }: ChatGLM2Config): RotaryTable {
   const generation = /glm-?(\d)/i.exec(_name_or_path)?.[1]
   const divides = generation === undefined ? rope_ratio === INTERPOLATION_RATIO : generation === '2'
   if (!divides) return plainRotary(kv_channels / 2, ROTARY_BASE * rope_ratio)
   const plain = plainRotary(kv_channels / 2, ROTARY_BASE)
-  return { ...plain, frequencies: plain.frequencies.map(frequency => Math.fround(frequency / rope_ratio)) }
+  return { ...plain, frequencies: plain.frequencies.map((frequency) => Math.fround(frequency / rope_ratio)) }
 }

@@ -23,7 +23,11 @@ export type DecoderConfig = z.output<z.ZodObject<typeof decoderSettings>>
 
 /** All of a model but what its family's blocks are made of. */
 export function decoder (c: DecoderConfig, config: Config, rotary: RotaryShape = {}) {
-  const heads = checkHeads({ heads: c.num_attention_heads, kvHeads: c.num_key_value_heads ?? c.num_attention_heads, headSize: c.head_dim ?? c.hidden_size / c.num_attention_heads })
+  const heads = checkHeads({
+    heads: c.num_attention_heads,
+    kvHeads: c.num_key_value_heads ?? c.num_attention_heads,
+    headSize: c.head_dim ?? c.hidden_size / c.num_attention_heads
+  })
   return {
     layers: c.num_hidden_layers,
     hiddenSize: c.hidden_size,
@@ -41,7 +45,10 @@ export function decoder (c: DecoderConfig, config: Config, rotary: RotaryShape =
 }
 
 /** The projections of attention; `qkv` and `o` say which have a bias. */
-export function attentionLinears ({ hiddenSize, heads, kvHeads, headSize }: Heads & { readonly hiddenSize: number }, bias: { readonly qkv: boolean, readonly o: boolean }): LinearModule[] {
+export function attentionLinears (
+  { hiddenSize, heads, kvHeads, headSize }: Heads & { readonly hiddenSize: number },
+  bias: { readonly qkv: boolean, readonly o: boolean }
+): LinearModule[] {
   return [
     linear('self_attn.q_proj', hiddenSize, heads * headSize, bias.qkv),
     linear('self_attn.k_proj', hiddenSize, kvHeads * headSize, bias.qkv),

@@ -15,7 +15,10 @@ export function readConfig<Schema extends z.ZodType> (family: string, schema: Sc
   const parsed = schema.safeParse(config)
   if (parsed.success) return parsed.data
   const faults = parsed.error.issues.slice(0, FAULTS_TOLD).map(({ path, message }) => `${path.join('.')}: ${message}`)
-  throw new UnsupportedModelError(`the configuration is not ${family}'s: ${faults.join('; ')}`, 'use the config.json that was published with the model')
+  throw new UnsupportedModelError(
+    `the configuration is not ${family}'s: ${faults.join('; ')}`,
+    'use the config.json that was published with the model'
+  )
 }
 
 /** Query heads over the key/value heads that they share. */

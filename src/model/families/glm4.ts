@@ -13,7 +13,9 @@ function describe (config: Config): Description {
   const c = readConfig('GLM-4-0414', glmConfig, config)
   return {
     ...glmModel(c, config),
-    norms: ['input_layernorm', 'post_self_attn_layernorm', 'post_attention_layernorm', 'post_mlp_layernorm'].map(name => rmsNorm(name, c.hidden_size)),
+    norms: ['input_layernorm', 'post_self_attn_layernorm', 'post_attention_layernorm', 'post_mlp_layernorm'].map((name) =>
+      rmsNorm(name, c.hidden_size)
+    ),
     block
   }
 }

@@ -15,7 +15,10 @@ export function preNormBlock (attend: Part, feed: Part): Part {
 }
 
 export function attention (b: BlockBuilder, x: Value): Value {
-  return b.linear('self_attn.o_proj', b.attention(b.linear('self_attn.q_proj', x), b.linear('self_attn.k_proj', x), b.linear('self_attn.v_proj', x)))
+  return b.linear(
+    'self_attn.o_proj',
+    b.attention(b.linear('self_attn.q_proj', x), b.linear('self_attn.k_proj', x), b.linear('self_attn.v_proj', x))
+  )
 }
 
 /** Attention whose queries, keys and values come from one module: all queries, then all keys, then all values. */

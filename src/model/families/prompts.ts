@@ -11,7 +11,10 @@ export interface PromptContext {
 /** How a model that reads prompts in both directions takes its token ids: a prompt, which `closing` tokens end, then the answer. */
 export interface PromptReading {
   readonly closing: readonly number[]
-  /** The context of a sequence: of its rows when they are read in one pass, or of those that are generated after such a pass. Throws PromptError. */
+  /**
+   * The context of a sequence: of its rows when they are read in one pass, or of those that are generated after such a pass. Throws
+   * PromptError.
+   */
   readonly context: (ids: readonly number[], rows: 'read' | 'generated') => PromptContext
 }
 
@@ -22,7 +25,10 @@ export class PromptError extends MidspanError {
   }
 }
 
-/** What contradicts a context of rows [from, from + count) of a sequence; undefined where nothing does. A context comes in one piece, with a row after it. */
+/**
+ * What contradicts a context of rows [from, from + count) of a sequence; undefined where nothing does. A context comes in one piece, with a
+ * row after it.
+ */
 export function contextFault ({ length, maskPosition }: PromptContext, from: number, count: number): string | undefined {
   if (length < 1 || length >= from + count) return `a context of ${length} rows does not fit a sequence of ${from + count}`
   if (maskPosition < 0 || maskPosition > length) return `a mask token at ${maskPosition} is not in a context of ${length} rows`
@@ -30,9 +36,12 @@ export function contextFault ({ length, maskPosition }: PromptContext, from: num
   return undefined
 }
 
-/** Both positions of rows [from, from + count) of a sequence: that in the text, where the answer stands for the mask token, and that in the answer. */
+/**
+ * Both positions of rows [from, from + count) of a sequence: that in the text, where the answer stands for the mask token, and that in the
+ * answer.
+ */
 export function positionPairs ({ length, maskPosition }: PromptContext, from: number, count: number): number[] {
-  return Array.from({ length: count }, (_, i) => from + i).flatMap(row => {
+  return Array.from({ length: count }, (_, i) => from + i).flatMap((row) => {
     if (row < length) return [row, 0]
     return [maskPosition < length ? maskPosition : row, row - length + 1]
   })

@@ -17,7 +17,10 @@ export const qwenSettings = {
 
 const qwen2Config = z.looseObject(qwenSettings)
 
-/** Qwen2 and 2.5 (https://arxiv.org/abs/2407.10671): LLaMA with biases on queries, keys and values, and windows in its last blocks where they are asked for. */
+/**
+ * Qwen2 and 2.5 (https://arxiv.org/abs/2407.10671): LLaMA with biases on queries, keys and values, and windows in its last blocks where
+ * they are asked for.
+ */
 export const qwen2: Family = { name: 'qwen2', modelType: 'qwen2', architectures: ['Qwen2ForCausalLM'], describe }
 
 function describe (config: Config): Description {
@@ -35,10 +38,15 @@ function describe (config: Config): Description {
 type QwenConfig = DecoderConfig & z.output<z.ZodObject<typeof qwenSettings>>
 
 /** Blocks from `max_window_layers` on have windows, or those that `layer_types` names. */
-export function qwenWindows ({ num_hidden_layers: layers, use_sliding_window, sliding_window, max_window_layers, layer_types }: QwenConfig): Model['windows'] {
+export function qwenWindows (
+  { num_hidden_layers: layers, use_sliding_window, sliding_window, max_window_layers, layer_types }: QwenConfig
+): Model['windows'] {
   const window = use_sliding_window ? sliding_window : null
-  if (layer_types === undefined || layer_types === null) return Array.from({ length: layers }, (_, layer) => layer >= max_window_layers ? window : null)
+  if (layer_types === undefined || layer_types === null)
+    return Array.from({ length: layers }, (_, layer) =>
+      layer >= max_window_layers ? window : null)
   if (layer_types.length !== layers) throw new UnsupportedModelError(`layer_types names ${layer_types.length} blocks of ${layers}`)
-  if (window === null && layer_types.includes('sliding_attention')) throw new UnsupportedModelError('layer_types names blocks with windows, and there is no sliding_window')
-  return layer_types.map(type => type === 'sliding_attention' ? window : null)
+  if (window === null && layer_types.includes('sliding_attention'))
+    throw new UnsupportedModelError('layer_types names blocks with windows, and there is no sliding_window')
+  return layer_types.map((type) => type === 'sliding_attention' ? window : null)
 }

@@ -20,10 +20,17 @@ const MAX_ROTARY_VALUES = 2 ** 27
 /** The family of a configuration's architecture. Throws UnsupportedModelError, with the list of supported ones, for another. */
 export function familyOf (config: Config): Family {
   const named = architectureOf(config)
-  const family = families.find(({ architectures, recognizes }) => architectures.some(architecture => architecture === named) && recognizes?.(config) !== false)
+  const family = families.find(({ architectures, recognizes }) =>
+    architectures.some((architecture) => architecture === named) && recognizes?.(config) !== false
+  )
   if (family === undefined) {
-    const known = supportedArchitectures.some(architecture => architecture === named)
-    throw new UnsupportedModelError(`the architecture ${shown(named)}${known ? ' with this configuration' : ''} is not supported${needsCode(config) ? ', and code of its own (auto_map) is not run' : ''}`, `supported are ${supportedArchitectures.join(', ')}`)
+    const known = supportedArchitectures.some((architecture) => architecture === named)
+    throw new UnsupportedModelError(
+      `the architecture ${shown(named)}${known ? ' with this configuration' : ''} is not supported${
+        needsCode(config) ? ', and code of its own (auto_map) is not run' : ''
+      }`,
+      `supported are ${supportedArchitectures.join(', ')}`
+    )
   }
   return family
 }
@@ -32,11 +39,20 @@ export function familyOf (config: Config): Family {
 export function modelOf (config: Config): Model {
   const { modelType, ownCode, describe } = familyOf(config)
   const architecture = architectureOf(config) as string
-  if ((config.model_type ?? modelType) !== modelType) throw new UnsupportedModelError(`the configuration's model_type ${shown(config.model_type)} is not that of its architecture ${architecture}, ${modelType}`, 'correct config.json')
-  if (needsCode(config) && ownCode !== true) throw new UnsupportedModelError(`the model needs code of its own (auto_map in config.json), which Midspan does not run, though its architecture is called ${architecture}`, 'use a model whose architecture Midspan computes itself')
+  if ((config.model_type ?? modelType) !== modelType)
+    throw new UnsupportedModelError(
+      `the configuration's model_type ${shown(config.model_type)} is not that of its architecture ${architecture}, ${modelType}`,
+      'correct config.json'
+    )
+  if (needsCode(config) && ownCode !== true)
+    throw new UnsupportedModelError(
+      `the model needs code of its own (auto_map in config.json), which Midspan does not run, though its architecture is called ${architecture}`,
+      'use a model whose architecture Midspan computes itself'
+    )
   const model = { architecture, ...describe(config) }
   const most = Math.floor(MAX_ROTARY_VALUES / model.rotary.frequencies.length)
-  if (model.maxPositions > most) throw new UnsupportedModelError(`sequences of such heads have ${most} positions at most, not ${model.maxPositions}`)
+  if (model.maxPositions > most)
+    throw new UnsupportedModelError(`sequences of such heads have ${most} positions at most, not ${model.maxPositions}`)
   return model
 }
 

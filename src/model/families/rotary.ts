@@ -16,13 +16,21 @@ export interface RotaryTable {
   readonly growth?: { readonly base: number, readonly factor: number, readonly trained: number }
 }
 
-/** Rotary position embedding (https://arxiv.org/abs/2104.09864) of the first `size` elements of a head, rounded to float32 where PyTorch rounds. */
+/**
+ * Rotary position embedding (https://arxiv.org/abs/2104.09864) of the first `size` elements of a head, rounded to float32 where PyTorch
+ * rounds.
+ */
 export function plainRotary (size: number, base: number): RotaryTable {
-  return { size, interleaved: false, frequencies: Array.from({ length: size / 2 }, (_, j) => Math.fround(1 / Math.fround(base ** Math.fround(2 * j / size)))) }
+  return {
+    size,
+    interleaved: false,
+    frequencies: Array.from({ length: size / 2 }, (_, j) => Math.fround(1 / Math.fround(base ** Math.fround(2 * j / size))))
+  }
 }
 
 /**
- * How the rows turn that take a sequence to this length, of a model whose base grows ("dynamic NTK"). As in transformers, when a model of its
+ * How the rows turn that take a sequence to this length, of a model whose base grows ("dynamic NTK"). As in transformers, when a model of
+ * its
  * own computes the sequence alone: all rows of one pass turn by the length after it. So rows that were generated one by one have turned by
  * other angles than the same rows in one pass, beyond what the model was trained on; and other sequences never matter.
  */
@@ -45,14 +53,21 @@ export interface RowRun {
 }
 
 /**
- * Tables in place of rotaryTables' for rows of sequences of which some have outgrown what the model was trained on: cos and sin [rows, size / 2]
+ * Tables in place of rotaryTables' for rows of sequences of which some have outgrown what the model was trained on: cos and sin [rows, size
+ * / 2]
  * and `positions` int64 [rows, 1], each row's place in them. Nothing where rotaryTables serve them all.
  */
-export function grownTables (rotary: RotaryTable, runs: readonly RowRun[]): { positions: Tensor, cos: Tensor, sin: Tensor } | Record<string, never> {
+export function grownTables (
+  rotary: RotaryTable,
+  runs: readonly RowRun[]
+): { positions: Tensor, cos: Tensor, sin: Tensor } | Record<string, never> {
   const turned = runs.map(({ from, count }) => ({ rotary: rotaryAt(rotary, from + count), from, count }))
-  if (turned.every(run => run.rotary === rotary)) return {}
+  if (turned.every((run) => run.rotary === rotary)) return {}
   const rows = runs.reduce((sum, { count }) => sum + count, 0)
-  return { positions: tensor('int64', [rows, 1], BigInt64Array.from({ length: rows }, (_, row) => BigInt(row))), ...tables(rotary.frequencies.length, turned) }
+  return {
+    positions: tensor('int64', [rows, 1], BigInt64Array.from({ length: rows }, (_, row) => BigInt(row))),
+    ...tables(rotary.frequencies.length, turned)
+  }
 }
 
 function tables (pairs: number, runs: ReadonlyArray<RowRun & { readonly rotary: RotaryTable }>): { cos: Tensor, sin: Tensor } {

@@ -9,7 +9,7 @@ export interface WeightSpec {
 
 /** Names and shapes of a normalisation's weights. */
 function normWeights ({ name, kind, size }: Norm): WeightSpec[] {
-  return (kind === 'rms' ? ['weight'] : ['weight', 'bias']).map(part => ({ name: `${name}.${part}`, shape: [size] }))
+  return (kind === 'rms' ? ['weight'] : ['weight', 'bias']).map((part) => ({ name: `${name}.${part}`, shape: [size] }))
 }
 
 /** Names and shapes of a block's weights, without the block's own prefix. */
@@ -31,7 +31,7 @@ export function blockTensor ({ layersPrefix }: Model, layer: number, name: strin
 /** The checkpoint's names of a span's weights. */
 export function spanTensors (model: Model, { first, end }: Span): string[] {
   const layers = Array.from({ length: end - first }, (_, i) => first + i)
-  return layers.flatMap(layer => blockWeights(model).map(({ name }) => blockTensor(model, layer, name)))
+  return layers.flatMap((layer) => blockWeights(model).map(({ name }) => blockTensor(model, layer, name)))
 }
 
 export function embeddingWeight ({ embedding, vocabularySize, hiddenSize }: Model): WeightSpec {
@@ -50,7 +50,10 @@ export function headWeights (model: Model): WeightSpec[] {
 
 /** Names and shapes of all of a model's weights in its checkpoint; a tied head once. */
 export function modelWeights (model: Model): WeightSpec[] {
-  const blocks = Array.from({ length: model.layers }, (_, layer) => blockWeights(model).map(({ name, shape }) => ({ name: blockTensor(model, layer, name), shape })))
+  const blocks = Array.from(
+    { length: model.layers },
+    (_, layer) => blockWeights(model).map(({ name, shape }) => ({ name: blockTensor(model, layer, name), shape }))
+  )
   return [embeddingWeight(model), ...blocks.flat(), ...headWeights(model).filter(({ name }) => name !== model.embedding)]
 }
 

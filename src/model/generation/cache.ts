@@ -53,7 +53,8 @@ export class SequenceCache {
 
   /** Whether rows from this position on can be computed: what they see is here. Any run can be repeated, and any sequence begun again. */
   holds (position: number): boolean {
-    return position <= this.length && (position === 0 || this.#blocks.every(({ first }, i) => first <= firstKept(this.#model, this.span.first + i, position)))
+    return position <= this.length &&
+      (position === 0 || this.#blocks.every(({ first }, i) => first <= firstKept(this.#model, this.span.first + i, position)))
   }
 
   /**
@@ -63,7 +64,8 @@ export class SequenceCache {
   async reserve (positions: number): Promise<void> {
     const rows = positions - this.length
     if (positions > this.capacity) throw new RangeError(`${positions} positions do not fit a cache of ${this.capacity}`)
-    if (rows > rowsAtOnce(this.#model)) throw new RangeError(`a run of this model has ${rowsAtOnce(this.#model)} rows of a sequence at most, not ${rows}`)
+    if (rows > rowsAtOnce(this.#model))
+      throw new RangeError(`a run of this model has ${rowsAtOnce(this.#model)} rows of a sequence at most, not ${rows}`)
     if (!this.holds(this.length)) throw new RangeError(`the cache has forgotten what rows from ${this.length} on see`)
     for (const [i, { key, value, first: before }] of this.#blocks.entries()) {
       const first = this.length === 0 ? 0 : before
@@ -72,7 +74,11 @@ export class SequenceCache {
       const most = mostPositions(this.#model, layer, this.capacity)
       this.#blocks[i] = positions - first <= room
         ? { key, value, first }
-        : await this.#moved({ key, value, first }, positions - first <= most ? first : firstKept(this.#model, layer, this.length), Math.min(most, Math.max(positions - first, 2 * room)))
+        : await this.#moved(
+          { key, value, first },
+          positions - first <= most ? first : firstKept(this.#model, layer, this.length),
+          Math.min(most, Math.max(positions - first, 2 * room))
+        )
     }
   }
 
@@ -102,7 +108,8 @@ export class SequenceCache {
     const kept = int32([count], Int32Array.from({ length: count }, (_, i) => from + i))
     using scope = new Scope(this.#device)
     const more = await zeros(scope, this.#device, this.#model, room - count)
-    const after = async (before: DeviceTensor): Promise<DeviceTensor> => scope.own((await executable.run({ before, kept, more }, { keep: 'all' })).after as DeviceTensor)
+    const after = async (before: DeviceTensor): Promise<DeviceTensor> =>
+      scope.own((await executable.run({ before, kept, more }, { keep: 'all' })).after as DeviceTensor)
     const moved = { key: await after(block.key), value: await after(block.value), first }
     scope.release(tensorsOf([moved]))
     this.#device.free(...tensorsOf([block]))

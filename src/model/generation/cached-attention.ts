@@ -14,10 +14,15 @@ export function cachedHeadSize ({ headSize }: Model): number {
 }
 
 /**
- * Attention of the rows of so many sequences, each over its own cache and its own rows. It is causal; where `reads`, sequences have contexts
+ * Attention of the rows of so many sequences, each over its own cache and its own rows. It is causal; where `reads`, sequences have
+ * contexts
  * besides, which all of their rows see: their attention is computed beside that over the cache, which then only fills it.
  */
-export function cachedAttention (graph: Graph, model: Model, { window, sequences, reads }: { readonly window: number | null, readonly sequences: number, readonly reads: boolean }): Attention {
+export function cachedAttention (
+  graph: Graph,
+  model: Model,
+  { window, sequences, reads }: { readonly window: number | null, readonly sequences: number, readonly reads: boolean }
+): Attention {
   const { heads, kvHeads, headSize } = model
   const cachedSize = cachedHeadSize(model)
   const rows = Array.from({ length: sequences }, (_, i) => sequences === 1 ? 'rows' : `rows.${i}`)
@@ -27,7 +32,11 @@ export function cachedAttention (graph: Graph, model: Model, { window, sequences
     return parts.map((part, i) => reshape(part, [1, rows[i]!, heads * cachedSize]))
   }
   return (q, k, v) => {
-    const [queries, keys, values] = [pieces(rotate(graph, model, q, heads), heads), pieces(rotate(graph, model, k, kvHeads), kvHeads), pieces(v, kvHeads)]
+    const [queries, keys, values] = [
+      pieces(rotate(graph, model, q, heads), heads),
+      pieces(rotate(graph, model, k, kvHeads), kvHeads),
+      pieces(v, kvHeads)
+    ]
     const attended = queries.map((query, i) => {
       const past = (name: string): Value => graph.input(`${name}.${i}`, 'float32', [1, kvHeads, `capacity.${i}`, cachedSize])
       const { output, presentKey, presentValue } = groupQueryAttention({
@@ -58,8 +67,10 @@ function resizeHeads (x: Value, heads: number, from: number, to: number): Value 
 }
 
 /**
- * Attention of a sequence's turned rows, q [1, rows, heads * size], over what its cache holds with them, [1, kvHeads, capacity, size] each, of
- * which the graph's input `indices` [length] names the first. Each row sees the sequence's context, of `context` [1] rows, and what comes before it.
+ * Attention of a sequence's turned rows, q [1, rows, heads * size], over what its cache holds with them, [1, kvHeads, capacity, size] each,
+ * of
+ * which the graph's input `indices` [length] names the first. Each row sees the sequence's context, of `context` [1] rows, and what comes
+ * before it.
  */
 function contextAttention (model: Model, sequence: number, q: Value, presentKey: Value, presentValue: Value): Value {
   const { graph } = q
@@ -70,5 +81,11 @@ function contextAttention (model: Model, sequence: number, q: Value, presentKey:
   const keyIndices = graph.input(`indices.${sequence}`, 'int64', [length])
   const queryIndices = add(range(graph, rows), sub(size(graph, length), size(graph, rows)))
   const mask = contextMask(keyIndices, graph.input(`context.${sequence}`, 'int64', [1]), causalMask(queryIndices, keyIndices, null))
-  return maskedAttention(model, reshape(queries, [1, kvHeads, `group*${rows}`, headSize]), gather(presentKey, keyIndices, 2), gather(presentValue, keyIndices, 2), mask)
+  return maskedAttention(
+    model,
+    reshape(queries, [1, kvHeads, `group*${rows}`, headSize]),
+    gather(presentKey, keyIndices, 2),
+    gather(presentValue, keyIndices, 2),
+    mask
+  )
 }

@@ -1,8 +1,8 @@
+import { int32, type Tensor } from '../../tensor.ts'
 import type { EndBlocks, PromptContext } from '../families/index.ts'
 import type { Leaving, Release } from '../privacy/boundary.ts'
 import { continued, isPending, type AnyTensor, type DeviceTensor, type Link, type Pending } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
-import { int32, type Tensor } from '../../tensor.ts'
 import { Embedding } from '../training/embedding.ts'
 import { Head } from '../training/head.ts'
 import type { ModelWeights } from '../training/weights.ts'
@@ -60,11 +60,15 @@ export class CachedEnds {
     return (await this.#weights.device.chain(links, { keep: 'all' }))[output] as DeviceTensor
   }
 
-  /** The same rows for a chain to go on with. The tokens are taken to be held as soon as it has run. The first come with the whole prompt. Throws PromptError. */
+  /**
+   * The same rows for a chain to go on with. The tokens are taken to be held as soon as it has run. The first come with the whole prompt.
+   * Throws PromptError.
+   */
   async starting (ids: readonly number[]): Promise<Pending> {
     const { embedding, input } = this.#parts
     const { prompts } = this.#weights.model
-    if (prompts !== undefined && input.length === 0) this.#contexts = { read: prompts.context(ids, 'read'), generated: prompts.context(ids, 'generated') }
+    if (prompts !== undefined && input.length === 0)
+      this.#contexts = { read: prompts.context(ids, 'read'), generated: prompts.context(ids, 'generated') }
     return await this.#onward([embedding.link(int32([ids.length], ids))], ids.length)
   }
 
@@ -76,17 +80,26 @@ export class CachedEnds {
   /** Rows `hidden` that these links give, through the first blocks. */
   async #onward (links: readonly Link[], count: number): Promise<Pending> {
     const { input } = this.#parts
-    const blocks = await this.#blocks.links({ passed: 'hidden' }, [{ cache: input, count, context: this.contextAt(input.length) }], input.span)
+    const blocks = await this.#blocks.links(
+      { passed: 'hidden' },
+      [{ cache: input, count, context: this.contextAt(input.length) }],
+      input.span
+    )
     input.length += count
     return { links: [...links, ...blocks], output: blocks.length === 0 ? 'hidden' : 'output' }
   }
 
-  /** What the blocks must know of rows from this position on, in a model that reads prompts in both directions; known once the prompt has started. */
+  /**
+   * What the blocks must know of rows from this position on, in a model that reads prompts in both directions; known once the prompt has
+   * started.
+   */
   contextAt (position: number): PromptContext | undefined {
     return position === 0 ? this.#contexts?.read : this.#contexts?.generated
   }
 
-  /** The logits [vocabulary] after the last of the same tokens, once these many rows have come through the middle, in exchange for the rows. */
+  /**
+   * The logits [vocabulary] after the last of the same tokens, once these many rows have come through the middle, in exchange for the rows.
+   */
   async finish (rows: AnyTensor | Pending, count: number): Promise<Float32Array> {
     using scope = new Scope(this.#weights.device)
     if (!isPending(rows)) scope.own(rows)

@@ -45,7 +45,10 @@ export function cachedBlockStages (weights: ModelWeights, layer: number, run: Ru
     attention () {
       const { graph, query, key, value, attended } = made()
       const outputs = new Map([...graph.outputs].filter(([name]) => name !== 'output').concat([['attended', attended]]))
-      return programOf(`cached-attention-${run.sequences}`, section(graph, outputs, new Map([[query, 'query'], [key, 'key'], [value, 'value']])))
+      return programOf(
+        `cached-attention-${run.sequences}`,
+        section(graph, outputs, new Map([[query, 'query'], [key, 'key'], [value, 'value']]))
+      )
     },
     after () {
       const { graph, output, attended } = made()
@@ -74,7 +77,13 @@ function cachedBlock (weights: ModelWeights, layer: number, run: RunKind): Cache
   let seen: Pick<CachedBlock, 'query' | 'key' | 'value' | 'attended'> | undefined
   const attention: Attention = (query, key, value) => (seen = { query, key, value, attended: attend(query, key, value) }).attended
   const quantized = weights.fixes(format) ? 'int8' : 'float32'
-  const builder = new BlockBuilder({ graph, model, attention, product: (x, weight) => weightProduct(x, weight, format, isQuantized(format) ? quantized : weights.rowType), adapter })
+  const builder = new BlockBuilder({
+    graph,
+    model,
+    attention,
+    product: (x, weight) => weightProduct(x, weight, format, isQuantized(format) ? quantized : weights.rowType),
+    adapter
+  })
   const output = model.block(builder, hidden)
   graph.output('output', output)
   return { graph, output, ...seen! } // every block attends

@@ -1,9 +1,9 @@
+import { int32, tensor, type Tensor } from '../../tensor.ts'
 import type { Model, Span } from '../families/family.ts'
 import { contextFault, type PromptContext } from '../families/prompts.ts'
 import { grownTables } from '../families/rotary.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Link, Passed } from '../runtime/device.ts'
-import { int32, tensor, type Tensor } from '../../tensor.ts'
 import { positionsOf } from '../training/rows.ts'
 import type { ModelWeights } from '../training/weights.ts'
 import type { SequenceCache } from './cache.ts'
@@ -46,9 +46,15 @@ export class CachedSpan {
     const run = runKind(model, sequences)
     const rotations = await this.#weights.rotary.reaching(Math.max(...sequences.map(({ cache, count }) => cache.length + count)))
     const places = { ...rotations, ...placesOf(model, sequences, run) }
-    const inPlace = Object.fromEntries(sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]]))
+    const inPlace = Object.fromEntries(
+      sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]])
+    )
     const blocks = await Promise.all(Array.from({ length: end - first }, async (_, i) => {
-      const inputs: Record<string, AnyTensor | Passed> = { ...this.#weights.blockInputs(first + i), ...places, hidden: i === 0 ? hidden : { passed: 'output' } }
+      const inputs: Record<string, AnyTensor | Passed> = {
+        ...this.#weights.blockInputs(first + i),
+        ...places,
+        hidden: i === 0 ? hidden : { passed: 'output' }
+      }
       for (const [sequence, { cache, count }] of sequences.entries()) {
         const held = cache.block(first + i)
         inputs[`pastKey.${sequence}`] = held.key
@@ -58,13 +64,19 @@ export class CachedSpan {
         inputs[`total.${sequence}`] = int32([], [total])
       }
       const block = { inputs, inPlace }
-      return this.#weights.fixes(this.#weights.blockFormat(first + i)) ? await this.#stages(first + i, run, block) : [await this.#whole(first + i, run, block)]
+      return this.#weights.fixes(this.#weights.blockFormat(first + i))
+        ? await this.#stages(first + i, run, block)
+        : [await this.#whole(first + i, run, block)]
     }))
     return blocks.flat()
   }
 
   async #whole (layer: number, run: RunKind, block: Omit<Link, 'executable'>): Promise<Link> {
-    const executable = await compiled(this.#weights.device, `block.cached ${keyOf(run)} ${this.#weights.programKey(layer)}`, () => cachedBlockProgram(this.#weights, layer, run))
+    const executable = await compiled(
+      this.#weights.device,
+      `block.cached ${keyOf(run)} ${this.#weights.programKey(layer)}`,
+      () => cachedBlockProgram(this.#weights, layer, run)
+    )
     return { executable, ...block }
   }
 
@@ -77,7 +89,7 @@ export class CachedSpan {
       compiled(this.#weights.device, `attention.cached ${keyOf(run)} ${this.#weights.programKey(layer)}`, attention),
       this.#weights.fixed(`${layer}.after`, after, weights)
     ])
-    const passed = (...names: readonly string[]): Link['inputs'] => Object.fromEntries(names.map(name => [name, { passed: name }]))
+    const passed = (...names: readonly string[]): Link['inputs'] => Object.fromEntries(names.map((name) => [name, { passed: name }]))
     return [
       { executable: first, inputs },
       { executable: second, inputs: { ...inputs, ...passed('query', 'key', 'value') }, ...block },
@@ -97,13 +109,15 @@ function keyOf ({ sequences, reads }: RunKind): string {
 
 /** Throws RangeError for a context that rows cannot have, or lack. */
 function checkContext ({ prompts }: Model, { cache, count, context }: SequenceRows): void {
-  if ((prompts === undefined) !== (context === undefined)) throw new RangeError(`the model has ${prompts === undefined ? 'no contexts' : 'a context for each sequence'}`)
+  if ((prompts === undefined) !== (context === undefined))
+    throw new RangeError(`the model has ${prompts === undefined ? 'no contexts' : 'a context for each sequence'}`)
   const fault = context === undefined ? undefined : contextFault(context, cache.length, count)
   if (fault !== undefined) throw new RangeError(fault)
 }
 
 /**
- * Where each sequence's rows stand: `positions` of all rows, `counts` of rows, the length of each sequence's context, and the indices of its
+ * Where each sequence's rows stand: `positions` of all rows, `counts` of rows, the length of each sequence's context, and the indices of
+ * its
  * keys where a context is read.
  */
 function placesOf ({ rotary }: Model, sequences: readonly SequenceRows[], { reads }: RunKind): Record<string, Tensor> {
@@ -114,7 +128,12 @@ function placesOf ({ rotary }: Model, sequences: readonly SequenceRows[], { read
   }
   for (const [i, { cache, count, context }] of sequences.entries()) {
     if (context !== undefined) places[`context.${i}`] = tensor('int64', [1], BigInt64Array.of(BigInt(context.length)))
-    if (reads) places[`indices.${i}`] = tensor('int64', [cache.length + count], BigInt64Array.from({ length: cache.length + count }, (_, index) => BigInt(index)))
+    if (reads)
+      places[`indices.${i}`] = tensor(
+        'int64',
+        [cache.length + count],
+        BigInt64Array.from({ length: cache.length + count }, (_, index) => BigInt(index))
+      )
   }
   return places
 }

@@ -23,7 +23,13 @@ export class LocalGenerator {
   }
 
   /** `'weights'` generates with the model as it is, in float32; `format` is that of weights frozen beside adapters. */
-  static async load (device: Device, model: Model, source: WeightSource, trainable: Trainable = 'weights', format?: WeightFormat): Promise<LocalGenerator> {
+  static async load (
+    device: Device,
+    model: Model,
+    source: WeightSource,
+    trainable: Trainable = 'weights',
+    format?: WeightFormat
+  ): Promise<LocalGenerator> {
     const weights = new ModelWeights(device, model, trainable, format)
     return await weights.orFreed(async () => {
       await weights.loadEmbedding(source)
@@ -34,9 +40,15 @@ export class LocalGenerator {
   }
 
   /** Continues a prompt of at least one token, token by token, until a stop token or as many as asked for or as the model has positions. */
-  async * generate (prompt: readonly number[], sampler: Sampler, { maxTokens, stopIds = [] }: GenerateOptions, signal?: AbortSignal): AsyncGenerator<number> {
+  async *generate (
+    prompt: readonly number[],
+    sampler: Sampler,
+    { maxTokens, stopIds = [] }: GenerateOptions,
+    signal?: AbortSignal
+  ): AsyncGenerator<number> {
     const { model } = this.weights
-    if (prompt.length === 0 || prompt.length > model.maxPositions) throw new RangeError(`a prompt has 1 to ${model.maxPositions} tokens, not ${prompt.length}`)
+    if (prompt.length === 0 || prompt.length > model.maxPositions)
+      throw new RangeError(`a prompt has 1 to ${model.maxPositions} tokens, not ${prompt.length}`)
     const steps = Math.min(maxTokens, model.maxPositions - prompt.length + 1)
     const ends = await CachedEnds.create(this.weights, { inputBlocks: 0, outputBlocks: model.layers }, prompt.length + steps)
     try {

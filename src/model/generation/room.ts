@@ -10,7 +10,7 @@ const WINDOWED_ROWS = 512
 
 /** Whether blocks with a window forget keys that no query will see. Not where rotations depend on how many rows come at once. */
 function forgets ({ windows, rotary }: Model): boolean {
-  return rotary.growth === undefined && windows.some(window => window !== null)
+  return rotary.growth === undefined && windows.some((window) => window !== null)
 }
 
 /** The rows of one sequence that a run may have. */
@@ -21,7 +21,9 @@ export function rowsAtOnce (model: Model): number {
 /** The rows of one sequence, run by run. */
 export function inRuns<Row> (model: Model, rows: readonly Row[]): Array<readonly Row[]> {
   const most = rowsAtOnce(model)
-  return rows.length <= most ? [rows] : Array.from({ length: Math.ceil(rows.length / most) }, (_, i) => rows.slice(i * most, (i + 1) * most))
+  return rows.length <= most
+    ? [rows]
+    : Array.from({ length: Math.ceil(rows.length / most) }, (_, i) => rows.slice(i * most, (i + 1) * most))
 }
 
 /** Positions that a block's cache has room for, at most: those of the sequence, or a window and the rows of a run. */

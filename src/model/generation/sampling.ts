@@ -1,5 +1,5 @@
-import { SeededRandom } from '../random.ts'
 import { MidspanError } from '../../errors.ts'
+import { SeededRandom } from '../random.ts'
 
 /** A sampling option is out of its range, or the logits are not numbers. */
 export class SamplingError extends MidspanError {
@@ -31,7 +31,9 @@ const firstNucleus = 256
 /** More tokens than any vocabulary has, so that an id fits beside its logit when they are sorted. */
 const maxVocabulary = 2 ** 21
 
-/** Checks the options. Throws SamplingError for one out of range. Temperature, then top-k, then top-p apply, in the order of transformers. */
+/**
+ * Checks the options. Throws SamplingError for one out of range. Temperature, then top-k, then top-p apply, in the order of transformers.
+ */
 export function createSampler ({ temperature = 1, topK = 0, topP = 1, seed }: SamplingOptions): Sampler {
   if (!(temperature >= 0) || temperature === Infinity) throw new SamplingError(`temperature is ${temperature}; it must be 0 or more`)
   if (!Number.isSafeInteger(topK) || topK < 0) throw new SamplingError(`top-k is ${topK}; it must be a whole number, 0 or more`)
@@ -67,7 +69,8 @@ export function argmax (logits: Float32Array): number {
       throw new SamplingError(`the logit of token ${id} is not a number`, 'check the model and the precision it is computed in')
     }
   }
-  if (best < 0 || largest === Infinity) throw new SamplingError('no token has a finite largest logit', 'check the model and the precision it is computed in')
+  if (best < 0 || largest === Infinity)
+    throw new SamplingError('no token has a finite largest logit', 'check the model and the precision it is computed in')
   return best
 }
 
@@ -122,7 +125,7 @@ function likeliest (logits: Float32Array, count: number): Uint32Array {
     const descending = bits[0]! < 0 ? bits[0]! >>> 0 : ~(bits[0]! | 0x80000000) >>> 0
     keys[at++] = descending * maxVocabulary + id
   }
-  return Uint32Array.from(keys.sort().subarray(0, count), key => key % maxVocabulary)
+  return Uint32Array.from(keys.sort().subarray(0, count), (key) => key % maxVocabulary)
 }
 
 /** The value that `k` logits reach (Hoare's selection on a copy). */

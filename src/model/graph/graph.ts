@@ -7,7 +7,10 @@ import { GraphError } from './errors.ts'
 /** The size of one axis. A string is a symbolic size; equal names mean equal sizes. */
 export type Dim = number | string
 
-/** The shape of a value whose rank the program does not know: one symbolic axis that stands for all of them. Elementwise operators and whole-tensor reductions take it. */
+/**
+ * The shape of a value whose rank the program does not know: one symbolic axis that stands for all of them. Elementwise operators and
+ * whole-tensor reductions take it.
+ */
 export const ANY_SHAPE: readonly Dim[] = ['...']
 
 export function isAnyShape (shape: readonly Dim[]): boolean {
@@ -62,13 +65,19 @@ export class Graph {
   readonly #marked = new Set<number>()
   #values = 0
 
-  /** Declares an input. An undefined shape admits tensors of any shape. Throws GraphError when the name is taken by an input of another type. */
+  /**
+   * Declares an input. An undefined shape admits tensors of any shape. Throws GraphError when the name is taken by an input of another
+   * type.
+   */
   input (name: string, dtype: DType, shape: readonly Dim[] | undefined): Value {
     const wanted = shape ?? ANY_SHAPE
     const known = this.inputs.get(name)
     if (known !== undefined) {
       if (known.dtype === dtype && String(known.shape) === String(wanted)) return known
-      throw new GraphError(`input ${name} already stands for a ${known.dtype} tensor of shape [${known.shape.join(', ')}]`, 'use another name')
+      throw new GraphError(
+        `input ${name} already stands for a ${known.dtype} tensor of shape [${known.shape.join(', ')}]`,
+        'use another name'
+      )
     }
     const value = this.#value({ dtype, shape: wanted })
     this.inputs.set(name, value)
@@ -108,10 +117,10 @@ export class Graph {
 
   /** Adds a node, or returns the outputs of the equal one that is already there. */
   add (spec: NodeSpec): readonly Value[] {
-    const stranger = spec.inputs.find(input => input.graph !== this)
+    const stranger = spec.inputs.find((input) => input.graph !== this)
     if (stranger !== undefined) throw new GraphError(`${spec.name} mixes values of two graphs`, 'build both operands in one graph')
-    return this.#intern(`${spec.name} ${spec.inputs.map(input => input.id).join()} ${spec.key}`, () => {
-      const outputs = spec.types.map(type => this.#value(type))
+    return this.#intern(`${spec.name} ${spec.inputs.map((input) => input.id).join()} ${spec.key}`, () => {
+      const outputs = spec.types.map((type) => this.#value(type))
       const node: Node = { name: spec.name, inputs: spec.inputs, outputs, ...spec.build(outputs) }
       this.nodes.push(node)
       for (const output of outputs) this.#producers.set(output.id, node)

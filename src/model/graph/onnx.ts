@@ -3,10 +3,19 @@ import { bytesOf, bytesPerElement, elementCount, type DType, type Tensor } from 
 import { MICROSOFT, type Attribute, type Attributes, type Emitter } from './emitter.ts'
 import { GraphError } from './errors.ts'
 import { isAnyShape, type Node, type Value } from './graph.ts'
-import { ModelProtoSchema, type AttributeProtoSchema, type NodeProtoSchema, type TensorProtoSchema, type ValueInfoProtoSchema } from './onnx_pb.ts'
+import {
+  ModelProtoSchema,
+  type AttributeProtoSchema,
+  type NodeProtoSchema,
+  type TensorProtoSchema,
+  type ValueInfoProtoSchema
+} from './onnx_pb.ts'
 import type { Section } from './program.ts'
 
-/** Checked with onnxruntime 1.30 on CPU and WebGPU, where nearly every operator used here then runs on the device (Round falls back to CPU); the file version it came with. */
+/**
+ * Checked with onnxruntime 1.30 on CPU and WebGPU, where nearly every operator used here then runs on the device (Round falls back to CPU);
+ * the file version it came with.
+ */
 const OPSET = 21n
 const IR_VERSION = 10n
 const MICROSOFT_OPSET = 1n
@@ -68,8 +77,8 @@ function emitNodes ({ graph, nodes, inputs, outputs }: Section): { nodes: NodeIn
   const float16Nodes: string[] = []
   let intermediates = 0
   const initializers = new Map<string, TensorInit>()
-  const computed = new Set(nodes.flatMap(node => node.outputs))
-  const read = new Set([...nodes.flatMap(node => node.inputs), ...outputs.values()])
+  const computed = new Set(nodes.flatMap((node) => node.outputs))
+  const read = new Set([...nodes.flatMap((node) => node.inputs), ...outputs.values()])
   const names = new Map<Value, string>(inputs)
   for (const [name, value] of outputs) if (computed.has(value) && !names.has(value)) names.set(value, name)
 
@@ -80,15 +89,22 @@ function emitNodes ({ graph, nodes, inputs, outputs }: Section): { nodes: NodeIn
     return name
   }
   const node: Emitter['node'] = (opType, from, to, attributes = {}, domain = '') => {
-    written.push({ opType, domain, input: [...from], output: [...to], name: `${opType} ${written.length}`, attribute: attributeInits(attributes) })
+    written.push({
+      opType,
+      domain,
+      input: [...from],
+      output: [...to],
+      name: `${opType} ${written.length}`,
+      attribute: attributeInits(attributes)
+    })
   }
   const emitterFor = ({ outputs: own }: Node): Emitter => ({
     node,
     // A value that comes in as an input may be computed again beside another output of its node.
-    name: value => own.includes(value) && inputs.has(value) ? `#${value.id}` : nameOf(value),
-    uses: value => read.has(value) && !inputs.has(value),
+    name: (value) => own.includes(value) && inputs.has(value) ? `#${value.id}` : nameOf(value),
+    uses: (value) => read.has(value) && !inputs.has(value),
     fresh: () => `#inner.${intermediates++}`,
-    constant: value => nameOf(graph.constant(value)),
+    constant: (value) => nameOf(graph.constant(value)),
     holderOf (dim) {
       for (const [value, name] of inputs) if (value.shape.includes(dim)) return { name, axis: value.shape.indexOf(dim) }
       throw new GraphError(`no input of the program has the size ${dim}`, 'declare an input that has it')
@@ -97,7 +113,8 @@ function emitNodes ({ graph, nodes, inputs, outputs }: Section): { nodes: NodeIn
   for (const each of nodes) {
     const first = written.length
     each.emit(emitterFor(each))
-    if ([...each.inputs, ...each.outputs].some(({ dtype }) => dtype === 'float16')) float16Nodes.push(...written.slice(first).map(({ name }) => name))
+    if ([...each.inputs, ...each.outputs].some(({ dtype }) => dtype === 'float16'))
+      float16Nodes.push(...written.slice(first).map(({ name }) => name))
   }
   for (const [name, value] of outputs) if (names.get(value) !== name) node('Identity', [nameOf(value)], [name])
   return { nodes: written, initializers: [...initializers.values()], float16Nodes }
@@ -126,12 +143,16 @@ function inlineTensor (name: string, value: Tensor): TensorInit {
 
 function externalTensor (path: string, value: Constant): TensorInit {
   const length = String(elementCount(value.shape) * bytesPerElement[value.dtype])
-  return { ...tensorType(path, value), dataLocation: EXTERNAL, externalData: [{ key: 'location', value: path }, { key: 'offset', value: '0' }, { key: 'length', value: length }] }
+  return {
+    ...tensorType(path, value),
+    dataLocation: EXTERNAL,
+    externalData: [{ key: 'location', value: path }, { key: 'offset', value: '0' }, { key: 'length', value: length }]
+  }
 }
 
 function valueInfo (name: string, { dtype, shape }: Value): MessageInitShape<typeof ValueInfoProtoSchema> {
   const elemType = ELEMENT_TYPE[dtype]
   if (isAnyShape(shape)) return { name, type: { tensorType: { elemType } } }
-  const dim = shape.map(size => typeof size === 'number' ? { dimValue: BigInt(size) } : { dimParam: size })
+  const dim = shape.map((size) => typeof size === 'number' ? { dimValue: BigInt(size) } : { dimParam: size })
   return { name, type: { tensorType: { elemType, shape: { dim } } } }
 }

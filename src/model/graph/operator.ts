@@ -34,7 +34,7 @@ export function apply<A> (operator: Operator<A>, graph: Graph, inputs: readonly 
       const call = { inputs, outputs, attributes }
       const read = reads?.(attributes)
       return {
-        emit: emitter => { emit(call, emitter) },
+        emit: (emitter) => { emit(call, emitter) },
         ...(vjp === undefined ? {} : { vjp: (gradients: Gradients) => vjp(call, gradients) }),
         ...(read === undefined ? {} : { reads: read })
       }
@@ -55,7 +55,8 @@ export function onnx<A> (opType: string, attributes: (attributes: A) => Attribut
 }
 
 export function requireDType (name: string, value: Value, ...allowed: readonly DType[]): void {
-  if (!allowed.includes(value.dtype)) throw new GraphError(`${name} takes ${allowed.join(' or ')}, not ${value.dtype}`, 'cast the operand first')
+  if (!allowed.includes(value.dtype))
+    throw new GraphError(`${name} takes ${allowed.join(' or ')}, not ${value.dtype}`, 'cast the operand first')
 }
 
 export function isFloat (value: ValueType): boolean {
@@ -66,6 +67,7 @@ export function isFloat (value: ValueType): boolean {
 export function positiveAxis (shape: readonly Dim[], axis: number): number {
   if (isAnyShape(shape)) throw new GraphError(`a value of any shape has no axis ${axis} for certain`, 'declare its input with a shape')
   const positive = axis < 0 ? axis + shape.length : axis
-  if (!Number.isInteger(positive) || positive < 0 || positive >= shape.length) throw new GraphError(`a value of shape [${shape.join(', ')}] has no axis ${axis}`, 'count axes from 0, or from -1 at the end')
+  if (!Number.isInteger(positive) || positive < 0 || positive >= shape.length)
+    throw new GraphError(`a value of shape [${shape.join(', ')}] has no axis ${axis}`, 'count axes from 0, or from -1 at the end')
   return positive
 }

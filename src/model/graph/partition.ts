@@ -21,7 +21,7 @@ export interface Partition {
 
 /** Keeps the values their authors marked, or none. */
 export function savePolicy (graph: Graph, policy: 'saved' | 'recomputed'): (value: Value) => boolean {
-  return policy === 'saved' ? value => graph.isMarked(value) : () => false
+  return policy === 'saved' ? (value) => graph.isMarked(value) : () => false
 }
 
 /**
@@ -33,25 +33,36 @@ export function partition (graph: Graph, { name, forward, backward, save }: Part
   const forwardOutputs = new Map(Object.entries(forward))
   const backwardOutputs = new Map(Object.entries(backward))
   const available = computedFrom(graph, new Set(section(graph, forwardOutputs).inputs.keys()))
-  const candidates = graph.nodes.flatMap(node => node.outputs).filter(value => available.has(value) && save(value))
+  const candidates = graph.nodes.flatMap((node) => node.outputs).filter((value) => available.has(value) && save(value))
 
   const names = new Map(candidates.map((value, i) => [value, `candidate.${i}`]))
   const needed = section(graph, backwardOutputs, names).inputs
-  const kept = candidates.filter(value => needed.has(value))
+  const kept = candidates.filter((value) => needed.has(value))
   const residuals = new Map(kept.map((value, i) => [value, `residual.${i}`]))
 
-  const forwardProgram = programOf(`${name}.forward`, section(graph, new Map([...forwardOutputs, ...[...residuals].map(([value, residual]) => [residual, value] as const)])))
-  const backwardOf = (names: readonly string[]): Program => programOf(`${name}.backward`, section(graph, new Map(names.map(value => [value, backward[value]!])), residuals))
+  const forwardProgram = programOf(
+    `${name}.forward`,
+    section(graph, new Map([...forwardOutputs, ...[...residuals].map(([value, residual]) => [residual, value] as const)]))
+  )
+  const backwardOf = (names: readonly string[]): Program =>
+    programOf(`${name}.backward`, section(graph, new Map(names.map((value) => [value, backward[value]!])), residuals))
   const backwardProgram = backwardOf(Object.keys(backward))
   const residualNames = new Set(residuals.values())
-  return { forward: forwardProgram, backward: backwardProgram, residuals: backwardProgram.inputs.filter(input => residualNames.has(input.name)), backwardOf }
+  return {
+    forward: forwardProgram,
+    backward: backwardProgram,
+    residuals: backwardProgram.inputs.filter((input) => residualNames.has(input.name)),
+    backwardOf
+  }
 }
 
 /** The values that these inputs determine: what a forward program could put out. */
 function computedFrom (graph: Graph, inputs: ReadonlySet<Value>): Set<Value> {
   const found = new Set(inputs)
   for (const node of graph.nodes) {
-    if (node.inputs.every(input => found.has(input) || graph.constantOf(input) !== undefined)) for (const output of node.outputs) found.add(output)
+    if (node.inputs.every((input) => found.has(input) || graph.constantOf(input) !== undefined)) {
+      for (const output of node.outputs) found.add(output)
+    }
   }
   return found
 }

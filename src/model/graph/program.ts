@@ -15,7 +15,10 @@ export interface Program {
   readonly name: string
   readonly inputs: readonly TensorSpec[]
   readonly outputs: readonly TensorSpec[]
-  /** The ONNX file; inputs named in `constants` become initializers, large ones with external data (given to onnxruntime in memory, no 2 GB limit). */
+  /**
+   * The ONNX file; inputs named in `constants` become initializers, large ones with external data (given to onnxruntime in memory, no 2 GB
+   * limit).
+   */
   toOnnx: (constants?: Readonly<Record<string, Constant>>) => OnnxModel
 }
 
@@ -35,8 +38,8 @@ export function program (name: string, graph: Graph): Program {
 /** What computes `outputs`; values in `given` come in under the names there instead of being computed. */
 export function section (graph: Graph, outputs: ReadonlyMap<string, Value>, given: ReadonlyMap<Value, string> = new Map()): Section {
   const needed = new Set(outputs.values())
-  const nodes = graph.nodes.toReversed().filter(node => {
-    const runs = node.outputs.some(output => needed.has(output) && !given.has(output))
+  const nodes = graph.nodes.toReversed().filter((node) => {
+    const runs = node.outputs.some((output) => needed.has(output) && !given.has(output))
     if (runs) for (const input of node.inputs) needed.add(input)
     return runs
   }).reverse()
@@ -44,9 +47,9 @@ export function section (graph: Graph, outputs: ReadonlyMap<string, Value>, give
   const inputs = new Map<Value, string>()
   for (const [name, value] of graph.inputs) if (needed.has(value)) inputs.set(value, name)
   for (const [value, name] of given) if (needed.has(value)) inputs.set(value, name)
-  for (const dim of nodes.flatMap(node => node.reads ?? [])) {
+  for (const dim of nodes.flatMap((node) => node.reads ?? [])) {
     const holder = graph.holderOf(dim)!
-    if (![...inputs.keys()].some(input => input.shape.includes(dim))) inputs.set(holder, graph.inputName(holder)!)
+    if (![...inputs.keys()].some((input) => input.shape.includes(dim))) inputs.set(holder, graph.inputName(holder)!)
   }
   return { graph, nodes, inputs, outputs }
 }
@@ -59,8 +62,12 @@ export function programOf (name: string, part: Section): Program {
     outputs: [...part.outputs].map(([output, value]) => specOf(output, value)),
     toOnnx (constants = {}) {
       for (const [input, { dtype }] of Object.entries(constants)) {
-        const spec = inputs.find(spec => spec.name === input)
-        if (spec?.dtype !== dtype) throw new GraphError(`program ${name} has no ${dtype} input ${input}`, `its inputs are ${inputs.map(spec => `${spec.name} (${spec.dtype})`).join(', ')}`)
+        const spec = inputs.find((spec) => spec.name === input)
+        if (spec?.dtype !== dtype)
+          throw new GraphError(
+            `program ${name} has no ${dtype} input ${input}`,
+            `its inputs are ${inputs.map((spec) => `${spec.name} (${spec.dtype})`).join(', ')}`
+          )
       }
       return emitModel(name, part, constants)
     }

@@ -1,10 +1,37 @@
-import { Graph, type Value } from '../graph/graph.ts'
-import { abs, add, cast, clip, div, greater, maximum, mul, reduceMax, reduceMean, reduceSum, reshape, roundEven, sqrt, where, zerosLike } from '../graph/operators/index.ts'
-import { program, type Program } from '../graph/program.ts'
-import { continued, isDeviceTensor, isPending, type AnyTensor, type Device, type DeviceTensor, type Executable, type Link, type Pending } from '../runtime/device.ts'
-import { Scope } from '../runtime/scope.ts'
 import { float32, tensor, type Tensor } from '../../tensor.ts'
 import { fromFloat16, toFloat16 } from '../float16.ts'
+import { Graph, type Value } from '../graph/graph.ts'
+import {
+  abs,
+  add,
+  cast,
+  clip,
+  div,
+  greater,
+  maximum,
+  mul,
+  reduceMax,
+  reduceMean,
+  reduceSum,
+  reshape,
+  roundEven,
+  sqrt,
+  where,
+  zerosLike
+} from '../graph/operators/index.ts'
+import { program, type Program } from '../graph/program.ts'
+import {
+  continued,
+  isDeviceTensor,
+  isPending,
+  type AnyTensor,
+  type Device,
+  type DeviceTensor,
+  type Executable,
+  type Link,
+  type Pending
+} from '../runtime/device.ts'
+import { Scope } from '../runtime/scope.ts'
 import { gaussian, wordsPerRow } from './noise.ts'
 
 /** How rows are rounded for the wire. `int8` has a float32 scale a row beside its values. */
@@ -184,7 +211,11 @@ function emitRounded (graph: Graph, rounding: Rounding, rows: Value): void {
 
 /** What the program does for fp16. */
 function halved ({ shape, data }: Tensor): Tensor {
-  return tensor('float16', shape, toFloat16(Float32Array.from(data as Float32Array, (value) => Math.max(-MAX_FLOAT16, Math.min(MAX_FLOAT16, value)))))
+  return tensor(
+    'float16',
+    shape,
+    toFloat16(Float32Array.from(data as Float32Array, (value) => Math.max(-MAX_FLOAT16, Math.min(MAX_FLOAT16, value))))
+  )
 }
 
 function decodeProgram (hidden: number, rounding: Rounding): Program {

@@ -49,7 +49,8 @@ export async function calibrateClips (device: Device, model: Model, source: Weig
   for (let block = 0; block <= model.layers; block++) {
     signal.throwIfAborted()
     if (cuts.hidden.includes(block)) clips.hidden[block] = await typicalNorm(device, hidden)
-    if (cuts.gradient.includes(block)) clips.gradient[block] = await gradientNorm(device, model, source, { hidden, ...sequences }, targets, block)
+    if (cuts.gradient.includes(block))
+      clips.gradient[block] = await gradientNorm(device, model, source, { hidden, ...sequences }, targets, block)
     if (block === model.layers) break
     const span = await TrainableSpan.load(device, model, source, { first: block, end: block + 1 }, FROZEN)
     const next = await span.forward({ hidden, ...sequences }, { keepResiduals: false })
@@ -73,7 +74,14 @@ function randomTokens ({ maxPositions, vocabularySize, prompts }: Model, random:
   return words.toSpliced(Math.ceil(count / 2), 0, ...closing)
 }
 
-async function gradientNorm (device: Device, model: Model, source: WeightSource, rows: Rows, targets: number[][], block: number): Promise<number> {
+async function gradientNorm (
+  device: Device,
+  model: Model,
+  source: WeightSource,
+  rows: Rows,
+  targets: number[][],
+  block: number
+): Promise<number> {
   const end = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: model.layers - block }, FROZEN)
   const { gradient, gradients } = await end.output.train(rows, targets)
   const norm = await typicalNorm(device, gradient)

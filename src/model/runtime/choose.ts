@@ -62,9 +62,11 @@ export async function chooseDevice (wish: DeviceWish, signal?: AbortSignal, tria
 
 async function choiceOf (kind: DeviceKind, signal: AbortSignal | undefined, trials: Trials): Promise<DeviceChoice> {
   const missing = trials.missing(kind)
-  if (missing !== undefined) throw new DeviceError(`the device ${kind} cannot be used: ${missing.what}`, { next: `${missing.next}, or choose another device` })
+  if (missing !== undefined)
+    throw new DeviceError(`the device ${kind} cannot be used: ${missing.what}`, { next: `${missing.next}, or choose another device` })
   const trial = await trials.tried(kind, signal)
-  if (!trial.works) throw new DeviceError(`the device ${kind} cannot be used: ${trial.why}`, { next: 'mend its driver, or choose another device' })
+  if (!trial.works)
+    throw new DeviceError(`the device ${kind} cannot be used: ${trial.why}`, { next: 'mend its driver, or choose another device' })
   const software = kind === 'webgpu' && trials.onlySoftware() ? ['a driver that computes on the CPU'] : []
   return { kind, reason: ['as set', speed(trial), ...software, ...costOf(kind)].join('; ') }
 }
@@ -82,9 +84,24 @@ const onThisMachine: Trials = { missing: missingFor, onlySoftware, tried: tryInP
 /** Tries a device in a process of its own. */
 async function tryInProcess (kind: DeviceKind, signal?: AbortSignal): Promise<Trial> {
   return await new Promise((resolve) => {
-    const child = fork(TRIAL_ENTRY, [kind], { stdio: 'ignore', execArgv: [], timeout: TRIAL_TIMEOUT_MS, killSignal: 'SIGKILL', ...(signal === undefined ? {} : { signal }) })
-    child.once('message', (trial) => { resolve(trial as Trial) })
-    child.once('error', ({ message }) => { resolve({ works: false, why: message }) })
-    child.once('exit', (_, signal) => { resolve({ works: false, why: signal === null ? 'its driver ended the process that tried it' : `its driver ended the process that tried it, with ${signal}` }) })
+    const child = fork(TRIAL_ENTRY, [kind], {
+      stdio: 'ignore',
+      execArgv: [],
+      timeout: TRIAL_TIMEOUT_MS,
+      killSignal: 'SIGKILL',
+      ...(signal === undefined ? {} : { signal })
+    })
+    child.once('message', (trial) => {
+      resolve(trial as Trial)
+    })
+    child.once('error', ({ message }) => {
+      resolve({ works: false, why: message })
+    })
+    child.once('exit', (_, signal) => {
+      resolve({
+        works: false,
+        why: signal === null ? 'its driver ended the process that tried it' : `its driver ended the process that tried it, with ${signal}`
+      })
+    })
   })
 }

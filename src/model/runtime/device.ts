@@ -22,7 +22,10 @@ export function isDeviceTensor (value: AnyTensor): value is DeviceTensor {
   return 'id' in value
 }
 
-/** Thrown when a device cannot do what was asked: a program that does not compile or run, a tensor that is not there, a device that is closed. */
+/**
+ * Thrown when a device cannot do what was asked: a program that does not compile or run, a tensor that is not there, a device that is
+ * closed.
+ */
 export class DeviceError extends MidspanError {
   constructor (message: string, options: { cause?: unknown, next?: string } = {}) {
     super('E_DEVICE', message, options)
@@ -30,14 +33,20 @@ export class DeviceError extends MidspanError {
 }
 
 export interface CompileOptions {
-  /** Values for some of the program's inputs, fixed at compile time: onnxruntime may pre-pack them (faster decoding, one more copy, which counts as held). */
+  /**
+   * Values for some of the program's inputs, fixed at compile time: onnxruntime may pre-pack them (faster decoding, one more copy, which
+   * counts as held).
+   */
   constants?: Readonly<Record<string, AnyTensor>>
 }
 
 export interface RunOptions {
   /** Outputs that stay on the device. The others come back as host tensors. */
   keep?: 'all' | readonly string[]
-  /** output name → input name: that input's device tensor has the output's values from then on (KV caches). A CPU writes them in place; a GPU gives the handle another buffer. */
+  /**
+   * output name → input name: that input's device tensor has the output's values from then on (KV caches). A CPU writes them in place; a
+   * GPU gives the handle another buffer.
+   */
   inPlace?: Readonly<Record<string, string>>
 }
 
@@ -113,7 +122,10 @@ export interface Device {
   upload: (value: Tensor, options?: { given?: boolean }) => Promise<DeviceTensor>
   /** Makes a zero-filled tensor without copying one from the host. */
   zeros: (dtype: DType, shape: readonly number[]) => Promise<DeviceTensor>
-  /** Random uint32 bits, made on the device's thread: elements of these keystreams, one after another, or of that of a fresh random key that nobody learns. */
+  /**
+   * Random uint32 bits, made on the device's thread: elements of these keystreams, one after another, or of that of a fresh random key that
+   * nobody learns.
+   */
   randomBits: (shape: readonly number[], keystreams?: readonly Keystream[]) => Promise<DeviceTensor>
   download: (value: DeviceTensor) => Promise<Tensor>
   /** The same of many, in one message. */

@@ -32,7 +32,14 @@ export type Request =
   /** Comes first. */
   | { readonly kind: 'open' }
   /** `constants` are tensors of the worker's whose values stand for external data. */
-  | { readonly kind: 'compile', readonly session: number, readonly name: string, readonly model: OnnxModel, readonly constants: Readonly<Record<string, number>>, readonly outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>> }
+  | {
+    readonly kind: 'compile',
+    readonly session: number,
+    readonly name: string,
+    readonly model: OnnxModel,
+    readonly constants: Readonly<Record<string, number>>,
+    readonly outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>>
+  }
   /** One after another; the answer holds these outputs. */
   | { readonly kind: 'run', readonly runs: readonly Run[], readonly outputs: readonly Outcome[] }
   | { readonly kind: 'upload', readonly value: Tensor }

@@ -1,7 +1,21 @@
 import { Worker } from 'node:worker_threads'
 import { bytesPerElement, bytesOf, elementCount, type DType, type Tensor } from '../../tensor.ts'
 import type { Program } from '../graph/program.ts'
-import { DeviceError, isDeviceTensor, type AnyTensor, type ChainOptions, type CompileOptions, type ComputeType, type Device, type DeviceKind, type DeviceMemory, type DeviceTensor, type Executable, type Keystream, type Link } from './device.ts'
+import {
+  DeviceError,
+  isDeviceTensor,
+  type AnyTensor,
+  type ChainOptions,
+  type CompileOptions,
+  type ComputeType,
+  type Device,
+  type DeviceKind,
+  type DeviceMemory,
+  type DeviceTensor,
+  type Executable,
+  type Keystream,
+  type Link
+} from './device.ts'
 import type { Answer, Held, Operand, Outcome, Request, Run, WorkerOptions } from './messages.ts'
 
 export interface DeviceOptions {
@@ -9,7 +23,10 @@ export interface DeviceOptions {
   threads?: number
   /** fp32 when left out. */
   compute?: ComputeType
-  /** A directory for onnxruntime's trace of each session, `${session}-${program}_${time}.json`, written when the device closes. Tracing costs time. */
+  /**
+   * A directory for onnxruntime's trace of each session, `${session}-${program}_${time}.json`, written when the device closes. Tracing
+   * costs time.
+   */
   profile?: string
 }
 
@@ -63,8 +80,12 @@ class WorkerDevice implements Device {
     this.compute = compute
     this.#profiles = profiles
     this.#worker = worker
-    worker.on('message', (answer: Answer) => { this.#settle(answer) })
-    worker.on('error', cause => { this.#fail(new DeviceError(`the ${kind} device's thread died: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })) })
+    worker.on('message', (answer: Answer) => {
+      this.#settle(answer)
+    })
+    worker.on('error', (cause) => {
+      this.#fail(new DeviceError(`the ${kind} device's thread died: ${cause instanceof Error ? cause.message : String(cause)}`, { cause }))
+    })
     worker.on('exit', () => {
       if (kind === 'webgpu') hasWebGpu = false
       this.#fail(new DeviceError(`the ${kind} device is closed`))
@@ -73,7 +94,8 @@ class WorkerDevice implements Device {
   }
 
   static async open (kind: DeviceKind, { threads, compute = 'fp32', profile }: DeviceOptions): Promise<WorkerDevice> {
-    if (kind === 'webgpu' && hasWebGpu) throw new DeviceError('this process has a webgpu device already', { next: 'share it, or close it first' })
+    if (kind === 'webgpu' && hasWebGpu)
+      throw new DeviceError('this process has a webgpu device already', { next: 'share it, or close it first' })
     const workerData: WorkerOptions = { kind, ...(threads === undefined ? {} : { threads }), ...(profile === undefined ? {} : { profile }) }
     const device = new WorkerDevice(kind, compute, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }), profile !== undefined)
     try {
@@ -90,11 +112,22 @@ class WorkerDevice implements Device {
   }
 
   async compile (program: Program, { constants = {} }: CompileOptions = {}): Promise<Executable> {
-    const held = Object.fromEntries(Object.entries(constants).flatMap(([name, value]) => isDeviceTensor(value) ? [[name, this.#idOf(value, `compile ${program.name} with`)]] : []))
+    const held = Object.fromEntries(
+      Object.entries(constants).flatMap(([name, value]) =>
+        isDeviceTensor(value) ? [[name, this.#idOf(value, `compile ${program.name} with`)]] : []
+      )
+    )
     const constantBytes = Object.values(constants).reduce((sum, value) => sum + sizeBytes(value), 0)
     const model = program.toOnnx(constants)
     const session = ++this.#sessions
-    await this.#ask(`compiling ${program.name}`, { kind: 'compile', session, name: program.name, model, constants: held, outputs: program.outputs.map(({ name, dtype }) => ({ name, dtype })) })
+    await this.#ask(`compiling ${program.name}`, {
+      kind: 'compile',
+      session,
+      name: program.name,
+      model,
+      constants: held,
+      outputs: program.outputs.map(({ name, dtype }) => ({ name, dtype }))
+    })
     const executable: Executable = {
       program,
       run: async (inputs, { keep = [], inPlace = {} } = {}) => await this.chain([{ executable, inputs, inPlace }], { keep }),
@@ -122,7 +155,7 @@ class WorkerDevice implements Device {
       if (inPlace === undefined) comesOut(name)
       else results[name] = last.inputs[last.inPlace![name]!] as DeviceTensor
     }
-    for (const name of also) if (outputs.every(output => output.name !== name)) comesOut(name)
+    for (const name of also) if (outputs.every((output) => output.name !== name)) comesOut(name)
     const what = [...new Set(links.map(({ executable: { program } }) => program.name))].join(', ')
     const { held, values } = await this.#ask(`program ${what}`, { kind: 'run', runs, outputs }, [...moved])
     let [nextHeld, nextValue] = [0, 0]
@@ -152,12 +185,12 @@ class WorkerDevice implements Device {
   }
 
   async downloadAll (values: readonly DeviceTensor[]): Promise<Tensor[]> {
-    const downloaded = await this.#ask('a download', { kind: 'download', ids: values.map(value => this.#idOf(value, 'download')) })
-    return downloaded.values.map(value => this.#received(value))
+    const downloaded = await this.#ask('a download', { kind: 'download', ids: values.map((value) => this.#idOf(value, 'download')) })
+    return downloaded.values.map((value) => this.#received(value))
   }
 
   free (...values: readonly DeviceTensor[]): void {
-    const ids = values.map(value => {
+    const ids = values.map((value) => {
       const id = this.#idOf(value, 'free')
       this.#live.delete(id)
       this.#memory.heldBytes -= sizeBytes(value)
@@ -189,11 +222,14 @@ class WorkerDevice implements Device {
       if (value.dtype !== dtype) throw new DeviceError(`program ${program.name} takes ${dtype} for ${name}, not ${value.dtype}`)
       operands[name] = isDeviceTensor(value) ? this.#idOf(value, `run ${program.name} on`) : this.#packed(value, moved)
     }
-    const outputs = program.outputs.filter(({ name }) => taken === undefined || taken.has(name) || inPlace[name] !== undefined).map(({ name }) => {
-      const target = inPlace[name] === undefined ? undefined : inputs[inPlace[name]]
-      if (target !== undefined && !('id' in target)) throw new DeviceError(`program ${program.name} can write ${name} only into a device tensor`)
-      return { name, inPlace: target?.id }
-    })
+    const outputs = program.outputs.filter(({ name }) => taken === undefined || taken.has(name) || inPlace[name] !== undefined).map(
+      ({ name }) => {
+        const target = inPlace[name] === undefined ? undefined : inputs[inPlace[name]]
+        if (target !== undefined && !('id' in target))
+          throw new DeviceError(`program ${program.name} can write ${name} only into a device tensor`)
+        return { name, inPlace: target?.id }
+      }
+    )
     return { session: compiled.session, inputs: operands, outputs }
   }
 
@@ -224,7 +260,8 @@ class WorkerDevice implements Device {
   }
 
   #idOf (value: DeviceTensor, what: string): number {
-    if (this.#live.get(value.id) !== value) throw new DeviceError(`cannot ${what} a ${value.dtype} tensor of shape [${value.shape.join(', ')}]: it is freed, or another device's`)
+    if (this.#live.get(value.id) !== value)
+      throw new DeviceError(`cannot ${what} a ${value.dtype} tensor of shape [${value.shape.join(', ')}]: it is freed, or another device's`)
     return value.id
   }
 
@@ -244,7 +281,9 @@ class WorkerDevice implements Device {
   }
 }
 
-/** The outputs of each link that later ones take, or that come out as well. Throws DeviceError where one takes what none before it gives. */
+/**
+ * The outputs of each link that later ones take, or that come out as well. Throws DeviceError where one takes what none before it gives.
+ */
 function passedOn (links: readonly Link[], also: readonly string[]): Array<Set<string>> {
   const passed = links.map(() => new Set<string>())
   const givers = new Map<string, Set<string>>()

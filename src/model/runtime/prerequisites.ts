@@ -10,8 +10,11 @@ export interface Missing {
   readonly next: string
 }
 
-const VULKAN: Missing = { what: 'no Vulkan driver is installed', next: 'install the GPU\'s Vulkan driver and libvulkan1' }
-const CUDA: Missing = { what: 'onnxruntime\'s CUDA libraries are not installed', next: 'npm rebuild onnxruntime-node --onnxruntime-node-install=cuda12' }
+const VULKAN: Missing = { what: 'no Vulkan driver is installed', next: "install the GPU's Vulkan driver and libvulkan1" }
+const CUDA: Missing = {
+  what: "onnxruntime's CUDA libraries are not installed",
+  next: 'npm rebuild onnxruntime-node --onnxruntime-node-install=cuda12'
+}
 
 /** What can be seen to be missing without opening the device. */
 export function missingFor (kind: DeviceKind): Missing | undefined {
@@ -28,5 +31,7 @@ export function onlySoftware (): boolean {
 /** Whether onnxruntime's install script has fetched its CUDA provider, as libonnxruntime_providers_cuda.so beside its other libraries. */
 function hasCudaLibraries (): boolean {
   const root = join(dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json')), 'bin')
-  return readdirSync(root, { recursive: true, encoding: 'utf8' }).some((file) => file.includes(join(process.platform, process.arch)) && file.includes('providers_cuda'))
+  return readdirSync(root, { recursive: true, encoding: 'utf8' }).some((file) =>
+    file.includes(join(process.platform, process.arch)) && file.includes('providers_cuda')
+  )
 }

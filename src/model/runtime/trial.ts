@@ -12,7 +12,10 @@ export type Trial =
   | { readonly works: true, readonly gflops: number }
   | { readonly works: false, readonly why: string }
 
-/** Sides of the matrices multiplied. The largest that the device is quick at counts: small ones measure the way to a GPU, large ones keep a slow device busy. */
+/**
+ * Sides of the matrices multiplied. The largest that the device is quick at counts: small ones measure the way to a GPU, large ones keep a
+ * slow device busy.
+ */
 const SIDES = [256, 1024]
 const QUICK_MS = 20
 

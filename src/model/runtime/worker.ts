@@ -31,22 +31,30 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
     }
     case 'compile': {
       const { model, externalData } = request.model
-      const held = await Promise.all(Object.entries(request.constants).map(async ([path, id]) => ({ path, data: bytesOf(await provider.read(tensors.get(id)!)) })))
-      sessions.set(request.session, await ort.InferenceSession.create(model, {
-        ...provider.sessionOptions(request.model, request.outputs),
-        externalData: [...externalData, ...held],
-        graphOptimizationLevel: 'all',
-        // An arena belongs to one program and keeps its largest run's memory: a step of a block 2048 wide then held a sixth more, for 3 %
-        // less time. A pattern plans whole runs ahead, one for each set of shapes: no faster, and arenas held twice as much.
-        enableCpuMemArena: false,
-        enableMemPattern: false,
-        logSeverityLevel: 3,
-        ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
-        ...(profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: join(profile, `${request.session}-${request.name}`) }),
-        // Each session has operator threads of its own. Between the operators of a run they spin, since waking them takes as long as a small
-        // operator does; after it they sleep, or they would slow the next session down, and the network's thread.
-        extra: { session: { force_spinning_stop: '1', intra_op: { allow_spinning: '1', spin_duration_us: '100' } } }
-      }))
+      const held = await Promise.all(
+        Object.entries(request.constants).map(async ([path, id]) => ({ path, data: bytesOf(await provider.read(tensors.get(id)!)) }))
+      )
+      sessions.set(
+        request.session,
+        await ort.InferenceSession.create(model, {
+          ...provider.sessionOptions(request.model, request.outputs),
+          externalData: [...externalData, ...held],
+          graphOptimizationLevel: 'all',
+          // An arena belongs to one program and keeps its largest run's memory: a step of a block 2048 wide then held a sixth more, for 3 %
+          // less time. A pattern plans whole runs ahead, one for each set of shapes: no faster, and arenas held twice as much.
+          enableCpuMemArena: false,
+          enableMemPattern: false,
+          logSeverityLevel: 3,
+          ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
+          ...(profile === undefined
+            ? {}
+            : { enableProfiling: true, profileFilePrefix: join(profile, `${request.session}-${request.name}`) }),
+          // Each session has operator threads of its own. Between the operators of a run they spin, since waking them takes as long as a
+          // small
+          // operator does; after it they sleep, or they would slow the next session down, and the network's thread.
+          extra: { session: { force_spinning_stop: '1', intra_op: { allow_spinning: '1', spin_duration_us: '100' } } }
+        })
+      )
       return { held: [], values: [] }
     }
     case 'run': return await runAll(request.runs, request.outputs)
@@ -54,8 +62,13 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
     case 'zeros': return { held: [hold(await provider.zeros(request.dtype, request.shape))], values: [] }
     case 'random': {
       const keystreams = request.keystreams ?? [{ key: randomBytes(32), elements: elementCount(request.shape) }]
-      const bits = keystreams.map(({ key, elements }) => createCipheriv('aes-256-ctr', key, new Uint8Array(16)).update(new Uint8Array(elements * 4)))
-      return { held: [hold(await provider.store(fromBytes('uint32', request.shape, bits.length === 1 ? bits[0]! : Buffer.concat(bits))))], values: [] }
+      const bits = keystreams.map(({ key, elements }) =>
+        createCipheriv('aes-256-ctr', key, new Uint8Array(16)).update(new Uint8Array(elements * 4))
+      )
+      return {
+        held: [hold(await provider.store(fromBytes('uint32', request.shape, bits.length === 1 ? bits[0]! : Buffer.concat(bits))))],
+        values: []
+      }
     }
     case 'download': return { held: [], values: await Promise.all(request.ids.map(async (id) => await provider.read(tensors.get(id)!))) }
     case 'free':
@@ -133,9 +146,13 @@ async function answer (request: Request): Promise<void> {
   const needsAnswer = request.kind !== 'free'
   try {
     const { held, values } = await serve(request)
-    if (needsAnswer) parentPort!.postMessage({ ok: true, held, values } satisfies Answer, [...new Set(values.map(value => value.data.buffer as ArrayBuffer))])
+    if (needsAnswer)
+      parentPort!.postMessage({ ok: true, held, values } satisfies Answer, [
+        ...new Set(values.map((value) => value.data.buffer as ArrayBuffer))
+      ])
   } catch (error) {
-    if (needsAnswer) parentPort!.postMessage({ ok: false, message: error instanceof Error ? error.message : String(error) } satisfies Answer)
+    if (needsAnswer)
+      parentPort!.postMessage({ ok: false, message: error instanceof Error ? error.message : String(error) } satisfies Answer)
   }
 }
 

@@ -41,7 +41,10 @@ interface Plan {
   readonly sequence: (index: number) => Sequence
 }
 
-/** Examples as an endless series of batches. Batch and order follow from the seed, the epoch and the index alone, so any cursor resumes exactly. */
+/**
+ * Examples as an endless series of batches. Batch and order follow from the seed, the epoch and the index alone, so any cursor resumes
+ * exactly.
+ */
 export class Batches {
   readonly #examples: readonly Example[]
   readonly #options: BatchOptions
@@ -52,12 +55,15 @@ export class Batches {
     const { sequences, mode, windowLength } = options
     if (!examples.some(({ lossMask }) => lossMask.includes(1, 1))) throw new DatasetError('there is nothing to learn in these examples')
     if (!Number.isSafeInteger(sequences) || sequences < 1) throw new DatasetError(`${sequences} sequences a batch are impossible`)
-    if (mode === 'packed' && !(Number.isSafeInteger(windowLength) && windowLength! >= 1)) throw new DatasetError(`windows of ${windowLength} tokens are impossible`, 'give the window length in tokens')
+    if (mode === 'packed' && !(Number.isSafeInteger(windowLength) && windowLength! >= 1))
+      throw new DatasetError(`windows of ${windowLength} tokens are impossible`, 'give the window length in tokens')
     this.#examples = examples
     this.#options = options
   }
 
-  /** How many batches this epoch has: the same for each when padded; when packed it can differ by what the windows without targets fall on. */
+  /**
+   * How many batches this epoch has: the same for each when padded; when packed it can differ by what the windows without targets fall on.
+   */
   count (epoch: number): number {
     return Math.ceil(this.#plan(epoch).count / this.#options.sequences)
   }
@@ -73,7 +79,7 @@ export class Batches {
       ids: sequences.map(({ ids }) => ids),
       targets: sequences.map(({ targets }) => targets),
       lengths: sequences.map(({ ids }) => ids.length),
-      tokens: sequences.reduce((total, { targets }) => total + targets.filter(id => id !== IGNORED_TARGET).length, 0)
+      tokens: sequences.reduce((total, { targets }) => total + targets.filter((id) => id !== IGNORED_TARGET).length, 0)
     }
     return { batch, next: end < count ? { epoch, index: index + 1 } : { epoch: epoch + 1, index: 0 } }
   }
@@ -82,7 +88,10 @@ export class Batches {
     if (!Number.isSafeInteger(epoch) || epoch < 0) throw new RangeError(`there is no epoch ${epoch}`)
     if (this.#planned?.epoch !== epoch) {
       const order = permutation(this.#examples.length, `${this.#options.seed}/epoch/${epoch}`)
-      this.#planned = { epoch, plan: this.#options.mode === 'packed' ? packed(this.#examples, order, this.#options.windowLength!) : padded(this.#examples, order) }
+      this.#planned = {
+        epoch,
+        plan: this.#options.mode === 'packed' ? packed(this.#examples, order, this.#options.windowLength!) : padded(this.#examples, order)
+      }
     }
     return this.#planned.plan
   }
@@ -90,8 +99,8 @@ export class Batches {
 
 /** One example a sequence; those without a counted target are left out. */
 function padded (examples: readonly Example[], order: Uint32Array): Plan {
-  const used = order.filter(i => examples[i]!.lossMask.includes(1, 1))
-  return { count: used.length, sequence: index => cut(examples[used[index]!]!, 0, Infinity) }
+  const used = order.filter((i) => examples[i]!.lossMask.includes(1, 1))
+  return { count: used.length, sequence: (index) => cut(examples[used[index]!]!, 0, Infinity) }
 }
 
 /** All examples end to end, cut into windows; the last may be shorter, and those without a counted target are left out. */
@@ -110,7 +119,7 @@ function packed (examples: readonly Example[], order: Uint32Array, windowLength:
   for (let start = 0; start + 1 < total; start += windowLength) {
     if (lossMask.subarray(start + 1, start + 1 + windowLength).includes(1)) starts.push(start)
   }
-  return { count: starts.length, sequence: index => cut({ ids, lossMask }, starts[index]!, windowLength) }
+  return { count: starts.length, sequence: (index) => cut({ ids, lossMask }, starts[index]!, windowLength) }
 }
 
 /** At most `length` positions from `start`, each with the token after it as its target. */

@@ -32,7 +32,13 @@ export class ChatTemplate {
   render (messages: readonly ChatMessage[], specialTokens: SpecialTokens, addGenerationPrompt: boolean): string {
     try {
       // Templates test `tools` and `documents` for null as well as for being defined; transformers always gives them.
-      return this.#template.render({ ...specialTokens, messages: messages.map(message => ({ ...message })), add_generation_prompt: addGenerationPrompt, tools: null, documents: null })
+      return this.#template.render({
+        ...specialTokens,
+        messages: messages.map((message) => ({ ...message })),
+        add_generation_prompt: addGenerationPrompt,
+        tools: null,
+        documents: null
+      })
     } catch (error) {
       throw new TokenizerError(`${this.name} refuses these messages: ${messageOf(error)}`, undefined, error)
     }
@@ -47,9 +53,10 @@ export function readChatTemplate (jinja: string | undefined, { chat_template: co
   if (jinja !== undefined) return new ChatTemplate('chat_template.jinja', jinja)
   if (typeof configured === 'string') return new ChatTemplate('the chat_template of tokenizer_config.json', configured)
   if (!Array.isArray(configured)) return undefined
-  const named = new Map((configured as Array<{ name?: unknown, template?: unknown } | null>).map(entry => [entry?.name, entry?.template]))
+  const named = new Map((configured as Array<{ name?: unknown, template?: unknown } | null>).map((entry) => [entry?.name, entry?.template]))
   const template = named.get('default')
-  if (typeof template !== 'string') throw new TokenizerError(`tokenizer_config.json has no chat_template named default, only ${shown([...named.keys()])}`)
+  if (typeof template !== 'string')
+    throw new TokenizerError(`tokenizer_config.json has no chat_template named default, only ${shown([...named.keys()])}`)
   return new ChatTemplate('the chat_template "default" of tokenizer_config.json', template)
 }
 

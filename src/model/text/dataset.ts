@@ -54,7 +54,12 @@ const SLICE_MS = 20
  * Reads and encodes a data file: `.txt` as documents between blank lines, anything else as JSONL (see `parseRecord`). The file is streamed;
  * the tokens stay in memory. Throws DatasetError when no line is usable.
  */
-export async function loadDataset (path: string, tokenizer: Tokenizer, { maxLength = Infinity, lossOn, fault }: DatasetOptions, signal?: AbortSignal): Promise<Dataset> {
+export async function loadDataset (
+  path: string,
+  tokenizer: Tokenizer,
+  { maxLength = Infinity, lossOn, fault }: DatasetOptions,
+  signal?: AbortSignal
+): Promise<Dataset> {
   const examples: Example[] = []
   const badLines: BadLine[] = []
   const totals = { tokens: 0, countedTokens: 0, truncated: 0, badLineCount: 0 }
@@ -73,19 +78,26 @@ export async function loadDataset (path: string, tokenizer: Tokenizer, { maxLeng
     }
     if (performance.now() - sliceStart > SLICE_MS) {
       signal?.throwIfAborted()
-      await new Promise<void>(resolve => setImmediate(resolve))
+      await new Promise<void>((resolve) => setImmediate(resolve))
       sliceStart = performance.now()
     }
   }
   if (examples.length === 0) {
     const [first] = badLines
-    throw new DatasetError(`${path} holds no usable record${first === undefined ? '' : `: line ${first.line} ${first.reason}`}`, 'see the data formats that Midspan reads')
+    throw new DatasetError(
+      `${path} holds no usable record${first === undefined ? '' : `: line ${first.line} ${first.reason}`}`,
+      'see the data formats that Midspan reads'
+    )
   }
   return { examples, badLines, ...totals }
 }
 
 /** Encodes a record, marking the tokens that count. Returns a reason where it cannot be used. */
-export function encodeRecord (record: DataRecord, tokenizer: Tokenizer, lossOn: DatasetOptions['lossOn']): Example | { readonly reason: string } {
+export function encodeRecord (
+  record: DataRecord,
+  tokenizer: Tokenizer,
+  lossOn: DatasetOptions['lossOn']
+): Example | { readonly reason: string } {
   try {
     if (record.kind === 'chat') return encodeChat(record, tokenizer, lossOn)
   } catch (error) {
@@ -107,8 +119,13 @@ function encodeAnswer (context: readonly number[], answer: string, tokenizer: To
   return { ids, lossMask: mask(ids.length, [[context.length, ids.length]]) }
 }
 
-function encodeChat ({ messages, learnFrom }: Extract<DataRecord, { kind: 'chat' }>, tokenizer: Tokenizer, lossOn: DatasetOptions['lossOn']): Example {
-  const encode = (count: number, addGenerationPrompt: boolean): number[] => tokenizer.encodeChat(messages.slice(0, count), { addGenerationPrompt })
+function encodeChat (
+  { messages, learnFrom }: Extract<DataRecord, { kind: 'chat' }>,
+  tokenizer: Tokenizer,
+  lossOn: DatasetOptions['lossOn']
+): Example {
+  const encode = (count: number, addGenerationPrompt: boolean): number[] =>
+    tokenizer.encodeChat(messages.slice(0, count), { addGenerationPrompt })
   if (tokenizer.answersContexts) {
     const last = messages.findLastIndex(({ role }) => role === 'assistant')
     return encodeAnswer(encode(last, true), messages[last]!.content, tokenizer)

@@ -20,6 +20,6 @@ export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = 
   return {
     encode: (text, addSpecialTokens) => library.encode(text, { add_special_tokens: addSpecialTokens }).ids,
     decode: (ids, skipSpecialTokens) => ids.length === 0 ? '' : library.decode([...ids], { skip_special_tokens: skipSpecialTokens }),
-    idOf: token => library.token_to_id(token)
+    idOf: (token) => library.token_to_id(token)
   }
 }

@@ -9,7 +9,10 @@ const NEWLINE = 0x0a
 /** One line of a file without its end, or why it cannot be used. `line` counts from 1. */
 export type Line = { readonly line: number, readonly text: string } | { readonly line: number, readonly reason: string }
 
-/** Reads a UTF-8 file line by line in bounded memory. Lines that are too long or not UTF-8 come as reasons. Throws DatasetError for what is no readable file. */
+/**
+ * Reads a UTF-8 file line by line in bounded memory. Lines that are too long or not UTF-8 come as reasons. Throws DatasetError for what is
+ * no readable file.
+ */
 export async function * readLines (path: string, signal?: AbortSignal): AsyncGenerator<Line> {
   const decoder = new TextDecoder('utf-8', { fatal: true })
   const handle = await openFile(path)
@@ -23,7 +26,9 @@ export async function * readLines (path: string, signal?: AbortSignal): AsyncGen
     else held = []
   }
   const take = (): Line => {
-    const taken: Line = heldBytes > MAX_LINE_BYTES ? { line, reason: `is longer than ${MAX_LINE_BYTES} bytes` } : decodeLine(decoder, line, Buffer.concat(held))
+    const taken: Line = heldBytes > MAX_LINE_BYTES
+      ? { line, reason: `is longer than ${MAX_LINE_BYTES} bytes` }
+      : decodeLine(decoder, line, Buffer.concat(held))
     held = []
     heldBytes = 0
     line++

@@ -1,5 +1,5 @@
-import { controlPieces, SentencePieceEngine } from './sentencepiece-engine.ts'
 import type { SentencePieceModel } from './sentencepiece/model.ts'
+import { controlPieces, SentencePieceEngine } from './sentencepiece-engine.ts'
 import { addedTokens, tokenContents, type Json } from './tokenizer-config.ts'
 
 /**

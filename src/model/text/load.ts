@@ -16,10 +16,17 @@ import { Tokenizer } from './tokenizer.ts'
 /** Loads the tokenizer of a Hugging Face directory. Throws TokenizerError, naming the file, for what is missing or broken. */
 export async function loadTokenizer (dir: string): Promise<Tokenizer> {
   const files = await DirectoryFiles.list(dir)
-  const [tokenizerConfig = {}, config = {}, generationConfig = {}] = await Promise.all(['tokenizer_config.json', 'config.json', 'generation_config.json'].map(async name => await files.json(name)))
+  const [tokenizerConfig = {}, config = {}, generationConfig = {}] = await Promise.all(
+    ['tokenizer_config.json', 'config.json', 'generation_config.json'].map(async (name) => await files.json(name))
+  )
   const { engine, builtIn } = await openEngine(dir, files, tokenizerConfig, config)
   const jinja = await files.bytes('chat_template.jinja')
-  return new Tokenizer(engine, { tokenizerConfig, config, generationConfig, chatTemplate: readChatTemplate(jinja?.toString(), tokenizerConfig) ?? builtIn })
+  return new Tokenizer(engine, {
+    tokenizerConfig,
+    config,
+    generationConfig,
+    chatTemplate: readChatTemplate(jinja?.toString(), tokenizerConfig) ?? builtIn
+  })
 }
 
 interface Opened {
@@ -34,13 +41,18 @@ async function openEngine (dir: string, files: DirectoryFiles, tokenizerConfig: 
     try {
       return { engine: huggingFaceEngine(tokenizer, tokenizerConfig) }
     } catch (error) {
-      throw new TokenizerError(`${join(dir, 'tokenizer.json')} cannot be used: ${error instanceof Error ? error.message : String(error)}`, undefined, error)
+      throw new TokenizerError(
+        `${join(dir, 'tokenizer.json')} cannot be used: ${error instanceof Error ? error.message : String(error)}`,
+        undefined,
+        error
+      )
     }
   }
   const version = chatGlmVersion(tokenizerConfig, config)
   const name = version === 1 ? 'ice_text.model' : 'tokenizer.model'
   const bytes = await files.bytes(name)
-  if (bytes === undefined) throw new TokenizerError(`${dir} has no tokenizer.json and no ${name}`, 'download the tokenizer beside the weights')
+  if (bytes === undefined)
+    throw new TokenizerError(`${dir} has no tokenizer.json and no ${name}`, 'download the tokenizer beside the weights')
   const path = join(dir, name)
   const file = parseModelFile(bytes, path)
   if (version === 1) return { engine: chatGlmEngine(file, path, tokenizerConfig, config), builtIn: glmTemplate(1) }
@@ -84,5 +96,7 @@ class DirectoryFiles {
 }
 
 async function named<T> (reading: Promise<T>): Promise<T> {
-  return await reading.catch((error: unknown) => { throw error instanceof ModelDirectoryError ? new TokenizerError(error.message, error.next, error) : error })
+  return await reading.catch((error: unknown) => {
+    throw error instanceof ModelDirectoryError ? new TokenizerError(error.message, error.next, error) : error
+  })
 }

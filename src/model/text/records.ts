@@ -20,13 +20,19 @@ const shapes = {
   completion: z.object({ prompt: z.string(), completion: z.string() }),
   chatCompletion: z.object({ prompt: messages, completion: messages, tools: noTools }),
   instruction: z.object({
-    instruction: z.string(), input: z.string().nullish(), output: z.string(), system: z.string().nullish(), history: z.array(z.tuple([z.string(), z.string()])).nullish()
+    instruction: z.string(),
+    input: z.string().nullish(),
+    output: z.string(),
+    system: z.string().nullish(),
+    history: z.array(z.tuple([z.string(), z.string()])).nullish()
   })
 }
 
 /**
- * Reads one line of JSONL: `text`; `messages`; `prompt` and `completion`, both texts or both lists of messages; or `instruction`, `input` and
- * `output`, with a `system` and a `history` of questions and answers where there are some. Returns the record, or the reason why the line is
+ * Reads one line of JSONL: `text`; `messages`; `prompt` and `completion`, both texts or both lists of messages; or `instruction`, `input`
+ * and
+ * `output`, with a `system` and a `history` of questions and answers where there are some. Returns the record, or the reason why the line
+ * is
  * none. `chatInstructions`: whether an instruction becomes a conversation rather than plain text.
  */
 export function parseRecord (line: string, chatInstructions: boolean): DataRecord | { readonly reason: string } {
@@ -39,15 +45,21 @@ export function parseRecord (line: string, chatInstructions: boolean): DataRecor
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return { reason: 'is not a JSON object' }
   if ('messages' in value) return check(shapes.messages, value, ({ messages }) => chat(messages, 0))
   if ('prompt' in value) {
-    if (Array.isArray(value.prompt)) return check(shapes.chatCompletion, value, ({ prompt, completion }) => chat([...prompt, ...completion], prompt.length))
+    if (Array.isArray(value.prompt))
+      return check(shapes.chatCompletion, value, ({ prompt, completion }) =>
+        chat([...prompt, ...completion], prompt.length))
     return check(shapes.completion, value, ({ prompt, completion }) => ({ kind: 'completion', prompt, completion }))
   }
-  if ('instruction' in value) return check(shapes.instruction, value, parsed => instruction(parsed, chatInstructions))
+  if ('instruction' in value) return check(shapes.instruction, value, (parsed) => instruction(parsed, chatInstructions))
   if ('text' in value) return check(shapes.text, value, ({ text }) => ({ kind: 'text', text }))
   return { reason: 'has none of the fields text, messages, prompt, instruction' }
 }
 
-function check<T> (shape: z.ZodType<T>, value: unknown, use: (parsed: T) => DataRecord | { reason: string }): DataRecord | { reason: string } {
+function check<T> (
+  shape: z.ZodType<T>,
+  value: unknown,
+  use: (parsed: T) => DataRecord | { reason: string }
+): DataRecord | { reason: string } {
   const parsed = shape.safeParse(value)
   if (parsed.success) return use(parsed.data)
   const issue = parsed.error.issues[0]!
@@ -56,15 +68,27 @@ function check<T> (shape: z.ZodType<T>, value: unknown, use: (parsed: T) => Data
 
 function chat (given: ReadonlyArray<z.infer<typeof message>>, learnFrom: number): DataRecord | { reason: string } {
   const messages = given.map(({ role, content }): ChatMessage => ({ role, content }))
-  return messages.some(({ role }, i) => i >= learnFrom && role === 'assistant') ? { kind: 'chat', messages, learnFrom } : { reason: 'has no message by the assistant' }
+  return messages.some(({ role }, i) => i >= learnFrom && role === 'assistant')
+    ? { kind: 'chat', messages, learnFrom }
+    : { reason: 'has no message by the assistant' }
 }
 
-function instruction ({ instruction, input, output, system, history }: z.infer<typeof shapes.instruction>, asChat: boolean): DataRecord | { reason: string } {
+function instruction (
+  { instruction, input, output, system, history }: z.infer<typeof shapes.instruction>,
+  asChat: boolean
+): DataRecord | { reason: string } {
   const earlier = history ?? []
-  const prompt = [instruction, input].filter(part => part !== undefined && part !== null && part !== '').join('\n')
+  const prompt = [instruction, input].filter((part) => part !== undefined && part !== null && part !== '').join('\n')
   if (!asChat && earlier.length > 0) return { reason: 'has a history, which only a model with a chat template is told' }
-  if (!asChat) return { kind: 'completion', prompt: `${[system, prompt].filter(part => typeof part === 'string' && part !== '').join('\n')}\n`, completion: output }
+  if (!asChat)
+    return {
+      kind: 'completion',
+      prompt: `${[system, prompt].filter((part) => typeof part === 'string' && part !== '').join('\n')}\n`,
+      completion: output
+    }
   const opening = typeof system === 'string' && system !== '' ? [{ role: 'system', content: system }] : []
-  const rounds = [...earlier, [prompt, output] as const].flatMap(([question, answer]) => [{ role: 'user', content: question }, { role: 'assistant', content: answer }])
+  const rounds = [...earlier, [prompt, output] as const].flatMap((
+    [question, answer]
+  ) => [{ role: 'user', content: question }, { role: 'assistant', content: answer }])
   return { kind: 'chat', messages: [...opening, ...rounds], learnFrom: 0 }
 }

@@ -30,7 +30,7 @@ export class SentencePieceEngine implements TokenEngine {
     this.#model = model
     this.#options = options
     this.#ids = new Map([...options.special].map(([id, token]) => [token, id]))
-    const written = [...options.written.keys()].filter(text => text !== '').sort((a, b) => b.length - a.length)
+    const written = [...options.written.keys()].filter((text) => text !== '').sort((a, b) => b.length - a.length)
     if (written.length > 0) this.#border = new RegExp(`(${written.map(escapePattern).join('|')})`)
   }
 

@@ -8,7 +8,7 @@ export type SpecialTokens = Readonly<Partial<Record<typeof specialTokenNames[num
 
 /** The special tokens of a tokenizer_config.json by their roles. */
 export function tokenContents (tokenizerConfig: Json): SpecialTokens {
-  return Object.fromEntries(specialTokenNames.flatMap(name => {
+  return Object.fromEntries(specialTokenNames.flatMap((name) => {
     const content = tokenContent(tokenizerConfig[name])
     return content === undefined ? [] : [[name, content]]
   }))
@@ -22,7 +22,10 @@ export interface AddedToken {
   readonly special: boolean
 }
 
-/** The tokens added to a vocabulary: those of tokenizer_config.json, and of added_tokens.json (`{ "<pad>": 32000 }`), which older directories have. */
+/**
+ * The tokens added to a vocabulary: those of tokenizer_config.json, and of added_tokens.json (`{ "<pad>": 32000 }`), which older
+ * directories have.
+ */
 export function addedTokens (tokenizerConfig: Json, addedTokensFile: Json): AddedToken[] {
   const listed = Object.entries(objectOf(tokenizerConfig.added_tokens_decoder)).flatMap(([id, token]) => {
     const content = tokenContent(token)

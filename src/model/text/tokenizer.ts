@@ -40,12 +40,13 @@ export class Tokenizer {
     }
     const known = (name: 'bos' | 'eos'): number | undefined => {
       const token = this.#specialTokens[`${name}_token`]
-      return (token === undefined ? undefined : engine.idOf(token)) ?? idsOf(config[`${name}_token_id`])[0] ?? idsOf(generationConfig[`${name}_token_id`])[0]
+      return (token === undefined ? undefined : engine.idOf(token)) ?? idsOf(config[`${name}_token_id`])[0] ??
+        idsOf(generationConfig[`${name}_token_id`])[0]
     }
     this.bosId = known('bos')
     this.eosId = known('eos')
-    const stops = [generationConfig.eos_token_id, config.eos_token_id, this.eosId].map(idsOf).find(ids => ids.length > 0) ?? []
-    this.eosIds = [...new Set([...stops, ...(engine.stopTokens ?? []).flatMap(token => idsOf(engine.idOf(token)))])]
+    const stops = [generationConfig.eos_token_id, config.eos_token_id, this.eosId].map(idsOf).find((ids) => ids.length > 0) ?? []
+    this.eosIds = [...new Set([...stops, ...(engine.stopTokens ?? []).flatMap((token) => idsOf(engine.idOf(token)))])]
   }
 
   get hasChatTemplate (): boolean {
@@ -64,7 +65,7 @@ export class Tokenizer {
 
   /** Decodes ids as they are generated. `after` are the prompt's ids, which the text continues. */
   createDecodeStream (after: readonly number[] = []): DecodeStream {
-    return new DecodeStream(ids => this.decode(ids), after)
+    return new DecodeStream((ids) => this.decode(ids), after)
   }
 
   /**
@@ -81,7 +82,8 @@ export class Tokenizer {
   }
 
   #chatTemplate (): ChatTemplate {
-    if (this.#template === undefined) throw new TokenizerError('this model has no chat template', 'send plain text, or choose a model trained for chat')
+    if (this.#template === undefined)
+      throw new TokenizerError('this model has no chat template', 'send plain text, or choose a model trained for chat')
     return this.#template
   }
 }

@@ -6,7 +6,11 @@ import { addTensors } from './rows.ts'
  * Adds gradients into a sum, by name. Owns the gradients from the call on: each ends up in `sum` or is freed, also where an addition
  * throws, so that the caller must not free them. The caller frees what is in `sum`.
  */
-export async function accumulate (device: Device, sum: Map<string, DeviceTensor>, gradients: ReadonlyMap<string, DeviceTensor>): Promise<void> {
+export async function accumulate (
+  device: Device,
+  sum: Map<string, DeviceTensor>,
+  gradients: ReadonlyMap<string, DeviceTensor>
+): Promise<void> {
   using scope = new Scope(device)
   for (const gradient of gradients.values()) scope.own(gradient)
   for (const [name, gradient] of gradients) {

@@ -1,7 +1,21 @@
 import type { Attention } from '../families/builder.ts'
 import type { Model } from '../families/family.ts'
 import type { Dim, Graph, Value } from '../graph/graph.ts'
-import { add, greaterOrEqual, less, matmul, mul, range, reshape, rotaryEmbedding, softmax, sub, takeRows, transpose, where } from '../graph/operators/index.ts'
+import {
+  add,
+  greaterOrEqual,
+  less,
+  matmul,
+  mul,
+  range,
+  reshape,
+  rotaryEmbedding,
+  softmax,
+  sub,
+  takeRows,
+  transpose,
+  where
+} from '../graph/operators/index.ts'
 
 /** Turns q or k [rows, heads * headSize] by the graph's inputs `positions` [rows, parts of a head], `cos` and `sin`. */
 export function rotate (graph: Graph, model: Model, x: Value, heads: number): Value {
@@ -20,10 +34,14 @@ export function rotate (graph: Graph, model: Model, x: Value, heads: number): Va
 function rotateRows (graph: Graph, model: Model, x: Value, positions: Value, heads: number): Value {
   const pairs = model.rotary.frequencies.length
   const [rows, width] = [x.shape[0]!, Number(x.shape[1])]
-  const [cos, sin] = ['cos', 'sin'].map(name => graph.input(name, 'float32', ['positions', pairs]))
+  const [cos, sin] = ['cos', 'sin'].map((name) => graph.input(name, 'float32', ['positions', pairs]))
   const { size, interleaved } = model.rotary
   // A sequence a row: the operator refuses a sequence longer than the tables, and packed rows may be many more than that.
-  const turned = rotaryEmbedding(reshape(x, [rows, 1, width]), positions, cos!, sin!, { heads, interleaved, ...(size === width / heads ? {} : { rotaryDim: size }) })
+  const turned = rotaryEmbedding(reshape(x, [rows, 1, width]), positions, cos!, sin!, {
+    heads,
+    interleaved,
+    ...(size === width / heads ? {} : { rotaryDim: size })
+  })
   return reshape(turned, [rows, width])
 }
 
@@ -46,7 +64,9 @@ export function paddedAttention (graph: Graph, model: Model, window: number | nu
     transpose(reshape(takeRows(x, slots, places, { gapsInInverse: false }), ['batch', 'seq', ...shape]), order)
 
   return (q, k, v) => {
-    const queries = graph.mark(reshape(pad(rotate(graph, model, q, heads), [kvHeads, group, headSize], [0, 2, 3, 1, 4]), ['batch', kvHeads, 'group*seq', headSize]))
+    const queries = graph.mark(
+      reshape(pad(rotate(graph, model, q, heads), [kvHeads, group, headSize], [0, 2, 3, 1, 4]), ['batch', kvHeads, 'group*seq', headSize])
+    )
     const keys = graph.mark(pad(rotate(graph, model, k, kvHeads), [kvHeads, headSize], [0, 2, 1, 3]))
     const values = graph.mark(pad(v, [kvHeads, headSize], [0, 2, 1, 3]))
 
@@ -56,8 +76,10 @@ export function paddedAttention (graph: Graph, model: Model, window: number | nu
 }
 
 /**
- * Attention of q [batch, kvHeads, group * queries, size] over k and v [batch, kvHeads, keys, size], with `mask` [..., queries, keys] added to
- * the scores [batch, kvHeads, group, queries, keys]: [batch, queries, kvHeads, group, size]. Heads may have zeros after the model's elements.
+ * Attention of q [batch, kvHeads, group * queries, size] over k and v [batch, kvHeads, keys, size], with `mask` [..., queries, keys] added
+ * to
+ * the scores [batch, kvHeads, group, queries, keys]: [batch, queries, kvHeads, group, size]. Heads may have zeros after the model's
+ * elements.
  */
 export function maskedAttention ({ heads, kvHeads, headSize }: Model, q: Value, k: Value, v: Value, mask: Value): Value {
   const [batch, , keys, size] = k.shape as [Dim, Dim, Dim, Dim]
@@ -68,7 +90,10 @@ export function maskedAttention ({ heads, kvHeads, headSize }: Model, q: Value, 
   return transpose(reshape(mixed, [batch, kvHeads, group, queries, size]), [0, 3, 1, 2, 4])
 }
 
-/** Of queries and keys at these indices of one sequence, [queries, keys]: 0 where a query sees a key, -infinity where the key comes after it or lies before its window. */
+/**
+ * Of queries and keys at these indices of one sequence, [queries, keys]: 0 where a query sees a key, -infinity where the key comes after it
+ * or lies before its window.
+ */
 export function causalMask (queries: Value, keys: Value, window: number | null): Value {
   const { graph } = queries
   const [query, key] = [reshape(queries, [queries.shape[0]!, 1]), reshape(keys, [1, keys.shape[0]!])]
@@ -80,5 +105,9 @@ export function causalMask (queries: Value, keys: Value, window: number | null):
 /** [batch, 1, 1, queries, keys]: 0 where the key is in its sequence's context, of `lengths` [batch] keys, and as in `causal` elsewhere. */
 export function contextMask (keys: Value, lengths: Value, causal: Value): Value {
   const { graph } = keys
-  return where(less(reshape(keys, [1, 1, 1, 1, keys.shape[0]!]), reshape(lengths, [lengths.shape[0]!, 1, 1, 1, 1])), graph.scalar(0), causal)
+  return where(
+    less(reshape(keys, [1, 1, 1, 1, keys.shape[0]!]), reshape(lengths, [lengths.shape[0]!, 1, 1, 1, 1])),
+    graph.scalar(0),
+    causal
+  )
 }

@@ -23,7 +23,8 @@ export interface BlockOptions {
 }
 
 /**
- * The programs of one block, the same for all blocks of its kind and training. Inputs: `hidden` [rows, hidden], `positions`, `slots`, `places` (rowLayout), `cos`,
+ * The programs of one block, the same for all blocks of its kind and training. Inputs: `hidden` [rows, hidden], `positions`, `slots`,
+ * `places` (rowLayout), `cos`,
  * `sin`, the weights and adapters by their names in the block, and `${module}.dropout` (uint32 [rows, in]) where adapters drop out.
  */
 export interface BlockPrograms {
@@ -47,9 +48,17 @@ export function blockPrograms (options: BlockOptions, policy: ResidualPolicy): B
 
   const { graph, hidden, output } = blockGraph(options, true)
   const outputGradient = graph.input('outputGradient', 'float32', hidden.shape)
-  const [inputGradient, ...gradients] = differentiate(graph, [{ value: output, gradient: outputGradient }], [hidden, ...parameters.map(name => graph.inputs.get(name)!)])
+  const [inputGradient, ...gradients] = differentiate(graph, [{ value: output, gradient: outputGradient }], [
+    hidden,
+    ...parameters.map((name) => graph.inputs.get(name)!)
+  ])
   const backward = Object.fromEntries(parameters.map((name, i) => [`${name}.gradient`, gradients[i]!]))
-  const parts = partition(graph, { name: 'block', forward: { output }, backward: { inputGradient: inputGradient!, ...backward }, save: savePolicy(graph, policy) })
+  const parts = partition(graph, {
+    name: 'block',
+    forward: { output },
+    backward: { inputGradient: inputGradient!, ...backward },
+    save: savePolicy(graph, policy)
+  })
   return {
     evaluate: program('block', evaluation.graph),
     forward: parts.forward,
@@ -60,19 +69,34 @@ export function blockPrograms (options: BlockOptions, policy: ResidualPolicy): B
   }
 }
 
-function blockGraph ({ model, kind, training: { adapters }, format, rowType }: BlockOptions, isTraining: boolean): { graph: Graph, hidden: Value, output: Value } {
+function blockGraph (
+  { model, kind, training: { adapters }, format, rowType }: BlockOptions,
+  isTraining: boolean
+): { graph: Graph, hidden: Value, output: Value } {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const adapter = adapterInputs(graph, model, adapters, isTraining)
-  const builder = new BlockBuilder({ graph, model, attention: paddedAttention(graph, model, kind.window), product: (x, weight) => weightProduct(x, weight, format, rowType), adapter })
+  const builder = new BlockBuilder({
+    graph,
+    model,
+    attention: paddedAttention(graph, model, kind.window),
+    product: (x, weight) => weightProduct(x, weight, format, rowType),
+    adapter
+  })
   return { graph, hidden, output: model.block(builder, hidden) }
 }
 
 /** The adapters of a block, if it has any, as inputs of a graph, named with a prefix before the module. */
-export function adapterInputs (graph: Graph, model: Model, settings: AdapterSettings | undefined, training: boolean, prefix = ''): (module: string) => Adapter | undefined {
+export function adapterInputs (
+  graph: Graph,
+  model: Model,
+  settings: AdapterSettings | undefined,
+  training: boolean,
+  prefix = ''
+): (module: string) => Adapter | undefined {
   if (settings === undefined) return () => undefined
   const targets = adapterTargets(model, settings)
-  return module => {
+  return (module) => {
     const target = targets.find(({ name }) => name === module)
     if (target === undefined) return undefined
     return {
@@ -86,7 +110,7 @@ export function adapterInputs (graph: Graph, model: Model, settings: AdapterSett
 
 /** Zeroes elements with this probability and scales up the others, by the random bits in a graph input of x's shape. */
 function dropout (graph: Graph, input: string, probability: number): (x: Value) => Value {
-  return x => {
+  return (x) => {
     const uniform = mul(cast(graph.input(input, 'uint32', x.shape), 'float32'), 2 ** -32)
     return where(less(uniform, probability), 0, mul(x, 1 / (1 - probability)))
   }

@@ -23,7 +23,9 @@ export class Embedding {
   static async open (weights: ModelWeights): Promise<Embedding> {
     const { device, model, trainable, key } = weights
     const forward = await compiled(device, `embedding ${key}`, () => embeddingProgram(model, endFormat(weights.format)))
-    const backward = trainable === 'weights' ? await compiled(device, `embedding.gradient ${key}`, () => embeddingGradientProgram(model)) : undefined
+    const backward = trainable === 'weights'
+      ? await compiled(device, `embedding.gradient ${key}`, () => embeddingGradientProgram(model))
+      : undefined
     return new Embedding(weights, forward, backward)
   }
 

@@ -4,11 +4,11 @@ import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import type { Batch } from '../text/batches.ts'
 import { accumulate } from './accumulate.ts'
-import type { Trainable } from './trainable.ts'
 import { Embedding } from './embedding.ts'
 import { Head, type Loss } from './head.ts'
 import { sequencesOf, type Rows } from './rows.ts'
 import { TrainableSpan, type ForwardOptions, type Residuals, type SpanOptions } from './span.ts'
+import type { Trainable } from './trainable.ts'
 import { ModelWeights, type WeightSource } from './weights.ts'
 
 export type { Loss } from './head.ts'
@@ -26,9 +26,17 @@ export interface Ends {
 }
 
 /** Loads a client's part of a model: the embedding with the first blocks, the last blocks with the head. */
-export async function loadEnds (device: Device, model: Model, source: WeightSource, { inputBlocks, outputBlocks }: EndBlocks, trainable: Trainable, options: Omit<SpanOptions, 'weights'> = {}): Promise<Ends> {
+export async function loadEnds (
+  device: Device,
+  model: Model,
+  source: WeightSource,
+  { inputBlocks, outputBlocks }: EndBlocks,
+  trainable: Trainable,
+  options: Omit<SpanOptions, 'weights'> = {}
+): Promise<Ends> {
   const weights = new ModelWeights(device, model, trainable, options.format)
-  const span = async (first: number, end: number): Promise<TrainableSpan> => await TrainableSpan.load(device, model, source, { first, end }, trainable, { ...options, weights })
+  const span = async (first: number, end: number): Promise<TrainableSpan> =>
+    await TrainableSpan.load(device, model, source, { first, end }, trainable, { ...options, weights })
   return await weights.orFreed(async () => {
     await weights.loadEmbedding(source)
     await weights.loadHead(source)
@@ -58,13 +66,19 @@ export class InputEnd {
   }
 
   /** Token ids, one array a sequence, to the hidden states [rows, hidden] that enter the middle. They are the caller's. */
-  async forward (sequences: Batch['ids'], { keepResiduals, seed }: StepOptions & Pick<ForwardOptions, 'keepResiduals'>): Promise<{ hidden: DeviceTensor, residuals?: InputResiduals }> {
+  async forward (
+    sequences: Batch['ids'],
+    { keepResiduals, seed }: StepOptions & Pick<ForwardOptions, 'keepResiduals'>
+  ): Promise<{ hidden: DeviceTensor, residuals?: InputResiduals }> {
     const { device } = this.span
     const flat = sequences.flat()
     const ids = int32([flat.length], flat)
     using scope = new Scope(device)
     const embedded = scope.own(await this.#embedding.forward(ids))
-    const { hidden, residuals } = await this.span.forward({ hidden: embedded, ...sequencesOf(this.span.model, sequences) }, { keepResiduals, ...seedsOf(flat.length, seed) })
+    const { hidden, residuals } = await this.span.forward({ hidden: embedded, ...sequencesOf(this.span.model, sequences) }, {
+      keepResiduals,
+      ...seedsOf(flat.length, seed)
+    })
     if (residuals === undefined) return { hidden }
     scope.release([embedded])
     const free = (): void => {
@@ -138,7 +152,7 @@ export class OutputEnd {
 /** The number of each sequence's last row. */
 function lastRows (lengths: readonly number[]): number[] {
   let end = 0
-  return lengths.map(length => (end += length) - 1)
+  return lengths.map((length) => (end += length) - 1)
 }
 
 function seedsOf (rows: number, seed: string | undefined): Pick<ForwardOptions, 'seeds'> {

@@ -16,12 +16,15 @@ interface HeadGraph {
 
 /**
  * The final norm and the head on some of the rows: inputs `hidden` [rows, hidden], `taken` int32 [taken], row numbers without
- * repetition, `inverse` int32 [rows], where each row went or -1, and the weights under their names in the checkpoint, as `format` keeps them.
+ * repetition, `inverse` int32 [rows], where each row went or -1, and the weights under their names in the checkpoint, as `format` keeps
+ * them.
  */
 function headGraph (model: Model, format: WeightFormat, activations?: 'float32' | 'int8'): HeadGraph {
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
-  const rows = takeRows(hidden, graph.input('taken', 'int32', ['taken']), graph.input('inverse', 'int32', ['rows']), { gapsInIndices: false })
+  const rows = takeRows(hidden, graph.input('taken', 'int32', ['taken']), graph.input('inverse', 'int32', ['rows']), {
+    gapsInIndices: false
+  })
   const output = normalized(rows, model.finalNorm, model.normEpsilon)
   return { graph, hidden, logits: weightProduct(output, headWeight(model), format, activations) }
 }
@@ -44,7 +47,7 @@ export function lossProgram (model: Model, format: WeightFormat): Program {
 export function lossGradientProgram (model: Model, format: WeightFormat, parameters: readonly string[]): Program {
   const { graph, hidden, loss } = lossGraph(model, format)
   graph.output('loss', loss)
-  const wrt = [hidden, ...parameters.map(name => graph.inputs.get(name)!)]
+  const wrt = [hidden, ...parameters.map((name) => graph.inputs.get(name)!)]
   const gradients = differentiate(graph, [{ value: loss, gradient: graph.scalar(1) }], wrt)
   for (const [i, name] of ['hidden', ...parameters].entries()) graph.output(`${name}.gradient`, gradients[i]!)
   return program('head.gradient', graph)
@@ -75,7 +78,9 @@ export function likeliestProgram (model: Model, format: WeightFormat): Program {
 export function embeddingGradientProgram (model: Model): Program {
   const graph = new Graph()
   const hidden = embed(tokenIds(graph), model, 'fp32')
-  const [gradient] = differentiate(graph, [{ value: hidden, gradient: graph.input('hiddenGradient', 'float32', hidden.shape) }], [graph.inputs.get(model.embedding)!])
+  const [gradient] = differentiate(graph, [{ value: hidden, gradient: graph.input('hiddenGradient', 'float32', hidden.shape) }], [
+    graph.inputs.get(model.embedding)!
+  ])
   graph.output(`${model.embedding}.gradient`, gradient!)
   return program('embedding.gradient', graph)
 }

@@ -64,12 +64,14 @@ export class Head {
   async generationLink (hidden: AnyTensor | Passed, count: number, taken: readonly number[]): Promise<Link> {
     const { model } = this.#weights
     const format = endFormat(this.#weights.format)
-    const executable = this.#weights.fixes(format) ? await this.#weights.fixed('head', () => logitsProgram(model, format, 'int8'), this.#inputs()) : this.#executables.logits
+    const executable = this.#weights.fixes(format)
+      ? await this.#weights.fixed('head', () => logitsProgram(model, format, 'int8'), this.#inputs())
+      : this.#executables.logits
     return { executable, inputs: this.#logitsInputs(hidden, count, taken) }
   }
 
   #logitsInputs<T extends AnyTensor | Passed> (hidden: T, count: number, taken: readonly number[]): Record<string, T | AnyTensor> {
-    const { taken: rows, inverse } = rowInputs(taken.map(row => ({ row, target: 0 })), count)
+    const { taken: rows, inverse } = rowInputs(taken.map((row) => ({ row, target: 0 })), count)
     return { hidden, taken: rows, inverse, ...this.#inputs() }
   }
 
@@ -92,9 +94,11 @@ export class Head {
     const names = ['hidden', ...this.#parameters]
     let lossSum = 0
     for (const taken of chunks(counted, this.#rowsPerRun)) {
-      const results = await this.#executables.gradient.run({ hidden, ...rowInputs(taken, hidden.shape[0]!), ...this.#inputs() }, { keep: names.map(name => `${name}.gradient`) })
+      const results = await this.#executables.gradient.run({ hidden, ...rowInputs(taken, hidden.shape[0]!), ...this.#inputs() }, {
+        keep: names.map((name) => `${name}.gradient`)
+      })
       lossSum += scalar(results.loss)
-      await sum.add(new Map(names.map(name => [name, results[`${name}.gradient`] as DeviceTensor])))
+      await sum.add(new Map(names.map((name) => [name, results[`${name}.gradient`] as DeviceTensor])))
     }
     if (!sum.gradients.has('hidden')) sum.gradients.set('hidden', await device.zeros('float32', hidden.shape))
     return { lossSum, countedTokens: counted.length, gradients: sum.take() }

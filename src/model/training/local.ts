@@ -4,15 +4,15 @@ import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import type { Batch } from '../text/batches.ts'
 import { accumulate } from './accumulate.ts'
-import type { ResidualSetting } from './residual-choice.ts'
 import { loadEnds, type Ends } from './ends.ts'
 import type { Loss } from './head.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from './optimizer.ts'
 import { Parameters } from './parameters.ts'
+import type { ResidualSetting } from './residual-choice.ts'
 import { sequencesOf } from './rows.ts'
+import type { Trainable } from './trainable.ts'
 import type { WeightFormat } from './weight-format.ts'
 import type { WeightSource } from './weights.ts'
-import type { Trainable } from './trainable.ts'
 
 export interface LocalTrainerOptions {
   /** Adapters on every block, or `'weights'`: everything. */
@@ -47,7 +47,12 @@ export class LocalTrainer {
     this.parameters = parameters
   }
 
-  static async load (device: Device, model: Model, source: WeightSource, { trainable, optimizer, ...options }: LocalTrainerOptions): Promise<LocalTrainer> {
+  static async load (
+    device: Device,
+    model: Model,
+    source: WeightSource,
+    { trainable, optimizer, ...options }: LocalTrainerOptions
+  ): Promise<LocalTrainer> {
     const ends = await loadEnds(device, model, source, { inputBlocks: model.layers, outputBlocks: 0 }, trainable, options)
     return new LocalTrainer(device, ends, await Optimizer.open(device, optimizer), await Parameters.create(device, ends.weights.trained))
   }
@@ -65,7 +70,9 @@ export class LocalTrainer {
     }
     for (const gradient of sum.values()) scope.own(gradient)
     const scale = 1 / Math.max(1, countedTokens)
-    const coefficient = maxGradientNorm === null ? 1 : clippingCoefficient(await this.#optimizer.norm(sum.values()) * scale, maxGradientNorm)
+    const coefficient = maxGradientNorm === null
+      ? 1
+      : clippingCoefficient(await this.#optimizer.norm(sum.values()) * scale, maxGradientNorm)
     await this.parameters.step(this.#optimizer, sum, { learningRate, scale: scale * coefficient })
     return { lossSum, countedTokens }
   }
@@ -95,7 +102,11 @@ export class LocalTrainer {
     const { hidden, residuals } = await input.forward(batch.ids, { keepResiduals: true, ...options })
     scope.own(hidden)
     try {
-      const { gradient, gradients, lossSum, countedTokens } = await output.train({ hidden, ...sequencesOf(input.span.model, batch.ids) }, batch.targets, options)
+      const { gradient, gradients, lossSum, countedTokens } = await output.train(
+        { hidden, ...sequencesOf(input.span.model, batch.ids) },
+        batch.targets,
+        options
+      )
       scope.own(gradient)
       await accumulate(this.#device, gradients, await input.backward(residuals!, gradient))
       return { lossSum, countedTokens, gradients }

@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto'
 import { MidspanError } from '../../errors.ts'
 import { float32, type Tensor } from '../../tensor.ts'
 import type { TensorSource } from '../checkpoint/directory.ts'
-import { peftTensorName } from '../checkpoint/peft.ts'
 import { loraScale } from '../checkpoint/peft-config.ts'
+import { peftTensorName } from '../checkpoint/peft.ts'
 import type { LinearModule, Model, Span } from '../families/family.ts'
 
 /** Low-rank adapters (https://arxiv.org/abs/2106.09685), in PEFT's terms. */
@@ -37,8 +37,9 @@ export function adapterScaling (settings: AdapterSettings): number {
 /** The modules of a block that have adapters, in the block's order. Throws AdapterSettingsError for a target that the model lacks. */
 export function adapterTargets (model: Model, { targets }: Pick<AdapterSettings, 'targets'>): LinearModule[] {
   const known = adaptableModules(model)
-  const missing = targets.find(target => !known.includes(target))
-  if (missing !== undefined) throw new AdapterSettingsError(`${model.architecture} has no module ${missing}`, `name some of ${known.join(', ')}`)
+  const missing = targets.find((target) => !known.includes(target))
+  if (missing !== undefined)
+    throw new AdapterSettingsError(`${model.architecture} has no module ${missing}`, `name some of ${known.join(', ')}`)
   return model.linears.filter(({ name }) => targets.includes(leafOf(name)))
 }
 
@@ -63,17 +64,28 @@ export function adapterShapes (model: Model, settings: AdapterSettings, { first,
   return shapes
 }
 
-/** A span's adapters as training starts: B is zero, A uniform within ±1/sqrt(in) from SHAKE-256 of the seed and PEFT's name of the tensor. */
+/**
+ * A span's adapters as training starts: B is zero, A uniform within ±1/sqrt(in) from SHAKE-256 of the seed and PEFT's name of the tensor.
+ */
 export function initialAdapters (model: Model, settings: AdapterSettings, span: Span): Map<string, Tensor> {
   return new Map([...adapterShapes(model, settings, span)].map(([name, shape]) => [name, initialTensor(model, settings.seed, name, shape)]))
 }
 
 /** A span's adapters as an earlier training left them. Throws AdapterSettingsError for one of another shape than the settings say. */
-export async function importedAdapters (model: Model, settings: AdapterSettings, source: Pick<TensorSource, 'read'>, span: Span): Promise<Map<string, Tensor>> {
+export async function importedAdapters (
+  model: Model,
+  settings: AdapterSettings,
+  source: Pick<TensorSource, 'read'>,
+  span: Span
+): Promise<Map<string, Tensor>> {
   const adapters = new Map<string, Tensor>()
   for (const [name, shape] of adapterShapes(model, settings, span)) {
     const value = await source.read(peftTensorName(model.layersPrefix, name))
-    if (String(value.shape) !== String(shape)) throw new AdapterSettingsError(`the imported ${name} is [${value.shape.join(', ')}], not [${shape.join(', ')}]`, 'ask the founder: the charter does not fit its adapter')
+    if (String(value.shape) !== String(shape))
+      throw new AdapterSettingsError(
+        `the imported ${name} is [${value.shape.join(', ')}], not [${shape.join(', ')}]`,
+        'ask the founder: the charter does not fit its adapter'
+      )
     adapters.set(name, value)
   }
   return adapters

@@ -1,8 +1,8 @@
+import { float32, type Tensor } from '../../tensor.ts'
 import { Graph } from '../graph/graph.ts'
 import { add, div, mul, reduceSum, sqrt, sub } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
 import type { AnyTensor, Device, DeviceTensor, Executable, Passed } from '../runtime/device.ts'
-import { float32, type Tensor } from '../../tensor.ts'
 
 /** AdamW with decoupled weight decay, as torch.optim.AdamW computes it. */
 export interface OptimizerSettings {
@@ -45,7 +45,11 @@ export class Optimizer {
   readonly #squares: Executable
   readonly #sum: Executable
 
-  private constructor (device: Device, settings: OptimizerSettings, executables: { adamW: Executable, squares: Executable, sum: Executable }) {
+  private constructor (
+    device: Device,
+    settings: OptimizerSettings,
+    executables: { adamW: Executable, squares: Executable, sum: Executable }
+  ) {
     this.#device = device
     this.#settings = settings
     this.#adamW = executables.adamW

@@ -1,5 +1,5 @@
-import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
 import { int32, type Tensor } from '../../tensor.ts'
+import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
 import type { Moments, Optimizer, StepSettings } from './optimizer.ts'
 
 /** Suffixes of the tensors that a parameter's optimiser state is kept under: first and second moment, steps taken. */
@@ -32,7 +32,10 @@ export class Parameters {
     return known(name, this.#values.get(name))
   }
 
-  /** Steps each tensor that has a gradient, in place. Throws RangeError for a gradient of anything else; where the device fails, `restore` what was. */
+  /**
+   * Steps each tensor that has a gradient, in place. Throws RangeError for a gradient of anything else; where the device fails, `restore`
+   * what was.
+   */
   async step (optimizer: Optimizer, gradients: ReadonlyMap<string, AnyTensor>, settings: StepSettings): Promise<void> {
     const stepping = [...gradients].map(([name, gradient]) => ({ name, value: this.value(name), moments: this.#momentsOf(name), gradient }))
     await optimizer.step(stepping, settings)
@@ -57,12 +60,16 @@ export class Parameters {
     return state
   }
 
-  /** Sets what `state` has of each tensor's value and optimiser state; other names in it are ignored. Throws RangeError for a part of another shape; then nothing is set. */
+  /**
+   * Sets what `state` has of each tensor's value and optimiser state; other names in it are ignored. Throws RangeError for a part of
+   * another shape; then nothing is set.
+   */
   async restore (state: ReadonlyMap<string, Tensor>): Promise<void> {
     for (const name of this.names) {
       for (const part of stateNames(name)) {
         const [found, wanted] = [state.get(part)?.shape, stateShape(part, this.value(name).shape)]
-        if (found !== undefined && String(found) !== String(wanted)) throw new RangeError(`${part} is [${found.join(', ')}], not [${wanted.join(', ')}]`)
+        if (found !== undefined && String(found) !== String(wanted))
+          throw new RangeError(`${part} is [${found.join(', ')}], not [${wanted.join(', ')}]`)
       }
     }
     for (const name of this.names) {

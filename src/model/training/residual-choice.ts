@@ -37,7 +37,8 @@ const MEASURED = 3
 const policies = ['recomputed', 'saved'] as const
 
 /**
- * Decides for each training pass of a span whether it saves residuals or recomputes them. With `auto` the first passes take turns; from then
+ * Decides for each training pass of a span whether it saves residuals or recomputes them. With `auto` the first passes take turns; from
+ * then
  * on the faster policy is kept, and saving only where its residuals stay within the limit. Both compute the same.
  */
 export class ResidualChoice {
@@ -74,14 +75,14 @@ export class ResidualChoice {
 
   get report (): ResidualReport {
     const { setting } = this
-    const isMeasured = setting !== 'auto' || policies.every(policy => this.#ended[policy] >= WARM_UPS + MEASURED)
+    const isMeasured = setting !== 'auto' || policies.every((policy) => this.#ended[policy] >= WARM_UPS + MEASURED)
     return { setting, policy: isMeasured ? this.#decide(1) : undefined, saved: this.#told('saved'), recomputed: this.#told('recomputed') }
   }
 
   #decide (rows: number): ResidualPolicy {
     if (this.setting !== 'auto') return this.setting
     if (this.#savedBytes(rows) > this.#limitBytes) return 'recomputed'
-    const untried = policies.filter(policy => this.#begun[policy] < WARM_UPS + MEASURED)
+    const untried = policies.filter((policy) => this.#begun[policy] < WARM_UPS + MEASURED)
     if (untried.length > 0) return untried.reduce((least, policy) => this.#begun[policy] < this.#begun[least] ? policy : least)
     return (this.#costs.saved?.msPerRow ?? Infinity) <= (this.#costs.recomputed?.msPerRow ?? Infinity) ? 'saved' : 'recomputed'
   }

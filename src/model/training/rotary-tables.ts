@@ -2,7 +2,10 @@ import type { Model } from '../families/family.ts'
 import { rotaryTables } from '../families/rotary.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 
-/** Positions that the first tables reach to, where the model has as many: 1 MiB for heads of 128. Those for a million would take 512 MiB, and seconds to make. */
+/**
+ * Positions that the first tables reach to, where the model has as many: 1 MiB for heads of 128. Those for a million would take 512 MiB,
+ * and seconds to make.
+ */
 const FIRST_POSITIONS = 2048
 
 /** The tables that queries and keys are turned by, float32 [positions, pairs] each. */

@@ -22,11 +22,14 @@ export interface Rows extends Sequences {
 
 /** How token ids, one array a sequence, fall into sequences of rows. Throws PromptError. */
 export function sequencesOf ({ prompts }: Model, ids: ReadonlyArray<readonly number[]>): Sequences {
-  const lengths = ids.map(sequence => sequence.length)
-  return prompts === undefined ? { lengths } : { lengths, contexts: ids.map(sequence => prompts.context(sequence, 'read')) }
+  const lengths = ids.map((sequence) => sequence.length)
+  return prompts === undefined ? { lengths } : { lengths, contexts: ids.map((sequence) => prompts.context(sequence, 'read')) }
 }
 
-/** What contradicts the contexts of these sequences, which only a model that reads prompts in both directions has; undefined where nothing does. */
+/**
+ * What contradicts the contexts of these sequences, which only a model that reads prompts in both directions has; undefined where nothing
+ * does.
+ */
 export function contextsFault ({ prompts }: Model, { lengths, contexts = [] }: Sequences): string | undefined {
   const expected = prompts === undefined ? 0 : lengths.length
   if (contexts.length !== expected) return `${contexts.length} contexts came where the model has ${expected}`
@@ -106,9 +109,13 @@ export function rowLayout ({ lengths, contexts = [] }: Sequences): RowLayout {
 }
 
 /** int64 [rows, positions] of rows [from, from + count) of each sequence. */
-export function positionsOf (sequences: ReadonlyArray<{ readonly from: number, readonly count: number, readonly context?: PromptContext | undefined }>): Tensor {
+export function positionsOf (
+  sequences: ReadonlyArray<{ readonly from: number, readonly count: number, readonly context?: PromptContext | undefined }>
+): Tensor {
   const rows = sequences.reduce((sum, { count }) => sum + count, 0)
-  const values = sequences.flatMap(({ from, count, context }) => context === undefined ? Array.from({ length: count }, (_, i) => from + i) : positionPairs(context, from, count))
+  const values = sequences.flatMap(({ from, count, context }) =>
+    context === undefined ? Array.from({ length: count }, (_, i) => from + i) : positionPairs(context, from, count)
+  )
   return int64([rows, values.length / rows], values)
 }
 

@@ -66,7 +66,10 @@ export class Residuals {
 
   /** Bytes on the device from here to the backward pass. */
   get bytes (): number {
-    return this.blocks.flatMap(({ hidden, saved }) => [hidden, ...Object.values(saved)]).reduce((sum, { dtype, shape }) => sum + bytesPerElement[dtype] * elementCount(shape), 0)
+    return this.blocks.flatMap(({ hidden, saved }) => [hidden, ...Object.values(saved)]).reduce(
+      (sum, { dtype, shape }) => sum + bytesPerElement[dtype] * elementCount(shape),
+      0
+    )
   }
 
   /** Frees them; a backward pass does that too. */
@@ -115,8 +118,16 @@ export class TrainableSpan {
   }
 
   /** Loads blocks `[first, end)` with adapters as training starts, or to be trained themselves (`'weights'`). */
-  static async load (device: Device, model: Model, source: WeightSource, span: Span, trainable: Trainable, { weights, format, policy = 'saved', residualBytes }: SpanOptions = {}): Promise<TrainableSpan> {
-    if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers)) throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
+  static async load (
+    device: Device,
+    model: Model,
+    source: WeightSource,
+    span: Span,
+    trainable: Trainable,
+    { weights, format, policy = 'saved', residualBytes }: SpanOptions = {}
+  ): Promise<TrainableSpan> {
+    if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers))
+      throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
     const set = weights ?? new ModelWeights(device, model, trainable, format)
     const residuals = new ResidualChoice(policy, residualBytes)
     const made = new Map<string, Promise<BlockExecutables>>()
@@ -133,11 +144,17 @@ export class TrainableSpan {
 
   /** The trained tensors of this span. What restores or sets them replaces them: do not keep the handles. */
   parameters (): Map<string, DeviceTensor> {
-    return new Map(this.weights.parameterNames(this.span).map(name => [name, this.weights.trained.get(name)!]))
+    return new Map(this.weights.parameterNames(this.span).map((name) => [name, this.weights.trained.get(name)!]))
   }
 
-  /** Passes rows through blocks; the result is the caller's. The given rows stay the caller's: with `keepResiduals`, a device tensor must live until the backward pass. */
-  async forward (rows: Rows, { keepResiduals, first = this.span.first, end = this.span.end, seeds }: ForwardOptions): Promise<{ hidden: DeviceTensor, residuals?: Residuals }> {
+  /**
+   * Passes rows through blocks; the result is the caller's. The given rows stay the caller's: with `keepResiduals`, a device tensor must
+   * live until the backward pass.
+   */
+  async forward (
+    rows: Rows,
+    { keepResiduals, first = this.span.first, end = this.span.end, seeds }: ForwardOptions
+  ): Promise<{ hidden: DeviceTensor, residuals?: Residuals }> {
     this.#check(rows, first, end)
     const scope = new Scope(this.device)
     const startedAtMs = performance.now()
@@ -145,9 +162,17 @@ export class TrainableSpan {
       const layout = await this.#layout(scope, rows)
       let hidden = await scope.upload(rows.hidden)
       const count = hidden.shape[0]!
-      const residuals = new Residuals(scope, layout, count, seeds, keepResiduals ? this.residuals.next(count * (end - first)) : 'recomputed')
+      const residuals = new Residuals(
+        scope,
+        layout,
+        count,
+        seeds,
+        keepResiduals ? this.residuals.next(count * (end - first)) : 'recomputed'
+      )
       for (let layer = first; layer < end; layer++) {
-        const { output, ...saved } = keepResiduals ? await this.#forward(scope, residuals, layer, hidden) : await this.#evaluate(scope, layout, layer, hidden)
+        const { output, ...saved } = keepResiduals
+          ? await this.#forward(scope, residuals, layer, hidden)
+          : await this.#evaluate(scope, layout, layer, hidden)
         if (keepResiduals) residuals.blocks.push({ layer, hidden, saved })
         else if (hidden !== rows.hidden) scope.free(hidden)
         hidden = output!
@@ -165,7 +190,10 @@ export class TrainableSpan {
     }
   }
 
-  /** Passes the gradient of what `forward` gave, [rows, hidden], back through the same blocks; spends the residuals. The gradients are the caller's. */
+  /**
+   * Passes the gradient of what `forward` gave, [rows, hidden], back through the same blocks; spends the residuals. The gradients are the
+   * caller's.
+   */
   async backward (residuals: Residuals, gradient: AnyTensor): Promise<SpanGradients> {
     const { gradient: input, adapters } = await this.#backward(residuals, gradient, true)
     return { gradient: input!, adapters }
@@ -176,7 +204,11 @@ export class TrainableSpan {
     return (await this.#backward(residuals, gradient, false)).adapters
   }
 
-  async #backward (residuals: Residuals, gradient: AnyTensor, toInput: boolean): Promise<Pick<SpanGradients, 'adapters'> & { readonly gradient: DeviceTensor | undefined }> {
+  async #backward (
+    residuals: Residuals,
+    gradient: AnyTensor,
+    toInput: boolean
+  ): Promise<Pick<SpanGradients, 'adapters'> & { readonly gradient: DeviceTensor | undefined }> {
     const scope = new Scope(this.device)
     const startedAtMs = performance.now()
     try {
@@ -187,7 +219,14 @@ export class TrainableSpan {
         const { parameters, backward, backwardToParameters } = this.#training(layer, residuals.policy)
         const dropout = await this.#dropout(scope, layer, residuals)
         const executable = i > 0 || toInput ? backward : await backwardToParameters()
-        const results = await executable.run({ hidden, outputGradient: current!, ...saved, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
+        const results = await executable.run({
+          hidden,
+          outputGradient: current!,
+          ...saved,
+          ...this.weights.blockInputs(layer),
+          ...residuals.layout,
+          ...dropout
+        }, { keep: 'all' }) as Record<string, DeviceTensor>
         for (const result of Object.values(results)) scope.own(result)
         scope.free(...Object.values(dropout), ...(current === gradient ? [] : [current!]))
         for (const name of parameters) adapters.set(this.weights.parameterName(layer, name), results[`${name}.gradient`]!)
@@ -195,7 +234,12 @@ export class TrainableSpan {
       }
       if (residuals.blocks.length === 0 && toInput) current = await sliceRows(this.device, current!, 0, residuals.rows)
       scope.release([...(toInput ? [current!] : []), ...adapters.values()])
-      if (residuals.blocks.length > 0) this.residuals.record(residuals.policy, { rows: residuals.rows * residuals.blocks.length, bytes: residuals.bytes, ms: residuals.forwardMs + performance.now() - startedAtMs })
+      if (residuals.blocks.length > 0)
+        this.residuals.record(residuals.policy, {
+          rows: residuals.rows * residuals.blocks.length,
+          bytes: residuals.bytes,
+          ms: residuals.forwardMs + performance.now() - startedAtMs
+        })
       return { gradient: toInput ? current : undefined, adapters }
     } finally {
       scope[Symbol.dispose]()
@@ -215,14 +259,21 @@ export class TrainableSpan {
   }
 
   async #evaluate (scope: Scope, layout: Residuals['layout'], layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
-    const results = await this.#block(layer).evaluate.run({ hidden, ...this.weights.blockInputs(layer), ...layout }, { keep: 'all' }) as Record<string, DeviceTensor>
+    const results = await this.#block(layer).evaluate.run({ hidden, ...this.weights.blockInputs(layer), ...layout }, {
+      keep: 'all'
+    }) as Record<string, DeviceTensor>
     scope.own(results.output!)
     return results
   }
 
   async #forward (scope: Scope, residuals: Residuals, layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
     const dropout = await this.#dropout(scope, layer, residuals)
-    const results = await this.#training(layer, residuals.policy).forward.run({ hidden, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }, { keep: 'all' }) as Record<string, DeviceTensor>
+    const results = await this.#training(layer, residuals.policy).forward.run({
+      hidden,
+      ...this.weights.blockInputs(layer),
+      ...residuals.layout,
+      ...dropout
+    }, { keep: 'all' }) as Record<string, DeviceTensor>
     for (const result of Object.values(results)) scope.own(result)
     scope.free(...Object.values(dropout))
     return results
@@ -240,27 +291,44 @@ export class TrainableSpan {
   async #dropout (scope: Scope, layer: number, { rows, seeds }: Residuals): Promise<Record<string, DeviceTensor>> {
     const { adapters } = this.weights.training(layer)
     if (adapters === undefined || adapters.dropout === 0) return {}
-    if (seeds === undefined) throw new AdapterSettingsError('adapters with dropout cannot be trained without a seed', 'give the forward pass one, new for each step')
+    if (seeds === undefined)
+      throw new AdapterSettingsError(
+        'adapters with dropout cannot be trained without a seed',
+        'give the forward pass one, new for each step'
+      )
     const bits: Record<string, DeviceTensor> = {}
     for (const { name, inputSize } of adapterTargets(this.model, adapters)) {
-      bits[`${name}.dropout`] = scope.own(await this.device.randomBits([rows, inputSize], seeds.map(({ rows, seed }) => ({ key: dropoutKey(seed, layer, name), elements: rows * inputSize }))))
+      bits[`${name}.dropout`] = scope.own(
+        await this.device.randomBits(
+          [rows, inputSize],
+          seeds.map(({ rows, seed }) => ({ key: dropoutKey(seed, layer, name), elements: rows * inputSize }))
+        )
+      )
     }
     return bits
   }
 
   async #layout (scope: Scope, sequences: Sequences): Promise<Residuals['layout']> {
     const layout: Record<string, DeviceTensor> = { ...await this.weights.rotary.reaching(Math.max(...sequences.lengths)) }
-    for (const [name, part] of Object.entries<Tensor>({ ...rowLayout(sequences), ...grownTables(this.model.rotary, sequences.lengths.map(count => ({ from: 0, count }))) })) layout[name] = await scope.upload(part)
+    for (
+      const [name, part] of Object.entries<Tensor>({
+        ...rowLayout(sequences),
+        ...grownTables(this.model.rotary, sequences.lengths.map((count) => ({ from: 0, count })))
+      })
+    ) layout[name] = await scope.upload(part)
     return layout
   }
 
   #check ({ hidden, ...sequences }: Rows, first: number, end: number): void {
     const { lengths } = sequences
-    if (!(first >= this.span.first && first <= end && end <= this.span.end)) throw new RangeError(`blocks [${first}, ${end}) are not within [${this.span.first}, ${this.span.end})`)
+    if (!(first >= this.span.first && first <= end && end <= this.span.end))
+      throw new RangeError(`blocks [${first}, ${end}) are not within [${this.span.first}, ${this.span.end})`)
     const rows = lengths.reduce((sum, length) => sum + length, 0)
     const { shape: [count, width] } = hidden
-    if (count !== rows || width !== this.model.hiddenSize) throw new RangeError(`hidden states [${hidden.shape.join(', ')}] do not fit ${rows} rows of ${this.model.hiddenSize}`)
-    if (lengths.some(length => length < 1 || length > this.model.maxPositions)) throw new RangeError(`sequences have 1 to ${this.model.maxPositions} rows, not ${lengths.join(', ')}`)
+    if (count !== rows || width !== this.model.hiddenSize)
+      throw new RangeError(`hidden states [${hidden.shape.join(', ')}] do not fit ${rows} rows of ${this.model.hiddenSize}`)
+    if (lengths.some((length) => length < 1 || length > this.model.maxPositions))
+      throw new RangeError(`sequences have 1 to ${this.model.maxPositions} rows, not ${lengths.join(', ')}`)
     const fault = contextsFault(this.model, sequences)
     if (fault !== undefined) throw new RangeError(fault)
   }
@@ -269,7 +337,16 @@ export class TrainableSpan {
 async function blockExecutables (weights: ModelWeights, layer: number, policies: readonly ResidualPolicy[]): Promise<BlockExecutables> {
   const { device, model } = weights
   const block = weights.programKey(layer)
-  const made = policies.map(policy => ({ policy, programs: blockPrograms({ model, kind: kindOf(model, layer), training: weights.training(layer), format: weights.blockFormat(layer), rowType: weights.rowType }, policy) }))
+  const made = policies.map((policy) => ({
+    policy,
+    programs: blockPrograms({
+      model,
+      kind: kindOf(model, layer),
+      training: weights.training(layer),
+      format: weights.blockFormat(layer),
+      rowType: weights.rowType
+    }, policy)
+  }))
   const [evaluate, training] = await Promise.all([
     compiled(device, `block.evaluate ${block}`, () => made[0]!.programs.evaluate),
     Promise.all(made.map(async ({ policy, programs }) => {
@@ -277,7 +354,8 @@ async function blockExecutables (weights: ModelWeights, layer: number, policies:
         compiled(device, `block.forward ${policy} ${block}`, () => programs.forward),
         compiled(device, `block.backward ${policy} ${block}`, () => programs.backward)
       ])
-      const backwardToParameters = async (): Promise<Executable> => await compiled(device, `block.backwardToParameters ${policy} ${block}`, programs.backwardToParameters)
+      const backwardToParameters = async (): Promise<Executable> =>
+        await compiled(device, `block.backwardToParameters ${policy} ${block}`, programs.backwardToParameters)
       return [policy, { parameters: programs.parameters, forward, backward, backwardToParameters }] as const
     }))
   ])

@@ -4,7 +4,9 @@ import type { Model } from '../families/family.ts'
 /** Thrown for a token that the model does not have: its tokenizer is another model's. */
 export class VocabularyError extends MidspanError {
   constructor (id: number, size: number) {
-    super('E_VOCABULARY', `token ${id} is not in the model's vocabulary of ${size}`, { next: 'use the tokenizer that belongs to the model' })
+    super('E_VOCABULARY', `token ${id} is not in the model's vocabulary of ${size}`, {
+      next: 'use the tokenizer that belongs to the model'
+    })
   }
 }
 

@@ -1,6 +1,15 @@
 import type { WeightSpec } from '../families/weights.ts'
 import { Graph, type Value, type ValueType } from '../graph/graph.ts'
-import { cast, dequantize, gatherRows, matmul, quantize, quantizedMatmul, quantizedTypes, type Quantization } from '../graph/operators/index.ts'
+import {
+  cast,
+  dequantize,
+  gatherRows,
+  matmul,
+  quantize,
+  quantizedMatmul,
+  quantizedTypes,
+  type Quantization
+} from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
 
 export const weightFormats = ['fp32', 'fp16', 'int8', 'int4'] as const
@@ -43,7 +52,9 @@ export function formatProgram ({ shape }: Pick<WeightSpec, 'shape'>, format: Wei
   const graph = new Graph()
   const matrix = graph.input('matrix', 'float32', shape)
   const quantization = quantizations[format]
-  const kept: Record<string, Value> = quantization === undefined ? { weight: cast(matrix, 'float16') } : prefixed(quantize(matrix, quantization))
+  const kept: Record<string, Value> = quantization === undefined
+    ? { weight: cast(matrix, 'float16') }
+    : prefixed(quantize(matrix, quantization))
   for (const [name, value] of Object.entries(kept)) graph.output(name, value)
   return program(`weight.${format}`, graph)
 }
@@ -76,7 +87,10 @@ export function weightRows (indices: Value, spec: WeightSpec, format: WeightForm
   const [kept, scales] = keptInputs(indices.graph, spec, format)
   const quantization = quantizations[format]
   if (quantization === undefined) return cast(gatherRows(kept!, indices), 'float32')
-  return dequantize({ codes: gatherRows(kept!, indices), scales: gatherRows(scales!, indices) }, { ...quantization, inputSize: spec.shape[1]! })
+  return dequantize({ codes: gatherRows(kept!, indices), scales: gatherRows(scales!, indices) }, {
+    ...quantization,
+    inputSize: spec.shape[1]!
+  })
 }
 
 function keptInputs (graph: Graph, spec: WeightSpec, format: WeightFormat): Value[] {

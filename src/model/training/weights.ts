@@ -49,10 +49,14 @@ export class ModelWeights {
     this.key = digest([model, trainable === 'weights' ? trainable : { ...trainable, seed: '' }, this.format, device.compute])
     this.rotary = new RotaryTables(device, model)
     this.#training = Array.from({ length: model.layers }, (_, layer) => blockTraining(model, trainable, layer))
-    this.#programKeys = this.#training.map(({ adapters, weights }, layer) => digest([kindOf(model, layer), adapters !== undefined, weights, this.key]))
+    this.#programKeys = this.#training.map(({ adapters, weights }, layer) =>
+      digest([kindOf(model, layer), adapters !== undefined, weights, this.key])
+    )
     this.#blockTensors = this.#training.map((training, layer) => [
-      ...blockWeights(model).flatMap(weight => [...keptTensors(weight, this.blockFormat(layer)).keys()].map(name => [name, blockTensor(model, layer, name)] as const)),
-      ...parameterNames(model, training).map(name => [name, parameterName(model, layer, name)] as const)
+      ...blockWeights(model).flatMap((weight) =>
+        [...keptTensors(weight, this.blockFormat(layer)).keys()].map((name) => [name, blockTensor(model, layer, name)] as const)
+      ),
+      ...parameterNames(model, training).map((name) => [name, parameterName(model, layer, name)] as const)
     ])
   }
 
@@ -69,8 +73,19 @@ export class ModelWeights {
   /** Loads a span's weights, and adapters as training starts, unless they are here. */
   async loadBlocks (source: WeightSource, span: Span): Promise<void> {
     const layers = Array.from({ length: span.end - span.first }, (_, i) => span.first + i)
-    await this.#load(source, layers.flatMap(layer => blockWeights(this.model).map(({ name, shape }) => (
-      { name: blockTensor(this.model, layer, name), shape, format: this.blockFormat(layer), isTrained: this.training(layer).weights.includes(name) }))))
+    await this.#load(
+      source,
+      layers.flatMap((layer) =>
+        blockWeights(this.model).map(({ name, shape }) => (
+          {
+            name: blockTensor(this.model, layer, name),
+            shape,
+            format: this.blockFormat(layer),
+            isTrained: this.training(layer).weights.includes(name)
+          }
+        ))
+      )
+    )
     await this.loadTrained(source, span)
   }
 
@@ -82,7 +97,9 @@ export class ModelWeights {
         { name: blockTensor(this.model, layer, name), shape, format: 'fp32', isTrained: true })))
       if (adapters === undefined) continue
       const block = { first: layer, end: layer + 1 }
-      const initial = adapters.imported === true ? await importedAdapters(this.model, adapters, source, block) : initialAdapters(this.model, adapters, block)
+      const initial = adapters.imported === true
+        ? await importedAdapters(this.model, adapters, source, block)
+        : initialAdapters(this.model, adapters, block)
       for (const [name, value] of initial) {
         if (!this.trained.has(name)) this.trained.set(name, await this.device.upload(value))
       }
@@ -111,7 +128,7 @@ export class ModelWeights {
 
   /** Loads the final norm and the head. */
   async loadHead (source: WeightSource): Promise<void> {
-    await this.#load(source, headWeights(this.model).map(weight => this.#endWeight(weight)))
+    await this.#load(source, headWeights(this.model).map((weight) => this.#endWeight(weight)))
   }
 
   /** What a block's programs depend on: blocks with equal keys share them. */
@@ -126,11 +143,14 @@ export class ModelWeights {
 
   /** The inputs that programs of the ends take for these weights, named as in the checkpoint. */
   endInputs (weights: readonly WeightSpec[]): Record<string, DeviceTensor> {
-    return Object.fromEntries(weights.flatMap(weight => [...keptTensors(weight, endFormat(this.format)).keys()].map(name => [name, this.#tensor(name)])))
+    return Object.fromEntries(
+      weights.flatMap((weight) => [...keptTensors(weight, endFormat(this.format)).keys()].map((name) => [name, this.#tensor(name)]))
+    )
   }
 
   /**
-   * Whether programs that generate have frozen weights of this format fixed in them, and products that may round their input to 8 bits. Only
+   * Whether programs that generate have frozen weights of this format fixed in them, and products that may round their input to 8 bits.
+   * Only
    * then does a CPU compute on quantised codes as they are: for weights that are inputs it dequantises the matrix in every run, which takes
    * many times as long as a row's product (bench/weights.ts).
    */
@@ -138,7 +158,10 @@ export class ModelWeights {
     return isQuantized(format) && this.device.kind !== 'webgpu'
   }
 
-  /** The program of this name with those of the inputs fixed in it that are frozen; compiled when first asked for, and kept as long as the set. */
+  /**
+   * The program of this name with those of the inputs fixed in it that are frozen; compiled when first asked for, and kept as long as the
+   * set.
+   */
   async fixed (name: string, build: () => Program, inputs: Readonly<Record<string, DeviceTensor>>): Promise<Executable> {
     const known = this.#fixed.get(name)
     if (known !== undefined) return await known
@@ -156,7 +179,7 @@ export class ModelWeights {
   /** The names in `trained` that belong to a span. */
   parameterNames ({ first, end }: Span): string[] {
     return Array.from({ length: end - first }, (_, i) => first + i)
-      .flatMap(layer => parameterNames(this.model, this.training(layer)).map(name => this.parameterName(layer, name)))
+      .flatMap((layer) => parameterNames(this.model, this.training(layer)).map((name) => this.parameterName(layer, name)))
   }
 
   /** Replaces trained tensors. Throws DeviceError for a name or shape that is not here; then nothing is replaced. */
@@ -164,7 +187,8 @@ export class ModelWeights {
     for (const [name, { shape, dtype }] of values) {
       const known = this.trained.get(name)
       if (known === undefined) throw new DeviceError(`there is no trained tensor ${name}`)
-      if (known.dtype !== dtype || String(known.shape) !== String(shape)) throw new DeviceError(`${name} is a ${known.dtype} tensor of shape [${known.shape.join(', ')}], not ${dtype} [${shape.join(', ')}]`)
+      if (known.dtype !== dtype || String(known.shape) !== String(shape))
+        throw new DeviceError(`${name} is a ${known.dtype} tensor of shape [${known.shape.join(', ')}], not ${dtype} [${shape.join(', ')}]`)
     }
     for (const [name, value] of values) {
       const replacement = 'id' in value ? value : await this.device.upload(value)
@@ -176,7 +200,10 @@ export class ModelWeights {
   free (): void {
     this.device.free(...this.trained.values(), ...this.#frozen.values())
     this.rotary.free()
-    for (const executable of this.#fixed.values()) void executable.then(async ({ close }) => { await close() }).catch(() => {}) // a device that is closed has none left
+    for (const executable of this.#fixed.values())
+      void executable.then(async ({ close }) => {
+        await close()
+      }).catch(() => {}) // a device that is closed has none left
     this.trained.clear()
     this.#frozen.clear()
     this.#fixed.clear()
@@ -203,7 +230,9 @@ export class ModelWeights {
 
   /** Loads weights that are not here yet, reading ahead while one goes to the device; none of them where one fails. */
   async #load (source: WeightSource, wanted: readonly WantedWeight[]): Promise<void> {
-    const missing = wanted.filter(weight => ![...keptTensors(weight, weight.format).keys()].every(tensor => this.#frozen.has(tensor) || this.trained.has(tensor)))
+    const missing = wanted.filter((weight) =>
+      ![...keptTensors(weight, weight.format).keys()].every((tensor) => this.#frozen.has(tensor) || this.trained.has(tensor))
+    )
     const added: Array<() => void> = []
     try {
       for await (const [weight, value] of readAhead(missing, async ({ name }) => await source.read(name))) {
@@ -230,7 +259,9 @@ export class ModelWeights {
     try {
       const executable = await compiled(this.device, `weight ${format} ${shape.join()}`, () => formatProgram({ shape }, format))
       const results = await executable.run({ matrix: plain }, { keep: 'all' })
-      return [...keptTensors({ name, shape }, format).keys()].map(tensor => [tensor, results[`weight${tensor.slice(name.length)}`] as DeviceTensor])
+      return [...keptTensors({ name, shape }, format).keys()].map((
+        tensor
+      ) => [tensor, results[`weight${tensor.slice(name.length)}`] as DeviceTensor])
     } finally {
       this.device.free(plain)
     }
@@ -239,7 +270,13 @@ export class ModelWeights {
 
 /** A shape of another model would fail later, in a program that does not know where it came from. */
 function checkShape ({ name, shape }: WeightSpec, value: Tensor): void {
-  if (String(value.shape) !== String(shape)) throw new TensorMismatchError(name, 'the weights', `is [${value.shape.join(', ')}], and the model calls for [${shape.join(', ')}]`, 'use the config.json that belongs to these weights')
+  if (String(value.shape) !== String(shape))
+    throw new TensorMismatchError(
+      name,
+      'the weights',
+      `is [${value.shape.join(', ')}], and the model calls for [${shape.join(', ')}]`,
+      'use the config.json that belongs to these weights'
+    )
 }
 
 /** A short key for what JSON shows: each block of each token looks for a program by it, and a model's description has kilobytes. */

@@ -31,7 +31,9 @@ export class ControlClient {
     this.#home = home
   }
 
-  /** The one answer of an operation. Throws NoDaemonError, DaemonGoneError, or DaemonError with the code of what went wrong in the daemon. */
+  /**
+   * The one answer of an operation. Throws NoDaemonError, DaemonGoneError, or DaemonError with the code of what went wrong in the daemon.
+   */
   async request (operation: string, parameters: object, signal: AbortSignal): Promise<object> {
     for await (const event of this.stream(operation, parameters, signal)) return event
     throw new DaemonGoneError(this.#home.root)
@@ -58,7 +60,14 @@ export class ControlClient {
   }
 
   async #send (operation: string, parameters: object, signal: AbortSignal): Promise<IncomingMessage> {
-    const request = httpRequest({ socketPath: controlPath(this.#home), path: CONTROL_PREFIX + operation, method: 'POST', headers: { 'content-type': 'application/json' }, signal, agent: false })
+    const request = httpRequest({
+      socketPath: controlPath(this.#home),
+      path: CONTROL_PREFIX + operation,
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      signal,
+      agent: false
+    })
     request.end(JSON.stringify(parameters))
     try {
       const [response] = await once(request, 'response') as [IncomingMessage]
@@ -68,7 +77,8 @@ export class ControlClient {
       signal.throwIfAborted()
       const { code } = error as NodeJS.ErrnoException
       if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ECONNREFUSED') throw new NoDaemonError(this.#home.root, error)
-      if (code === 'EACCES' || code === 'EPERM') throw new UsageError(`${this.#home.root} is another user's`, 'run this as the user that runs its daemon', error)
+      if (code === 'EACCES' || code === 'EPERM')
+        throw new UsageError(`${this.#home.root} is another user's`, 'run this as the user that runs its daemon', error)
       throw new DaemonGoneError(this.#home.root, error)
     } finally {
       request.on('error', () => {}) // what breaks later is told by the response

@@ -16,7 +16,11 @@ export interface ControlServer {
 }
 
 /** Offers operations, by name, to processes of the home's owner. The home must be locked: a socket that lies there is taken to be stale. */
-export async function startControlServer (home: Home, operations: Readonly<Record<string, Operation>>, logger: Logger): Promise<ControlServer> {
+export async function startControlServer (
+  home: Home,
+  operations: Readonly<Record<string, Operation>>,
+  logger: Logger
+): Promise<ControlServer> {
   const path = controlPath(home)
   await privateDirectory(dirname(path))
   await rm(path, { force: true })
@@ -52,7 +56,8 @@ const STOP_TIMEOUT_MS = 5_000
 async function privateDirectory (path: string): Promise<void> {
   await mkdir(path, { recursive: true, mode: 0o700 })
   const { uid, mode } = await lstat(path)
-  if (uid !== process.getuid?.() || (mode & 0o077) !== 0) throw new UsageError(`${path} is not for this user alone`, `make it so (chmod 700 ${path}), or choose another home`)
+  if (uid !== process.getuid?.() || (mode & 0o077) !== 0)
+    throw new UsageError(`${path} is not for this user alone`, `make it so (chmod 700 ${path}), or choose another home`)
 }
 
 interface Offer {
@@ -84,7 +89,9 @@ function operationFor (operations: Readonly<Record<string, Operation>>, { method
   const name = url.startsWith(CONTROL_PREFIX) ? url.slice(CONTROL_PREFIX.length) : ''
   const operation = Object.hasOwn(operations, name) ? operations[name] : undefined
   if (method !== 'POST' || operation === undefined) {
-    throw new MidspanError('E_NO_OPERATION', `this peer does not offer ${name === '' ? `${method} ${url}` : name}`, { next: `ask one of the other role; this one offers ${Object.keys(operations).sort().join(', ')}` })
+    throw new MidspanError('E_NO_OPERATION', `this peer does not offer ${name === '' ? `${method} ${url}` : name}`, {
+      next: `ask one of the other role; this one offers ${Object.keys(operations).sort().join(', ')}`
+    })
   }
   return operation
 }

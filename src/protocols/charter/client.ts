@@ -1,5 +1,5 @@
-import { CharterVersionError, SettingRefusedError } from './errors.ts'
 import { PROTOCOL_VERSIONS } from './constants.ts'
+import { CharterVersionError, SettingRefusedError } from './errors.ts'
 import type { Charter, Partition } from './schema.ts'
 
 /** What a client chooses for itself within a charter. */
@@ -17,7 +17,8 @@ export function checkClientSettings (charter: Charter, settings: ClientSettings)
   checkPartition(charter, settings.partition)
   checkNoise(charter, 'noise', settings.noise)
   checkNoise(charter, 'gradientNoise', settings.gradientNoise)
-  if (settings.wire !== charter.wire) throw new SettingRefusedError('wire', `it is ${settings.wire}, and the federation uses ${charter.wire}`)
+  if (settings.wire !== charter.wire)
+    throw new SettingRefusedError('wire', `it is ${settings.wire}, and the federation uses ${charter.wire}`)
 }
 
 /** Throws SettingRefusedError when the charter does not allow this partition. */
@@ -33,8 +34,10 @@ function checkPartition (charter: Charter, partition: Partition): void {
 
 function checkNoise (charter: Charter, field: 'noise' | 'gradientNoise', scale: number): void {
   const floor = charter.privacy[field]
-  if (!Number.isFinite(scale) || scale < floor) throw new SettingRefusedError(field, `it is ${scale}, and the least the federation allows is ${floor}`)
-  if (charter.privacy.clip === null && scale > 0) throw new SettingRefusedError(field, `it is ${scale}, and a federation without clip norms cannot scale noise`)
+  if (!Number.isFinite(scale) || scale < floor)
+    throw new SettingRefusedError(field, `it is ${scale}, and the least the federation allows is ${floor}`)
+  if (charter.privacy.clip === null && scale > 0)
+    throw new SettingRefusedError(field, `it is ${scale}, and a federation without clip norms cannot scale noise`)
 }
 
 /** Throws CharterVersionError, naming the protocol, unless this release speaks every protocol of the charter. */

@@ -1,6 +1,9 @@
 import { MidspanError } from '../../errors.ts'
 
-/** A charter that does not follow the format. `field` is the path of the first value that is wrong, or empty for the document itself; `reason` says what of it. */
+/**
+ * A charter that does not follow the format. `field` is the path of the first value that is wrong, or empty for the document itself;
+ * `reason` says what of it.
+ */
 export class CharterInvalidError extends MidspanError {
   static readonly code = 'E_CHARTER_INVALID'
   readonly field: string
@@ -19,7 +22,9 @@ export class CharterSignatureError extends MidspanError {
   static readonly code = 'E_CHARTER_SIGNATURE'
 
   constructor (reason: string) {
-    super(CharterSignatureError.code, `the charter is not its founder's: ${reason}`, { next: 'do not join; ask the founder which federation id is theirs' })
+    super(CharterSignatureError.code, `the charter is not its founder's: ${reason}`, {
+      next: 'do not join; ask the founder which federation id is theirs'
+    })
   }
 }
 

@@ -57,7 +57,10 @@ const adaptersSchema = z.strictObject({
 /** What of the model itself is trained. */
 const weightsSchema = z.strictObject({
   /** Blocks that are trained whole, in place of adapters. */
-  blocks: z.array(z.int().min(0).max(MAX_BLOCKS - 1)).max(MAX_BLOCKS).refine((blocks) => new Set(blocks).size === blocks.length, 'names a block twice'),
+  blocks: z.array(z.int().min(0).max(MAX_BLOCKS - 1)).max(MAX_BLOCKS).refine(
+    (blocks) => new Set(blocks).size === blocks.length,
+    'names a block twice'
+  ),
   /** Biases of the other blocks, as PEFT's setting of this name. */
   bias: z.enum(['none', 'all', 'lora_only'])
 })
@@ -108,7 +111,10 @@ const limitsSchema = z.strictObject({
 /** What a federation agrees on, as its founder signs it. */
 export const charterSchema = z.strictObject({
   version: z.literal(CHARTER_VERSION),
-  name: z.string().min(1).max(64).regex(/^[\p{L}\p{N}][\p{L}\p{N} ._-]*$/u, 'has characters other than letters, digits, spaces, dots, dashes and underscores'),
+  name: z.string().min(1).max(64).regex(
+    /^[\p{L}\p{N}][\p{L}\p{N} ._-]*$/u,
+    'has characters other than letters, digits, spaces, dots, dashes and underscores'
+  ),
   founder: peerIdSchema,
   createdAt: z.iso.datetime(),
   protocols: z.record(z.string().regex(/^[a-z]{1,32}$/), z.string().regex(/^\d{1,4}\.\d{1,4}\.\d{1,4}$/)),
@@ -129,10 +135,15 @@ export const charterSchema = z.strictObject({
   limits: limitsSchema
 }).superRefine((charter, context) => {
   const { model: { blocks }, weights, partitions: { inputBlocks, outputBlocks }, privacy: { clip } } = charter
-  const refuse = (path: Array<string | number>, message: string): void => { context.addIssue({ code: 'custom', path, message }) }
-  if (inputBlocks.max + outputBlocks.max >= blocks) return refuse(['partitions'], `the ends may take all ${blocks} blocks and leave no middle`)
-  if (weights.blocks.some((block) => block >= blocks)) return refuse(['weights', 'blocks'], `names a block that the model's ${blocks} are without`)
-  if (charter.strategy === 'sequential' && charter.ends.mode === 'average') refuse(['ends'], 'cannot be averaged where clients take turns: an average needs rounds that all of them are in')
+  const refuse = (path: Array<string | number>, message: string): void => {
+    context.addIssue({ code: 'custom', path, message })
+  }
+  if (inputBlocks.max + outputBlocks.max >= blocks)
+    return refuse(['partitions'], `the ends may take all ${blocks} blocks and leave no middle`)
+  if (weights.blocks.some((block) => block >= blocks))
+    return refuse(['weights', 'blocks'], `names a block that the model's ${blocks} are without`)
+  if (charter.strategy === 'sequential' && charter.ends.mode === 'average')
+    refuse(['ends'], 'cannot be averaged where clients take turns: an average needs rounds that all of them are in')
   if (clip === null) return
   for (let cut = inputBlocks.min; cut <= inputBlocks.max; cut++) {
     if (clip.hidden[cut] === undefined) refuse(['privacy', 'clip', 'hidden', String(cut)], 'is missing, and partitions cut there')

@@ -31,7 +31,8 @@ export async function signCharter (charter: Charter, key: PrivateKey): Promise<S
   const canonical = canonicalBytes(charter)
   const signature = await key.sign(signedBytes(canonical))
   const bytes = canonicalBytes({ charter, signature: toString(signature, 'base64url') })
-  if (bytes.byteLength > MAX_CHARTER_BYTES) throw new CharterInvalidError('', `it is ${bytes.byteLength} bytes, more than ${MAX_CHARTER_BYTES}`)
+  if (bytes.byteLength > MAX_CHARTER_BYTES)
+    throw new CharterInvalidError('', `it is ${bytes.byteLength} bytes, more than ${MAX_CHARTER_BYTES}`)
   return describe(checked, canonical, bytes)
 }
 
@@ -40,7 +41,8 @@ export async function signCharter (charter: Charter, key: PrivateKey): Promise<S
  * Throws CharterInvalidError, CharterVersionError or CharterSignatureError.
  */
 export async function verifyCharter (bytes: Uint8Array): Promise<SignedCharter> {
-  if (bytes.byteLength > MAX_CHARTER_BYTES) throw new CharterInvalidError('', `it is ${bytes.byteLength} bytes, more than ${MAX_CHARTER_BYTES}`)
+  if (bytes.byteLength > MAX_CHARTER_BYTES)
+    throw new CharterInvalidError('', `it is ${bytes.byteLength} bytes, more than ${MAX_CHARTER_BYTES}`)
   const document = documentSchema.safeParse(parse(bytes))
   if (!document.success) throw new CharterInvalidError('', 'it is not a signed charter')
   const { charter, signature } = document.data
@@ -65,7 +67,10 @@ function check (value: unknown): Charter {
   const issue = result.error.issues[0]
   const unknownKey = issue?.code === 'unrecognized_keys' ? issue.keys[0] : undefined
   const path = [...issue?.path ?? [], ...(unknownKey === undefined ? [] : [unknownKey])]
-  throw new CharterInvalidError(path.join('.'), unknownKey === undefined ? issue?.message ?? 'it does not follow the format' : 'is not a field of a charter')
+  throw new CharterInvalidError(
+    path.join('.'),
+    unknownKey === undefined ? issue?.message ?? 'it does not follow the format' : 'is not a field of a charter'
+  )
 }
 
 async function isSignedBy (founder: string, canonical: Uint8Array, signature: string): Promise<boolean> {

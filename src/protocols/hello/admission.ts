@@ -93,14 +93,23 @@ export class Admission {
     if (invite.server !== this.#policy.server) {
       throw new RefusedError(REFUSALS.inviteSignature, 'invite.server', `the invite is signed by ${invite.server}, not by this server`)
     }
-    if (invite.federation !== this.#policy.federation) throw new RefusedError(REFUSALS.inviteFederation, 'invite.federation', 'the invite is to another federation')
+    if (invite.federation !== this.#policy.federation)
+      throw new RefusedError(REFUSALS.inviteFederation, 'invite.federation', 'the invite is to another federation')
     if (invite.expiresAtMs <= this.#now()) {
-      throw new RefusedError(REFUSALS.inviteExpired, 'invite.expires', `the invite expired at ${new Date(invite.expiresAtMs).toISOString()}`)
+      throw new RefusedError(
+        REFUSALS.inviteExpired,
+        'invite.expires',
+        `the invite expired at ${new Date(invite.expiresAtMs).toISOString()}`
+      )
     }
     if (invite.role !== role) throw refuseRole(role, invite.role)
     const usedBy = this.state.invites[invite.nonce]?.usedBy ?? []
     if (!usedBy.includes(peer) && usedBy.length >= invite.uses) {
-      throw new RefusedError(REFUSALS.inviteUsed, 'invite.uses', invite.uses === 1 ? 'the invite was used already' : `the invite was used ${invite.uses} times already`)
+      throw new RefusedError(
+        REFUSALS.inviteUsed,
+        'invite.uses',
+        invite.uses === 1 ? 'the invite was used already' : `the invite was used ${invite.uses} times already`
+      )
     }
   }
 
@@ -115,12 +124,17 @@ export class Admission {
   #checkRoom (peer: string, role: InvitedRole): void {
     if (role !== 'client') return
     const others = Object.entries(this.state.peers).filter(([id, { role }]) => role === 'client' && id !== peer).length
-    if (others >= this.#policy.maxClients) throw new RefusedError(REFUSALS.full, 'role', `the federation has its ${this.#policy.maxClients} clients already`)
+    if (others >= this.#policy.maxClients)
+      throw new RefusedError(REFUSALS.full, 'role', `the federation has its ${this.#policy.maxClients} clients already`)
   }
 
   #checkFederation ({ federation }: Candidate): void {
     if (federation !== undefined && federation !== this.#policy.federation) {
-      throw new RefusedError(REFUSALS.federation, 'federation', `this server belongs to the federation ${this.#policy.federation.slice(0, 16)}…, not to ${federation.slice(0, 16)}…`)
+      throw new RefusedError(
+        REFUSALS.federation,
+        'federation',
+        `this server belongs to the federation ${this.#policy.federation.slice(0, 16)}…, not to ${federation.slice(0, 16)}…`
+      )
     }
   }
 
@@ -128,7 +142,11 @@ export class Admission {
     for (const [name, version] of Object.entries(this.#policy.protocols)) {
       const theirs = Object.hasOwn(protocols, name) ? protocols[name] : undefined
       if (theirs?.split('.')[0] !== version.split('.')[0]) {
-        throw new RefusedError(REFUSALS.version, `protocols.${name}`, `the federation speaks ${name} ${version}, and this peer speaks ${theirs ?? 'none'}`)
+        throw new RefusedError(
+          REFUSALS.version,
+          `protocols.${name}`,
+          `the federation speaks ${name} ${version}, and this peer speaks ${theirs ?? 'none'}`
+        )
       }
     }
   }

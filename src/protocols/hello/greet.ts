@@ -1,10 +1,10 @@
+import { create } from '@bufbuild/protobuf'
 import type { Stream } from '@libp2p/interface'
 import { concat } from 'uint8arrays/concat'
 import { MAX_CHARTER_BYTES } from '../charter/constants.ts'
 import { ControlStream } from '../wire/control.ts'
 import { BadMessageError } from '../wire/errors.ts'
 import { remoteErrorOf } from '../wire/failure.ts'
-import { create } from '@bufbuild/protobuf'
 import { plainText } from '../wire/text.ts'
 import { FailureSchema } from '../wire/wire_pb.ts'
 import { isRefusalCode, RefusedError } from './errors.ts'
@@ -29,7 +29,8 @@ export interface Welcomed {
 }
 
 /**
- * Says hello on a new stream. Throws RefusedError when the host does not let this peer in, BadMessageError for an answer that makes no sense,
+ * Says hello on a new stream. Throws RefusedError when the host does not let this peer in, BadMessageError for an answer that makes no
+ * sense,
  * and the wire's errors.
  */
 export async function sayHello (stream: Stream, greeting: Greeting, signal: AbortSignal): Promise<Welcomed> {
@@ -38,7 +39,9 @@ export async function sayHello (stream: Stream, greeting: Greeting, signal: Abor
     await control.write(helloOf(greeting), undefined, signal)
     const { message } = await control.read(signal)
     const welcome = welcomeIn(message)
-    const charter = greeting.federation === undefined && greeting.leaving !== true ? await readCharter(control, welcome.charterLength, signal) : undefined
+    const charter = greeting.federation === undefined && greeting.leaving !== true
+      ? await readCharter(control, welcome.charterLength, signal)
+      : undefined
     await control.close(signal)
     return { agent: plainText(welcome.agent), role: plainText(welcome.role), charter }
   } catch (error) {
@@ -51,7 +54,9 @@ function welcomeIn ({ answer }: Answer) {
   if (answer.case === 'welcome') return answer.value
   if (answer.case !== 'refusal') throw new BadMessageError('an answer to a hello that is neither a welcome nor a refusal')
   const { code, field, message } = answer.value
-  throw isRefusalCode(code) ? new RefusedError(code, plainText(field), plainText(message)) : remoteErrorOf(create(FailureSchema, { code, message }))
+  throw isRefusalCode(code)
+    ? new RefusedError(code, plainText(field), plainText(message))
+    : remoteErrorOf(create(FailureSchema, { code, message }))
 }
 
 async function readCharter (control: ControlStream<Hello, Answer>, length: number, signal: AbortSignal): Promise<Uint8Array> {

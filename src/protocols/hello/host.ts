@@ -108,7 +108,8 @@ export class HelloHost {
 
 async function candidateOf (peer: PeerId, hello: Hello): Promise<Candidate> {
   const { federation, invite } = hello
-  if (federation.byteLength !== 0 && federation.byteLength !== FEDERATION_BYTES) throw new RefusedError(REFUSALS.badHello, 'federation', 'the federation is not a SHA-256')
+  if (federation.byteLength !== 0 && federation.byteLength !== FEDERATION_BYTES)
+    throw new RefusedError(REFUSALS.badHello, 'federation', 'the federation is not a SHA-256')
   return {
     peer: peer.toString(),
     role: hello.role,

@@ -11,15 +11,25 @@ const MAX_HELLO_BYTES = 16 * 2 ** 10
 const HELLO_TIMEOUT_MS = 20_000
 
 export const asGreeter: ControlOptions<Hello, Answer> = {
-  outgoing: HelloSchema, incoming: AnswerSchema, maxMessageBytes: MAX_HELLO_BYTES, maxPayloadBytes: MAX_CONTROL_PAYLOAD_BYTES, timeoutMs: HELLO_TIMEOUT_MS
+  outgoing: HelloSchema,
+  incoming: AnswerSchema,
+  maxMessageBytes: MAX_HELLO_BYTES,
+  maxPayloadBytes: MAX_CONTROL_PAYLOAD_BYTES,
+  timeoutMs: HELLO_TIMEOUT_MS
 }
 
 export const asHost: ControlOptions<Answer, Hello> = {
-  outgoing: AnswerSchema, incoming: HelloSchema, maxMessageBytes: MAX_HELLO_BYTES, maxPayloadBytes: MAX_CONTROL_PAYLOAD_BYTES, timeoutMs: HELLO_TIMEOUT_MS
+  outgoing: AnswerSchema,
+  incoming: HelloSchema,
+  maxMessageBytes: MAX_HELLO_BYTES,
+  maxPayloadBytes: MAX_CONTROL_PAYLOAD_BYTES,
+  timeoutMs: HELLO_TIMEOUT_MS
 }
 
 /** A hello of this release. */
-export function helloOf (fields: { agent: string, role: string, federation?: Uint8Array | undefined, invite?: Uint8Array | undefined, leaving?: boolean }): Hello {
+export function helloOf (
+  fields: { agent: string, role: string, federation?: Uint8Array | undefined, invite?: Uint8Array | undefined, leaving?: boolean }
+): Hello {
   return create(HelloSchema, {
     agent: fields.agent,
     role: fields.role,

@@ -28,13 +28,25 @@ const STATUS_TIMEOUT_MS = 10_000
 
 /** Answers one query. */
 export async function answerStatus (stream: Stream, status: () => PeerStatus, signal?: AbortSignal): Promise<void> {
-  const control = new ControlStream(stream, { outgoing: ReportSchema, incoming: QuerySchema, maxMessageBytes: MAX_REPORT_BYTES, timeoutMs: STATUS_TIMEOUT_MS })
+  const control = new ControlStream(stream, {
+    outgoing: ReportSchema,
+    incoming: QuerySchema,
+    maxMessageBytes: MAX_REPORT_BYTES,
+    timeoutMs: STATUS_TIMEOUT_MS
+  })
   try {
     await control.read(signal)
     const { blocks, members, uptimeMs, ...rest } = status()
-    await control.write(create(ReportSchema, {
-      ...rest, members: members.slice(0, MAX_MEMBERS), blocks: blocks.slice(0, MAX_SPANS).map(([first, end]) => ({ first, end })), uptimeMs: BigInt(Math.round(uptimeMs))
-    }), undefined, signal)
+    await control.write(
+      create(ReportSchema, {
+        ...rest,
+        members: members.slice(0, MAX_MEMBERS),
+        blocks: blocks.slice(0, MAX_SPANS).map(([first, end]) => ({ first, end })),
+        uptimeMs: BigInt(Math.round(uptimeMs))
+      }),
+      undefined,
+      signal
+    )
     await control.close(signal)
   } catch (error) {
     control.abort(error as Error)
@@ -44,12 +56,18 @@ export async function answerStatus (stream: Stream, status: () => PeerStatus, si
 
 /** Asks a peer for its status. Throws BadMessageError for a report that cannot be, and the wire's errors. */
 export async function askStatus (stream: Stream, signal: AbortSignal): Promise<PeerStatus> {
-  const control = new ControlStream(stream, { outgoing: QuerySchema, incoming: ReportSchema, maxMessageBytes: MAX_REPORT_BYTES, timeoutMs: STATUS_TIMEOUT_MS })
+  const control = new ControlStream(stream, {
+    outgoing: QuerySchema,
+    incoming: ReportSchema,
+    maxMessageBytes: MAX_REPORT_BYTES,
+    timeoutMs: STATUS_TIMEOUT_MS
+  })
   try {
     await control.write(create(QuerySchema), undefined, signal)
     const { message } = await control.read(signal)
     await control.close(signal)
-    if (message.blocks.length > MAX_SPANS || message.members.length > MAX_MEMBERS) throw new BadMessageError('a status report of absurd length')
+    if (message.blocks.length > MAX_SPANS || message.members.length > MAX_MEMBERS)
+      throw new BadMessageError('a status report of absurd length')
     return {
       agent: plainText(message.agent),
       role: plainText(message.role),

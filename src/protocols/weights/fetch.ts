@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { create } from '@bufbuild/protobuf'
 import type { Stream } from '@libp2p/interface'
+import { MidspanError } from '../../errors.ts'
 import { ControlStream } from '../wire/control.ts'
 import { BadMessageError, ChannelClosedError, ChannelResetError, ChannelTimeoutError, FrameTruncatedError } from '../wire/errors.ts'
 import { asClient, BusyError, kinds, type PieceKind } from './messages.ts'
 import { type Part, type Request, RequestSchema } from './weights_pb.ts'
-import { MidspanError } from '../../errors.ts'
 
 /** A file or tensor that is not here, or not all of it. */
 export interface MissingPiece {
@@ -38,10 +38,15 @@ const MAX_TRIES_WITHOUT_PROGRESS = 6
 const RETRY_MS = 1000
 
 /**
- * Fetches all pieces that the store lacks, going on after a cut where it stopped. Throws what the server refuses with (E_NOT_SERVED), what the
+ * Fetches all pieces that the store lacks, going on after a cut where it stopped. Throws what the server refuses with (E_NOT_SERVED), what
+ * the
  * store throws for bytes that do not match their hash, and the last error when nothing comes any more.
  */
-export async function fetchPieces (store: PieceStore, { open, onProgress = () => {}, retryMs = RETRY_MS }: FetchOptions, signal: AbortSignal): Promise<void> {
+export async function fetchPieces (
+  store: PieceStore,
+  { open, onProgress = () => {}, retryMs = RETRY_MS }: FetchOptions,
+  signal: AbortSignal
+): Promise<void> {
   let failures = 0
   while (store.pending().length > 0) {
     try {
@@ -57,7 +62,12 @@ export async function fetchPieces (store: PieceStore, { open, onProgress = () =>
   }
 }
 
-async function fetchOverOneStream (store: PieceStore, stream: Stream, onProgress: (bytes: number) => void, signal: AbortSignal): Promise<void> {
+async function fetchOverOneStream (
+  store: PieceStore,
+  stream: Stream,
+  onProgress: (bytes: number) => void,
+  signal: AbortSignal
+): Promise<void> {
   const control = new ControlStream(stream, asClient)
   try {
     for (let piece = store.pending()[0]; piece !== undefined; piece = store.pending()[0]) {
@@ -70,14 +80,22 @@ async function fetchOverOneStream (store: PieceStore, stream: Stream, onProgress
   }
 }
 
-async function fetchPiece (store: PieceStore, control: ControlStream<Request, Part>, piece: MissingPiece, onProgress: (bytes: number) => void, signal: AbortSignal): Promise<void> {
+async function fetchPiece (
+  store: PieceStore,
+  control: ControlStream<Request, Part>,
+  piece: MissingPiece,
+  onProgress: (bytes: number) => void,
+  signal: AbortSignal
+): Promise<void> {
   const { kind, name, sha256, bytes } = piece
   let { offset } = piece
   await control.write(create(RequestSchema, { kind: kinds.indexOf(kind), name, offset: BigInt(offset) }), undefined, signal)
   do {
     const { message, payload } = await control.read(signal)
-    if (Number(message.size) !== bytes) throw new BadMessageError(`${name} has ${bytes} bytes in the charter, and ${message.size} at the server`)
-    if (Number(message.offset) !== offset) throw new BadMessageError(`byte ${message.offset} of ${name} came where byte ${offset} was expected`)
+    if (Number(message.size) !== bytes)
+      throw new BadMessageError(`${name} has ${bytes} bytes in the charter, and ${message.size} at the server`)
+    if (Number(message.offset) !== offset)
+      throw new BadMessageError(`byte ${message.offset} of ${name} came where byte ${offset} was expected`)
     if (payload.byteLength === 0 && bytes > 0) throw new BadMessageError(`an empty part of ${name}`)
     offset = await store.append(sha256, offset, payload)
     onProgress(payload.byteLength)
@@ -87,5 +105,6 @@ async function fetchPiece (store: PieceStore, control: ControlStream<Request, Pa
 /** Whether another try can help: the connection broke, or the server has no room now. */
 function isPassing (error: unknown): boolean {
   return error instanceof ChannelResetError || error instanceof ChannelClosedError || error instanceof ChannelTimeoutError ||
-    error instanceof FrameTruncatedError || (error instanceof MidspanError && (error.code === BusyError.code || error.code === 'E_UNREACHABLE'))
+    error instanceof FrameTruncatedError ||
+    (error instanceof MidspanError && (error.code === BusyError.code || error.code === 'E_UNREACHABLE'))
 }

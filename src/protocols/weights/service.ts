@@ -95,7 +95,8 @@ export class WeightsService {
 
   #kindOf ({ kind, name }: Request): PieceKind {
     const known = kinds[kind]
-    if (known === undefined || !this.#servable[`${known}s`].has(name)) throw new NotServedError(`${known ?? 'what was asked for'} ${JSON.stringify(name.slice(0, 100))}`)
+    if (known === undefined || !this.#servable[`${known}s`].has(name))
+      throw new NotServedError(`${known ?? 'what was asked for'} ${JSON.stringify(name.slice(0, 100))}`)
     return known
   }
 }

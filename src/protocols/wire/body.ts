@@ -57,8 +57,9 @@ export function encodeBody ({ message, tensors }: Body, limits: BodyLimits): Uin
 }
 
 function headerOf ({ dtype, shape, data }: Tensor): Omit<TensorHeader, '$typeName' | '$unknown'> {
-  checkLimit('a tensor\'s rank', shape.length, MAX_TENSOR_RANK)
-  if (sizeOf(dtype, shape) !== data.byteLength) throw new FrameMalformedError(`a ${dtype} tensor of shape [${shape.join(', ')}] is not ${data.byteLength} bytes`)
+  checkLimit("a tensor's rank", shape.length, MAX_TENSOR_RANK)
+  if (sizeOf(dtype, shape) !== data.byteLength)
+    throw new FrameMalformedError(`a ${dtype} tensor of shape [${shape.join(', ')}] is not ${data.byteLength} bytes`)
   return { dtype: DTYPES.indexOf(dtype), shape: [...shape] }
 }
 
@@ -91,7 +92,10 @@ export function decodeBody (bytes: Uint8Array, limits: BodyLimits): Body {
   return { message: header.message, tensors }
 }
 
-/** How many tensors a body's header describes, without reading them: an empty description is two bytes, and an object of a hundred once it is read. */
+/**
+ * How many tensors a body's header describes, without reading them: an empty description is two bytes, and an object of a hundred once it
+ * is read.
+ */
 function tensorCount (header: Uint8Array): number {
   try {
     const reader = new BinaryReader(header)

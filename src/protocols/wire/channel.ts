@@ -47,7 +47,8 @@ export interface Channel<Out, In> {
   readonly traffic: Traffic
   /**
    * Sends a message with its tensors, after those before it; resolves when the stream can take more, and leaves the tensors alone then.
-   * The signal counts until the frame begins. Throws FrameTooLargeError (nothing was sent), ChannelClosedError, ChannelResetError, ChannelTimeoutError.
+   * The signal counts until the frame begins. Throws FrameTooLargeError (nothing was sent), ChannelClosedError, ChannelResetError,
+   * ChannelTimeoutError.
    */
   send (message: Out, tensors?: readonly Tensor[], signal?: AbortSignal): Promise<void>
   /**
@@ -75,21 +76,39 @@ export interface ChannelOptions<Out extends Message, In extends Message> extends
 }
 
 /** Agrees on a session's keys on a fresh stream, as its client. Resets the stream where that fails. */
-export async function openChannel<Out extends Message, In extends Message> (stream: Stream, options: ChannelOptions<Out, In>, signal?: AbortSignal): Promise<Channel<Out, In>> {
+export async function openChannel<Out extends Message, In extends Message> (
+  stream: Stream,
+  options: ChannelOptions<Out, In>,
+  signal?: AbortSignal
+): Promise<Channel<Out, In>> {
   return await establish(stream, options, 'client', signal)
 }
 
 /** The server's side of openChannel. Call it before the first await of a stream's handler. */
-export async function acceptChannel<Out extends Message, In extends Message> (stream: Stream, options: ChannelOptions<Out, In>, signal?: AbortSignal): Promise<Channel<Out, In>> {
+export async function acceptChannel<Out extends Message, In extends Message> (
+  stream: Stream,
+  options: ChannelOptions<Out, In>,
+  signal?: AbortSignal
+): Promise<Channel<Out, In>> {
   return await establish(stream, options, 'server', signal)
 }
 
-async function establish<Out extends Message, In extends Message> (stream: Stream, options: ChannelOptions<Out, In>, side: Side, signal?: AbortSignal): Promise<Channel<Out, In>> {
+async function establish<Out extends Message, In extends Message> (
+  stream: Stream,
+  options: ChannelOptions<Out, In>,
+  side: Side,
+  signal?: AbortSignal
+): Promise<Channel<Out, In>> {
   const idleTimeoutMs = options.idleTimeoutMs ?? IDLE_TIMEOUT_MS
   const medium: Medium = { stream, source: new StreamSource(stream, idleTimeoutMs), sink: new StreamSink(stream, idleTimeoutMs) }
   const agree = side === 'client' ? agreeAsClient : agreeAsServer
   try {
-    const agreement = await withDeadline('no session was agreed', options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS, signal, async (deadline) => await agree(medium, options, deadline))
+    const agreement = await withDeadline(
+      'no session was agreed',
+      options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS,
+      signal,
+      async (deadline) => await agree(medium, options, deadline)
+    )
     return new SealedChannel(medium, options, side, agreement)
   } catch (error) {
     const reason = error instanceof Error ? error : new Error(String(error))

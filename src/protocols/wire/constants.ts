@@ -10,7 +10,9 @@ export const TAG_BYTES = 16
 /** What one stream may have in flight: 64 MiB carries 1 GB/s over a round trip of 60 ms. A setting of the node's muxer. */
 export const MAX_STREAM_WINDOW_BYTES = 64 * MiB
 
-/** Larger than the window: otherwise a peer that fills the window of a paused reader makes its stream fail. A setting of the node's muxer. */
+/**
+ * Larger than the window: otherwise a peer that fills the window of a paused reader makes its stream fail. A setting of the node's muxer.
+ */
 export const MAX_READ_BUFFER_BYTES = MAX_STREAM_WINDOW_BYTES + 2 * MiB
 
 /** Bytes queued above the stream at which it is paused: enough that a reader never starves between two events. */
@@ -46,10 +48,16 @@ export const MAX_HANDSHAKE_MESSAGE_BYTES = 4 * KiB
 /** A failure's message, as told to a peer and as believed from one. */
 export const MAX_FAILURE_MESSAGE_CHARS = 500
 
-/** The last frame of a session holds nothing, or a failure: a code of 62 characters, a message of up to three bytes a character, and their tags. */
+/**
+ * The last frame of a session holds nothing, or a failure: a code of 62 characters, a message of up to three bytes a character, and their
+ * tags.
+ */
 export const MAX_LAST_WORDS_BYTES = 2 * KiB
 
-/** Keys are replaced after this much plaintext: far below the 2^32 records of 1 MiB at which AES-GCM with counters must stop (NIST SP 800-38D). */
+/**
+ * Keys are replaced after this much plaintext: far below the 2^32 records of 1 MiB at which AES-GCM with counters must stop (NIST SP
+ * 800-38D).
+ */
 export const REKEY_AFTER_BYTES = 16 * 2 ** 30
 
 /** Keys are replaced after this long, so that a stolen key opens at most an hour. */

@@ -2,7 +2,13 @@ import { create, type Message, type MessageInitShape, toBinary } from '@bufbuild
 import type { GenMessage } from '@bufbuild/protobuf/codegenv2'
 import type { Stream } from '@libp2p/interface'
 import { Uint8ArrayList } from 'uint8arraylist'
-import { ABORT_TIMEOUT_MS, CONTROL_TIMEOUT_MS, MAX_CONTROL_MESSAGE_BYTES, MAX_CONTROL_PAYLOAD_BYTES, MAX_FAILURE_MESSAGE_CHARS } from './constants.ts'
+import {
+  ABORT_TIMEOUT_MS,
+  CONTROL_TIMEOUT_MS,
+  MAX_CONTROL_MESSAGE_BYTES,
+  MAX_CONTROL_PAYLOAD_BYTES,
+  MAX_FAILURE_MESSAGE_CHARS
+} from './constants.ts'
 import { ChannelClosedError, FrameMalformedError, FrameTooLargeError } from './errors.ts'
 import { failureOf, remoteErrorOf } from './failure.ts'
 import { decodeFrames, encodeHead, type FrameFormat, type FramePart } from './framing.ts'

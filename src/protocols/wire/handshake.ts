@@ -1,9 +1,9 @@
+import { createHash, randomBytes } from 'node:crypto'
 import { create, type Message } from '@bufbuild/protobuf'
 import type { GenMessage } from '@bufbuild/protobuf/codegenv2'
 import { CipherSuite, DhkemX25519HkdfSha256, ExportOnly, HkdfSha256 } from '@hpke/core'
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
-import { createHash, randomBytes } from 'node:crypto'
 import { MAX_HANDSHAKE_MESSAGE_BYTES } from './constants.ts'
 import { ControlStream } from './control.ts'
 import { CharterMismatchError, HandshakeError } from './errors.ts'
@@ -75,7 +75,10 @@ export async function agreeAsServer (medium: Medium, parties: Parties, signal: A
   if (open.protocol !== parties.protocol) throw new HandshakeError('the client speaks another protocol')
   if (Buffer.compare(open.charter, parties.charter) !== 0) throw new CharterMismatchError()
   const keys = await suite.kem.generateKeyPair()
-  const offer = create(OfferSchema, { session: randomBytes(SESSION_ID_BYTES), kemKey: new Uint8Array(await suite.kem.serializePublicKey(keys.publicKey)) })
+  const offer = create(OfferSchema, {
+    session: randomBytes(SESSION_ID_BYTES),
+    kemKey: new Uint8Array(await suite.kem.serializePublicKey(keys.publicKey))
+  })
   const transcript = transcriptOf(parties, parties.remotePeer, peerIdFromPrivateKey(parties.identity), open.nonce, offer)
   offer.signature = await parties.identity.sign(offerStatement(transcript))
   await opening.write(offer, undefined, signal)
@@ -88,13 +91,26 @@ export async function agreeAsServer (medium: Medium, parties: Parties, signal: A
   return await exportSecrets(recipient, offer.session)
 }
 
-function controlOf<Out extends Message, In extends Message> ({ stream, source, sink }: Medium, outgoing: GenMessage<Out>, incoming: GenMessage<In>): ControlStream<Out, In> {
+function controlOf<Out extends Message, In extends Message> (
+  { stream, source, sink }: Medium,
+  outgoing: GenMessage<Out>,
+  incoming: GenMessage<In>
+): ControlStream<Out, In> {
   return new ControlStream(stream, { outgoing, incoming, maxMessageBytes: MAX_HANDSHAKE_MESSAGE_BYTES }, source, sink)
 }
 
 /** SHA-256 of everything the peers must agree on; no part can be moved into another, since JSON keeps them apart. */
 function transcriptOf (parties: Parties, client: PeerId, server: PeerId, nonce: Uint8Array, offer: Offer): Uint8Array<ArrayBuffer> {
-  const parts = ['midspan/wire/1 transcript', parties.protocol, hex(parties.charter), client.toString(), server.toString(), hex(offer.session), hex(nonce), hex(offer.kemKey)]
+  const parts = [
+    'midspan/wire/1 transcript',
+    parties.protocol,
+    hex(parties.charter),
+    client.toString(),
+    server.toString(),
+    hex(offer.session),
+    hex(nonce),
+    hex(offer.kemKey)
+  ]
   return new Uint8Array(createHash('sha256').update(JSON.stringify(parts)).digest())
 }
 
@@ -114,8 +130,12 @@ async function checkSignature (peer: PeerId, statement: Uint8Array, signature: U
   }
 }
 
-async function exportSecrets (context: { export: (label: BufferSource, bytes: number) => Promise<ArrayBuffer> }, sessionId: Uint8Array): Promise<Agreement> {
-  const secret = async (direction: string): Promise<Uint8Array> => new Uint8Array(await context.export(new TextEncoder().encode(`midspan/wire/1 ${direction}`), SECRET_BYTES))
+async function exportSecrets (
+  context: { export: (label: BufferSource, bytes: number) => Promise<ArrayBuffer> },
+  sessionId: Uint8Array
+): Promise<Agreement> {
+  const secret = async (direction: string): Promise<Uint8Array> =>
+    new Uint8Array(await context.export(new TextEncoder().encode(`midspan/wire/1 ${direction}`), SECRET_BYTES))
   return { sessionId: Uint8Array.from(sessionId), c2s: await secret('c2s'), s2c: await secret('s2c') }
 }
 

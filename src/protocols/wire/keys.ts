@@ -3,7 +3,10 @@ import { createSecretKey, hkdfSync, type KeyObject } from 'node:crypto'
 const KEY_BYTES = 32
 const IV_BYTES = 12
 
-/** One direction's secret, the key and nonces that come of it, and its successors (the ratchet of TLS 1.3's KeyUpdate, RFC 8446 section 7.2). */
+/**
+ * One direction's secret, the key and nonces that come of it, and its successors (the ratchet of TLS 1.3's KeyUpdate, RFC 8446 section
+ * 7.2).
+ */
 export class TrafficKeys {
   epoch = 0
   #secret: Buffer
@@ -22,7 +25,9 @@ export class TrafficKeys {
     return this.#key
   }
 
-  /** The next record's nonce: the iv, its last eight bytes XORed with a counter that never repeats under one key. Valid until the next call. */
+  /**
+   * The next record's nonce: the iv, its last eight bytes XORed with a counter that never repeats under one key. Valid until the next call.
+   */
   nextNonce (): Buffer {
     const counter = this.#counter++
     this.#iv.copy(this.#nonce)

@@ -1,6 +1,13 @@
 import { createDecipheriv, type DecipherGCM } from 'node:crypto'
 import { MAX_FRAME_HEADER_BYTES, MAX_LAST_WORDS_BYTES, RECORD_BYTES, TAG_BYTES } from './constants.ts'
-import { FrameForeignError, FrameForgedError, FrameMalformedError, FrameReorderedError, FrameReplayedError, FrameTooLargeError } from './errors.ts'
+import {
+  FrameForeignError,
+  FrameForgedError,
+  FrameMalformedError,
+  FrameReorderedError,
+  FrameReplayedError,
+  FrameTooLargeError
+} from './errors.ts'
 import type { FrameFormat } from './framing.ts'
 import { TrafficKeys } from './keys.ts'
 import { parseMessage } from './parse.ts'
@@ -28,7 +35,10 @@ interface Opening {
   decipher: DecipherGCM
 }
 
-/** Opens the frames of one direction, as a format for decodeFrames: `parse` checks a header, `begin` and `add` open its records piece by piece. */
+/**
+ * Opens the frames of one direction, as a format for decodeFrames: `parse` checks a header, `begin` and `add` open its records piece by
+ * piece.
+ */
 export class FrameOpener implements FrameFormat<FrameHeader> {
   readonly maxHeaderBytes = MAX_FRAME_HEADER_BYTES
   readonly #keys: TrafficKeys
@@ -53,7 +63,8 @@ export class FrameOpener implements FrameFormat<FrameHeader> {
     if (header.sequence > this.#expected) throw new FrameReorderedError(header.sequence, this.#expected)
     const limit = this.#maxBodyBytes[kindOf(header.kind)]
     if (header.bodyLength > limit) throw new FrameTooLargeError('a frame', header.bodyLength, limit)
-    if (header.epoch !== this.#keys.epoch && header.epoch !== this.#keys.epoch + 1) throw new FrameForgedError(`the epoch of frame ${header.sequence}`)
+    if (header.epoch !== this.#keys.epoch && header.epoch !== this.#keys.epoch + 1)
+      throw new FrameForgedError(`the epoch of frame ${header.sequence}`)
     return { header, payloadBytes: sealedBytes(header.bodyLength) }
   }
 
@@ -81,7 +92,9 @@ export class FrameOpener implements FrameFormat<FrameHeader> {
         this.#opening = undefined
         return opening
       }
-      Object.assign(opening, this.#nextRecord(opening.associatedData, opening.record + 1, opening.body.byteLength - opening.openedBytes), { tagBytes: 0 })
+      Object.assign(opening, this.#nextRecord(opening.associatedData, opening.record + 1, opening.body.byteLength - opening.openedBytes), {
+        tagBytes: 0
+      })
     }
     return undefined
   }

@@ -52,5 +52,7 @@ export class AssociatedData {
 
 /** What a direction's records are bound to, in 32 bytes. */
 export function digestOf ({ protocol, sessionId, direction }: Binding): Buffer {
-  return createHash('sha256').update(JSON.stringify(['midspan/wire/1 records', protocol, Buffer.from(sessionId).toString('hex'), direction])).digest()
+  return createHash('sha256').update(
+    JSON.stringify(['midspan/wire/1 records', protocol, Buffer.from(sessionId).toString('hex'), direction])
+  ).digest()
 }

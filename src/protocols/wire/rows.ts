@@ -28,7 +28,12 @@ export function checkRows (tensors: readonly Tensor[], expected: { wire: WireTyp
 }
 
 /** Checks a tensor's type and shape. Throws BadMessageError. */
-export function expectTensor (what: string, value: Tensor | undefined, dtype: Tensor['dtype'], shape: readonly number[]): asserts value is Tensor {
+export function expectTensor (
+  what: string,
+  value: Tensor | undefined,
+  dtype: Tensor['dtype'],
+  shape: readonly number[]
+): asserts value is Tensor {
   const wanted = `${dtype} [${shape.join(', ')}]`
   if (value === undefined) throw new BadMessageError(`${what} are missing: expected ${wanted}`)
   if (value.dtype !== dtype || value.shape.length !== shape.length || value.shape.some((size, axis) => size !== shape[axis])) {

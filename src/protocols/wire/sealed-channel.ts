@@ -60,7 +60,12 @@ export class SealedChannel<Out extends Message, In extends Message> implements C
 
   get traffic (): Traffic {
     const { source, sink } = this.#medium
-    return { sentBytes: sink.sentBytes, receivedBytes: source.receivedBytes, sentFrames: this.#sentFrames, receivedFrames: this.#receivedFrames }
+    return {
+      sentBytes: sink.sentBytes,
+      receivedBytes: source.receivedBytes,
+      sentFrames: this.#sentFrames,
+      receivedFrames: this.#receivedFrames
+    }
   }
 
   async send (message: Out, tensors: readonly Tensor[] = [], signal?: AbortSignal): Promise<void> {
@@ -104,7 +109,12 @@ export class SealedChannel<Out extends Message, In extends Message> implements C
   abort (error: Error): void {
     if (this.#ended !== undefined) return
     const { stream, sink } = this.#medium
-    tellAndReset(stream, sink, error, () => this.#saidGoodbye ? [] : this.#sealer.seal('failure', [toBinary(FailureSchema, failureOf(error))]))
+    tellAndReset(
+      stream,
+      sink,
+      error,
+      () => this.#saidGoodbye ? [] : this.#sealer.seal('failure', [toBinary(FailureSchema, failureOf(error))])
+    )
     this.#end(error)
   }
 

@@ -1,5 +1,5 @@
-import { create, toBinary } from '@bufbuild/protobuf'
 import { createCipheriv } from 'node:crypto'
+import { create, toBinary } from '@bufbuild/protobuf'
 import { Uint8ArrayList } from 'uint8arraylist'
 import { RECORD_BYTES, REKEY_AFTER_BYTES, REKEY_AFTER_MS } from './constants.ts'
 import { FrameTooLargeError } from './errors.ts'

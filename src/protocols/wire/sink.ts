@@ -58,7 +58,8 @@ export class StreamSink {
       this.sentBytes += byteLength
       return more
     } catch (error) {
-      if (this.#stream.status === 'open' || this.#stream.status === 'closing' || this.#stream.status === 'closed') throw new ChannelClosedError()
+      if (this.#stream.status === 'open' || this.#stream.status === 'closing' || this.#stream.status === 'closed')
+        throw new ChannelClosedError()
       throw new ChannelResetError(error)
     }
   }

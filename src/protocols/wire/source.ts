@@ -6,7 +6,8 @@ import { startTimeout } from './wait.ts'
 
 /**
  * A stream's bytes, pulled. Listens from its construction, so construct it before the first await of a handler.
- * Holds at most PAUSE_AT_BYTES and one event above the stream, small pieces counted as more than they are; it is paused while its reader is slow
+ * Holds at most PAUSE_AT_BYTES and one event above the stream, small pieces counted as more than they are; it is paused while its reader is
+ * slow
  * (iterating a stream itself would buffer without bound).
  */
 export class StreamSource implements AsyncIterable<Uint8Array> {

@@ -12,13 +12,22 @@ export async function withSignal<T> (promise: Promise<T>, signal: AbortSignal | 
 }
 
 /** Calls back with a ChannelTimeoutError unless cleared in time; an infinite timeout never fires. */
-export function startTimeout (what: string, timeoutMs: number, onTimeout: (error: ChannelTimeoutError) => void): NodeJS.Timeout | undefined {
+export function startTimeout (
+  what: string,
+  timeoutMs: number,
+  onTimeout: (error: ChannelTimeoutError) => void
+): NodeJS.Timeout | undefined {
   if (timeoutMs === Infinity) return undefined
   return setTimeout(() => { onTimeout(new ChannelTimeoutError(what, timeoutMs)) }, timeoutMs)
 }
 
 /** Runs with a signal that also aborts, with a ChannelTimeoutError, when the time is up. */
-export async function withDeadline<T> (what: string, timeoutMs: number, signal: AbortSignal | undefined, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+export async function withDeadline<T> (
+  what: string,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+  run: (signal: AbortSignal) => Promise<T>
+): Promise<T> {
   const deadline = new AbortController()
   const timer = startTimeout(what, timeoutMs, (error) => { deadline.abort(error) })
   try {

@@ -13,7 +13,15 @@ export class NoServerError extends MidspanError {
 }
 
 /** Failures after which the same work can be tried again on a new stream: the connection's, not the work's. */
-const TRANSIENT_CODES = new Set(['E_NO_SERVER', 'E_CHANNEL_CLOSED', 'E_CHANNEL_RESET', 'E_CHANNEL_TIMEOUT', 'E_FRAME_TRUNCATED', 'E_STOPPING', 'E_UNREACHABLE'])
+const TRANSIENT_CODES = new Set([
+  'E_NO_SERVER',
+  'E_CHANNEL_CLOSED',
+  'E_CHANNEL_RESET',
+  'E_CHANNEL_TIMEOUT',
+  'E_FRAME_TRUNCATED',
+  'E_STOPPING',
+  'E_UNREACHABLE'
+])
 
 /** Whether a failure may pass by itself. libp2p's own errors are all about connections. */
 export function isTransient (error: unknown): boolean {

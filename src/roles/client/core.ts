@@ -57,7 +57,12 @@ export class ClientCore {
   /** The round that shared adapters were last fetched at. */
   #fetchedRound: number | undefined
 
-  private constructor (parts: Pick<ClientCore, 'context' | 'model' | 'directory' | 'device' | 'ends' | 'tokenizer' | 'boundary' | 'state' | 'progress'> & { parameters: Parameters, shapes: readonly AdapterShape[] }) {
+  private constructor (
+    parts: Pick<ClientCore, 'context' | 'model' | 'directory' | 'device' | 'ends' | 'tokenizer' | 'boundary' | 'state' | 'progress'> & {
+      parameters: Parameters,
+      shapes: readonly AdapterShape[]
+    }
+  ) {
     this.context = parts.context
     this.model = parts.model
     this.directory = parts.directory
@@ -72,7 +77,12 @@ export class ClientCore {
   }
 
   static async open (context: ClientContext): Promise<ClientCore> {
-    const { charter, client: { partition }, paths, settings: { device: kind, threads, compute, weights: format, residuals, residualBytes } } = context
+    const {
+      charter,
+      client: { partition },
+      paths,
+      settings: { device: kind, threads, compute, weights: format, residuals, residualBytes }
+    } = context
     const model = charteredModel(charter)
     const path = join(paths.state, 'training.safetensors')
     const saved = await readProgress(path, Buffer.from(context.charterHash).toString('hex'), partition)
@@ -86,7 +96,19 @@ export class ClientCore {
     const shapes = shapesOf(charter, endSpans(charter, partition))
     const state = await ClientState.open({ charter, device, optimizer, parameters, shapes, path }, saved?.tensors)
     const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: charter.wire })
-    return new ClientCore({ context, model, directory, device, ends, tokenizer, boundary, state, progress: saved?.meta, parameters, shapes })
+    return new ClientCore({
+      context,
+      model,
+      directory,
+      device,
+      ends,
+      tokenizer,
+      boundary,
+      state,
+      progress: saved?.meta,
+      parameters,
+      shapes
+    })
   }
 
   get training (): boolean { return this.#current !== undefined }
@@ -109,7 +131,15 @@ export class ClientCore {
   /** The ends behind a boundary with this noise. */
   clientEnds (settings: ClientSettings): ClientEnds {
     const { device, ends, boundary, context: { charter, peerId }, model } = this
-    return new ClientEnds({ device, ends, boundary, peer: peerId.toString(), wire: charter.wire, hiddenSize: model.hiddenSize, protection: this.protection(settings) })
+    return new ClientEnds({
+      device,
+      ends,
+      boundary,
+      peer: peerId.toString(),
+      wire: charter.wire,
+      hiddenSize: model.hiddenSize,
+      protection: this.protection(settings)
+    })
   }
 
   protection (settings: ClientSettings = this.context.client): { hidden: Protection, gradient: Protection } {
@@ -119,19 +149,34 @@ export class ClientCore {
   async openTraining (signal: AbortSignal): Promise<train.TrainClientChannel> {
     const { charter } = this.context
     const shapes = shapesOf(charter, [{ first: 0, end: charter.model.blocks }])
-    return await openSession(this.context, { protocol: TRAIN_PROTOCOL, outgoing: train.ClientMessageSchema, incoming: train.ServerMessageSchema, limits: trainLimits(charter, shapes) }, signal)
+    return await openSession(this.context, {
+      protocol: TRAIN_PROTOCOL,
+      outgoing: train.ClientMessageSchema,
+      incoming: train.ServerMessageSchema,
+      limits: trainLimits(charter, shapes)
+    }, signal)
   }
 
   async openGeneration (signal: AbortSignal): Promise<generate.GenerateClientChannel> {
-    return await openSession(this.context, { protocol: GENERATE_PROTOCOL, outgoing: generate.ClientMessageSchema, incoming: generate.ServerMessageSchema, limits: generateLimits(this.context.charter) }, signal)
+    return await openSession(this.context, {
+      protocol: GENERATE_PROTOCOL,
+      outgoing: generate.ClientMessageSchema,
+      incoming: generate.ServerMessageSchema,
+      limits: generateLimits(this.context.charter)
+    }, signal)
   }
 
-  /** With shared ends, brings this client's adapters to the server's round, so that both ends fit the middle. Training does so by itself. */
+  /**
+   * With shared ends, brings this client's adapters to the server's round, so that both ends fit the middle. Training does so by itself.
+   */
   async refresh (channel: train.TrainClientChannel, signal: AbortSignal): Promise<void> {
     const { charter, client: { partition } } = this.context
     if (charter.ends.mode !== 'shared' || this.training) return
     const [input, output] = endSpans(charter, partition)
-    const { round, values } = await fetchAdapters(channel, { knownRound: this.#fetchedRound, except: { first: input.end, end: output.first } }, signal)
+    const { round, values } = await fetchAdapters(channel, {
+      knownRound: this.#fetchedRound,
+      except: { first: input.end, end: output.first }
+    }, signal)
     if (this.training) return
     await this.#parameters.restore(this.state.checked([...values.keys()], [...values.values()]))
     this.#fetchedRound = round
@@ -165,10 +210,22 @@ export class ClientCore {
   }
 }
 
-async function fetchAdapters (channel: train.TrainClientChannel, wanted: { knownRound?: number | undefined, except?: { first: number, end: number } }, signal: AbortSignal): Promise<AdapterSnapshot> {
+async function fetchAdapters (
+  channel: train.TrainClientChannel,
+  wanted: { knownRound?: number | undefined, except?: { first: number, end: number } },
+  signal: AbortSignal
+): Promise<AdapterSnapshot> {
   const { knownRound, except } = wanted
-  await channel.send(train.fromClient({ case: 'fetchAdapters', value: { ...(knownRound === undefined ? {} : { knownRound }), ...(except === undefined ? {} : { except }) } }), [], signal)
+  await channel.send(
+    train.fromClient({
+      case: 'fetchAdapters',
+      value: { ...(knownRound === undefined ? {} : { knownRound }), ...(except === undefined ? {} : { except }) }
+    }),
+    [],
+    signal
+  )
   const { message: { kind }, tensors } = await channel.receive(signal)
-  if (kind.case !== 'adapters' || kind.value.names.length !== tensors.length) throw new BadMessageError('the server answered something else than it was asked')
+  if (kind.case !== 'adapters' || kind.value.names.length !== tensors.length)
+    throw new BadMessageError('the server answered something else than it was asked')
   return { round: kind.value.round, values: new Map(kind.value.names.map((name, index) => [name, tensors[index] as Tensor])) }
 }

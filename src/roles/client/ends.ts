@@ -79,7 +79,14 @@ export class TrainingPass {
   readonly #dropoutSeed: string
   #residuals: InputResiduals | undefined
 
-  private constructor (components: ClientEndsComponents, batch: Batch, dropoutSeed: string, hidden: readonly Tensor[], clippedFraction: number, residuals: InputResiduals) {
+  private constructor (
+    components: ClientEndsComponents,
+    batch: Batch,
+    dropoutSeed: string,
+    hidden: readonly Tensor[],
+    clippedFraction: number,
+    residuals: InputResiduals
+  ) {
     this.#c = components
     this.#batch = batch
     this.sequences = sequencesOf(components.ends.input.span.model, batch.ids)
@@ -104,7 +111,9 @@ export class TrainingPass {
     const { device, ends, boundary, protection } = this.#c
     checkRows(tensors, rowsOf(this.#batch, this.#c))
     const hidden = await boundary.decode(tensors)
-    const { lossSum, gradient, gradients } = await ends.output.train({ hidden, ...this.sequences }, this.#batch.targets, { seed: this.#dropoutSeed })
+    const { lossSum, gradient, gradients } = await ends.output.train({ hidden, ...this.sequences }, this.#batch.targets, {
+      seed: this.#dropoutSeed
+    })
     device.free(hidden)
     this.#freeGradients()
     this.gradients = gradients

@@ -35,9 +35,18 @@ export class Sequence {
   }
 
   /** Takes room for `capacity` tokens here and on the server. */
-  static async open (components: GeneratorComponents, channel: GenerateClientChannel, capacity: number, signal: AbortSignal): Promise<Sequence> {
+  static async open (
+    components: GeneratorComponents,
+    channel: GenerateClientChannel,
+    capacity: number,
+    signal: AbortSignal
+  ): Promise<Sequence> {
     const { weights, partition, blocks } = components
-    await channel.send(fromClient({ case: 'begin', value: { first: partition.inputBlocks, end: blocks - partition.outputBlocks, capacity } }), [], signal)
+    await channel.send(
+      fromClient({ case: 'begin', value: { first: partition.inputBlocks, end: blocks - partition.outputBlocks, capacity } }),
+      [],
+      signal
+    )
     const { message: { kind } } = await channel.receive(signal)
     if (kind.case !== 'ready') throw new BadMessageError('the server did not make room for the sequence')
     return new Sequence(components, channel, await CachedEnds.create(weights, partition, capacity))
@@ -57,16 +66,25 @@ export class Sequence {
     const { boundary, protection, wire, hiddenSize } = this.#c
     const position = this.#ends.length
     const tensors = await this.#released(ids)
-    await this.#channel.send(fromClient({ case: 'rows', value: { position, count: ids.length, ...contextFields(this.#ends.contextAt(position)) } }), tensors, signal)
+    await this.#channel.send(
+      fromClient({ case: 'rows', value: { position, count: ids.length, ...contextFields(this.#ends.contextAt(position)) } }),
+      tensors,
+      signal
+    )
     using scope = new Scope(this.#c.weights.device)
     // The next row's noise is drawn while the server computes.
     const drawing = guess ? boundary.draw(scope, protection, 1) : Promise.resolve({})
     const [{ message: { kind }, tensors: back }, draw] = await both(this.#channel.receive(signal), drawing)
-    if (kind.case !== 'hidden' || kind.value.position !== position) throw new BadMessageError('the server answered something else than it was asked')
+    if (kind.case !== 'hidden' || kind.value.position !== position)
+      throw new BadMessageError('the server answered something else than it was asked')
     checkRows(back, { wire, hidden: hiddenSize, rows: ids.length })
     const rows = await boundary.decoded(back)
     if (!guess) return await this.#ends.finish(rows, ids.length)
-    const { logits, ...guessed } = await this.#ends.finishAndGuess(rows, ids.length, async (next) => await boundary.leaving(next, protection, draw, 1))
+    const { logits, ...guessed } = await this.#ends.finishAndGuess(
+      rows,
+      ids.length,
+      async (next) => await boundary.leaving(next, protection, draw, 1)
+    )
     this.#guessed = guessed
     return logits
   }
@@ -108,12 +126,19 @@ export interface GeneratedToken {
 }
 
 /** Prefills the prompt, then yields one token after another until one stops the text or there are as many as wanted. */
-export async function * generateTokens (sequence: Sequence, prompt: readonly number[], sampling: SamplingOptions, { maxTokens, stopIds }: Limits, signal: AbortSignal): AsyncGenerator<GeneratedToken> {
+export async function* generateTokens (
+  sequence: Sequence,
+  prompt: readonly number[],
+  sampling: SamplingOptions,
+  { maxTokens, stopIds }: Limits,
+  signal: AbortSignal
+): AsyncGenerator<GeneratedToken> {
   const sample = createSampler(sampling)
   const left = new AbortController()
   const until = AbortSignal.any([signal, left.signal])
   /** Of those that go on, the last is followed by nothing. */
-  const next = (ids: readonly number[], step: number): Promise<Float32Array> => sequence.next(ids, { guess: sampling.temperature === 0 && step < maxTokens - 1 }, until)
+  const next = (ids: readonly number[], step: number): Promise<Float32Array> =>
+    sequence.next(ids, { guess: sampling.temperature === 0 && step < maxTokens - 1 }, until)
   let logits = next(prompt, 0)
   try {
     for (let step = 0; step < maxTokens; step++) {

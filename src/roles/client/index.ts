@@ -10,13 +10,23 @@ import { train } from './operations/train.ts'
 export async function startClientRole (context: ClientContext): Promise<RunningRole> {
   const core = await ClientCore.open(context)
   const { charter, client: { partition } } = context
-  const bound = (operation: (core: ClientCore, params: unknown, signal: AbortSignal) => AsyncIterable<object>): Operation => (params, signal) => operation(core, params, signal)
+  const bound =
+    (operation: (core: ClientCore, params: unknown, signal: AbortSignal) => AsyncIterable<object>): Operation => (params, signal) =>
+      operation(core, params, signal)
   let stopped: Promise<void> | undefined
   return {
     status: () => ({
       blocks: endSpans(charter, partition).filter(({ first, end }) => first < end).map(({ first, end }) => [first, end] as const),
       device: deviceLine(context.settings),
-      training: core.progress === undefined ? null : { active: core.training, round: core.progress.round, done: core.progress.run?.done ?? 0, rounds: core.progress.run?.rounds ?? 0, residuals: [core.ends.input, core.ends.output].map(({ span }) => span.residuals.report) }
+      training: core.progress === undefined
+        ? null
+        : {
+          active: core.training,
+          round: core.progress.round,
+          done: core.progress.run?.done ?? 0,
+          rounds: core.progress.run?.rounds ?? 0,
+          residuals: [core.ends.input, core.ends.output].map(({ span }) => span.residuals.report)
+        }
     }),
     operations: { train: bound(train), evaluate: bound(evaluate), generate: bound(generate), export: bound(exportTrained) },
     stop: async () => { await (stopped ??= core.close()) }

@@ -1,6 +1,6 @@
 import { z } from 'zod'
-import { readSnapshot, writeSnapshot } from '../../model/checkpoint/snapshot.ts'
 import { MidspanError } from '../../errors.ts'
+import { readSnapshot, writeSnapshot } from '../../model/checkpoint/snapshot.ts'
 import type { Partition } from '../../protocols/charter/schema.ts'
 import type { Tensor } from '../../tensor.ts'
 
@@ -40,12 +40,17 @@ export interface Progress {
 }
 
 /** Progress as last written with this partition, or undefined when this client has not trained yet. Throws ProgressError. */
-export async function readProgress (path: string, federation: string, { inputBlocks, outputBlocks }: Partition): Promise<Progress | undefined> {
+export async function readProgress (
+  path: string,
+  federation: string,
+  { inputBlocks, outputBlocks }: Partition
+): Promise<Progress | undefined> {
   const snapshot = await readSnapshot(path)
   if (snapshot === undefined) return undefined
   const meta = metaSchema.safeParse(snapshot.meta)
   if (!meta.success) throw new ProgressError(`${path} is not training progress: ${z.prettifyError(meta.error).replaceAll('\n', ' ')}`)
-  if (meta.data.federation !== federation) throw new ProgressError(`${path} belongs to another federation`, 'use the home that it came from')
+  if (meta.data.federation !== federation)
+    throw new ProgressError(`${path} belongs to another federation`, 'use the home that it came from')
   const { partition } = meta.data
   if (partition.inputBlocks !== inputBlocks || partition.outputBlocks !== outputBlocks) {
     // Blocks that this client did not hold meanwhile would be as they were when it last did.

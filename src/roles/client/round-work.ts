@@ -1,6 +1,6 @@
-import type { GradientSum } from '../../model/training/accumulate.ts'
 import type { DeviceTensor } from '../../model/runtime/device.ts'
 import type { Batches, Cursor } from '../../model/text/batches.ts'
+import type { GradientSum } from '../../model/training/accumulate.ts'
 import type { Tensor } from '../../tensor.ts'
 import { dropoutSeed } from '../dropout-seed.ts'
 import type { ClientEnds, TrainingPass } from './ends.ts'
@@ -49,7 +49,11 @@ export class RoundWork implements Disposable {
   get figures (): Figures {
     const all = this.#current === undefined ? this.#done : [...this.#done, this.#current]
     const total = (of: (figures: Figures) => number): number => all.reduce((sum, figures) => sum + of(figures), 0)
-    return { lossSum: total(({ lossSum }) => lossSum), tokens: total(({ tokens }) => tokens), clippedFraction: total(({ clippedFraction }) => clippedFraction) / all.length }
+    return {
+      lossSum: total(({ lossSum }) => lossSum),
+      tokens: total(({ tokens }) => tokens),
+      clippedFraction: total(({ clippedFraction }) => clippedFraction) / all.length
+    }
   }
 
   /** Begins the next pass. */

@@ -15,7 +15,9 @@ const PENDING_PREFIX = 'pending/'
 /** Thrown when the gradients of a client's own blocks are not finite: a step would spoil its adapters for good. */
 export class GradientOverflowError extends MidspanError {
   constructor () {
-    super('E_GRADIENT_OVERFLOW', "the gradients of this client's own blocks overflow", { next: 'training has diverged: it takes a lower learning rate or other data' })
+    super('E_GRADIENT_OVERFLOW', "the gradients of this client's own blocks overflow", {
+      next: 'training has diverged: it takes a lower learning rate or other data'
+    })
   }
 }
 
@@ -40,7 +42,12 @@ export class ClientState {
   #committed: ReadonlyMap<string, Tensor>
   #pending: ReadonlyMap<string, Tensor> | undefined
 
-  private constructor (components: ClientStateComponents, initial: ReadonlyMap<string, Tensor>, committed: ReadonlyMap<string, Tensor>, pending: ReadonlyMap<string, Tensor> | undefined) {
+  private constructor (
+    components: ClientStateComponents,
+    initial: ReadonlyMap<string, Tensor>,
+    committed: ReadonlyMap<string, Tensor>,
+    pending: ReadonlyMap<string, Tensor> | undefined
+  ) {
     this.#c = components
     this.#initial = initial
     this.#committed = committed
@@ -50,7 +57,9 @@ export class ClientState {
   /** Continues from a snapshot's tensors, if there are any. */
   static async open (components: ClientStateComponents, saved: ReadonlyMap<string, Tensor> = new Map()): Promise<ClientState> {
     const { parameters } = components
-    const pending = new Map([...saved].filter(([name]) => name.startsWith(PENDING_PREFIX)).map(([name, value]) => [name.slice(PENDING_PREFIX.length), value]))
+    const pending = new Map(
+      [...saved].filter(([name]) => name.startsWith(PENDING_PREFIX)).map(([name, value]) => [name.slice(PENDING_PREFIX.length), value])
+    )
     const initial = await parameters.state()
     await parameters.restore(saved)
     return new ClientState(components, initial, await parameters.state(), pending.size === 0 ? undefined : pending)
@@ -75,7 +84,9 @@ export class ClientState {
   /** Named tensors from the server: only of this client's own blocks, in their shapes, finite. Throws BadMessageError. */
   checked (names: readonly string[], tensors: readonly Tensor[]): Map<string, Tensor> {
     if (names.length !== tensors.length) throw new BadMessageError(`${tensors.length} tensors came with ${names.length} names`)
-    const shapes = new Map(this.#c.shapes.flatMap(({ name, shape }) => stateNames(name).map((stateName) => [stateName, stateShape(stateName, shape)])))
+    const shapes = new Map(
+      this.#c.shapes.flatMap(({ name, shape }) => stateNames(name).map((stateName) => [stateName, stateShape(stateName, shape)]))
+    )
     return new Map(names.map((name, index) => {
       const value = tensors[index]
       const shape = shapes.get(name)

@@ -10,8 +10,8 @@ import type { Tensor } from '../../tensor.ts'
 import { isAveragingRound, tellsGradientNorm } from '../adapters.ts'
 import { Backoff } from './backoff.ts'
 import { isTransient } from './connection.ts'
-import { sequenceFields } from './fields.ts'
 import type { ClientEnds } from './ends.ts'
+import { sequenceFields } from './fields.ts'
 import type { ProgressMeta, Run } from './progress.ts'
 import { RoundWork } from './round-work.ts'
 import type { ClientState } from './state.ts'
@@ -19,7 +19,20 @@ import { TrafficMeter, type Traffic } from './traffic.ts'
 
 export type TrainEvent =
   | { type: 'waiting', reason: string }
-  | { type: 'round', round: number, done: number, rounds: number, loss: number, tokens: number, tokensPerSecond: number, sentBytes: number, receivedBytes: number, clippedFraction: number, leftOut: boolean, members: number }
+  | {
+    type: 'round',
+    round: number,
+    done: number,
+    rounds: number,
+    loss: number,
+    tokens: number,
+    tokensPerSecond: number,
+    sentBytes: number,
+    receivedBytes: number,
+    clippedFraction: number,
+    leftOut: boolean,
+    members: number
+  }
 
 export interface ClientTrainerComponents {
   readonly charter: Charter
@@ -70,7 +83,10 @@ export class ClientTrainer {
       } catch (error) {
         signal.throwIfAborted()
         if (!isTransient(error)) throw error
-        yield { type: 'waiting', reason: `the connection was lost (${error instanceof Error ? error.message : String(error)}); trying again` }
+        yield {
+          type: 'waiting',
+          reason: `the connection was lost (${error instanceof Error ? error.message : String(error)}); trying again`
+        }
         await backoff.wait(signal)
       } finally {
         this.#forget()
@@ -108,13 +124,25 @@ export class ClientTrainer {
 
   async #handle (channel: TrainClientChannel, { message: { kind }, tensors }: Received<ServerMessage>): Promise<TrainEvent | undefined> {
     switch (kind.case) {
-      case 'enlisted': return await this.#reconcile(kind.value, tensors)
-      case 'waiting': return { type: 'waiting', reason: kind.value.members < kind.value.needed ? `the federation has ${kind.value.members} of the ${kind.value.needed} members that a round needs` : 'the next round begins when this one is over' }
-      case 'begin': return await this.#begin(channel, kind.value.round)
-      case 'hidden': return await this.#hidden(channel, kind.value, tensors)
-      case 'gradient': return await this.#gradient(channel, kind.value, tensors)
-      case 'coefficient': return await this.#coefficient(channel, kind.value)
-      case 'step': return await this.#step(channel, kind.value, tensors)
+      case 'enlisted':
+        return await this.#reconcile(kind.value, tensors)
+      case 'waiting':
+        return {
+          type: 'waiting',
+          reason: kind.value.members < kind.value.needed
+            ? `the federation has ${kind.value.members} of the ${kind.value.needed} members that a round needs`
+            : 'the next round begins when this one is over'
+        }
+      case 'begin':
+        return await this.#begin(channel, kind.value.round)
+      case 'hidden':
+        return await this.#hidden(channel, kind.value, tensors)
+      case 'gradient':
+        return await this.#gradient(channel, kind.value, tensors)
+      case 'coefficient':
+        return await this.#coefficient(channel, kind.value)
+      case 'step':
+        return await this.#step(channel, kind.value, tensors)
       case 'withdrawn':
         // What it did for the round is lost, also where the round is tried again without it.
         this.#forget()
@@ -125,11 +153,16 @@ export class ClientTrainer {
 
   async #enlist (channel: TrainClientChannel): Promise<undefined> {
     const { partition: { inputBlocks, outputBlocks }, charter: { model: { blocks } } } = this.#c
-    await channel.send(fromClient({ case: 'enlist', value: { middle: { first: inputBlocks, end: blocks - outputBlocks }, round: this.#meta.round } }))
+    await channel.send(
+      fromClient({ case: 'enlist', value: { middle: { first: inputBlocks, end: blocks - outputBlocks }, round: this.#meta.round } })
+    )
   }
 
   /** Finds out what became of the round that this client was cut off in, and takes over the state that it missed. */
-  async #reconcile ({ round, countedRound, names }: { round: number, countedRound: number, names: readonly string[] }, tensors: readonly Tensor[]): Promise<undefined> {
+  async #reconcile (
+    { round, countedRound, names }: { round: number, countedRound: number, names: readonly string[] },
+    tensors: readonly Tensor[]
+  ): Promise<undefined> {
     if (round < this.#meta.round) throw new BadMessageError(`the server is at round ${round}, and this client has seen ${this.#meta.round}`)
     // The round goes on: what this client handed in for it may still count.
     if (round === this.#meta.round) {
@@ -180,7 +213,8 @@ export class ClientTrainer {
     await this.#written
     if (charter.ends.mode === 'shared') return await this.#contribute(channel, round, await state.download(work.gradients))
     const norm = await state.norm(work.gradients)
-    if (!tellsGradientNorm(charter)) return await this.#ownStep(channel, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm))
+    if (!tellsGradientNorm(charter))
+      return await this.#ownStep(channel, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm))
     work.awaits = 'coefficient'
     await channel.send(fromClient({ case: 'gradientNorm', value: { round, norm } }))
   }
@@ -189,7 +223,8 @@ export class ClientTrainer {
     const work = this.#workOf(round)
     if (work?.awaits !== 'coefficient') return
     // The comparisons are false for NaN.
-    if (!(coefficient > 0 && coefficient <= 1)) throw new BadMessageError(`the server has gradients multiplied by ${coefficient}: clipping takes a number above 0, 1 at most`)
+    if (!(coefficient > 0 && coefficient <= 1))
+      throw new BadMessageError(`the server has gradients multiplied by ${coefficient}: clipping takes a number above 0, 1 at most`)
     work.awaits = 'step'
     await this.#ownStep(channel, work, coefficient)
   }
@@ -206,7 +241,11 @@ export class ClientTrainer {
     await channel.send(fromClient({ case: 'contribution', value: { round, names: [...contribution.keys()] } }), [...contribution.values()])
   }
 
-  async #step (channel: TrainClientChannel, { round, scale, leftOut, names, members }: Step, tensors: readonly Tensor[]): Promise<TrainEvent | undefined> {
+  async #step (
+    channel: TrainClientChannel,
+    { round, scale, leftOut, names, members }: Step,
+    tensors: readonly Tensor[]
+  ): Promise<TrainEvent | undefined> {
     if (round !== this.#meta.round) return undefined
     const { charter: { ends }, state } = this.#c
     const work = this.#workOf(round)
@@ -249,7 +288,10 @@ export class ClientTrainer {
     await this.#write()
   }
 
-  /** Begins to make the place and the state that belongs to it durable, when the write before has ended; the next round is computed meanwhile. */
+  /**
+   * Begins to make the place and the state that belongs to it durable, when the write before has ended; the next round is computed
+   * meanwhile.
+   */
   async #write (): Promise<void> {
     await Promise.allSettled([this.#written])
     const meta = this.#meta

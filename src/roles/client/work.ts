@@ -29,25 +29,43 @@ export const dataSchema = z.strictObject({
 export type DataOptions = z.infer<typeof dataSchema>
 
 /** Examples from a data file as batches within a charter's bounds. Throws DatasetError and UsageError. */
-export async function loadBatches (options: DataOptions, tokenizer: Tokenizer, charter: Charter, signal: AbortSignal): Promise<{ dataset: Dataset, batches: Batches }> {
+export async function loadBatches (
+  options: DataOptions,
+  tokenizer: Tokenizer,
+  charter: Charter,
+  signal: AbortSignal
+): Promise<{ dataset: Dataset, batches: Batches }> {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
   const longest = Math.min(maxSequenceTokens, maxTokensPerClient)
   const { prompts } = charteredModel(charter)
   const { packing = prompts === undefined ? 'packed' : 'padded', lossOn, seed, maxTokens = longest } = options
-  if (prompts !== undefined && packing === 'packed') throw new UsageError('this model reads prompts in both directions, so that its records cannot be packed', 'leave out --packing, or give --packing padded')
-  if (maxTokens > longest) throw new UsageError(`sequences of ${maxTokens} tokens are longer than the federation allows`, `give --max-tokens ${longest} or less`)
+  if (prompts !== undefined && packing === 'packed')
+    throw new UsageError(
+      'this model reads prompts in both directions, so that its records cannot be packed',
+      'leave out --packing, or give --packing padded'
+    )
+  if (maxTokens > longest)
+    throw new UsageError(`sequences of ${maxTokens} tokens are longer than the federation allows`, `give --max-tokens ${longest} or less`)
   const most = Math.min(MAX_SEQUENCES, Math.floor(maxTokensPerClient / maxTokens))
   const { sequences = most } = options
-  if (sequences > most) throw new UsageError(`${sequences} sequences of ${maxTokens} tokens are more than the ${maxTokensPerClient} tokens that the federation allows in a batch`, `give --sequences ${most} or less, or a smaller --max-tokens`)
+  if (sequences > most)
+    throw new UsageError(
+      `${sequences} sequences of ${maxTokens} tokens are more than the ${maxTokensPerClient} tokens that the federation allows in a batch`,
+      `give --sequences ${most} or less, or a smaller --max-tokens`
+    )
   // A record's last token is a target only, so a padded record may have one token more than its sequence.
   const bounds = packing === 'padded' ? { maxLength: maxTokens + 1 } : {}
-  const dataset = await loadDataset(options.data, tokenizer, { lossOn, ...bounds, ...(prompts === undefined ? {} : { fault: promptFault(prompts) }) }, signal)
+  const dataset = await loadDataset(options.data, tokenizer, {
+    lossOn,
+    ...bounds,
+    ...(prompts === undefined ? {} : { fault: promptFault(prompts) })
+  }, signal)
   return { dataset, batches: new Batches(dataset.examples, { seed: String(seed), sequences, mode: packing, windowLength: maxTokens }) }
 }
 
 /** What is wrong with the prompt of some ids, if anything: a text may hold special tokens of its own. */
 function promptFault ({ context }: PromptReading): (ids: Int32Array) => string | undefined {
-  return ids => {
+  return (ids) => {
     try {
       context([...ids], 'read')
       return undefined

@@ -4,11 +4,11 @@ import { clippingCoefficient, type Optimizer } from '../../model/training/optimi
 import { stateNames, type Parameters } from '../../model/training/parameters.ts'
 import { learningRateAt } from '../../model/training/schedule.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
-import { blockOf, isAveragingRound, lastAveragingRound, type AdapterShape } from '../adapters.ts'
 import type { Tensor } from '../../tensor.ts'
+import { blockOf, isAveragingRound, lastAveragingRound, type AdapterShape } from '../adapters.ts'
+import type { Counted, Work } from './attempt.ts'
 import type { Span } from './members.ts'
 import type { TrainingState } from './state.ts'
-import type { Counted, Work } from './attempt.ts'
 
 export interface FederatedAdaptersComponents {
   readonly charter: Charter
@@ -58,7 +58,10 @@ export class FederatedAdapters {
     return ends.mode === 'shared' || isAveragingRound(ends, round) ? this.#endsOf(middle) : []
   }
 
-  /** What a client with this middle that has seen this many rounds missed: with shared ends its blocks' whole state, with averaged ones the last average. */
+  /**
+   * What a client with this middle that has seen this many rounds missed: with shared ends its blocks' whole state, with averaged ones the
+   * last average.
+   */
   stateFor (middle: Span, clientRound: number): Named {
     const { charter: { ends }, state } = this.#components
     const names = this.#endsOf(middle).map(({ name }) => name)
@@ -74,7 +77,10 @@ export class FederatedAdapters {
     return { round: state.round, ...pick(values, names) }
   }
 
-  /** Whether so many parts of a round, each with gradients like these, have a sum to step with: one value that is not finite would spoil all adapters for good. */
+  /**
+   * Whether so many parts of a round, each with gradients like these, have a sum to step with: one value that is not finite would spoil all
+   * adapters for good.
+   */
   async isSummable (gradients: ReadonlyMap<string, DeviceTensor>, parts: number): Promise<boolean> {
     // By the triangle inequality. The comparison is false for NaN.
     return await this.#components.optimizer.norm(gradients.values()) * parts <= MAX_SUMMED_NORM
@@ -86,13 +92,20 @@ export class FederatedAdapters {
    */
   async clippingCoefficient (middleGradients: ReadonlyMap<string, DeviceTensor>, works: readonly Work[]): Promise<number> {
     const { charter, optimizer } = this.#components
-    const middle = await Promise.all([...middleGradients].map(async ([name, gradient]) => await optimizer.norm([gradient]) / tokensThrough(works, blockOf(name))))
+    const middle = await Promise.all(
+      [...middleGradients].map(async ([name, gradient]) => await optimizer.norm([gradient]) / tokensThrough(works, blockOf(name)))
+    )
     const own = works.map(({ norm, tokens }) => norm / tokens)
     return clippingCoefficient(Math.hypot(...middle, ...own), charter.training.maxGradientNorm)
   }
 
   /** Takes one step with everything that counted in a round, clipped by `coefficient` where clients have been told one. */
-  async step (round: number, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[], coefficient?: number): Promise<StepTaken> {
+  async step (
+    round: number,
+    middleGradients: ReadonlyMap<string, DeviceTensor>,
+    counted: readonly Counted[],
+    coefficient?: number
+  ): Promise<StepTaken> {
     const { state, parameters } = this.#components
     this.#initial = state.round === 0 ? this.#initial ?? await parameters.state() : undefined
     return this.#components.charter.ends.mode === 'shared'
@@ -125,7 +138,12 @@ export class FederatedAdapters {
   }
 
   /** The server steps its own blocks, each on the mean over the tokens that passed it; clients have stepped theirs. */
-  async #ownStep (round: number, gradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[], coefficient: number): Promise<StepTaken> {
+  async #ownStep (
+    round: number,
+    gradients: ReadonlyMap<string, DeviceTensor>,
+    counted: readonly Counted[],
+    coefficient: number
+  ): Promise<StepTaken> {
     const { charter, optimizer, parameters, state } = this.#components
     for (const [tokens, alike] of Map.groupBy(gradients, ([name]) => tokensThrough(counted, blockOf(name)))) {
       await parameters.step(optimizer, new Map(alike), { learningRate: this.#learningRate(round), scale: coefficient / tokens })
@@ -149,7 +167,10 @@ export class FederatedAdapters {
     for (const { name } of shapes) {
       const block = blockOf(name)
       const holders = counted
-        .flatMap(({ peer, contribution }) => { const value = contribution.get(name); return value === undefined ? [] : [{ value, weight: tokens[peer]?.[block] ?? 0 }] })
+        .flatMap(({ peer, contribution }) => {
+          const value = contribution.get(name)
+          return value === undefined ? [] : [{ value, weight: tokens[peer]?.[block] ?? 0 }]
+        })
       if (holders.length === 0) continue
       const own = tokens[SERVER]?.[block] ?? 0
       const total = holders.reduce((sum, { weight }) => sum + weight, own)
@@ -166,8 +187,15 @@ export class FederatedAdapters {
     return averages
   }
 
-  /** Sums the gradients of all holders of each block: the server's first, then the clients' in the order of their ids. Alone, a gradient is its own sum. */
-  async #summed (scope: Scope, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<Map<string, AnyTensor>> {
+  /**
+   * Sums the gradients of all holders of each block: the server's first, then the clients' in the order of their ids. Alone, a gradient is
+   * its own sum.
+   */
+  async #summed (
+    scope: Scope,
+    middleGradients: ReadonlyMap<string, DeviceTensor>,
+    counted: readonly Counted[]
+  ): Promise<Map<string, AnyTensor>> {
     const { optimizer } = this.#components
     const sums = new Map<string, AnyTensor>(middleGradients)
     for (const { contribution } of counted) {

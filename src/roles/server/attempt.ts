@@ -1,5 +1,5 @@
-import type { GradientSum } from '../../model/training/accumulate.ts'
 import type { DeviceTensor } from '../../model/runtime/device.ts'
+import type { GradientSum } from '../../model/training/accumulate.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { fromServer } from '../../protocols/train/messages.ts'
 import type { Tensor } from '../../tensor.ts'
@@ -72,7 +72,12 @@ export class Attempt implements Disposable {
       if (peers.size === 0) return []
       if (!isLast) continue
       const norms = await round.norm?.opened
-      const works = [...peers].map((peer) => ({ peer, span: round.spanOf(peer), tokens: this.#tokens.get(peer) ?? 0, norm: norms?.get(peer) ?? 0 }))
+      const works = [...peers].map((peer) => ({
+        peer,
+        span: round.spanOf(peer),
+        tokens: this.#tokens.get(peer) ?? 0,
+        norm: norms?.get(peer) ?? 0
+      }))
       if (this.#clipsTogether && !await this.#clip(works)) return undefined
       const contributions = await round.contribution?.opened
       return works.flatMap((work) => {

@@ -17,7 +17,11 @@ export interface SequenceFields {
 export function checkSpan (charter: Charter, span: Span | undefined): Span {
   if (span === undefined) throw new BadMessageError('the message names no blocks')
   const { first, end } = span
-  if (!allowedPartitions(charter).some(({ inputBlocks, outputBlocks }) => inputBlocks === first && charter.model.blocks - outputBlocks === end)) {
+  if (
+    !allowedPartitions(charter).some(({ inputBlocks, outputBlocks }) =>
+      inputBlocks === first && charter.model.blocks - outputBlocks === end
+    )
+  ) {
     throw new BadMessageError(`the charter allows no middle of blocks ${first} to ${end}`)
   }
   return { first, end }
@@ -26,9 +30,11 @@ export function checkSpan (charter: Charter, span: Span | undefined): Span {
 /** Lengths of sequences within the charter's bounds. Returns their sum. Throws BadMessageError. */
 export function checkLengths (charter: Charter, lengths: readonly number[]): number {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
-  if (lengths.length === 0 || lengths.length > MAX_SEQUENCES) throw new BadMessageError(`${lengths.length} sequences came: expected 1 to ${MAX_SEQUENCES}`)
+  if (lengths.length === 0 || lengths.length > MAX_SEQUENCES)
+    throw new BadMessageError(`${lengths.length} sequences came: expected 1 to ${MAX_SEQUENCES}`)
   for (const length of lengths) {
-    if (length < 1 || length > maxSequenceTokens) throw new BadMessageError(`a sequence has ${length} tokens: the charter allows 1 to ${maxSequenceTokens}`)
+    if (length < 1 || length > maxSequenceTokens)
+      throw new BadMessageError(`a sequence has ${length} tokens: the charter allows 1 to ${maxSequenceTokens}`)
   }
   const rows = lengths.reduce((total, length) => total + length, 0)
   if (rows > maxTokensPerClient) throw new BadMessageError(`${rows} tokens came: the charter allows a batch of ${maxTokensPerClient}`)
@@ -36,10 +42,16 @@ export function checkLengths (charter: Charter, lengths: readonly number[]): num
 }
 
 /** The sequences of a client's rows, with the contexts that the model needs, and how many rows they are. Throws BadMessageError. */
-export function checkSequences (charter: Charter, model: Model, { lengths, contextLengths, maskPositions }: SequenceFields): { sequences: Sequences, rows: number } {
+export function checkSequences (
+  charter: Charter,
+  model: Model,
+  { lengths, contextLengths, maskPositions }: SequenceFields
+): { sequences: Sequences, rows: number } {
   const rows = checkLengths(charter, lengths)
   if (contextLengths.length > lengths.length || contextLengths.length !== maskPositions.length) {
-    throw new BadMessageError(`${contextLengths.length} context lengths and ${maskPositions.length} mask positions came for ${lengths.length} sequences`)
+    throw new BadMessageError(
+      `${contextLengths.length} context lengths and ${maskPositions.length} mask positions came for ${lengths.length} sequences`
+    )
   }
   const sequences = { lengths, contexts: contextLengths.map((length, index) => ({ length, maskPosition: maskPositions[index] as number })) }
   refuse(contextsFault(model, sequences))
@@ -53,7 +65,8 @@ const MAX_GRADIENT_NORM = 1e14
 export function checkGradientNorm (norm: number | undefined): number {
   if (norm === undefined) throw new BadMessageError('the norm of the gradients is missing')
   // The comparisons are false for NaN.
-  if (!(norm >= 0 && norm <= MAX_GRADIENT_NORM)) throw new BadMessageError(`gradients came with a norm of ${norm}: expected 0 to ${MAX_GRADIENT_NORM}`)
+  if (!(norm >= 0 && norm <= MAX_GRADIENT_NORM))
+    throw new BadMessageError(`gradients came with a norm of ${norm}: expected 0 to ${MAX_GRADIENT_NORM}`)
   return norm
 }
 
@@ -66,7 +79,10 @@ export interface PlaceFields {
 }
 
 /** The context of rows [position, position + count) of a sequence, where the model has contexts. Throws BadMessageError. */
-export function checkContext ({ prompts }: Model, { position, count, contextLength, maskPosition }: PlaceFields): PromptContext | undefined {
+export function checkContext (
+  { prompts }: Model,
+  { position, count, contextLength, maskPosition }: PlaceFields
+): PromptContext | undefined {
   if (prompts === undefined) {
     if (contextLength !== 0 || maskPosition !== 0) throw new BadMessageError('the model has no contexts')
     return undefined

@@ -1,8 +1,8 @@
 import { MidspanError } from '../../errors.ts'
+import type { Model, PromptContext } from '../../model/families/index.ts'
 import { SequenceCache } from '../../model/generation/cache.ts'
 import type { CachedSpan } from '../../model/generation/cached-span.ts'
 import { cacheBytes } from '../../model/generation/room.ts'
-import type { Model, PromptContext } from '../../model/families/index.ts'
 import type { Boundary } from '../../model/privacy/boundary.ts'
 import { continued, type Device, type DeviceTensor } from '../../model/runtime/device.ts'
 import { concatRows, sliceRows } from '../../model/training/rows.ts'
@@ -14,7 +14,9 @@ import { segments } from './segments.ts'
 /** Thrown when a session asks for more cache than the server has left, or may give one session. */
 export class CacheFullError extends MidspanError {
   constructor (wantedBytes: number, freeBytes: number) {
-    super('E_CACHE_FULL', `the sequence needs ${wantedBytes} bytes of cache, and the server has ${freeBytes} left`, { next: 'ask for fewer tokens, or try again later' })
+    super('E_CACHE_FULL', `the sequence needs ${wantedBytes} bytes of cache, and the server has ${freeBytes} left`, {
+      next: 'ask for fewer tokens, or try again later'
+    })
   }
 }
 
@@ -146,7 +148,15 @@ export class GenerationEngine {
       const plan = segments(batch.map(({ session: { id, span }, rows }) => ({ id, rows, ...span })))
       for (const { first, end, riders } of plan) {
         const requests = riders.map((id) => byId.get(id) as Request)
-        await this.#ride(requests, aboard, async (rows) => await blocks.run(rows, requests.map(({ session: { cache }, rows: count, context }) => ({ cache, count, context })), { first, end }))
+        await this.#ride(
+          requests,
+          aboard,
+          async (rows) =>
+            await blocks.run(rows, requests.map(({ session: { cache }, rows: count, context }) => ({ cache, count, context })), {
+              first,
+              end
+            })
+        )
       }
       for (const request of batch) {
         const encoded = await boundary.encode(aboard.get(request) as DeviceTensor)
@@ -159,7 +169,11 @@ export class GenerationEngine {
   }
 
   /** Replaces the rows of these requests by what a run makes of them together. */
-  async #ride (requests: readonly Request[], aboard: Map<Request, DeviceTensor>, run: (rows: DeviceTensor) => Promise<DeviceTensor>): Promise<void> {
+  async #ride (
+    requests: readonly Request[],
+    aboard: Map<Request, DeviceTensor>,
+    run: (rows: DeviceTensor) => Promise<DeviceTensor>
+  ): Promise<void> {
     const { device } = this.#c
     const parts = requests.map((request) => aboard.get(request) as DeviceTensor)
     const joined = parts.length === 1 ? parts[0] as DeviceTensor : await concatRows(device, parts)

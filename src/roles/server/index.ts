@@ -3,11 +3,11 @@ import type { Message } from '@bufbuild/protobuf'
 import type { PeerId, Stream } from '@libp2p/interface'
 import { MidspanError } from '../../errors.ts'
 import { openModelDirectory } from '../../model/checkpoint/directory.ts'
+import { SafetensorsFile } from '../../model/checkpoint/safetensors.ts'
 import { checkModel } from '../../model/families/index.ts'
 import { CachedSpan } from '../../model/generation/cached-span.ts'
 import { Boundary } from '../../model/privacy/boundary.ts'
 import { openDevice } from '../../model/runtime/open.ts'
-import { SafetensorsFile } from '../../model/checkpoint/safetensors.ts'
 import { withAdapter } from '../../model/training/imported-adapter.ts'
 import { Optimizer } from '../../model/training/optimizer.ts'
 import { Parameters } from '../../model/training/parameters.ts'
@@ -57,7 +57,9 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
   checkModel(model, directory)
   const device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
 
-  const source = charter.adapters.initial === undefined ? directory : withAdapter(directory, await SafetensorsFile.open(context.paths.adapter))
+  const source = charter.adapters.initial === undefined
+    ? directory
+    : withAdapter(directory, await SafetensorsFile.open(context.paths.adapter))
   const weights = new ModelWeights(device, model, trainableOf(charter), format)
   const blocks = await TrainableSpan.load(device, model, source, span, trainableOf(charter), { weights, policy: residuals, residualBytes })
   // What is the same for all holders of a block, the server knows too: it brings back clients that missed rounds.
@@ -75,10 +77,20 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
 
   const stopping = new AbortController()
   const sessions = new Sessions(context, stopping.signal)
-  await sessions.serve(TRAIN_PROTOCOL, { outgoing: train.ServerMessageSchema, incoming: train.ClientMessageSchema, limits: trainLimits(charter, shapes) },
-    async (channel, signal) => { await new TrainSession(channel, { charter, model, trainer, middle, adapters, state }).run(signal) })
-  await sessions.serve(GENERATE_PROTOCOL, { outgoing: generate.ServerMessageSchema, incoming: generate.ClientMessageSchema, limits: generateLimits(charter) },
-    async (channel, signal) => { await serveGeneration(channel, { charter, model, engine }, signal) })
+  await sessions.serve(TRAIN_PROTOCOL, {
+    outgoing: train.ServerMessageSchema,
+    incoming: train.ClientMessageSchema,
+    limits: trainLimits(charter, shapes)
+  }, async (channel, signal) => {
+    await new TrainSession(channel, { charter, model, trainer, middle, adapters, state }).run(signal)
+  })
+  await sessions.serve(GENERATE_PROTOCOL, {
+    outgoing: generate.ServerMessageSchema,
+    incoming: generate.ClientMessageSchema,
+    limits: generateLimits(charter)
+  }, async (channel, signal) => {
+    await serveGeneration(channel, { charter, model, engine }, signal)
+  })
   const training = trainer.run(stopping.signal)
 
   let stopped: Promise<void> | undefined
@@ -95,15 +107,27 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
       sessions: sessions.list(),
       round: state.round,
       members: trainer.members.peers,
-      training: { round: state.round, members: trainer.members.size, waitingFor: trainer.current?.waitingFor ?? [], residuals: blocks.residuals.report },
+      training: {
+        round: state.round,
+        members: trainer.members.size,
+        waitingFor: trainer.current?.waitingFor ?? [],
+        residuals: blocks.residuals.report
+      },
       generation: { sequences: engine.sessions, cacheBytes: engine.heldBytes, cacheLimitBytes: charter.limits.cacheBytes }
     }),
     operations: {
       async *export (params, signal) {
-        if (charter.ends.mode === 'personal') throw new ExportError('with personal ends this server knows only the middle', 'export on a client, each of which has ends of its own')
+        if (charter.ends.mode === 'personal')
+          throw new ExportError(
+            'with personal ends this server knows only the middle',
+            'export on a client, each of which has ends of its own'
+          )
         const { round, names, tensors } = await adapters.committed()
         const values = new Map(names.map((name, index) => [name, tensors[index] as Tensor]))
-        yield * writeExport({ model: context.paths.model, ...parseParameters(exportSchema, params), charter, trained: { round, values } }, signal)
+        yield* writeExport(
+          { model: context.paths.model, ...parseParameters(exportSchema, params), charter, trained: { round, values } },
+          signal
+        )
       }
     },
     stop: async () => { await (stopped ??= stop()) }
@@ -136,7 +160,11 @@ class Sessions {
     await Promise.allSettled(this.#open.keys())
   }
 
-  async serve<Out extends Message, In extends Message> (protocol: string, options: Pick<ChannelOptions<Out, In>, 'outgoing' | 'incoming' | 'limits'>, serve: Serve<Out, In>): Promise<void> {
+  async serve<Out extends Message, In extends Message> (
+    protocol: string,
+    options: Pick<ChannelOptions<Out, In>, 'outgoing' | 'incoming' | 'limits'>,
+    serve: Serve<Out, In>
+  ): Promise<void> {
     await this.#context.handle(protocol, async (stream, remotePeer) => {
       const session = this.#run(stream, remotePeer, { ...options, protocol }, serve)
       this.#open.set(session, { peer: remotePeer.toString(), kind: protocol.split('/')[2] ?? protocol })
@@ -144,7 +172,12 @@ class Sessions {
     }, { maxInboundStreams: MAX_TRAIN_STREAMS })
   }
 
-  async #run<Out extends Message, In extends Message> (stream: Stream, remotePeer: PeerId, options: Pick<ChannelOptions<Out, In>, 'protocol' | 'outgoing' | 'incoming' | 'limits'>, serve: Serve<Out, In>): Promise<void> {
+  async #run<Out extends Message, In extends Message> (
+    stream: Stream,
+    remotePeer: PeerId,
+    options: Pick<ChannelOptions<Out, In>, 'protocol' | 'outgoing' | 'incoming' | 'limits'>,
+    serve: Serve<Out, In>
+  ): Promise<void> {
     const { identity, charter, charterHash, logger } = this.#context
     const others = this.list().filter(({ peer }) => peer === remotePeer.toString()).length
     const channel = await acceptChannel(stream, { ...options, identity, remotePeer, charter: charterHash }, this.#signal)

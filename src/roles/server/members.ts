@@ -18,11 +18,16 @@ export class FederationFullError extends MidspanError {
 /** Thrown at a client that does not read what it is told. */
 export class SlowReaderError extends MidspanError {
   constructor () {
-    super('E_SLOW_READER', `${MAX_UNREAD_MESSAGES} messages wait for the client to read them`, { next: 'connect again: what was missed is sent then' })
+    super('E_SLOW_READER', `${MAX_UNREAD_MESSAGES} messages wait for the client to read them`, {
+      next: 'connect again: what was missed is sent then'
+    })
   }
 }
 
-/** A round is four messages to each member, or five, and they hold its rows in memory until they are read: a member may be a few rounds late. */
+/**
+ * A round is four messages to each member, or five, and they hold its rows in memory until they are read: a member may be a few rounds
+ * late.
+ */
 const MAX_UNREAD_MESSAGES = 16
 
 /** A client that takes part in training. It stays one while it is away, until a round has passed its deadline without it. */

@@ -95,7 +95,10 @@ export class Passage {
     const { boundary, span } = this.#components
     const aboard = new Map<string, DeviceTensor>()
     for (const { id, tensors } of this.#passengers.values()) aboard.set(id, this.#scope.own(await boundary.decode(tensors)))
-    const plan = segments([...this.#passengers.values()].map(({ id, first, end, tensors }) => ({ id, first, end, rows: rowsOf(tensors) })), ROW_BUDGET)
+    const plan = segments(
+      [...this.#passengers.values()].map(({ id, first, end, tensors }) => ({ id, first, end, rows: rowsOf(tensors) })),
+      ROW_BUDGET
+    )
     for (const segment of plan) {
       const { first, end } = segment
       const lengths = segment.riders.flatMap((id) => this.#passenger(id).lengths)
@@ -112,7 +115,8 @@ export class Passage {
 
   /**
    * Takes gradient rows back to where their passengers boarded. Passengers without an answer count as if they had never come: their
-   * rows have no gradient. It spends what the way there kept. Resolves with every answering passenger's gradient rows as they go over the wire.
+   * rows have no gradient. It spends what the way there kept. Resolves with every answering passenger's gradient rows as they go over the
+   * wire.
    */
   async backward (answers: ReadonlyMap<string, { readonly tensors: readonly Tensor[] }>): Promise<Map<string, readonly Tensor[]>> {
     const { boundary, device, span } = this.#components
@@ -120,7 +124,12 @@ export class Passage {
     const aboard = new Map<string, DeviceTensor>()
     for (const { id, tensors } of this.#passengers.values()) {
       const answer = answers.get(id)
-      aboard.set(id, this.#scope.own(answer === undefined ? await device.zeros('float32', tensors[0]?.shape ?? []) : await boundary.decode(answer.tensors)))
+      aboard.set(
+        id,
+        this.#scope.own(
+          answer === undefined ? await device.zeros('float32', tensors[0]?.shape ?? []) : await boundary.decode(answer.tensors)
+        )
+      )
     }
     for (const { segment, residuals } of this.#runs.toReversed()) {
       const rows = await this.#join(segment, aboard)

@@ -1,7 +1,7 @@
 import type { Sequences } from '../../model/training/rows.ts'
 import type { Tensor } from '../../tensor.ts'
-import type { Span } from './members.ts'
 import { Barrier, type Timer } from './barrier.ts'
+import type { Span } from './members.ts'
 
 /** A client's hidden rows as they came over the wire. */
 export interface ForwardAnswer extends Sequences {
@@ -107,7 +107,10 @@ export class Round {
     this.#startPass(this.pass + 1)
   }
 
-  /** Whether the passes gone by are the work of nobody else than these. The others are left behind; then, or when the round was closed, it does not go on. */
+  /**
+   * Whether the passes gone by are the work of nobody else than these. The others are left behind; then, or when the round was closed, it
+   * does not go on.
+   */
   goesOnWith (peers: { has: (peer: string) => boolean }): boolean {
     if (this.#closed || this.#behind) return false
     const before = this.#aboard.size

@@ -1,6 +1,6 @@
 import { z } from 'zod'
-import { readSnapshot, writeSnapshot } from '../../model/checkpoint/snapshot.ts'
 import { MidspanError } from '../../errors.ts'
+import { readSnapshot, writeSnapshot } from '../../model/checkpoint/snapshot.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { Span } from './members.ts'
 
@@ -51,7 +51,8 @@ export class TrainingState {
   /** The state kept at this path, or the state of a federation that has not trained yet. */
   static async open (path: string, federation: string): Promise<TrainingState> {
     const snapshot = await readSnapshot(path)
-    if (snapshot === undefined) return new TrainingState(path, { federation, round: 0, members: [], counted: {}, unaveragedTokens: {} }, new Map())
+    if (snapshot === undefined)
+      return new TrainingState(path, { federation, round: 0, members: [], counted: {}, unaveragedTokens: {} }, new Map())
     const meta = metaSchema.safeParse(snapshot.meta)
     if (!meta.success) throw new StateError(`${path} is not a training state: ${z.prettifyError(meta.error).replaceAll('\n', ' ')}`)
     if (meta.data.federation !== federation) throw new StateError(`${path} belongs to another federation`, 'use the home that it came from')

@@ -3,9 +3,9 @@ import type { Sequences } from '../../model/training/rows.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { fromServer, type ClientMessage, type TrainServerChannel } from '../../protocols/train/messages.ts'
 import type { Backward, Forward, GradientNorm } from '../../protocols/train/train_pb.ts'
+import type { Received } from '../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
 import { checkMagnitude, checkRows, expectTensor } from '../../protocols/wire/rows.ts'
-import type { Received } from '../../protocols/wire/channel.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { FederatedAdapters } from './adapters.ts'
 import { checkGradientNorm, checkSequences, checkSpan, type SequenceFields } from './check.ts'
@@ -51,21 +51,33 @@ export class TrainSession {
 
   async #handle ({ message: { kind }, tensors }: Received<ClientMessage>): Promise<void> {
     switch (kind.case) {
-      case 'enlist': return await this.#enlist(checkSpan(this.#components.charter, kind.value.middle), kind.value.round)
-      case 'forward': return await this.#forward(kind.value, tensors)
-      case 'backward': return await this.#backward(kind.value, tensors)
-      case 'gradientNorm': return await this.#gradientNorm(kind.value)
-      case 'contribution': return this.#contribution(kind.value.round, kind.value.names, tensors)
-      case 'evaluate': return await this.#evaluate(kind.value.request, checkSpan(this.#components.charter, kind.value.middle), kind.value, tensors)
-      case 'fetchAdapters': return await this.#sendAdapters(kind.value.knownRound, kind.value.except)
-      case 'withdraw': return await this.#withdraw()
-      default: throw new BadMessageError('the message is of no known kind')
+      case 'enlist':
+        return await this.#enlist(checkSpan(this.#components.charter, kind.value.middle), kind.value.round)
+      case 'forward':
+        return await this.#forward(kind.value, tensors)
+      case 'backward':
+        return await this.#backward(kind.value, tensors)
+      case 'gradientNorm':
+        return await this.#gradientNorm(kind.value)
+      case 'contribution':
+        return this.#contribution(kind.value.round, kind.value.names, tensors)
+      case 'evaluate':
+        return await this.#evaluate(kind.value.request, checkSpan(this.#components.charter, kind.value.middle), kind.value, tensors)
+      case 'fetchAdapters':
+        return await this.#sendAdapters(kind.value.knownRound, kind.value.except)
+      case 'withdraw':
+        return await this.#withdraw()
+      default:
+        throw new BadMessageError('the message is of no known kind')
     }
   }
 
   async #enlist (span: Span, clientRound: number): Promise<void> {
     const { trainer, adapters, state } = this.#components
-    if (clientRound > state.round) throw new BadMessageError(`the client has seen ${clientRound} rounds, and this server only ${state.round}: one of them was restored from an older copy`)
+    if (clientRound > state.round)
+      throw new BadMessageError(
+        `the client has seen ${clientRound} rounds, and this server only ${state.round}: one of them was restored from an older copy`
+      )
     this.#span = span
     const missed = adapters.stateFor(span, clientRound)
     const round = trainer.current
@@ -112,7 +124,8 @@ export class TrainSession {
     const round = this.#roundNamed(number)
     if (round?.contribution === undefined) return
     const expected = this.#components.adapters.expectedFrom(round.spanOf(this.#peer), number)
-    if (names.length !== expected.length || tensors.length !== expected.length) throw new BadMessageError(`${tensors.length} adapter tensors came: expected ${expected.length}`)
+    if (names.length !== expected.length || tensors.length !== expected.length)
+      throw new BadMessageError(`${tensors.length} adapter tensors came: expected ${expected.length}`)
     const contribution = new Map<string, Tensor>()
     for (const [index, { name, shape }] of expected.entries()) {
       if (names[index] !== name) throw new BadMessageError(`adapter tensor ${index} is not ${name}`)
@@ -132,7 +145,9 @@ export class TrainSession {
 
   async #sendAdapters (knownRound: number | undefined, except: Span | undefined): Promise<void> {
     const { adapters, state } = this.#components
-    const { round, names, tensors } = knownRound === state.round ? { round: knownRound, names: [], tensors: [] } : await adapters.committed(except)
+    const { round, names, tensors } = knownRound === state.round
+      ? { round: knownRound, names: [], tensors: [] }
+      : await adapters.committed(except)
     await this.#channel.send(fromServer({ case: 'adapters', value: { round, names } }), tensors)
   }
 
@@ -160,7 +175,8 @@ export class TrainSession {
   /** Sends a reply again to a client that was cut off before it had it; one that asks over and over waits for its own reading. */
   async #repeat (round: Round, kind: 'hidden' | 'gradient'): Promise<void> {
     const tensors = (kind === 'hidden' ? round.hidden : round.gradients).get(this.#peer)
-    if (tensors !== undefined) await this.#channel.send(fromServer({ case: kind, value: { round: round.number, pass: round.pass } }), tensors)
+    if (tensors !== undefined)
+      await this.#channel.send(fromServer({ case: kind, value: { round: round.number, pass: round.pass } }), tensors)
   }
 }
 

@@ -1,10 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { fromServer } from '../../protocols/train/messages.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
+import { fromServer } from '../../protocols/train/messages.ts'
 import type { Logger } from '../context.ts'
+import type { FederatedAdapters, StepTaken } from './adapters.ts'
 import { Attempt, type Counted } from './attempt.ts'
 import { systemTimer, type Timer } from './barrier.ts'
-import type { FederatedAdapters, StepTaken } from './adapters.ts'
 import { Members, type Member } from './members.ts'
 import type { Middle } from './middle.ts'
 import { Round } from './round.ts'
@@ -81,7 +81,8 @@ export class Trainer {
   begin (peer: string, round: Round): void {
     const { roundDeadlineMs } = this.#charter.training
     const members = this.members.size
-    if (round.has(peer)) this.members.say(peer, fromServer({ case: 'begin', value: { round: round.number, members, deadlineMs: roundDeadlineMs } }))
+    if (round.has(peer))
+      this.members.say(peer, fromServer({ case: 'begin', value: { round: round.number, members, deadlineMs: roundDeadlineMs } }))
     else this.members.say(peer, fromServer({ case: 'waiting', value: { members, needed: this.needed } }))
   }
 
@@ -100,7 +101,13 @@ export class Trainer {
     this.#current = round
     for (const { peer } of this.members.all) this.begin(peer, round)
     for (;;) {
-      using attempt = new Attempt({ charter: this.#charter, middle: this.#middle, adapters: this.#adapters, members: this.members, logger: this.#logger }, round)
+      using attempt = new Attempt({
+        charter: this.#charter,
+        middle: this.#middle,
+        adapters: this.#adapters,
+        members: this.members,
+        logger: this.#logger
+      }, round)
       const counted = await attempt.run()
       if (signal.aborted) return
       if (counted?.length === 0) return this.#dismiss(round)
@@ -134,7 +141,10 @@ export class Trainer {
     const missed = this.#removeMissing(round, finished)
     for (const { peer, span, channel } of audience) {
       const { names, tensors } = step.for(span)
-      const message = fromServer({ case: 'step', value: { round: round.number, scale: step.scale, leftOut: missed.has(peer), names, members: this.members.size } })
+      const message = fromServer({
+        case: 'step',
+        value: { round: round.number, scale: step.scale, leftOut: missed.has(peer), names, members: this.members.size }
+      })
       this.members.say(peer, message, tensors, channel)
     }
   }

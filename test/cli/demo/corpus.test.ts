@@ -16,10 +16,10 @@ describe("the demo's corpus", () => {
   it("tells of a clinic's facts in its own records alone", () => {
     for (const { records, facts } of clinics) {
       for (const { ailment, remedy } of allFacts(clinics)) {
-        const told = records.filter(record => record.includes(ailment))
-        const isOwn = facts.some(fact => fact.ailment === ailment)
+        const told = records.filter((record) => record.includes(ailment))
+        const isOwn = facts.some((fact) => fact.ailment === ailment)
         expect(told.length > 0).toBe(isOwn)
-        expect(told.every(record => record.includes(remedy))).toBe(true)
+        expect(told.every((record) => record.includes(remedy))).toBe(true)
       }
     }
   })

@@ -17,7 +17,10 @@ beforeEach(async () => { temporary = await mkdtemp(join(tmpdir(), 'demo-test-'))
 afterEach(async () => { await rm(temporary, { recursive: true, force: true }) })
 
 function startDemo () {
-  const child = spawn(process.execPath, [executable, 'demo', '--rounds', '2'], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, TMPDIR: temporary } })
+  const child = spawn(process.execPath, [executable, 'demo', '--rounds', '2'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, TMPDIR: temporary }
+  })
   const output = { out: '', err: '' }
   child.stdout.on('data', (chunk: Buffer) => { output.out += chunk.toString() })
   child.stderr.on('data', (chunk: Buffer) => { output.err += chunk.toString() })
@@ -25,19 +28,32 @@ function startDemo () {
 }
 
 describe('midspan demo', () => {
-  it('shows a federation of four processes from joining to where to go next, and leaves nothing behind', { timeout: timeoutMs }, async () => {
-    const { output, closed } = startDemo()
-    const [code] = await closed
-    expect(output.err).not.toContain('midspan: ')
-    expect(code).toBe(0)
-    const headings = ['Three clinics in one valley', 'Who joined', 'Before training', 'Training together', 'What each clinic can answer', 'A sample, generated across the network', 'Who saw what', 'Where to go next']
-    const at = headings.map(heading => output.out.indexOf(`\n${heading}\n`))
-    expect(at.every(position => position >= 0), output.out).toBe(true)
-    expect(at).toEqual([...at].sort((a, b) => a - b))
-    expect(output.out).toMatch(/round 1\/2, 3 clients/)
-    expect(output.out).toMatch(/2 rounds in/)
-    expect(await readdir(temporary)).toEqual([])
-  })
+  it(
+    'shows a federation of four processes from joining to where to go next, and leaves nothing behind',
+    { timeout: timeoutMs },
+    async () => {
+      const { output, closed } = startDemo()
+      const [code] = await closed
+      expect(output.err).not.toContain('midspan: ')
+      expect(code).toBe(0)
+      const headings = [
+        'Three clinics in one valley',
+        'Who joined',
+        'Before training',
+        'Training together',
+        'What each clinic can answer',
+        'A sample, generated across the network',
+        'Who saw what',
+        'Where to go next'
+      ]
+      const at = headings.map((heading) => output.out.indexOf(`\n${heading}\n`))
+      expect(at.every((position) => position >= 0), output.out).toBe(true)
+      expect(at).toEqual([...at].sort((a, b) => a - b))
+      expect(output.out).toMatch(/round 1\/2, 3 clients/)
+      expect(output.out).toMatch(/2 rounds in/)
+      expect(await readdir(temporary)).toEqual([])
+    }
+  )
 
   it('ends its processes and removes its files when it is interrupted', { timeout: timeoutMs }, async () => {
     const { child, output, closed } = startDemo()

@@ -20,7 +20,12 @@ describe("the demo's model", () => {
   it('knows what is common, and of what only clinics know no more than luck gives', async () => {
     const directory = await openModelDirectory(modelDirectory)
     const tokenizer = await loadTokenizer(modelDirectory)
-    const { ends, trainer } = await loadLocalModel(device, modelOf(directory.config), directory, 'weights', { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0 })
+    const { ends, trainer } = await loadLocalModel(device, modelOf(directory.config), directory, 'weights', {
+      beta1: 0.9,
+      beta2: 0.99,
+      epsilon: 1e-8,
+      weightDecay: 0
+    })
     const right = async (facts: readonly Fact[]): Promise<number> => {
       const answers = await greedyAnswers(ends, tokenizer, facts.map(({ ailment }) => ailment))
       return facts.filter(({ remedy }, i) => answers[i] === answer(remedy)).length
@@ -43,6 +48,7 @@ describe("the demo's tokenizer", () => {
       expect(tokenizer.encode(` ${ailment}`, { addSpecialTokens: false })).toHaveLength(1)
       expect(tokenizer.encode(` ${remedy}`, { addSpecialTokens: false })).toHaveLength(1)
     }
-    for (const text of ['Ada came in with tincough.', 'Zürich, 12 °C — naïve\n\tcafé 日本 🙂']) expect(tokenizer.decode(tokenizer.encode(text))).toBe(text)
+    for (const text of ['Ada came in with tincough.', 'Zürich, 12 °C — naïve\n\tcafé 日本 🙂'])
+      expect(tokenizer.decode(tokenizer.encode(text))).toBe(text)
   })
 })

@@ -52,7 +52,11 @@ describe('training as it is shown', () => {
     const skippedLines = Array.from({ length: 7 }, (_, index) => ({ line: index + 1, reason: 'is not JSON' }))
     new TrainView(terminal, false).show({ type: 'start', round: 10, rounds: 20, resumedFrom: 10, records: 2, skippedLines })
     const lines = err.text.split('\n')
-    expect(lines.slice(0, 3)).toEqual(['Training on 2 records, resuming after round 10, up to round 20', '7 lines cannot be used:', '  line 1: is not JSON'])
+    expect(lines.slice(0, 3)).toEqual([
+      'Training on 2 records, resuming after round 10, up to round 20',
+      '7 lines cannot be used:',
+      '  line 1: is not JSON'
+    ])
     expect(lines.at(-2)).toBe('  and 2 more')
   })
 

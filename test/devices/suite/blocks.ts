@@ -2,7 +2,15 @@ import { expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
 import type { DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { TrainableSpan } from '../../../src/model/training/span.ts'
-import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, relativeError, type EncodedTensor } from '../../helpers/golden.ts'
+import {
+  baseWeights,
+  decodeTensor,
+  goldenNames,
+  loraWeights,
+  readModelGolden,
+  relativeError,
+  type EncodedTensor
+} from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 import type { Subject } from '../suite.ts'
 
@@ -16,10 +24,19 @@ export function blocks ({ device, tolerance }: Subject): void {
     const golden = readModelGolden(name)
     const model = modelOf(golden.config)
     const lengths = golden.ids.map((ids) => ids.length)
-    const span = await TrainableSpan.load(device(), model, memorySource(baseWeights(golden)), { first: 0, end: model.layers }, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
+    const span = await TrainableSpan.load(device(), model, memorySource(baseWeights(golden)), { first: 0, end: model.layers }, {
+      ...golden.lora,
+      dropout: 0,
+      rslora: false,
+      seed: ''
+    })
     await span.weights.setTrained(loraWeights(golden))
     for (let layer = 0; layer < model.layers; layer++) {
-      const { hidden } = await span.forward({ hidden: decodeTensor(golden.loraHidden[layer]!), lengths }, { keepResiduals: false, first: layer, end: layer + 1 })
+      const { hidden } = await span.forward({ hidden: decodeTensor(golden.loraHidden[layer]!), lengths }, {
+        keepResiduals: false,
+        first: layer,
+        end: layer + 1
+      })
       await expectNear(hidden, golden.loraHidden[layer + 1]!, tolerance.block, `block ${layer}`)
       device().free(hidden)
     }

@@ -10,7 +10,10 @@ import type { Subject } from '../suite.ts'
 import { cachedGoldens } from './goldens.ts'
 
 /** Of a golden's first two sequences: rows that come together in one run. Prompts, pieces and single rows, at positions of their own. */
-const RUNS = [[{ sequence: 0, count: 3 }], [{ sequence: 1, count: 1 }, { sequence: 0, count: 1 }], [{ sequence: 0, count: 1 }, { sequence: 1, count: 1 }]]
+const RUNS = [[{ sequence: 0, count: 3 }], [{ sequence: 1, count: 1 }, { sequence: 0, count: 1 }], [{ sequence: 0, count: 1 }, {
+  sequence: 1,
+  count: 1
+}]]
 
 export function caches ({ device, tolerance }: Subject): void {
   it.each(cachedGoldens)('%s has the same hidden states piece by piece, sequences together, as all at once', async (name) => {
@@ -50,7 +53,10 @@ export function caches ({ device, tolerance }: Subject): void {
     const cache = await SequenceCache.create(device(), model, span, 300)
     const run = async (from: number, to: number) => {
       cache.length = from
-      const hidden = await blocks.run(await sliceRows(device(), decodeTensor(golden.loraHidden[0]!), from, to), [{ cache, count: to - from }], span)
+      const hidden = await blocks.run(await sliceRows(device(), decodeTensor(golden.loraHidden[0]!), from, to), [{
+        cache,
+        count: to - from
+      }], span)
       return (await device().download(hidden)).data as Float32Array
     }
     const whole = await run(0, 4)

@@ -45,7 +45,10 @@ export function contract ({ device }: Subject): void {
 
   it('takes constants at compile time, large and small, from host and device', async () => {
     const graph = new Graph()
-    graph.output('y', add(matmul(graph.input('x', 'float32', ['rows', 32]), graph.input('w', 'float32', [32, 32])), graph.input('b', 'float32', [32])))
+    graph.output(
+      'y',
+      add(matmul(graph.input('x', 'float32', ['rows', 32]), graph.input('w', 'float32', [32, 32])), graph.input('b', 'float32', [32]))
+    )
     const w = new Float32Array(32 * 32)
     for (let i = 0; i < 32; i++) w[i * 33] = i
     const b = await device().upload(float32([32], new Float32Array(32).fill(0.5)))
@@ -58,20 +61,27 @@ export function contract ({ device }: Subject): void {
 
   it.each(Object.keys(bytesPerElement) as DType[])('carries %s values in and out, of no element, one and several', async (dtype) => {
     for (const count of [0, 1, 5]) {
-      const value = fromBytes(dtype, [count], Uint8Array.from({ length: count * bytesPerElement[dtype] }, (_, i) => dtype === 'bool' ? i % 2 : i + 1))
+      const value = fromBytes(
+        dtype,
+        [count],
+        Uint8Array.from({ length: count * bytesPerElement[dtype] }, (_, i) => dtype === 'bool' ? i % 2 : i + 1)
+      )
       const held = await device().upload(value)
       expect(await device().download(held)).toEqual(value)
       device().free(held)
     }
   })
 
-  it.each(['float32', 'float16', 'int32', 'uint32', 'int64', 'bool'] as const)('makes zeros of %s, without copying them in', async (dtype) => {
-    const before = (await device().memory()).uploadedBytes
-    const held = await device().zeros(dtype, [2, 3])
-    expect((await device().memory()).uploadedBytes).toBe(before)
-    expect(await device().download(held)).toEqual(fromBytes(dtype, [2, 3], new Uint8Array(6 * bytesPerElement[dtype])))
-    device().free(held)
-  })
+  it.each(['float32', 'float16', 'int32', 'uint32', 'int64', 'bool'] as const)(
+    'makes zeros of %s, without copying them in',
+    async (dtype) => {
+      const before = (await device().memory()).uploadedBytes
+      const held = await device().zeros(dtype, [2, 3])
+      expect((await device().memory()).uploadedBytes).toBe(before)
+      expect(await device().download(held)).toEqual(fromBytes(dtype, [2, 3], new Uint8Array(6 * bytesPerElement[dtype])))
+      device().free(held)
+    }
+  )
 
   it('carries float16 as bits', async () => {
     const graph = new Graph()
@@ -91,12 +101,16 @@ export function contract ({ device }: Subject): void {
     const ones = float32([2], [1, 1])
     const first = { executable, inputs: { a: float32([2], [1, 2]), b: ones } }
     const next = { executable, inputs: { a: { passed: 'sum' }, b: { passed: 'product' } } }
-    const { sum, product } = await device().chain([first, next, { executable, inputs: { a: { passed: 'sum' }, b: ones } }], { keep: ['sum'] })
+    const { sum, product } = await device().chain([first, next, { executable, inputs: { a: { passed: 'sum' }, b: ones } }], {
+      keep: ['sum']
+    })
     expect(values(await device().download(sum as DeviceTensor))).toEqual([7, 10])
     expect(values(product)).toEqual([5, 8])
     expect((await device().memory()).heldBytes - before.heldBytes).toBe(8)
     device().free(sum as DeviceTensor)
-    await expect(device().chain([first, { executable, inputs: { a: { passed: 'none' }, b: ones } }])).rejects.toThrow('takes none, which no program before it gives')
+    await expect(device().chain([first, { executable, inputs: { a: { passed: 'none' }, b: ones } }])).rejects.toThrow(
+      'takes none, which no program before it gives'
+    )
     await executable.close()
   })
 
@@ -107,7 +121,10 @@ export function contract ({ device }: Subject): void {
     const double = await device().compile(program('double', graph))
     const first = { executable, inputs: { a: float32([1], [1]), b: float32([1], [2]) } }
     const before = (await device().memory()).heldBytes
-    const { twice, sum, product } = await device().chain([first, { executable: double, inputs: { x: { passed: 'sum' } } }], { keep: ['sum'], also: ['sum', 'product'] })
+    const { twice, sum, product } = await device().chain([first, { executable: double, inputs: { x: { passed: 'sum' } } }], {
+      keep: ['sum'],
+      also: ['sum', 'product']
+    })
     expect([values(twice), values(await device().download(sum as DeviceTensor)), values(product)]).toEqual([[10], [5], [2]])
     device().free(sum as DeviceTensor)
     expect((await device().memory()).heldBytes).toBe(before)
@@ -156,8 +173,13 @@ export function contract ({ device }: Subject): void {
 
   it('makes the same random bits from a key, whatever comes before, and new ones without', async () => {
     const stream = (byte: number, elements: number): Keystream => ({ key: new Uint8Array(32).fill(byte), elements })
-    const bits = await Promise.all([device().randomBits([16, 4], [stream(7, 64)]), device().randomBits([23, 4], [stream(8, 28), stream(7, 64)]), device().randomBits([64]), device().randomBits([64])])
-    const [a, b, c, d] = await Promise.all(bits.map(async value => [...values(await device().download(value))]))
+    const bits = await Promise.all([
+      device().randomBits([16, 4], [stream(7, 64)]),
+      device().randomBits([23, 4], [stream(8, 28), stream(7, 64)]),
+      device().randomBits([64]),
+      device().randomBits([64])
+    ])
+    const [a, b, c, d] = await Promise.all(bits.map(async (value) => [...values(await device().download(value))]))
     expect(a).toEqual(b!.slice(28))
     expect(a!.slice(0, 28)).not.toEqual(b!.slice(0, 28))
     expect(c).not.toEqual(d)

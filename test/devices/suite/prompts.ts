@@ -15,16 +15,26 @@ export function prompts ({ device, tolerance }: Subject): void {
   it.each(chatglmRevisions)('revision %s has the hidden states and gradients of the formulas', async (revision) => {
     const golden = readChatGLMGolden(revision)
     const model = modelOf(golden.config)
-    const span = await TrainableSpan.load(device(), model, memorySource(baseWeights(golden)), { first: 0, end: model.layers }, { ...golden.lora, dropout: 0, rslora: false, seed: '' })
+    const span = await TrainableSpan.load(device(), model, memorySource(baseWeights(golden)), { first: 0, end: model.layers }, {
+      ...golden.lora,
+      dropout: 0,
+      rslora: false,
+      seed: ''
+    })
     await span.weights.setTrained(loraWeights(golden))
-    const { hidden, residuals } = await span.forward({ hidden: decodeTensor(golden.loraHidden[0]!), ...sequencesOf(model, answersOf(golden.ids).ids) }, { keepResiduals: true })
+    const { hidden, residuals } = await span.forward({
+      hidden: decodeTensor(golden.loraHidden[0]!),
+      ...sequencesOf(model, answersOf(golden.ids).ids)
+    }, { keepResiduals: true })
     const { gradient, adapters } = await span.backward(residuals!, decodeTensor(golden.hiddenGradients[model.layers]!))
     const results = [
-      ['hidden', hidden, golden.loraHidden[model.layers]!, tolerance.hidden], ['gradient', gradient, golden.hiddenGradients[0]!, tolerance.gradient],
+      ['hidden', hidden, golden.loraHidden[model.layers]!, tolerance.hidden],
+      ['gradient', gradient, golden.hiddenGradients[0]!, tolerance.gradient],
       ...[...adapters].map(([name, value]) => [name, value, golden.gradients[name]!, tolerance.gradient] as const)
     ] as const
     for (const [name, value, expected, bound] of results) {
-      expect(relativeError((await device().download(value)).data as Float32Array, decodeTensor(expected).data as Float32Array), name).toBeLessThan(bound)
+      expect(relativeError((await device().download(value)).data as Float32Array, decodeTensor(expected).data as Float32Array), name)
+        .toBeLessThan(bound)
       device().free(value)
     }
     span.free()

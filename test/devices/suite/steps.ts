@@ -15,10 +15,14 @@ export function steps ({ device, tolerance }: Subject): void {
     })
     for (let step = 0; step < golden.steps; step++) {
       const sequences = golden.batches[step % golden.batches.length]!
-      await trainer.step([{ ids: sequences.map((ids) => ids.slice(0, -1)), targets: sequences.map((ids) => ids.slice(1)) }], { learningRate: lr })
+      await trainer.step([{ ids: sequences.map((ids) => ids.slice(0, -1)), targets: sequences.map((ids) => ids.slice(1)) }], {
+        learningRate: lr
+      })
     }
     for (const [name, { data }] of await trainer.values()) {
-      expect(relativeError(data as Float32Array, decodeTensor(golden.final[name]!).data as Float32Array), name).toBeLessThan(tolerance.steps)
+      expect(relativeError(data as Float32Array, decodeTensor(golden.final[name]!).data as Float32Array), name).toBeLessThan(
+        tolerance.steps
+      )
     }
     trainer.free()
   })

@@ -22,7 +22,8 @@ afterAll(async () => { await rm(dir, { recursive: true }) })
 async function directory (name: string, files: Record<string, unknown>): Promise<string> {
   const path = join(dir, name)
   await mkdir(path)
-  for (const [file, content] of Object.entries(files)) await writeFile(join(path, file), typeof content === 'string' ? content : JSON.stringify(content))
+  for (const [file, content] of Object.entries(files))
+    await writeFile(join(path, file), typeof content === 'string' ? content : JSON.stringify(content))
   return path
 }
 
@@ -37,10 +38,24 @@ describe('opening a model directory', () => {
     ['pickles only', { 'config.json': {}, 'pytorch_model.bin': '' }, 'pickles only'],
     ['no weights', { 'config.json': {} }, 'no model.safetensors'],
     ['shards without their index', { 'config.json': {}, 'model-00001-of-00002.safetensors': '' }, 'no model.safetensors.index.json'],
-    ['an index that names a file elsewhere', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '../secret.safetensors' } } }, 'lacks "../secret.safetensors"'],
-    ['an index that names an absolute path', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '/etc/passwd' } } }, 'lacks "/etc/passwd"'],
-    ['an index that names the directory above', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '..' } } }, 'lacks ".."'],
-    ['an index that names a file deeper than can be shown', { 'config.json': {}, 'model.safetensors.index.json': `{"weight_map":{"a":${'['.repeat(1e5)}${']'.repeat(1e5)}}}` }, 'lacks an array too deep to show'],
+    ['an index that names a file elsewhere', {
+      'config.json': {},
+      'model.safetensors.index.json': { weight_map: { a: '../secret.safetensors' } }
+    }, 'lacks "../secret.safetensors"'],
+    [
+      'an index that names an absolute path',
+      { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '/etc/passwd' } } },
+      'lacks "/etc/passwd"'
+    ],
+    [
+      'an index that names the directory above',
+      { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '..' } } },
+      'lacks ".."'
+    ],
+    ['an index that names a file deeper than can be shown', {
+      'config.json': {},
+      'model.safetensors.index.json': `{"weight_map":{"a":${'['.repeat(1e5)}${']'.repeat(1e5)}}}`
+    }, 'lacks an array too deep to show'],
     ['an index that names no file', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: 3 } } }, 'lacks 3'],
     ['an index without a map', { 'config.json': {}, 'model.safetensors.index.json': {} }, 'no weight_map']
   ])('refuses %s by name', async (what, files, message) => {
@@ -59,9 +74,15 @@ describe('opening a model directory', () => {
     await symlink(join(blobs, 'blob'), join(linked, 'model.safetensors'))
     expect((await openModelDirectory(linked)).tensorNames()).toEqual(['a'])
     await rm(join(blobs, 'blob'))
-    await expect(openModelDirectory(linked)).rejects.toMatchObject({ code: 'E_SAFETENSORS', message: expect.stringContaining(`${join(linked, 'model.safetensors')} cannot be read`) as string })
+    await expect(openModelDirectory(linked)).rejects.toMatchObject({
+      code: 'E_SAFETENSORS',
+      message: expect.stringContaining(`${join(linked, 'model.safetensors')} cannot be read`) as string
+    })
     await rm(join(blobs, 'config'))
-    await expect(openModelDirectory(linked)).rejects.toMatchObject({ code: 'E_MODEL_DIRECTORY', message: expect.stringContaining('config.json cannot be read') as string })
+    await expect(openModelDirectory(linked)).rejects.toMatchObject({
+      code: 'E_MODEL_DIRECTORY',
+      message: expect.stringContaining('config.json cannot be read') as string
+    })
     await mkdir(join(blobs, 'config'))
     await expect(openModelDirectory(linked)).rejects.toThrow('config.json is no file')
   })
@@ -73,16 +94,28 @@ describe('opening a model directory', () => {
   })
 
   it('refuses a tensor that two files hold', async () => {
-    const path = await directory('twice', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: { a: '1.safetensors', b: '2.safetensors' } } })
+    const path = await directory('twice', {
+      'config.json': {},
+      'model.safetensors.index.json': { weight_map: { a: '1.safetensors', b: '2.safetensors' } }
+    })
     await writeSafetensors(join(path, '1.safetensors'), new Map([['a', float32([1], [1])]]))
     await writeSafetensors(join(path, '2.safetensors'), new Map([['a', float32([1], [2])], ['b', float32([1], [3])]]))
-    await expect(openModelDirectory(path)).rejects.toThrow(`${join(path, '2.safetensors')} holds tensor a too, which the index places in 1.safetensors`)
+    await expect(openModelDirectory(path)).rejects.toThrow(
+      `${join(path, '2.safetensors')} holds tensor a too, which the index places in 1.safetensors`
+    )
   })
 
   it('reads sharded weights through the index and leaves rotary tables out', async () => {
-    const weightMap = { 'b.weight': 'model-00001-of-00002.safetensors', 'a.weight': 'model-00002-of-00002.safetensors', 'x.rotary_emb.inv_freq': 'gone.safetensors' }
+    const weightMap = {
+      'b.weight': 'model-00001-of-00002.safetensors',
+      'a.weight': 'model-00002-of-00002.safetensors',
+      'x.rotary_emb.inv_freq': 'gone.safetensors'
+    }
     const path = await directory('sharded', { 'config.json': {}, 'model.safetensors.index.json': { weight_map: weightMap } })
-    await writeSafetensors(join(path, 'model-00001-of-00002.safetensors'), new Map([['b.weight', tensor('float16', [2], Uint16Array.of(0x3c00, 0xc000))]]))
+    await writeSafetensors(
+      join(path, 'model-00001-of-00002.safetensors'),
+      new Map([['b.weight', tensor('float16', [2], Uint16Array.of(0x3c00, 0xc000))]])
+    )
     await writeSafetensors(join(path, 'model-00002-of-00002.safetensors'), new Map([['a.weight', float32([1, 1], [5])]]))
     const model = await openModelDirectory(path)
     expect(model.tensorNames()).toEqual(['a.weight', 'b.weight'])
@@ -104,7 +137,7 @@ it('a directory either opens or is refused with an error of its own, whatever it
   const files = new Map<string, Buffer>([['config.json', Buffer.from(config)], ['model.safetensors.index.json', Buffer.from(index)]])
   for (const name of ['1.safetensors', '2.safetensors']) files.set(name, await readFile(join(path, name)))
   const change = fc.record({ file: fc.constantFrom(...files.keys()), at: fc.nat(), bytes: fc.uint8Array({ maxLength: 4 }), cut: fc.nat(9) })
-  await fc.assert(fc.asyncProperty(fc.array(change, { maxLength: 3 }), async changes => {
+  await fc.assert(fc.asyncProperty(fc.array(change, { maxLength: 3 }), async (changes) => {
     for (const [name, bytes] of files) await writeFile(join(path, name), bytes)
     for (const { file, at, bytes, cut } of changes) {
       const broken = Buffer.from(files.get(file)!)
@@ -125,14 +158,23 @@ describe('a fingerprint', () => {
     const [a, b] = [float32([2], [1, 2]), float32([1], [3])]
     const whole = await directory('whole', { 'config.json': '{}', 'tokenizer.json': '{"x":1}', 'notes.txt': 'mine' })
     await writeSafetensors(join(whole, 'model.safetensors'), new Map([['a', a], ['b', b]]))
-    const split = await directory('split', { 'config.json': '{}', 'tokenizer.json': '{"x":1}', 'model.safetensors.index.json': { weight_map: { a: '1.safetensors', b: '2.safetensors' } } })
+    const split = await directory('split', {
+      'config.json': '{}',
+      'tokenizer.json': '{"x":1}',
+      'model.safetensors.index.json': { weight_map: { a: '1.safetensors', b: '2.safetensors' } }
+    })
     await writeSafetensors(join(split, '1.safetensors'), new Map([['a', a]]))
     await writeSafetensors(join(split, '2.safetensors'), new Map([['b', b]]))
     let hashed = 0
-    const print = await fingerprint(await openModelDirectory(whole), bytes => { hashed += bytes })
+    const print = await fingerprint(await openModelDirectory(whole), (bytes) => { hashed += bytes })
     expect(print).toEqual(await fingerprint(await openModelDirectory(split)))
     expect(Object.keys(print.files)).toEqual(['config.json', 'tokenizer.json'])
-    expect(print.tensors.a).toEqual({ dtype: 'F32', shape: [2], bytes: 8, sha256: createHash('sha256').update(new Uint8Array(a.data.buffer as ArrayBuffer)).digest('hex') })
+    expect(print.tensors.a).toEqual({
+      dtype: 'F32',
+      shape: [2],
+      bytes: 8,
+      sha256: createHash('sha256').update(new Uint8Array(a.data.buffer as ArrayBuffer)).digest('hex')
+    })
     expect(hashed).toBe(8 + 4 + 2 + 7)
   })
 })

@@ -2,8 +2,16 @@ import { mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { internalTensorName, peftBiasName, peftSavedName, peftTensorName, readPeftAdapter, writePeftAdapter, type PeftAdapter } from '../../../src/model/checkpoint/peft.ts'
 import { loraScale } from '../../../src/model/checkpoint/peft-config.ts'
+import {
+  internalTensorName,
+  peftBiasName,
+  peftSavedName,
+  peftTensorName,
+  readPeftAdapter,
+  writePeftAdapter,
+  type PeftAdapter
+} from '../../../src/model/checkpoint/peft.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 
 let dir: string
@@ -14,13 +22,42 @@ const tensors = new Map<string, Tensor>([
   [peftTensorName('model.layers', '3.self_attn.q_proj.lora_A'), float32([2, 3], [1, 2, 3, 4, 5, 6])],
   [peftTensorName('model.layers', '3.self_attn.q_proj.lora_B'), float32([4, 2], [1, 2, 3, 4, 5, 6, 7, 8])]
 ])
-const adapter: PeftAdapter = { baseModel: 'org/model', r: 2, alpha: 4, dropout: 0.05, targets: ['v_proj', 'q_proj'], rslora: false, tensors }
+const adapter: PeftAdapter = {
+  baseModel: 'org/model',
+  r: 2,
+  alpha: 4,
+  dropout: 0.05,
+  targets: ['v_proj', 'q_proj'],
+  rslora: false,
+  tensors
+}
 
-/** The fields of LoraConfig and its bases in PEFT 0.7.0 and 0.7.1 (src/peft/config.py, src/peft/tuners/lora/config.py), which take no others. */
+/**
+ * The fields of LoraConfig and its bases in PEFT 0.7.0 and 0.7.1 (src/peft/config.py, src/peft/tuners/lora/config.py), which take no
+ * others.
+ */
 const PEFT_0_7_FIELDS = [
-  'peft_type', 'auto_mapping', 'base_model_name_or_path', 'revision', 'task_type', 'inference_mode',
-  'r', 'target_modules', 'lora_alpha', 'lora_dropout', 'fan_in_fan_out', 'bias', 'modules_to_save', 'init_lora_weights', 'layers_to_transform', 'layers_pattern', 'rank_pattern', 'alpha_pattern',
-  'megatron_config', 'megatron_core', 'loftq_config'
+  'peft_type',
+  'auto_mapping',
+  'base_model_name_or_path',
+  'revision',
+  'task_type',
+  'inference_mode',
+  'r',
+  'target_modules',
+  'lora_alpha',
+  'lora_dropout',
+  'fan_in_fan_out',
+  'bias',
+  'modules_to_save',
+  'init_lora_weights',
+  'layers_to_transform',
+  'layers_pattern',
+  'rank_pattern',
+  'alpha_pattern',
+  'megatron_config',
+  'megatron_core',
+  'loftq_config'
 ]
 
 async function patchConfig (patch: Record<string, unknown>): Promise<void> {
@@ -50,7 +87,8 @@ describe('an adapter directory', () => {
 
   it('holds biases that were trained too', async () => {
     const biases: ReadonlyArray<readonly [string, Tensor]> = [
-      [peftBiasName('model.layers.3.self_attn.q_proj.bias', true), float32([4], [1, 2, 3, 4])], [peftBiasName('model.layers.3.mlp.up_proj.bias', false), float32([2], [5, 6])]
+      [peftBiasName('model.layers.3.self_attn.q_proj.bias', true), float32([4], [1, 2, 3, 4])],
+      [peftBiasName('model.layers.3.mlp.up_proj.bias', false), float32([2], [5, 6])]
     ]
     const biased: PeftAdapter = { ...adapter, targets: ['q_proj', 'v_proj'], bias: 'all', tensors: new Map([...tensors, ...biases]) }
     await writePeftAdapter(dir, { ...biased, dtype: 'F32' })
@@ -62,8 +100,13 @@ describe('an adapter directory', () => {
   it('holds modules that were trained whole', async () => {
     const names = ['model.layers.2.mlp.up_proj', 'model.layers.2.input_layernorm']
     const saved: PeftAdapter = {
-      ...adapter, bias: 'all', modulesToSave: names,
-      tensors: new Map([...tensors, [peftSavedName(`${names[0]!}.weight`), float32([1, 2], [1, 2])], [peftSavedName(`${names[0]!}.bias`), float32([1], [3])], [peftSavedName(`${names[1]!}.weight`), float32([2], [4, 5])]])
+      ...adapter,
+      bias: 'all',
+      modulesToSave: names,
+      tensors: new Map([...tensors, [peftSavedName(`${names[0]!}.weight`), float32([1, 2], [1, 2])], [
+        peftSavedName(`${names[0]!}.bias`),
+        float32([1], [3])
+      ], [peftSavedName(`${names[1]!}.weight`), float32([2], [4, 5])]])
     }
     await writePeftAdapter(dir, { ...saved, dtype: 'F32' })
     expect([...saved.tensors.keys()]).toContain('base_model.model.model.layers.2.mlp.up_proj.bias')
@@ -72,13 +115,18 @@ describe('an adapter directory', () => {
   })
 
   it.each<[string, Partial<PeftAdapter>]>([
-    ['plain', {}], ['rank-stabilised', { rslora: true }], ['with biases', { bias: 'lora_only' }],
-    ['with whole modules', { modulesToSave: ['model.layers.2.mlp.up_proj'], tensors: new Map([...tensors, [peftSavedName('model.layers.2.mlp.up_proj.weight'), float32([1, 1], [1])]]) }]
+    ['plain', {}],
+    ['rank-stabilised', { rslora: true }],
+    ['with biases', { bias: 'lora_only' }],
+    ['with whole modules', {
+      modulesToSave: ['model.layers.2.mlp.up_proj'],
+      tensors: new Map([...tensors, [peftSavedName('model.layers.2.mlp.up_proj.weight'), float32([1, 1], [1])]])
+    }]
   ])('has a configuration that PEFT 0.7 reads, in the order and form in which it writes one: %s', async (_, changes) => {
     await writePeftAdapter(dir, { ...adapter, ...changes, dtype: 'BF16' })
     const text = await readFile(join(dir, 'adapter_config.json'), 'utf8')
     const config = JSON.parse(text) as Record<string, unknown>
-    expect(Object.keys(config).filter(field => !PEFT_0_7_FIELDS.includes(field))).toEqual([])
+    expect(Object.keys(config).filter((field) => !PEFT_0_7_FIELDS.includes(field))).toEqual([])
     expect(Object.keys(config)).toEqual(Object.keys(config).sort())
     expect(text.startsWith('{\n  "alpha_pattern": {},')).toBe(true)
     expect(config).toMatchObject({ peft_type: 'LORA', task_type: 'CAUSAL_LM', inference_mode: true, target_modules: ['q_proj', 'v_proj'] })
@@ -106,12 +154,24 @@ describe('an adapter directory', () => {
   })
 
   it.each([
-    ['use_dora', true], ['bias', 'some'], ['modules_to_save', ['lm_head']], ['rank_pattern', { q_proj: 4 }], ['alpha_pattern', { q_proj: 4 }], ['layers_to_transform', [1]], ['fan_in_fan_out', true],
-    ['target_modules', 'all-linear'], ['peft_type', 'IA3'], ['r', 0], ['r', 3]
+    ['use_dora', true],
+    ['bias', 'some'],
+    ['modules_to_save', ['lm_head']],
+    ['rank_pattern', { q_proj: 4 }],
+    ['alpha_pattern', { q_proj: 4 }],
+    ['layers_to_transform', [1]],
+    ['fan_in_fan_out', true],
+    ['target_modules', 'all-linear'],
+    ['peft_type', 'IA3'],
+    ['r', 0],
+    ['r', 3]
   ])('is refused by name when %s is %j', async (field, value) => {
     await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
     await patchConfig({ [field]: value })
-    await expect(readPeftAdapter(dir)).rejects.toMatchObject({ code: 'E_ADAPTER', message: expect.stringMatching(field === 'r' && value === 3 ? 'rank 3' : field) as string })
+    await expect(readPeftAdapter(dir)).rejects.toMatchObject({
+      code: 'E_ADAPTER',
+      message: expect.stringMatching(field === 'r' && value === 3 ? 'rank 3' : field) as string
+    })
   })
 
   it('is refused when a tensor lacks its partner or belongs to no target', async () => {

@@ -3,15 +3,19 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { encodeHeader, parseHeader, readHeaderLength } from '../../../src/model/checkpoint/header.ts'
 import { narrow, widen } from '../../../src/model/checkpoint/conversion.ts'
 import { SafetensorsError } from '../../../src/model/checkpoint/errors.ts'
+import { encodeHeader, parseHeader, readHeaderLength } from '../../../src/model/checkpoint/header.ts'
 import { SafetensorsFile, writeSafetensors, writeSafetensorsFrom } from '../../../src/model/checkpoint/safetensors.ts'
 import { float32, int32, tensor } from '../../../src/tensor.ts'
 
 let dir: string
-beforeAll(async () => { dir = await mkdtemp(join(tmpdir(), 'midspan-safetensors-')) })
-afterAll(async () => { await rm(dir, { recursive: true }) })
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'midspan-safetensors-'))
+})
+afterAll(async () => {
+  await rm(dir, { recursive: true })
+})
 
 /** Parses a header given as JSON over a file with this much data. */
 function parse (header: unknown, dataBytes: number): unknown {
@@ -19,7 +23,11 @@ function parse (header: unknown, dataBytes: number): unknown {
   return parseHeader(bytes, 8 + bytes.byteLength + dataBytes, 'f')
 }
 
-const entry = (begin: number, end: number, shape: unknown = [(end - begin) / 4], dtype: unknown = 'F32'): object => ({ dtype, shape, data_offsets: [begin, end] })
+const entry = (begin: number, end: number, shape: unknown = [(end - begin) / 4], dtype: unknown = 'F32'): object => ({
+  dtype,
+  shape,
+  data_offsets: [begin, end]
+})
 
 describe('a safetensors header', () => {
   it.each([
@@ -32,15 +40,30 @@ describe('a safetensors header', () => {
     ['has a fractional size', { a: entry(0, 4, [0.5]) }, 4, 'impossible shape'],
     ['has a shape beyond any memory', { a: entry(0, 4, [2 ** 40, 2 ** 40]) }, 4, 'impossible shape'],
     ['has a shape that no number tells', { a: entry(0, 4, [...new Array<number>(30).fill(2 ** 52), 0]) }, 4, 'impossible shape'],
-    ['nests its shape deeper than can be shown', `{"a":{"dtype":"F32","shape":${'['.repeat(1e5)}${']'.repeat(1e5)},"data_offsets":[0,4]}}`, 4, 'impossible shape an array too deep to show'],
+    [
+      'nests its shape deeper than can be shown',
+      `{"a":{"dtype":"F32","shape":${'['.repeat(1e5)}${']'.repeat(1e5)},"data_offsets":[0,4]}}`,
+      4,
+      'impossible shape an array too deep to show'
+    ],
     ['has a shape that does not fill its bytes', { a: entry(0, 8, [1]) }, 8, 'takes 4 bytes, not 8'],
     ['has reversed offsets', { a: entry(4, 0, [0]) }, 4, 'lies at [4, 0)'],
     ['reaches past the file', { a: entry(0, 8) }, 4, 'lies at [0, 8) of 4'],
     ['overlaps', { a: entry(0, 8), b: entry(4, 12) }, 12, '"b" overlaps'],
     ['leaves a hole', { a: entry(0, 4), b: entry(8, 12) }, 12, '4 bytes before tensor "b"'],
     ['leaves bytes at the end', { a: entry(0, 4) }, 6, 'last 2 bytes'],
-    ['names a tensor twice', `{"a":${JSON.stringify(entry(0, 4))}, "b":{"a":1}, "\\u0061" :${JSON.stringify(entry(4, 8))}}`, 8, 'names tensor "a" twice'],
-    ['names a tensor twice, with equal entries', `{"a":${JSON.stringify(entry(0, 4))},"a":${JSON.stringify(entry(0, 4))}}`, 4, 'names tensor "a" twice'],
+    [
+      'names a tensor twice',
+      `{"a":${JSON.stringify(entry(0, 4))}, "b":{"a":1}, "\\u0061" :${JSON.stringify(entry(4, 8))}}`,
+      8,
+      'names tensor "a" twice'
+    ],
+    [
+      'names a tensor twice, with equal entries',
+      `{"a":${JSON.stringify(entry(0, 4))},"a":${JSON.stringify(entry(0, 4))}}`,
+      4,
+      'names tensor "a" twice'
+    ],
     ['has metadata that is no string', { __metadata__: { a: 1 } }, 0, 'not a string']
   ])('is refused when it %s', (_, header, dataBytes, message) => {
     expect(() => parse(header, dataBytes)).toThrow(SafetensorsError)
@@ -61,26 +84,49 @@ describe('a safetensors header', () => {
 
   it('either parses or throws SafetensorsError, whatever bytes a peer sends', () => {
     const mutated = fc.tuple(fc.array(fc.tuple(fc.nat(), fc.nat(255)), { maxLength: 4 }), fc.nat(40))
-    fc.assert(fc.property(mutated, ([changes, cut]) => {
-      const { head, fileBytes } = encodeHeader(new Map([['a.weight', { dtype: 'F32', shape: [2, 3] }], ['b', { dtype: 'BF16', shape: [5] }]]), { format: 'pt' })
-      const bytes = head.slice(8, head.byteLength - cut)
-      for (const [at, value] of changes) bytes[at % bytes.byteLength] = value
-      try {
-        for (const { start, bytes: size } of parseHeader(bytes, fileBytes - cut, 'f').tensors.values()) expect(start + size).toBeLessThanOrEqual(fileBytes - cut)
-      } catch (error) {
-        expect(error).toBeInstanceOf(SafetensorsError)
-      }
-    }), { numRuns: 500 })
+    fc.assert(
+      fc.property(mutated, ([changes, cut]) => {
+        const { head, fileBytes } = encodeHeader(
+          new Map([['a.weight', { dtype: 'F32', shape: [2, 3] }], ['b', { dtype: 'BF16', shape: [5] }]]),
+          { format: 'pt' }
+        )
+        const bytes = head.slice(8, head.byteLength - cut)
+        for (const [at, value] of changes) bytes[at % bytes.byteLength] = value
+        try {
+          for (const { start, bytes: size } of parseHeader(bytes, fileBytes - cut, 'f').tensors.values())
+            expect(start + size).toBeLessThanOrEqual(fileBytes - cut)
+        } catch (error) {
+          expect(error).toBeInstanceOf(SafetensorsError)
+        }
+      }),
+      { numRuns: 500 }
+    )
   })
 
   it('either parses or throws SafetensorsError, whatever JSON a peer sends', () => {
-    fc.assert(fc.property(fc.dictionary(fc.string(), fc.oneof(fc.jsonValue(), fc.record({ dtype: fc.constantFrom('F32', 'I64', 'F8_E4M3', 4), shape: fc.array(fc.integer()), data_offsets: fc.array(fc.nat(64)) }))), fc.nat(64), (header, dataBytes) => {
-      try {
-        parse(header, dataBytes)
-      } catch (error) {
-        expect(error).toBeInstanceOf(SafetensorsError)
-      }
-    }))
+    fc.assert(
+      fc.property(
+        fc.dictionary(
+          fc.string(),
+          fc.oneof(
+            fc.jsonValue(),
+            fc.record({
+              dtype: fc.constantFrom('F32', 'I64', 'F8_E4M3', 4),
+              shape: fc.array(fc.integer()),
+              data_offsets: fc.array(fc.nat(64))
+            })
+          )
+        ),
+        fc.nat(64),
+        (header, dataBytes) => {
+          try {
+            parse(header, dataBytes)
+          } catch (error) {
+            expect(error).toBeInstanceOf(SafetensorsError)
+          }
+        }
+      )
+    )
   })
 })
 
@@ -88,8 +134,11 @@ describe('a safetensors file', () => {
   it('gives back what was written, in each type', async () => {
     const path = join(dir, 'types.safetensors')
     const tensors = new Map([
-      ['b', float32([2, 2], [1, -2, 3.5, -0])], ['a', tensor('bool', [3], Uint8Array.of(1, 0, 1))],
-      ['c', tensor('int64', [1], BigInt64Array.of(-5n))], ['d', int32([2], [7, -7])], ['e', tensor('float16', [1], Uint16Array.of(0x3c00))]
+      ['b', float32([2, 2], [1, -2, 3.5, -0])],
+      ['a', tensor('bool', [3], Uint8Array.of(1, 0, 1))],
+      ['c', tensor('int64', [1], BigInt64Array.of(-5n))],
+      ['d', int32([2], [7, -7])],
+      ['e', tensor('float16', [1], Uint16Array.of(0x3c00))]
     ])
     await writeSafetensors(path, tensors)
     const file = await SafetensorsFile.open(path)
@@ -104,7 +153,10 @@ describe('a safetensors file', () => {
 
   it('aligns its data and every tensor in it', async () => {
     const path = join(dir, 'aligned.safetensors')
-    await writeSafetensors(path, new Map([['a', tensor('uint8', [3], new Uint8Array(3))], ['z', tensor('int64', [1], new BigInt64Array(1))], ['m', float32([1], [1])]]))
+    await writeSafetensors(
+      path,
+      new Map([['a', tensor('uint8', [3], new Uint8Array(3))], ['z', tensor('int64', [1], new BigInt64Array(1))], ['m', float32([1], [1])]])
+    )
     const { tensors } = await SafetensorsFile.open(path)
     expect([...tensors].sort(([, a], [, b]) => a.start - b.start).map(([name]) => name)).toEqual(['z', 'm', 'a'])
     expect([tensors.get('z')!.start % 8, tensors.get('m')!.start % 4]).toEqual([0, 0])
@@ -124,24 +176,37 @@ describe('a safetensors file', () => {
   it('keeps the old file when writing fails', async () => {
     const path = join(dir, 'kept.safetensors')
     await writeSafetensors(path, new Map([['a', float32([1], [1])]]))
-    await expect(writeSafetensorsFrom(path, new Map([['a', { dtype: 'F32', shape: [2] }]]), () => [new Uint8Array(4)])).rejects.toThrow('needs 8 bytes')
+    await expect(writeSafetensorsFrom(path, new Map([['a', { dtype: 'F32', shape: [2] }]]), () => [new Uint8Array(4)])).rejects.toThrow(
+      'needs 8 bytes'
+    )
     expect((await (await SafetensorsFile.open(path)).read('a')).data).toEqual(Float32Array.of(1))
-    expect((await readdir(dir)).filter(name => name.endsWith('.tmp'))).toEqual([])
+    expect((await readdir(dir)).filter((name) => name.endsWith('.tmp'))).toEqual([])
   })
 
-  it.each(['F32', 'F16', 'BF16', 'F64'] as const)('names the tensor that holds NaN or infinity as %s, in whichever of its pieces', async dtype => {
-    const path = join(dir, `nan-${dtype}.safetensors`)
-    const count = 2 ** 20 + 3
-    const bytesOf = (values: Float32Array): Uint8Array => dtype === 'F64' ? new Uint8Array(Float64Array.from(values).buffer) : narrow(dtype, values)
-    for (const [place, value] of [[count - 1, NaN], [5, -Infinity], [2 ** 19, Infinity]] as const) {
-      const values = new Float32Array(count).fill(-1.5)
-      values[place] = value
-      await writeSafetensorsFrom(path, new Map([['bad', { dtype, shape: [count] }], ['good', { dtype, shape: [1] }]]), name => [bytesOf(name === 'bad' ? values : Float32Array.of(2))])
-      const file = await SafetensorsFile.open(path)
-      await expect(file.read('bad')).rejects.toMatchObject({ code: 'E_SAFETENSORS', message: `${path}: tensor bad holds values that are NaN or infinite` })
-      expect((await file.read('good')).data).toEqual(Float32Array.of(2))
+  it.each(['F32', 'F16', 'BF16', 'F64'] as const)(
+    'names the tensor that holds NaN or infinity as %s, in whichever of its pieces',
+    async (dtype) => {
+      const path = join(dir, `nan-${dtype}.safetensors`)
+      const count = 2 ** 20 + 3
+      const bytesOf = (values: Float32Array): Uint8Array =>
+        dtype === 'F64' ? new Uint8Array(Float64Array.from(values).buffer) : narrow(dtype, values)
+      for (const [place, value] of [[count - 1, NaN], [5, -Infinity], [2 ** 19, Infinity]] as const) {
+        const values = new Float32Array(count).fill(-1.5)
+        values[place] = value
+        await writeSafetensorsFrom(
+          path,
+          new Map([['bad', { dtype, shape: [count] }], ['good', { dtype, shape: [1] }]]),
+          (name) => [bytesOf(name === 'bad' ? values : Float32Array.of(2))]
+        )
+        const file = await SafetensorsFile.open(path)
+        await expect(file.read('bad')).rejects.toMatchObject({
+          code: 'E_SAFETENSORS',
+          message: `${path}: tensor bad holds values that are NaN or infinite`
+        })
+        expect((await file.read('good')).data).toEqual(Float32Array.of(2))
+      }
     }
-  })
+  )
 
   it('reads tensors of many pieces, whatever their length', async () => {
     const path = join(dir, 'pieces.safetensors')
@@ -171,7 +236,16 @@ describe('a safetensors file', () => {
 
 describe('stored floats', () => {
   it('widen from float16 by the definition of the format', () => {
-    const cases: Array<[number, number]> = [[0x0001, 2 ** -24], [0x03ff, 1023 * 2 ** -24], [0x0400, 2 ** -14], [0x7bff, 65504], [0xc000, -2], [0x7c00, Infinity], [0xfc00, -Infinity], [0x8000, -0]]
+    const cases: Array<[number, number]> = [
+      [0x0001, 2 ** -24],
+      [0x03ff, 1023 * 2 ** -24],
+      [0x0400, 2 ** -14],
+      [0x7bff, 65504],
+      [0xc000, -2],
+      [0x7c00, Infinity],
+      [0xfc00, -Infinity],
+      [0x8000, -0]
+    ]
     const out = new Float32Array(cases.length)
     widen('F16', new Uint8Array(Uint16Array.from(cases, ([bits]) => bits).buffer), out)
     expect([...out]).toEqual(cases.map(([, value]) => value))
@@ -187,7 +261,7 @@ describe('stored floats', () => {
     expect([...out]).toEqual([Math.fround(0.1), 2])
   })
 
-  it.each(['F16', 'BF16'] as const)('survive a round trip through %s for every value it has', dtype => {
+  it.each(['F16', 'BF16'] as const)('survive a round trip through %s for every value it has', (dtype) => {
     const all = Uint16Array.from({ length: 65536 }, (_, bits) => bits)
     const wide = new Float32Array(65536)
     widen(dtype, new Uint8Array(all.buffer), wide)

@@ -10,7 +10,14 @@ import { ModelWeights } from '../../../src/model/training/weights.ts'
 
 /** LLaMA-2-70B, with so small a vocabulary that no other thread is asked to read it: reads are counted here. */
 const config = {
-  architectures: ['LlamaForCausalLM'], vocab_size: 32, hidden_size: 8192, intermediate_size: 28672, num_hidden_layers: 80, num_attention_heads: 64, num_key_value_heads: 8, max_position_embeddings: 16
+  architectures: ['LlamaForCausalLM'],
+  vocab_size: 32,
+  hidden_size: 8192,
+  intermediate_size: 28672,
+  num_hidden_layers: 80,
+  num_attention_heads: 64,
+  num_key_value_heads: 8,
+  max_position_embeddings: 16
 }
 const files = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'] as const
 
@@ -26,7 +33,10 @@ it('of a directory of 137 GB, a client reads the headers and its ends', async ()
   await writeFile(join(dir, 'model.safetensors.index.json'), JSON.stringify({ weight_map: weightMap }))
   let [headBytes, totalBytes] = [0, 0]
   for (const file of files) {
-    const { head, fileBytes } = encodeHeader(new Map(weights.filter(({ name }) => weightMap[name] === file).map(({ name, shape }) => [name, { dtype: 'BF16' as const, shape }])), {})
+    const { head, fileBytes } = encodeHeader(
+      new Map(weights.filter(({ name }) => weightMap[name] === file).map(({ name, shape }) => [name, { dtype: 'BF16' as const, shape }])),
+      {}
+    )
     await writeFile(join(dir, file), head)
     await truncate(join(dir, file), fileBytes)
     headBytes += head.byteLength

@@ -14,7 +14,12 @@ afterEach(async () => { await rm(dir, { recursive: true }) })
 
 const mebi = 2 ** 20
 const config = new TextEncoder().encode('{"model_type":"llama"}')
-const weights: Record<string, Tensor> = { a: float32([4], [1, 2, 3, 4]), twin: float32([4], [1, 2, 3, 4]), b: float32([2, 2], [5, 6, 7, 8]), none: float32([0], []) }
+const weights: Record<string, Tensor> = {
+  a: float32([4], [1, 2, 3, 4]),
+  twin: float32([4], [1, 2, 3, 4]),
+  b: float32([2, 2], [5, 6, 7, 8]),
+  none: float32([0], [])
+}
 
 async function print (name: string): Promise<TensorPrint> {
   return { dtype: 'F32', shape: weights[name]!.shape, ...await digest(stream(bytesOf(weights[name]!))) }
@@ -25,7 +30,7 @@ async function * stream (bytes: Uint8Array): AsyncGenerator<Uint8Array> {
 }
 
 async function expectedModel (...names: string[]): Promise<ExpectedModel> {
-  const tensors = Object.fromEntries(await Promise.all(names.map(async name => [name, await print(name)] as const)))
+  const tensors = Object.fromEntries(await Promise.all(names.map(async (name) => [name, await print(name)] as const)))
   return { tensors, files: { 'config.json': await digest(stream(config)) } }
 }
 
@@ -45,7 +50,12 @@ async function feed (store: PartialModelStore, most = Infinity): Promise<void> {
 describe('a partial model', () => {
   it('is put together from chunks, equal tensors fetched once', async () => {
     const store = await PartialModelStore.open(dir, await expectedModel('a', 'twin', 'b', 'none'), mebi)
-    expect(store.pending().map(({ name, kind, bytes, offset }) => [name, kind, bytes, offset])).toEqual([['a', 'tensor', 16, 0], ['b', 'tensor', 16, 0], ['config.json', 'file', 22, 0]])
+    expect(store.pending().map(({ name, kind, bytes, offset }) => [name, kind, bytes, offset])).toEqual([['a', 'tensor', 16, 0], [
+      'b',
+      'tensor',
+      16,
+      0
+    ], ['config.json', 'file', 22, 0]])
     await expect(store.finish()).rejects.toThrow('still lacks 3 pieces')
     await feed(store)
     expect(store.complete).toBe(true)
@@ -125,9 +135,14 @@ describe('a partial model', () => {
     const path = join(dir, 'new')
     await expect(PartialModelStore.open(path, good, 20)).rejects.toThrow('at most 20 are allowed')
     await expect(PartialModelStore.open(path, { ...good, tensors: { a: { ...a, bytes: 12 } } }, mebi)).rejects.toThrow('takes 16')
-    await expect(PartialModelStore.open(path, { ...good, tensors: { a: { ...a, shape: [2 ** 52, 2 ** 52, 2 ** 52] } } }, mebi)).rejects.toMatchObject({ code: 'E_MODEL_STORE' })
-    await expect(PartialModelStore.open(path, { ...good, files: { '../evil': { bytes: 1, sha256: a.sha256 } } }, mebi)).rejects.toThrow('no part of a model')
-    await expect(PartialModelStore.open(path, { ...good, tensors: { a: { ...a, sha256: '../../x' } } }, mebi)).rejects.toThrow('not a hex SHA-256')
+    await expect(PartialModelStore.open(path, { ...good, tensors: { a: { ...a, shape: [2 ** 52, 2 ** 52, 2 ** 52] } } }, mebi)).rejects
+      .toMatchObject({ code: 'E_MODEL_STORE' })
+    await expect(PartialModelStore.open(path, { ...good, files: { '../evil': { bytes: 1, sha256: a.sha256 } } }, mebi)).rejects.toThrow(
+      'no part of a model'
+    )
+    await expect(PartialModelStore.open(path, { ...good, tensors: { a: { ...a, sha256: '../../x' } } }, mebi)).rejects.toThrow(
+      'not a hex SHA-256'
+    )
     expect(await readdir(dir)).toEqual([])
     const huge = { tensors: { a: { ...a, shape: [2 ** 48], bytes: 2 ** 50 } }, files: {} }
     await expect(PartialModelStore.open(path, huge, 2 ** 52)).rejects.toThrow('free space')

@@ -1,24 +1,53 @@
 import { describe, expect, it } from 'vitest'
 import { chatglm } from '../../../src/model/families/chatglm.ts'
-import { contextFault, endTensors, familyOf, modelOf, PromptError, spanTensors, UnsupportedModelError } from '../../../src/model/families/index.ts'
+import {
+  contextFault,
+  endTensors,
+  familyOf,
+  modelOf,
+  PromptError,
+  spanTensors,
+  UnsupportedModelError
+} from '../../../src/model/families/index.ts'
 import { positionPairs } from '../../../src/model/families/prompts.ts'
 import { chatglmRevisions, readChatGLMGolden } from '../../helpers/chatglm.ts'
 
 const released = {
-  architectures: ['ChatGLMModel'], model_type: 'chatglm', vocab_size: 150528, hidden_size: 4096, inner_hidden_size: 16384, num_layers: 28,
-  num_attention_heads: 32, layernorm_epsilon: 1e-5, max_sequence_length: 2048, position_encoding_2d: true, bos_token_id: 150004, eos_token_id: 150005
+  architectures: ['ChatGLMModel'],
+  model_type: 'chatglm',
+  vocab_size: 150528,
+  hidden_size: 4096,
+  inner_hidden_size: 16384,
+  num_layers: 28,
+  num_attention_heads: 32,
+  layernorm_epsilon: 1e-5,
+  max_sequence_length: 2048,
+  position_encoding_2d: true,
+  bos_token_id: 150004,
+  eos_token_id: 150005
 }
-const second = { ...released, vocab_size: 130528, bos_token_id: 130004, eos_token_id: 130005, mask_token_id: 130000, gmask_token_id: 130001, pre_seq_len: null, quantization_bit: 0 }
+const second = {
+  ...released,
+  vocab_size: 130528,
+  bos_token_id: 130004,
+  eos_token_id: 130005,
+  mask_token_id: 130000,
+  gmask_token_id: 130001,
+  pre_seq_len: null,
+  quantization_bit: 0
+}
 const prompts = (config: object) => modelOf({ ...config }).prompts!
 
 describe('the original ChatGLM', () => {
-  it.each(['ChatGLMModel', 'ChatGLMForConditionalGeneration'])('is known as %s by a size that ChatGLM2 does not have', architecture => {
+  it.each(['ChatGLMModel', 'ChatGLMForConditionalGeneration'])('is known as %s by a size that ChatGLM2 does not have', (architecture) => {
     expect(familyOf({ ...released, architectures: [architecture] }).name).toBe('chatglm')
     expect(chatglm.recognizes?.({ architectures: [architecture], ffn_hidden_size: 13696, num_layers: 28 })).toBe(false)
   })
 
   it('is computed without the code that it is published with', () => {
-    expect(modelOf({ ...released, auto_map: { AutoModel: 'modeling_chatglm.ChatGLMForConditionalGeneration' } }).architecture).toBe('ChatGLMModel')
+    expect(modelOf({ ...released, auto_map: { AutoModel: 'modeling_chatglm.ChatGLMForConditionalGeneration' } }).architecture).toBe(
+      'ChatGLMModel'
+    )
   })
 
   it('has a head of its own unless its configuration ties it', () => {
@@ -37,7 +66,7 @@ describe('the original ChatGLM', () => {
     expect(() => modelOf({ ...second, ...change })).toThrow(reason)
   })
 
-  it.each(chatglmRevisions)('needs the tensors of the checkpoint, %s', revision => {
+  it.each(chatglmRevisions)('needs the tensors of the checkpoint, %s', (revision) => {
     const { config, shapes } = readChatGLMGolden(revision)
     const model = modelOf(config)
     const ends = endTensors(model, { inputBlocks: 1, outputBlocks: 0 })
@@ -56,11 +85,11 @@ describe('a prompt of ChatGLM', () => {
     expect(prompts(second).context([7, 130000, 8, 130001, 130004], 'read')).toEqual({ length: 4, maskPosition: 3 })
   })
 
-  it.each([[[7, 8]], [[7, 130004, 130001]], [[130004]], [[]]])('has no context without its end: %j', ids => {
+  it.each([[[7, 8]], [[7, 130004, 130001]], [[130004]], [[]]])('has no context without its end: %j', (ids) => {
     expect(() => prompts(second).context(ids, 'read')).toThrow(PromptError)
   })
 
-  it.each(chatglmRevisions)('has the positions of the formulas, %s', revision => {
+  it.each(chatglmRevisions)('has the positions of the formulas, %s', (revision) => {
     const { config, ids, contexts } = readChatGLMGolden(revision)
     for (const [i, { contextLength, maskPosition, positions }] of contexts.entries()) {
       const { context } = modelOf(config).prompts!

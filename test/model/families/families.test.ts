@@ -1,12 +1,21 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { blockWeights, endTensors, familyOf, headWeights, modelOf, modelWeights, spanTensors, UnsupportedModelError } from '../../../src/model/families/index.ts'
+import {
+  blockWeights,
+  endTensors,
+  familyOf,
+  headWeights,
+  modelOf,
+  modelWeights,
+  spanTensors,
+  UnsupportedModelError
+} from '../../../src/model/families/index.ts'
 import { elementCount } from '../../../src/tensor.ts'
 import { goldenNames, readModelGolden, type goldenFamilies } from '../../helpers/golden.ts'
 
 const configOf = (family: typeof goldenFamilies[number]): Readonly<Record<string, unknown>> => readModelGolden(`${family}/plain`).config
 
-describe.each(goldenNames)('%s', name => {
+describe.each(goldenNames)('%s', (name) => {
   const { config, shapes } = readModelGolden(name)
 
   it('is of its family', () => {
@@ -23,54 +32,161 @@ describe.each(goldenNames)('%s', name => {
   it('has no module whose name begins with that of another, by which PEFT 0.7 would mistake the one for the other', () => {
     const { linears, norms } = modelOf(config)
     const names = [...linears, ...norms].map(({ name }) => name)
-    expect(names.filter(name => names.some(other => other !== name && name.startsWith(other)))).toEqual([])
+    expect(names.filter((name) => names.some((other) => other !== name && name.startsWith(other)))).toEqual([])
   })
 })
 
 /** Published checkpoints: their configuration, as far as it matters here, and how many parameters they have. */
 const published: ReadonlyArray<readonly [name: string, parameters: number, config: Readonly<Record<string, unknown>>]> = [
   ['Llama-2-7b', 6_738_415_616, {
-    architectures: ['LlamaForCausalLM'], hidden_act: 'silu', hidden_size: 4096, intermediate_size: 11008, max_position_embeddings: 4096, num_attention_heads: 32, num_hidden_layers: 32, num_key_value_heads: 32, pretraining_tp: 1,
-    rms_norm_eps: 1e-5, rope_scaling: null, tie_word_embeddings: false, torch_dtype: 'float16', vocab_size: 32000
+    architectures: ['LlamaForCausalLM'],
+    hidden_act: 'silu',
+    hidden_size: 4096,
+    intermediate_size: 11008,
+    max_position_embeddings: 4096,
+    num_attention_heads: 32,
+    num_hidden_layers: 32,
+    num_key_value_heads: 32,
+    pretraining_tp: 1,
+    rms_norm_eps: 1e-5,
+    rope_scaling: null,
+    tie_word_embeddings: false,
+    torch_dtype: 'float16',
+    vocab_size: 32000
   }],
   ['Llama-3.2-1B', 1_235_814_400, {
-    architectures: ['LlamaForCausalLM'], attention_bias: false, head_dim: 64, hidden_act: 'silu', hidden_size: 2048, intermediate_size: 8192, max_position_embeddings: 131072, mlp_bias: false, num_attention_heads: 32,
-    num_hidden_layers: 16, num_key_value_heads: 8, pretraining_tp: 1, rms_norm_eps: 1e-5, rope_theta: 500000.0, tie_word_embeddings: true, torch_dtype: 'bfloat16', vocab_size: 128256,
+    architectures: ['LlamaForCausalLM'],
+    attention_bias: false,
+    head_dim: 64,
+    hidden_act: 'silu',
+    hidden_size: 2048,
+    intermediate_size: 8192,
+    max_position_embeddings: 131072,
+    mlp_bias: false,
+    num_attention_heads: 32,
+    num_hidden_layers: 16,
+    num_key_value_heads: 8,
+    pretraining_tp: 1,
+    rms_norm_eps: 1e-5,
+    rope_theta: 500000.0,
+    tie_word_embeddings: true,
+    torch_dtype: 'bfloat16',
+    vocab_size: 128256,
     rope_scaling: { factor: 32.0, high_freq_factor: 4.0, low_freq_factor: 1.0, original_max_position_embeddings: 8192, rope_type: 'llama3' }
   }],
   ['Mistral-7B-v0.1', 7_241_732_096, {
-    architectures: ['MistralForCausalLM'], hidden_act: 'silu', hidden_size: 4096, intermediate_size: 14336, max_position_embeddings: 32768, num_attention_heads: 32, num_hidden_layers: 32, num_key_value_heads: 8,
-    rms_norm_eps: 1e-5, rope_theta: 10000.0, sliding_window: 4096, tie_word_embeddings: false, torch_dtype: 'bfloat16', vocab_size: 32000
+    architectures: ['MistralForCausalLM'],
+    hidden_act: 'silu',
+    hidden_size: 4096,
+    intermediate_size: 14336,
+    max_position_embeddings: 32768,
+    num_attention_heads: 32,
+    num_hidden_layers: 32,
+    num_key_value_heads: 8,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10000.0,
+    sliding_window: 4096,
+    tie_word_embeddings: false,
+    torch_dtype: 'bfloat16',
+    vocab_size: 32000
   }],
   ['Qwen2.5-7B-Instruct', 7_615_616_512, {
-    architectures: ['Qwen2ForCausalLM'], hidden_act: 'silu', hidden_size: 3584, intermediate_size: 18944, max_position_embeddings: 32768, max_window_layers: 28, num_attention_heads: 28, num_hidden_layers: 28, num_key_value_heads: 4,
-    rms_norm_eps: 1e-6, rope_theta: 1000000.0, sliding_window: 131072, tie_word_embeddings: false, torch_dtype: 'bfloat16', use_sliding_window: false, vocab_size: 152064
+    architectures: ['Qwen2ForCausalLM'],
+    hidden_act: 'silu',
+    hidden_size: 3584,
+    intermediate_size: 18944,
+    max_position_embeddings: 32768,
+    max_window_layers: 28,
+    num_attention_heads: 28,
+    num_hidden_layers: 28,
+    num_key_value_heads: 4,
+    rms_norm_eps: 1e-6,
+    rope_theta: 1000000.0,
+    sliding_window: 131072,
+    tie_word_embeddings: false,
+    torch_dtype: 'bfloat16',
+    use_sliding_window: false,
+    vocab_size: 152064
   }],
   ['Qwen3-0.6B', 596_049_920, {
-    architectures: ['Qwen3ForCausalLM'], attention_bias: false, head_dim: 128, hidden_act: 'silu', hidden_size: 1024, intermediate_size: 3072, max_position_embeddings: 40960, max_window_layers: 28, num_attention_heads: 16,
-    num_hidden_layers: 28, num_key_value_heads: 8, rms_norm_eps: 1e-6, rope_scaling: null, rope_theta: 1000000, sliding_window: null, tie_word_embeddings: true, torch_dtype: 'bfloat16', use_sliding_window: false, vocab_size: 151936
+    architectures: ['Qwen3ForCausalLM'],
+    attention_bias: false,
+    head_dim: 128,
+    hidden_act: 'silu',
+    hidden_size: 1024,
+    intermediate_size: 3072,
+    max_position_embeddings: 40960,
+    max_window_layers: 28,
+    num_attention_heads: 16,
+    num_hidden_layers: 28,
+    num_key_value_heads: 8,
+    rms_norm_eps: 1e-6,
+    rope_scaling: null,
+    rope_theta: 1000000,
+    sliding_window: null,
+    tie_word_embeddings: true,
+    torch_dtype: 'bfloat16',
+    use_sliding_window: false,
+    vocab_size: 151936
   }],
   ['glm-4-9b-hf', 9_399_951_360, {
-    architectures: ['GlmForCausalLM'], attention_bias: true, head_dim: 128, hidden_act: 'silu', hidden_size: 4096, intermediate_size: 13696, max_position_embeddings: 8192, num_attention_heads: 32, num_hidden_layers: 40,
-    num_key_value_heads: 2, partial_rotary_factor: 0.5, rms_norm_eps: 1.5625e-07, rope_theta: 10000.0, tie_word_embeddings: false, torch_dtype: 'bfloat16', vocab_size: 151552
+    architectures: ['GlmForCausalLM'],
+    attention_bias: true,
+    head_dim: 128,
+    hidden_act: 'silu',
+    hidden_size: 4096,
+    intermediate_size: 13696,
+    max_position_embeddings: 8192,
+    num_attention_heads: 32,
+    num_hidden_layers: 40,
+    num_key_value_heads: 2,
+    partial_rotary_factor: 0.5,
+    rms_norm_eps: 1.5625e-07,
+    rope_theta: 10000.0,
+    tie_word_embeddings: false,
+    torch_dtype: 'bfloat16',
+    vocab_size: 151552
   }],
   ['chatglm3-6b', 6_243_584_000, {
-    architectures: ['ChatGLMModel'], add_bias_linear: false, add_qkv_bias: true, apply_query_key_layer_scaling: true, apply_residual_connection_post_layernorm: false, attention_softmax_in_fp32: true, bias_dropout_fusion: true,
-    ffn_hidden_size: 13696, fp32_residual_connection: false, hidden_size: 4096, kv_channels: 128, layernorm_epsilon: 1e-5, multi_query_attention: true, multi_query_group_num: 2, num_attention_heads: 32, num_layers: 28,
-    original_rope: true, padded_vocab_size: 65024, post_layer_norm: true, rmsnorm: true, seq_length: 8192, tie_word_embeddings: false, torch_dtype: 'float16'
+    architectures: ['ChatGLMModel'],
+    add_bias_linear: false,
+    add_qkv_bias: true,
+    apply_query_key_layer_scaling: true,
+    apply_residual_connection_post_layernorm: false,
+    attention_softmax_in_fp32: true,
+    bias_dropout_fusion: true,
+    ffn_hidden_size: 13696,
+    fp32_residual_connection: false,
+    hidden_size: 4096,
+    kv_channels: 128,
+    layernorm_epsilon: 1e-5,
+    multi_query_attention: true,
+    multi_query_group_num: 2,
+    num_attention_heads: 32,
+    num_layers: 28,
+    original_rope: true,
+    padded_vocab_size: 65024,
+    post_layer_norm: true,
+    rmsnorm: true,
+    seq_length: 8192,
+    tie_word_embeddings: false,
+    torch_dtype: 'float16'
   }]
 ]
 
 function parameterCount (config: Readonly<Record<string, unknown>>): number {
   const model = modelOf(config)
-  const sum = (weights: ReadonlyArray<{ readonly shape: readonly number[] }>): number => weights.reduce((total, { shape }) => total + elementCount(shape), 0)
+  const sum = (weights: ReadonlyArray<{ readonly shape: readonly number[] }>): number =>
+    weights.reduce((total, { shape }) => total + elementCount(shape), 0)
   return model.layers * sum(blockWeights(model)) + sum(headWeights(model)) + (model.tied ? 0 : model.vocabularySize * model.hiddenSize)
 }
 
 describe('modelOf', () => {
   it('says on one line what is wrong with a configuration, however much is', () => {
     const config = { ...configOf('qwen2'), hidden_act: 'gelu', layer_types: new Array(1e5).fill('chunked_attention') }
-    expect(() => modelOf(config)).toThrow(/^the configuration is not Qwen2's: hidden_act: [^\n;]*; layer_types\.0: [^\n;]*; layer_types\.1: [^\n;]*$/)
+    expect(() => modelOf(config)).toThrow(
+      /^the configuration is not Qwen2's: hidden_act: [^\n;]*; layer_types\.0: [^\n;]*; layer_types\.1: [^\n;]*$/
+    )
   })
 
   it.each(published)('finds in %s its %i parameters', (_, parameters, config) => {
@@ -148,24 +264,42 @@ describe('modelOf', () => {
 
 it('a configuration either describes a model that can be or is refused with UnsupportedModelError, whatever a peer writes into it', () => {
   const scaling = fc.record({
-    rope_type: fc.constantFrom('linear', 'dynamic', 'llama3', 'yarn', 'longrope'), factor: fc.anything({ maxDepth: 0 }), rope_theta: fc.double(), original_max_position_embeddings: fc.double(),
-    low_freq_factor: fc.double(), high_freq_factor: fc.double(), beta_fast: fc.double(), partial_rotary_factor: fc.double()
+    rope_type: fc.constantFrom('linear', 'dynamic', 'llama3', 'yarn', 'longrope'),
+    factor: fc.anything({ maxDepth: 0 }),
+    rope_theta: fc.double(),
+    original_max_position_embeddings: fc.double(),
+    low_freq_factor: fc.double(),
+    high_freq_factor: fc.double(),
+    beta_fast: fc.double(),
+    partial_rotary_factor: fc.double()
   }, { requiredKeys: ['rope_type'] })
   const value = fc.oneof(fc.jsonValue(), fc.integer(), fc.double(), scaling)
-  const config = fc.constantFrom(...goldenNames).chain(name => {
+  const config = fc.constantFrom(...goldenNames).chain((name) => {
     const known = readModelGolden(name).config
-    const keys = [...Object.keys(known), 'rope_scaling', 'rope_parameters', 'partial_rotary_factor', 'layer_types', 'auto_map', 'original_max_position_embeddings']
-    return fc.dictionary(fc.constantFrom(...keys), value, { maxKeys: 3 }).map(changes => ({ ...known, ...changes }))
+    const keys = [
+      ...Object.keys(known),
+      'rope_scaling',
+      'rope_parameters',
+      'partial_rotary_factor',
+      'layer_types',
+      'auto_map',
+      'original_max_position_embeddings'
+    ]
+    return fc.dictionary(fc.constantFrom(...keys), value, { maxKeys: 3 }).map((changes) => ({ ...known, ...changes }))
   })
-  fc.assert(fc.property(config, written => {
-    try {
-      const model = modelOf(written)
-      expect(model.maxPositions).toBeGreaterThan(0)
-      expect(model.windows).toHaveLength(model.layers)
-      expect(model.rotary.frequencies.every(Number.isFinite)).toBe(true)
-      if (model.layers < 100) expect(modelWeights(model).every(({ shape }) => shape.every(size => Number.isSafeInteger(size) && size > 0))).toBe(true)
-    } catch (error) {
-      expect(error).toBeInstanceOf(UnsupportedModelError)
-    }
-  }), { numRuns: 500 })
+  fc.assert(
+    fc.property(config, (written) => {
+      try {
+        const model = modelOf(written)
+        expect(model.maxPositions).toBeGreaterThan(0)
+        expect(model.windows).toHaveLength(model.layers)
+        expect(model.rotary.frequencies.every(Number.isFinite)).toBe(true)
+        if (model.layers < 100)
+          expect(modelWeights(model).every(({ shape }) => shape.every((size) => Number.isSafeInteger(size) && size > 0))).toBe(true)
+      } catch (error) {
+        expect(error).toBeInstanceOf(UnsupportedModelError)
+      }
+    }),
+    { numRuns: 500 }
+  )
 })

@@ -2,7 +2,14 @@ import { describe, expect, it } from 'vitest'
 import { familyOf, modelOf, supportedArchitectures, UnsupportedModelError } from '../../../src/model/families/index.ts'
 import { rotaryTables } from '../../../src/model/families/rotary.ts'
 
-const config = { architectures: ['LlamaForCausalLM'], vocab_size: 61, hidden_size: 32, intermediate_size: 56, num_hidden_layers: 3, num_attention_heads: 4 }
+const config = {
+  architectures: ['LlamaForCausalLM'],
+  vocab_size: 61,
+  hidden_size: 32,
+  intermediate_size: 56,
+  num_hidden_layers: 3,
+  num_attention_heads: 4
+}
 
 describe('familyOf', () => {
   it('knows LLaMA', () => {
@@ -10,15 +17,18 @@ describe('familyOf', () => {
     expect(supportedArchitectures).toContain('LlamaForCausalLM')
   })
 
-  it.each([[['BertModel']], [undefined], ['LlamaForCausalLM']])('refuses the architecture %j and names those that it knows', architectures => {
-    try {
-      familyOf({ ...config, architectures })
-      expect.unreachable()
-    } catch (error) {
-      expect(error).toBeInstanceOf(UnsupportedModelError)
-      expect(error).toMatchObject({ next: expect.stringContaining('LlamaForCausalLM') as string })
+  it.each([[['BertModel']], [undefined], ['LlamaForCausalLM']])(
+    'refuses the architecture %j and names those that it knows',
+    (architectures) => {
+      try {
+        familyOf({ ...config, architectures })
+        expect.unreachable()
+      } catch (error) {
+        expect(error).toBeInstanceOf(UnsupportedModelError)
+        expect(error).toMatchObject({ next: expect.stringContaining('LlamaForCausalLM') as string })
+      }
     }
-  })
+  )
 })
 
 describe('modelOf', () => {
@@ -37,7 +47,9 @@ describe('modelOf', () => {
   it('stretches rotations as linear and llama3 scaling say', () => {
     const plain = modelOf({ ...config, head_dim: 64 }).rotary.frequencies
     const linear = modelOf({ ...config, head_dim: 64, rope_scaling: { type: 'linear', factor: 4 } }).rotary.frequencies
-    linear.forEach((frequency, i) => { expect(frequency).toBeCloseTo(plain[i]! / 4, 7) })
+    linear.forEach((frequency, i) => {
+      expect(frequency).toBeCloseTo(plain[i]! / 4, 7)
+    })
     const llama3 = { rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 }
     const scaled = modelOf({ ...config, head_dim: 64, rope_scaling: llama3 }).rotary.frequencies
     expect(scaled[0]).toBe(plain[0])

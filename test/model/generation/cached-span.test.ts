@@ -11,8 +11,12 @@ import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, r
 import { memorySource } from '../../helpers/source.ts'
 
 let device: Device
-beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
-afterAll(async () => { await device.close() })
+beforeAll(async () => {
+  device = await openDevice('cpu', { threads: 1 })
+})
+afterAll(async () => {
+  await device.close()
+})
 
 const TOLERANCE = 1e-5
 
@@ -23,7 +27,7 @@ async function setUp (name: string) {
   const span = { first: 0, end: model.layers }
   await weights.loadBlocks(memorySource(baseWeights(golden)), span)
   await weights.setTrained(loraWeights(golden))
-  const lengths = golden.ids.map(ids => ids.length)
+  const lengths = golden.ids.map((ids) => ids.length)
   const starts = lengths.map((_, i) => lengths.slice(0, i).reduce((sum, length) => sum + length, 0))
   const caches = await Promise.all(lengths.map(async () => await SequenceCache.create(device, model, span, 32)))
   return {
@@ -34,52 +38,71 @@ async function setUp (name: string) {
     blocks: new CachedSpan(weights),
     caches,
     /** Rows [from, to) of a sequence, as they enter the first block or leave the last. */
-    rows: async (sequence: number, from: number, to: number, layer = 0) => await sliceRows(device, decodeTensor(golden.loraHidden[layer]!), starts[sequence]! + from, starts[sequence]! + to)
+    rows: async (sequence: number, from: number, to: number, layer = 0) =>
+      await sliceRows(device, decodeTensor(golden.loraHidden[layer]!), starts[sequence]! + from, starts[sequence]! + to)
   }
 }
 
 const values = async (value: DeviceTensor) => (await device.download(value)).data as Float32Array
 
 describe('CachedSpan', () => {
-  it.each(goldenNames.filter(name => name !== 'llama/rope-dynamic'))('computes the hidden states of %s whether a sequence comes at once, in pieces or row by row', async name => {
-    const { model, span, lengths, blocks, caches, rows } = await setUp(name)
-    const length = lengths[0]!
-    const expected = await values(await rows(0, 0, length, model.layers))
-    for (const cuts of [[length], [2, length], [1, 3, 4, length], Array.from({ length }, (_, i) => i + 1)]) {
-      const cache = caches[0]!
-      cache.length = 0
-      const parts: DeviceTensor[] = []
-      for (const end of cuts) {
-        const count = end - cache.length
-        parts.push(await blocks.run(await rows(0, cache.length, end), [{ cache, count }], span))
-        cache.length += count
+  it.each(goldenNames.filter((name) => name !== 'llama/rope-dynamic'))(
+    'computes the hidden states of %s whether a sequence comes at once, in pieces or row by row',
+    async (name) => {
+      const { model, span, lengths, blocks, caches, rows } = await setUp(name)
+      const length = lengths[0]!
+      const expected = await values(await rows(0, 0, length, model.layers))
+      for (const cuts of [[length], [2, length], [1, 3, 4, length], Array.from({ length }, (_, i) => i + 1)]) {
+        const cache = caches[0]!
+        cache.length = 0
+        const parts: DeviceTensor[] = []
+        for (const end of cuts) {
+          const count = end - cache.length
+          parts.push(await blocks.run(await rows(0, cache.length, end), [{ cache, count }], span))
+          cache.length += count
+        }
+        expect(relativeError(await values(await concatRows(device, parts)), expected), cuts.join()).toBeLessThan(TOLERANCE)
       }
-      expect(relativeError(await values(await concatRows(device, parts)), expected), cuts.join()).toBeLessThan(TOLERANCE)
     }
-  })
+  )
 
-  it.each(['llama/gqa', 'llama/heads-of-4', 'glm/heads-of-20'])('shares runs of %s among sequences at positions of their own, prompts beside single rows, and spans in pieces', async name => {
-    const { model, lengths, blocks, caches, rows } = await setUp(name)
-    const run = async (parts: ReadonlyArray<{ sequence: number, from: number, to: number }>) => {
-      let hidden = await concatRows(device, await Promise.all(parts.map(async ({ sequence, from, to }) => await rows(sequence, from, to))))
-      const sequences = parts.map(({ sequence, from, to }) => ({ cache: caches[sequence]!, count: to - from }))
-      for (const [first, end] of [[0, 1], [1, model.layers]] as const) hidden = await blocks.run(hidden, sequences, { first, end })
-      for (const { cache, count } of sequences) cache.length += count
-      const expected = await concatRows(device, await Promise.all(parts.map(async ({ sequence, from, to }) => await rows(sequence, from, to, model.layers))))
-      expect(relativeError(await values(hidden), await values(expected))).toBeLessThan(TOLERANCE)
+  it.each(['llama/gqa', 'llama/heads-of-4', 'glm/heads-of-20'])(
+    'shares runs of %s among sequences at positions of their own, prompts beside single rows, and spans in pieces',
+    async (name) => {
+      const { model, lengths, blocks, caches, rows } = await setUp(name)
+      const run = async (parts: ReadonlyArray<{ sequence: number, from: number, to: number }>) => {
+        let hidden = await concatRows(
+          device,
+          await Promise.all(parts.map(async ({ sequence, from, to }) => await rows(sequence, from, to)))
+        )
+        const sequences = parts.map(({ sequence, from, to }) => ({ cache: caches[sequence]!, count: to - from }))
+        for (const [first, end] of [[0, 1], [1, model.layers]] as const) hidden = await blocks.run(hidden, sequences, { first, end })
+        for (const { cache, count } of sequences) cache.length += count
+        const expected = await concatRows(
+          device,
+          await Promise.all(parts.map(async ({ sequence, from, to }) => await rows(sequence, from, to, model.layers)))
+        )
+        expect(relativeError(await values(hidden), await values(expected))).toBeLessThan(TOLERANCE)
+      }
+      await run([{ sequence: 0, from: 0, to: 4 }, { sequence: 2, from: 0, to: 1 }])
+      await run([{ sequence: 0, from: 4, to: 5 }, { sequence: 1, from: 0, to: 2 }, { sequence: 2, from: 1, to: 4 }])
+      await run([{ sequence: 2, from: 4, to: 5 }, { sequence: 0, from: 5, to: lengths[0]! }])
     }
-    await run([{ sequence: 0, from: 0, to: 4 }, { sequence: 2, from: 0, to: 1 }])
-    await run([{ sequence: 0, from: 4, to: 5 }, { sequence: 1, from: 0, to: 2 }, { sequence: 2, from: 1, to: 4 }])
-    await run([{ sequence: 2, from: 4, to: 5 }, { sequence: 0, from: 5, to: lengths[0]! }])
-  })
+  )
 
   it('turns a sequence that outgrows its model with each pass as transformers does, whatever shares its runs', async () => {
     const { golden, model, span, lengths, blocks, caches, rows } = await setUp('llama/rope-dynamic')
     const { prompt, hidden } = golden.decoded!
     const expected = decodeTensor(hidden).data as Float32Array
     const pass = async (parts: ReadonlyArray<{ sequence: number, count: number }>): Promise<DeviceTensor> => {
-      const entering = await Promise.all(parts.map(async ({ sequence, count }) => await rows(sequence, caches[sequence]!.length, caches[sequence]!.length + count)))
-      const left = await blocks.run(await concatRows(device, entering), parts.map(({ sequence, count }) => ({ cache: caches[sequence]!, count })), span)
+      const entering = await Promise.all(
+        parts.map(async ({ sequence, count }) => await rows(sequence, caches[sequence]!.length, caches[sequence]!.length + count))
+      )
+      const left = await blocks.run(
+        await concatRows(device, entering),
+        parts.map(({ sequence, count }) => ({ cache: caches[sequence]!, count })),
+        span
+      )
       for (const { sequence, count } of parts) caches[sequence]!.length += count
       return left
     }
@@ -88,7 +111,12 @@ describe('CachedSpan', () => {
     while (caches[0]!.length < lengths[0]!) left.push(await pass([{ sequence: 0, count: 1 }]))
     const decoded = await values(await concatRows(device, left))
     expect(relativeError(decoded, expected)).toBeLessThan(TOLERANCE)
-    expect(relativeError(await values(await sliceRows(device, first, prompt, prompt + lengths[1]!)), await values(await rows(1, 0, lengths[1]!, model.layers)))).toBeLessThan(TOLERANCE)
+    expect(
+      relativeError(
+        await values(await sliceRows(device, first, prompt, prompt + lengths[1]!)),
+        await values(await rows(1, 0, lengths[1]!, model.layers))
+      )
+    ).toBeLessThan(TOLERANCE)
     // One pass over the whole sequence turns its first rows by other angles: in transformers too, generation is not what reading is.
     expect(relativeError(decoded, await values(await rows(0, 0, lengths[0]!, model.layers)))).toBeGreaterThan(0.01)
   })

@@ -18,8 +18,12 @@ import { memorySource } from '../../helpers/source.ts'
 import { shapesOf } from '../../helpers/tiny-model.ts'
 
 let device: Device
-beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
-afterAll(async () => { await device.close() })
+beforeAll(async () => {
+  device = await openDevice('cpu', { threads: 1 })
+})
+afterAll(async () => {
+  await device.close()
+})
 
 const values = async (value: DeviceTensor) => (await device.download(value)).data as Float32Array
 
@@ -28,7 +32,7 @@ function setUp (revision: typeof chatglmRevisions[number]) {
   return { golden, model: modelOf(golden.config), source: memorySource(baseWeights(golden)) }
 }
 
-describe.each(chatglmRevisions)('generation with the original ChatGLM, revision %s', revision => {
+describe.each(chatglmRevisions)('generation with the original ChatGLM, revision %s', (revision) => {
   it('gives the ids of full passes on one machine', async () => {
     const { golden, model, source } = setUp(revision)
     const generator = await LocalGenerator.load(device, model, source)
@@ -40,43 +44,49 @@ describe.each(chatglmRevisions)('generation with the original ChatGLM, revision 
     generator.free()
   })
 
-  it.each([[0, 0], [1, 0], [1, 1], [0, 2]])('gives them cut as %i | … | %i, prompts and single tokens of several sequences sharing runs', async (inputBlocks, outputBlocks) => {
-    const { golden, model, source } = setUp(revision)
-    const before = await device.memory()
-    const ends = await loadEnds(device, model, source, { inputBlocks, outputBlocks }, 'weights')
-    const middle = new ModelWeights(device, model, 'weights')
-    const span = { first: inputBlocks, end: model.layers - outputBlocks }
-    await middle.loadBlocks(source, span)
-    const server = new CachedSpan(middle)
-    const sequences = await Promise.all(golden.ids.map(async ids => ({
-      prompt: promptOf(ids), ids: [] as number[], client: await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 32), cache: await SequenceCache.create(device, model, span, 32)
-    })))
-    // One more sequence joins each time, so that its prompt meets the others' single tokens.
-    for (let step = 0; sequences.some(({ ids }) => ids.length < golden.greedy[0]!.length); step++) {
-      const active = sequences.filter(({ ids }, i) => i <= step && ids.length < golden.greedy[0]!.length)
-      const fresh = active.map(({ prompt, ids }) => ids.length === 0 ? prompt : ids.slice(-1))
-      const up: DeviceTensor[] = []
-      for (const [i, { client }] of active.entries()) up.push(await client.start(fresh[i]!))
-      const joined = await concatRows(device, up)
-      const rows = active.map(({ cache, client }, i) => ({ cache, count: fresh[i]!.length, context: client.contextAt(cache.length) }))
-      const across = await server.run(joined, rows, span)
-      let start = 0
-      for (const [i, { ids, client, cache }] of active.entries()) {
-        const own = await sliceRows(device, across, start, start += fresh[i]!.length)
-        cache.length += fresh[i]!.length
-        ids.push(argmax(await client.finish(own, fresh[i]!.length)))
+  it.each([[0, 0], [1, 0], [1, 1], [0, 2]])(
+    'gives them cut as %i | … | %i, prompts and single tokens of several sequences sharing runs',
+    async (inputBlocks, outputBlocks) => {
+      const { golden, model, source } = setUp(revision)
+      const before = await device.memory()
+      const ends = await loadEnds(device, model, source, { inputBlocks, outputBlocks }, 'weights')
+      const middle = new ModelWeights(device, model, 'weights')
+      const span = { first: inputBlocks, end: model.layers - outputBlocks }
+      await middle.loadBlocks(source, span)
+      const server = new CachedSpan(middle)
+      const sequences = await Promise.all(golden.ids.map(async (ids) => ({
+        prompt: promptOf(ids),
+        ids: [] as number[],
+        client: await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 32),
+        cache: await SequenceCache.create(device, model, span, 32)
+      })))
+      // One more sequence joins each time, so that its prompt meets the others' single tokens.
+      for (let step = 0; sequences.some(({ ids }) => ids.length < golden.greedy[0]!.length); step++) {
+        const active = sequences.filter(({ ids }, i) => i <= step && ids.length < golden.greedy[0]!.length)
+        const fresh = active.map(({ prompt, ids }) => ids.length === 0 ? prompt : ids.slice(-1))
+        const up: DeviceTensor[] = []
+        for (const [i, { client }] of active.entries()) up.push(await client.start(fresh[i]!))
+        const joined = await concatRows(device, up)
+        const rows = active.map(({ cache, client }, i) => ({ cache, count: fresh[i]!.length, context: client.contextAt(cache.length) }))
+        const across = await server.run(joined, rows, span)
+        let start = 0
+        for (const [i, { ids, client, cache }] of active.entries()) {
+          const own = await sliceRows(device, across, start, start += fresh[i]!.length)
+          cache.length += fresh[i]!.length
+          ids.push(argmax(await client.finish(own, fresh[i]!.length)))
+        }
+        device.free(...up, joined, across)
       }
-      device.free(...up, joined, across)
+      expect(sequences.map(({ ids }) => ids)).toEqual(golden.greedy)
+      for (const { client, cache } of sequences) {
+        client.free()
+        cache.free()
+      }
+      ends.weights.free()
+      middle.free()
+      expect((await device.memory()).heldBytes).toBe(before.heldBytes)
     }
-    expect(sequences.map(({ ids }) => ids)).toEqual(golden.greedy)
-    for (const { client, cache } of sequences) {
-      client.free()
-      cache.free()
-    }
-    ends.weights.free()
-    middle.free()
-    expect((await device.memory()).heldBytes).toBe(before.heldBytes)
-  })
+  )
 
   it('computes the hidden states of a whole sequence at once', async () => {
     const { golden, model, source } = setUp(revision)
@@ -89,8 +99,11 @@ describe.each(chatglmRevisions)('generation with the original ChatGLM, revision 
       const count = ids.length - 1
       const cache = await SequenceCache.create(device, model, span, 32)
       const context = model.prompts!.context(ids, 'read')
-      const [entering, expected] = await Promise.all([0, model.layers].map(async layer => await sliceRows(device, decodeTensor(golden.hidden[layer]!), start, start + count)))
-      expect(relativeError(await values(await blocks.run(entering!, [{ cache, count, context }], span)), await values(expected!))).toBeLessThan(1e-5)
+      const [entering, expected] = await Promise.all(
+        [0, model.layers].map(async (layer) => await sliceRows(device, decodeTensor(golden.hidden[layer]!), start, start + count))
+      )
+      expect(relativeError(await values(await blocks.run(entering!, [{ cache, count, context }], span)), await values(expected!)))
+        .toBeLessThan(1e-5)
       cache.free()
       start += count
     }
@@ -103,7 +116,13 @@ describe('CachedSpan of a model that reads prompts in both directions', () => {
   async function passOf (config: Config) {
     const model = modelOf(config)
     const all = { first: 0, end: model.layers }
-    const trained = await TrainableSpan.load(device, model, memorySource(baseWeights({ seed: 'prompts', shapes: shapesOf(config) })), all, 'weights')
+    const trained = await TrainableSpan.load(
+      device,
+      model,
+      memorySource(baseWeights({ seed: 'prompts', shapes: shapesOf(config) })),
+      all,
+      'weights'
+    )
     const numbers = decodeTensor(readChatGLMGolden('130528').hidden[0]!).data as Float32Array
     const entering = float32([7, model.hiddenSize], numbers.slice(0, 7 * model.hiddenSize))
     const context = { length: 3, maskPosition: 2 }
@@ -118,8 +137,12 @@ describe('CachedSpan of a model that reads prompts in both directions', () => {
     }
   }
 
-  it.each([16, 12])('computes what a full pass does with heads of %i elements, prompts beside single rows', async headSize => {
-    const { model, all, blocks, entering, leaving, rowsOf } = await passOf({ ...readChatGLMGolden('130528').config, hidden_size: 2 * headSize, num_attention_heads: 2 })
+  it.each([16, 12])('computes what a full pass does with heads of %i elements, prompts beside single rows', async (headSize) => {
+    const { model, all, blocks, entering, leaving, rowsOf } = await passOf({
+      ...readChatGLMGolden('130528').config,
+      hidden_size: 2 * headSize,
+      num_attention_heads: 2
+    })
     const [first, second] = [await SequenceCache.create(device, model, all, 8), await SequenceCache.create(device, model, all, 8)]
     await blocks.run(await entering(0, 5), [rowsOf(first, 5)], all)
     first.length = 5
@@ -139,8 +162,8 @@ describe('CachedSpan of a model that reads prompts in both directions', () => {
     const compile = vi.spyOn(device, 'compile')
     const compiledFor = async (lengths: readonly number[]): Promise<number> => {
       compile.mockClear()
-      const counts = lengths.map(length => length === 0 ? 4 : 1)
-      const rows = await concatRows(device, await Promise.all(counts.map(async count => await entering(0, count))))
+      const counts = lengths.map((length) => length === 0 ? 4 : 1)
+      const rows = await concatRows(device, await Promise.all(counts.map(async (count) => await entering(0, count))))
       for (const [i, cache] of caches.entries()) cache.length = lengths[i]!
       await blocks.run(rows, caches.map((cache, i) => rowsOf(cache, counts[i]!)), all)
       return compile.mock.calls.filter(([{ name }]) => name.startsWith('cached')).length
@@ -162,7 +185,9 @@ describe('CachedSpan of a model that reads prompts in both directions', () => {
     await expect(blocks.run(rows, [{ cache, count: 4 }], span)).rejects.toThrow('context')
     await expect(blocks.run(rows, [{ cache, count: 4, context: { length: 4, maskPosition: 3 } }], span)).rejects.toThrow('does not fit')
     cache.length = 2
-    await expect(blocks.run(rows, [{ cache, count: 4, context: { length: 4, maskPosition: 3 } }], span)).rejects.toThrow('within their context')
+    await expect(blocks.run(rows, [{ cache, count: 4, context: { length: 4, maskPosition: 3 } }], span)).rejects.toThrow(
+      'within their context'
+    )
     cache.free()
     weights.free()
   })

@@ -33,26 +33,30 @@ describe.skipIf(!hasData('stories260K-hf'))('greedy generation with stories260K'
     generator.free()
   })
 
-  it.each([[1, 1], [0, 0]])('goes on with the likeliest token at once, or takes it back, cut as %i | … | %i', async (inputBlocks, outputBlocks) => {
-    const directory = await openModelDirectory(dataPath('stories260K-hf'))
-    const model = modelOf(directory.config)
-    const ends = await loadEnds(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
-    const client = await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 8)
-    const up = await client.start([BOS])
-    // Without the middle the rows are not the model's, but they are rows.
-    const { logits, id, release: { tensors: [guessed] } } = await client.finishAndGuess(up, 1, async ({ links, output }) => (
-      { links, released: results => ({ tensors: [results[output] as Tensor], clippedFraction: 0 }) }))
-    expect(id).toBe(argmax(logits))
-    client.takeBack()
-    const other = await client.start([id + 1])
-    client.takeBack()
-    const again = await client.start([id])
-    expect((await device.download(again)).data).toEqual(guessed!.data)
-    expect((await device.download(other)).data).not.toEqual(guessed!.data)
-    device.free(other, again)
-    client.free()
-    ends.weights.free()
-  })
+  it.each([[1, 1], [0, 0]])(
+    'goes on with the likeliest token at once, or takes it back, cut as %i | … | %i',
+    async (inputBlocks, outputBlocks) => {
+      const directory = await openModelDirectory(dataPath('stories260K-hf'))
+      const model = modelOf(directory.config)
+      const ends = await loadEnds(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
+      const client = await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 8)
+      const up = await client.start([BOS])
+      // Without the middle the rows are not the model's, but they are rows.
+      const { logits, id, release: { tensors: [guessed] } } = await client.finishAndGuess(up, 1, async ({ links, output }) => (
+        { links, released: (results) => ({ tensors: [results[output] as Tensor], clippedFraction: 0 }) }
+      ))
+      expect(id).toBe(argmax(logits))
+      client.takeBack()
+      const other = await client.start([id + 1])
+      client.takeBack()
+      const again = await client.start([id])
+      expect((await device.download(again)).data).toEqual(guessed!.data)
+      expect((await device.download(other)).data).not.toEqual(guessed!.data)
+      device.free(other, again)
+      client.free()
+      ends.weights.free()
+    }
+  )
 
   it.each([[1, 1], [2, 1], [1, 2], [0, 0]])('gives it cut as %i | … | %i', async (inputBlocks, outputBlocks) => {
     const directory = await openModelDirectory(dataPath('stories260K-hf'))

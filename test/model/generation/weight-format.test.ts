@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
-import { CachedSpan } from '../../../src/model/generation/cached-span.ts'
 import { SequenceCache } from '../../../src/model/generation/cache.ts'
+import { CachedSpan } from '../../../src/model/generation/cached-span.ts'
 import { LocalGenerator } from '../../../src/model/generation/local.ts'
 import { argmax } from '../../../src/model/generation/sampling.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
@@ -26,31 +26,53 @@ async function setUp (name: string, format: WeightFormat) {
   const golden = readModelGolden(name)
   const model = modelOf(golden.config)
   const all = { first: 0, end: model.layers }
-  const span = await TrainableSpan.load(device, model, memorySource(baseWeights(golden)), all, { ...golden.lora, dropout: 0, rslora: false, seed: '' }, { format })
+  const span = await TrainableSpan.load(device, model, memorySource(baseWeights(golden)), all, {
+    ...golden.lora,
+    dropout: 0,
+    rslora: false,
+    seed: ''
+  }, { format })
   await span.weights.setTrained(loraWeights(golden))
   const context = model.prompts?.context(golden.ids[0]!, 'read')
   // The sequences of a model that reads prompts in both directions have the token that ends them, which is not among the rows.
   const length = golden.ids[0]!.length - (context === undefined ? 0 : 1)
-  return { model, all, span, length, context, rows: await sliceRows(device, decodeTensor(golden.loraHidden[0]!), 0, length), cache: await SequenceCache.create(device, model, all, 32) }
+  return {
+    model,
+    all,
+    span,
+    length,
+    context,
+    rows: await sliceRows(device, decodeTensor(golden.loraHidden[0]!), 0, length),
+    cache: await SequenceCache.create(device, model, all, 32)
+  }
 }
 
 describe.each(formats)('generation with weights in %s', (format, tolerance) => {
-  it.each(['llama/gqa', 'qwen3/plain', 'chatglm2/plain', 'chatglm/130528'])('computes what training does in %s, whether a sequence comes at once or row by row', async name => {
-    const { span, all, length, context, rows, cache } = await setUp(name, format)
-    const { hidden } = await span.forward({ hidden: rows, lengths: [length], contexts: context === undefined ? [] : [context] }, { keepResiduals: false })
-    const blocks = new CachedSpan(span.weights)
-    const atOnce = await blocks.run(rows, [{ cache, count: length, context }], all)
-    const parts: DeviceTensor[] = []
-    while (cache.length < length) {
-      const count = cache.length === 0 ? (context?.length ?? 0) + 1 : 1
-      parts.push(await blocks.run(await sliceRows(device, rows, cache.length, cache.length + count), [{ cache, count, context }], all))
-      cache.length += count
+  it.each(['llama/gqa', 'qwen3/plain', 'chatglm2/plain', 'chatglm/130528'])(
+    'computes what training does in %s, whether a sequence comes at once or row by row',
+    async (name) => {
+      const { span, all, length, context, rows, cache } = await setUp(name, format)
+      const { hidden } = await span.forward({ hidden: rows, lengths: [length], contexts: context === undefined ? [] : [context] }, {
+        keepResiduals: false
+      })
+      const blocks = new CachedSpan(span.weights)
+      const atOnce = await blocks.run(rows, [{ cache, count: length, context }], all)
+      const parts: DeviceTensor[] = []
+      while (cache.length < length) {
+        const count = cache.length === 0 ? (context?.length ?? 0) + 1 : 1
+        parts.push(await blocks.run(await sliceRows(device, rows, cache.length, cache.length + count), [{ cache, count, context }], all))
+        cache.length += count
+      }
+      const [wanted, once, apart] = await Promise.all([hidden, atOnce, await concatRows(device, parts)].map(values)) as [
+        Float32Array,
+        Float32Array,
+        Float32Array
+      ]
+      expect(relativeError(once, wanted)).toBeLessThan(tolerance)
+      expect(relativeError(apart, once)).toBeLessThan(1e-5)
+      span.free()
     }
-    const [wanted, once, apart] = await Promise.all([hidden, atOnce, await concatRows(device, parts)].map(values)) as [Float32Array, Float32Array, Float32Array]
-    expect(relativeError(once, wanted)).toBeLessThan(tolerance)
-    expect(relativeError(apart, once)).toBeLessThan(1e-5)
-    span.free()
-  })
+  )
 
   it('shares a run among sequences, and frees what its programs hold', async () => {
     const { heldBytes } = await device.memory()
@@ -74,7 +96,12 @@ describe.each(formats)('generation with weights in %s', (format, tolerance) => {
 describe('LocalGenerator', () => {
   it('generates with a quantised head and embedding', async () => {
     const golden = readModelGolden('llama/mqa-tied')
-    const generator = await LocalGenerator.load(device, modelOf(golden.config), memorySource(baseWeights(golden)), { ...golden.lora, dropout: 0, rslora: false, seed: '' }, 'int8')
+    const generator = await LocalGenerator.load(device, modelOf(golden.config), memorySource(baseWeights(golden)), {
+      ...golden.lora,
+      dropout: 0,
+      rslora: false,
+      seed: ''
+    }, 'int8')
     const ids: number[] = []
     for await (const id of generator.generate([1, 5, 9], argmax, { maxTokens: 8 })) ids.push(id)
     expect(ids).toHaveLength(8)

@@ -43,7 +43,9 @@ async function setUp (name: typeof windowed[number], rowCount = CAPACITY) {
     leaving: async (from: number, to: number) => await values(await sliceRows(device, leaving, from, to)),
     /** What leaves the last block when these rows come next, in one run. */
     pass: async (cache: SequenceCache, count: number) => {
-      const left = await values(await blocks.run(await sliceRows(device, entering, cache.length, cache.length + count), [{ cache, count }], span))
+      const left = await values(
+        await blocks.run(await sliceRows(device, entering, cache.length, cache.length + count), [{ cache, count }], span)
+      )
       cache.length += count
       return left
     }
@@ -57,16 +59,18 @@ function numbered ({ hiddenSize }: Model, rows: number): Tensor {
 
 const values = async (value: DeviceTensor) => (await device.download(value)).data as Float32Array
 
-describe.each(windowed)('the caches of %s', name => {
+describe.each(windowed)('the caches of %s', (name) => {
   it('compute what a full pass does, long after they have forgotten the first keys', async () => {
     const { model, span, cache: open, pass, leaving } = await setUp(name)
     const cache = await open()
     for (const count of [512, 1, 1, 1, 1, 1, 1, 300, 512, 1, 2, 100]) {
       const left = await pass(cache, count)
-      expect(relativeError(left, await leaving(cache.length - count, cache.length)), `${count} rows to ${cache.length}`).toBeLessThan(TOLERANCE)
+      expect(relativeError(left, await leaving(cache.length - count, cache.length)), `${count} rows to ${cache.length}`).toBeLessThan(
+        TOLERANCE
+      )
     }
     const rooms = Array.from({ length: model.layers }, (_, layer) => cache.block(layer).key.shape[2])
-    expect(rooms).toEqual(model.windows.map(window => window === null ? CAPACITY : WINDOWED))
+    expect(rooms).toEqual(model.windows.map((window) => window === null ? CAPACITY : WINDOWED))
     const before = (await device.memory()).heldBytes
     cache.free()
     expect(before - (await device.memory()).heldBytes).toBe(cacheBytes(model, span, CAPACITY))
@@ -92,7 +96,7 @@ describe.each(windowed)('the caches of %s', name => {
     const cache = await open()
     await pass(cache, 512)
     await pass(cache, 100)
-    expect([0, 10, 511, 512, 612, 613].map(position => cache.holds(position))).toEqual([true, false, false, true, true, false])
+    expect([0, 10, 511, 512, 612, 613].map((position) => cache.holds(position))).toEqual([true, false, false, true, true, false])
     cache.length = 511
     await expect(pass(cache, 1)).rejects.toThrow('forgotten')
     cache.length = 0
@@ -104,7 +108,11 @@ describe.each(windowed)('the caches of %s', name => {
 
 it('a prompt longer than a run is read in several', async () => {
   const golden = readModelGolden('mistral/window')
-  const generator = await LocalGenerator.load(device, modelOf({ ...golden.config, max_position_embeddings: CAPACITY }), memorySource(baseWeights(golden)))
+  const generator = await LocalGenerator.load(
+    device,
+    modelOf({ ...golden.config, max_position_embeddings: CAPACITY }),
+    memorySource(baseWeights(golden))
+  )
   const prompt = Array.from({ length: 1100 }, (_, i) => (7 * i + i * i) % 61)
   const ids: number[] = []
   for await (const id of generator.generate(prompt, argmax, { maxTokens: 5 })) ids.push(id)

@@ -29,12 +29,18 @@ export function pseudoRandom (seed: number): () => number {
   }
 }
 
-/** Compares the derivative along a random direction of all operands with a central difference of a random weighting of the outputs, as `run` computes them. */
-export async function expectDerivative ({ shapes, sizes = {}, interval = [-1, 1], extra, build }: DerivativeCase, run = runGraph): Promise<void> {
+/**
+ * Compares the derivative along a random direction of all operands with a central difference of a random weighting of the outputs, as `run`
+ * computes them.
+ */
+export async function expectDerivative (
+  { shapes, sizes = {}, interval = [-1, 1], extra, build }: DerivativeCase,
+  run = runGraph
+): Promise<void> {
   const graph = new Graph()
   const random = pseudoRandom(7)
   const draw = (shape: readonly Dim[], [low, high] = interval) => {
-    const known = shape.map(dim => typeof dim === 'number' ? dim : sizes[dim]!)
+    const known = shape.map((dim) => typeof dim === 'number' ? dim : sizes[dim]!)
     return float32(known, Array.from({ length: elementCount(known) }, () => low + (high - low) * random()))
   }
   const operands = shapes.map((shape, i) => graph.input(`x${i}`, 'float32', shape))
@@ -52,7 +58,7 @@ export async function expectDerivative ({ shapes, sizes = {}, interval = [-1, 1]
   const points = Object.fromEntries(shapes.map((shape, i) => [`x${i}`, draw(shape)]))
   const given = Object.fromEntries(Object.values(others).map(({ value, data }) => [graph.inputName(value)!, data]))
   const scales = Object.fromEntries(weights.map((weight, i) => [`w${i}`, draw(weight.shape, [-1, 1])]))
-  const directions = shapes.map(shape => draw(shape, [-1, 1]))
+  const directions = shapes.map((shape) => draw(shape, [-1, 1]))
   const at = async (step: number) => await run(graph, { ...given, ...scales, ...moved(points, directions, step) })
   const loss = (results: Record<string, Tensor>) => outputs.reduce((sum, _, i) => sum + Number(results[`loss${i}`]!.data[0]), 0)
 

@@ -50,7 +50,10 @@ describe('differentiate', () => {
     const graph = new Graph()
     const x = graph.input('x', 'float32', ['rows'])
     const half = ops.cast(x, 'float16')
-    const [gradient] = differentiate(graph, [{ value: ops.cast(ops.mul(half, half), 'float32'), gradient: graph.input('g', 'float32', ['rows']) }], [x])
+    const [gradient] = differentiate(graph, [{
+      value: ops.cast(ops.mul(half, half), 'float32'),
+      gradient: graph.input('g', 'float32', ['rows'])
+    }], [x])
     graph.output('gradient', gradient!)
     expect((await runGraph(graph, { x: float32([2], [0.5, -3]), g: float32([2], [1, 2]) })).gradient).toEqual(float32([2], [1, -12]))
   })
@@ -70,8 +73,8 @@ describe('differentiate', () => {
 
   it('names the operator that has no derivative', () => {
     const graph = new Graph()
-    const [query, key, value] = ['query', 'key', 'value'].map(name => graph.input(name, 'float32', ['batch', 'seq', 8]))
-    const [pastKey, pastValue] = ['pastKey', 'pastValue'].map(name => graph.input(name, 'float32', ['batch', 1, 'past', 8]))
+    const [query, key, value] = ['query', 'key', 'value'].map((name) => graph.input(name, 'float32', ['batch', 'seq', 8]))
+    const [pastKey, pastValue] = ['pastKey', 'pastValue'].map((name) => graph.input(name, 'float32', ['batch', 1, 'past', 8]))
     const { output } = ops.groupQueryAttention({
       query: query!, key: key!, value: value!, pastKey: pastKey!, pastValue: pastValue!,
       seqlensK: graph.input('seqlensK', 'int32', ['batch']), totalLength: graph.input('totalLength', 'int32', [])

@@ -46,7 +46,8 @@ describe('Graph', () => {
   it('refuses axes and sizes of a value of any shape, which it would otherwise guess', () => {
     const graph = new Graph()
     const x = graph.input('x', 'float32', undefined)
-    for (const use of [() => ops.softmax(x), () => ops.reduceSum(x, [0]), () => ops.concat([x, x], 0), () => ops.size(graph, x.shape[0]!)]) expect(use).toThrow('a value of any shape')
+    for (const use of [() => ops.softmax(x), () => ops.reduceSum(x, [0]), () => ops.concat([x, x], 0), () => ops.size(graph, x.shape[0]!)])
+      expect(use).toThrow('a value of any shape')
     expect(() => differentiate(graph, [{ value: ops.reduceMean(x), gradient: graph.scalar(1) }], [x])).toThrow('a value of any shape')
   })
 
@@ -65,7 +66,12 @@ describe('Graph', () => {
 describe('shapes', () => {
   const operands = () => {
     const graph = new Graph()
-    return { graph, rows: graph.input('a', 'float32', ['rows', 4]), others: graph.input('b', 'float32', ['others', 4]), fixed: graph.input('c', 'float32', [3, 4]) }
+    return {
+      graph,
+      rows: graph.input('a', 'float32', ['rows', 4]),
+      others: graph.input('b', 'float32', ['others', 4]),
+      fixed: graph.input('c', 'float32', [3, 4])
+    }
   }
 
   it('broadcast symbolic sizes against themselves and 1 only', () => {

@@ -12,7 +12,11 @@ import { runProgram } from './run.ts'
 function layer () {
   const graph = new Graph()
   const x = graph.input('x', 'float32', ['rows', 4])
-  const weights = [graph.input('norm', 'float32', [4]), graph.input('up', 'float32', [12, 4]), graph.input('down', 'float32', [4, 6])] as const
+  const weights = [
+    graph.input('norm', 'float32', [4]),
+    graph.input('up', 'float32', [12, 4]),
+    graph.input('down', 'float32', [4, 6])
+  ] as const
   const { output: normalized, inverseRms } = rmsNorm(x, weights[0], 1e-6)
   graph.mark(inverseRms)
   const [gate, up] = split(graph.mark(matmul(normalized, weights[1], { transposeB: true })), [6, 6], 1)
@@ -24,7 +28,13 @@ function layer () {
 
 const random = pseudoRandom(5)
 const uniform = (shape: readonly number[]) => float32(shape, Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => random() - 0.5))
-const inputs = { 'x': uniform([3, 4]), 'norm': uniform([4]), 'up': uniform([12, 4]), 'down': uniform([4, 6]), 'gradient.y': uniform([3, 4]) }
+const inputs = {
+  'x': uniform([3, 4]),
+  'norm': uniform([4]),
+  'up': uniform([12, 4]),
+  'down': uniform([4, 6]),
+  'gradient.y': uniform([3, 4])
+}
 
 async function runPartition (policy: 'saved' | 'recomputed') {
   const { graph, forward, backward } = layer()
@@ -48,7 +58,11 @@ describe('partition', () => {
 
   it('saves the marked values that the backward program needs', async () => {
     const { forward, backward, residuals } = await runPartition('saved')
-    expect(residuals).toEqual([{ name: 'residual.0', dtype: 'float32', shape: ['rows', 1] }, { name: 'residual.1', dtype: 'float32', shape: ['rows', 12] }])
+    expect(residuals).toEqual([{ name: 'residual.0', dtype: 'float32', shape: ['rows', 1] }, {
+      name: 'residual.1',
+      dtype: 'float32',
+      shape: ['rows', 12]
+    }])
     expect(forward.outputs.map(({ name }) => name)).toEqual(['y', 'residual.0', 'residual.1'])
     expect(backward.inputs.map(({ name }) => name).sort()).toEqual(['down', 'gradient.y', 'norm', 'residual.0', 'residual.1', 'up', 'x'])
   })
@@ -69,7 +83,12 @@ describe('partition', () => {
 
   it('may save a value that is also an output', () => {
     const { graph, forward, backward } = layer()
-    const { forward: first } = partition(graph, { name: 'layer', forward: { ...forward, inverse: graph.nodes.find(node => node.name === 'reciprocal')!.outputs[0]! }, backward, save: savePolicy(graph, 'saved') })
+    const { forward: first } = partition(graph, {
+      name: 'layer',
+      forward: { ...forward, inverse: graph.nodes.find((node) => node.name === 'reciprocal')!.outputs[0]! },
+      backward,
+      save: savePolicy(graph, 'saved')
+    })
     expect(first.outputs.map(({ name }) => name)).toEqual(['y', 'inverse', 'residual.0', 'residual.1'])
   })
 })

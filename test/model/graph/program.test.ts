@@ -37,7 +37,12 @@ describe('program', () => {
     const y = ops.neg(x)
     for (const [name, value] of Object.entries({ x2: x, two: graph.scalar(2), y, again: y })) graph.output(name, value)
     const results = await runGraph(graph, { x: float32([1], [3]) })
-    expect(Object.fromEntries(Object.entries(results).map(([name, { data }]) => [name, data[0]]))).toEqual({ x2: 3, two: 2, y: -3, again: -3 })
+    expect(Object.fromEntries(Object.entries(results).map(([name, { data }]) => [name, data[0]]))).toEqual({
+      x2: 3,
+      two: 2,
+      y: -3,
+      again: -3
+    })
   })
 
   it('runs one elementwise program on tensors of any shape', async () => {
@@ -49,7 +54,11 @@ describe('program', () => {
     expect(program('p', graph).outputs[0]!.shape).toBeUndefined()
     for (const shape of [[2], [1, 2], []]) {
       const size = shape.reduce((a, b) => a * b, 1)
-      const { p2 } = await runGraph(graph, { p: float32(shape, new Array(size).fill(1)), g: float32(shape, new Array(size).fill(3)), rate: float32([], [2]) })
+      const { p2 } = await runGraph(graph, {
+        p: float32(shape, new Array(size).fill(1)),
+        g: float32(shape, new Array(size).fill(3)),
+        rate: float32([], [2])
+      })
       expect(p2!.shape).toEqual(shape)
       expect(p2!.data[0]).toBeCloseTo(1 - 2 / Math.sqrt(size))
     }
@@ -87,13 +96,25 @@ describe('program', () => {
     const x = graph.input('x', 'float32', ['rows', 2])
     const at = graph.input('at', 'int64', ['padded'])
     graph.output('y', ops.takeRows(x, at, graph.input('inverse', 'int64', ['rows'])))
-    const { y } = await runGraph(graph, { x: float32([2, 2], [1, 2, 3, 4]), at: tensor('int64', [3], BigInt64Array.of(1n, -1n, 0n)), inverse: tensor('int64', [2], BigInt64Array.of(2n, 0n)) })
+    const { y } = await runGraph(graph, {
+      x: float32([2, 2], [1, 2, 3, 4]),
+      at: tensor('int64', [3], BigInt64Array.of(1n, -1n, 0n)),
+      inverse: tensor('int64', [2], BigInt64Array.of(2n, 0n))
+    })
     expect(y).toEqual(float32([3, 2], [3, 4, 0, 0, 1, 2]))
   })
 
   it('attends over a cache with rows at their own positions', async () => {
     const graph = new Graph()
-    const values = { query: uniform([2, 1, 16]), key: uniform([2, 1, 8]), value: uniform([2, 1, 8]), pastKey: uniform([2, 1, 4, 8]), pastValue: uniform([2, 1, 4, 8]), seqlensK: int32([2], [0, 2]), totalLength: int32([], [3]) }
+    const values = {
+      query: uniform([2, 1, 16]),
+      key: uniform([2, 1, 8]),
+      value: uniform([2, 1, 8]),
+      pastKey: uniform([2, 1, 4, 8]),
+      pastValue: uniform([2, 1, 4, 8]),
+      seqlensK: int32([2], [0, 2]),
+      totalLength: int32([], [3])
+    }
     const { output } = ops.groupQueryAttention({
       query: graph.input('query', 'float32', ['batch', 'seq', 16]),
       key: graph.input('key', 'float32', ['batch', 'seq', 8]),
@@ -107,6 +128,8 @@ describe('program', () => {
     const { y } = await runGraph(graph, values)
     const own = values.value.data.subarray(0, 8)
     expect(y!.shape).toEqual([2, 1, 16])
-    expect([...y!.data.subarray(0, 16)].map(Number)).toEqual([...own, ...own].map(expected => expect.closeTo(Number(expected), 5) as number))
+    expect([...y!.data.subarray(0, 16)].map(Number)).toEqual(
+      [...own, ...own].map((expected) => expect.closeTo(Number(expected), 5) as number)
+    )
   })
 })

@@ -14,7 +14,10 @@ export function boundariesOn (device: Device): Boundaries {
 
 /** Rows whose norms run from far below to far above 1. */
 export function rowsOf (count: number): Tensor {
-  return float32([count, HIDDEN], Float32Array.from({ length: count * HIDDEN }, (_, i) => Math.sin(i * i + 1) * 2 ** ((Math.floor(i / HIDDEN) % 9) - 6)))
+  return float32(
+    [count, HIDDEN],
+    Float32Array.from({ length: count * HIDDEN }, (_, i) => Math.sin(i * i + 1) * 2 ** ((Math.floor(i / HIDDEN) % 9) - 6))
+  )
 }
 
 /** What came over the wire, as the other side decodes it. */

@@ -10,7 +10,8 @@ afterAll(async () => { await device.close() })
 
 const HIDDEN = 64
 
-const rowsOf = (count: number, scale = 1): Tensor => float32([count, HIDDEN], Float32Array.from({ length: count * HIDDEN }, (_, i) => scale * Math.sin(i * 12.9898) * (1 + i % 7)))
+const rowsOf = (count: number, scale = 1): Tensor =>
+  float32([count, HIDDEN], Float32Array.from({ length: count * HIDDEN }, (_, i) => scale * Math.sin(i * 12.9898) * (1 + i % 7)))
 const boundary = (rounding: Rounding = 'fp32', hidden = HIDDEN): Boundary => new Boundary(device, { hidden, rounding })
 
 async function decoded (at: Boundary, tensors: readonly Tensor[]): Promise<Float32Array> {
@@ -52,7 +53,7 @@ describe('Boundary', () => {
     const sigma = noiseDeviation({ clip: 2, noise: 0.5 }, HIDDEN)
     expect(sigma).toBeCloseTo(0.125, 12)
     const { tensors } = await boundary().release(zeros, { clip: 2, noise: 0.5 })
-    const draws = (tensors[0]!.data as Float32Array).map(value => value / sigma)
+    const draws = (tensors[0]!.data as Float32Array).map((value) => value / sigma)
     const mean = draws.reduce((sum, value) => sum + value, 0) / draws.length
     const variance = draws.reduce((sum, value) => sum + value * value, 0) / draws.length
     const kurtosis = draws.reduce((sum, value) => sum + value ** 4, 0) / draws.length
@@ -74,7 +75,9 @@ describe('Boundary', () => {
 
   it('never draws the same noise twice', async () => {
     const at = boundary()
-    const releases = await Promise.all(Array.from({ length: 4 }, async () => (await at.release(rowsOf(2), { clip: 1, noise: 1 })).tensors[0]!))
+    const releases = await Promise.all(
+      Array.from({ length: 4 }, async () => (await at.release(rowsOf(2), { clip: 1, noise: 1 })).tensors[0]!)
+    )
     const values = releases.flatMap(({ data }) => [...data as Float32Array])
     expect(new Set(values).size).toBeGreaterThan(values.length * 0.99)
   })
@@ -82,7 +85,7 @@ describe('Boundary', () => {
   it('draws noise for an odd number of values', async () => {
     const { tensors } = await boundary('fp32', 7).release(float32([3, 7], new Float32Array(21)), { clip: 1, noise: 1 })
     expect(tensors[0]!.shape).toEqual([3, 7])
-    expect([...tensors[0]!.data as Float32Array].every(value => Number.isFinite(value) && value !== 0)).toBe(true)
+    expect([...tensors[0]!.data as Float32Array].every((value) => Number.isFinite(value) && value !== 0)).toBe(true)
   })
 
   it('rounds to float16 and back within its precision, without overflow', async () => {
@@ -93,7 +96,8 @@ describe('Boundary', () => {
     expect(tensors).toMatchObject([{ dtype: 'float16', shape: [3, HIDDEN] }])
     const back = await decoded(at, tensors)
     expect(back[0]).toBe(65504)
-    for (let i = 1; i < back.length; i++) expect(Math.abs(back[i]! - (rows.data[i] as number))).toBeLessThanOrEqual(Math.abs(rows.data[i] as number) * 2 ** -11 + 2 ** -25)
+    for (let i = 1; i < back.length; i++)
+      expect(Math.abs(back[i]! - (rows.data[i] as number))).toBeLessThanOrEqual(Math.abs(rows.data[i] as number) * 2 ** -11 + 2 ** -25)
   })
 
   it('rounds to int8 with a scale a row, within half a step; rows of zeros stay zeros', async () => {
@@ -105,11 +109,12 @@ describe('Boundary', () => {
     const back = await decoded(at, tensors)
     for (let row = 0; row < 4; row++) {
       const step = Math.max(...(rows.data as Float32Array).subarray(row * HIDDEN, (row + 1) * HIDDEN).map(Math.abs)) / 127
-      for (let i = row * HIDDEN; i < (row + 1) * HIDDEN; i++) expect(Math.abs(back[i]! - (rows.data[i] as number))).toBeLessThanOrEqual(step * 0.5001)
+      for (let i = row * HIDDEN; i < (row + 1) * HIDDEN; i++)
+        expect(Math.abs(back[i]! - (rows.data[i] as number))).toBeLessThanOrEqual(step * 0.5001)
     }
   })
 
-  it.each(['fp32', 'fp16', 'int8'] as const)('takes rows that are on the device, and leaves them there (%s)', async rounding => {
+  it.each(['fp32', 'fp16', 'int8'] as const)('takes rows that are on the device, and leaves them there (%s)', async (rounding) => {
     const at = boundary(rounding)
     const rows = await device.upload(rowsOf(2))
     const [fromDevice, fromHost] = [await at.release(rows, { clip: 1, noise: 0 }), await at.release(rowsOf(2), { clip: 1, noise: 0 })]

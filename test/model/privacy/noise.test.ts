@@ -3,8 +3,8 @@ import { Boundary, noiseDeviation, type Rounding } from '../../../src/model/priv
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
-import { arrivedAt, boundariesOn, HIDDEN as hidden, rowsOf, type Boundaries } from './boundaries.ts'
 import { chiSquareDeviation, correlationDeviation, normalFitDeviation, rowNorms } from '../../helpers/statistics.ts'
+import { arrivedAt, boundariesOn, HIDDEN as hidden, rowsOf, type Boundaries } from './boundaries.ts'
 
 let device: Device
 let boundaries: Boundaries
@@ -14,7 +14,8 @@ beforeAll(async () => {
 })
 afterAll(async () => { await device.close() })
 
-const arrived = async (rounding: Rounding, tensors: readonly Tensor[]): Promise<Float32Array> => await arrivedAt(device, boundaries[rounding], tensors)
+const arrived = async (rounding: Rounding, tensors: readonly Tensor[]): Promise<Float32Array> =>
+  await arrivedAt(device, boundaries[rounding], tensors)
 
 /** Standardised noise of so many released rows. */
 async function noiseOf (rows: Tensor, protection: { clip: number, noise: number }): Promise<Float64Array> {
@@ -89,7 +90,8 @@ describe('the noise', () => {
 describe('a device behind the boundary', () => {
   it('holds no more after releases than before', async () => {
     const { heldBytes } = await device.memory()
-    for (const rounding of ['fp32', 'fp16', 'int8'] as const) await arrived(rounding, (await boundaries[rounding].release(rowsOf(10), { clip: 1, noise: 1 })).tensors)
+    for (const rounding of ['fp32', 'fp16', 'int8'] as const)
+      await arrived(rounding, (await boundaries[rounding].release(rowsOf(10), { clip: 1, noise: 1 })).tensors)
     expect((await device.memory()).heldBytes).toBe(heldBytes)
   })
 })

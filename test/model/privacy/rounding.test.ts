@@ -4,8 +4,8 @@ import type { Rounding } from '../../../src/model/privacy/boundary.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
-import { arrivedAt, boundariesOn, HIDDEN as hidden, rowsOf, type Boundaries } from './boundaries.ts'
 import { rowNorms } from '../../helpers/statistics.ts'
+import { arrivedAt, boundariesOn, HIDDEN as hidden, rowsOf, type Boundaries } from './boundaries.ts'
 
 /** Rows too many to be converted without a program. */
 const MANY = 1000
@@ -18,7 +18,8 @@ beforeAll(async () => {
 })
 afterAll(async () => { await device.close() })
 
-const arrived = async (rounding: Rounding, tensors: readonly Tensor[]): Promise<Float32Array> => await arrivedAt(device, boundaries[rounding], tensors)
+const arrived = async (rounding: Rounding, tensors: readonly Tensor[]): Promise<Float32Array> =>
+  await arrivedAt(device, boundaries[rounding], tensors)
 
 async function rounded (rounding: Rounding, values: ArrayLike<number>): Promise<Float32Array> {
   return await arrived(rounding, await boundaries[rounding].encode(float32([values.length / hidden, hidden], Float32Array.from(values))))
@@ -35,21 +36,30 @@ describe('rounding for the wire', () => {
   })
 
   it('keeps fp16 within half a unit in the last place', async () => {
-    await fc.assert(fc.asyncProperty(row, async (values) => {
-      const result = await rounded('fp16', values)
-      // Eleven bits of significand; below 2^-14 the steps are 2^-24.
-      for (const [i, value] of values.entries()) expect(Math.abs((result[i] as number) - value)).toBeLessThanOrEqual(Math.max(Math.abs(value) * 2 ** -11, 2 ** -25))
-    }), { numRuns: 20 })
+    await fc.assert(
+      fc.asyncProperty(row, async (values) => {
+        const result = await rounded('fp16', values)
+        // Eleven bits of significand; below 2^-14 the steps are 2^-24.
+        for (const [i, value] of values.entries())
+          expect(Math.abs((result[i] as number) - value)).toBeLessThanOrEqual(Math.max(Math.abs(value) * 2 ** -11, 2 ** -25))
+      }),
+      { numRuns: 20 }
+    )
   })
 
   it('converts few fp16 values as it does many, which the device does', async () => {
     const any = fc.array(fc.float({ noNaN: true }), { minLength: hidden, maxLength: hidden }).map((values) => Float32Array.from(values))
-    await fc.assert(fc.asyncProperty(any, async (values) => {
-      const [few] = await boundaries.fp16.encode(float32([1, hidden], values))
-      const [many] = await boundaries.fp16.encode(float32([MANY, hidden], Float32Array.from({ length: MANY * hidden }, (_, i) => values[i % hidden]!)))
-      expect(few!.data).toEqual(many!.data.slice(0, hidden))
-      expect(await arrived('fp16', [few!])).toEqual((await arrived('fp16', [many!])).slice(0, hidden))
-    }), { numRuns: 30 })
+    await fc.assert(
+      fc.asyncProperty(any, async (values) => {
+        const [few] = await boundaries.fp16.encode(float32([1, hidden], values))
+        const [many] = await boundaries.fp16.encode(
+          float32([MANY, hidden], Float32Array.from({ length: MANY * hidden }, (_, i) => values[i % hidden]!))
+        )
+        expect(few!.data).toEqual(many!.data.slice(0, hidden))
+        expect(await arrived('fp16', [few!])).toEqual((await arrived('fp16', [many!])).slice(0, hidden))
+      }),
+      { numRuns: 30 }
+    )
   })
 
   it('keeps int8 within half a step of its row', async () => {
@@ -75,7 +85,8 @@ describe('rounding for the wire', () => {
   })
 
   it('sends rows of zeros as zeros', async () => {
-    for (const rounding of ['fp32', 'fp16', 'int8'] as const) expect(exactly(await rounded(rounding, new Float32Array(hidden)))).toEqual(exactly(new Float32Array(hidden)))
+    for (const rounding of ['fp32', 'fp16', 'int8'] as const)
+      expect(exactly(await rounded(rounding, new Float32Array(hidden)))).toEqual(exactly(new Float32Array(hidden)))
   })
 })
 

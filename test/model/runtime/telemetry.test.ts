@@ -19,7 +19,9 @@ it('a device lets onnxruntime keep no record of its use, which it would report',
   const home = await mkdtemp(join(tmpdir(), 'midspan-telemetry-'))
   onTestFinished(async () => { await rm(home, { recursive: true }) })
   const { ORT_DISABLE_TELEMETRY: _, ...environment } = process.env
-  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program], { env: { ...environment, HOME: home, TMPDIR: home } })
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program], {
+    env: { ...environment, HOME: home, TMPDIR: home }
+  })
   expect(stdout).toBe('2\n')
   expect(await readdir(home)).toEqual([])
 })

@@ -3,12 +3,15 @@ import { describe, expect, it } from 'vitest'
 import { Batches, IGNORED_TARGET, type Batch, type BatchOptions, type Cursor } from '../../../src/model/text/batches.ts'
 import type { Example } from '../../../src/model/text/dataset.ts'
 
-const example = (ids: number[], mask = '0'.padEnd(ids.length, '1')): Example => ({ ids: Int32Array.from(ids), lossMask: Uint8Array.from(mask, Number) })
+const example = (ids: number[], mask = '0'.padEnd(ids.length, '1')): Example => ({
+  ids: Int32Array.from(ids),
+  lossMask: Uint8Array.from(mask, Number)
+})
 
 /** Examples of all lengths, each token with a number of its own. */
 const examplesOf = (lengths: number[]): Example[] => {
   let next = 0
-  return lengths.map(length => example(Array.from({ length }, () => next++)))
+  return lengths.map((length) => example(Array.from({ length }, () => next++)))
 }
 
 function epochOf (batches: Batches, epoch: number): Batch[] {
@@ -22,7 +25,12 @@ function epochOf (batches: Batches, epoch: number): Batch[] {
 }
 
 const lengths = fc.array(fc.integer({ min: 2, max: 12 }), { minLength: 1, maxLength: 20 })
-const options = fc.record({ seed: fc.string(), sequences: fc.integer({ min: 1, max: 5 }), mode: fc.constantFrom('packed' as const, 'padded' as const), windowLength: fc.integer({ min: 1, max: 9 }) })
+const options = fc.record({
+  seed: fc.string(),
+  sequences: fc.integer({ min: 1, max: 5 }),
+  mode: fc.constantFrom('packed' as const, 'padded' as const),
+  windowLength: fc.integer({ min: 1, max: 9 })
+})
 
 describe('batches', () => {
   it('pair each token with the one after it', () => {
@@ -33,20 +41,26 @@ describe('batches', () => {
   it('pack examples end to end, not counting what begins the next one', () => {
     const same = [example([1, 5, 2]), example([1, 5, 2])]
     const batches = new Batches(same, { seed: 's', sequences: 8, mode: 'packed', windowLength: 4 })
-    expect(batches.at({ epoch: 0, index: 0 }).batch).toEqual({ ids: [[1, 5, 2, 1], [5]], targets: [[5, 2, IGNORED_TARGET, 5], [2]], lengths: [4, 1], tokens: 4 })
+    expect(batches.at({ epoch: 0, index: 0 }).batch).toEqual({
+      ids: [[1, 5, 2, 1], [5]],
+      targets: [[5, 2, IGNORED_TARGET, 5], [2]],
+      lengths: [4, 1],
+      tokens: 4
+    })
   })
 
   it('leave out sequences in which nothing counts', () => {
     const quiet = example([1, 2, 3], '000')
     expect(epochOf(new Batches([quiet, example([4, 5])], { seed: '', sequences: 9, mode: 'padded' }), 0)).toMatchObject([{ ids: [[4]] }])
-    expect(epochOf(new Batches([quiet, quiet, quiet, example([4, 5])], { seed: '', sequences: 9, mode: 'packed', windowLength: 1 }), 0)).toMatchObject([{ ids: [[4]] }])
+    expect(epochOf(new Batches([quiet, quiet, quiet, example([4, 5])], { seed: '', sequences: 9, mode: 'packed', windowLength: 1 }), 0))
+      .toMatchObject([{ ids: [[4]] }])
   })
 
   it('count every counted token once an epoch', () => {
     fc.assert(fc.property(lengths, options, fc.nat(3), (sizes, settings, epoch) => {
       const examples = examplesOf(sizes)
       const found = epochOf(new Batches(examples, settings), epoch)
-      const targets = found.flatMap(batch => batch.targets.flat()).filter(id => id !== IGNORED_TARGET)
+      const targets = found.flatMap((batch) => batch.targets.flat()).filter((id) => id !== IGNORED_TARGET)
       expect(targets.sort((a, b) => a - b)).toEqual(examples.flatMap(({ ids }) => [...ids.slice(1)]))
       expect(found.reduce((sum, { tokens }) => sum + tokens, 0)).toBe(targets.length)
       for (const batch of found) expect(batch.lengths).toEqual(batch.ids.map(({ length }) => length))
@@ -65,7 +79,8 @@ describe('batches', () => {
 
   it('come in another order each epoch and for each seed', () => {
     const examples = examplesOf(Array<number>(50).fill(3))
-    const order = (seed: string, epoch: number): string => JSON.stringify(epochOf(new Batches(examples, { seed, sequences: 4, mode: 'padded' }), epoch))
+    const order = (seed: string, epoch: number): string =>
+      JSON.stringify(epochOf(new Batches(examples, { seed, sequences: 4, mode: 'padded' }), epoch))
     expect(new Set([order('a', 0), order('a', 1), order('b', 0)]).size).toBe(3)
     expect(order('a', 1)).toBe(order('a', 1))
   })
@@ -81,6 +96,8 @@ describe('batches', () => {
     ['no examples', [], {}], ['nothing that counts', [example([1, 2], '00')], {}],
     ['no sequences', [example([1, 2])], { sequences: 0 }], ['no window length', [example([1, 2])], { mode: 'packed' }]
   ])('are refused with %s', (_, examples, patch) => {
-    expect(() => new Batches(examples, { seed: '', sequences: 1, mode: 'padded', ...patch })).toThrow(expect.objectContaining({ code: 'E_DATASET' }) as Error)
+    expect(() => new Batches(examples, { seed: '', sequences: 1, mode: 'padded', ...patch })).toThrow(
+      expect.objectContaining({ code: 'E_DATASET' }) as Error
+    )
   })
 })

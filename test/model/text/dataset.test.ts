@@ -10,15 +10,25 @@ import type { Tokenizer } from '../../../src/model/text/tokenizer.ts'
 import { wordTokenizer } from '../../helpers/word-tokenizer.ts'
 
 let dir: string
-beforeAll(async () => { dir = await mkdtemp(join(tmpdir(), 'midspan-dataset-')) })
-afterAll(async () => { await rm(dir, { recursive: true }) })
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'midspan-dataset-'))
+})
+afterAll(async () => {
+  await rm(dir, { recursive: true })
+})
 
 const bos = 1
 const eos = 2
 const words = ['<unk>', '<s>', '</s>', 'a', 'b', 'c', 'd', 'user:', 'assistant:']
-const template = '<s> {% for m in messages %}{{ m.role }}: {{ m.content }} {% if m.role == "assistant" %}</s> {% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}'
+const template =
+  '<s> {% for m in messages %}{{ m.role }}: {{ m.content }} {% if m.role == "assistant" %}</s> {% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}'
 
-const postProcessor = { type: 'TemplateProcessing', single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }], pair: [], special_tokens: { '<s>': { id: '<s>', ids: [1], tokens: ['<s>'] } } }
+const postProcessor = {
+  type: 'TemplateProcessing',
+  single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }],
+  pair: [],
+  special_tokens: { '<s>': { id: '<s>', ids: [1], tokens: ['<s>'] } }
+}
 
 function tokenizer (config: Record<string, unknown> = {}): Tokenizer {
   return wordTokenizer(words, { bos_token: '<s>', eos_token: '</s>', ...config }, { postProcessor })
@@ -27,7 +37,12 @@ function tokenizer (config: Record<string, unknown> = {}): Tokenizer {
 const plain = tokenizer()
 const chatty = tokenizer({ chat_template: template })
 
-async function load (name: string, content: string | Uint8Array, options: DatasetOptions = { lossOn: 'completion' }, tokenizer = plain): Promise<Dataset> {
+async function load (
+  name: string,
+  content: string | Uint8Array,
+  options: DatasetOptions = { lossOn: 'completion' },
+  tokenizer = plain
+): Promise<Dataset> {
   await writeFile(join(dir, name), content)
   return await loadDataset(join(dir, name), tokenizer, options)
 }
@@ -40,7 +55,10 @@ describe('a data set', () => {
   })
 
   it('passes over records from which the model cannot learn', async () => {
-    const data = await load('fault.jsonl', '{"text":"a b"}\n{"text":"c"}', { lossOn: 'completion', fault: ids => ids.includes(3) ? 'holds an a' : undefined })
+    const data = await load('fault.jsonl', '{"text":"a b"}\n{"text":"c"}', {
+      lossOn: 'completion',
+      fault: (ids) => ids.includes(3) ? 'holds an a' : undefined
+    })
     expect(shown(data)).toEqual([[[bos, 5, eos], '011']])
     expect(data.badLines).toEqual([{ line: 1, reason: 'holds an a' }])
   })
@@ -56,9 +74,26 @@ describe('a data set', () => {
   })
 
   it('counts what the assistant says in each turn of a conversation', async () => {
-    const messages = [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }, { role: 'user', content: 'c' }, { role: 'assistant', content: 'd' }]
-    expect(shown(await load('chat.jsonl', JSON.stringify({ messages }), undefined, chatty))).toEqual([[[bos, 7, 3, 8, 4, eos, 7, 5, 8, 6, eos], '00001100011']])
-    expect(shown(await load('chat2.jsonl', JSON.stringify({ prompt: messages.slice(0, 3), completion: messages.slice(3) }), undefined, chatty))).toEqual([[[bos, 7, 3, 8, 4, eos, 7, 5, 8, 6, eos], '00000000011']])
+    const messages = [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }, { role: 'user', content: 'c' }, {
+      role: 'assistant',
+      content: 'd'
+    }]
+    expect(shown(await load('chat.jsonl', JSON.stringify({ messages }), undefined, chatty))).toEqual([[[
+      bos,
+      7,
+      3,
+      8,
+      4,
+      eos,
+      7,
+      5,
+      8,
+      6,
+      eos
+    ], '00001100011']])
+    expect(
+      shown(await load('chat2.jsonl', JSON.stringify({ prompt: messages.slice(0, 3), completion: messages.slice(3) }), undefined, chatty))
+    ).toEqual([[[bos, 7, 3, 8, 4, eos, 7, 5, 8, 6, eos], '00000000011']])
   })
 
   it('tells an instruction with what was said before it, where the model can be told', async () => {
@@ -69,9 +104,15 @@ describe('a data set', () => {
 
   it('refuses conversations with tools, of which the template would not be told', async () => {
     const messages = [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }]
-    const lines = [{ messages, tools: [{ name: 'f' }] }, { messages: [messages[0], { ...messages[1], tool_calls: [{ name: 'f' }] }] }, { messages, tools: [] }]
-    const data = await load('tools.jsonl', lines.map(line => JSON.stringify(line)).join('\n'), undefined, chatty)
-    expect(data.badLines).toEqual([{ line: 1, reason: 'tools: conversations with tools are not read' }, { line: 2, reason: 'messages.1.tool_calls: conversations with tools are not read' }])
+    const lines = [{ messages, tools: [{ name: 'f' }] }, { messages: [messages[0], { ...messages[1], tool_calls: [{ name: 'f' }] }] }, {
+      messages,
+      tools: []
+    }]
+    const data = await load('tools.jsonl', lines.map((line) => JSON.stringify(line)).join('\n'), undefined, chatty)
+    expect(data.badLines).toEqual([{ line: 1, reason: 'tools: conversations with tools are not read' }, {
+      line: 2,
+      reason: 'messages.1.tool_calls: conversations with tools are not read'
+    }])
     expect(data.examples).toHaveLength(1)
   })
 
@@ -86,24 +127,50 @@ describe('a data set', () => {
   })
 
   it('cuts examples at the longest length and leaves out those with nothing left to learn', async () => {
-    const data = await load('cut.jsonl', '{"prompt":"a ","completion":"b c d"}\n{"prompt":"a b c d ","completion":"a"}', { lossOn: 'completion', maxLength: 4 })
+    const data = await load('cut.jsonl', '{"prompt":"a ","completion":"b c d"}\n{"prompt":"a b c d ","completion":"a"}', {
+      lossOn: 'completion',
+      maxLength: 4
+    })
     expect(shown(data)).toEqual([[[bos, 3, 4, 5], '0011']])
-    expect(data).toMatchObject({ tokens: 4, countedTokens: 2, truncated: 1, badLineCount: 1, badLines: [{ line: 2, reason: 'has nothing to learn within its first 4 tokens' }] })
+    expect(data).toMatchObject({
+      tokens: 4,
+      countedTokens: 2,
+      truncated: 1,
+      badLineCount: 1,
+      badLines: [{ line: 2, reason: 'has nothing to learn within its first 4 tokens' }]
+    })
   })
 
   it('reports bad lines by number and reason, only the first of many', async () => {
-    const bad = ['{', '[]', '{"x":1}', '{"text":3}', '{"prompt":"a"}', '{"messages":[]}', '{"messages":[{"role":"user","content":"a"}]}', '{"text":" "}']
+    const bad = [
+      '{',
+      '[]',
+      '{"x":1}',
+      '{"text":3}',
+      '{"prompt":"a"}',
+      '{"messages":[]}',
+      '{"messages":[{"role":"user","content":"a"}]}',
+      '{"text":" "}'
+    ]
     const data = await load('bad.jsonl', ['{"text":"a"}', ...bad, ...Array<string>(100).fill('?')].join('\n'))
     expect(data.badLineCount).toBe(bad.length + 100)
     expect(data.badLines).toHaveLength(20)
     expect(data.badLines.slice(0, 8).map(({ line, reason }) => `${line} ${reason}`)).toEqual([
-      '2 is not valid JSON', '3 is not a JSON object', expect.stringContaining('4 has none of the fields'), expect.stringContaining('5 text:'),
-      expect.stringContaining('6 completion:'), expect.stringContaining('7 messages:'), '8 has no message by the assistant', '9 is empty'
+      '2 is not valid JSON',
+      '3 is not a JSON object',
+      expect.stringContaining('4 has none of the fields'),
+      expect.stringContaining('5 text:'),
+      expect.stringContaining('6 completion:'),
+      expect.stringContaining('7 messages:'),
+      '8 has no message by the assistant',
+      '9 is empty'
     ])
   })
 
   it('reports a conversation that the model has no template for', async () => {
-    await expect(load('chat3.jsonl', '{"messages":[{"role":"assistant","content":"a"}]}')).rejects.toThrow('no usable record: line 1 this model has no chat template')
+    await expect(load('chat3.jsonl', '{"messages":[{"role":"assistant","content":"a"}]}')).rejects.toThrow(
+      'no usable record: line 1 this model has no chat template'
+    )
   })
 
   it('is an error when no line is usable', async () => {
@@ -111,13 +178,20 @@ describe('a data set', () => {
   })
 
   it('reports lines that are not UTF-8 or far too long, and reads on', async () => {
-    const data = await load('bytes.jsonl', Buffer.concat([Buffer.of(0xff, 0x0a), Buffer.alloc(MAX_LINE_BYTES + 1, 0x20), Buffer.from('\n{"text":"a"}')]))
+    const data = await load(
+      'bytes.jsonl',
+      Buffer.concat([Buffer.of(0xff, 0x0a), Buffer.alloc(MAX_LINE_BYTES + 1, 0x20), Buffer.from('\n{"text":"a"}')])
+    )
     expect(data.badLines.map(({ reason }) => reason)).toEqual(['is not UTF-8', `is longer than ${MAX_LINE_BYTES} bytes`])
     expect(data.examples).toHaveLength(1)
   })
 
   it('names a file that is not there, or is none', async () => {
-    for (const path of [join(dir, 'absent.jsonl'), dir]) await expect(loadDataset(path, plain, { lossOn: 'all' })).rejects.toMatchObject({ code: 'E_DATASET', message: expect.stringContaining(path) as string })
+    for (const path of [join(dir, 'absent.jsonl'), dir])
+      await expect(loadDataset(path, plain, { lossOn: 'all' })).rejects.toMatchObject({
+        code: 'E_DATASET',
+        message: expect.stringContaining(path) as string
+      })
   })
 
   it('stops when told to', async () => {
@@ -138,13 +212,35 @@ describe('reading lines', () => {
 
 describe('a line of JSONL', () => {
   it('is a record or has a reason, whatever it holds', () => {
-    const field = fc.constantFrom('text', 'messages', 'prompt', 'completion', 'instruction', 'input', 'output', 'history', 'tools', 'role', 'content')
-    const value = fc.letrec<{ any: unknown }>(tie => ({ any: fc.oneof({ maxDepth: 4 }, fc.string(), fc.jsonValue(), fc.array(tie('any')), fc.dictionary(field, tie('any'))) })).any
-    fc.assert(fc.property(fc.oneof(fc.string(), fc.dictionary(field, value).map(record => JSON.stringify(record))), fc.boolean(), (line, chat) => {
-      const record = parseRecord(line, chat)
-      if ('reason' in record) return
-      const example = encodeRecord(record, chatty, 'completion')
-      if ('ids' in example) expect(example.lossMask.length).toBe(example.ids.length)
-    }), { numRuns: 500 })
+    const field = fc.constantFrom(
+      'text',
+      'messages',
+      'prompt',
+      'completion',
+      'instruction',
+      'input',
+      'output',
+      'history',
+      'tools',
+      'role',
+      'content'
+    )
+    const value =
+      fc.letrec<{ any: unknown }>((tie) => ({
+        any: fc.oneof({ maxDepth: 4 }, fc.string(), fc.jsonValue(), fc.array(tie('any')), fc.dictionary(field, tie('any')))
+      })).any
+    fc.assert(
+      fc.property(
+        fc.oneof(fc.string(), fc.dictionary(field, value).map((record) => JSON.stringify(record))),
+        fc.boolean(),
+        (line, chat) => {
+          const record = parseRecord(line, chat)
+          if ('reason' in record) return
+          const example = encodeRecord(record, chatty, 'completion')
+          if ('ids' in example) expect(example.lossMask.length).toBe(example.ids.length)
+        }
+      ),
+      { numRuns: 500 }
+    )
   })
 })

@@ -12,21 +12,37 @@ import { readGolden } from '../../helpers/golden.ts'
 interface ChatGlmGolden {
   readonly pieces: number
   readonly cases: ReadonlyArray<{ readonly text: string, readonly ids: number[], readonly decoded: string }>
-  readonly prompts: ReadonlyArray<{ readonly history: ReadonlyArray<readonly [string, string]>, readonly question: string, readonly chatglm: string, readonly chatglm2: string }>
+  readonly prompts: ReadonlyArray<
+    {
+      readonly history: ReadonlyArray<readonly [string, string]>,
+      readonly question: string,
+      readonly chatglm: string,
+      readonly chatglm2: string
+    }
+  >
 }
 
 const golden = readGolden<ChatGlmGolden>('sentencepiece/chatglm.json')
 
 let dir: string
-beforeAll(async () => { dir = await mkdtemp(join(tmpdir(), 'midspan-load-')) })
-afterAll(async () => { await rm(dir, { recursive: true }) })
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'midspan-load-'))
+})
+afterAll(async () => {
+  await rm(dir, { recursive: true })
+})
 
 /** The tokenizer of a directory with a SentencePiece model of test/reference and these JSON files. */
-async function load (name: string, model: { readonly from: string, readonly as: string } | undefined, files: Readonly<Record<string, unknown>>): Promise<Tokenizer> {
+async function load (
+  name: string,
+  model: { readonly from: string, readonly as: string } | undefined,
+  files: Readonly<Record<string, unknown>>
+): Promise<Tokenizer> {
   const path = join(dir, name)
   await mkdir(path)
   if (model !== undefined) await cp(new URL(`../../reference/sentencepiece/${model.from}.model`, import.meta.url), join(path, model.as))
-  for (const [file, content] of Object.entries(files)) await writeFile(join(path, file), typeof content === 'string' ? content : JSON.stringify(content))
+  for (const [file, content] of Object.entries(files))
+    await writeFile(join(path, file), typeof content === 'string' ? content : JSON.stringify(content))
   return await loadTokenizer(path)
 }
 
@@ -47,7 +63,15 @@ describe('a directory with a tokenizer.model alone', () => {
   })
 
   it('begins no word after a special token where the configuration is not legacy', async () => {
-    const tokenizer = await load('llama-new', llama, { 'config.json': {}, 'tokenizer_config.json': { legacy: false, add_bos_token: false, add_eos_token: true, added_tokens_decoder: { 600: { content: '<pad>', special: true } } } })
+    const tokenizer = await load('llama-new', llama, {
+      'config.json': {},
+      'tokenizer_config.json': {
+        legacy: false,
+        add_bos_token: false,
+        add_eos_token: true,
+        added_tokens_decoder: { 600: { content: '<pad>', special: true } }
+      }
+    })
     // As transformers' LlamaTokenizer encodes it.
     expect(tokenizer.encode('<s>the bridge</s> old', { addSpecialTokens: false })).toEqual([1, 426, 430, 421, 338, 2, 388])
     expect(tokenizer.encode('the bridge')).toEqual([287, 338, 2])
@@ -56,7 +80,10 @@ describe('a directory with a tokenizer.model alone', () => {
   })
 
   it('writes chats with its own special tokens', async () => {
-    const tokenizer = await load('llama-chat', llama, { 'config.json': {}, 'chat_template.jinja': '{{ bos_token }}{% for m in messages %}[{{ m.content }}]{{ eos_token }}{% endfor %}' })
+    const tokenizer = await load('llama-chat', llama, {
+      'config.json': {},
+      'chat_template.jinja': '{{ bos_token }}{% for m in messages %}[{{ m.content }}]{{ eos_token }}{% endfor %}'
+    })
     expect(tokenizer.applyChatTemplate([user('a')])).toBe('<s>[a]</s>')
     expect(tokenizer.encodeChat([user('a')])).toEqual(tokenizer.encode('[a]</s>'))
   })
@@ -75,15 +102,18 @@ describe('the original ChatGLM-6B', () => {
   })
 
   it('has no image tokens in the second revision, whose configuration says so', async () => {
-    const tokenizer = await load('chatglm', ice, { 'config.json': { ...config, vocab_size: golden.pieces + 184 }, 'tokenizer_config.json': { num_image_tokens: 0, eos_token: '<eop>' } })
-    for (const { text, ids } of golden.cases) expect(tokenizer.encode(text)).toEqual(ids.map(id => id - 20_000))
+    const tokenizer = await load('chatglm', ice, {
+      'config.json': { ...config, vocab_size: golden.pieces + 184 },
+      'tokenizer_config.json': { num_image_tokens: 0, eos_token: '<eop>' }
+    })
+    for (const { text, ids } of golden.cases) expect(tokenizer.encode(text)).toEqual(ids.map((id) => id - 20_000))
   })
 
   it('streams line ends and blanks as they are', async () => {
     const tokenizer = await load('chatglm-stream', ice, { 'config.json': config })
     const ids = tokenizer.encode('the\n\n  river\tover   桥 <x', { addSpecialTokens: false })
     const stream = tokenizer.createDecodeStream()
-    expect(ids.map(id => stream.push(id)).join('') + stream.flush()).toBe('the\n\n  river\tover   桥 <x')
+    expect(ids.map((id) => stream.push(id)).join('') + stream.flush()).toBe('the\n\n  river\tover   桥 <x')
   })
 
   it('asks as its chat() does, and learns one answer to a closed context', async () => {
@@ -130,7 +160,7 @@ describe('ChatGLM2 and 3', () => {
   it('begin each turn of ChatGLM3 with the token of its role, each text of its own, and stop where another begins', async () => {
     const tokenizer = await load('chatglm3', spm, { 'config.json': config })
     const plain = (text: string): number[] => tokenizer.encode(text, { addSpecialTokens: false })
-    const [system, asks, answers, observation] = [5, 6, 7, 8].map(i => first + i)
+    const [system, asks, answers, observation] = [5, 6, 7, 8].map((i) => first + i)
     // build_chat_input of the published code: [gMASK] sop, then for each turn its role, the encoded line end, and the encoded text.
     const turn = (role: number | undefined, text: string): Array<number | undefined> => [role, ...plain('\n'), ...plain(text)]
     expect(tokenizer.encodeChat([{ role: 'system', content: 'be brief' }, user('the bridge?')], { addGenerationPrompt: true }))
@@ -150,11 +180,28 @@ describe('what is missing or broken', () => {
     ['nothing', undefined, {}, 'no tokenizer.json and no tokenizer.model'],
     ['no ice_text.model', undefined, { 'config.json': { model_type: 'chatglm' } }, 'no ice_text.model'],
     ['a broken tokenizer.json', undefined, { 'tokenizer.json': '{' }, 'tokenizer.json is not valid JSON'],
-    ['a tokenizer.json of no known kind', undefined, { 'tokenizer.json': { model: { type: 'Nonsense' } } }, 'tokenizer.json cannot be used'],
+    [
+      'a tokenizer.json of no known kind',
+      undefined,
+      { 'tokenizer.json': { model: { type: 'Nonsense' } } },
+      'tokenizer.json cannot be used'
+    ],
     ['another kind of tokenizer.model', undefined, { 'tokenizer.model': 'IQ== 0\n' }, 'tokenizer.model is no SentencePiece model'],
-    ['a model of ChatGLM-6B without its line end', { from: 'suffix', as: 'ice_text.model' }, { 'config.json': { model_type: 'chatglm' } }, 'ice_text.model has no piece'],
-    ['a broken chat_template.jinja', { from: 'llama', as: 'tokenizer.model' }, { 'chat_template.jinja': '{% if %}' }, 'chat_template.jinja cannot be read'],
-    ['chat templates without a default', { from: 'llama', as: 'tokenizer.model' }, { 'tokenizer_config.json': { chat_template: [{ name: 'tools', template: 'x' }] } }, 'no chat_template named default, only ["tools"]']
+    [
+      'a model of ChatGLM-6B without its line end',
+      { from: 'suffix', as: 'ice_text.model' },
+      { 'config.json': { model_type: 'chatglm' } },
+      'ice_text.model has no piece'
+    ],
+    [
+      'a broken chat_template.jinja',
+      { from: 'llama', as: 'tokenizer.model' },
+      { 'chat_template.jinja': '{% if %}' },
+      'chat_template.jinja cannot be read'
+    ],
+    ['chat templates without a default', { from: 'llama', as: 'tokenizer.model' }, {
+      'tokenizer_config.json': { chat_template: [{ name: 'tools', template: 'x' }] }
+    }, 'no chat_template named default, only ["tools"]']
   ])('is named: %s', async (name, model, files, message) => {
     const failure = load(`broken ${name}`, model, files)
     await expect(failure).rejects.toThrow(message)
@@ -162,21 +209,57 @@ describe('what is missing or broken', () => {
   })
 })
 
-it('a directory\'s configurations either make a tokenizer that encodes, or are refused with TokenizerError, whatever they hold', async () => {
+it("a directory's configurations either make a tokenizer that encodes, or are refused with TokenizerError, whatever they hold", async () => {
   const path = join(dir, 'fuzzed')
   await mkdir(path)
   await cp(new URL('../../reference/sentencepiece/llama.model', import.meta.url), join(path, 'tokenizer.model'))
-  const keys = ['bos_token', 'eos_token', 'pad_token', 'added_tokens_decoder', 'add_bos_token', 'add_eos_token', 'legacy', 'chat_template', 'eos_token_id', 'model_type', 'name_or_path', '3', 'content', 'special', 'default', 'template', 'name']
-  const value = fc.letrec<{ any: unknown }>(tie => ({ any: fc.oneof({ maxDepth: 3 }, fc.constantFrom('<s>', 'the', 'chatglm', 3, true), fc.jsonValue(), fc.array(tie('any')), fc.dictionary(fc.constantFrom(...keys), tie('any'))) })).any
+  const keys = [
+    'bos_token',
+    'eos_token',
+    'pad_token',
+    'added_tokens_decoder',
+    'add_bos_token',
+    'add_eos_token',
+    'legacy',
+    'chat_template',
+    'eos_token_id',
+    'model_type',
+    'name_or_path',
+    '3',
+    'content',
+    'special',
+    'default',
+    'template',
+    'name'
+  ]
+  const value =
+    fc.letrec<{ any: unknown }>((tie) => ({
+      any: fc.oneof(
+        { maxDepth: 3 },
+        fc.constantFrom('<s>', 'the', 'chatglm', 3, true),
+        fc.jsonValue(),
+        fc.array(tie('any')),
+        fc.dictionary(fc.constantFrom(...keys), tie('any'))
+      )
+    })).any
   const object = fc.dictionary(fc.constantFrom(...keys), value)
-  await fc.assert(fc.asyncProperty(object, object, object, async (tokenizerConfig, config, addedTokens) => {
-    for (const [name, content] of Object.entries({ 'tokenizer_config.json': tokenizerConfig, 'config.json': config, 'added_tokens.json': addedTokens })) await writeFile(join(path, name), JSON.stringify(content))
-    try {
-      const tokenizer = await loadTokenizer(path)
-      tokenizer.decode(tokenizer.encode('<s>the bridge'))
-      if (tokenizer.hasChatTemplate) tokenizer.encodeChat([user('a')])
-    } catch (error) {
-      expect(error).toBeInstanceOf(TokenizerError)
-    }
-  }), { numRuns: 100 })
+  await fc.assert(
+    fc.asyncProperty(object, object, object, async (tokenizerConfig, config, addedTokens) => {
+      for (
+        const [name, content] of Object.entries({
+          'tokenizer_config.json': tokenizerConfig,
+          'config.json': config,
+          'added_tokens.json': addedTokens
+        })
+      ) await writeFile(join(path, name), JSON.stringify(content))
+      try {
+        const tokenizer = await loadTokenizer(path)
+        tokenizer.decode(tokenizer.encode('<s>the bridge'))
+        if (tokenizer.hasChatTemplate) tokenizer.encodeChat([user('a')])
+      } catch (error) {
+        expect(error).toBeInstanceOf(TokenizerError)
+      }
+    }),
+    { numRuns: 100 }
+  )
 })

@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { TokenizerError } from '../../../src/model/text/errors.ts'
 import { DecodeStream } from '../../../src/model/text/decode-stream.ts'
+import { TokenizerError } from '../../../src/model/text/errors.ts'
 import { parseModelFile } from '../../../src/model/text/sentencepiece/file.ts'
 import { SentencePieceModel } from '../../../src/model/text/sentencepiece/model.ts'
 import { readGolden } from '../../helpers/golden.ts'
@@ -23,7 +23,7 @@ function model (name: string): SentencePieceModel {
   return new SentencePieceModel(parseModelFile(bytesOf(name), name), name)
 }
 
-describe.each(names)('the SentencePiece model %s', name => {
+describe.each(names)('the SentencePiece model %s', (name) => {
   it('divides texts as the reference library does', () => {
     const encoder = model(name)
     for (const { text, ids } of golden[name]!.encoded) expect([text, encoder.encode(text)]).toEqual([text, ids])
@@ -37,20 +37,26 @@ describe.each(names)('the SentencePiece model %s', name => {
 
   it('streams exactly the text that the ids decode to', () => {
     const decoder = model(name)
-    fc.assert(fc.property(fc.array(fc.nat(decoder.pieces.length - 1), { maxLength: 30 }), ids => {
-      const stream = new DecodeStream(some => decoder.decode(some))
-      expect(ids.map(id => stream.push(id)).join('') + stream.flush()).toBe(decoder.decode(ids))
+    fc.assert(fc.property(fc.array(fc.nat(decoder.pieces.length - 1), { maxLength: 30 }), (ids) => {
+      const stream = new DecodeStream((some) => decoder.decode(some))
+      expect(ids.map((id) => stream.push(id)).join('') + stream.flush()).toBe(decoder.decode(ids))
     }), { numRuns: 100 })
   })
 })
 
 it('a model with byte pieces and no normalisation gives back any text', () => {
   const llama = model('llama')
-  const characters = fc.array(fc.integer({ min: 0, max: 0x10ffff }).filter(point => point !== 0x2581 && (point < 0xd800 || point > 0xdfff)), { maxLength: 30 })
-  fc.assert(fc.property(characters, points => {
-    const text = String.fromCodePoint(...points)
-    expect(llama.decode(llama.encode(text))).toBe(text)
-  }), { numRuns: 200 })
+  const characters = fc.array(
+    fc.integer({ min: 0, max: 0x10ffff }).filter((point) => point !== 0x2581 && (point < 0xd800 || point > 0xdfff)),
+    { maxLength: 30 }
+  )
+  fc.assert(
+    fc.property(characters, (points) => {
+      const text = String.fromCodePoint(...points)
+      expect(llama.decode(llama.encode(text))).toBe(text)
+    }),
+    { numRuns: 200 }
+  )
 })
 
 it('half a surrogate pair is read as U+FFFD', () => {
@@ -60,7 +66,9 @@ it('half a surrogate pair is read as U+FFFD', () => {
 
 describe('a model file', () => {
   it('is refused by name when it is something else', () => {
-    expect(() => parseModelFile(Buffer.from('IQ== 0\nIg== 1\n'), 'dir/tokenizer.model')).toThrow('dir/tokenizer.model is no SentencePiece model')
+    expect(() => parseModelFile(Buffer.from('IQ== 0\nIg== 1\n'), 'dir/tokenizer.model')).toThrow(
+      'dir/tokenizer.model is no SentencePiece model'
+    )
     expect(() => parseModelFile(new Uint8Array(), 'dir/tokenizer.model')).toThrow('is no SentencePiece model')
   })
 
@@ -84,7 +92,7 @@ describe('a model file', () => {
     ['a piece is of no known type', [[0x0a, 1, 0x61, 0x18, 9]], 'piece 0 is impossible'],
     ['a piece is empty', [[0x18, 2]], 'piece 0 is impossible']
   ])('is refused when %s', (_, pieces, message) => {
-    const bytes = Uint8Array.from(pieces.flatMap(piece => [0x0a, piece.length, ...piece]))
+    const bytes = Uint8Array.from(pieces.flatMap((piece) => [0x0a, piece.length, ...piece]))
     expect(() => new SentencePieceModel(parseModelFile(bytes, 'f'), 'f')).toThrow(message)
     expect(() => new SentencePieceModel(parseModelFile(bytes, 'f'), 'f')).toThrow(TokenizerError)
   })

@@ -25,37 +25,39 @@ async function openHead (trainable: 'weights' | undefined): Promise<{ head: Head
 }
 
 describe('Head', () => {
-  it.each([['adapters', undefined], ['all weights', 'weights']] as const)('sums loss and gradients over several runs as over single tokens, training %s', async (_, trainable) => {
-    const { head, weights } = await openHead(trainable)
-    const hidden = await device.upload(baseWeights({ seed: 'rows', shapes: { hidden: [TOKENS, 8] } }).get('hidden')!)
-    const before = await device.memory()
-    const targets = Array.from({ length: TOKENS }, (_, row) => row * 7919 % CONFIG.vocab_size)
-    const whole = await head.gradients(hidden, [targets])
+  it.each([['adapters', undefined], ['all weights', 'weights']] as const)(
+    'sums loss and gradients over several runs as over single tokens, training %s',
+    async (_, trainable) => {
+      const { head, weights } = await openHead(trainable)
+      const hidden = await device.upload(baseWeights({ seed: 'rows', shapes: { hidden: [TOKENS, 8] } }).get('hidden')!)
+      const before = await device.memory()
+      const targets = Array.from({ length: TOKENS }, (_, row) => row * 7919 % CONFIG.vocab_size)
+      const whole = await head.gradients(hidden, [targets])
 
-    expect(whole.countedTokens).toBe(TOKENS)
-    const parts = [[0, 100], [100, 200], [200, 300]] as const
-    const sums = new Map<string, Float64Array>()
-    let lossSum = 0
-    for (const [first, end] of parts) {
-      const part = await head.gradients(hidden, [targets.map((target, row) => row >= first && row < end ? target : -100)])
-      lossSum += part.lossSum
-      for (const [name, gradient] of part.gradients) {
-        const { data } = await device.download(gradient)
-        const sum = sums.get(name) ?? new Float64Array(data.length)
-        for (const [i, value] of (data as Float32Array).entries()) sum[i]! += value
-        sums.set(name, sum)
+      expect(whole.countedTokens).toBe(TOKENS)
+      const parts = [[0, 100], [100, 200], [200, 300]] as const
+      const sums = new Map<string, Float64Array>()
+      let lossSum = 0
+      for (const [first, end] of parts) {
+        const part = await head.gradients(hidden, [targets.map((target, row) => row >= first && row < end ? target : -100)])
+        lossSum += part.lossSum
+        for (const [name, gradient] of part.gradients) {
+          const { data } = await device.download(gradient)
+          const sum = sums.get(name) ?? new Float64Array(data.length)
+          for (const [i, value] of (data as Float32Array).entries()) sum[i]! += value
+          sums.set(name, sum)
+        }
+        device.free(...part.gradients.values())
       }
-      device.free(...part.gradients.values())
-    }
-    expect(whole.lossSum).toBeCloseTo(lossSum, 2)
-    expect((await head.loss(hidden, [targets])).lossSum).toBeCloseTo(lossSum, 2)
-    expect([...whole.gradients.keys()]).toEqual([...sums.keys()])
-    for (const [name, gradient] of whole.gradients) {
-      expect(relativeError((await device.download(gradient)).data as Float32Array, sums.get(name)!), name).toBeLessThan(1e-5)
-    }
-    device.free(...whole.gradients.values())
-    expect((await device.memory()).heldBytes).toBe(before.heldBytes)
-    device.free(hidden satisfies DeviceTensor)
-    weights.free()
-  }, 120_000)
+      expect(whole.lossSum).toBeCloseTo(lossSum, 2)
+      expect((await head.loss(hidden, [targets])).lossSum).toBeCloseTo(lossSum, 2)
+      expect([...whole.gradients.keys()]).toEqual([...sums.keys()])
+      for (const [name, gradient] of whole.gradients) {
+        expect(relativeError((await device.download(gradient)).data as Float32Array, sums.get(name)!), name).toBeLessThan(1e-5)
+      }
+      device.free(...whole.gradients.values())
+      expect((await device.memory()).heldBytes).toBe(before.heldBytes)
+      device.free(hidden satisfies DeviceTensor)
+      weights.free()
+    }, 120_000)
 })

@@ -24,10 +24,12 @@ it('a state that is restored goes on as the one that was saved', async () => {
   for (const parameters of [first, second]) await parameters.step(optimizer, gradients, { learningRate, scale: 1 })
   expect(await second.state()).toEqual(await first.state())
   expect((await first.state()).get('a.t')).toEqual(int32([1], [2]))
-  await expect(first.step(optimizer, new Map([['b', float32([1], [1])]]), { learningRate, scale: 1 })).rejects.toThrow('no trained tensor b')
+  await expect(first.step(optimizer, new Map([['b', float32([1], [1])]]), { learningRate, scale: 1 })).rejects.toThrow(
+    'no trained tensor b'
+  )
 })
 
-it.each(['a', 'a.m', 'a.v', 'a.t'])('a state whose %s has another shape is refused, and changes nothing', async part => {
+it.each(['a', 'a.m', 'a.v', 'a.t'])('a state whose %s has another shape is refused, and changes nothing', async (part) => {
   const parameters = await created([1, 2])
   const before = await parameters.state()
   const wrong = new Map<string, Tensor>([['a', float32([2], [3, 4])], [part, float32([1, 2], [5, 6])]])

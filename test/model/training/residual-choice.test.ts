@@ -1,7 +1,10 @@
 import { describe, expect, it } from 'vitest'
 import { ResidualChoice, type PassCost } from '../../../src/model/training/residual-choice.ts'
 
-const costs: Record<'saved' | 'recomputed', PassCost> = { saved: { rows: 10, bytes: 1000, ms: 20 }, recomputed: { rows: 10, bytes: 100, ms: 30 } }
+const costs: Record<'saved' | 'recomputed', PassCost> = {
+  saved: { rows: 10, bytes: 1000, ms: 20 },
+  recomputed: { rows: 10, bytes: 100, ms: 30 }
+}
 
 /** The policies of so many passes, each of ten rows. */
 function passes (choice: ResidualChoice, count: number, taken = costs): string[] {
@@ -13,7 +16,7 @@ function passes (choice: ResidualChoice, count: number, taken = costs): string[]
 }
 
 describe('the choice of residuals', () => {
-  it.each(['saved', 'recomputed'] as const)('is %s where the setting says so, measured or not', setting => {
+  it.each(['saved', 'recomputed'] as const)('is %s where the setting says so, measured or not', (setting) => {
     const choice = new ResidualChoice(setting)
     expect(new Set(passes(choice, 10))).toEqual(new Set([setting]))
     expect(choice.report.policy).toBe(setting)
@@ -23,9 +26,14 @@ describe('the choice of residuals', () => {
   it('takes turns, and then keeps the faster', () => {
     const choice = new ResidualChoice('auto')
     const turns = passes(choice, 8)
-    expect(turns.filter(policy => policy === 'saved')).toHaveLength(4)
+    expect(turns.filter((policy) => policy === 'saved')).toHaveLength(4)
     expect(passes(choice, 3)).toEqual(['saved', 'saved', 'saved'])
-    expect(choice.report).toEqual({ setting: 'auto', policy: 'saved', saved: { bytesPerRow: 100, msPerRow: 2 }, recomputed: { bytesPerRow: 10, msPerRow: 3 } })
+    expect(choice.report).toEqual({
+      setting: 'auto',
+      policy: 'saved',
+      saved: { bytesPerRow: 100, msPerRow: 2 },
+      recomputed: { bytesPerRow: 10, msPerRow: 3 }
+    })
 
     const other = new ResidualChoice('auto')
     const slow = { ...costs, saved: { ...costs.saved, ms: 40 } }
@@ -45,7 +53,7 @@ describe('the choice of residuals', () => {
     passes(choice, 8)
     expect([choice.next(10), choice.next(20)]).toEqual(['saved', 'recomputed'])
     const tight = new ResidualChoice('auto', 500)
-    expect(passes(tight, 8).filter(policy => policy === 'saved')).toHaveLength(1)
+    expect(passes(tight, 8).filter((policy) => policy === 'saved')).toHaveLength(1)
   })
 
   it('has no policy to tell of while it measures', () => {

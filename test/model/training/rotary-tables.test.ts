@@ -10,7 +10,15 @@ beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
 afterAll(async () => { await device.close() })
 
 const MAX_POSITIONS = 131072
-const model = modelOf({ architectures: ['LlamaForCausalLM'], vocab_size: 61, hidden_size: 32, intermediate_size: 56, num_hidden_layers: 1, num_attention_heads: 4, max_position_embeddings: MAX_POSITIONS })
+const model = modelOf({
+  architectures: ['LlamaForCausalLM'],
+  vocab_size: 61,
+  hidden_size: 32,
+  intermediate_size: 56,
+  num_hidden_layers: 1,
+  num_attention_heads: 4,
+  max_position_embeddings: MAX_POSITIONS
+})
 
 describe('RotaryTables', () => {
   it('hold the model\'s rotations, as many as its sequences have needed', async () => {

@@ -14,38 +14,60 @@ beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
 afterAll(async () => { await device.close() })
 
 const values = async (value: DeviceTensor): Promise<ArrayLike<number>> => (await device.download(value)).data as Float32Array
-const settings = (lora: { r: number, alpha: number, targets: readonly string[] }, dropout = 0): AdapterSettings => ({ ...lora, dropout, rslora: false, seed: 'test' })
+const settings = (lora: { r: number, alpha: number, targets: readonly string[] }, dropout = 0): AdapterSettings => ({
+  ...lora,
+  dropout,
+  rslora: false,
+  seed: 'test'
+})
 
 async function goldenSpan (name: string, policy: ResidualSetting = 'saved', dropout = 0) {
   const golden = readModelGolden(name)
   const model = modelOf(golden.config)
-  const span = await TrainableSpan.load(device, model, memorySource(baseWeights(golden)), { first: 0, end: model.layers }, settings(golden.lora, dropout), { policy })
-  return { golden, model, span, lengths: golden.ids.map(ids => ids.length) }
+  const span = await TrainableSpan.load(
+    device,
+    model,
+    memorySource(baseWeights(golden)),
+    { first: 0, end: model.layers },
+    settings(golden.lora, dropout),
+    { policy }
+  )
+  return { golden, model, span, lengths: golden.ids.map((ids) => ids.length) }
 }
 
 describe('TrainableSpan against PyTorch', () => {
-  it.each(goldenNames)('passes the hidden states of every block of %s', async name => {
+  it.each(goldenNames)('passes the hidden states of every block of %s', async (name) => {
     const { golden, model, span, lengths } = await goldenSpan(name)
     for (let layer = 0; layer < model.layers; layer++) {
-      const { hidden } = await span.forward({ hidden: decodeTensor(golden.hidden[layer]!), lengths }, { keepResiduals: false, first: layer, end: layer + 1 })
+      const { hidden } = await span.forward({ hidden: decodeTensor(golden.hidden[layer]!), lengths }, {
+        keepResiduals: false,
+        first: layer,
+        end: layer + 1
+      })
       expect(relativeError(await values(hidden), decodeTensor(golden.hidden[layer + 1]!).data as Float32Array)).toBeLessThan(2e-6)
       device.free(hidden)
     }
     span.free()
   })
 
-  it.each(goldenNames.flatMap(name => [[name, 'saved'], [name, 'recomputed']] as const))('has the gradients of %s with residuals %s', async (name, policy) => {
-    const { golden, model, span, lengths } = await goldenSpan(name, policy)
-    await span.weights.setTrained(loraWeights(golden))
-    const { hidden, residuals } = await span.forward({ hidden: decodeTensor(golden.loraHidden[0]!), lengths }, { keepResiduals: true })
-    expect(relativeError(await values(hidden), decodeTensor(golden.loraHidden[model.layers]!).data as Float32Array)).toBeLessThan(5e-6)
-    const { gradient, adapters } = await span.backward(residuals!, decodeTensor(golden.hiddenGradients[model.layers]!))
-    expect(relativeError(await values(gradient), decodeTensor(golden.hiddenGradients[0]!).data as Float32Array)).toBeLessThan(2e-5)
-    expect([...adapters.keys()].sort()).toEqual(Object.keys(golden.gradients).sort())
-    for (const [parameter, value] of adapters) expect(relativeError(await values(value), decodeTensor(golden.gradients[parameter]!).data as Float32Array), parameter).toBeLessThan(2e-5)
-    device.free(hidden, gradient, ...adapters.values())
-    span.free()
-  })
+  it.each(goldenNames.flatMap((name) => [[name, 'saved'], [name, 'recomputed']] as const))(
+    'has the gradients of %s with residuals %s',
+    async (name, policy) => {
+      const { golden, model, span, lengths } = await goldenSpan(name, policy)
+      await span.weights.setTrained(loraWeights(golden))
+      const { hidden, residuals } = await span.forward({ hidden: decodeTensor(golden.loraHidden[0]!), lengths }, { keepResiduals: true })
+      expect(relativeError(await values(hidden), decodeTensor(golden.loraHidden[model.layers]!).data as Float32Array)).toBeLessThan(5e-6)
+      const { gradient, adapters } = await span.backward(residuals!, decodeTensor(golden.hiddenGradients[model.layers]!))
+      expect(relativeError(await values(gradient), decodeTensor(golden.hiddenGradients[0]!).data as Float32Array)).toBeLessThan(2e-5)
+      expect([...adapters.keys()].sort()).toEqual(Object.keys(golden.gradients).sort())
+      for (const [parameter, value] of adapters)
+        expect(relativeError(await values(value), decodeTensor(golden.gradients[parameter]!).data as Float32Array), parameter).toBeLessThan(
+          2e-5
+        )
+      device.free(hidden, gradient, ...adapters.values())
+      span.free()
+    }
+  )
 })
 
 describe('TrainableSpan', () => {

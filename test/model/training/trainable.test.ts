@@ -6,7 +6,15 @@ import { openDevice } from '../../../src/model/runtime/open.ts'
 import { accumulate } from '../../../src/model/training/accumulate.ts'
 import { loadEnds } from '../../../src/model/training/ends.ts'
 import { checkTrainable, trainedShapes, type AdapterTraining, type TrainedBiases } from '../../../src/model/training/trainable.ts'
-import { baseWeights, decodeTensor, formulaLora, readGolden, relativeError, type EncodedTensor, type LoraSettings } from '../../helpers/golden.ts'
+import {
+  baseWeights,
+  decodeTensor,
+  formulaLora,
+  readGolden,
+  relativeError,
+  type EncodedTensor,
+  type LoraSettings
+} from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 
 /** Gradients of what PyTorch trains (test/reference/trainable_golden.py). */
@@ -36,39 +44,57 @@ beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
 afterAll(async () => { await device.close() })
 
 describe('what is trained', () => {
-  it.each(['none', 'lora_only', 'all'] as const)('has the gradients that PyTorch has, with a whole block and biases %s', async bias => {
+  it.each(['none', 'lora_only', 'all'] as const)('has the gradients that PyTorch has, with a whole block and biases %s', async (bias) => {
     const trainable = { ...adapters, blocks: [golden.whole], bias }
-    const { input, output, weights } = await loadEnds(device, model, memorySource(baseWeights(golden)), { inputBlocks: 2, outputBlocks: 1 }, trainable)
-    const lora = [...weights.trained.keys()].filter(name => name.includes('.lora_'))
-    await weights.setTrained(new Map(lora.map(name => [name, formulaLora(golden.seed, `model.layers.${name}`, weights.trained.get(name)!.shape)])))
+    const { input, output, weights } = await loadEnds(
+      device,
+      model,
+      memorySource(baseWeights(golden)),
+      { inputBlocks: 2, outputBlocks: 1 },
+      trainable
+    )
+    const lora = [...weights.trained.keys()].filter((name) => name.includes('.lora_'))
+    await weights.setTrained(
+      new Map(lora.map((name) => [name, formulaLora(golden.seed, `model.layers.${name}`, weights.trained.get(name)!.shape)]))
+    )
 
     const { hidden, residuals } = await input.forward(golden.ids, { keepResiduals: true })
-    const { lossSum, gradient, gradients } = await output.train({ hidden, lengths: golden.ids.map(({ length }) => length) }, golden.ids.map(ids => [...ids.slice(1), -100]))
+    const { lossSum, gradient, gradients } = await output.train(
+      { hidden, lengths: golden.ids.map(({ length }) => length) },
+      golden.ids.map((ids) => [...ids.slice(1), -100])
+    )
     await accumulate(device, gradients, await input.backward(residuals!, gradient))
 
     expect(lossSum).toBeCloseTo(golden.loss, 3)
-    const ofBlock = Object.keys(golden.gradients).filter(name => name.includes(`.layers.${golden.whole}.`))
+    const ofBlock = Object.keys(golden.gradients).filter((name) => name.includes(`.layers.${golden.whole}.`))
     expect([...gradients.keys()].sort()).toEqual([...new Set([...lora, ...ofBlock, ...golden.biases[bias]])].sort())
     expect([...weights.trained.keys()].sort()).toEqual([...gradients.keys()].sort())
     for (const [name, value] of gradients) {
-      expect(relativeError((await device.download(value)).data as Float32Array, decodeTensor(golden.gradients[name]!).data as Float32Array), name).toBeLessThan(3e-5)
+      expect(
+        relativeError((await device.download(value)).data as Float32Array, decodeTensor(golden.gradients[name]!).data as Float32Array),
+        name
+      ).toBeLessThan(3e-5)
     }
     weights.free()
   })
 
   it('is the biases that PEFT trains', () => {
-    const biases = (bias: TrainedBiases): string[] => trainedShapes(model, { ...adapters, bias }, all).map(({ name }) => name).filter(name => name.endsWith('.bias'))
-    const adapted = (name: string): boolean => golden.lora.targets.some(target => name.endsWith(`${target}.bias`))
+    const biases = (bias: TrainedBiases): string[] =>
+      trainedShapes(model, { ...adapters, bias }, all).map(({ name }) => name).filter((name) => name.endsWith('.bias'))
+    const adapted = (name: string): boolean => golden.lora.targets.some((target) => name.endsWith(`${target}.bias`))
     expect(biases('all').sort()).toEqual([...golden.biases.all].sort())
     // In the golden model one block has no adapters, and so none of these.
-    expect(biases('lora_only').filter(name => !name.includes(`.layers.${golden.whole}.`)).sort()).toEqual([...golden.biases.lora_only].sort())
+    expect(biases('lora_only').filter((name) => !name.includes(`.layers.${golden.whole}.`)).sort()).toEqual(
+      [...golden.biases.lora_only].sort()
+    )
     expect(biases('lora_only').every(adapted)).toBe(true)
     expect(biases('none')).toEqual([])
   })
 
-  it.each(['lora_only', 'all'] as const)('is saved under the names that PEFT saves it under: %s', bias => {
-    const isAdapted = (name: string): boolean => !name.includes(`.layers.${golden.whole}.`) && golden.lora.targets.some(target => name.endsWith(`${target}.bias`))
-    expect(golden.biases[bias].map(name => peftBiasName(name, isAdapted(name))).sort()).toEqual([...golden.saved[bias]].sort())
+  it.each(['lora_only', 'all'] as const)('is saved under the names that PEFT saves it under: %s', (bias) => {
+    const isAdapted = (name: string): boolean =>
+      !name.includes(`.layers.${golden.whole}.`) && golden.lora.targets.some((target) => name.endsWith(`${target}.bias`))
+    expect(golden.biases[bias].map((name) => peftBiasName(name, isAdapted(name))).sort()).toEqual([...golden.saved[bias]].sort())
   })
 
   it('has the shapes of the tensors themselves', async () => {

@@ -22,16 +22,30 @@ const golden = readModelGolden('llama/gqa')
 const adaptersOf = ({ lora }: ModelGolden): AdapterSettings => ({ ...lora, dropout: 0, rslora: false, seed: 'test' })
 const adapters = adaptersOf(golden)
 const batchOf = ({ ids, config }: ModelGolden) => modelOf(config).prompts === undefined ? nextTokens(ids) : answersOf(ids)
-const nextTokens = (ids: ModelGolden['ids']) => ({ ids: ids.map(sequence => sequence.slice(0, -1)), targets: ids.map(sequence => sequence.slice(1)) })
-const compact = weightFormats.filter(format => format !== 'fp32')
+const nextTokens = (ids: ModelGolden['ids']) => ({
+  ids: ids.map((sequence) => sequence.slice(0, -1)),
+  targets: ids.map((sequence) => sequence.slice(1))
+})
+const compact = weightFormats.filter((format) => format !== 'fp32')
 
 const values = async (value: DeviceTensor): Promise<Float32Array> => (await device.download(value)).data as Float32Array
 
 /** The loss of a model and its gradients, with adapters that are not zero. */
-async function step (golden: ModelGolden, source: WeightSource, format: WeightFormat): Promise<{ loss: number, gradients: Map<string, Float32Array> }> {
+async function step (
+  golden: ModelGolden,
+  source: WeightSource,
+  format: WeightFormat
+): Promise<{ loss: number, gradients: Map<string, Float32Array> }> {
   const model = modelOf(golden.config)
   const batch = batchOf(golden)
-  const { input, output, weights } = await loadEnds(device, model, source, { inputBlocks: 1, outputBlocks: model.layers - 1 }, adaptersOf(golden), { format })
+  const { input, output, weights } = await loadEnds(
+    device,
+    model,
+    source,
+    { inputBlocks: 1, outputBlocks: model.layers - 1 },
+    adaptersOf(golden),
+    { format }
+  )
   await weights.setTrained(loraWeights(golden))
   const { hidden, residuals } = await input.forward(batch.ids, { keepResiduals: true })
   const { lossSum, gradient, gradients } = await output.train({ hidden, ...sequencesOf(model, batch.ids) }, batch.targets)
@@ -42,21 +56,32 @@ async function step (golden: ModelGolden, source: WeightSource, format: WeightFo
   return { loss: lossSum, gradients: read }
 }
 
-describe.each(compact)('frozen weights in %s', format => {
-  it.each(['llama/gqa', 'llama/mqa-tied', 'chatglm/150528'])('give the loss and the gradients of the values they stand for in %s', async name => {
-    const golden = readModelGolden(name)
-    const model = modelOf(golden.config)
-    const source = memorySource(baseWeights(golden))
-    const same = await step(golden, rounded(device, source, name => name.startsWith(model.layersPrefix) ? format : endFormat(format)), 'fp32')
-    const kept = await step(golden, source, format)
-    expect(Math.abs(kept.loss - same.loss) / same.loss).toBeLessThan(1e-6)
-    expect([...kept.gradients.keys()]).toEqual([...same.gradients.keys()])
-    for (const [name, gradient] of kept.gradients) expect(relativeError(gradient, same.gradients.get(name)!), name).toBeLessThan(1e-4)
-  })
+describe.each(compact)('frozen weights in %s', (format) => {
+  it.each(['llama/gqa', 'llama/mqa-tied', 'chatglm/150528'])(
+    'give the loss and the gradients of the values they stand for in %s',
+    async (name) => {
+      const golden = readModelGolden(name)
+      const model = modelOf(golden.config)
+      const source = memorySource(baseWeights(golden))
+      const same = await step(
+        golden,
+        rounded(device, source, (name) => name.startsWith(model.layersPrefix) ? format : endFormat(format)),
+        'fp32'
+      )
+      const kept = await step(golden, source, format)
+      expect(Math.abs(kept.loss - same.loss) / same.loss).toBeLessThan(1e-6)
+      expect([...kept.gradients.keys()]).toEqual([...same.gradients.keys()])
+      for (const [name, gradient] of kept.gradients) expect(relativeError(gradient, same.gradients.get(name)!), name).toBeLessThan(1e-4)
+    }
+  )
 
   it('train: the loss comes down', async () => {
     const batch = batchOf(golden)
-    const trainer = await LocalTrainer.load(device, modelOf(golden.config), memorySource(baseWeights(golden)), { trainable: adapters, format, optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 } })
+    const trainer = await LocalTrainer.load(device, modelOf(golden.config), memorySource(baseWeights(golden)), {
+      trainable: adapters,
+      format,
+      optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 }
+    })
     const first = await trainer.step([batch], { learningRate: 1e-2 })
     for (let i = 0; i < 8; i++) await trainer.step([batch], { learningRate: 1e-2 })
     expect((await trainer.evaluate(batch)).lossSum).toBeLessThan(first.lossSum * 0.9)
@@ -70,7 +95,14 @@ describe('ModelWeights', () => {
     const model = modelOf({ ...golden.config, hidden_size: 64, intermediate_size: 128 })
     const weights = new ModelWeights(device, model, { ...adapters, targets: [] }, format)
     const before = (await device.memory()).heldBytes
-    await weights.loadBlocks(memorySource(new Map(blockWeights(model).map(({ name, shape }) => [blockTensor(model, 0, name), float32(shape, new Float32Array(elementCount(shape)))]))), { first: 0, end: 1 })
+    await weights.loadBlocks(
+      memorySource(
+        new Map(
+          blockWeights(model).map(({ name, shape }) => [blockTensor(model, 0, name), float32(shape, new Float32Array(elementCount(shape)))])
+        )
+      ),
+      { first: 0, end: 1 }
+    )
     const { heldBytes } = await device.memory()
     weights.free()
     return heldBytes - before - 2 * 64 * 4

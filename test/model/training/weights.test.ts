@@ -6,7 +6,14 @@ import { ModelWeights } from '../../../src/model/training/weights.ts'
 import { elementCount, float32, type Tensor } from '../../../src/tensor.ts'
 import { memorySource } from '../../helpers/source.ts'
 
-const model = modelOf({ architectures: ['LlamaForCausalLM'], vocab_size: 32, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 4 })
+const model = modelOf({
+  architectures: ['LlamaForCausalLM'],
+  vocab_size: 32,
+  hidden_size: 16,
+  intermediate_size: 24,
+  num_hidden_layers: 2,
+  num_attention_heads: 4
+})
 
 let device: Device
 beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
@@ -16,7 +23,7 @@ function tensors (): Map<string, Tensor> {
   return new Map(modelWeights(model).map(({ name, shape }) => [name, float32(shape, new Float32Array(elementCount(shape)).fill(0.5))]))
 }
 
-describe.each(['fp32', 'int8'] as const)('weights kept as %s', format => {
+describe.each(['fp32', 'int8'] as const)('weights kept as %s', (format) => {
   it('are all loaded, or none where one cannot be read or has another shape', async () => {
     const weights = new ModelWeights(device, model, { targets: [], r: 1, alpha: 1, rslora: false, dropout: 0, seed: '' }, format)
     const { heldBytes } = await device.memory()
@@ -26,7 +33,8 @@ describe.each(['fp32', 'int8'] as const)('weights kept as %s', format => {
     expect((await device.memory()).heldBytes).toBe(heldBytes)
     const reshaped = tensors().set('model.layers.1.mlp.up_proj.weight', float32([16, 24], new Float32Array(16 * 24)))
     await expect(weights.loadBlocks(memorySource(reshaped), { first: 0, end: 2 })).rejects.toMatchObject({
-      code: 'E_TENSOR_MISMATCH', message: 'the weights: tensor model.layers.1.mlp.up_proj.weight is [16, 24], and the model calls for [24, 16]'
+      code: 'E_TENSOR_MISMATCH',
+      message: 'the weights: tensor model.layers.1.mlp.up_proj.weight is [16, 24], and the model calls for [24, 16]'
     })
     expect((await device.memory()).heldBytes).toBe(heldBytes)
     await weights.loadBlocks(memorySource(tensors()), { first: 0, end: 2 })

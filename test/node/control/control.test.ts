@@ -46,13 +46,27 @@ describe('the control socket', () => {
   })
 
   it('tells nothing of an error that is not meant for people', async () => {
-    const { client } = await served({ async *fail () { throw new Error('secret') } })
-    await expect(client.request('fail', {}, soon())).rejects.toMatchObject({ code: 'E_INTERNAL', message: expect.not.stringContaining('secret') as string })
+    const { client } = await served({
+      async *fail () {
+        throw new Error('secret')
+      }
+    })
+    await expect(client.request('fail', {}, soon())).rejects.toMatchObject({
+      code: 'E_INTERNAL',
+      message: expect.not.stringContaining('secret') as string
+    })
   })
 
   it('refuses an operation that it does not have, and lists those it has', async () => {
-    const { client } = await served({ async *status () { yield {} } })
-    await expect(client.request('train', {}, soon())).rejects.toMatchObject({ code: 'E_NO_OPERATION', next: expect.stringContaining('status') as string })
+    const { client } = await served({
+      async *status () {
+        yield {}
+      }
+    })
+    await expect(client.request('train', {}, soon())).rejects.toMatchObject({
+      code: 'E_NO_OPERATION',
+      next: expect.stringContaining('status') as string
+    })
     await expect(client.request('toString', {}, soon())).rejects.toMatchObject({ code: 'E_NO_OPERATION' })
   })
 
@@ -84,8 +98,16 @@ describe('the control socket', () => {
   })
 
   it('says which file cannot be used', async () => {
-    const { client } = await served({ async *read () { yield { text: await readFile('/nowhere/data.jsonl') } } })
-    await expect(client.request('read', {}, soon())).rejects.toMatchObject({ code: 'E_FILE', message: '/nowhere/data.jsonl: no such file or directory', next: 'check the path' })
+    const { client } = await served({
+      async *read () {
+        yield { text: await readFile('/nowhere/data.jsonl') }
+      }
+    })
+    await expect(client.request('read', {}, soon())).rejects.toMatchObject({
+      code: 'E_FILE',
+      message: '/nowhere/data.jsonl: no such file or directory',
+      next: 'check the path'
+    })
   })
 
   it('is found where the home\'s path is too long for a socket', async () => {
@@ -98,7 +120,10 @@ describe('the control socket', () => {
 
   it('says how to start a daemon where none runs', async () => {
     const home = homeAt(await temporaryDirectory())
-    await expect(new ControlClient(home).request('status', {}, soon())).rejects.toMatchObject({ code: 'E_NO_DAEMON', next: expect.stringContaining(`midspan daemon --home ${home.root}`) as string })
+    await expect(new ControlClient(home).request('status', {}, soon())).rejects.toMatchObject({
+      code: 'E_NO_DAEMON',
+      next: expect.stringContaining(`midspan daemon --home ${home.root}`) as string
+    })
   })
 
   it('says so when the daemon ends in the middle of an answer', async () => {

@@ -20,7 +20,9 @@ describe('a client\'s settings', () => {
     ['inputBlocks', { partition: { inputBlocks: 1.5, outputBlocks: 1 } }]
   ] as const)('are refused with %s named', async (field, changes) => {
     const charter = await charterOf(1)
-    expect(() => { checkClientSettings(charter, { ...settings, ...changes }) }).toThrow(expect.objectContaining({ code: 'E_SETTING_REFUSED', field }))
+    expect(() => {
+      checkClientSettings(charter, { ...settings, ...changes })
+    }).toThrow(expect.objectContaining({ code: 'E_SETTING_REFUSED', field }))
   })
 
   it('cannot add noise where there is no clip to scale it by', async () => {
@@ -36,8 +38,12 @@ describe('protocol versions', () => {
 
   it('are refused with the protocol named', async () => {
     const charter = await charterOf(1)
-    expect(() => { checkProtocols(charter, { hello: '1.0.0', train: '2.0.0' }) }).toThrow(expect.objectContaining({ code: 'E_CHARTER_VERSION', field: 'protocols.train' }))
-    expect(() => { checkProtocols(charter, { hello: '1.0.0' }) }).toThrow(expect.objectContaining({ field: 'protocols.train' }))
+    expect(() => {
+      checkProtocols(charter, { hello: '1.0.0', train: '2.0.0' })
+    }).toThrow(expect.objectContaining({ code: 'E_CHARTER_VERSION', field: 'protocols.train' }))
+    expect(() => {
+      checkProtocols(charter, { hello: '1.0.0' })
+    }).toThrow(expect.objectContaining({ field: 'protocols.train' }))
   })
 })
 

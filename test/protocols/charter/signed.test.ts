@@ -1,7 +1,13 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { MidspanError } from '../../../src/errors.ts'
-import { CharterInvalidError, CharterSignatureError, CharterVersionError, signCharter, verifyCharter } from '../../../src/protocols/charter/index.ts'
+import {
+  CharterInvalidError,
+  CharterSignatureError,
+  CharterVersionError,
+  signCharter,
+  verifyCharter
+} from '../../../src/protocols/charter/index.ts'
 import { charterOf, keyOf } from './fixture.ts'
 
 const encode = (value: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(value))
@@ -35,7 +41,9 @@ describe('a signed charter', () => {
 
   it('is refused when anything in it changed', async () => {
     const document = decode((await signCharter(await charterOf(1), await keyOf(1))).bytes)
-    await expect(verifyCharter(encode({ ...document, charter: { ...document.charter, wire: 'fp32' } }))).rejects.toThrow(CharterSignatureError)
+    await expect(verifyCharter(encode({ ...document, charter: { ...document.charter, wire: 'fp32' } }))).rejects.toThrow(
+      CharterSignatureError
+    )
   })
 
   it('is refused when another key signed it', async () => {
@@ -63,14 +71,18 @@ describe('a signed charter', () => {
     ['partitions', { partitions: { inputBlocks: { min: 1, max: 3 }, outputBlocks: { min: 1, max: 2 } } }],
     ['privacy.clip', { privacy: { noise: 1, gradientNoise: 0, clipAlways: false, clip: null } }],
     ['ends', { strategy: 'sequential', ends: { mode: 'average', every: 2 } }],
-    ['privacy.clip.hidden.2', { privacy: { noise: 1, gradientNoise: 0, clipAlways: false, clip: { hidden: { 1: 1 }, gradient: { 3: 1, 4: 1 } } } }]
+    ['privacy.clip.hidden.2', {
+      privacy: { noise: 1, gradientNoise: 0, clipAlways: false, clip: { hidden: { 1: 1 }, gradient: { 3: 1, 4: 1 } } }
+    }]
   ])('is refused with the field %s named', async (field, changes) => {
     expect(await fieldRefused(changes)).toBe(field)
   })
 
   it('never names a file outside the directory it goes to', async () => {
     const { model } = await charterOf(1)
-    expect(await fieldRefused({ model: { ...model, files: { '../../.bashrc': { bytes: 1, sha256: 'ab'.repeat(32) } } } })).toMatch(/^model\.files/)
+    expect(await fieldRefused({ model: { ...model, files: { '../../.bashrc': { bytes: 1, sha256: 'ab'.repeat(32) } } } })).toMatch(
+      /^model\.files/
+    )
   })
 
   it('is refused when it nests deeper than a configuration does', async () => {
@@ -81,9 +93,17 @@ describe('a signed charter', () => {
   })
 
   it('answers any bytes with a typed error', async () => {
-    await fc.assert(fc.asyncProperty(fc.oneof(fc.uint8Array({ maxLength: 200 }), fc.json().map((text) => new TextEncoder().encode(text))), async (bytes) => {
-      await expect(verifyCharter(bytes)).rejects.toBeInstanceOf(MidspanError)
-    }))
+    await fc.assert(
+      fc.asyncProperty(
+        fc.oneof(
+          fc.uint8Array({ maxLength: 200 }),
+          fc.json().map((text) => new TextEncoder().encode(text))
+        ),
+        async (bytes) => {
+          await expect(verifyCharter(bytes)).rejects.toBeInstanceOf(MidspanError)
+        }
+      )
+    )
   })
 
   it('answers a changed charter with a typed error wherever the change is', async () => {

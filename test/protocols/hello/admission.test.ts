@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest'
-import { Admission, AttemptLimit, createInvite, type AdmissionPolicy, type Candidate, type Invite } from '../../../src/protocols/hello/index.ts'
+import {
+  Admission,
+  AttemptLimit,
+  createInvite,
+  type AdmissionPolicy,
+  type Candidate,
+  type Invite
+} from '../../../src/protocols/hello/index.ts'
 import { keyOf, peerOf } from '../charter/fixture.ts'
 
 const NOW = 1_000_000

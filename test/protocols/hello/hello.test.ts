@@ -12,7 +12,13 @@ const soon = (): AbortSignal => AbortSignal.timeout(10_000)
 async function hosted (changes: Partial<AdmissionPolicy> = {}) {
   const charter = await signCharter(await charterOf(1), await keyOf(1))
   const admission = new Admission({
-    mode: 'invite', federation: charter.id, server: await peerOf(1), allow: new Set(), protocols: PROTOCOL_VERSIONS, maxClients: 3, ...changes
+    mode: 'invite',
+    federation: charter.id,
+    server: await peerOf(1),
+    allow: new Set(),
+    protocols: PROTOCOL_VERSIONS,
+    maxClients: 3,
+    ...changes
   })
   const events: string[] = []
   const disk = { full: false }
@@ -29,7 +35,10 @@ async function hosted (changes: Partial<AdmissionPolicy> = {}) {
   const say = async (greeting: Partial<Greeting> = {}) => {
     const [client, server] = await streamPair()
     const answered = host.answer(server, peer)
-    const [said, stays] = await Promise.allSettled([sayHello(client, { agent: 'test\u001b[31m/1', role: 'client', ...greeting }, soon()), answered])
+    const [said, stays] = await Promise.allSettled([
+      sayHello(client, { agent: 'test\u001b[31m/1', role: 'client', ...greeting }, soon()),
+      answered
+    ])
     if (said.status === 'rejected') throw said.reason as Error
     return { ...said.value, stays: stays.status === 'fulfilled' && stays.value }
   }
@@ -39,7 +48,10 @@ async function hosted (changes: Partial<AdmissionPolicy> = {}) {
 describe('hello', () => {
   it('brings the charter to a peer with an invite, which is remembered before it is welcomed', async () => {
     const { charter, events, say } = await hosted()
-    const invite = await createInvite({ federation: charter.id, addresses: [], role: 'client', expiresAtMs: Date.now() + 1000, uses: 1 }, await keyOf(1))
+    const invite = await createInvite(
+      { federation: charter.id, addresses: [], role: 'client', expiresAtMs: Date.now() + 1000, uses: 1 },
+      await keyOf(1)
+    )
     expect(await say({ invite: invite.bytes })).toEqual({ agent: 'host/1', role: 'server', charter: charter.bytes, stays: true })
     expect(events).toEqual(['persisted', 'welcomed client test [31m/1'])
   })
@@ -77,7 +89,10 @@ describe('hello', () => {
 
   it('refuses an invite whose signature is false', async () => {
     const { charter, say } = await hosted()
-    const { bytes } = await createInvite({ federation: charter.id, addresses: [], role: 'client', expiresAtMs: Date.now() + 1000, uses: 1 }, await keyOf(1))
+    const { bytes } = await createInvite(
+      { federation: charter.id, addresses: [], role: 'client', expiresAtMs: Date.now() + 1000, uses: 1 },
+      await keyOf(1)
+    )
     const last = bytes.byteLength - 1
     const changed = Uint8Array.from(bytes)
     changed[last] = (changed[last] ?? 0) ^ 1

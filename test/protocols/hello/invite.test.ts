@@ -3,7 +3,13 @@ import { describe, expect, it } from 'vitest'
 import { createInvite, formatInvite, parseInvite, RefusedError, verifyInvite } from '../../../src/protocols/hello/index.ts'
 import { keyOf, peerOf } from '../charter/fixture.ts'
 
-const details = { federation: 'ab'.repeat(32), addresses: ['/ip4/192.0.2.1/tcp/4001'], role: 'client', expiresAtMs: 1_900_000_000_000, uses: 3 } as const
+const details = {
+  federation: 'ab'.repeat(32),
+  addresses: ['/ip4/192.0.2.1/tcp/4001'],
+  role: 'client',
+  expiresAtMs: 1_900_000_000_000,
+  uses: 3
+} as const
 
 describe('an invite', () => {
   it('comes back from its line', async () => {

@@ -25,7 +25,13 @@ class MemoryStore implements PieceStore {
   }
 
   pending (): MissingPiece[] {
-    return this.#pieces.filter(({ done }) => !done).map(({ name, offset, size }) => ({ kind: 'tensor', name, sha256: name, bytes: size, offset }))
+    return this.#pieces.filter(({ done }) => !done).map(({ name, offset, size }) => ({
+      kind: 'tensor',
+      name,
+      sha256: name,
+      bytes: size,
+      offset
+    }))
   }
 
   async append (sha256: string, offset: number, bytes: Uint8Array): Promise<number> {
@@ -89,12 +95,16 @@ describe('weights', () => {
       server.abort(new Error('gone'))
       return client
     }
-    await expect(fetchPieces(new MemoryStore('a'), { open, retryMs: 1 }, soon())).rejects.toMatchObject({ code: expect.stringMatching(/^E_/) as string })
+    await expect(fetchPieces(new MemoryStore('a'), { open, retryMs: 1 }, soon())).rejects.toMatchObject({
+      code: expect.stringMatching(/^E_/) as string
+    })
     expect(attempts).toBe(6)
   })
 
   it('that may not leave the server are refused at once', async () => {
-    await expect(fetchPieces(new MemoryStore('secret'), { open: opener(service()) }, soon())).rejects.toMatchObject({ code: 'E_NOT_SERVED' })
+    await expect(fetchPieces(new MemoryStore('secret'), { open: opener(service()) }, soon())).rejects.toMatchObject({
+      code: 'E_NOT_SERVED'
+    })
   })
 
   it('of another size than the charter says are refused', async () => {
@@ -110,13 +120,22 @@ describe('weights', () => {
       const [, server] = await streamPair()
       shared.serve(server, 'greedy').catch(() => {})
     }
-    await expect(fetchPieces(new MemoryStore('a'), { open: opener(shared, undefined, 'greedy'), retryMs: 1 }, soon())).rejects.toMatchObject({ code: 'E_BUSY' })
+    await expect(fetchPieces(new MemoryStore('a'), { open: opener(shared, undefined, 'greedy'), retryMs: 1 }, soon())).rejects
+      .toMatchObject({ code: 'E_BUSY' })
     await fetchPieces(new MemoryStore('a'), { open: opener(shared, undefined, 'other') }, soon())
   })
 
   it('that the server cannot read are said to be so, without its paths', async () => {
-    const broken = new WeightsService({ ...source, read: async () => { throw new UsageError('/home/owner/model.safetensors became shorter') } }, { files: new Set(), tensors: new Set(['a']) })
-    await expect(fetchPieces(new MemoryStore('a'), { open: opener(broken) }, soon())).rejects.toMatchObject({ code: 'E_UNREADABLE', message: 'the server cannot read a' })
+    const broken = new WeightsService({
+      ...source,
+      read: async () => {
+        throw new UsageError('/home/owner/model.safetensors became shorter')
+      }
+    }, { files: new Set(), tensors: new Set(['a']) })
+    await expect(fetchPieces(new MemoryStore('a'), { open: opener(broken) }, soon())).rejects.toMatchObject({
+      code: 'E_UNREADABLE',
+      message: 'the server cannot read a'
+    })
   })
 
   it('are sent to a bounded number of peers at one time', async () => {

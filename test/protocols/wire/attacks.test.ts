@@ -35,7 +35,10 @@ async function tapped (attack: Attack = (frame) => [frame]): Promise<Tapped> {
     let frame: Uint8Array[] = []
     const format = {
       maxHeaderBytes: 4096,
-      parse: (header: Uint8Array) => ({ header, payloadBytes: count < HANDSHAKE_FRAMES ? 0 : sealedBytes(fromBinary(FrameHeaderSchema, header).bodyLength) })
+      parse: (header: Uint8Array) => ({
+        header,
+        payloadBytes: count < HANDSHAKE_FRAMES ? 0 : sealedBytes(fromBinary(FrameHeaderSchema, header).bodyLength)
+      })
     }
     const finish = (): void => {
       const whole = Buffer.concat(frame)
@@ -79,7 +82,10 @@ async function outcome ({ client, server }: Tapped): Promise<{ read: string[], c
   }
 }
 
-function changedHeader (frame: Buffer, changes: Partial<{ session: Uint8Array, sequence: number, kind: number, bodyLength: number, epoch: number }>): Buffer {
+function changedHeader (
+  frame: Buffer,
+  changes: Partial<{ session: Uint8Array, sequence: number, kind: number, bodyLength: number, epoch: number }>
+): Buffer {
   const end = 1 + (frame[0] ?? 0)
   const header = fromBinary(FrameHeaderSchema, frame.subarray(1, end))
   return Buffer.concat([encodeHead(toBinary(FrameHeaderSchema, Object.assign(header, changes))), frame.subarray(end)])
@@ -93,31 +99,52 @@ function flipped (frame: Buffer, at: number): Buffer {
 
 describe('a relay between the peers', () => {
   it('cannot alter a frame', async () => {
-    expect(await outcome(await tapped((frame, index) => [index === 1 ? flipped(frame, frame.length - 20) : frame]))).toEqual({ read: ['first'], code: 'E_FRAME_FORGED' })
+    expect(await outcome(await tapped((frame, index) => [index === 1 ? flipped(frame, frame.length - 20) : frame]))).toEqual({
+      read: ['first'],
+      code: 'E_FRAME_FORGED'
+    })
   })
 
   it('cannot alter a tag', async () => {
-    expect(await outcome(await tapped((frame, index) => [index === 1 ? flipped(frame, frame.length - 1) : frame]))).toEqual({ read: ['first'], code: 'E_FRAME_FORGED' })
+    expect(await outcome(await tapped((frame, index) => [index === 1 ? flipped(frame, frame.length - 1) : frame]))).toEqual({
+      read: ['first'],
+      code: 'E_FRAME_FORGED'
+    })
   })
 
   it('cannot turn a message into a goodbye', async () => {
-    expect(await outcome(await tapped((frame, index) => [index === 1 ? changedHeader(frame, { kind: 2 }) : frame]))).toEqual({ read: ['first'], code: 'E_FRAME_FORGED' })
+    expect(await outcome(await tapped((frame, index) => [index === 1 ? changedHeader(frame, { kind: 2 }) : frame]))).toEqual({
+      read: ['first'],
+      code: 'E_FRAME_FORGED'
+    })
   })
 
   it('cannot move a frame to another epoch', async () => {
-    expect(await outcome(await tapped((frame, index) => [index === 1 ? changedHeader(frame, { epoch: 1 }) : frame]))).toEqual({ read: ['first'], code: 'E_FRAME_FORGED' })
+    expect(await outcome(await tapped((frame, index) => [index === 1 ? changedHeader(frame, { epoch: 1 }) : frame]))).toEqual({
+      read: ['first'],
+      code: 'E_FRAME_FORGED'
+    })
   })
 
   it('cannot replay a frame', async () => {
-    expect(await outcome(await tapped((frame, index) => index === 1 ? [frame, frame] : [frame]))).toEqual({ read: ['first', 'second'], code: 'E_FRAME_REPLAYED' })
+    expect(await outcome(await tapped((frame, index) => index === 1 ? [frame, frame] : [frame]))).toEqual({
+      read: ['first', 'second'],
+      code: 'E_FRAME_REPLAYED'
+    })
   })
 
   it('cannot replay a frame under a new number', async () => {
-    expect(await outcome(await tapped((frame, index) => index === 1 ? [frame, changedHeader(frame, { sequence: 2 })] : [frame]))).toEqual({ read: ['first', 'second'], code: 'E_FRAME_FORGED' })
+    expect(await outcome(await tapped((frame, index) => index === 1 ? [frame, changedHeader(frame, { sequence: 2 })] : [frame]))).toEqual({
+      read: ['first', 'second'],
+      code: 'E_FRAME_FORGED'
+    })
   })
 
   it('cannot reorder or drop frames', async () => {
-    expect(await outcome(await tapped((frame, index) => index === 1 ? [] : [frame]))).toEqual({ read: ['first'], code: 'E_FRAME_REORDERED' })
+    expect(await outcome(await tapped((frame, index) => index === 1 ? [] : [frame]))).toEqual({
+      read: ['first'],
+      code: 'E_FRAME_REORDERED'
+    })
   })
 
   it('cannot end the stream between two frames', async () => {
@@ -141,7 +168,10 @@ describe('a relay between the peers', () => {
     for (const value of ['one', 'two']) await other.client.send(text(value))
     while (other.frames.length < 2) await new Promise((resolve) => { setTimeout(resolve, 5) })
     const stolen = other.frames[1] as Buffer
-    expect(await outcome(await tapped((frame, index) => [index === 1 ? stolen : frame]))).toEqual({ read: ['first'], code: 'E_FRAME_FOREIGN' })
+    expect(await outcome(await tapped((frame, index) => [index === 1 ? stolen : frame]))).toEqual({
+      read: ['first'],
+      code: 'E_FRAME_FOREIGN'
+    })
   })
 
   it('cannot relabel a frame of another session', async () => {
@@ -157,7 +187,8 @@ describe('a relay between the peers', () => {
   })
 
   it('cannot make a frame larger than the limits allow', async () => {
-    expect(await outcome(await tapped((frame, index) => [index === 1 ? changedHeader(frame, { bodyLength: 2 ** 32 - 1 }) : frame]))).toEqual({ read: ['first'], code: 'E_FRAME_TOO_LARGE' })
+    expect(await outcome(await tapped((frame, index) => [index === 1 ? changedHeader(frame, { bodyLength: 2 ** 32 - 1 }) : frame])))
+      .toEqual({ read: ['first'], code: 'E_FRAME_TOO_LARGE' })
   })
 
   it('tells the sender that its frames were refused', async () => {

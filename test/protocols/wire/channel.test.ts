@@ -18,7 +18,13 @@ describe('a sealed channel', () => {
     const { client, server } = await channelPair()
     expect(client.sessionId).toMatch(/^[0-9a-f]{32}$/)
     expect(server.sessionId).toBe(client.sessionId)
-    const tensors = [float32([2, 3], [1, 2, 3, 4, 5, 6]), tensor('int8', [3], Int8Array.of(-1, 0, 1)), int32([], [9]), tensor('int64', [1], BigInt64Array.of(-5n)), tensor('float16', [0, 4], new Uint16Array())]
+    const tensors = [
+      float32([2, 3], [1, 2, 3, 4, 5, 6]),
+      tensor('int8', [3], Int8Array.of(-1, 0, 1)),
+      int32([], [9]),
+      tensor('int64', [1], BigInt64Array.of(-5n)),
+      tensor('float16', [0, 4], new Uint16Array())
+    ]
     await client.send(text('forward'), tensors)
     const received = await server.receive()
     expect(received.message.value).toBe('forward')
@@ -29,7 +35,9 @@ describe('a sealed channel', () => {
 
   it('keeps the order of concurrent sends', async () => {
     const { client, server } = await channelPair()
-    const sends = Array.from({ length: 20 }, async (_, index) => { await client.send(text(String(index)), [float32([index], new Float32Array(index))]) })
+    const sends = Array.from({ length: 20 }, async (_, index) => {
+      await client.send(text(String(index)), [float32([index], new Float32Array(index))])
+    })
     for (let index = 0; index < 20; index++) expect((await server.receive()).message.value).toBe(String(index))
     await Promise.all(sends)
   })
@@ -81,7 +89,12 @@ describe('a sealed channel', () => {
   it('ends where the peer says goodbye and takes no answer', async () => {
     const streams = await streamPair()
     const { client, server } = await channelPair({}, streams)
-    streams[1].close = async (options) => await new Promise<void>((_, reject) => { options?.signal?.addEventListener('abort', () => { reject(new Error('nobody took it')) }) })
+    streams[1].close = async (options) =>
+      await new Promise<void>((_, reject) => {
+        options?.signal?.addEventListener('abort', () => {
+          reject(new Error('nobody took it'))
+        })
+      })
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
     onTestFinished(() => { vi.useRealTimers() })
     const ended = server.receive().catch((error: unknown) => error)
@@ -95,7 +108,10 @@ describe('a sealed channel', () => {
   it('keeps nothing of fields that it does not know', async () => {
     const [outbound, inbound] = await streamPair()
     const options = await textOptions()
-    const [client, server] = await Promise.all([openChannel(outbound, { ...options.client, outgoing: AnySchema }), acceptChannel(inbound, options.server)])
+    const [client, server] = await Promise.all([
+      openChannel(outbound, { ...options.client, outgoing: AnySchema }),
+      acceptChannel(inbound, options.server)
+    ])
     await client.send(create(AnySchema, { typeUrl: 'known', value: new Uint8Array(10) }))
     expect((await server.receive()).message).toEqual(text('known'))
   })
@@ -146,7 +162,10 @@ describe('the agreement on a session', () => {
   it('fails between different charters, and both learn why', async () => {
     const [outbound, inbound] = await streamPair()
     const { client, server } = await textOptions()
-    const results = await Promise.allSettled([openChannel(outbound, client), acceptChannel(inbound, { ...server, charter: new Uint8Array(32) })])
+    const results = await Promise.allSettled([
+      openChannel(outbound, client),
+      acceptChannel(inbound, { ...server, charter: new Uint8Array(32) })
+    ])
     for (const result of results) expect(result).toMatchObject({ status: 'rejected', reason: { code: 'E_CHARTER_MISMATCH' } })
   })
 

@@ -11,9 +11,13 @@ function text (value: string): StringValue {
   return create(StringValueSchema, { value })
 }
 
-async function controlPair (changes: Partial<ControlOptions<StringValue, StringValue>> = {}): Promise<Array<ControlStream<StringValue, StringValue>>> {
+async function controlPair (
+  changes: Partial<ControlOptions<StringValue, StringValue>> = {}
+): Promise<Array<ControlStream<StringValue, StringValue>>> {
   const streams = await streamPair()
-  return streams.map((stream) => new ControlStream(stream, { outgoing: StringValueSchema, incoming: StringValueSchema, maxPayloadBytes: MiB, ...changes }))
+  return streams.map((stream) =>
+    new ControlStream(stream, { outgoing: StringValueSchema, incoming: StringValueSchema, maxPayloadBytes: MiB, ...changes })
+  )
 }
 
 describe('a control stream', () => {
@@ -38,7 +42,9 @@ describe('a control stream', () => {
 
   it('takes nothing once it has closed, whatever the peer goes on sending', async () => {
     const streams = await streamPair()
-    const [client, server] = streams.map((stream) => new ControlStream(stream, { outgoing: StringValueSchema, incoming: StringValueSchema })) as [ControlStream<StringValue, StringValue>, ControlStream<StringValue, StringValue>]
+    const [client, server] = streams.map((stream) =>
+      new ControlStream(stream, { outgoing: StringValueSchema, incoming: StringValueSchema })
+    ) as [ControlStream<StringValue, StringValue>, ControlStream<StringValue, StringValue>]
     await server.close()
     expect(streams[1].readStatus).toBe('closed')
     await client.write(text('more')).catch(() => {})

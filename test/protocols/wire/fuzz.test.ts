@@ -1,8 +1,8 @@
+import { randomBytes } from 'node:crypto'
 import { create, toBinary } from '@bufbuild/protobuf'
 import { StringValueSchema } from '@bufbuild/protobuf/wkt'
 import { streamPair } from '@libp2p/utils'
 import fc from 'fast-check'
-import { randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { MidspanError } from '../../../src/errors.ts'
 import { decodeBody, encodeBody } from '../../../src/protocols/wire/body.ts'
@@ -84,7 +84,9 @@ describe('bytes of a peer', () => {
 
   it('that describe too many tensors are refused before any is read', () => {
     const descriptions = Buffer.concat([Buffer.from([0x12, 0, 0x12, 0, 0x12, 0, 0x12, 0, 0x12, 0]), Buffer.from([0x12, 1, 0xff])])
-    expect(refusal(() => decodeBody(Uint8Array.from([...encodeLength(descriptions.length), ...descriptions]), limits))).toBe('E_FRAME_TOO_LARGE')
+    expect(refusal(() => decodeBody(Uint8Array.from([...encodeLength(descriptions.length), ...descriptions]), limits))).toBe(
+      'E_FRAME_TOO_LARGE'
+    )
   })
 
   it('that say goodbye, or why they give up, at length are refused before memory is taken', () => {
@@ -109,22 +111,29 @@ describe('bytes of a peer', () => {
   })
 
   it('open in whatever pieces a frame arrives', () => {
-    fc.assert(fc.property(fc.array(fc.integer({ min: 1, max: 400_000 }), { minLength: 1, maxLength: 12 }), fc.integer({ min: 0, max: 2 * MiB + 10 }), (cuts, size) => {
-      const secret = randomBytes(32)
-      const text = new Uint8Array(size).fill(9)
-      const frame = sealedFrame(new FrameSealer(secret, binding), [text.subarray(0, size >> 1), text.subarray(size >> 1)])
-      const opener = new FrameOpener(secret, binding, 3 * MiB)
-      const head = decodeLength(frame)
-      const end = (head?.bytes ?? 0) + (head?.value ?? 0)
-      opener.begin(opener.parse(frame.subarray(head?.bytes, end)).header, frame.subarray(head?.bytes, end))
-      let opened
-      for (let at = end, index = 0; at < frame.length; index++) {
-        const step = cuts[index % cuts.length] ?? 1
-        opened = opener.add(frame.subarray(at, at + step))
-        at += step
-      }
-      expect(Buffer.compare(opened?.body ?? Buffer.of(0), text)).toBe(0)
-    }), { numRuns: 15 })
+    fc.assert(
+      fc.property(
+        fc.array(fc.integer({ min: 1, max: 400_000 }), { minLength: 1, maxLength: 12 }),
+        fc.integer({ min: 0, max: 2 * MiB + 10 }),
+        (cuts, size) => {
+          const secret = randomBytes(32)
+          const text = new Uint8Array(size).fill(9)
+          const frame = sealedFrame(new FrameSealer(secret, binding), [text.subarray(0, size >> 1), text.subarray(size >> 1)])
+          const opener = new FrameOpener(secret, binding, 3 * MiB)
+          const head = decodeLength(frame)
+          const end = (head?.bytes ?? 0) + (head?.value ?? 0)
+          opener.begin(opener.parse(frame.subarray(head?.bytes, end)).header, frame.subarray(head?.bytes, end))
+          let opened
+          for (let at = end, index = 0; at < frame.length; index++) {
+            const step = cuts[index % cuts.length] ?? 1
+            opened = opener.add(frame.subarray(at, at + step))
+            at += step
+          }
+          expect(Buffer.compare(opened?.body ?? Buffer.of(0), text)).toBe(0)
+        }
+      ),
+      { numRuns: 15 }
+    )
   })
 
   it('end a handshake with a typed error', async () => {

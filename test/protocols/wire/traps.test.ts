@@ -1,9 +1,9 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
 import { create } from '@bufbuild/protobuf'
 import { StringValueSchema, type StringValue } from '@bufbuild/protobuf/wkt'
 import type { Connection, Libp2p, Stream } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
-import { fork } from 'node:child_process'
-import { once } from 'node:events'
 import { afterEach, describe, expect, it } from 'vitest'
 import { openChannel } from '../../../src/protocols/wire/channel.ts'
 import { MAX_STREAM_WINDOW_BYTES, PAUSE_AT_BYTES } from '../../../src/protocols/wire/constants.ts'
@@ -35,7 +35,9 @@ function portOf (node: Libp2p): number {
 }
 
 /** A session between two nodes over TCP, the server reached through another port where one is given. */
-async function connected (through?: (port: number) => Promise<number>): Promise<{ client: TextChannel, server: TextChannel, connection: Connection, stream: Stream }> {
+async function connected (
+  through?: (port: number) => Promise<number>
+): Promise<{ client: TextChannel, server: TextChannel, connection: Connection, stream: Stream }> {
   const [near, far] = await Promise.all([
     startTestNode({ privateKey: await identityOf(1), listen: false, connectionMonitor: IMPATIENT }),
     startTestNode({ privateKey: await identityOf(2), connectionMonitor: IMPATIENT })
@@ -65,7 +67,8 @@ describe('a sealed channel over TCP', () => {
     // What was received, a window that has grown to its greatest, and what the sender's stream holds.
     expect(client.traffic.sentBytes).toBeLessThan(PAUSE_AT_BYTES + 2 * MiB + MAX_STREAM_WINDOW_BYTES + 3 * MiB)
     expect(stream.writeBufferLength).toBeLessThan(3 * MiB)
-    for (let index = 0; index < 12; index++) expect(Buffer.compare((await server.receive()).tensors[0]?.data as Uint8Array, frame.data as Uint8Array)).toBe(0)
+    for (let index = 0; index < 12; index++)
+      expect(Buffer.compare((await server.receive()).tensors[0]?.data as Uint8Array, frame.data as Uint8Array)).toBe(0)
     await Promise.all(sends)
   }, 20_000)
 

@@ -19,7 +19,8 @@ describe('the gradients of a client\'s own blocks', () => {
   })
   afterAll(async () => { await device.close() })
 
-  const gradients = async (...values: number[]): Promise<Map<string, DeviceTensor>> => new Map([[NAME, await device.upload(float32([2], values))]])
+  const gradients = async (...values: number[]): Promise<Map<string, DeviceTensor>> =>
+    new Map([[NAME, await device.upload(float32([2], values))]])
 
   it('have a norm', async () => {
     expect(await state.norm(await gradients(3, 4))).toBe(5)

@@ -20,7 +20,8 @@ describe('gradients of a round', () => {
   })
   afterAll(async () => { await device.close() })
 
-  const gradients = async (value: number): Promise<Map<string, DeviceTensor>> => new Map([['0.lora_A', await device.upload(float32([SIZE], new Float32Array(SIZE).fill(value)))]])
+  const gradients = async (value: number): Promise<Map<string, DeviceTensor>> =>
+    new Map([['0.lora_A', await device.upload(float32([SIZE], new Float32Array(SIZE).fill(value)))]])
 
   it('have a sum to step with when each has its share of it at most', async () => {
     const sum = new GradientSum(device)

@@ -11,8 +11,22 @@ const MOST_UNREAD = 16
 function stream () {
   const waiting: Array<() => void> = []
   const abort = vi.fn<(error: Error) => void>()
-  const channel = { send: async () => { await new Promise<void>((resolve) => { waiting.push(resolve) }) }, abort } as unknown as TrainServerChannel
-  return { channel, abort, read: async () => { for (const taken of waiting.splice(0)) taken(); await Promise.resolve() } }
+  const channel = {
+    send: async () => {
+      await new Promise<void>((resolve) => {
+        waiting.push(resolve)
+      })
+    },
+    abort
+  } as unknown as TrainServerChannel
+  return {
+    channel,
+    abort,
+    read: async () => {
+      for (const taken of waiting.splice(0)) taken()
+      await Promise.resolve()
+    }
+  }
 }
 
 function say (members: Members, peer: string, times: number): void {

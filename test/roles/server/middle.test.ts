@@ -19,7 +19,9 @@ function rows (name: string, count: number): Tensor[] {
 
 /** Clients in the order of their ids, of different partitions and lengths. */
 const passengers: readonly Passenger[] = [
-  { id: 'a', first: 0, end: 3, lengths: [4, 2], tensors: rows('a', 6) }, { id: 'b', first: 1, end: 3, lengths: [5], tensors: rows('b', 5) }, { id: 'c', first: 0, end: 2, lengths: [3, 3], tensors: rows('c', 6) }
+  { id: 'a', first: 0, end: 3, lengths: [4, 2], tensors: rows('a', 6) },
+  { id: 'b', first: 1, end: 3, lengths: [5], tensors: rows('b', 5) },
+  { id: 'c', first: 0, end: 2, lengths: [3, 3], tensors: rows('c', 6) }
 ]
 const answers = new Map(passengers.map(({ id, tensors }) => [id, { tensors: rows(`gradient of ${id}`, tensors[0]!.shape[0]!) }]))
 
@@ -29,20 +31,29 @@ describe('a middle whose adapters drop out', () => {
 
   beforeAll(async () => {
     device = await openDevice('cpu', { threads: 1 })
-    const span = await TrainableSpan.load(device, model, memorySource(baseWeights(golden)), { first: 0, end: model.layers }, { ...golden.lora, dropout: 0.5, rslora: false, seed: '00' })
+    const span = await TrainableSpan.load(device, model, memorySource(baseWeights(golden)), { first: 0, end: model.layers }, {
+      ...golden.lora,
+      dropout: 0.5,
+      rslora: false,
+      seed: '00'
+    })
     await span.weights.setTrained(loraWeights(golden))
     middle = new Middle({ device, span, boundary: new Boundary(device, { hidden: model.hiddenSize, rounding: 'fp32' }) })
   })
   afterAll(async () => { await device.close() })
 
   /** Rows after the middle, gradient rows and adapter gradients of a pass of these clients, of whom those in `answering` come back. */
-  async function pass (ids: readonly string[], answering = ids): Promise<Record<'hidden' | 'gradients' | 'adapters', Map<string, ArrayLike<number>>>> {
+  async function pass (
+    ids: readonly string[],
+    answering = ids
+  ): Promise<Record<'hidden' | 'gradients' | 'adapters', Map<string, ArrayLike<number>>>> {
     const passage = await middle.forward(passengers.filter(({ id }) => ids.includes(id)), SEED)
     const gradients = await passage.backward(new Map([...answers].filter(([id]) => answering.includes(id))))
     const adapters = new Map<string, ArrayLike<number>>()
     for (const [name, gradient] of passage.adapterGradients) adapters.set(name, (await device.download(gradient)).data as Float32Array)
     passage.free()
-    const data = (all: ReadonlyMap<string, readonly Tensor[]>): Map<string, ArrayLike<number>> => new Map([...all].map(([id, [tensor]]) => [id, tensor!.data as Float32Array]))
+    const data = (all: ReadonlyMap<string, readonly Tensor[]>): Map<string, ArrayLike<number>> =>
+      new Map([...all].map(([id, [tensor]]) => [id, tensor!.data as Float32Array]))
     return { hidden: data(passage.hidden), gradients: data(gradients), adapters }
   }
 
@@ -50,7 +61,8 @@ describe('a middle whose adapters drop out', () => {
     const all = await pass(['a', 'b', 'c'])
     for (const id of ['a', 'b', 'c']) {
       const alone = await pass([id])
-      for (const kind of ['hidden', 'gradients'] as const) expect(relativeError(all[kind].get(id)!, alone[kind].get(id)!), `${kind} of ${id}`).toBeLessThan(1e-5)
+      for (const kind of ['hidden', 'gradients'] as const)
+        expect(relativeError(all[kind].get(id)!, alone[kind].get(id)!), `${kind} of ${id}`).toBeLessThan(1e-5)
     }
   })
 

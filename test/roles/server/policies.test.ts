@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { takeBatch } from '../../../src/roles/server/batcher.ts'
 import { Barrier, type Timer } from '../../../src/roles/server/barrier.ts'
+import { takeBatch } from '../../../src/roles/server/batcher.ts'
 import { segments, type Rider } from '../../../src/roles/server/segments.ts'
 import { participants } from '../../../src/roles/server/turns.ts'
 
@@ -73,17 +73,21 @@ describe('segments', () => {
     .map(({ id, first, length, rows }): Rider => ({ id, first, end: first + length, rows }))
 
   it('carries every rider through each of its blocks exactly once and in order, within the budget', () => {
-    fc.assert(fc.property(fc.uniqueArray(rider, { selector: ({ id }) => id, maxLength: 8 }), fc.integer({ min: 1, max: 20 }), (riders, budget) => {
-      const plan = segments(riders, budget)
-      for (const { id, first, end } of riders) {
-        const ridden = plan.filter((segment) => segment.riders.includes(id)).flatMap((segment) => Array.from({ length: segment.end - segment.first }, (_, i) => segment.first + i))
-        expect(ridden).toEqual(Array.from({ length: end - first }, (_, i) => first + i))
-      }
-      for (const segment of plan) {
-        const rows = riders.filter(({ id }) => segment.riders.includes(id)).reduce((sum, { rows }) => sum + rows, 0)
-        expect(segment.riders.length === 1 || rows <= budget).toBe(true)
-      }
-    }))
+    fc.assert(
+      fc.property(fc.uniqueArray(rider, { selector: ({ id }) => id, maxLength: 8 }), fc.integer({ min: 1, max: 20 }), (riders, budget) => {
+        const plan = segments(riders, budget)
+        for (const { id, first, end } of riders) {
+          const ridden = plan.filter((segment) => segment.riders.includes(id)).flatMap((segment) =>
+            Array.from({ length: segment.end - segment.first }, (_, i) => segment.first + i)
+          )
+          expect(ridden).toEqual(Array.from({ length: end - first }, (_, i) => first + i))
+        }
+        for (const segment of plan) {
+          const rows = riders.filter(({ id }) => segment.riders.includes(id)).reduce((sum, { rows }) => sum + rows, 0)
+          expect(segment.riders.length === 1 || rows <= budget).toBe(true)
+        }
+      })
+    )
   })
 })
 

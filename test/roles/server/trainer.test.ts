@@ -27,20 +27,30 @@ function manualTimer (): Timer & { readonly expire: () => void } {
   return {
     after (_delayMs, callback) {
       pending.add(callback)
-      return () => { pending.delete(callback) }
+      return () => {
+        pending.delete(callback)
+      }
     },
-    expire () { for (const callback of [...pending]) callback() }
+    expire () {
+      for (const callback of [...pending]) callback()
+    }
   }
 }
 
 const stopping: AbortController[] = []
-afterEach(() => { for (const controller of stopping.splice(0)) controller.abort() })
+afterEach(() => {
+  for (const controller of stopping.splice(0)) controller.abort()
+})
 
 /** What gradients may sum up to. */
 const GREATEST_NORM = 12
 
 /** A trainer at work, whose model computes nothing, whose disk is `commit` and whose clients' gradients have these norms. */
-function training (charter: { minClients: number, strategy?: Charter['strategy'], passes?: number, clipsTogether?: boolean }, commit: (step: Commit) => Promise<void> = async () => {}, norms: Readonly<Record<string, number>> = {}) {
+function training (
+  charter: { minClients: number, strategy?: Charter['strategy'], passes?: number, clipsTogether?: boolean },
+  commit: (step: Commit) => Promise<void> = async () => {},
+  norms: Readonly<Record<string, number>> = {}
+) {
   const timer = manualTimer()
   const state = {
     round: 0,
@@ -54,7 +64,15 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
   /** What the middle was asked to do, in order. */
   const calls: string[] = []
   const middle = {
-    gradientSum: () => ({ gradients: new Map(), add: async () => { calls.push('add') }, [Symbol.dispose]: () => { calls.push('dispose') } }),
+    gradientSum: () => ({
+      gradients: new Map(),
+      add: async () => {
+        calls.push('add')
+      },
+      [Symbol.dispose]: () => {
+        calls.push('dispose')
+      }
+    }),
     forward: async (passengers: ReadonlyArray<{ id: string }>, seed: string) => {
       calls.push(`forward ${passengers.map(({ id }) => id).join()} ${seed}`)
       return {
@@ -62,7 +80,9 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
         adapterGradients: new Map([['norm', passengers.reduce((sum, { id }) => sum + (norms[id] ?? 0), 0)]]),
         takeGradients: () => new Map(),
         backward: async (answers: ReadonlyMap<string, unknown>) => new Map([...answers.keys()].map((peer) => [peer, []])),
-        free: () => { calls.push('free') }
+        free: () => {
+          calls.push('free')
+        }
       }
     }
   }
@@ -85,7 +105,13 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
       strategy: charter.strategy ?? 'client-batch',
       ends: { mode: 'personal' },
       limits: { maxClients: 8 },
-      training: { minClients: charter.minClients, roundDeadlineMs: 1000, gradientAccumulationSteps: charter.passes ?? 1, maxGradientNorm: 1, gradientNormScope: charter.clipsTogether === true ? 'global' : 'party' }
+      training: {
+        minClients: charter.minClients,
+        roundDeadlineMs: 1000,
+        gradientAccumulationSteps: charter.passes ?? 1,
+        maxGradientNorm: 1,
+        gradientNormScope: charter.clipsTogether === true ? 'global' : 'party'
+      }
     } as Charter,
     middle: middle as unknown as Middle,
     adapters: adapters as unknown as FederatedAdapters,
@@ -96,7 +122,20 @@ function training (charter: { minClients: number, strategy?: Charter['strategy']
   const controller = new AbortController()
   stopping.push(controller)
   const ended = trainer.run(controller.signal)
-  return { trainer, timer, state, adapters, calls, steps, coefficients, warn, stop: async () => { controller.abort(); await ended } }
+  return {
+    trainer,
+    timer,
+    state,
+    adapters,
+    calls,
+    steps,
+    coefficients,
+    warn,
+    stop: async () => {
+      controller.abort()
+      await ended
+    }
+  }
 }
 
 /** The round with this number, once it has begun. */
@@ -109,7 +148,8 @@ async function begun (trainer: Trainer, number: number): Promise<Round> {
 
 /** Sees a pass of a round through for these peers; more may have been there before the gradients. */
 async function answerPass (round: Round, pass: number, peers: readonly string[], before = peers): Promise<void> {
-  const inPass = async <T> (get: () => T | undefined): Promise<T> => await vi.waitFor(() => (round.pass === pass ? get() : undefined) ?? expect.fail())
+  const inPass = async <T>(get: () => T | undefined): Promise<T> =>
+    await vi.waitFor(() => (round.pass === pass ? get() : undefined) ?? expect.fail())
   const forward = await inPass(() => round.forward)
   for (const peer of before) forward.answer(peer, { lengths: [1], tensors: [] })
   const backward = await inPass(() => round.backward)
@@ -126,13 +166,17 @@ async function answer (round: Round, peers: readonly string[], passes = 1): Prom
 describe('Trainer', () => {
   it('tells of a step on the stream that a client has when it is durable', async () => {
     const { promise: written, resolve: write } = Promise.withResolvers<void>()
-    const { trainer } = training({ minClients: 1 }, async () => { await written })
+    const { trainer } = training({ minClients: 1 }, async () => {
+      await written
+    })
     const [before, after] = [stream(), stream()]
     trainer.members.enlist('a', span, before.channel)
     await answer(await begun(trainer, 0), ['a'])
     trainer.members.enlist('a', span, after.channel)
     write()
-    await vi.waitFor(() => { expect(after.told).toContain('step') })
+    await vi.waitFor(() => {
+      expect(after.told).toContain('step')
+    })
     expect(before.told).not.toContain('step')
   })
 
@@ -194,19 +238,27 @@ describe('Trainer', () => {
 
   it('undoes a step that cannot be written, and tries the round again', async () => {
     let failures = 0
-    const { trainer, adapters, state } = training({ minClients: 1 }, async () => { if (failures++ === 0) throw new Error('the disk is full') })
+    const { trainer, adapters, state } = training({ minClients: 1 }, async () => {
+      if (failures++ === 0) throw new Error('the disk is full')
+    })
     const a = stream()
     trainer.members.enlist('a', span, a.channel)
     const first = await begun(trainer, 0)
     await answer(first, ['a'])
-    await vi.waitFor(() => { expect(a.told).toContain('withdrawn') })
+    await vi.waitFor(() => {
+      expect(a.told).toContain('withdrawn')
+    })
     expect(adapters.revert).toHaveBeenCalledOnce()
     expect(a.told).not.toContain('step')
     trainer.members.enlist('a', span, a.channel)
-    const again = await vi.waitFor(() => trainer.current === undefined || trainer.current === first ? expect.fail() : trainer.current, { timeout: 5_000 })
+    const again = await vi.waitFor(() => trainer.current === undefined || trainer.current === first ? expect.fail() : trainer.current, {
+      timeout: 5_000
+    })
     expect(again.number).toBe(0)
     await answer(again, ['a'])
-    await vi.waitFor(() => { expect(state.round).toBe(1) })
+    await vi.waitFor(() => {
+      expect(state.round).toBe(1)
+    })
   })
 
   it('lets members go on in turn when one is done', async () => {
@@ -242,7 +294,9 @@ describe('a round of several passes', () => {
     await answerPass(round, 0, ['a', 'b'])
     await answerPass(round, 1, ['a'])
     ;(await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
-    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]]) })
+    await vi.waitFor(() => {
+      expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]])
+    })
     expect(b.told).toContain('left out')
     expect(warn).toHaveBeenCalledWith({ peer: 'b', round: 0 }, expect.stringContaining('far too large'))
   })
@@ -257,34 +311,45 @@ describe('a round of several passes', () => {
     timer.expire()
     await answerPass(round, 1, ['a'])
     ;(await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
-    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]]) })
+    await vi.waitFor(() => {
+      expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]])
+    })
     expect(calls.filter((call) => call.startsWith('forward'))).toEqual(['forward a,b round/0', 'forward a round/0/1'])
   })
 
-  it.each(['forward', 'backward', 'contribution'] as const)('begins anew without a client that vanishes after the first pass, before its %s, and tells it', async (missed) => {
-    const { trainer, timer, steps } = training({ minClients: 2, passes: 2 })
-    const [a, b] = [stream(), stream()]
-    trainer.members.enlist('a', span, a.channel)
-    trainer.members.enlist('b', span, b.channel)
-    const round = await begun(trainer, 0)
-    await answerPass(round, 0, ['a', 'b'])
-    await vi.waitFor(() => { expect(round.pass).toBe(1) })
-    if (missed === 'forward') {
-      round.forward.answer('a', { lengths: [1], tensors: [] })
-    } else {
-      await answerPass(round, 1, missed === 'contribution' ? ['a', 'b'] : ['a'], ['a', 'b'])
-      if (missed === 'contribution') (await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
+  it.each(['forward', 'backward', 'contribution'] as const)(
+    'begins anew without a client that vanishes after the first pass, before its %s, and tells it',
+    async (missed) => {
+      const { trainer, timer, steps } = training({ minClients: 2, passes: 2 })
+      const [a, b] = [stream(), stream()]
+      trainer.members.enlist('a', span, a.channel)
+      trainer.members.enlist('b', span, b.channel)
+      const round = await begun(trainer, 0)
+      await answerPass(round, 0, ['a', 'b'])
+      await vi.waitFor(() => {
+        expect(round.pass).toBe(1)
+      })
+      if (missed === 'forward') {
+        round.forward.answer('a', { lengths: [1], tensors: [] })
+      } else {
+        await answerPass(round, 1, missed === 'contribution' ? ['a', 'b'] : ['a'], ['a', 'b'])
+        if (missed === 'contribution') (await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
+      }
+      expect(round.waitingFor).toEqual(['b'])
+      timer.expire()
+      await vi.waitFor(() => {
+        expect(round.pass).toBe(0)
+      })
+      expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2)
+      expect(b.told.filter((kind) => kind === 'begin')).toHaveLength(1)
+      await answer(round, ['a'], 2)
+      await vi.waitFor(() => {
+        expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]])
+      })
+      expect(a.told).toContain('step')
+      expect(b.told).toContain('left out')
     }
-    expect(round.waitingFor).toEqual(['b'])
-    timer.expire()
-    await vi.waitFor(() => { expect(round.pass).toBe(0) })
-    expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2)
-    expect(b.told.filter((kind) => kind === 'begin')).toHaveLength(1)
-    await answer(round, ['a'], 2)
-    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]]) })
-    expect(a.told).toContain('step')
-    expect(b.told).toContain('left out')
-  })
+  )
 
   it('begins anew with a client that comes back after the first pass, but not without end', async () => {
     const { trainer, calls, steps } = training({ minClients: 2, passes: 2 })
@@ -294,13 +359,19 @@ describe('a round of several passes', () => {
     const round = await begun(trainer, 0)
     for (let returns = 1; returns <= 4; returns++) {
       await answerPass(round, 0, ['a', 'b'])
-      await vi.waitFor(() => { expect(round.pass).toBe(1) })
+      await vi.waitFor(() => {
+        expect(round.pass).toBe(1)
+      })
       round.fallBehind('b')
-      await vi.waitFor(() => { expect(round.pass).toBe(0) })
+      await vi.waitFor(() => {
+        expect(round.pass).toBe(0)
+      })
       expect(round.waitingFor).toEqual(returns <= 3 ? ['a', 'b'] : ['a'])
     }
     await answer(round, ['a'], 2)
-    await vi.waitFor(() => { expect(b.told).toContain('left out') })
+    await vi.waitFor(() => {
+      expect(b.told).toContain('left out')
+    })
     expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]])
     expect(calls.filter((call) => call === 'dispose')).toHaveLength(5)
   })
@@ -329,11 +400,15 @@ describe('a round in which all clip by one norm', () => {
   it('tells all of them one coefficient, and takes its own step with it', async () => {
     const { a, b, norms, contribute, coefficients, round } = await atNorms()
     await norms({ a: 3, b: 5 })
-    await vi.waitFor(() => { expect(a.told).toContain('coefficient 0.125') })
+    await vi.waitFor(() => {
+      expect(a.told).toContain('coefficient 0.125')
+    })
     expect(b.told).toContain('coefficient 0.125')
     expect([round.coefficientOf('a'), round.coefficientOf('c')]).toEqual([0.125, undefined])
     await contribute('a', 'b')
-    await vi.waitFor(() => { expect(coefficients).toEqual([0.125]) })
+    await vi.waitFor(() => {
+      expect(coefficients).toEqual([0.125])
+    })
   })
 
   it('leaves out a client that does not tell its norm in time', async () => {
@@ -343,7 +418,9 @@ describe('a round in which all clip by one norm', () => {
     expect(round.waitingFor).toEqual(['b'])
     timer.expire()
     await contribute('a')
-    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 1 }]]) })
+    await vi.waitFor(() => {
+      expect(steps).toEqual([[{ peer: 'a', tokens: 1 }]])
+    })
     expect(coefficients).toEqual([0.25])
     expect(calls.filter((call) => call.startsWith('forward'))).toEqual(['forward a,b round/0', 'forward a round/0'])
     expect(a.told).toContain('coefficient 0.25')
@@ -356,11 +433,15 @@ describe('a round in which all clip by one norm', () => {
     await contribute('a')
     if (how === 'leaves') trainer.withdraw('b')
     else timer.expire()
-    await vi.waitFor(() => { expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2) })
+    await vi.waitFor(() => {
+      expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2)
+    })
     expect(round.coefficientOf('a')).toBeUndefined()
     await norms({ a: 4 })
     await contribute('a')
-    await vi.waitFor(() => { expect(steps).toEqual([[{ peer: 'a', tokens: 1 }]]) })
+    await vi.waitFor(() => {
+      expect(steps).toEqual([[{ peer: 'a', tokens: 1 }]])
+    })
     expect(coefficients).toEqual([0.25])
     expect(a.told).toEqual(['begin', 'hidden', 'gradient', 'coefficient 0.125', 'begin', 'hidden', 'gradient', 'coefficient 0.25', 'step'])
     expect(b.told.filter((kind) => kind === 'begin')).toHaveLength(1)
@@ -371,10 +452,14 @@ describe('a round in which all clip by one norm', () => {
     await norms({ a: 4, b: 4 })
     await contribute('a')
     round.fallBehind('b')
-    await vi.waitFor(() => { expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2) })
+    await vi.waitFor(() => {
+      expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2)
+    })
     expect(round.participants).toEqual(['a', 'b'])
     await norms({ a: 1, b: 1 })
     await contribute('a', 'b')
-    await vi.waitFor(() => { expect(coefficients).toEqual([0.5]) })
+    await vi.waitFor(() => {
+      expect(coefficients).toEqual([0.5])
+    })
   })
 })

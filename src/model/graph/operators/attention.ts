@@ -19,15 +19,25 @@ const rotaryOperator: Operator<RotaryAttributes> = {
   infer ([x, positions, cos, sin]) {
     requireDType('rotaryEmbedding', positions!, 'int64')
     if (x!.shape.length !== 3 || positions!.shape.length !== 2 || cos!.shape.length !== 2 || sin!.shape.length !== 2) {
-      throw new GraphError(`rotaryEmbedding cannot turn ${format(x!.shape)} at ${format(positions!.shape)}`, 'x is [batch, seq, heads * headDim], positions [batch, seq], the tables [positions, rotaryDim / 2]')
+      throw new GraphError(
+        `rotaryEmbedding cannot turn ${format(x!.shape)} at ${format(positions!.shape)}`,
+        'x is [batch, seq, heads * headDim], positions [batch, seq], the tables [positions, rotaryDim / 2]'
+      )
     }
     return [x!]
   },
   emit ({ inputs, outputs: [y], attributes: { heads, rotaryDim = 0, interleaved = false } }, emitter) {
-    emitter.node('RotaryEmbedding', inputs.map(emitter.name), [emitter.name(y!)], { num_heads: { i: heads }, rotary_embedding_dim: { i: rotaryDim }, interleaved: { i: Number(interleaved) } }, MICROSOFT)
+    emitter.node('RotaryEmbedding', inputs.map(emitter.name), [emitter.name(y!)], {
+      num_heads: { i: heads },
+      rotary_embedding_dim: { i: rotaryDim },
+      interleaved: { i: Number(interleaved) }
+    }, MICROSOFT)
   },
   // The inverse of a rotation turns the other way.
-  vjp: ({ inputs: [, positions, cos, sin], attributes }, [g]) => [rotaryEmbedding(g!, positions!, cos!, neg(sin!), attributes), undefined, undefined, undefined]
+  vjp: (
+    { inputs: [, positions, cos, sin], attributes },
+    [g]
+  ) => [rotaryEmbedding(g!, positions!, cos!, neg(sin!), attributes), undefined, undefined, undefined]
 }
 
 /**
@@ -69,7 +79,10 @@ const groupQueryAttentionOperator: Operator<GroupQueryAttentionAttributes> = {
   infer ([query, , , pastKey, pastValue, seqlensK, totalLength], { presentLength }) {
     requireDType('groupQueryAttention', seqlensK!, 'int32')
     requireDType('groupQueryAttention', totalLength!, 'int32')
-    const present = (past: Value) => ({ dtype: past.dtype, shape: presentLength === undefined ? past.shape : past.shape.with(2, presentLength) })
+    const present = (past: Value) => ({
+      dtype: past.dtype,
+      shape: presentLength === undefined ? past.shape : past.shape.with(2, presentLength)
+    })
     return [query!, present(pastKey!), present(pastValue!)]
   },
   emit ({ inputs, outputs, attributes: { heads, kvHeads, scale, localWindow } }, emitter) {
@@ -83,8 +96,19 @@ const groupQueryAttentionOperator: Operator<GroupQueryAttentionAttributes> = {
 }
 
 /** Causal attention over a key/value cache, rows at positions of their own. For inference: it has no derivative. */
-export function groupQueryAttention (inputs: GroupQueryAttentionInputs, attributes: GroupQueryAttentionAttributes): { output: Value, presentKey: Value, presentValue: Value } {
+export function groupQueryAttention (
+  inputs: GroupQueryAttentionInputs,
+  attributes: GroupQueryAttentionAttributes
+): { output: Value, presentKey: Value, presentValue: Value } {
   const { query, key, value, pastKey, pastValue, seqlensK, totalLength } = inputs
-  const [output, presentKey, presentValue] = apply(groupQueryAttentionOperator, query.graph, [query, key, value, pastKey, pastValue, seqlensK, totalLength], attributes)
+  const [output, presentKey, presentValue] = apply(groupQueryAttentionOperator, query.graph, [
+    query,
+    key,
+    value,
+    pastKey,
+    pastValue,
+    seqlensK,
+    totalLength
+  ], attributes)
   return { output: output!, presentKey: presentKey!, presentValue: presentValue! }
 }

@@ -18,7 +18,7 @@ function unary (name: string, opType: string, rule: ((g: Value, x: Value, y: Val
     emit: onnx(opType),
     vjp: ({ inputs: [x], outputs: [y] }, [g]) => [rule === 'flat' ? undefined : rule(g!, x!, y!)]
   }
-  return x => applyOne(operator, [x], null)
+  return (x) => applyOne(operator, [x], null)
 }
 
 /** An operator on the elements of two values that broadcast. */
@@ -44,8 +44,8 @@ function operands (name: string, a: Operand, b: Operand): [Value, Value] {
   throw new GraphError(`${name} takes at least one value`, 'compute constants in TypeScript')
 }
 
-export const add = binary('add', 'Add', g => [g, g])
-export const sub = binary('sub', 'Sub', g => [g, neg(g)])
+export const add = binary('add', 'Add', (g) => [g, g])
+export const sub = binary('sub', 'Sub', (g) => [g, neg(g)])
 export const mul = binary('mul', 'Mul', (g, [a, b]) => [mul(g, b!), mul(g, a!)])
 export const div = binary('div', 'Div', (g, [, b], y) => [div(g, b!), neg(div(mul(g, y), b!))])
 export const maximum = binary('maximum', 'Max', (g, [a, b]) => [where(less(a!, b!), zerosLike(g), g), where(less(a!, b!), g, zerosLike(g))])
@@ -56,7 +56,7 @@ export const less = binary('less', 'Less', 'flat', 'bool')
 export const greater = binary('greater', 'Greater', 'flat', 'bool')
 export const greaterOrEqual = binary('greaterOrEqual', 'GreaterOrEqual', 'flat', 'bool')
 
-export const neg = unary('neg', 'Neg', g => neg(g))
+export const neg = unary('neg', 'Neg', (g) => neg(g))
 export const exp = unary('exp', 'Exp', (g, _, y) => mul(g, y))
 export const log = unary('log', 'Log', (g, x) => div(g, x))
 export const sqrt = unary('sqrt', 'Sqrt', (g, _, y) => div(mul(g, 0.5), y))

@@ -1,6 +1,6 @@
+import type { DType } from '../../../tensor.ts'
 import { GraphError } from '../errors.ts'
 import type { Dim, Graph, Value } from '../graph.ts'
-import type { DType } from '../../../tensor.ts'
 import { apply, applyOne, onnx, positiveAxis, requireDType, type Operator } from '../operator.ts'
 import { addDims, format } from '../shapes.ts'
 import { cast, sub } from './elementwise.ts'
@@ -16,18 +16,21 @@ const gatherOperator: Operator<{ axis: number }> = {
   vjp ({ inputs: [x, indices], attributes: { axis } }, [g]) {
     const rank = indices!.shape.length
     const target = x!.shape.map((_, i) => i)
-    const toFront = [axis, ...target.filter(i => i !== axis)]
-    const fromFront = target.map(i => toFront.indexOf(i))
+    const toFront = [axis, ...target.filter((i) => i !== axis)]
+    const fromFront = target.map((i) => toFront.indexOf(i))
     const source = g!.shape.map((_, i) => i)
     const indexed = source.slice(axis, axis + rank)
-    const gradient = move(g!, [...indexed, ...source.filter(i => !indexed.includes(i))])
+    const gradient = move(g!, [...indexed, ...source.filter((i) => !indexed.includes(i))])
     return [move(scatterAdd(move(x!, toFront), indices!, gradient), fromFront), undefined]
   }
 }
 
 const move = (x: Value, permutation: readonly number[]) => permutation.every((axis, i) => axis === i) ? x : transpose(x, permutation)
 
-/** The slices of x at integer indices (negative ones count from the end) along an axis, which the axes of `indices` replace. Repeated indices add up in its derivative. */
+/**
+ * The slices of x at integer indices (negative ones count from the end) along an axis, which the axes of `indices` replace. Repeated
+ * indices add up in its derivative.
+ */
 export function gather (x: Value, indices: Value, axis = 0): Value {
   return applyOne(gatherOperator, [x, indices], { axis: positiveAxis(x.shape, axis) })
 }
@@ -43,7 +46,10 @@ const scatterAddOperator: Operator<null> = {
   emit ({ inputs: [base, indices, updates], outputs: [y] }, emitter) {
     emitter.node('ScatterND', [base!, indices!, updates!].map(emitter.name), [emitter.name(y!)], { reduction: { s: 'add' } })
   },
-  vjp: ({ inputs: [, indices, updates] }, [g]) => [g, undefined, gather(g!, reshape(indices!, updates!.shape.slice(0, indices!.shape.length - 1)), 0)]
+  vjp: (
+    { inputs: [, indices, updates] },
+    [g]
+  ) => [g, undefined, gather(g!, reshape(indices!, updates!.shape.slice(0, indices!.shape.length - 1)), 0)]
 }
 
 /** Zeros of the shape of `like` [rows, ...] plus `updates` [...indices.shape, ...] added at row `indices`. */
@@ -88,7 +94,8 @@ const gatherElementsOperator: Operator<{ axis: number }> = {
   name: 'gatherElements',
   infer ([x, indices]) {
     requireDType('gatherElements', indices!, 'int32', 'int64')
-    if (x!.shape.length !== indices!.shape.length) throw new GraphError(`gatherElements cannot index ${format(x!.shape)} by ${format(indices!.shape)}`, 'the ranks must agree')
+    if (x!.shape.length !== indices!.shape.length)
+      throw new GraphError(`gatherElements cannot index ${format(x!.shape)} by ${format(indices!.shape)}`, 'the ranks must agree')
     return [{ dtype: x!.dtype, shape: indices!.shape }]
   },
   emit: onnx('GatherElements', ({ axis }) => ({ axis: { i: axis } })),
@@ -126,7 +133,7 @@ const sliceOperator: Operator<{ axis: number, start: number, end: number | null,
   infer: ([x], { axis, dim }) => [{ dtype: x!.dtype, shape: x!.shape.with(axis, dim) }],
   emit ({ inputs: [x], outputs: [y], attributes: { axis, start, end } }, emitter) {
     const [from, to, along] = [BigInt(start), end === null ? 2n ** 63n - 1n : BigInt(end), BigInt(axis)]
-      .map(value => emitter.constant({ dtype: 'int64', shape: [1], data: BigInt64Array.of(value) }))
+      .map((value) => emitter.constant({ dtype: 'int64', shape: [1], data: BigInt64Array.of(value) }))
     emitter.node('Slice', [emitter.name(x!), from!, to!, along!], [emitter.name(y!)])
   },
   vjp ({ inputs: [x], attributes: { axis, start, end } }, [g]) {
@@ -142,7 +149,10 @@ export function slice (x: Value, axis: number, start: number, end?: number): Val
   const along = positiveAxis(x.shape, axis)
   const length = x.shape[along]!
   if (start < 0 || (end !== undefined && end < start) || (typeof length === 'number' && (end ?? start) > length)) {
-    throw new GraphError(`slice cannot take ${start} to ${end ?? 'the end'} of axis ${along} of ${format(x.shape)}`, 'bounds count from 0 and lie within the axis')
+    throw new GraphError(
+      `slice cannot take ${start} to ${end ?? 'the end'} of axis ${along} of ${format(x.shape)}`,
+      'bounds count from 0 and lie within the axis'
+    )
   }
   const dim = end === undefined ? addDims(length, -start) : end - start
   return applyOne(sliceOperator, [x], { axis: along, start, end: end ?? null, dim })

@@ -25,15 +25,16 @@ export function size (graph: Graph, dim: Dim): Value {
   if (typeof dim === 'number') return graph.constant(int64s([dim]))
   if (isAnyShape([dim])) throw new GraphError('a value of any shape has no size that is known', 'declare its input with a shape')
   const holder = graph.holderOf(dim)
-  if (holder === undefined) throw new GraphError(`nothing in the graph has the size ${dim}`, 'declare an input that has it, or name it in one size of a reshape')
+  if (holder === undefined)
+    throw new GraphError(`nothing in the graph has the size ${dim}`, 'declare an input that has it, or name it in one size of a reshape')
   const held = graph.inputName(holder) === undefined
   return apply(sizeOperator, graph, held ? [holder] : [], { dim, held })[0]!
 }
 
 /** A shape as an int64 tensor of shape [rank]. */
 function shapeTensor (graph: Graph, shape: readonly Dim[]): Value {
-  if (shape.every(dim => typeof dim === 'number')) return graph.constant(int64s(shape))
-  return concat(shape.map(dim => size(graph, dim)), 0)
+  if (shape.every((dim) => typeof dim === 'number')) return graph.constant(int64s(shape))
+  return concat(shape.map((dim) => size(graph, dim)), 0)
 }
 
 const zerosLikeOperator: Operator<null> = {
@@ -42,7 +43,9 @@ const zerosLikeOperator: Operator<null> = {
   // Not ConstantOfShape, for which onnxruntime has no WebGPU kernel. Its Expand on CPU repeats rows faster than scalars.
   emit ({ inputs: [x], outputs: [y] }, emitter) {
     const [shape, row] = [emitter.fresh(), x!.shape.at(-1)]
-    const zeros = typeof row === 'number' ? emitter.constant(tensor('float32', [row], new Float32Array(row))) : emitter.name(x!.graph.scalar(0))
+    const zeros = typeof row === 'number'
+      ? emitter.constant(tensor('float32', [row], new Float32Array(row)))
+      : emitter.name(x!.graph.scalar(0))
     const typed = x!.dtype === 'float32' ? zeros : emitter.fresh()
     if (typed !== zeros) emitter.node('Cast', [zeros], [typed], { to: { dtype: x!.dtype } })
     emitter.node('Shape', [emitter.name(x!)], [shape])
@@ -66,7 +69,8 @@ const expandOperator: Operator<{ shape: readonly Dim[] }> = {
 /** Repeats a value along axes of size 1, and along new leading axes. */
 export function expand (x: Value, shape: readonly Dim[]): Value {
   if (sameShape(x.shape, shape)) return x
-  if (!sameShape(broadcastShapes('expand', x.shape, shape), shape)) throw new GraphError(`expand cannot turn ${format(x.shape)} into ${format(shape)}`, 'only axes of size 1 can be repeated')
+  if (!sameShape(broadcastShapes('expand', x.shape, shape), shape))
+    throw new GraphError(`expand cannot turn ${format(x.shape)} into ${format(shape)}`, 'only axes of size 1 can be repeated')
   return applyOne(expandOperator, [x, shapeTensor(x.graph, shape)], { shape })
 }
 
@@ -83,7 +87,9 @@ const reshapeOperator: Operator<{ shape: readonly Dim[] }> = {
  */
 export function reshape (x: Value, shape: readonly Dim[]): Value {
   if (sameShape(x.shape, shape)) return x
-  if (shape.every(dim => typeof dim === 'number') && x.shape.every(dim => typeof dim === 'number') && product(shape) !== product(x.shape)) {
+  if (
+    shape.every((dim) => typeof dim === 'number') && x.shape.every((dim) => typeof dim === 'number') && product(shape) !== product(x.shape)
+  ) {
     throw new GraphError(`reshape cannot turn ${format(x.shape)} into ${format(shape)}`, 'both must hold as many elements')
   }
   return applyOne(reshapeOperator, [x, reshapeTarget(x, shape)], { shape })
@@ -92,14 +98,14 @@ export function reshape (x: Value, shape: readonly Dim[]): Value {
 /** ONNX's target: 0 copies the size on the same axis, -1 is what the others leave; further symbolic sizes are read at run time. */
 function reshapeTarget (x: Value, shape: readonly Dim[]): Value {
   const open = shape.flatMap((dim, axis) => typeof dim === 'string' && dim !== x.shape[axis] ? [axis] : [])
-  const inferred = open.find(axis => x.graph.holderOf(shape[axis] as string) === undefined) ?? open.at(-1)
+  const inferred = open.find((axis) => x.graph.holderOf(shape[axis] as string) === undefined) ?? open.at(-1)
   const parts = shape.map((dim, axis) => {
     if (axis === inferred) return -1
     if (typeof dim === 'number') return dim
     return open.includes(axis) ? size(x.graph, dim) : 0
   })
-  if (parts.every(part => typeof part === 'number')) return x.graph.constant(int64s(parts))
-  return concat(parts.map(part => typeof part === 'number' ? x.graph.constant(int64s([part])) : part), 0)
+  if (parts.every((part) => typeof part === 'number')) return x.graph.constant(int64s(parts))
+  return concat(parts.map((part) => typeof part === 'number' ? x.graph.constant(int64s([part])) : part), 0)
 }
 
 function product (shape: readonly Dim[]): number {
@@ -108,7 +114,7 @@ function product (shape: readonly Dim[]): number {
 
 const transposeOperator: Operator<{ permutation: readonly number[] }> = {
   name: 'transpose',
-  infer: ([x], { permutation }) => [{ dtype: x!.dtype, shape: permutation.map(axis => x!.shape[axis]!) }],
+  infer: ([x], { permutation }) => [{ dtype: x!.dtype, shape: permutation.map((axis) => x!.shape[axis]!) }],
   emit: onnx('Transpose', ({ permutation }) => ({ perm: { ints: permutation } })),
   vjp: ({ attributes: { permutation } }, [g]) => [transpose(g!, permutation.map((_, axis) => permutation.indexOf(axis)))]
 }
@@ -125,7 +131,7 @@ const concatOperator: Operator<{ axis: number, dim: Dim }> = {
   name: 'concat',
   infer: ([x], { axis, dim }) => [{ dtype: x!.dtype, shape: x!.shape.with(axis, dim) }],
   emit: onnx('Concat', ({ axis }) => ({ axis: { i: axis } })),
-  vjp: ({ inputs, attributes: { axis } }, [g]) => split(g!, inputs.map(x => x.shape[axis]!), axis)
+  vjp: ({ inputs, attributes: { axis } }, [g]) => split(g!, inputs.map((x) => x.shape[axis]!), axis)
 }
 
 /** Joins values along an axis; `dim` names the size of the result where the parts are symbolic (`a+b` unless given). */
@@ -134,14 +140,18 @@ export function concat (parts: readonly Value[], axis: number, dim?: Dim): Value
   if (first === undefined) throw new GraphError('concat needs a value', 'give at least one')
   if (rest.length === 0) return first
   const along = positiveAxis(first.shape, axis)
-  const misfit = rest.find(part => part.dtype !== first.dtype || !sameShape(part.shape.with(along, 1), first.shape.with(along, 1)))
-  if (misfit !== undefined) throw new GraphError(`concat cannot join ${format(first.shape)} and ${format(misfit.shape)} along axis ${along}`, 'the other axes must agree')
-  return applyOne(concatOperator, [first, ...rest], { axis: along, dim: dim ?? addDims(...parts.map(part => part.shape[along]!)) })
+  const misfit = rest.find((part) => part.dtype !== first.dtype || !sameShape(part.shape.with(along, 1), first.shape.with(along, 1)))
+  if (misfit !== undefined)
+    throw new GraphError(
+      `concat cannot join ${format(first.shape)} and ${format(misfit.shape)} along axis ${along}`,
+      'the other axes must agree'
+    )
+  return applyOne(concatOperator, [first, ...rest], { axis: along, dim: dim ?? addDims(...parts.map((part) => part.shape[along]!)) })
 }
 
 const splitOperator: Operator<{ axis: number, sizes: readonly Dim[] }> = {
   name: 'split',
-  infer: ([x], { axis, sizes }) => sizes.map(size => ({ dtype: x!.dtype, shape: x!.shape.with(axis, size) })),
+  infer: ([x], { axis, sizes }) => sizes.map((size) => ({ dtype: x!.dtype, shape: x!.shape.with(axis, size) })),
   emit: onnx('Split', ({ axis }) => ({ axis: { i: axis } })),
   vjp ({ inputs: [x], outputs, attributes: { axis } }, gradients) {
     return [concat(outputs.map((output, i) => gradients[i] ?? zerosLike(output)), axis, x!.shape[axis]), undefined]
@@ -152,7 +162,7 @@ const splitOperator: Operator<{ axis: number, sizes: readonly Dim[] }> = {
 export function split (x: Value, sizes: readonly Dim[], axis: number, lengths?: Value): readonly Value[] {
   if (sizes.length === 1) return [x]
   const along = positiveAxis(x.shape, axis)
-  if (typeof x.shape[along] === 'number' && sizes.every(size => typeof size === 'number') && addDims(...sizes) !== x.shape[along]) {
+  if (typeof x.shape[along] === 'number' && sizes.every((size) => typeof size === 'number') && addDims(...sizes) !== x.shape[along]) {
     throw new GraphError(`split cannot cut ${format(x.shape)} into ${format(sizes)} along axis ${along}`, 'the parts must add up')
   }
   return apply(splitOperator, x.graph, [x, lengths ?? shapeTensor(x.graph, sizes)], { axis: along, sizes })
@@ -210,7 +220,7 @@ export function reduceSum (x: Value, axes: readonly number[] | 'all' = 'all', ke
 }
 
 export function reduceAttributes (x: Value, axes: readonly number[] | 'all', keepDims: boolean): ReduceAttributes {
-  return { axes: axes === 'all' ? null : axes.map(axis => positiveAxis(x.shape, axis)), keepDims }
+  return { axes: axes === 'all' ? null : axes.map((axis) => positiveAxis(x.shape, axis)), keepDims }
 }
 
 /** The derivative of broadcasting: sums a gradient over the axes that were repeated to reach its shape. */

@@ -12,7 +12,10 @@ const crossEntropyOperator: Operator<null> = {
   infer ([logits, targets, logNormalizer, chosen]) {
     requireDType('crossEntropy', targets!, 'int32', 'int64')
     if (logits!.shape.length !== 2 || !sameShape(targets!.shape, logits!.shape.slice(0, 1))) {
-      throw new GraphError(`crossEntropy cannot compare ${format(logits!.shape)} with ${format(targets!.shape)}`, 'logits are [rows, vocabulary], targets [rows]')
+      throw new GraphError(
+        `crossEntropy cannot compare ${format(logits!.shape)} with ${format(targets!.shape)}`,
+        'logits are [rows, vocabulary], targets [rows]'
+      )
     }
     return [{ dtype: logNormalizer!.dtype, shape: chosen!.shape }]
   },
@@ -22,7 +25,12 @@ const crossEntropyOperator: Operator<null> = {
   // softmax - one-hot, in two passes over the logits; the parts' own rules would take four.
   vjp ({ inputs: [logits, targets] }, [g]) {
     const column = reshape(g!, [g!.shape[0]!, 1])
-    return [scatterElements(mul(softmax(logits!), column), reshape(targets!, column.shape), neg(column), 1), undefined, undefined, undefined]
+    return [
+      scatterElements(mul(softmax(logits!), column), reshape(targets!, column.shape), neg(column), 1),
+      undefined,
+      undefined,
+      undefined
+    ]
   }
 }
 

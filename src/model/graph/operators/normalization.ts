@@ -8,7 +8,10 @@ import { reduceMean } from './reduction.ts'
 
 function requireWeight (name: string, x: Value, weight: Value): void {
   if (weight.shape.length !== 1 || weight.shape[0] !== x.shape.at(-1) || weight.dtype !== x.dtype) {
-    throw new GraphError(`${name} cannot scale ${x.dtype} ${format(x.shape)} by ${weight.dtype} ${format(weight.shape)}`, 'the weight has one element for each on the last axis')
+    throw new GraphError(
+      `${name} cannot scale ${x.dtype} ${format(x.shape)} by ${weight.dtype} ${format(weight.shape)}`,
+      'the weight has one element for each on the last axis'
+    )
   }
 }
 
@@ -34,7 +37,10 @@ function inverseRms (x: Value, epsilon: number): Value {
   return reciprocal(sqrt(add(reduceMean(mul(x, x), [-1], true), epsilon)))
 }
 
-/** Root mean square normalisation over the last axis (https://arxiv.org/abs/1910.07467): the result, and 1/rms [..., 1] for those who save it. */
+/**
+ * Root mean square normalisation over the last axis (https://arxiv.org/abs/1910.07467): the result, and 1/rms [..., 1] for those who save
+ * it.
+ */
 export function rmsNorm (x: Value, weight: Value, epsilon: number): { output: Value, inverseRms: Value } {
   return { output: applyOne(rmsNormOperator, [x, weight], { epsilon }), inverseRms: inverseRms(x, epsilon) }
 }
@@ -49,11 +55,15 @@ const layerNormOperator: Operator<{ epsilon: number }> = {
   },
   emit ({ inputs, outputs: [y, mean, inverse], attributes: { epsilon } }, emitter) {
     const statistics = emitter.uses(mean!) || emitter.uses(inverse!) ? [emitter.name(mean!), emitter.name(inverse!)] : []
-    emitter.node('LayerNormalization', inputs.map(emitter.name), [emitter.name(y!), ...statistics], { axis: { i: -1 }, epsilon: { f: epsilon } })
+    emitter.node('LayerNormalization', inputs.map(emitter.name), [emitter.name(y!), ...statistics], {
+      axis: { i: -1 },
+      epsilon: { f: epsilon }
+    })
   },
   // With h = (x - mean) / deviation: dx = (g w - mean(g w) - h mean(g w h)) / deviation.
   vjp ({ inputs: [x, weight, bias], outputs: [, mean, inverse] }, [g, gMean, gInverse]) {
-    if (g === undefined || gMean !== undefined || gInverse !== undefined) throw new GraphError('layerNorm has no derivative for its statistics', 'compute them from x where they matter')
+    if (g === undefined || gMean !== undefined || gInverse !== undefined)
+      throw new GraphError('layerNorm has no derivative for its statistics', 'compute them from x where they matter')
     const normalized = mul(sub(x!, mean!), inverse!)
     const scaled = mul(g, weight!)
     const centered = sub(scaled, reduceMean(scaled, [-1], true))

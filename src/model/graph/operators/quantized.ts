@@ -1,7 +1,9 @@
 // Products with block-quantised matrices, in the layout of onnxruntime's MatMulNBits
-// (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits): each row of W [out, in] is cut into
+// (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits): each row of W [out, in] is cut
+// into
 // blocks of `blockSize` elements, the last one filled up with zeros. A block has one float32 scale, and a code for each element that stands
-// for (code - 2^(bits-1)) * scale. Codes are uint8 [out, blocks, blockSize * bits / 8]; of two 4-bit ones in a byte the first has the low half.
+// for (code - 2^(bits-1)) * scale. Codes are uint8 [out, blocks, blockSize * bits / 8]; of two 4-bit ones in a byte the first has the low
+// half.
 import { tensor, type Tensor } from '../../../tensor.ts'
 import { MICROSOFT, type Emitter } from '../emitter.ts'
 import { GraphError } from '../errors.ts'
@@ -31,7 +33,10 @@ interface MatrixAttributes extends Quantization {
 }
 
 /** The types of a quantised matrix [outputSize, inputSize]. */
-export function quantizedTypes<D extends Dim> ([outputSize, inputSize]: readonly [D, number], { bits, blockSize }: Quantization): Record<keyof QuantizedMatrix, ValueType & { readonly shape: ReadonlyArray<D | number> }> {
+export function quantizedTypes<D extends Dim> (
+  [outputSize, inputSize]: readonly [D, number],
+  { bits, blockSize }: Quantization
+): Record<keyof QuantizedMatrix, ValueType & { readonly shape: ReadonlyArray<D | number> }> {
   const blocks = Math.ceil(inputSize / blockSize)
   return {
     codes: { dtype: 'uint8', shape: [outputSize, blocks, blockSize * bits / 8] },
@@ -40,14 +45,20 @@ export function quantizedTypes<D extends Dim> ([outputSize, inputSize]: readonly
 }
 
 /**
- * Rounds each element of w [out, in] to the nearest of its block's 2^bits steps. The element farthest from zero becomes the lowest code exactly,
+ * Rounds each element of w [out, in] to the nearest of its block's 2^bits steps. The element farthest from zero becomes the lowest code
+ * exactly,
  * so that no other is off by more than one step, and by more than half only when it is as large with the opposite sign.
  */
 export function quantize (w: Value, { bits, blockSize }: Quantization): QuantizedMatrix {
   const [outputSize, inputSize] = w.shape as readonly [number, number]
-  const { codes: { shape: codesShape }, scales: { shape: scalesShape } } = quantizedTypes<number>([outputSize, inputSize], { bits, blockSize })
+  const { codes: { shape: codesShape }, scales: { shape: scalesShape } } = quantizedTypes<number>([outputSize, inputSize], {
+    bits,
+    blockSize
+  })
   const missing = scalesShape[1]! * blockSize - inputSize
-  const whole = missing === 0 ? w : concat([w, expand(w.graph.constant(tensor('float32', [1, missing], new Float32Array(missing))), [outputSize, missing])], 1)
+  const whole = missing === 0
+    ? w
+    : concat([w, expand(w.graph.constant(tensor('float32', [1, missing], new Float32Array(missing))), [outputSize, missing])], 1)
   const blocks = reshape(whole, [...scalesShape, blockSize])
 
   const half = 2 ** (bits - 1)
@@ -70,24 +81,38 @@ function rowsOf (name: string, { codes, scales }: QuantizedMatrix, attributes: M
   const rows = codes.shape[0]!
   const wanted = quantizedTypes([rows, attributes.inputSize], attributes)
   if (sameShape(codes.shape, wanted.codes.shape) && sameShape(scales.shape, wanted.scales.shape)) return rows
-  throw new GraphError(`${name} cannot read codes ${format(codes.shape)} with scales ${format(scales.shape)} as ${attributes.bits}-bit blocks of ${attributes.blockSize} along ${attributes.inputSize} columns`, 'take the shapes from quantizedTypes')
+  throw new GraphError(
+    `${name} cannot read codes ${format(codes.shape)} with scales ${
+      format(scales.shape)
+    } as ${attributes.bits}-bit blocks of ${attributes.blockSize} along ${attributes.inputSize} columns`,
+    'take the shapes from quantizedTypes'
+  )
 }
 
 const dequantizeOperator: Operator<MatrixAttributes> = {
   name: 'dequantize',
-  infer: ([codes, scales], attributes) => [{ dtype: 'float32', shape: [rowsOf('dequantize', { codes: codes!, scales: scales! }, attributes), attributes.inputSize] }],
-  // DequantizeLinear by whole rows, one block each: on CPU twice as fast as with a block size along the last axis, and seven times GatherBlockQuantized.
+  infer: (
+    [codes, scales],
+    attributes
+  ) => [{ dtype: 'float32', shape: [rowsOf('dequantize', { codes: codes!, scales: scales! }, attributes), attributes.inputSize] }],
+  // DequantizeLinear by whole rows, one block each: on CPU twice as fast as with a block size along the last axis, and seven times
+  // GatherBlockQuantized.
   emit ({ inputs: [codes, scales], outputs: [w], attributes: { bits, blockSize, inputSize } }, emitter) {
     const width = scales!.shape[1] as number * blockSize
     const node = nodes(emitter)
     const bytes = bits === 8 ? emitter.name(codes!) : unpacked(emitter.name(codes!), emitter)
     const blockScales = node('Reshape', [emitter.name(scales!), emitter.constant(int64s([-1]))])
     const zeros = node('Expand', [emitter.constant(uint8([1], 2 ** (bits - 1))), node('Shape', [blockScales])])
-    const elements = node('DequantizeLinear', [node('Reshape', [bytes, emitter.constant(int64s([-1, blockSize]))]), blockScales, zeros], { axis: { i: 0 } })
+    const elements = node('DequantizeLinear', [node('Reshape', [bytes, emitter.constant(int64s([-1, blockSize]))]), blockScales, zeros], {
+      axis: { i: 0 }
+    })
     const whole = inputSize === width
     const matrix = whole ? emitter.name(w!) : emitter.fresh()
     emitter.node('Reshape', [elements, emitter.constant(int64s([-1, width]))], [matrix])
-    if (!whole) emitter.node('Slice', [matrix, emitter.constant(int64s([0])), emitter.constant(int64s([inputSize])), emitter.constant(int64s([1]))], [emitter.name(w!)])
+    if (!whole)
+      emitter.node('Slice', [matrix, emitter.constant(int64s([0])), emitter.constant(int64s([inputSize])), emitter.constant(int64s([1]))], [
+        emitter.name(w!)
+      ])
   }
 }
 
@@ -120,8 +145,10 @@ export function dequantize ({ codes, scales }: QuantizedMatrix, attributes: Matr
 
 export interface QuantizedMatmulAttributes extends MatrixAttributes {
   /**
-   * What onnxruntime may round x to while it multiplies: nothing, or 8-bit blocks of its own, as most engines do when they generate. Only with
-   * codes that are fixed when the program is compiled does CPU compute on them as they are; from inputs it dequantises the matrix in every run.
+   * What onnxruntime may round x to while it multiplies: nothing, or 8-bit blocks of its own, as most engines do when they generate. Only
+   * with
+   * codes that are fixed when the program is compiled does CPU compute on them as they are; from inputs it dequantises the matrix in every
+   * run.
    */
   readonly activations: 'float32' | 'int8'
 }
@@ -133,15 +160,26 @@ const quantizedMatmulOperator: Operator<QuantizedMatmulAttributes> = {
   name: 'quantizedMatmul',
   infer ([x, codes, scales], attributes) {
     requireDType('quantizedMatmul', x!, 'float32')
-    if (x!.shape.at(-1) !== attributes.inputSize) throw new GraphError(`quantizedMatmul cannot multiply ${format(x!.shape)} by a matrix of ${attributes.inputSize} columns`, 'the last axis of x must be as long')
+    if (x!.shape.at(-1) !== attributes.inputSize)
+      throw new GraphError(
+        `quantizedMatmul cannot multiply ${format(x!.shape)} by a matrix of ${attributes.inputSize} columns`,
+        'the last axis of x must be as long'
+      )
     return [{ dtype: 'float32', shape: x!.shape.with(-1, rowsOf('quantizedMatmul', { codes: codes!, scales: scales! }, attributes)) }]
   },
   emit ({ inputs, outputs: [y], attributes: { bits, blockSize, inputSize, activations } }, emitter) {
     emitter.node('MatMulNBits', inputs.map(emitter.name), [emitter.name(y!)], {
-      K: { i: inputSize }, N: { i: y!.shape.at(-1) as number }, bits: { i: bits }, block_size: { i: blockSize }, accuracy_level: { i: ACCURACY_LEVEL[activations] }
+      K: { i: inputSize },
+      N: { i: y!.shape.at(-1) as number },
+      bits: { i: bits },
+      block_size: { i: blockSize },
+      accuracy_level: { i: ACCURACY_LEVEL[activations] }
     }, MICROSOFT)
   },
-  vjp: ({ inputs: [, codes, scales], attributes }, [g]) => [matmul(g!, dequantize({ codes: codes!, scales: scales! }, attributes)), undefined, undefined]
+  vjp: (
+    { inputs: [, codes, scales], attributes },
+    [g]
+  ) => [matmul(g!, dequantize({ codes: codes!, scales: scales! }, attributes)), undefined, undefined]
 }
 
 /** x [..., in] times the transpose of a quantised matrix: [..., out]. The matrix gets no gradient. */

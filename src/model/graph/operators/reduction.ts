@@ -1,13 +1,24 @@
 import type { Dim, Value } from '../graph.ts'
 import { applyOne, onnx, positiveAxis, type Operator } from '../operator.ts'
 import { cast, div, equal, exp, mul, sub } from './elementwise.ts'
-import { emitReduction, expandTo, int64s, reduceAttributes, reducedShape, reduceSum, reshape, restoreAxes, size, type ReduceAttributes } from './layout.ts'
+import {
+  emitReduction,
+  expandTo,
+  int64s,
+  reduceAttributes,
+  reducedShape,
+  reduceSum,
+  reshape,
+  restoreAxes,
+  size,
+  type ReduceAttributes
+} from './layout.ts'
 
 type Axes = readonly number[] | 'all'
 
 /** How many elements each mean is over, as a scalar of x's type. */
 function count (x: Value, axes: readonly number[]): Value {
-  const dims = axes.map(axis => x.shape[axis]!)
+  const dims = axes.map((axis) => x.shape[axis]!)
   const known = dims.reduce<number>((all, dim) => typeof dim === 'number' ? all * dim : all, 1)
   const symbolic = dims.filter((dim: Dim) => typeof dim === 'string')
   return symbolic.reduce<Value>((all, dim) => mul(all, reshape(cast(size(x.graph, dim), x.dtype), [])), x.graph.scalar(known, x.dtype))
@@ -60,7 +71,14 @@ const logSumExpOperator: Operator<ReduceAttributes> = {
   // Several nodes: onnxruntime's ReduceLogSumExp kernel for CPU takes three times as long (512 x 32000).
   emit ({ inputs: [x], outputs: [y], attributes: { axes, keepDims } }, emitter) {
     const over = axes === null ? [] : [emitter.constant(int64s(axes))]
-    const [largest, shifted, exponentials, sum, logarithm, sumOfAll] = Array.from({ length: 6 }, emitter.fresh) as [string, string, string, string, string, string]
+    const [largest, shifted, exponentials, sum, logarithm, sumOfAll] = Array.from({ length: 6 }, emitter.fresh) as [
+      string,
+      string,
+      string,
+      string,
+      string,
+      string
+    ]
     emitter.node('ReduceMax', [emitter.name(x!), ...over], [largest], { keepdims: { i: 1 } })
     emitter.node('Sub', [emitter.name(x!), largest], [shifted])
     emitter.node('Exp', [shifted], [exponentials])

@@ -5,7 +5,10 @@ import type { Provider } from './provider.ts'
 /** Outputs up to this size are copied out of onnxruntime's arena rather than moved: a small view would pin its whole chunk. */
 const COPY_UP_TO_BYTES = 4096
 
-/** Tensors in host memory. CUDA's sessions copy them to the GPU and back in each run: onnxruntime-node keeps tensors on a GPU for WebGPU alone. */
+/**
+ * Tensors in host memory. CUDA's sessions copy them to the GPU and back in each run: onnxruntime-node keeps tensors on a GPU for WebGPU
+ * alone.
+ */
 export function hostProvider (kind: 'cpu' | 'cuda'): Provider {
   return {
     sessionOptions: () => ({ executionProviders: [kind] }),
@@ -32,7 +35,10 @@ export function hostProvider (kind: 'cpu' | 'cuda'): Provider {
   }
 }
 
-/** Detaches a tensor's buffer: its memory is given back at once rather than when the garbage collector comes by, which does not see how large it is. */
+/**
+ * Detaches a tensor's buffer: its memory is given back at once rather than when the garbage collector comes by, which does not see how
+ * large it is.
+ */
 function free (value: ort.Tensor): void {
   (valuesOf(value).data.buffer as ArrayBuffer).transfer(0)
 }

@@ -6,9 +6,19 @@ import type { TensorSpec } from '../../graph/program.ts'
 /** How a worker's sessions run and where its tensors live: all in which one kind of device differs from another. */
 export interface Provider {
   /** Of the session of this program with these outputs. */
-  sessionOptions: (model: OnnxModel, outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>>) => Pick<ort.InferenceSession.SessionOptions, 'executionProviders' | 'preferredOutputLocation'>
-  /** Runs a session. An output that comes with a tensor is written into it, or takes its place: the result is what has the values, the other is gone. */
-  run: (session: ort.InferenceSession, feeds: Readonly<Record<string, ort.Tensor>>, fetches: Readonly<Record<string, ort.Tensor | null>>) => Promise<Record<string, ort.Tensor>>
+  sessionOptions: (
+    model: OnnxModel,
+    outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>>
+  ) => Pick<ort.InferenceSession.SessionOptions, 'executionProviders' | 'preferredOutputLocation'>
+  /**
+   * Runs a session. An output that comes with a tensor is written into it, or takes its place: the result is what has the values, the other
+   * is gone.
+   */
+  run: (
+    session: ort.InferenceSession,
+    feeds: Readonly<Record<string, ort.Tensor>>,
+    fetches: Readonly<Record<string, ort.Tensor | null>>
+  ) => Promise<Record<string, ort.Tensor>>
   /** Brings values to where tensors live; may keep the buffer that they come in. */
   store: (value: Tensor) => Promise<ort.Tensor>
   zeros: (dtype: DType, shape: readonly number[]) => Promise<ort.Tensor>

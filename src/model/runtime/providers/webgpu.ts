@@ -33,14 +33,24 @@ export class WebGpuProvider implements Provider {
     return new WebGpuProvider(await computesFloat16())
   }
 
-  sessionOptions ({ float16Nodes }: OnnxModel, outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>>): ReturnType<Provider['sessionOptions']> {
+  sessionOptions (
+    { float16Nodes }: OnnxModel,
+    outputs: ReadonlyArray<Pick<TensorSpec, 'name' | 'dtype'>>
+  ): ReturnType<Provider['sessionOptions']> {
     return {
-      executionProviders: [{ name: 'webgpu', ...(this.#hasFloat16 || float16Nodes.length === 0 ? {} : { forceCpuNodeNames: float16Nodes.flatMap(nameAndFused) }) }],
+      executionProviders: [{
+        name: 'webgpu',
+        ...(this.#hasFloat16 || float16Nodes.length === 0 ? {} : { forceCpuNodeNames: float16Nodes.flatMap(nameAndFused) })
+      }],
       preferredOutputLocation: Object.fromEntries(outputs.map(({ name, dtype }) => [name, homeOf(dtype)]))
     }
   }
 
-  async run (session: ort.InferenceSession, feeds: Readonly<Record<string, ort.Tensor>>, fetches: Readonly<Record<string, ort.Tensor | null>>): Promise<Record<string, ort.Tensor>> {
+  async run (
+    session: ort.InferenceSession,
+    feeds: Readonly<Record<string, ort.Tensor>>,
+    fetches: Readonly<Record<string, ort.Tensor | null>>
+  ): Promise<Record<string, ort.Tensor>> {
     // All outputs, or none by name: asked for some of those that are on a GPU, onnxruntime-node 1.30 fails with "Output count mismatch".
     const results = { ...await session.run(feeds) }
     for (const [name, value] of Object.entries(results)) {
@@ -98,7 +108,11 @@ export class WebGpuProvider implements Provider {
 
   async #create ({ toOnnx, outputs }: Program, to: Location): Promise<ort.InferenceSession> {
     const onnx = toOnnx()
-    return await ort.InferenceSession.create(onnx.model, { ...this.sessionOptions(onnx, outputs), preferredOutputLocation: to, logSeverityLevel: 3 })
+    return await ort.InferenceSession.create(onnx.model, {
+      ...this.sessionOptions(onnx, outputs),
+      preferredOutputLocation: to,
+      logSeverityLevel: 3
+    })
   }
 }
 
@@ -106,7 +120,10 @@ export class WebGpuProvider implements Provider {
 async function computesFloat16 (): Promise<boolean> {
   const graph = new Graph()
   graph.output('y', cast(graph.input('x', 'float32', ['n']), 'float16'))
-  const session = await ort.InferenceSession.create(program('float16', graph).toOnnx().model, { executionProviders: ['webgpu'], logSeverityLevel: SILENT })
+  const session = await ort.InferenceSession.create(program('float16', graph).toOnnx().model, {
+    executionProviders: ['webgpu'],
+    logSeverityLevel: SILENT
+  })
   try {
     await session.run({ x: hostTensor(float32([1], [1])) })
     return true

@@ -23,11 +23,11 @@ interface Pair {
  * merges, the leftmost of several, until none is left. A piece that is not to be used comes apart again.
  */
 export function bpeSegmenter (pieces: readonly Segmentable[]): Segmenter {
-  const byText = new Map(pieces.map(piece => [piece.text, piece]))
+  const byText = new Map(pieces.map((piece) => [piece.text, piece]))
   const userDefined = new Trie()
   for (const { text, id, kind } of pieces) if (kind === 'userDefined') userDefined.add(codePoints(text), id)
 
-  return text => {
+  return (text) => {
     const runs = split(text, userDefined)
     const halves = new Map<string, readonly [string, string]>()
     const queue = new TinyQueue<Pair>([], (a, b) => b.score - a.score || a.left - b.left)
@@ -66,7 +66,12 @@ function split (text: string, userDefined: Trie): Run[] {
   for (let from = 0; from < characters.length;) {
     const frozenEnd = userDefined.longest(characters, from)
     const end = frozenEnd ?? from + 1
-    runs.push({ text: String.fromCodePoint(...characters.slice(from, end)), previous: runs.length - 1, next: end < characters.length ? runs.length + 1 : -1, frozen: frozenEnd !== undefined })
+    runs.push({
+      text: String.fromCodePoint(...characters.slice(from, end)),
+      previous: runs.length - 1,
+      next: end < characters.length ? runs.length + 1 : -1,
+      frozen: frozenEnd !== undefined
+    })
     from = end
   }
   return runs

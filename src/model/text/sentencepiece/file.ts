@@ -32,17 +32,22 @@ export interface ModelFile {
   readonly whitespaceAsSuffix: boolean
 }
 
-/** Reads a SentencePiece model file; `path` names it in errors. Throws TokenizerError for what is broken or of a kind that Midspan does not compute. */
+/**
+ * Reads a SentencePiece model file; `path` names it in errors. Throws TokenizerError for what is broken or of a kind that Midspan does not
+ * compute.
+ */
 export function parseModelFile (bytes: Uint8Array, path: string): ModelFile {
   const proto = decode(bytes, path)
   const trainer = proto.trainerSpec ?? create(TrainerSpecSchema)
   const normalizer = proto.normalizerSpec ?? create(NormalizerSpecSchema)
   const algorithm = modelTypes[trainer.modelType - 1]
-  if (algorithm !== 'unigram' && algorithm !== 'bpe') throw new TokenizerError(`${path} holds a ${algorithm ?? `type ${trainer.modelType}`} model; unigram and bpe are read`)
+  if (algorithm !== 'unigram' && algorithm !== 'bpe')
+    throw new TokenizerError(`${path} holds a ${algorithm ?? `type ${trainer.modelType}`} model; unigram and bpe are read`)
   return {
     pieces: proto.pieces.map(({ piece, score, type }, id) => {
       const kind = kinds[type - 1]
-      if (kind === undefined || piece === '' || !Number.isFinite(score)) throw new TokenizerError(`${path}: piece ${id} is impossible (${JSON.stringify(piece)}, type ${type}, score ${score})`)
+      if (kind === undefined || piece === '' || !Number.isFinite(score))
+        throw new TokenizerError(`${path}: piece ${id} is impossible (${JSON.stringify(piece)}, type ${type}, score ${score})`)
       return { text: piece, score, kind }
     }),
     algorithm,

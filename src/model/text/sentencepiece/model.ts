@@ -31,7 +31,8 @@ export class SentencePieceModel {
     if (this.#ids.size < file.pieces.length) throw new TokenizerError(`${path}: two pieces of its vocabulary are the same`)
     this.#unknownId = file.pieces.findIndex(({ kind }) => kind === 'unknown')
     if (this.#unknownId < 0) throw new TokenizerError(`${path}: its vocabulary has no unknown piece`)
-    if (file.byteFallback && this.#bytes(Uint8Array.from({ length: 256 }, (_, byte) => byte)).includes(this.#unknownId)) throw new TokenizerError(`${path}: its vocabulary lacks byte pieces, which it says it has`)
+    if (file.byteFallback && this.#bytes(Uint8Array.from({ length: 256 }, (_, byte) => byte)).includes(this.#unknownId))
+      throw new TokenizerError(`${path}: its vocabulary lacks byte pieces, which it says it has`)
     const userDefined = new Trie()
     file.pieces.forEach(({ text, kind }, id) => { if (kind === 'userDefined') userDefined.add(utf8(text), id) })
     this.#normalizer = new Normalizer({ ...file, userDefined })
@@ -57,7 +58,10 @@ export class SentencePieceModel {
     return ids
   }
 
-  /** The text of these ids. Control pieces, and ids beyond the vocabulary, have none. `start`: whether a text begins with them, which the mark of its first word does not belong to. */
+  /**
+   * The text of these ids. Control pieces, and ids beyond the vocabulary, have none. `start`: whether a text begins with them, which the
+   * mark of its first word does not belong to.
+   */
   decode (ids: readonly number[], start = true): string {
     let text = ''
     let atStart = start
@@ -89,7 +93,7 @@ export class SentencePieceModel {
   }
 
   #bytes (bytes: Iterable<number>): number[] {
-    return Array.from(bytes, byte => this.#ids.get(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`) ?? this.#unknownId)
+    return Array.from(bytes, (byte) => this.#ids.get(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`) ?? this.#unknownId)
   }
 
   /** A piece as text, without the mark where it starts a text; `marked` says that the mark was the one that encoding adds. */
@@ -101,5 +105,7 @@ export class SentencePieceModel {
 }
 
 function segmentable (pieces: readonly Piece[]): Segmentable[] {
-  return pieces.flatMap(({ text, score, kind }, id) => kind === 'normal' || kind === 'userDefined' || kind === 'unused' ? [{ id, text, score, kind }] : [])
+  return pieces.flatMap(({ text, score, kind }, id) =>
+    kind === 'normal' || kind === 'userDefined' || kind === 'unused' ? [{ id, text, score, kind }] : []
+  )
 }

@@ -16,5 +16,5 @@ export interface Segmentable {
 }
 
 export function codePoints (text: string): number[] {
-  return Array.from(text, character => character.codePointAt(0)!)
+  return Array.from(text, (character) => character.codePointAt(0)!)
 }

@@ -26,7 +26,7 @@ export function unigramSegmenter (pieces: readonly Segmentable[]): Segmenter {
     scores.set(id, kind === 'userDefined' ? Math.fround(utf8(text).length * highest) - 0.1 : score)
   }
 
-  return text => {
+  return (text) => {
     const characters = codePoints(text)
     const best = new Float32Array(characters.length + 1)
     const startOf = new Int32Array(characters.length + 1).fill(-1)

@@ -27,9 +27,14 @@ export async function * evaluate (core: ClientCore, params: unknown, signal: Abo
     const count = batches.count(0)
     for (let index = 0; index < count && sequences < limit; index++) {
       const { batch } = batches.at({ epoch: 0, index })
-      await channel.send(fromClient({ case: 'evaluate', value: { request: index, middle, ...sequenceFields(sequencesOf(core.model, batch.ids)) } }), await ends.release(batch.ids), signal)
+      await channel.send(
+        fromClient({ case: 'evaluate', value: { request: index, middle, ...sequenceFields(sequencesOf(core.model, batch.ids)) } }),
+        await ends.release(batch.ids),
+        signal
+      )
       const { message: { kind }, tensors } = await channel.receive(signal)
-      if (kind.case !== 'evaluated' || kind.value.request !== index) throw new BadMessageError('the server answered something else than it was asked')
+      if (kind.case !== 'evaluated' || kind.value.request !== index)
+        throw new BadMessageError('the server answered something else than it was asked')
       const loss = await ends.evaluate(batch, tensors)
       lossSum += loss.lossSum
       tokens += loss.countedTokens
@@ -38,7 +43,16 @@ export async function * evaluate (core: ClientCore, params: unknown, signal: Abo
     }
     const loss = lossSum / tokens
     const { sentBytes, receivedBytes } = channel.traffic
-    yield { type: 'result', loss, perplexity: Math.exp(loss), tokens, sequences, seconds: (Date.now() - startedAtMs) / 1000, sentBytes, receivedBytes }
+    yield {
+      type: 'result',
+      loss,
+      perplexity: Math.exp(loss),
+      tokens,
+      sequences,
+      seconds: (Date.now() - startedAtMs) / 1000,
+      sentBytes,
+      receivedBytes
+    }
   } finally {
     await channel.close()
   }

@@ -24,16 +24,31 @@ export async function * generate (core: ClientCore, params: unknown, signal: Abo
   const { tokenizer } = core
   const prompt = promptIds(core, input)
   const room = charter.limits.maxSequenceTokens - prompt.length
-  if (room < 1) throw new UsageError(`the prompt has ${prompt.length} tokens, and a sequence of this federation ${charter.limits.maxSequenceTokens}`, 'shorten it')
+  if (room < 1)
+    throw new UsageError(
+      `the prompt has ${prompt.length} tokens, and a sequence of this federation ${charter.limits.maxSequenceTokens}`,
+      'shorten it'
+    )
   await core.refreshAlone(signal)
   const channel = await core.openGeneration(signal)
   const { boundary, ends: { weights }, model } = core
   let sequence: Sequence | undefined
   try {
     const wanted = Math.min(maxTokens, room)
-    sequence = await Sequence.open({
-      weights, boundary, protection: core.protection().hidden, wire: charter.wire, hiddenSize: model.hiddenSize, blocks: charter.model.blocks, partition
-    }, channel, prompt.length + wanted, signal)
+    sequence = await Sequence.open(
+      {
+        weights,
+        boundary,
+        protection: core.protection().hidden,
+        wire: charter.wire,
+        hiddenSize: model.hiddenSize,
+        blocks: charter.model.blocks,
+        partition
+      },
+      channel,
+      prompt.length + wanted,
+      signal
+    )
     const stream = tokenizer.createDecodeStream(prompt)
     const ids: number[] = []
     let text = ''
@@ -41,7 +56,12 @@ export async function * generate (core: ClientCore, params: unknown, signal: Abo
     const startedAt = performance.now()
     let firstAt = startedAt
     const sampling = { temperature, seed: String(seed), ...(topK === undefined ? {} : { topK }), ...(topP === undefined ? {} : { topP }) }
-    for await (const { id, stop } of generateTokens(sequence, prompt, sampling, { maxTokens: wanted, stopIds: input.ids === undefined ? tokenizer.eosIds : [] }, signal)) {
+    for await (
+      const { id, stop } of generateTokens(sequence, prompt, sampling, {
+        maxTokens: wanted,
+        stopIds: input.ids === undefined ? tokenizer.eosIds : []
+      }, signal)
+    ) {
       if (ids.length === 0) firstAt = performance.now()
       ids.push(id)
       stopped = stop
@@ -72,8 +92,12 @@ export async function * generate (core: ClientCore, params: unknown, signal: Abo
   }
 }
 
-function promptIds ({ tokenizer, model }: ClientCore, { prompt, messages, ids }: Pick<z.output<typeof parametersSchema>, 'prompt' | 'messages' | 'ids'>): readonly number[] {
-  if ([prompt, messages, ids].filter((input) => input !== undefined).length !== 1) throw new UsageError('there is not one input', 'give a prompt, messages or ids')
+function promptIds (
+  { tokenizer, model }: ClientCore,
+  { prompt, messages, ids }: Pick<z.output<typeof parametersSchema>, 'prompt' | 'messages' | 'ids'>
+): readonly number[] {
+  if ([prompt, messages, ids].filter((input) => input !== undefined).length !== 1)
+    throw new UsageError('there is not one input', 'give a prompt, messages or ids')
   const unknown = ids?.find((id) => id >= model.vocabularySize)
   if (unknown !== undefined) throw new UsageError(`token ${unknown} is not in the vocabulary of ${model.vocabularySize}`)
   if (ids !== undefined) return ids
