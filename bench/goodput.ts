@@ -2,7 +2,7 @@
  * Goodput of a sealed stream beside node:tls between the same two processes on loopback, where the time goes, and the round trip of
  * a small message. Run: node bench/goodput.ts [seconds per measurement, 3]
  */
-import '../src/node/v8-flags.ts'
+import '../src/node/process/v8-flags.ts'
 import { type ChildProcess, fork } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'

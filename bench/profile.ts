@@ -2,15 +2,15 @@
  * Where a training step's time goes: by class of operators, with the share of the machine's peak (one large matrix product in the same
  * runtime) that the products reach, and the kernels that take longest. Run: node bench/profile.ts [hidden size, 512] [steps, 5]
  */
-import '../src/node/v8-flags.ts'
+import '../src/node/process/v8-flags.ts'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openModelDirectory } from '../src/model/checkpoint/directory.ts'
 import { modelOf } from '../src/model/families/index.ts'
 import { openDevice } from '../src/model/runtime/open.ts'
-import { LocalTrainer } from '../src/model/training/local.ts'
-import { restartWithAllocatorSettings } from '../src/node/allocator.ts'
+import { LocalTrainer } from '../src/model/training/local-trainer.ts'
+import { restartWithAllocatorSettings } from '../src/node/process/allocator.ts'
 import { withModel } from './support/federation.ts'
 import { MatrixProduct } from './support/matrix-product.ts'
 import { median, printTable } from './support/print.ts'

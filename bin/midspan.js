@@ -38,7 +38,7 @@ function runWith (binary) {
 }
 
 if (isEnough(process.versions.node)) {
-  const { restartWithAllocatorSettings } = await import('../src/node/allocator.ts')
+  const { restartWithAllocatorSettings } = await import('../src/node/process/allocator.ts')
   restartWithAllocatorSettings()
   await import('../src/cli/main.ts')
 } else {

@@ -1,6 +1,6 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { withAllocatorSettings } from '../../src/node/allocator.ts'
+import { withAllocatorSettings } from '../../src/node/process/allocator.ts'
 
 /** What a process did since it was last asked. */
 export interface Report {

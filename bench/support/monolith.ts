@@ -1,13 +1,13 @@
 /** The same model on one machine in a process of its own. Arguments: model directory, threads, adapter targets. */
-import '../../src/node/v8-flags.ts'
+import '../../src/node/process/v8-flags.ts'
 import { openModelDirectory } from '../../src/model/checkpoint/directory.ts'
 import { modelOf } from '../../src/model/families/index.ts'
-import { LocalGenerator } from '../../src/model/generation/local.ts'
+import { LocalGenerator } from '../../src/model/generation/local-generator.ts'
 import { argmax } from '../../src/model/generation/sampling.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
 import { IGNORED_TARGET } from '../../src/model/text/batches.ts'
-import { loadEnds, type Ends } from '../../src/model/training/ends.ts'
-import { LocalTrainer, type TrainingBatch } from '../../src/model/training/local.ts'
+import { loadEnds, type Ends } from '../../src/model/training/client-model.ts'
+import { LocalTrainer, type TrainingBatch } from '../../src/model/training/local-trainer.ts'
 import { founding } from './federation.ts'
 import { MatrixProduct } from './matrix-product.ts'
 

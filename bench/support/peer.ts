@@ -2,17 +2,17 @@
  * The daemons of one or more homes in a process of their own, timed. Arguments: threads of each device, whether they listen, whether their
  * event loop is watched, homes.
  */
-import '../../src/node/v8-flags.ts'
-import { CachedEnds } from '../../src/model/generation/cached-ends.ts'
+import '../../src/node/process/v8-flags.ts'
+import { CachedEnds } from '../../src/model/generation/cached-client-model.ts'
 import { Boundary } from '../../src/model/privacy/boundary.ts'
-import { startDaemon } from '../../src/node/daemon.ts'
-import { ClientEnds, TrainingPass } from '../../src/roles/client/ends.ts'
-import { Sequence } from '../../src/roles/client/generator.ts'
-import { ClientState } from '../../src/roles/client/state.ts'
-import { FederatedAdapters } from '../../src/roles/server/adapters.ts'
-import { GenerationEngine } from '../../src/roles/server/generation-engine.ts'
-import { Middle, Passage } from '../../src/roles/server/middle.ts'
-import { TrainingState } from '../../src/roles/server/state.ts'
+import { startDaemon } from '../../src/node/daemon/daemon.ts'
+import { Sequence } from '../../src/roles/client/generation/generator.ts'
+import { ClientState } from '../../src/roles/client/training/adapter-state.ts'
+import { ClientEnds, TrainingPass } from '../../src/roles/client/training/client-ends.ts'
+import { Middle, Passage } from '../../src/roles/middle/local-stage.ts'
+import { GenerationEngine } from '../../src/roles/server/generation/engine.ts'
+import { FederatedAdapters } from '../../src/roles/training/aggregation/federated-adapters.ts'
+import { TrainingState } from '../../src/roles/training/coordinator-state.ts'
 import { Stopwatch } from './stopwatch.ts'
 
 const stopwatch = new Stopwatch()

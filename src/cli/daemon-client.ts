@@ -1,5 +1,5 @@
 import { ControlClient } from '../node/control/client.ts'
-import { homeAt } from '../node/home.ts'
+import { homeAt } from '../node/home/home.ts'
 
 type OperationName = 'status' | 'peers' | 'invite' | 'leave' | 'remove' | 'train' | 'evaluate' | 'generate' | 'export'
 

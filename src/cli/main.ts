@@ -1,6 +1,6 @@
-import '../node/v8-flags.ts'
+import '../node/process/v8-flags.ts'
 import { constants } from 'node:os'
-import { AGENT } from '../node/version.ts'
+import { AGENT } from '../node/process/version.ts'
 import { commands } from './commands.ts'
 import { errorLine, EXIT, exitCodeOf, InterruptedError } from './exit.ts'
 import { runProgram } from './program.ts'

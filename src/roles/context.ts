@@ -1,7 +1,7 @@
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
+import type { WeightFormat } from '../model/layers/weight-format.ts'
 import type { ComputeType, DeviceKind } from '../model/runtime/device.ts'
-import type { ResidualSetting } from '../model/training/residual-choice.ts'
-import type { WeightFormat } from '../model/training/weight-format.ts'
+import type { ResidualSetting } from '../model/training/activation-checkpointing.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
 
 /** What a role may log to: pino's, and anything shaped like it. Never text, tokens or tensors. */

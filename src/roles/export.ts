@@ -4,11 +4,11 @@ import { MidspanError } from '../errors.ts'
 import { openModelDirectory } from '../model/checkpoint/directory.ts'
 import { writeMergedModel } from '../model/checkpoint/merged-directory.ts'
 import { peftBiasName, peftSavedName, peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
-import { isAdapter } from '../model/training/trainable.ts'
+import { isAdapter } from '../model/layers/trainable.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import type { Tensor } from '../tensor.ts'
-import { blockOf } from './adapters.ts'
-import { charteredModel, trainableOf } from './settings.ts'
+import { charteredModel, trainableOf } from './charter-settings.ts'
+import { blockOf } from './training/aggregation/adapter-shapes.ts'
 
 export const exportSchema = z.strictObject({
   out: z.string().min(1),

@@ -1,4 +1,4 @@
-import type { FoundOptions } from '../../src/node/found.ts'
+import type { FoundOptions } from '../../src/node/federation/create.ts'
 
 /** An exact federation that anybody on loopback may join: no noise, no clip, float32 on the wire. */
 export const foundDefaults: Omit<FoundOptions, 'model'> = {

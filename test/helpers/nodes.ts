@@ -4,7 +4,7 @@ import type { Libp2p, PrivateKey } from '@libp2p/interface'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { createLibp2p, type Libp2pOptions } from 'libp2p'
-import { connectionEncrypter } from '../../src/node/encryption.ts'
+import { connectionEncrypter } from '../../src/node/network/encryption.ts'
 import { MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES } from '../../src/protocols/wire/constants.ts'
 
 export interface TestNodeOptions {

@@ -1,7 +1,7 @@
 import type { Quantization } from '../../src/model/graph/operators/index.ts'
+import { formatProgram, keptTensors, type WeightFormat } from '../../src/model/layers/weight-format.ts'
+import type { WeightSource } from '../../src/model/layers/weights.ts'
 import type { Device } from '../../src/model/runtime/device.ts'
-import { formatProgram, keptTensors, type WeightFormat } from '../../src/model/training/weight-format.ts'
-import type { WeightSource } from '../../src/model/training/weights.ts'
 import { float32, type Tensor } from '../../src/tensor.ts'
 
 /** What codes of a matrix [out, in] stand for, element by element, as the layout says. */

@@ -1,4 +1,4 @@
-import type { WeightSource } from '../../src/model/training/weights.ts'
+import type { WeightSource } from '../../src/model/layers/weights.ts'
 import type { Tensor } from '../../src/tensor.ts'
 
 /** Weights from memory, each reading a copy. */

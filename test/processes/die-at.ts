@@ -5,11 +5,11 @@
 import fs from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
-import { ClientEnds, TrainingPass } from '../../src/roles/client/ends.ts'
-import { ClientState } from '../../src/roles/client/state.ts'
-import { FederatedAdapters } from '../../src/roles/server/adapters.ts'
-import { Middle } from '../../src/roles/server/middle.ts'
-import { TrainingState } from '../../src/roles/server/state.ts'
+import { ClientState } from '../../src/roles/client/training/adapter-state.ts'
+import { ClientEnds, TrainingPass } from '../../src/roles/client/training/client-ends.ts'
+import { Middle } from '../../src/roles/middle/local-stage.ts'
+import { FederatedAdapters } from '../../src/roles/training/aggregation/federated-adapters.ts'
+import { TrainingState } from '../../src/roles/training/coordinator-state.ts'
 
 type Method = (...args: unknown[]) => Promise<unknown>
 

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import type { FoundOptions } from '../../src/node/found.ts'
+import type { FoundOptions } from '../../src/node/federation/create.ts'
 import { Homes, type Deaths, type Outcome } from './supervised.ts'
 
 const ROUNDS = 12

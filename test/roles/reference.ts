@@ -1,12 +1,12 @@
 import type { Model } from '../../src/model/families/index.ts'
+import type { AdapterSettings } from '../../src/model/layers/lora.ts'
+import type { WeightSource } from '../../src/model/layers/weights.ts'
 import type { Device, DeviceTensor } from '../../src/model/runtime/device.ts'
-import { accumulate } from '../../src/model/training/accumulate.ts'
-import { loadEnds, type Ends } from '../../src/model/training/ends.ts'
-import type { AdapterSettings } from '../../src/model/training/lora.ts'
+import { loadEnds, type Ends } from '../../src/model/training/client-model.ts'
+import { accumulate } from '../../src/model/training/gradient-sum.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from '../../src/model/training/optimizer.ts'
 import { Parameters } from '../../src/model/training/parameters.ts'
-import type { WeightSource } from '../../src/model/training/weights.ts'
-import { blockOf } from '../../src/roles/adapters.ts'
+import { blockOf } from '../../src/roles/training/aggregation/adapter-shapes.ts'
 import type { Tensor } from '../../src/tensor.ts'
 
 /** What one client puts into a pass of a round. */

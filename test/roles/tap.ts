@@ -1,7 +1,7 @@
 import { fromBinary } from '@bufbuild/protobuf'
 import type { Stream } from '@libp2p/interface'
 import { streamPair } from '@libp2p/utils'
-import { roles, type Roles } from '../../src/node/composition.ts'
+import { roles, type Roles } from '../../src/node/daemon/roles.ts'
 import { decodeFrames, encodeHead } from '../../src/protocols/wire/framing.ts'
 import { sealedBytes } from '../../src/protocols/wire/records.ts'
 import { StreamSource } from '../../src/protocols/wire/source.ts'

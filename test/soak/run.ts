@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { SeededRandom } from '../../src/model/random.ts'
-import type { FoundOptions } from '../../src/node/found.ts'
+import type { FoundOptions } from '../../src/node/federation/create.ts'
 import { Homes, type Role } from '../processes/supervised.ts'
 
 const ROUNDS = 60

@@ -1,4 +1,4 @@
-import type { DaemonStatus } from '../../node/daemon.ts'
+import type { DaemonStatus } from '../../node/daemon/daemon.ts'
 import { command } from '../command.ts'
 import { endSpans } from '../format.ts'
 import { grouped, optional, repeated } from '../option.ts'
@@ -42,7 +42,7 @@ SIGINT, SIGTERM or SIGHUP stop it cleanly; a second one ends it at once.`,
     { home, listen, announce, allow, maxConnections, threads, device, compute, weights, residuals, residualBytes, logLevel },
     { terminal, signal }
   ) {
-    const { startDaemon } = await import('../../node/daemon.ts')
+    const { startDaemon } = await import('../../node/daemon/daemon.ts')
     const options = {
       listen: given(listen),
       announce: given(announce),

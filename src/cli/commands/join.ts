@@ -1,4 +1,4 @@
-import type { JoinEvent } from '../../node/join.ts'
+import type { JoinEvent } from '../../node/federation/join.ts'
 import { command } from '../command.ts'
 import { bytes, digits, endSpans, plural } from '../format.ts'
 import { grouped, optional } from '../option.ts'
@@ -30,7 +30,7 @@ export const join = command({
     }
   ],
   async run ({ home, json, inputBlocks, outputBlocks, noise, gradientNoise }, { terminal, argument, signal }) {
-    const { joinFederation } = await import('../../node/join.ts')
+    const { joinFederation } = await import('../../node/federation/join.ts')
     const progress = new ProgressLine(terminal)
     const show = (event: JoinEvent): void => {
       if (event.type === 'fetch')

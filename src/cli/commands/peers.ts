@@ -1,4 +1,4 @@
-import type { PeerLine } from '../../node/status.ts'
+import type { PeerLine } from '../../node/daemon/peer-status.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
 import { digits, table } from '../format.ts'

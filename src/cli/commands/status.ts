@@ -1,4 +1,4 @@
-import type { DaemonStatus } from '../../node/daemon.ts'
+import type { DaemonStatus } from '../../node/daemon/daemon.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
 import { endSpans, table } from '../format.ts'

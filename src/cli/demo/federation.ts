@@ -1,7 +1,7 @@
 import { stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { DaemonStatus } from '../../node/daemon.ts'
+import type { DaemonStatus } from '../../node/daemon/daemon.ts'
 import { askDaemon, callDaemon } from '../daemon-client.ts'
 import type { GenerateDone, GenerateEvent, TrainDone, TrainEvent, TrainRound } from '../events.ts'
 import { question, type Clinic } from './corpus.ts'

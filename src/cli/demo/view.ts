@@ -1,4 +1,4 @@
-import type { PeerLine } from '../../node/status.ts'
+import type { PeerLine } from '../../node/daemon/peer-status.ts'
 import type { GenerateDone, TrainDone, TrainRound } from '../events.ts'
 import { bytes, digits, endSpans, plural, seconds, table } from '../format.ts'
 import type { Terminal } from '../terminal.ts'

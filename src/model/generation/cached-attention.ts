@@ -3,7 +3,7 @@ import type { Attention } from '../families/builder.ts'
 import type { Model } from '../families/family.ts'
 import type { Graph, Value } from '../graph/graph.ts'
 import { add, concat, expand, gather, groupQueryAttention, range, reshape, size, split, sub, transpose } from '../graph/operators/index.ts'
-import { causalMask, contextMask, maskedAttention, rotate } from '../training/attention.ts'
+import { causalMask, contextMask, maskedAttention, rotate } from '../layers/attention.ts'
 
 /** onnxruntime's attention over a cache takes heads of a multiple of this many elements. */
 const HEAD_SIZE_MULTIPLE = 8

@@ -2,9 +2,9 @@ import { BlockBuilder, type Attention } from '../families/builder.ts'
 import { kindOf } from '../families/family.ts'
 import { Graph, type Value } from '../graph/graph.ts'
 import { program, programOf, section, type Program } from '../graph/program.ts'
-import { adapterInputs } from '../training/block-programs.ts'
-import { isQuantized, weightProduct } from '../training/weight-format.ts'
-import type { ModelWeights } from '../training/weights.ts'
+import { adapterInputs } from '../layers/block-programs.ts'
+import { isQuantized, weightProduct } from '../layers/weight-format.ts'
+import type { ModelWeights } from '../layers/weights.ts'
 import { cachedAttention } from './cached-attention.ts'
 
 /** The sequences of a run, which its programs depend on: two programs, at most, for each number of them. */

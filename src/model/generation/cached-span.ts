@@ -2,12 +2,12 @@ import { int32, tensor, type Tensor } from '../../tensor.ts'
 import type { Model, Span } from '../families/family.ts'
 import { contextFault, type PromptContext } from '../families/prompts.ts'
 import { grownTables } from '../families/rotary.ts'
+import { positionsOf } from '../layers/hidden-states.ts'
+import type { ModelWeights } from '../layers/weights.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Link, Passed } from '../runtime/device.ts'
-import { positionsOf } from '../training/rows.ts'
-import type { ModelWeights } from '../training/weights.ts'
-import type { SequenceCache } from './cache.ts'
 import { cachedBlockProgram, cachedBlockStages, type RunKind } from './cached-programs.ts'
+import type { SequenceCache } from './kv-cache.ts'
 
 /** Rows of one sequence in a run: `count` of them, from `cache.length` on. */
 export interface SequenceRows {

@@ -1,9 +1,9 @@
 import { once } from 'node:events'
 import { type IncomingMessage, request as httpRequest } from 'node:http'
 import { MidspanError, UsageError } from '../../errors.ts'
-import type { Home } from '../home.ts'
+import type { Home } from '../home/home.ts'
 import { CONTROL_PREFIX, DaemonError, isErrorLine } from './messages.ts'
-import { controlPath } from './path.ts'
+import { controlPath } from './socket-path.ts'
 
 /** No daemon runs in the home. */
 export class NoDaemonError extends MidspanError {

@@ -4,9 +4,9 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { dirname } from 'node:path'
 import { MidspanError, UsageError } from '../../errors.ts'
 import type { Logger, Operation } from '../../roles/context.ts'
-import type { Home } from '../home.ts'
+import type { Home } from '../home/home.ts'
 import { CONTROL_PREFIX, errorLine, MAX_PARAMETER_BYTES } from './messages.ts'
-import { controlPath } from './path.ts'
+import { controlPath } from './socket-path.ts'
 
 export interface ControlServer {
   /** Where it listens. */

@@ -1,5 +1,5 @@
 import type { PromptContext } from '../../model/families/index.ts'
-import type { Sequences } from '../../model/training/rows.ts'
+import type { Sequences } from '../../model/layers/hidden-states.ts'
 
 /** How rows fall into sequences, as messages say it: no text, but its lengths. */
 export function sequenceFields (

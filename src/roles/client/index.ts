@@ -1,10 +1,10 @@
+import { deviceLine, endSpans } from '../charter-settings.ts'
 import type { ClientContext, Operation, RunningRole } from '../context.ts'
-import { deviceLine, endSpans } from '../settings.ts'
-import { ClientCore } from './core.ts'
 import { evaluate } from './operations/evaluate.ts'
 import { exportTrained } from './operations/export.ts'
 import { generate } from './operations/generate.ts'
 import { train } from './operations/train.ts'
+import { ClientCore } from './runtime.ts'
 
 /** Holds a client's ends and offers what their owner does with them. */
 export async function startClientRole (context: ClientContext): Promise<RunningRole> {

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
 import type { DeviceTensor } from '../../../src/model/runtime/device.ts'
-import { TrainableSpan } from '../../../src/model/training/span.ts'
+import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
 import {
   baseWeights,
   decodeTensor,

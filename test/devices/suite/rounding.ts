@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
-import { TrainableSpan } from '../../../src/model/training/span.ts'
+import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
 import { baseWeights, decodeTensor, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 import type { Subject } from '../suite.ts'

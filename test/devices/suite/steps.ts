@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
-import { LocalTrainer } from '../../../src/model/training/local.ts'
+import { LocalTrainer } from '../../../src/model/training/local-trainer.ts'
 import { baseWeights, decodeTensor, readModelGolden, readStepsGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 import type { Subject } from '../suite.ts'

@@ -5,8 +5,8 @@ import { afterAll, beforeAll, expect, it, vi } from 'vitest'
 import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
 import { encodeHeader } from '../../../src/model/checkpoint/header.ts'
 import { checkModel, checkWeights, endTensors, modelOf, modelWeights } from '../../../src/model/families/index.ts'
+import { ModelWeights } from '../../../src/model/layers/weights.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
-import { ModelWeights } from '../../../src/model/training/weights.ts'
 
 /** LLaMA-2-70B, with so small a vocabulary that no other thread is asked to read it: reads are counted here. */
 const config = {

@@ -4,7 +4,7 @@ import { describe, expect, it, onTestFinished } from 'vitest'
 import { MidspanError } from '../../../src/errors.ts'
 import { ControlClient } from '../../../src/node/control/client.ts'
 import { startControlServer } from '../../../src/node/control/server.ts'
-import { homeAt, type Home } from '../../../src/node/home.ts'
+import { homeAt, type Home } from '../../../src/node/home/home.ts'
 import type { Operation } from '../../../src/roles/context.ts'
 import { temporaryDirectory } from '../fixture.ts'
 

@@ -1,11 +1,11 @@
 import { z } from 'zod'
-import { sequencesOf } from '../../../model/training/rows.ts'
+import { sequencesOf } from '../../../model/layers/hidden-states.ts'
 import { fromClient } from '../../../protocols/train/messages.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { parseParameters } from '../../parameters.ts'
-import type { ClientCore } from '../core.ts'
 import { sequenceFields } from '../fields.ts'
-import { dataSchema, loadBatches } from '../work.ts'
+import type { ClientCore } from '../runtime.ts'
+import { dataSchema, loadBatches } from '../training/data.ts'
 
 const parametersSchema = dataSchema.extend({
   /** Sequences at most. */

@@ -1,6 +1,6 @@
 import { exportSchema, writeExport } from '../../export.ts'
 import { parseParameters } from '../../parameters.ts'
-import type { ClientCore } from '../core.ts'
+import type { ClientCore } from '../runtime.ts'
 
 /** Writes what all blocks were trained to, as of now: this client's own where ends are not shared. */
 export async function * exportTrained (core: ClientCore, params: unknown, signal: AbortSignal): AsyncGenerator<object> {

@@ -2,8 +2,8 @@ import { randomInt } from 'node:crypto'
 import { z } from 'zod'
 import { UsageError } from '../../../errors.ts'
 import { parseParameters } from '../../parameters.ts'
-import type { ClientCore } from '../core.ts'
-import { generateTokens, Sequence } from '../generator.ts'
+import { generateTokens, Sequence } from '../generation/generator.ts'
+import type { ClientCore } from '../runtime.ts'
 
 const parametersSchema = z.strictObject({
   prompt: z.string().optional(),

@@ -1,10 +1,10 @@
 import { z } from 'zod'
 import { checkClientSettings } from '../../../protocols/charter/index.ts'
 import { parseParameters } from '../../parameters.ts'
-import type { ClientCore } from '../core.ts'
-import type { ProgressMeta, Run } from '../progress.ts'
-import { ClientTrainer, type TrainEvent } from '../trainer.ts'
-import { dataSchema, loadBatches, runKey } from '../work.ts'
+import type { ClientCore } from '../runtime.ts'
+import { dataSchema, loadBatches, runKey } from '../training/data.ts'
+import type { ProgressMeta, Run } from '../training/progress.ts'
+import { ClientTrainer, type TrainEvent } from '../training/trainer.ts'
 
 const parametersSchema = dataSchema.extend({
   /** Rounds in total, those already done included. */

@@ -1,0 +1,160 @@
+import { int32, type Tensor } from '../../tensor.ts'
+import type { EndBlocks, Model } from '../families/index.ts'
+import { Embedding } from '../layers/embedding.ts'
+import { Head, type Loss } from '../layers/head.ts'
+import { sequencesOf, type Rows } from '../layers/hidden-states.ts'
+import type { Trainable } from '../layers/trainable.ts'
+import { ModelWeights, type WeightSource } from '../layers/weights.ts'
+import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
+import { Scope } from '../runtime/scope.ts'
+import type { Batch } from '../text/batches.ts'
+import { accumulate } from './gradient-sum.ts'
+import { TrainableSpan, type ForwardOptions, type Residuals, type SpanOptions } from './trainable-span.ts'
+
+export type { Loss } from '../layers/head.ts'
+
+interface StepOptions {
+  /** Of dropout's random bits; needed where adapters drop out, and used once a step. */
+  readonly seed?: string
+}
+
+/** Both ends of a model, which share their weights: `weights.trained` is all that they train. */
+export interface Ends {
+  readonly input: InputEnd
+  readonly output: OutputEnd
+  readonly weights: ModelWeights
+}
+
+/** Loads a client's part of a model: the embedding with the first blocks, the last blocks with the head. */
+export async function loadEnds (
+  device: Device,
+  model: Model,
+  source: WeightSource,
+  { inputBlocks, outputBlocks }: EndBlocks,
+  trainable: Trainable,
+  options: Omit<SpanOptions, 'weights'> = {}
+): Promise<Ends> {
+  const weights = new ModelWeights(device, model, trainable, options.format)
+  const span = async (first: number, end: number): Promise<TrainableSpan> =>
+    await TrainableSpan.load(device, model, source, { first, end }, trainable, { ...options, weights })
+  return await weights.orFreed(async () => {
+    await weights.loadEmbedding(source)
+    await weights.loadHead(source)
+    const [first, last] = [await span(0, inputBlocks), await span(model.layers - outputBlocks, model.layers)]
+    return { input: new InputEnd(first, await Embedding.open(weights)), output: new OutputEnd(last, await Head.open(weights)), weights }
+  })
+}
+
+/** What a forward pass of the input end keeps. */
+export interface InputResiduals {
+  /** Frees them without a backward pass. */
+  readonly free: () => void
+  readonly blocks: Residuals
+  /** What entered the first block. */
+  readonly embedded: DeviceTensor
+  readonly ids: Tensor
+}
+
+/** The embedding and the first blocks. */
+export class InputEnd {
+  readonly span: TrainableSpan
+  readonly #embedding: Embedding
+
+  constructor (span: TrainableSpan, embedding: Embedding) {
+    this.span = span
+    this.#embedding = embedding
+  }
+
+  /** Token ids, one array a sequence, to the hidden states [rows, hidden] that enter the middle. They are the caller's. */
+  async forward (
+    sequences: Batch['ids'],
+    { keepResiduals, seed }: StepOptions & Pick<ForwardOptions, 'keepResiduals'>
+  ): Promise<{ hidden: DeviceTensor, residuals?: InputResiduals }> {
+    const { device } = this.span
+    const flat = sequences.flat()
+    const ids = int32([flat.length], flat)
+    using scope = new Scope(device)
+    const embedded = scope.own(await this.#embedding.forward(ids))
+    const { hidden, residuals } = await this.span.forward({ hidden: embedded, ...sequencesOf(this.span.model, sequences) }, {
+      keepResiduals,
+      ...seedsOf(flat.length, seed)
+    })
+    if (residuals === undefined) return { hidden }
+    scope.release([embedded])
+    const free = (): void => {
+      residuals.free()
+      device.free(embedded)
+    }
+    return { hidden, residuals: { blocks: residuals, embedded, ids, free } }
+  }
+
+  /** The gradient of what `forward` gave back to what is trained, by name; spends the residuals. */
+  async backward (residuals: InputResiduals, gradient: AnyTensor): Promise<Map<string, DeviceTensor>> {
+    using scope = new Scope(this.span.device)
+    scope.own(residuals.embedded)
+    if (!this.#embedding.isTrained) return await this.span.backwardToParameters(residuals.blocks, gradient)
+    const { gradient: hiddenGradient, adapters } = await this.span.backward(residuals.blocks, gradient)
+    scope.own(hiddenGradient)
+    return new Map([...adapters, ...await this.#embedding.backward(residuals.ids, hiddenGradient)])
+  }
+}
+
+export interface OutputGradients extends Loss {
+  /** Of lossSum, for the rows that came in: [rows, hidden]. */
+  readonly gradient: DeviceTensor
+  /** Of lossSum, for what is trained, by name. */
+  readonly gradients: Map<string, DeviceTensor>
+}
+
+/** The last blocks and the head. */
+export class OutputEnd {
+  readonly span: TrainableSpan
+  readonly #head: Head
+
+  constructor (span: TrainableSpan, head: Head) {
+    this.span = span
+    this.#head = head
+  }
+
+  /** Rows from the middle and their targets (IGNORED_TARGET where none counts) to the loss and its gradients, which are the caller's. */
+  async train (rows: Rows, targets: Batch['targets'], { seed }: StepOptions = {}): Promise<OutputGradients> {
+    const { device } = this.span
+    using scope = new Scope(device)
+    const hidden = await scope.upload(rows.hidden)
+    const forward = await this.span.forward({ ...rows, hidden }, { keepResiduals: true, ...seedsOf(hidden.shape[0]!, seed) })
+    scope.own(forward.hidden)
+    try {
+      const { gradients, ...loss } = await this.#head.gradients(forward.hidden, targets)
+      const headGradient = scope.own(gradients.get('hidden')!)
+      gradients.delete('hidden')
+      const { gradient, adapters } = await this.span.backward(forward.residuals!, headGradient)
+      await accumulate(device, gradients, adapters)
+      return { ...loss, gradient, gradients }
+    } finally {
+      forward.residuals!.free()
+    }
+  }
+
+  async evaluate (rows: Rows, targets: Batch['targets']): Promise<Loss> {
+    using scope = new Scope(this.span.device)
+    const { hidden } = await this.span.forward(rows, { keepResiduals: false })
+    return await this.#head.loss(scope.own(hidden), targets)
+  }
+
+  /** Logits of these rows, or of the last row of each sequence: float32 [taken, vocabulary]. */
+  async logits (rows: Rows, taken: readonly number[] = lastRows(rows.lengths)): Promise<Tensor> {
+    using scope = new Scope(this.span.device)
+    const { hidden } = await this.span.forward(rows, { keepResiduals: false })
+    return await this.#head.logits(scope.own(hidden), taken)
+  }
+}
+
+/** The number of each sequence's last row. */
+function lastRows (lengths: readonly number[]): number[] {
+  let end = 0
+  return lengths.map((length) => (end += length) - 1)
+}
+
+function seedsOf (rows: number, seed: string | undefined): Pick<ForwardOptions, 'seeds'> {
+  return seed === undefined ? {} : { seeds: [{ rows, seed }] }
+}

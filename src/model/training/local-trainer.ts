@@ -1,0 +1,118 @@
+import type { Tensor } from '../../tensor.ts'
+import type { Model } from '../families/index.ts'
+import type { Loss } from '../layers/head.ts'
+import { sequencesOf } from '../layers/hidden-states.ts'
+import type { Trainable } from '../layers/trainable.ts'
+import type { WeightFormat } from '../layers/weight-format.ts'
+import type { WeightSource } from '../layers/weights.ts'
+import type { Device, DeviceTensor } from '../runtime/device.ts'
+import { Scope } from '../runtime/scope.ts'
+import type { Batch } from '../text/batches.ts'
+import type { ResidualSetting } from './activation-checkpointing.ts'
+import { loadEnds, type Ends } from './client-model.ts'
+import { accumulate } from './gradient-sum.ts'
+import { clippingCoefficient, Optimizer, type OptimizerSettings } from './optimizer.ts'
+import { Parameters } from './parameters.ts'
+
+export interface LocalTrainerOptions {
+  /** Adapters on every block, or `'weights'`: everything. */
+  readonly trainable: Trainable
+  readonly optimizer: OptimizerSettings
+  readonly policy?: ResidualSetting
+  /** What frozen matrices are kept as; float32 when left out. */
+  readonly format?: WeightFormat
+}
+
+export interface LocalStepOptions {
+  readonly learningRate: number
+  /** The gradient's norm, per token, is brought down to this; null leaves it. */
+  readonly maxGradientNorm?: number | null
+  /** Of dropout's random bits, one for each batch, new for each step. */
+  readonly seeds?: readonly string[]
+}
+
+export type TrainingBatch = Pick<Batch, 'ids' | 'targets'>
+
+/** A whole model trained on one machine: what a federation of any shape must equal. */
+export class LocalTrainer {
+  readonly parameters: Parameters
+  readonly #device: Device
+  readonly #ends: Ends
+  readonly #optimizer: Optimizer
+
+  constructor (device: Device, ends: Ends, optimizer: Optimizer, parameters: Parameters) {
+    this.#device = device
+    this.#ends = ends
+    this.#optimizer = optimizer
+    this.parameters = parameters
+  }
+
+  static async load (
+    device: Device,
+    model: Model,
+    source: WeightSource,
+    { trainable, optimizer, ...options }: LocalTrainerOptions
+  ): Promise<LocalTrainer> {
+    const ends = await loadEnds(device, model, source, { inputBlocks: model.layers, outputBlocks: 0 }, trainable, options)
+    return new LocalTrainer(device, ends, await Optimizer.open(device, optimizer), await Parameters.create(device, ends.weights.trained))
+  }
+
+  /** One optimiser step on the mean loss over the tokens of all batches, which are run one after another. */
+  async step (batches: readonly TrainingBatch[], { learningRate, maxGradientNorm = null, seeds }: LocalStepOptions): Promise<Loss> {
+    const sum = new Map<string, DeviceTensor>()
+    using scope = new Scope(this.#device)
+    let [lossSum, countedTokens] = [0, 0]
+    for (const [i, batch] of batches.entries()) {
+      const result = await this.#gradients(batch, seeds?.[i])
+      await accumulate(this.#device, sum, result.gradients)
+      lossSum += result.lossSum
+      countedTokens += result.countedTokens
+    }
+    for (const gradient of sum.values()) scope.own(gradient)
+    const scale = 1 / Math.max(1, countedTokens)
+    const coefficient = maxGradientNorm === null
+      ? 1
+      : clippingCoefficient(await this.#optimizer.norm(sum.values()) * scale, maxGradientNorm)
+    await this.parameters.step(this.#optimizer, sum, { learningRate, scale: scale * coefficient })
+    return { lossSum, countedTokens }
+  }
+
+  async evaluate (batch: TrainingBatch): Promise<Loss> {
+    const { input, output } = this.#ends
+    using scope = new Scope(this.#device)
+    const { hidden } = await input.forward(batch.ids, { keepResiduals: false })
+    scope.own(hidden)
+    return await output.evaluate({ hidden, ...sequencesOf(input.span.model, batch.ids) }, batch.targets)
+  }
+
+  /** What is trained, as it is now, on the host. */
+  async values (): Promise<Map<string, Tensor>> {
+    return await this.parameters.values()
+  }
+
+  free (): void {
+    this.parameters.free()
+    this.#ends.weights.free()
+  }
+
+  async #gradients (batch: TrainingBatch, seed: string | undefined): Promise<Loss & { gradients: Map<string, DeviceTensor> }> {
+    const { input, output } = this.#ends
+    const options = seed === undefined ? {} : { seed }
+    using scope = new Scope(this.#device)
+    const { hidden, residuals } = await input.forward(batch.ids, { keepResiduals: true, ...options })
+    scope.own(hidden)
+    try {
+      const { gradient, gradients, lossSum, countedTokens } = await output.train(
+        { hidden, ...sequencesOf(input.span.model, batch.ids) },
+        batch.targets,
+        options
+      )
+      scope.own(gradient)
+      await accumulate(this.#device, gradients, await input.backward(residuals!, gradient))
+      return { lossSum, countedTokens, gradients }
+    } catch (error) {
+      residuals!.free()
+      throw error
+    }
+  }
+}

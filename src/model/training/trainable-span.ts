@@ -1,0 +1,363 @@
+import { bytesPerElement, elementCount, type Tensor } from '../../tensor.ts'
+import { kindOf, type Model, type Span } from '../families/family.ts'
+import { grownTables } from '../families/rotary.ts'
+import { blockPrograms, type BlockPrograms, type ResidualPolicy } from '../layers/block-programs.ts'
+import { contextsFault, rowLayout, sliceRows, type Rows, type Sequences } from '../layers/hidden-states.ts'
+import { AdapterSettingsError, adapterTargets, dropoutKey } from '../layers/lora.ts'
+import type { Trainable } from '../layers/trainable.ts'
+import type { WeightFormat } from '../layers/weight-format.ts'
+import { ModelWeights, type WeightSource } from '../layers/weights.ts'
+import { compiled } from '../runtime/compiled.ts'
+import type { AnyTensor, Device, DeviceTensor, Executable } from '../runtime/device.ts'
+import { Scope } from '../runtime/scope.ts'
+import { ResidualChoice, type ResidualSetting } from './activation-checkpointing.ts'
+
+export interface SpanOptions {
+  /** Shares weights with other pieces of this machine; a set of the span's own when left out. */
+  readonly weights?: ModelWeights
+  /** What the span's own set keeps frozen matrices as; float32 when left out. */
+  readonly format?: WeightFormat
+  /** Saved when left out: faster for wide models; recomputed holds less; auto measures. */
+  readonly policy?: ResidualSetting
+  /** Bytes of residuals that `auto` lets one pass save; no limit when left out. */
+  readonly residualBytes?: number | undefined
+}
+
+export interface ForwardOptions {
+  /** Whether a backward pass follows. */
+  readonly keepResiduals: boolean
+  /** Blocks to pass, within the span; all of it when left out. */
+  readonly first?: number
+  readonly end?: number
+  /** Of dropout's random bits, of all rows in order; needed in training where adapters drop out. */
+  readonly seeds?: readonly RowSeed[]
+}
+
+/** Rows, one after another, whose random bits follow from this seed and their place among them alone; a seed is used once a step. */
+export interface RowSeed {
+  readonly rows: number
+  readonly seed: string
+}
+
+interface BlockResiduals {
+  readonly layer: number
+  readonly hidden: DeviceTensor
+  readonly saved: Readonly<Record<string, DeviceTensor>>
+}
+
+/** What a forward pass keeps for its backward pass. */
+export class Residuals {
+  readonly blocks: BlockResiduals[] = []
+  readonly layout: Readonly<Record<string, DeviceTensor>>
+  readonly rows: number
+  readonly seeds: readonly RowSeed[] | undefined
+  readonly policy: ResidualPolicy
+  /** How long the way there took. */
+  forwardMs = 0
+  readonly #scope: Scope
+
+  constructor (scope: Scope, layout: Residuals['layout'], rows: number, seeds: readonly RowSeed[] | undefined, policy: ResidualPolicy) {
+    this.#scope = scope
+    this.layout = layout
+    this.rows = rows
+    this.seeds = seeds
+    this.policy = policy
+  }
+
+  /** Bytes on the device from here to the backward pass. */
+  get bytes (): number {
+    return this.blocks.flatMap(({ hidden, saved }) => [hidden, ...Object.values(saved)]).reduce(
+      (sum, { dtype, shape }) => sum + bytesPerElement[dtype] * elementCount(shape),
+      0
+    )
+  }
+
+  /** Frees them; a backward pass does that too. */
+  free (): void {
+    this.#scope[Symbol.dispose]()
+  }
+}
+
+export interface SpanGradients {
+  /** Of the rows that went in, [rows, hidden]. */
+  readonly gradient: DeviceTensor
+  /** Of the trained tensors of the blocks passed, by name. */
+  readonly adapters: Map<string, DeviceTensor>
+}
+
+interface TrainingExecutables {
+  readonly parameters: BlockPrograms['parameters']
+  readonly forward: Executable
+  readonly backward: Executable
+  /** Compiled when first asked for: few blocks are the first ones. */
+  readonly backwardToParameters: () => Promise<Executable>
+}
+
+interface BlockExecutables {
+  readonly evaluate: Executable
+  /** Of the policies that passes may use. */
+  readonly training: Partial<Record<ResidualPolicy, TrainingExecutables>>
+}
+
+/** Consecutive blocks on a device that compute forward and backward, for all of their rows or for some that board and alight within. */
+export class TrainableSpan {
+  readonly device: Device
+  readonly model: Model
+  readonly span: Span
+  readonly weights: ModelWeights
+  readonly residuals: ResidualChoice
+  readonly #blocks: readonly BlockExecutables[]
+
+  constructor (weights: ModelWeights, span: Span, blocks: readonly BlockExecutables[], residuals: ResidualChoice) {
+    this.residuals = residuals
+    this.device = weights.device
+    this.model = weights.model
+    this.weights = weights
+    this.span = span
+    this.#blocks = blocks
+  }
+
+  /** Loads blocks `[first, end)` with adapters as training starts, or to be trained themselves (`'weights'`). */
+  static async load (
+    device: Device,
+    model: Model,
+    source: WeightSource,
+    span: Span,
+    trainable: Trainable,
+    { weights, format, policy = 'saved', residualBytes }: SpanOptions = {}
+  ): Promise<TrainableSpan> {
+    if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers))
+      throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
+    const set = weights ?? new ModelWeights(device, model, trainable, format)
+    const residuals = new ResidualChoice(policy, residualBytes)
+    const made = new Map<string, Promise<BlockExecutables>>()
+    const blocks = await Promise.all(Array.from({ length: span.end - span.first }, async (_, i) => {
+      const key = set.programKey(span.first + i)
+      const executables = made.get(key) ?? blockExecutables(set, span.first + i, residuals.candidates)
+      made.set(key, executables)
+      return await executables
+    }))
+    if (weights === undefined) await set.orFreed(async () => { await set.loadBlocks(source, span) })
+    else await set.loadBlocks(source, span)
+    return new TrainableSpan(set, span, blocks, residuals)
+  }
+
+  /** The trained tensors of this span. What restores or sets them replaces them: do not keep the handles. */
+  parameters (): Map<string, DeviceTensor> {
+    return new Map(this.weights.parameterNames(this.span).map((name) => [name, this.weights.trained.get(name)!]))
+  }
+
+  /**
+   * Passes rows through blocks; the result is the caller's. The given rows stay the caller's: with `keepResiduals`, a device tensor must
+   * live until the backward pass.
+   */
+  async forward (
+    rows: Rows,
+    { keepResiduals, first = this.span.first, end = this.span.end, seeds }: ForwardOptions
+  ): Promise<{ hidden: DeviceTensor, residuals?: Residuals }> {
+    this.#check(rows, first, end)
+    const scope = new Scope(this.device)
+    const startedAtMs = performance.now()
+    try {
+      const layout = await this.#layout(scope, rows)
+      let hidden = await scope.upload(rows.hidden)
+      const count = hidden.shape[0]!
+      const residuals = new Residuals(
+        scope,
+        layout,
+        count,
+        seeds,
+        keepResiduals ? this.residuals.next(count * (end - first)) : 'recomputed'
+      )
+      for (let layer = first; layer < end; layer++) {
+        const { output, ...saved } = keepResiduals
+          ? await this.#forward(scope, residuals, layer, hidden)
+          : await this.#evaluate(scope, layout, layer, hidden)
+        if (keepResiduals) residuals.blocks.push({ layer, hidden, saved })
+        else if (hidden !== rows.hidden) scope.free(hidden)
+        hidden = output!
+      }
+      // No block to pass: the result is a tensor of its own all the same.
+      if (first === end) hidden = await sliceRows(this.device, hidden, 0, residuals.rows)
+      scope.release([hidden])
+      residuals.forwardMs = performance.now() - startedAtMs
+      if (keepResiduals) return { hidden, residuals }
+      scope[Symbol.dispose]()
+      return { hidden }
+    } catch (error) {
+      scope[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  /**
+   * Passes the gradient of what `forward` gave, [rows, hidden], back through the same blocks; spends the residuals. The gradients are the
+   * caller's.
+   */
+  async backward (residuals: Residuals, gradient: AnyTensor): Promise<SpanGradients> {
+    const { gradient: input, adapters } = await this.#backward(residuals, gradient, true)
+    return { gradient: input!, adapters }
+  }
+
+  /** The same where nothing before the span is trained, so that the gradient of its rows is not needed. */
+  async backwardToParameters (residuals: Residuals, gradient: AnyTensor): Promise<SpanGradients['adapters']> {
+    return (await this.#backward(residuals, gradient, false)).adapters
+  }
+
+  async #backward (
+    residuals: Residuals,
+    gradient: AnyTensor,
+    toInput: boolean
+  ): Promise<Pick<SpanGradients, 'adapters'> & { readonly gradient: DeviceTensor | undefined }> {
+    const scope = new Scope(this.device)
+    const startedAtMs = performance.now()
+    try {
+      const adapters = new Map<string, DeviceTensor>()
+      let current: DeviceTensor | undefined = await scope.upload(gradient)
+      const passed = toInput ? residuals.blocks : this.#fromFirstTrained(residuals)
+      for (const [i, { layer, hidden, saved }] of [...passed.entries()].reverse()) {
+        const { parameters, backward, backwardToParameters } = this.#training(layer, residuals.policy)
+        const dropout = await this.#dropout(scope, layer, residuals)
+        const executable = i > 0 || toInput ? backward : await backwardToParameters()
+        const results = await executable.run({
+          hidden,
+          outputGradient: current!,
+          ...saved,
+          ...this.weights.blockInputs(layer),
+          ...residuals.layout,
+          ...dropout
+        }, { keep: 'all' }) as Record<string, DeviceTensor>
+        for (const result of Object.values(results)) scope.own(result)
+        scope.free(...Object.values(dropout), ...(current === gradient ? [] : [current!]))
+        for (const name of parameters) adapters.set(this.weights.parameterName(layer, name), results[`${name}.gradient`]!)
+        current = results.inputGradient
+      }
+      if (residuals.blocks.length === 0 && toInput) current = await sliceRows(this.device, current!, 0, residuals.rows)
+      scope.release([...(toInput ? [current!] : []), ...adapters.values()])
+      if (residuals.blocks.length > 0)
+        this.residuals.record(residuals.policy, {
+          rows: residuals.rows * residuals.blocks.length,
+          bytes: residuals.bytes,
+          ms: residuals.forwardMs + performance.now() - startedAtMs
+        })
+      return { gradient: toInput ? current : undefined, adapters }
+    } finally {
+      scope[Symbol.dispose]()
+      residuals.free()
+    }
+  }
+
+  /** The blocks that a gradient must reach: those before have nothing to train. */
+  #fromFirstTrained ({ blocks, policy }: Residuals): BlockResiduals[] {
+    const first = blocks.findIndex(({ layer }) => this.#training(layer, policy).parameters.length > 0)
+    return first === -1 ? [] : blocks.slice(first)
+  }
+
+  /** Frees the span's weights; only where it does not share them. */
+  free (): void {
+    this.weights.free()
+  }
+
+  async #evaluate (scope: Scope, layout: Residuals['layout'], layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
+    const results = await this.#block(layer).evaluate.run({ hidden, ...this.weights.blockInputs(layer), ...layout }, {
+      keep: 'all'
+    }) as Record<string, DeviceTensor>
+    scope.own(results.output!)
+    return results
+  }
+
+  async #forward (scope: Scope, residuals: Residuals, layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
+    const dropout = await this.#dropout(scope, layer, residuals)
+    const results = await this.#training(layer, residuals.policy).forward.run({
+      hidden,
+      ...this.weights.blockInputs(layer),
+      ...residuals.layout,
+      ...dropout
+    }, { keep: 'all' }) as Record<string, DeviceTensor>
+    for (const result of Object.values(results)) scope.own(result)
+    scope.free(...Object.values(dropout))
+    return results
+  }
+
+  #block (layer: number): BlockExecutables {
+    return this.#blocks[layer - this.span.first]!
+  }
+
+  #training (layer: number, policy: ResidualPolicy): TrainingExecutables {
+    return this.#block(layer).training[policy]!
+  }
+
+  /** The random bits of a block's adapters; the same for the same seeds. */
+  async #dropout (scope: Scope, layer: number, { rows, seeds }: Residuals): Promise<Record<string, DeviceTensor>> {
+    const { adapters } = this.weights.training(layer)
+    if (adapters === undefined || adapters.dropout === 0) return {}
+    if (seeds === undefined)
+      throw new AdapterSettingsError(
+        'adapters with dropout cannot be trained without a seed',
+        'give the forward pass one, new for each step'
+      )
+    const bits: Record<string, DeviceTensor> = {}
+    for (const { name, inputSize } of adapterTargets(this.model, adapters)) {
+      bits[`${name}.dropout`] = scope.own(
+        await this.device.randomBits(
+          [rows, inputSize],
+          seeds.map(({ rows, seed }) => ({ key: dropoutKey(seed, layer, name), elements: rows * inputSize }))
+        )
+      )
+    }
+    return bits
+  }
+
+  async #layout (scope: Scope, sequences: Sequences): Promise<Residuals['layout']> {
+    const layout: Record<string, DeviceTensor> = { ...await this.weights.rotary.reaching(Math.max(...sequences.lengths)) }
+    for (
+      const [name, part] of Object.entries<Tensor>({
+        ...rowLayout(sequences),
+        ...grownTables(this.model.rotary, sequences.lengths.map((count) => ({ from: 0, count })))
+      })
+    ) layout[name] = await scope.upload(part)
+    return layout
+  }
+
+  #check ({ hidden, ...sequences }: Rows, first: number, end: number): void {
+    const { lengths } = sequences
+    if (!(first >= this.span.first && first <= end && end <= this.span.end))
+      throw new RangeError(`blocks [${first}, ${end}) are not within [${this.span.first}, ${this.span.end})`)
+    const rows = lengths.reduce((sum, length) => sum + length, 0)
+    const { shape: [count, width] } = hidden
+    if (count !== rows || width !== this.model.hiddenSize)
+      throw new RangeError(`hidden states [${hidden.shape.join(', ')}] do not fit ${rows} rows of ${this.model.hiddenSize}`)
+    if (lengths.some((length) => length < 1 || length > this.model.maxPositions))
+      throw new RangeError(`sequences have 1 to ${this.model.maxPositions} rows, not ${lengths.join(', ')}`)
+    const fault = contextsFault(this.model, sequences)
+    if (fault !== undefined) throw new RangeError(fault)
+  }
+}
+
+async function blockExecutables (weights: ModelWeights, layer: number, policies: readonly ResidualPolicy[]): Promise<BlockExecutables> {
+  const { device, model } = weights
+  const block = weights.programKey(layer)
+  const made = policies.map((policy) => ({
+    policy,
+    programs: blockPrograms({
+      model,
+      kind: kindOf(model, layer),
+      training: weights.training(layer),
+      format: weights.blockFormat(layer),
+      rowType: weights.rowType
+    }, policy)
+  }))
+  const [evaluate, training] = await Promise.all([
+    compiled(device, `block.evaluate ${block}`, () => made[0]!.programs.evaluate),
+    Promise.all(made.map(async ({ policy, programs }) => {
+      const [forward, backward] = await Promise.all([
+        compiled(device, `block.forward ${policy} ${block}`, () => programs.forward),
+        compiled(device, `block.backward ${policy} ${block}`, () => programs.backward)
+      ])
+      const backwardToParameters = async (): Promise<Executable> =>
+        await compiled(device, `block.backwardToParameters ${policy} ${block}`, programs.backwardToParameters)
+      return [policy, { parameters: programs.parameters, forward, backward, backwardToParameters }] as const
+    }))
+  ])
+  return { evaluate, training: Object.fromEntries(training) }
+}

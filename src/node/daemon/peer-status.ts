@@ -1,0 +1,77 @@
+import type { Connection } from '@libp2p/interface'
+import { protocolId } from '../../protocols/charter/index.ts'
+import { askStatus, type PeerStatus } from '../../protocols/status/status.ts'
+import type { RunningRole } from '../../roles/context.ts'
+import type { Gate, GreetedPeer } from '../network/gate.ts'
+import type { MidspanNode } from '../network/libp2p.ts'
+
+export interface BlockSpan {
+  readonly first: number
+  readonly end: number
+}
+
+/** One line of `midspan peers`. */
+export interface PeerLine {
+  readonly peerId: string
+  readonly role: string
+  readonly agent: string
+  readonly blocks: BlockSpan | null
+  readonly roundTripMs: number | null
+  readonly path: 'direct' | 'relayed'
+  readonly sessions: number
+  /** When it was greeted: ISO 8601. */
+  readonly since: string
+  readonly address: string
+}
+
+/** `peers` is asked by a person who waits. */
+const PROBE_TIMEOUT_MS = 3_000
+
+/** Every greeted peer, probed now. What a peer does not answer in time is null. */
+export async function listPeers (node: MidspanNode, gate: Gate, role: RunningRole, signal: AbortSignal): Promise<PeerLine[]> {
+  const sessions = role.status().sessions ?? []
+  return await Promise.all(gate.greeted().map(async (peer) => {
+    const probe = AbortSignal.any([signal, AbortSignal.timeout(PROBE_TIMEOUT_MS)])
+    const id = peer.peerId.toString()
+    const [connection] = node.getConnections(peer.peerId)
+    const [roundTripMs, blocks] = await Promise.all([ping(node, peer, probe), blocksOf(gate, peer, probe)])
+    return {
+      peerId: id,
+      role: peer.role,
+      agent: peer.agent,
+      blocks,
+      roundTripMs,
+      path: isRelayed(connection) ? 'relayed' : 'direct',
+      sessions: sessions.filter((session) => session.peer === id).length,
+      since: peer.since.toISOString(),
+      address: connection?.remoteAddr.toString() ?? ''
+    }
+  }))
+}
+
+/** The first and last block of a role's spans. */
+export function blockSpan (blocks: PeerStatus['blocks'] | undefined): BlockSpan | null {
+  if (blocks === undefined || blocks.length === 0) return null
+  return { first: Math.min(...blocks.map(([first]) => first)), end: Math.max(...blocks.map(([, end]) => end)) }
+}
+
+async function ping (node: MidspanNode, { peerId }: GreetedPeer, signal: AbortSignal): Promise<number | null> {
+  try {
+    return await node.services.ping.ping(peerId, { signal })
+  } catch {
+    return null
+  }
+}
+
+async function blocksOf (gate: Gate, { peerId, role }: GreetedPeer, signal: AbortSignal): Promise<BlockSpan | null> {
+  if (role !== 'server') return null
+  try {
+    return blockSpan((await askStatus(await gate.dial(peerId, protocolId('status'), signal), signal)).blocks)
+  } catch {
+    return null
+  }
+}
+
+function isRelayed (connection: Connection | undefined): boolean {
+  return connection?.remoteAddr.getComponents().some(({ name }) => name === 'p2p-circuit') ?? false
+}

@@ -1,0 +1,95 @@
+import { mkdir, readFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { MidspanError } from '../../errors.ts'
+import * as atomic from '../../model/checkpoint/atomic.ts'
+
+/** Where a peer keeps everything: the paths inside one home directory. */
+export interface Home {
+  readonly root: string
+  /** The Ed25519 key that is this peer, mode 0600. */
+  readonly identity: string
+  readonly config: string
+  /** The federation's signed charter. */
+  readonly charter: string
+  /** Who was admitted, and which invites were used: servers only. */
+  readonly admission: string
+  /** Addresses of the servers this peer knows. */
+  readonly servers: string
+  /** The parts of the model that a client holds. A server's model stays where it is. */
+  readonly model: string
+  /** A founder's copy of the adapter that training starts from. */
+  readonly adapter: string
+  /** What the roles keep: adapters, optimisers, cursors. */
+  readonly state: string
+  readonly lock: string
+  readonly log: string
+  /**
+   * The socket on which the daemon is asked: in a directory for its owner alone, since it is open to all for a moment before it has a mode.
+   */
+  readonly control: string
+}
+
+/** The command needs a home in which a federation was founded or joined. */
+export class NoFederationError extends MidspanError {
+  static readonly code = 'E_NO_FEDERATION'
+
+  constructor (root: string) {
+    super(NoFederationError.code, `${root} belongs to no federation`, {
+      next: `found one with: midspan init --home ${root} …, or join one with: midspan join --home ${root} <invite>`
+    })
+  }
+}
+
+/** The home already belongs to a federation. */
+export class HomeInUseError extends MidspanError {
+  static readonly code = 'E_HOME_IN_USE'
+
+  constructor (root: string) {
+    super(HomeInUseError.code, `${root} already belongs to a federation`, {
+      next: `choose another home, or leave it with: midspan leave --home ${root}`
+    })
+  }
+}
+
+/** The layout of the home at `root`; touches nothing. */
+export function homeAt (root: string): Home {
+  const absolute = resolve(root)
+  const path = (name: string): string => join(absolute, name)
+  return {
+    root: absolute,
+    identity: path('identity.key'),
+    config: path('config.yaml'),
+    charter: path('charter.json'),
+    admission: path('admission.json'),
+    servers: path('servers.json'),
+    model: path('model'),
+    adapter: path('adapter.safetensors'),
+    state: path('state'),
+    lock: path('daemon.lock'),
+    log: path('daemon.log'),
+    control: path('run/control.sock')
+  }
+}
+
+/** Makes the home's directories, for its owner alone. */
+export async function createHome (home: Home): Promise<void> {
+  for (const path of [home.root, home.model, home.state]) await mkdir(path, { recursive: true, mode: 0o700 })
+}
+
+/** A file's bytes, or undefined where there is no such file. */
+export async function readIfPresent (path: string): Promise<Uint8Array | undefined> {
+  try {
+    return await readFile(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+/**
+ * Replaces a file of the home, for its owner alone, so that a reader, or a restart at any instant, sees all of the old bytes or all of the
+ * new.
+ */
+export async function replaceFile (path: string, bytes: Uint8Array | string): Promise<void> {
+  await atomic.replaceFile(path, async (file) => { await file.writeFile(bytes) }, { mode: 0o600 })
+}

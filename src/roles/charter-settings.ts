@@ -1,0 +1,50 @@
+import { modelOf, type Model, type Span } from '../model/families/index.ts'
+import { trainedShapes, type AdapterTraining } from '../model/layers/trainable.ts'
+import type { Protection } from '../model/privacy/boundary.ts'
+import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
+import type { RoleSettings } from './context.ts'
+import type { AdapterShape } from './training/aggregation/adapter-shapes.ts'
+
+/** The model that a charter describes. */
+export function charteredModel (charter: Charter): Model {
+  return modelOf(charter.model.config)
+}
+
+/** What computes, and on what, for people. */
+export function deviceLine ({ device, threads, weights }: RoleSettings): string {
+  const details = [...(threads === undefined ? [] : [`${threads} threads`]), ...(weights === 'fp32' ? [] : [`${weights} weights`])]
+  return details.length === 0 ? device : `${device} (${details.join(', ')})`
+}
+
+/** What a charter's federation trains. */
+export function trainableOf ({ adapters: { initial, ...adapters }, weights: { blocks, bias } }: Charter): AdapterTraining {
+  return { ...adapters, imported: initial !== undefined, blocks, bias }
+}
+
+/** Names and shapes of what is trained in these spans, in order. */
+export function shapesOf (charter: Charter, spans: readonly Span[]): AdapterShape[] {
+  const model = charteredModel(charter)
+  return spans.flatMap((span) => trainedShapes(model, trainableOf(charter), span))
+}
+
+/** The spans that a client computes itself: before and after the middle. */
+export function endSpans (charter: Charter, { inputBlocks, outputBlocks }: ClientSettings['partition']): [Span, Span] {
+  const { blocks } = charter.model
+  return [{ first: 0, end: inputBlocks }, { first: blocks - outputBlocks, end: blocks }]
+}
+
+/** What protects a client's rows, at the cuts of its partition. */
+export function protectionOf (
+  charter: Charter,
+  { partition: { inputBlocks, outputBlocks }, noise, gradientNoise }: ClientSettings
+): { hidden: Protection, gradient: Protection } {
+  const { privacy: { clip, clipAlways }, model: { blocks } } = charter
+  const protection = (norm: number | undefined, scale: number): Protection => ({
+    clip: scale > 0 || clipAlways ? norm ?? null : null,
+    noise: scale
+  })
+  return {
+    hidden: protection(clip?.hidden[inputBlocks], noise),
+    gradient: protection(clip?.gradient[blocks - outputBlocks], gradientNoise)
+  }
+}

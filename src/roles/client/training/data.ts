@@ -1,0 +1,84 @@
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { pipeline } from 'node:stream/promises'
+import { z } from 'zod'
+import { UsageError } from '../../../errors.ts'
+import { PromptError, type PromptReading } from '../../../model/families/index.ts'
+import { Batches } from '../../../model/text/batches.ts'
+import { loadDataset, type Dataset } from '../../../model/text/dataset.ts'
+import type { Tokenizer } from '../../../model/text/tokenizer.ts'
+import type { Charter } from '../../../protocols/charter/schema.ts'
+import { MAX_SEQUENCES } from '../../../protocols/train/constants.ts'
+import { charteredModel } from '../../charter-settings.ts'
+
+const count = z.int().min(1)
+
+/** How batches are made of a data file. */
+export const dataSchema = z.strictObject({
+  data: z.string().min(1),
+  /** Sequences of a batch. */
+  sequences: count.optional(),
+  /** Tokens of a sequence at most. */
+  maxTokens: z.int().min(2).optional(),
+  /** Packed, except for models that read prompts in both directions: cut anywhere, a prompt would lack its end. */
+  packing: z.enum(['packed', 'padded']).optional(),
+  lossOn: z.enum(['completion', 'all']).default('completion'),
+  seed: z.int().min(0).default(0)
+})
+
+export type DataOptions = z.infer<typeof dataSchema>
+
+/** Examples from a data file as batches within a charter's bounds. Throws DatasetError and UsageError. */
+export async function loadBatches (
+  options: DataOptions,
+  tokenizer: Tokenizer,
+  charter: Charter,
+  signal: AbortSignal
+): Promise<{ dataset: Dataset, batches: Batches }> {
+  const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
+  const longest = Math.min(maxSequenceTokens, maxTokensPerClient)
+  const { prompts } = charteredModel(charter)
+  const { packing = prompts === undefined ? 'packed' : 'padded', lossOn, seed, maxTokens = longest } = options
+  if (prompts !== undefined && packing === 'packed')
+    throw new UsageError(
+      'this model reads prompts in both directions, so that its records cannot be packed',
+      'leave out --packing, or give --packing padded'
+    )
+  if (maxTokens > longest)
+    throw new UsageError(`sequences of ${maxTokens} tokens are longer than the federation allows`, `give --max-tokens ${longest} or less`)
+  const most = Math.min(MAX_SEQUENCES, Math.floor(maxTokensPerClient / maxTokens))
+  const { sequences = most } = options
+  if (sequences > most)
+    throw new UsageError(
+      `${sequences} sequences of ${maxTokens} tokens are more than the ${maxTokensPerClient} tokens that the federation allows in a batch`,
+      `give --sequences ${most} or less, or a smaller --max-tokens`
+    )
+  // A record's last token is a target only, so a padded record may have one token more than its sequence.
+  const bounds = packing === 'padded' ? { maxLength: maxTokens + 1 } : {}
+  const dataset = await loadDataset(options.data, tokenizer, {
+    lossOn,
+    ...bounds,
+    ...(prompts === undefined ? {} : { fault: promptFault(prompts) })
+  }, signal)
+  return { dataset, batches: new Batches(dataset.examples, { seed: String(seed), sequences, mode: packing, windowLength: maxTokens }) }
+}
+
+/** What is wrong with the prompt of some ids, if anything: a text may hold special tokens of its own. */
+function promptFault ({ context }: PromptReading): (ids: Int32Array) => string | undefined {
+  return (ids) => {
+    try {
+      context([...ids], 'read')
+      return undefined
+    } catch (error) {
+      if (error instanceof PromptError) return 'has no mask token before the end of its prompt'
+      throw error
+    }
+  }
+}
+
+/** Tells one run's work from another's: SHA-256 of the data and of how batches are made of it. */
+export async function runKey ({ data, ...options }: DataOptions): Promise<string> {
+  const contents = createHash('sha256')
+  await pipeline(createReadStream(data), contents)
+  return createHash('sha256').update(JSON.stringify({ contents: contents.digest('hex'), ...options })).digest('hex')
+}

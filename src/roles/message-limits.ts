@@ -1,0 +1,34 @@
+import type { Charter } from '../protocols/charter/schema.ts'
+import * as generate from '../protocols/generate/constants.ts'
+import * as train from '../protocols/train/constants.ts'
+import type { BodyLimits } from '../protocols/wire/body.ts'
+import { rowBytes } from '../protocols/wire/hidden-states.ts'
+
+/** A parameter's value and two moments, with its step count beside them. */
+const STATE_COPIES = 4
+
+/** Bytes of float32 adapters on every block of the model. */
+export function adapterBytes (shapes: ReadonlyArray<{ readonly shape: readonly number[] }>): number {
+  return 4 * shapes.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0)
+}
+
+/** What one frame of a training stream may hold: the rows of a round, or the state of the adapters. */
+export function trainLimits (charter: Charter, shapes: ReadonlyArray<{ readonly shape: readonly number[] }>): BodyLimits {
+  return {
+    maxMessageBytes: train.MAX_MESSAGE_BYTES,
+    maxTensors: train.MAX_TENSORS,
+    maxTensorBytes: Math.max(
+      rowBytes(charter.wire, charter.training.maxTokensPerClient, charter.model.hidden),
+      STATE_COPIES * adapterBytes(shapes) + 8 * STATE_COPIES * shapes.length
+    )
+  }
+}
+
+/** What one frame of a generation stream may hold: the rows of the longest prompt. */
+export function generateLimits (charter: Charter): BodyLimits {
+  return {
+    maxMessageBytes: generate.MAX_MESSAGE_BYTES,
+    maxTensors: generate.MAX_TENSORS,
+    maxTensorBytes: rowBytes(charter.wire, charter.limits.maxSequenceTokens, charter.model.hidden)
+  }
+}

@@ -1,0 +1,65 @@
+import type { Model } from '../../../model/families/index.ts'
+import { rowsAtOnce } from '../../../model/generation/cache-size.ts'
+import type { Charter } from '../../../protocols/charter/schema.ts'
+import { fromServer, type ClientMessage, type GenerateServerChannel } from '../../../protocols/generate/messages.ts'
+import type { Received } from '../../../protocols/wire/channel.ts'
+import { BadMessageError } from '../../../protocols/wire/errors.ts'
+import { checkRows } from '../../../protocols/wire/hidden-states.ts'
+import { checkContext, checkSpan } from '../checks.ts'
+import type { GenerationEngine, GenerationSession } from './engine.ts'
+
+export interface GenerationComponents {
+  readonly charter: Charter
+  readonly model: Model
+  readonly engine: GenerationEngine
+}
+
+/** Serves one sequence until its stream ends, and frees its cache however that happens. */
+export async function serveGeneration (
+  channel: GenerateServerChannel,
+  { charter, model, engine }: GenerationComponents,
+  signal: AbortSignal
+): Promise<void> {
+  const session = await begin(channel, charter, engine, await channel.receive(signal))
+  try {
+    await channel.send(fromServer({ case: 'ready', value: {} }))
+    for (;;) await compute(channel, { charter, model, engine }, session, await channel.receive(signal))
+  } finally {
+    await engine.close(session)
+  }
+}
+
+async function begin (
+  channel: GenerateServerChannel,
+  charter: Charter,
+  engine: GenerationEngine,
+  { message: { kind } }: Received<ClientMessage>
+): Promise<GenerationSession> {
+  if (kind.case !== 'begin') throw new BadMessageError('a generation stream begins with Begin')
+  const { capacity, ...span } = kind.value
+  if (capacity < 1 || capacity > charter.limits.maxSequenceTokens)
+    throw new BadMessageError(`a sequence of ${capacity} tokens was asked for: the charter allows 1 to ${charter.limits.maxSequenceTokens}`)
+  return await engine.open(channel.sessionId, checkSpan(charter, span), capacity)
+}
+
+async function compute (
+  channel: GenerateServerChannel,
+  { charter, model, engine }: GenerationComponents,
+  session: GenerationSession,
+  { message: { kind }, tensors }: Received<ClientMessage>
+): Promise<void> {
+  if (kind.case !== 'rows') throw new BadMessageError('the message is of no known kind')
+  const { position, count } = kind.value
+  const { length, capacity } = session.cache
+  if (position > length) throw new BadMessageError(`position ${position} leaves a gap after ${length}`)
+  if (count < 1 || position + count > capacity)
+    throw new BadMessageError(`${count} rows from ${position} on do not fit a sequence of ${capacity}`)
+  if (count > rowsAtOnce(model))
+    throw new BadMessageError(`${count} rows came at once: of this model, which has windows, ${rowsAtOnce(model)} may`)
+  if (!session.cache.holds(position))
+    throw new BadMessageError(`what rows from ${position} on see is forgotten; the sequence may begin again at 0`)
+  const context = checkContext(model, kind.value)
+  checkRows(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: count })
+  const hidden = await engine.compute(session, { position, context, tensors })
+  await channel.send(fromServer({ case: 'hidden', value: { position } }), hidden)
+}
