@@ -149,21 +149,21 @@ interface Goodput {
   readonly receiverMsPerGb: number
 }
 
-async function measure (link: Link, child: ChildProcess, seconds: number): Promise<Goodput> {
+async function measure (call: Link, child: ChildProcess, seconds: number): Promise<Goodput> {
   const startReceiver = await cpuOf(child)
   const startCpu = cpuMs()
   const start = performance.now()
   let messages = 0
   let unacknowledged = 0
   while (performance.now() - start < seconds * 1000) {
-    await link.send()
+    await call.send()
     messages++
     if (++unacknowledged > IN_FLIGHT) {
-      await link.acknowledged()
+      await call.acknowledged()
       unacknowledged--
     }
   }
-  for (; unacknowledged > 0; unacknowledged--) await link.acknowledged()
+  for (; unacknowledged > 0; unacknowledged--) await call.acknowledged()
   const elapsedMs = performance.now() - start
   const gigabytes = messages * MESSAGE_BYTES / 1e9
   return {
@@ -241,19 +241,19 @@ async function main (seconds: number): Promise<void> {
     const { client: options } = await textOptions()
     const stream = await node.dialProtocol(addresses.map((address) => multiaddr(address)), PROTOCOL)
     const channel = await openChannel(stream, options)
-    const links = [{ name: 'sealed over libp2p', link: sealedLink(channel, tensors) }, {
+    const calls = [{ name: 'sealed over libp2p', call: sealedLink(channel, tensors) }, {
       name: 'node:tls 1.3 AES-256-GCM',
-      link: await tlsLink(tlsPort, payload)
+      call: await tlsLink(tlsPort, payload)
     }]
-    for (const { link } of links)
+    for (const { call } of calls)
       for (let index = 0; index < WARM_UP_MESSAGES; index++) {
-        await link.send()
-        await link.acknowledged()
+        await call.send()
+        await call.acknowledged()
       }
-    const runs = links.map((): Goodput[] => [])
+    const runs = calls.map((): Goodput[] => [])
     for (let round = 0; round < ROUNDS; round++)
-      for (const [index, { link }] of links.entries()) runs[index]?.push(await measure(link, child, seconds))
-    const [sealed, tls] = links.map(({ name }, index) => report(name, runs[index] ?? []))
+      for (const [index, { call }] of calls.entries()) runs[index]?.push(await measure(call, child, seconds))
+    const [sealed, tls] = calls.map(({ name }, index) => report(name, runs[index] ?? []))
     console.log(`ratio                      ${((sealed ?? NaN) / (tls ?? NaN)).toFixed(2)} (bar 0.35)`)
     await roundTrips('sealed', sealedEcho(channel))
     await roundTrips('unsealed', unsealedEcho(await node.dialProtocol(addresses.map((address) => multiaddr(address)), UNSEALED_PROTOCOL)))

@@ -6,13 +6,13 @@ import '../src/node/process/v8-flags.ts'
 import { join } from 'node:path'
 import { makeClinics } from '../src/cli/demo/corpus.ts'
 import { modelOf, type Model } from '../src/model/families/index.ts'
-import { CachedEnds } from '../src/model/generation/cached-client-model.ts'
+import { CachedClientModel } from '../src/model/generation/cached-client-model.ts'
 import { weightFormats, type WeightFormat } from '../src/model/layers/weight-format.ts'
 import type { WeightSource } from '../src/model/layers/weights.ts'
 import type { Device } from '../src/model/runtime/device.ts'
 import { openDevice } from '../src/model/runtime/open.ts'
 import { loadTokenizer } from '../src/model/text/load.ts'
-import { loadEnds } from '../src/model/training/client-model.ts'
+import { loadClientModel } from '../src/model/training/client-model.ts'
 import { LocalTrainer } from '../src/model/training/local-trainer.ts'
 import { Optimizer } from '../src/model/training/optimizer.ts'
 import { Parameters } from '../src/model/training/parameters.ts'
@@ -74,7 +74,7 @@ interface Wide {
   readonly format: WeightFormat
   readonly device: Device
   readonly trainer: LocalTrainer
-  readonly sequence: CachedEnds
+  readonly sequence: CachedClientModel
   /** Bytes held with weights to train, and with what generation holds besides. */
   readonly heldBytes: { readonly training: number, readonly generation: number }
   readonly decodeMs: number[]
@@ -84,10 +84,12 @@ interface Wide {
 async function openWide (format: WeightFormat): Promise<Wide> {
   const device = await openDevice('cpu', { threads: THREADS })
   const model = modelOf(WIDE)
-  const ends = await loadEnds(device, model, randomSource(model), { inputBlocks: 0, outputBlocks: model.layers }, ADAPTERS, { format })
+  const ends = await loadClientModel(device, model, randomSource(model), { inputBlocks: 0, outputBlocks: model.layers }, ADAPTERS, {
+    format
+  })
   const training = (await device.memory()).heldBytes
   const trainer = new LocalTrainer(device, ends, await Optimizer.open(device, ADAMW), await Parameters.create(device, ends.weights.trained))
-  const sequence = await CachedEnds.create(ends.weights, { inputBlocks: 0, outputBlocks: model.layers }, model.maxPositions)
+  const sequence = await CachedClientModel.create(ends.weights, { inputBlocks: 0, outputBlocks: model.layers }, model.maxPositions)
   const before = (await device.memory()).heldBytes
   await sequence.finish(await sequence.starting(PROMPT), PROMPT.length)
   const generation = training + (await device.memory()).heldBytes - before

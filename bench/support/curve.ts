@@ -7,7 +7,7 @@ import { openDevice } from '../../src/model/runtime/open.ts'
 import { loadTokenizer } from '../../src/model/text/load.ts'
 import { learningRateAt } from '../../src/model/training/learning-rate.ts'
 import { LocalTrainer } from '../../src/model/training/local-trainer.ts'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { copyWithExactTokenizer, writeExactData } from '../../test/roles/exact-data.ts'
 import { adapterTensors, mixedPartitions, startFederation } from '../../test/roles/helpers.ts'
@@ -161,7 +161,7 @@ async function federate (
   )
   const evaluation = await writeExactData(join(root, 'held-out.jsonl'), heldOut.map((sequence) => [sequence]))
   const { name, ...schedule } = scheduleOf(totalRounds)
-  const charter: Partial<FoundOptions> = {
+  const charter: Partial<CreateOptions> = {
     ...ADAMW,
     ...schedule,
     schedule: name,

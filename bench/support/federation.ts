@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { pretrainingDocuments } from '../../src/cli/demo/corpus.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
 import type { DaemonStatus } from '../../src/node/daemon/daemon.ts'
-import { foundFederation, type FoundOptions } from '../../src/node/federation/create.ts'
+import { createFederation, type CreateOptions } from '../../src/node/federation/create.ts'
 import { joinFederation } from '../../src/node/federation/join.ts'
 import { homeAt } from '../../src/node/home/home.ts'
 import { type Report, Worker } from './messages.ts'
@@ -18,7 +18,7 @@ const LIMIT_MS = 600_000
 const DOCUMENTS = 4000
 
 /** As a federation is founded unless a benchmark says otherwise: no noise, whose cost would hide the rest; no clip. */
-export const founding: Omit<FoundOptions, 'model' | 'strategy' | 'wire' | 'loraTargets' | 'minClients'> = {
+export const founding: Omit<CreateOptions, 'model' | 'strategy' | 'wire' | 'loraTargets' | 'minClients'> = {
   name: 'bench',
   admission: 'open',
   allow: [],
@@ -50,7 +50,7 @@ export const founding: Omit<FoundOptions, 'model' | 'strategy' | 'wire' | 'loraT
   cacheBytes: 2 ** 28
 }
 
-export interface FederationPlan extends Pick<FoundOptions, 'strategy' | 'wire'> {
+export interface FederationPlan extends Pick<CreateOptions, 'strategy' | 'wire'> {
   readonly loraTargets: readonly string[]
   readonly model: string
   readonly clients: number
@@ -116,7 +116,7 @@ export class Federation {
       last = performance.now()
     }
     const serverHome = await mkdtemp(join(directory, 'server-'))
-    await foundFederation(serverHome, { ...founding, ...plan, minClients: plan.strategy === 'sequential' ? 1 : clients }, limit())
+    await createFederation(serverHome, { ...founding, ...plan, minClients: plan.strategy === 'sequential' ? 1 : clients }, limit())
     lap('found')
     const { worker: server } = await Worker.start<'report', Report>(PEER, [
       String(serverThreads),

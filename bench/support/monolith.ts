@@ -6,7 +6,7 @@ import { LocalGenerator } from '../../src/model/generation/local-generator.ts'
 import { argmax } from '../../src/model/generation/sampling.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
 import { IGNORED_TARGET } from '../../src/model/text/batches.ts'
-import { loadEnds, type Ends } from '../../src/model/training/client-model.ts'
+import { loadClientModel, type ClientModel } from '../../src/model/training/client-model.ts'
 import { LocalTrainer, type TrainingBatch } from '../../src/model/training/local-trainer.ts'
 import { founding } from './federation.ts'
 import { MatrixProduct } from './matrix-product.ts'
@@ -44,7 +44,7 @@ const directory = await openModelDirectory(path)
 const model = modelOf(directory.config)
 const device = await openDevice('cpu', { threads: Number(threads) })
 let trainer: LocalTrainer | undefined
-let ends: Ends | undefined
+let ends: ClientModel | undefined
 let generator: { readonly adapted: boolean, readonly local: LocalGenerator } | undefined
 let product: MatrixProduct | undefined
 
@@ -72,13 +72,13 @@ async function train ({ batches }: Extract<Question, { kind: 'train' }>): Promis
 }
 
 async function forward ({ batch, times }: Extract<Question, { kind: 'forward' }>): Promise<Measured> {
-  ends ??= await loadEnds(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, 'weights')
-  const { input, output } = ends
+  ends ??= await loadClientModel(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, 'weights')
+  const { bottom, top } = ends
   const ms: number[] = []
   for (let pass = 0; pass < times; pass++) {
     await timed(ms, async () => {
-      const { hidden } = await input.forward(batch, { keepResiduals: false })
-      await output.logits({ hidden, lengths: batch.map(({ length }) => length) }, batch.flat().keys().toArray())
+      const { hidden } = await bottom.forward(batch, { keepResiduals: false })
+      await top.logits({ hidden, lengths: batch.map(({ length }) => length) }, batch.flat().keys().toArray())
       device.free(hidden)
     })
   }

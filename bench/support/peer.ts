@@ -3,33 +3,33 @@
  * event loop is watched, homes.
  */
 import '../../src/node/process/v8-flags.ts'
-import { CachedEnds } from '../../src/model/generation/cached-client-model.ts'
+import { CachedClientModel } from '../../src/model/generation/cached-client-model.ts'
 import { Boundary } from '../../src/model/privacy/boundary.ts'
 import { startDaemon } from '../../src/node/daemon/daemon.ts'
 import { Sequence } from '../../src/roles/client/generation/generator.ts'
-import { ClientState } from '../../src/roles/client/training/adapter-state.ts'
+import { AdapterState } from '../../src/roles/client/training/adapter-state.ts'
 import { ClientEnds, TrainingPass } from '../../src/roles/client/training/client-ends.ts'
-import { Middle, Passage } from '../../src/roles/middle/local-stage.ts'
+import { LocalStage, ForwardPass } from '../../src/roles/middle/local-stage.ts'
 import { GenerationEngine } from '../../src/roles/server/generation/engine.ts'
 import { FederatedAdapters } from '../../src/roles/training/aggregation/federated-adapters.ts'
-import { TrainingState } from '../../src/roles/training/coordinator-state.ts'
+import { CoordinatorState } from '../../src/roles/training/coordinator-state.ts'
 import { Stopwatch } from './stopwatch.ts'
 
 const stopwatch = new Stopwatch()
 stopwatch.time(ClientEnds.prototype, 'forward', 'client input forward')
 stopwatch.time(TrainingPass.prototype, 'learn', 'client output, loss and back')
 stopwatch.time(TrainingPass.prototype, 'finish', 'client input backward')
-stopwatch.time(ClientState.prototype, 'download', 'client contribution')
-stopwatch.time(ClientState.prototype, 'step', 'client step')
-stopwatch.time(ClientState.prototype, 'commit', 'client snapshot')
-stopwatch.time(Middle.prototype, 'forward', 'server forward')
-stopwatch.time(Passage.prototype, 'backward', 'server backward')
+stopwatch.time(AdapterState.prototype, 'download', 'client contribution')
+stopwatch.time(AdapterState.prototype, 'step', 'client step')
+stopwatch.time(AdapterState.prototype, 'commit', 'client snapshot')
+stopwatch.time(LocalStage.prototype, 'forward', 'server forward')
+stopwatch.time(ForwardPass.prototype, 'backward', 'server backward')
 stopwatch.time(FederatedAdapters.prototype, 'step', 'server step')
-stopwatch.time(TrainingState.prototype, 'commit', 'server snapshot')
+stopwatch.time(CoordinatorState.prototype, 'commit', 'server snapshot')
 stopwatch.time(Sequence.prototype, 'next', 'token')
 stopwatch.time(GenerationEngine.prototype, 'compute', 'server blocks')
-stopwatch.time(CachedEnds.prototype, 'finishAndGuess', 'client ends')
-stopwatch.time(Boundary.prototype, 'release', 'release')
+stopwatch.time(CachedClientModel.prototype, 'finishAndGuess', 'client ends')
+stopwatch.time(Boundary.prototype, 'protect', 'protect')
 stopwatch.time(Boundary.prototype, 'encode', 'encode')
 stopwatch.time(Boundary.prototype, 'decode', 'decode')
 

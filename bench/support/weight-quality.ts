@@ -7,7 +7,7 @@ import { Head } from '../../src/model/layers/head.ts'
 import type { WeightFormat } from '../../src/model/layers/weight-format.ts'
 import type { ModelWeights } from '../../src/model/layers/weights.ts'
 import type { Device } from '../../src/model/runtime/device.ts'
-import { loadEnds } from '../../src/model/training/client-model.ts'
+import { loadClientModel } from '../../src/model/training/client-model.ts'
 import { LocalTrainer } from '../../src/model/training/local-trainer.ts'
 import { Optimizer } from '../../src/model/training/optimizer.ts'
 import { Parameters } from '../../src/model/training/parameters.ts'
@@ -48,7 +48,7 @@ const LEARNING_RATE = 3e-3
 export async function measureQuality (device: Device, { model: path, rounds, heldOut }: Subject, format: WeightFormat): Promise<Quality> {
   const directory = await openModelDirectory(path)
   const model = modelOf(directory.config)
-  const ends = await loadEnds(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, ADAPTERS, { format })
+  const ends = await loadClientModel(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, ADAPTERS, { format })
   const trainer = new LocalTrainer(device, ends, await Optimizer.open(device, ADAMW), await Parameters.create(device, ends.weights.trained))
   const losses = async (): Promise<Losses> => {
     const { lossSum, countedTokens } = await trainer.evaluate(batchOf(heldOut))
@@ -74,9 +74,9 @@ async function generationLoss (weights: ModelWeights, model: Model, sequences: S
   for (const sequence of sequences) {
     const count = sequence.length - 1
     const cache = await SequenceCache.create(device, model, all, count)
-    const links = await blocks.links({ passed: 'hidden' }, [{ cache, count }], all)
-    const last = await head.generationLink({ passed: 'output' }, count, Array.from({ length: count }, (_, row) => row))
-    const { logits } = await device.chain([embedding.link(int32([count], sequence.slice(0, -1))), ...links, last])
+    const calls = await blocks.calls({ output: 'hidden' }, [{ cache, count }], all)
+    const last = await head.generationCall({ output: 'output' }, count, Array.from({ length: count }, (_, row) => row))
+    const { logits } = await device.runSequence([embedding.call(int32([count], sequence.slice(0, -1))), ...calls, last])
     cache.free()
     lossSum += crossEntropy(logits as Tensor, sequence.slice(1))
     tokens += count

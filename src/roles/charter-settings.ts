@@ -1,7 +1,8 @@
-import { modelOf, type Model, type Span } from '../model/families/index.ts'
+import { modelOf, type Model } from '../model/families/index.ts'
 import { trainedShapes, type AdapterTraining } from '../model/layers/trainable.ts'
 import type { Protection } from '../model/privacy/boundary.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
+import type { Span } from '../span.ts'
 import type { RoleSettings } from './context.ts'
 import type { AdapterShape } from './training/aggregation/adapter-shapes.ts'
 
@@ -28,7 +29,7 @@ export function shapesOf (charter: Charter, spans: readonly Span[]): AdapterShap
 }
 
 /** The spans that a client computes itself: before and after the middle. */
-export function endSpans (charter: Charter, { inputBlocks, outputBlocks }: ClientSettings['partition']): [Span, Span] {
+export function clientSpans (charter: Charter, { inputBlocks, outputBlocks }: ClientSettings['partition']): [Span, Span] {
   const { blocks } = charter.model
   return [{ first: 0, end: inputBlocks }, { first: blocks - outputBlocks, end: blocks }]
 }

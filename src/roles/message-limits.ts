@@ -1,8 +1,8 @@
+import { encodedBytes } from '../encoding.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import * as generate from '../protocols/generate/constants.ts'
 import * as train from '../protocols/train/constants.ts'
 import type { BodyLimits } from '../protocols/wire/body.ts'
-import { rowBytes } from '../protocols/wire/hidden-states.ts'
 
 /** A parameter's value and two moments, with its step count beside them. */
 const STATE_COPIES = 4
@@ -18,7 +18,7 @@ export function trainLimits (charter: Charter, shapes: ReadonlyArray<{ readonly 
     maxMessageBytes: train.MAX_MESSAGE_BYTES,
     maxTensors: train.MAX_TENSORS,
     maxTensorBytes: Math.max(
-      rowBytes(charter.wire, charter.training.maxTokensPerClient, charter.model.hidden),
+      encodedBytes(charter.wire, charter.training.maxTokensPerClient, charter.model.hidden),
       STATE_COPIES * adapterBytes(shapes) + 8 * STATE_COPIES * shapes.length
     )
   }
@@ -29,6 +29,6 @@ export function generateLimits (charter: Charter): BodyLimits {
   return {
     maxMessageBytes: generate.MAX_MESSAGE_BYTES,
     maxTensors: generate.MAX_TENSORS,
-    maxTensorBytes: rowBytes(charter.wire, charter.limits.maxSequenceTokens, charter.model.hidden)
+    maxTensorBytes: encodedBytes(charter.wire, charter.limits.maxSequenceTokens, charter.model.hidden)
   }
 }

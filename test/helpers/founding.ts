@@ -1,7 +1,7 @@
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 
 /** An exact federation that anybody on loopback may join: no noise, no clip, float32 on the wire. */
-export const foundDefaults: Omit<FoundOptions, 'model'> = {
+export const foundDefaults: Omit<CreateOptions, 'model'> = {
   name: 'test',
   admission: 'open',
   allow: [],

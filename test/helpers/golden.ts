@@ -56,7 +56,7 @@ export interface StepsGolden {
   /** Mean loss per target token, before the first and before the last step. */
   readonly firstLoss: number
   readonly lastLoss: number
-  readonly rounding: Rounding
+  readonly rounding: Encoding
   /** By `${layer}.${module}.lora_A` or `.lora_B`. */
   readonly final: Readonly<Record<string, EncodedTensor>>
 }
@@ -69,7 +69,7 @@ export interface AdamWSettings {
 }
 
 /** How far float32 and float64 lie apart in PyTorch itself: `tensor` as by relativeError. */
-export interface Rounding {
+export interface Encoding {
   readonly tensor: number
   readonly norm: number
   readonly element: number
@@ -97,7 +97,7 @@ export interface TrainGolden {
   readonly losses64: readonly number[]
   readonly heldOutBefore: number
   readonly heldOutAfter: number
-  readonly rounding: Rounding
+  readonly rounding: Encoding
   /** By `${layer}.${module}.lora_A` or `.lora_B`. */
   readonly final: Readonly<Record<string, EncodedTensor>>
   readonly final64: Readonly<Record<string, EncodedTensor>>

@@ -8,13 +8,13 @@ import { original } from './original.ts'
  * what leaves.
  */
 export function watchReleases (onRelease: (clean: Tensor, release: Release, protection: Protection) => void): void {
-  const leaving = original(Boundary, 'leaving')
-  vi.spyOn(Boundary.prototype, 'leaving').mockImplementation(async function (this: Boundary, rows, protection, draw) {
+  const protecting = original(Boundary, 'protecting')
+  vi.spyOn(Boundary.prototype, 'protecting').mockImplementation(async function (this: Boundary, rows, protection, draw) {
     // A chain that runs twice computes the same again: it writes to the same places of its caches.
     const [clean] = await this.encode(rows)
-    const { links, released } = await leaving.call(this, rows, protection, draw)
+    const { calls, released } = await protecting.call(this, rows, protection, draw)
     return {
-      links,
+      calls,
       released (results) {
         const release = released(results)
         onRelease(clean!, release, protection)

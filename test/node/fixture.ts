@@ -5,7 +5,7 @@ import { onTestFinished } from 'vitest'
 import { ControlClient } from '../../src/node/control/client.ts'
 import { startDaemon, type Daemon } from '../../src/node/daemon/daemon.ts'
 import type { Roles } from '../../src/node/daemon/roles.ts'
-import { foundFederation, type Founded, type FoundOptions } from '../../src/node/federation/create.ts'
+import { createFederation, type CreatedFederation, type CreateOptions } from '../../src/node/federation/create.ts'
 import { homeAt } from '../../src/node/home/home.ts'
 import type { RunningRole } from '../../src/roles/context.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
@@ -29,7 +29,7 @@ export async function temporaryDirectory (): Promise<string> {
   return path
 }
 
-export const foundOptions: FoundOptions = {
+export const foundOptions: CreateOptions = {
   ...foundDefaults,
   model: dataPath(STORIES),
   name: 'stories',
@@ -46,8 +46,8 @@ export const foundOptions: FoundOptions = {
 }
 
 /** A home with a federation founded in it. */
-export async function founded (changes: Partial<FoundOptions> = {}): Promise<Founded> {
-  return await foundFederation(await temporaryDirectory(), { ...foundOptions, ...changes }, AbortSignal.timeout(30_000))
+export async function founded (changes: Partial<CreateOptions> = {}): Promise<CreatedFederation> {
+  return await createFederation(await temporaryDirectory(), { ...foundOptions, ...changes }, AbortSignal.timeout(30_000))
 }
 
 /** A daemon on loopback, stopped after the test. */

@@ -5,21 +5,21 @@
 import fs from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
-import { ClientState } from '../../src/roles/client/training/adapter-state.ts'
+import { AdapterState } from '../../src/roles/client/training/adapter-state.ts'
 import { ClientEnds, TrainingPass } from '../../src/roles/client/training/client-ends.ts'
-import { Middle } from '../../src/roles/middle/local-stage.ts'
+import { LocalStage } from '../../src/roles/middle/local-stage.ts'
 import { FederatedAdapters } from '../../src/roles/training/aggregation/federated-adapters.ts'
-import { TrainingState } from '../../src/roles/training/coordinator-state.ts'
+import { CoordinatorState } from '../../src/roles/training/coordinator-state.ts'
 
 type Method = (...args: unknown[]) => Promise<unknown>
 
 const classes: Readonly<Record<string, object>> = {
   ClientEnds: ClientEnds.prototype,
-  ClientState: ClientState.prototype,
+  ClientState: AdapterState.prototype,
   FederatedAdapters: FederatedAdapters.prototype,
-  Middle: Middle.prototype,
+  Middle: LocalStage.prototype,
   TrainingPass: TrainingPass.prototype,
-  TrainingState: TrainingState.prototype
+  TrainingState: CoordinatorState.prototype
 }
 
 function dieAround (

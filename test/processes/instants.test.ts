@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { Homes, type Deaths, type Outcome } from './supervised.ts'
 
 const ROUNDS = 12
@@ -30,7 +30,7 @@ const clippedDeaths: Deaths = {
   'client-0': ['ClientState.norm:after:2', 'ClientState.prepare:after:3'],
   'client-1': ['ClientState.promote:before:6']
 }
-const clippedTogether: Partial<FoundOptions> = { maxGradientNorm: 0.05, gradientNormScope: 'global' }
+const clippedTogether: Partial<CreateOptions> = { maxGradientNorm: 0.05, gradientNormScope: 'global' }
 
 /** In the second pass of a round, on every side. */
 const passDeaths: Deaths = {
@@ -42,7 +42,7 @@ const passDeaths: Deaths = {
 /** Between the two files of a snapshot. */
 const diskDeaths: Deaths = { server: ['rename:after:3'], 'client-0': ['rename:after:5'], 'client-1': ['rename:before:8'] }
 
-const federations: ReadonlyArray<readonly [string, Partial<FoundOptions>, Deaths]> = [
+const federations: ReadonlyArray<readonly [string, Partial<CreateOptions>, Deaths]> = [
   ['shared ends', {}, diskDeaths],
   ['ends averaged every third round', { ends: { mode: 'average', every: 3 } }, ownDeaths],
   ['personal ends', { ends: { mode: 'personal' } }, ownDeaths],

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { readPeftAdapter } from '../../src/model/checkpoint/peft.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { homeAt } from '../../src/node/home/home.ts'
 import { bytesOf } from '../../src/tensor.ts'
 import { MidspanProcess } from '../cli/process.ts'
@@ -17,7 +17,7 @@ const RETRY_MS = 100
 const SEQUENCES = 2
 
 export interface TrainedOptions {
-  readonly charter?: Partial<FoundOptions>
+  readonly charter?: Partial<CreateOptions>
   readonly clients: readonly ClientOptions[]
   readonly rounds: number
 }

@@ -6,7 +6,7 @@
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isAdapter } from '../../src/model/layers/trainable.ts'
-import { foundFederation, type FoundOptions } from '../../src/node/federation/create.ts'
+import { createFederation, type CreateOptions } from '../../src/node/federation/create.ts'
 import { readMembership } from '../../src/node/federation/membership.ts'
 import { homeAt } from '../../src/node/home/home.ts'
 import { shapesOf, trainableOf } from '../../src/roles/charter-settings.ts'
@@ -20,7 +20,7 @@ import { trainedLogits } from '../roles/exported.ts'
 
 const SEED = 'variants'
 
-type Variants = Readonly<Record<string, Partial<FoundOptions>>>
+type Variants = Readonly<Record<string, Partial<CreateOptions>>>
 
 const everywhere: Variants = { linear: {}, rslora: { loraRslora: true }, block: { trainBlocks: [1] } }
 const allBiases: Variants = { 'bias-all': { trainBias: 'all' }, 'bias-block': { trainBias: 'all', trainBlocks: [0], loraRslora: true } }
@@ -46,13 +46,13 @@ function valueOf (name: string, shape: readonly number[]): Tensor {
   return isAdapter(name) ? formulaLora(SEED, name, shape) : formulaWeight(SEED, name, shape)
 }
 
-async function writeVariant (directory: string, golden: ModelGolden, options: Partial<FoundOptions>): Promise<void> {
+async function writeVariant (directory: string, golden: ModelGolden, options: Partial<CreateOptions>): Promise<void> {
   await rm(directory, { recursive: true, force: true })
   await mkdir(directory, { recursive: true })
   const { ids } = golden
   const base = await writeExactModel(golden, join(directory, 'base'))
   const home = homeAt(join(directory, 'home'))
-  await foundFederation(home.root, {
+  await createFederation(home.root, {
     ...foundDefaults,
     loraR: 3,
     loraAlpha: 4,

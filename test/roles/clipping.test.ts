@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { fromClient, type TrainClientChannel } from '../../src/protocols/train/messages.ts'
 import { FederatedAdapters } from '../../src/roles/training/aggregation/federated-adapters.ts'
 import { float32, type Tensor } from '../../src/tensor.ts'
@@ -18,7 +18,7 @@ const DEADLINE_MS = 2_500
 const TIMEOUT_MS = 120_000
 
 /** Every round is clipped. */
-const charter: Partial<FoundOptions> = {
+const charter: Partial<CreateOptions> = {
   ends: { mode: 'personal' },
   gradientNormScope: 'global',
   maxGradientNorm: 0.01,

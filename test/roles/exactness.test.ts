@@ -8,7 +8,7 @@ import type { Device } from '../../src/model/runtime/device.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
 import { learningRateAt } from '../../src/model/training/learning-rate.ts'
 import { LocalTrainer, type TrainingBatch } from '../../src/model/training/local-trainer.ts'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { decodeTensor, readTrainGolden, relativeError } from '../helpers/golden.ts'
@@ -32,7 +32,7 @@ const SEQUENCES = 2
 
 const golden = readTrainGolden()
 const { lr, betas: [beta1, beta2], eps, weightDecay } = golden.adamw
-const goldenCharter: Partial<FoundOptions> = {
+const goldenCharter: Partial<CreateOptions> = {
   seed: golden.seed,
   loraR: golden.lora.r,
   loraAlpha: golden.lora.alpha,
@@ -73,7 +73,7 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
 
   /** Trains every client for its number of rounds and hands the federation to `use`. */
   async function trained<T> (
-    charter: Partial<FoundOptions>,
+    charter: Partial<CreateOptions>,
     rounds: readonly number[],
     use: (federation: TestFederation, events: RoundEvent[][]) => Promise<T>,
     clients = mixedPartitions
@@ -110,7 +110,7 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
   /** The same rounds on one machine. */
   async function centralised (
     rounds: Share[][],
-    { schedule = 'constant', warmupRounds = 0, totalRounds = 100, maxGradientNorm = null }: Partial<FoundOptions> = {}
+    { schedule = 'constant', warmupRounds = 0, totalRounds = 100, maxGradientNorm = null }: Partial<CreateOptions> = {}
   ): Promise<Map<string, Tensor>> {
     const trainer = await LocalTrainer.load(device, model, directory, { trainable, optimizer })
     for (const [round, shares] of rounds.entries()) {
@@ -210,7 +210,7 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
     const epsilon = 1e-5
     const maxGradientNorm = 0.5
 
-    async function expectApart (charter: Partial<FoundOptions>, averageEvery?: number): Promise<void> {
+    async function expectApart (charter: Partial<CreateOptions>, averageEvery?: number): Promise<void> {
       const { gradientNormScope = 'party' } = charter
       await trained({ ...charter, maxGradientNorm, epsilon }, [6, 6, 6], async (federation, events) => {
         const reference = await ApartTrainer.load(device, model, directory, {

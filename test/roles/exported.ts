@@ -5,15 +5,15 @@ import { modelOf } from '../../src/model/families/index.ts'
 import { sequencesOf } from '../../src/model/layers/hidden-states.ts'
 import type { AdapterTraining } from '../../src/model/layers/trainable.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
-import { loadEnds } from '../../src/model/training/client-model.ts'
+import { loadClientModel } from '../../src/model/training/client-model.ts'
 import { Parameters } from '../../src/model/training/parameters.ts'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { writeTinyData } from '../helpers/tiny-model.ts'
 import { adapterTensors, mixedPartitions, startFederation } from './helpers.ts'
 
 /** An epsilon above rounding, so that another machine's rounding does not decide the direction of a step. */
-const charter: Partial<FoundOptions> = {
+const charter: Partial<CreateOptions> = {
   name: 'tiny',
   seed: '5eed',
   loraR: 3,
@@ -56,10 +56,16 @@ export async function trainedLogits (
   try {
     const directory = await openModelDirectory(path)
     const model = modelOf(directory.config)
-    const { input, output, weights } = await loadEnds(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, trainable)
+    const { bottom, top, weights } = await loadClientModel(
+      device,
+      model,
+      directory,
+      { inputBlocks: 0, outputBlocks: model.layers },
+      trainable
+    )
     await (await Parameters.create(device, weights.trained)).restore(values)
-    const { hidden } = await input.forward(sequences.map((ids) => [...ids]), { keepResiduals: false })
-    return await output.logits(
+    const { hidden } = await bottom.forward(sequences.map((ids) => [...ids]), { keepResiduals: false })
+    return await top.logits(
       { hidden, ...sequencesOf(model, sequences) },
       Array.from({ length: hidden.shape[0] as number }, (_, row) => row)
     )

@@ -7,7 +7,7 @@ import { readPeftAdapter, type PeftAdapter } from '../../src/model/checkpoint/pe
 import { ControlClient } from '../../src/node/control/client.ts'
 import { startDaemon, type Daemon } from '../../src/node/daemon/daemon.ts'
 import type { Roles } from '../../src/node/daemon/roles.ts'
-import { foundFederation, type Founded, type FoundOptions } from '../../src/node/federation/create.ts'
+import { createFederation, type CreatedFederation, type CreateOptions } from '../../src/node/federation/create.ts'
 import { joinFederation } from '../../src/node/federation/join.ts'
 import { createHome, homeAt } from '../../src/node/home/home.ts'
 import type { Tensor } from '../../src/tensor.ts'
@@ -24,7 +24,7 @@ export interface FederationOptions {
   /** A model directory. */
   readonly model: string
   /** What the charter has other than the exact default. */
-  readonly charter?: Partial<FoundOptions>
+  readonly charter?: Partial<CreateOptions>
   readonly clients: readonly ClientOptions[]
   /** Peers' identities follow from it, so that two federations with one seed have the same peer ids. Random without it. */
   readonly identities?: string
@@ -152,7 +152,7 @@ export class TestClient {
 /** A server and its clients. */
 export interface TestFederation {
   readonly root: string
-  readonly founded: Founded
+  readonly founded: CreatedFederation
   readonly server: TestPeer
   /** A multiaddr that one can join with. */
   readonly address: string
@@ -182,7 +182,7 @@ export async function startFederation ({ model, charter = {}, clients, identitie
   }
   try {
     await identify('server')
-    const founded = await foundFederation(path('server'), { ...foundDefaults, model, ...charter }, signal)
+    const founded = await createFederation(path('server'), { ...foundDefaults, model, ...charter }, signal)
     const server = await TestPeer.start(path('server'), LOOPBACK)
     peers.push(server)
     const address = server.daemon.status().addresses[0] ?? ''
@@ -213,7 +213,7 @@ export const barePartitions: readonly ClientOptions[] = [{ inputBlocks: 0, outpu
   inputBlocks: 0,
   outputBlocks: 2
 }]
-export const bareCharter: Partial<FoundOptions> = { inputBlocks: { min: 0, max: 2 }, outputBlocks: { min: 0, max: 2 } }
+export const bareCharter: Partial<CreateOptions> = { inputBlocks: { min: 0, max: 2 }, outputBlocks: { min: 0, max: 2 } }
 
 /** An adapter's tensors under Midspan's own names. */
 export function adapterTensors ({ tensors }: PeftAdapter): Map<string, Tensor> {

@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { Boundary, noiseDeviation, type Protection } from '../../src/model/privacy/boundary.ts'
-import { Middle } from '../../src/roles/middle/local-stage.ts'
+import { LocalStage } from '../../src/roles/middle/local-stage.ts'
 import { GenerationEngine } from '../../src/roles/server/generation/engine.ts'
 import { bytesOf, type Tensor } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
@@ -39,8 +39,8 @@ function releases (): Released[] {
 function watchServer (): Float32Array[] {
   const seen: Float32Array[] = []
   const note = (tensors: readonly Tensor[]): void => { seen.push(Float32Array.from(tensors[0]!.data as Float32Array)) }
-  const [forward, evaluate] = [original(Middle, 'forward'), original(Middle, 'evaluate')]
-  vi.spyOn(Middle.prototype, 'forward').mockImplementation(async function (this: Middle, passengers, seed) {
+  const [forward, evaluate] = [original(LocalStage, 'forward'), original(LocalStage, 'evaluate')]
+  vi.spyOn(LocalStage.prototype, 'forward').mockImplementation(async function (this: LocalStage, passengers, seed) {
     for (const { tensors } of passengers) note(tensors)
     const passage = await forward.call(this, passengers, seed)
     const backward = passage.backward.bind(passage)
@@ -50,7 +50,7 @@ function watchServer (): Float32Array[] {
     })
     return passage
   })
-  vi.spyOn(Middle.prototype, 'evaluate').mockImplementation(async function (this: Middle, passenger) {
+  vi.spyOn(LocalStage.prototype, 'evaluate').mockImplementation(async function (this: LocalStage, passenger) {
     note(passenger.tensors)
     return await evaluate.call(this, passenger)
   })
@@ -149,10 +149,10 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
   })
 
   it('goes on rows that are no longer than the clip', async () => {
-    const release = original(Boundary, 'release')
+    const release = original(Boundary, 'protect')
     const clipped: Float32Array[] = []
     const released: number[] = []
-    vi.spyOn(Boundary.prototype, 'release').mockImplementation(async function (this: Boundary, rows, protection) {
+    vi.spyOn(Boundary.prototype, 'protect').mockImplementation(async function (this: Boundary, rows, protection) {
       const [values] = (await release.call(this, rows, { ...protection, noise: 0 })).tensors
       clipped.push(Float32Array.from(values!.data as Float32Array))
       const result = await release.call(this, rows, protection)

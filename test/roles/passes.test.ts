@@ -7,7 +7,7 @@ import { modelOf, type Model } from '../../src/model/families/index.ts'
 import type { Device } from '../../src/model/runtime/device.ts'
 import { openDevice } from '../../src/model/runtime/open.ts'
 import { LocalTrainer } from '../../src/model/training/local-trainer.ts'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { clientDropoutSeed, dropoutSeed } from '../../src/roles/training/dropout-seed.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { relativeError } from '../helpers/golden.ts'
@@ -27,7 +27,7 @@ const LEARNING_RATE = 1e-2
 /** An epsilon above rounding, so that rounding does not decide the direction of a step. */
 const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-5, weightDecay: 0.01 }
 const adapters = { r: 2, alpha: 4, dropout: 0, rslora: false, targets: ['q_proj', 'down_proj'], seed: '5eed' }
-const charter: Partial<FoundOptions> = {
+const charter: Partial<CreateOptions> = {
   seed: adapters.seed,
   loraR: adapters.r,
   loraAlpha: adapters.alpha,
@@ -78,7 +78,7 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
   const data = (client: number): string => join(root, `${client}.jsonl`)
 
   async function trained (
-    changes: Partial<FoundOptions>,
+    changes: Partial<CreateOptions>,
     check: (federation: TestFederation, rounds: readonly Round[]) => Promise<void>
   ): Promise<void> {
     const federation = await startFederation({
@@ -156,7 +156,7 @@ describe('rounds of several passes', { timeout: 120_000 }, () => {
     })
   })
 
-  it.each<[string, Partial<FoundOptions>, number?]>([
+  it.each<[string, Partial<CreateOptions>, number?]>([
     ['personal ends', { ends: { mode: 'personal' } }],
     ['personal ends and the sequential strategy', { ends: { mode: 'personal' }, strategy: 'sequential' }],
     ['ends that are averaged every second round', { ends: { mode: 'average', every: 2 } }, 2],

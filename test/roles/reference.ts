@@ -2,7 +2,7 @@ import type { Model } from '../../src/model/families/index.ts'
 import type { AdapterSettings } from '../../src/model/layers/lora.ts'
 import type { WeightSource } from '../../src/model/layers/weights.ts'
 import type { Device, DeviceTensor } from '../../src/model/runtime/device.ts'
-import { loadEnds, type Ends } from '../../src/model/training/client-model.ts'
+import { loadClientModel, type ClientModel } from '../../src/model/training/client-model.ts'
 import { accumulate } from '../../src/model/training/gradient-sum.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from '../../src/model/training/optimizer.ts'
 import { Parameters } from '../../src/model/training/parameters.ts'
@@ -31,7 +31,7 @@ export interface ApartSettings {
 }
 
 interface Replica {
-  readonly ends: Ends
+  readonly ends: ClientModel
   readonly parameters: Parameters
 }
 
@@ -80,7 +80,7 @@ export class ApartTrainer {
   static async load (device: Device, model: Model, source: WeightSource, settings: ApartSettings): Promise<ApartTrainer> {
     const replicas: Replica[] = []
     for (const _ of settings.middles) {
-      const ends = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: model.layers }, settings.trainable)
+      const ends = await loadClientModel(device, model, source, { inputBlocks: 0, outputBlocks: model.layers }, settings.trainable)
       replicas.push({ ends, parameters: await Parameters.create(device, ends.weights.trained) })
     }
     return new ApartTrainer(settings, device, await Optimizer.open(device, settings.optimizer), replicas)
@@ -204,14 +204,14 @@ export class ApartTrainer {
   }
 
   async #gradients (
-    { ends: { input, output } }: Replica,
+    { ends: { bottom, top } }: Replica,
     { ids, targets, lengths }: ReturnType<typeof batchOf>,
     options: { readonly seed?: string }
   ): Promise<Map<string, DeviceTensor>> {
-    const { hidden, residuals } = await input.forward(ids, { keepResiduals: true, ...options })
-    const { gradient, gradients } = await output.train({ hidden, lengths }, targets, options)
+    const { hidden, residuals } = await bottom.forward(ids, { keepResiduals: true, ...options })
+    const { gradient, gradients } = await top.train({ hidden, lengths }, targets, options)
     if (residuals === undefined) throw new Error('a training pass kept no residuals')
-    await accumulate(this.#device, gradients, await input.backward(residuals, gradient))
+    await accumulate(this.#device, gradients, await bottom.backward(residuals, gradient))
     this.#device.free(hidden, gradient)
     return gradients
   }

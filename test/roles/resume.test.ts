@@ -2,13 +2,13 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { readSnapshot } from '../../src/model/checkpoint/snapshot.ts'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { homeAt } from '../../src/node/home/home.ts'
 import { updateConfig } from '../../src/node/home/settings.ts'
-import { ClientState } from '../../src/roles/client/training/adapter-state.ts'
+import { AdapterState } from '../../src/roles/client/training/adapter-state.ts'
 import { ClientEnds, TrainingPass } from '../../src/roles/client/training/client-ends.ts'
 import type { ProgressMeta, Run } from '../../src/roles/client/training/progress.ts'
-import { TrainingState, type Commit } from '../../src/roles/training/coordinator-state.ts'
+import { CoordinatorState, type Commit } from '../../src/roles/training/coordinator-state.ts'
 import { bytesOf } from '../../src/tensor.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
 import { temporaryDirectory } from '../node/fixture.ts'
@@ -40,7 +40,7 @@ function data (client: number): string {
   return join(root, `client-${client}.jsonl`)
 }
 
-async function start (clients: readonly ClientOptions[], charter: Partial<FoundOptions> = {}): Promise<TestFederation> {
+async function start (clients: readonly ClientOptions[], charter: Partial<CreateOptions> = {}): Promise<TestFederation> {
   const federation = await startFederation({
     model: join(root, 'model'),
     clients,
@@ -160,14 +160,14 @@ describe('a client that writes down where it stands', { timeout: 180_000 }, () =
       around(TrainingPass.prototype, 'finish', async () => {
         if (++passes === 2) compute()
       })
-      around(ClientState.prototype, 'commit', async (meta) => {
+      around(AdapterState.prototype, 'commit', async (meta) => {
         if ((meta as ProgressMeta).run?.done !== 1 || order.length > 0) return
         await computed
         // Time for the client to hand its work in, if it did not wait.
         await delay(100)
         order.push('written')
       })
-      around(ClientState.prototype, ends.mode === 'shared' ? 'download' : 'prepare', async () => {
+      around(AdapterState.prototype, ends.mode === 'shared' ? 'download' : 'prepare', async () => {
         if (passes === 2) order.push('handed in')
       })
       await train(client!, 0, 2)
@@ -178,12 +178,12 @@ describe('a client that writes down where it stands', { timeout: 180_000 }, () =
   it('tries again when it cannot, before it hands in what follows', async () => {
     const federation = await start([{}])
     const order: string[] = []
-    around(ClientState.prototype, 'commit', async (meta) => {
+    around(AdapterState.prototype, 'commit', async (meta) => {
       const { done } = (meta as ProgressMeta).run as Run
       order.push(`write ${done}`)
       if (done === 2 && order.at(-2) !== 'write 2') throw new Error('the disk is full')
     })
-    around(ClientState.prototype, 'download', async () => { order.push('hand in') })
+    around(AdapterState.prototype, 'download', async () => { order.push('hand in') })
     const events = await train(federation.clients[0]!, 0, 3)
     expect(order).toEqual(['write 0', 'hand in', 'write 1', 'hand in', 'write 2', 'write 2', 'hand in', 'write 3'])
     expect(events.some(({ reason }) => reason?.includes('the disk is full') === true)).toBe(true)
@@ -265,7 +265,7 @@ describe('a server that stops', { timeout: 180_000 }, () => {
 
     const { server, clients: [client] } = await start([{}])
     const failed = new Set<number>()
-    around(TrainingState.prototype, 'commit', async (step) => {
+    around(CoordinatorState.prototype, 'commit', async (step) => {
       const { round } = step as Commit
       if (round === 2 || failed.has(round)) return
       failed.add(round)

@@ -12,7 +12,7 @@ import { Batches } from '../../src/model/text/batches.ts'
 import { loadDataset } from '../../src/model/text/dataset.ts'
 import { loadTokenizer } from '../../src/model/text/load.ts'
 import { LocalTrainer } from '../../src/model/training/local-trainer.ts'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { formulaLora, relativeError } from '../helpers/golden.ts'
 import { memorySource } from '../helpers/source.ts'
@@ -22,7 +22,7 @@ import { mixedPartitions, startFederation, type TestFederation } from './helpers
 const ROUNDS = 4
 const TOLERANCE = 1e-4
 const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-5, weightDecay: 0 }
-const charter: Partial<FoundOptions> = {
+const charter: Partial<CreateOptions> = {
   learningRate: 1e-2,
   ...optimizer,
   minClients: mixedPartitions.length,
@@ -54,7 +54,7 @@ describe('what a federation trains', { timeout: 120_000 }, () => {
   const data = (client: number): string => join(root, `${client}.jsonl`)
 
   /** The rounds of three clients, in which all of them are. */
-  async function trained<T> (changes: Partial<FoundOptions>, use: (federation: TestFederation) => Promise<T>, model = path): Promise<T> {
+  async function trained<T> (changes: Partial<CreateOptions>, use: (federation: TestFederation) => Promise<T>, model = path): Promise<T> {
     const federation = await startFederation({
       model,
       charter: { ...charter, ...changes },

@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { SeededRandom } from '../../src/model/random.ts'
-import type { FoundOptions } from '../../src/node/federation/create.ts'
+import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { Homes, type Role } from '../processes/supervised.ts'
 
 const ROUNDS = 60
@@ -12,7 +12,7 @@ const CLIENTS = [{}, { inputBlocks: 2 }, { outputBlocks: 2 }]
 const MOST_KILLS = 12
 const MOST_DELAY_MS = 500
 
-const kinds: ReadonlyArray<Partial<FoundOptions>> = [
+const kinds: ReadonlyArray<Partial<CreateOptions>> = [
   {},
   { ends: { mode: 'average', every: 3 } },
   { ends: { mode: 'personal' } },

@@ -21,10 +21,10 @@ Reads the whole model once to fingerprint it, and runs it once on random tokens 
     { command: 'midspan init --home s --config config/server.yaml', about: 'from a file' }
   ],
   async run ({ home, json, ...options }, { terminal, signal }) {
-    const { foundFederation } = await import('../../node/federation/create.ts')
+    const { createFederation } = await import('../../node/federation/create.ts')
     const progress = new ProgressLine(terminal)
     let hashedBytes = 0
-    const founded = await foundFederation(home, options, signal, {
+    const founded = await createFederation(home, options, signal, {
       onProgress: (more) => {
         hashedBytes += more
         progress.draw(`Fingerprinting the model: ${bytes(hashedBytes)}`)

@@ -10,7 +10,7 @@ import { Batches, type Cursor } from '../../model/text/batches.ts'
 import { loadDataset } from '../../model/text/dataset.ts'
 import { loadTokenizer } from '../../model/text/load.ts'
 import type { Tokenizer } from '../../model/text/tokenizer.ts'
-import { loadEnds, type Ends } from '../../model/training/client-model.ts'
+import { loadClientModel, type ClientModel } from '../../model/training/client-model.ts'
 import { learningRateAt, type Schedule } from '../../model/training/learning-rate.ts'
 import { LocalTrainer } from '../../model/training/local-trainer.ts'
 import { Optimizer, type OptimizerSettings } from '../../model/training/optimizer.ts'
@@ -31,7 +31,7 @@ export interface Recipe {
 
 /** A whole model on one machine, to train and to ask. */
 export interface LocalModel {
-  readonly ends: Ends
+  readonly ends: ClientModel
   readonly trainer: LocalTrainer
 }
 
@@ -45,7 +45,7 @@ export async function loadLocalModel (
   trainable: Trainable,
   optimizer: OptimizerSettings
 ): Promise<LocalModel> {
-  const ends = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: model.layers }, trainable)
+  const ends = await loadClientModel(device, model, source, { inputBlocks: 0, outputBlocks: model.layers }, trainable)
   return {
     ends,
     trainer: new LocalTrainer(device, ends, await Optimizer.open(device, optimizer), await Parameters.create(device, ends.weights.trained))
@@ -82,16 +82,16 @@ export async function trainAndAsk (
 }
 
 /** The model's answers to the questions about `ailments`, all in one batch; always the likeliest token. */
-export async function greedyAnswers ({ input, output }: Ends, tokenizer: Tokenizer, ailments: readonly string[]): Promise<string[]> {
+export async function greedyAnswers ({ bottom, top }: ClientModel, tokenizer: Tokenizer, ailments: readonly string[]): Promise<string[]> {
   const prompts = ailments.map((ailment) => tokenizer.encode(question(ailment)))
   const sequences = prompts.map((ids) => [...ids])
   const isOpen = (ids: readonly number[]): boolean => !tokenizer.eosIds.includes(ids.at(-1)!)
   for (let step = 0; step < maxAnswerTokens && sequences.some(isOpen); step++) {
     const open = sequences.filter(isOpen)
-    using scope = new Scope(output.span.device)
-    const { hidden } = await input.forward(open, { keepResiduals: false })
+    using scope = new Scope(top.span.device)
+    const { hidden } = await bottom.forward(open, { keepResiduals: false })
     scope.own(hidden)
-    const { data, shape } = await output.logits({ hidden, lengths: open.map(({ length }) => length) })
+    const { data, shape } = await top.logits({ hidden, lengths: open.map(({ length }) => length) })
     const vocabulary = shape[1]!
     open.forEach((ids, i) => ids.push(argmax((data as Float32Array).subarray(i * vocabulary, (i + 1) * vocabulary))))
   }

@@ -126,7 +126,7 @@ export async function readCompanion (path: string): Promise<Buffer> {
   const found = await stat(path).catch((error: unknown) => {
     throw new ModelDirectoryError(
       `${path} cannot be read: ${(error as Error).message}`,
-      'check the path, its permissions and, where it is a link, its target',
+      'check the path, its permissions and, where it is a call, its target',
       error
     )
   })

@@ -201,7 +201,7 @@ async function checkReadable (path: string): Promise<void> {
   const found = await stat(path).catch((error: unknown) => {
     throw new SafetensorsError(
       `${path} cannot be read: ${(error as Error).message}`,
-      'check the path, its permissions and, where it is a link, its target',
+      'check the path, its permissions and, where it is a call, its target',
       error
     )
   })

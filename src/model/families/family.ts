@@ -7,12 +7,6 @@ import type { RotaryTable } from './rotary.ts'
 /** config.json of a Hugging Face model directory. */
 export type Config = Readonly<Record<string, unknown>>
 
-/** A run of consecutive blocks `[first, end)`, by their numbers in the model. */
-export interface Span {
-  readonly first: number
-  readonly end: number
-}
-
 /** A linear module of a block: y = x W^T + b, with W [out, in]. */
 export interface LinearModule {
   readonly name: string

@@ -1,15 +1,15 @@
 export { checkModel, checkTiedHead, checkWeights, type TensorListing } from './check.ts'
-export { UnsupportedModelError, type Config, type Model, type Span } from './family.ts'
+export { UnsupportedModelError, type Config, type Model } from './family.ts'
 export { contextFault, PromptError, type PromptContext, type PromptReading } from './prompts.ts'
 export { familyOf, modelOf, supportedArchitectures } from './registry.ts'
 export {
   blockTensor,
   blockWeights,
   embeddingWeight,
-  endTensors,
+  clientTensors,
   headWeights,
   modelWeights,
   spanTensors,
-  type EndBlocks,
+  type Partition,
   type WeightSpec
 } from './weights.ts'

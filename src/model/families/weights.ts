@@ -1,5 +1,6 @@
+import type { Span } from '../../span.ts'
 // Names and shapes of a model's weights, as its checkpoint has them.
-import type { Model, Norm, Span } from './family.ts'
+import type { Model, Norm } from './family.ts'
 
 /** The name and shape of a weight. */
 export interface WeightSpec {
@@ -58,13 +59,13 @@ export function modelWeights (model: Model): WeightSpec[] {
 }
 
 /** How many blocks a client computes before and after the middle. */
-export interface EndBlocks {
+export interface Partition {
   readonly inputBlocks: number
   readonly outputBlocks: number
 }
 
 /** The checkpoint's names of what a client with this partition needs; a tied embedding once. */
-export function endTensors (model: Model, { inputBlocks, outputBlocks }: EndBlocks): string[] {
+export function clientTensors (model: Model, { inputBlocks, outputBlocks }: Partition): string[] {
   return [...new Set([
     model.embedding,
     ...spanTensors(model, { first: 0, end: inputBlocks }),

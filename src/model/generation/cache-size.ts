@@ -1,5 +1,6 @@
+import type { Span } from '../../span.ts'
 // How much of a sequence is kept for generation: all of it, or what windows span.
-import { kindOf, type Model, type Span } from '../families/family.ts'
+import { kindOf, type Model } from '../families/family.ts'
 import { cachedHeadSize } from './cached-attention.ts'
 
 /**

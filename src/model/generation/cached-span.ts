@@ -1,11 +1,12 @@
+import type { Span } from '../../span.ts'
 import { int32, tensor, type Tensor } from '../../tensor.ts'
-import type { Model, Span } from '../families/family.ts'
+import type { Model } from '../families/family.ts'
 import { contextFault, type PromptContext } from '../families/prompts.ts'
 import { grownTables } from '../families/rotary.ts'
 import { positionsOf } from '../layers/hidden-states.ts'
 import type { ModelWeights } from '../layers/weights.ts'
 import { compiled } from '../runtime/compiled.ts'
-import type { AnyTensor, DeviceTensor, Link, Passed } from '../runtime/device.ts'
+import type { AnyTensor, DeviceTensor, ProgramCall, OutputRef } from '../runtime/device.ts'
 import { cachedBlockProgram, cachedBlockStages, type RunKind } from './cached-programs.ts'
 import type { SequenceCache } from './kv-cache.ts'
 
@@ -35,12 +36,12 @@ export class CachedSpan {
   async run (hidden: AnyTensor, sequences: readonly SequenceRows[], span: Span): Promise<DeviceTensor> {
     const { first, end } = span
     if (first >= end) throw new RangeError(`there are no blocks [${first}, ${end})`)
-    const { output } = await this.#weights.device.chain(await this.links(hidden, sequences, span), { keep: ['output'] })
+    const { output } = await this.#weights.device.runSequence(await this.calls(hidden, sequences, span), { keep: ['output'] })
     return output as DeviceTensor
   }
 
-  /** The same as links of a chain, the last of which gives `output`. */
-  async links (hidden: AnyTensor | Passed, sequences: readonly SequenceRows[], { first, end }: Span): Promise<Link[]> {
+  /** The same as calls of a chain, the last of which gives `output`. */
+  async calls (hidden: AnyTensor | OutputRef, sequences: readonly SequenceRows[], { first, end }: Span): Promise<ProgramCall[]> {
     const { model } = this.#weights
     for (const { cache, count } of sequences) await cache.reserve(cache.length + count)
     const run = runKind(model, sequences)
@@ -50,10 +51,10 @@ export class CachedSpan {
       sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]])
     )
     const blocks = await Promise.all(Array.from({ length: end - first }, async (_, i) => {
-      const inputs: Record<string, AnyTensor | Passed> = {
+      const inputs: Record<string, AnyTensor | OutputRef> = {
         ...this.#weights.blockInputs(first + i),
         ...places,
-        hidden: i === 0 ? hidden : { passed: 'output' }
+        hidden: i === 0 ? hidden : { output: 'output' }
       }
       for (const [sequence, { cache, count }] of sequences.entries()) {
         const held = cache.block(first + i)
@@ -71,7 +72,7 @@ export class CachedSpan {
     return blocks.flat()
   }
 
-  async #whole (layer: number, run: RunKind, block: Omit<Link, 'executable'>): Promise<Link> {
+  async #whole (layer: number, run: RunKind, block: Omit<ProgramCall, 'executable'>): Promise<ProgramCall> {
     const executable = await compiled(
       this.#weights.device,
       `block.cached ${keyOf(run)} ${this.#weights.programKey(layer)}`,
@@ -81,7 +82,7 @@ export class CachedSpan {
   }
 
   /** A block whose weights are fixed in its programs, of which each block has its own. */
-  async #stages (layer: number, run: RunKind, { inputs, ...block }: Omit<Link, 'executable'>): Promise<Link[]> {
+  async #stages (layer: number, run: RunKind, { inputs, ...block }: Omit<ProgramCall, 'executable'>): Promise<ProgramCall[]> {
     const { before, attention, after } = cachedBlockStages(this.#weights, layer, run)
     const weights = this.#weights.blockInputs(layer)
     const [first, second, third] = await Promise.all([
@@ -89,7 +90,7 @@ export class CachedSpan {
       compiled(this.#weights.device, `attention.cached ${keyOf(run)} ${this.#weights.programKey(layer)}`, attention),
       this.#weights.fixed(`${layer}.after`, after, weights)
     ])
-    const passed = (...names: readonly string[]): Link['inputs'] => Object.fromEntries(names.map((name) => [name, { passed: name }]))
+    const passed = (...names: readonly string[]): ProgramCall['inputs'] => Object.fromEntries(names.map((name) => [name, { output: name }]))
     return [
       { executable: first, inputs },
       { executable: second, inputs: { ...inputs, ...passed('query', 'key', 'value') }, ...block },

@@ -1,5 +1,6 @@
+import type { Span } from '../../span.ts'
 import { int32 } from '../../tensor.ts'
-import type { Model, Span } from '../families/family.ts'
+import type { Model } from '../families/family.ts'
 import { Graph } from '../graph/graph.ts'
 import { concat, gather } from '../graph/operators/index.ts'
 import { program } from '../graph/program.ts'

@@ -4,7 +4,7 @@ import type { WeightFormat } from '../layers/weight-format.ts'
 import { ModelWeights, type WeightSource } from '../layers/weights.ts'
 import type { Device } from '../runtime/device.ts'
 import { inRuns } from './cache-size.ts'
-import { CachedEnds } from './cached-client-model.ts'
+import { CachedClientModel } from './cached-client-model.ts'
 import type { Sampler } from './sampling.ts'
 
 export interface GenerateOptions {
@@ -50,7 +50,7 @@ export class LocalGenerator {
     if (prompt.length === 0 || prompt.length > model.maxPositions)
       throw new RangeError(`a prompt has 1 to ${model.maxPositions} tokens, not ${prompt.length}`)
     const steps = Math.min(maxTokens, model.maxPositions - prompt.length + 1)
-    const ends = await CachedEnds.create(this.weights, { inputBlocks: 0, outputBlocks: model.layers }, prompt.length + steps)
+    const ends = await CachedClientModel.create(this.weights, { inputBlocks: 0, outputBlocks: model.layers }, prompt.length + steps)
     try {
       const runs = inRuns(model, prompt)
       for (const run of runs.slice(0, -1)) await ends.finish(await ends.starting(run), run.length)

@@ -1,7 +1,7 @@
 import type { Tensor } from '../../tensor.ts'
 import { embeddingWeight } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
-import type { AnyTensor, DeviceTensor, Executable, Link, Passed } from '../runtime/device.ts'
+import type { AnyTensor, DeviceTensor, Executable, ProgramCall, OutputRef } from '../runtime/device.ts'
 import { embeddingGradientProgram, embeddingProgram, likeliestProgram } from './head-programs.ts'
 import { checkTokens } from './tokens.ts'
 import { endFormat } from './weight-format.ts'
@@ -37,13 +37,13 @@ export class Embedding {
     return hidden as DeviceTensor
   }
 
-  /** The same as a link of a chain; gives `hidden`. */
-  link (ids: Tensor): Link {
+  /** The same as a call of a chain; gives `hidden`. */
+  call (ids: Tensor): ProgramCall {
     return { executable: this.#forward, inputs: this.#inputs(ids) }
   }
 
   /** Of the likeliest tokens after `logits` [rows, vocabulary]; gives their `ids` int32 [rows] besides. */
-  async likeliestLink (logits: Passed): Promise<Link> {
+  async likeliestCall (logits: OutputRef): Promise<ProgramCall> {
     const { device, model, key, format } = this.#weights
     const executable = await compiled(device, `embedding.likeliest ${key}`, () => likeliestProgram(model, endFormat(format)))
     return { executable, inputs: { logits, ...this.#table() } }

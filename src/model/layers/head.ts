@@ -1,7 +1,7 @@
 import { int32, type Tensor } from '../../tensor.ts'
 import { headWeights, type Model } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
-import type { AnyTensor, DeviceTensor, Executable, Link, Passed } from '../runtime/device.ts'
+import type { AnyTensor, DeviceTensor, Executable, ProgramCall, OutputRef } from '../runtime/device.ts'
 import { IGNORED_TARGET, type Batch } from '../text/batches.ts'
 import { GradientSum } from '../training/gradient-sum.ts'
 import { logitsProgram, lossGradientProgram, lossProgram } from './head-programs.ts'
@@ -60,8 +60,8 @@ export class Head {
     return logits as Tensor
   }
 
-  /** The same, of this many rows, as a link of a chain that generates; gives `logits`. */
-  async generationLink (hidden: AnyTensor | Passed, count: number, taken: readonly number[]): Promise<Link> {
+  /** The same, of this many rows, as a call of a chain that generates; gives `logits`. */
+  async generationCall (hidden: AnyTensor | OutputRef, count: number, taken: readonly number[]): Promise<ProgramCall> {
     const { model } = this.#weights
     const format = endFormat(this.#weights.format)
     const executable = this.#weights.fixes(format)
@@ -70,7 +70,7 @@ export class Head {
     return { executable, inputs: this.#logitsInputs(hidden, count, taken) }
   }
 
-  #logitsInputs<T extends AnyTensor | Passed> (hidden: T, count: number, taken: readonly number[]): Record<string, T | AnyTensor> {
+  #logitsInputs<T extends AnyTensor | OutputRef> (hidden: T, count: number, taken: readonly number[]): Record<string, T | AnyTensor> {
     const { taken: rows, inverse } = rowInputs(taken.map((row) => ({ row, target: 0 })), count)
     return { hidden, taken: rows, inverse, ...this.#inputs() }
   }

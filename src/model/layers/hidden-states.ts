@@ -15,7 +15,7 @@ export interface Sequences {
 }
 
 /** Hidden states of several sequences. */
-export interface Rows extends Sequences {
+export interface HiddenStates extends Sequences {
   /** float32 [sum of lengths, hidden]. */
   readonly hidden: AnyTensor
 }

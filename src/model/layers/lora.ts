@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
 import { MidspanError } from '../../errors.ts'
+import type { Span } from '../../span.ts'
 import { float32, type Tensor } from '../../tensor.ts'
 import type { TensorSource } from '../checkpoint/directory.ts'
 import { loraScale } from '../checkpoint/peft-config.ts'
 import { peftTensorName } from '../checkpoint/peft.ts'
-import type { LinearModule, Model, Span } from '../families/family.ts'
+import type { LinearModule, Model } from '../families/family.ts'
 
 /** Low-rank adapters (https://arxiv.org/abs/2106.09685), in PEFT's terms. */
 export interface AdapterSettings {

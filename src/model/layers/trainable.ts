@@ -1,4 +1,5 @@
-import type { Model, Span } from '../families/family.ts'
+import type { Span } from '../../span.ts'
+import type { Model } from '../families/family.ts'
 import { blockTensor, blockWeights, type WeightSpec } from '../families/weights.ts'
 import { adapterShapes, adapterTargets, AdapterSettingsError, type AdapterSettings } from './lora.ts'
 

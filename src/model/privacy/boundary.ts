@@ -1,3 +1,4 @@
+import type { Encoding } from '../../encoding.ts'
 import { float32, tensor, type Tensor } from '../../tensor.ts'
 import { fromFloat16, toFloat16 } from '../float16.ts'
 import { Graph, type Value } from '../graph/graph.ts'
@@ -23,19 +24,16 @@ import { program, type Program } from '../graph/program.ts'
 import {
   continued,
   isDeviceTensor,
-  isPending,
+  isDeferred,
   type AnyTensor,
   type Device,
   type DeviceTensor,
   type Executable,
-  type Link,
-  type Pending
+  type ProgramCall,
+  type Deferred
 } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { gaussian, wordsPerRow } from './noise.ts'
-
-/** How rows are rounded for the wire. `int8` has a float32 scale a row beside its values. */
-export type Rounding = 'fp32' | 'fp16' | 'int8'
 
 /** What protects rows that leave the client. */
 export interface Protection {
@@ -53,11 +51,11 @@ export interface Release {
 }
 
 /** Fresh random words and the noise's deviation on each coordinate; nothing where there is no noise. */
-export type Draw = Readonly<Record<'words' | 'deviation', AnyTensor>> | Readonly<Record<string, never>>
+export type NoiseDraw = Readonly<Record<'words' | 'deviation', AnyTensor>> | Readonly<Record<string, never>>
 
-/** Rows that are still to be computed on their way out: links that end a chain with what may leave of them. */
-export interface Leaving {
-  readonly links: readonly Link[]
+/** Rows that are still to be computed on their way out: calls that end a chain with what may leave of them. */
+export interface DeferredRelease {
+  readonly calls: readonly ProgramCall[]
   /** The release, of what the chain gives. */
   readonly released: (results: Readonly<Record<string, AnyTensor>>) => Release
 }
@@ -83,24 +81,24 @@ export function noiseDeviation ({ clip, noise }: Protection, hidden: number): nu
 export class Boundary {
   readonly #device: Device
   readonly #hidden: number
-  readonly #rounding: Rounding
+  readonly #rounding: Encoding
   readonly #executables = new Map<string, Promise<Executable>>()
 
-  constructor (device: Device, { hidden, rounding }: { hidden: number, rounding: Rounding }) {
+  constructor (device: Device, { hidden, rounding }: { hidden: number, rounding: Encoding }) {
     this.#device = device
     this.#hidden = hidden
     this.#rounding = rounding
   }
 
   /** Protects and rounds this many rows float32 [rows, hidden]. Noise is drawn afresh for every call. */
-  async release (rows: AnyTensor | Pending, protection: Protection, count = rowsIn(rows)): Promise<Release> {
+  async protect (rows: AnyTensor | Deferred, protection: Protection, count = rowsIn(rows)): Promise<Release> {
     using scope = new Scope(this.#device)
-    const { links, released } = await this.leaving(rows, protection, await this.draw(scope, protection, count), count)
-    return released(links.length === 0 ? {} : await this.#device.chain(links))
+    const { calls, released } = await this.protecting(rows, protection, await this.drawNoise(scope, protection, count), count)
+    return released(calls.length === 0 ? {} : await this.#device.runSequence(calls))
   }
 
   /** What one release of this many rows is noised with, which is the scope's: it may be drawn before there are rows. */
-  async draw (scope: Scope, { clip: norm, noise }: Protection, count: number): Promise<Draw> {
+  async drawNoise (scope: Scope, { clip: norm, noise }: Protection, count: number): Promise<NoiseDraw> {
     if (noise === 0) return {}
     if (norm === null) throw new RangeError('noise is relative to the clip, and there is none')
     // A keystream under a fresh key that nobody learns. onnxruntime's own random operators are seeded, and unfit to hide anything.
@@ -108,52 +106,57 @@ export class Boundary {
     return { words, deviation: float32([], [noiseDeviation({ clip: norm, noise }, this.#hidden)]) }
   }
 
-  /** A release of this many rows as links of a chain that is to run once, with what was drawn for it under the same protection. */
-  async leaving (rows: AnyTensor | Pending, { clip: norm, noise }: Protection, draw: Draw, count?: number): Promise<Leaving> {
+  /** A release of this many rows as calls of a chain that is to run once, with what was drawn for it under the same protection. */
+  async protecting (
+    rows: AnyTensor | Deferred,
+    { clip: norm, noise }: Protection,
+    draw: NoiseDraw,
+    count?: number
+  ): Promise<DeferredRelease> {
     if (norm === null) return await this.#encoding(rows, count)
     const name = noise === 0 ? 'clip' : 'clip-noise'
     const executable = await this.#executable(name, () => releaseProgram(name, this.#hidden, this.#rounding, noise !== 0))
-    const { links, input } = continued(rows)
+    const { calls, input } = continued(rows)
     return {
-      links: [...links, { executable, inputs: { rows: input, clip: float32([], [norm]), ...draw } }],
+      calls: [...calls, { executable, inputs: { rows: input, clip: float32([], [norm]), ...draw } }],
       released: (results) => ({ tensors: encodedIn(results), clippedFraction: (results.clipped as Tensor).data[0] as number })
     }
   }
 
   /** Rounds this many rows float32 [rows, hidden] for the wire, and nothing else: what a server sends down. */
-  async encode (rows: AnyTensor | Pending, count?: number): Promise<Tensor[]> {
-    const { links, released } = await this.#encoding(rows, count)
-    return released(links.length === 0 ? {} : await this.#device.chain(links)).tensors
+  async encode (rows: AnyTensor | Deferred, count?: number): Promise<Tensor[]> {
+    const { calls, released } = await this.#encoding(rows, count)
+    return released(calls.length === 0 ? {} : await this.#device.runSequence(calls)).tensors
   }
 
   /** Rows float32 [rows, hidden] on the device from what came over the wire, already checked to be rows. */
   async decode (tensors: readonly Tensor[]): Promise<DeviceTensor> {
-    const rows = await this.decoded(tensors)
-    if (!isPending(rows)) return isDeviceTensor(rows) ? rows : await this.#device.upload(rows)
-    return (await this.#device.chain(rows.links, { keep: 'all' }))[rows.output] as DeviceTensor
+    const rows = await this.decoding(tensors)
+    if (!isDeferred(rows)) return isDeviceTensor(rows) ? rows : await this.#device.upload(rows)
+    return (await this.#device.runSequence(rows.calls, { keep: 'all' }))[rows.output] as DeviceTensor
   }
 
   /** The same rows for a chain to begin with. */
-  async decoded ([values, scales]: readonly Tensor[]): Promise<AnyTensor | Pending> {
+  async decoding ([values, scales]: readonly Tensor[]): Promise<AnyTensor | Deferred> {
     if (values === undefined) throw new RangeError('there are no rows to decode')
     if (this.#rounding === 'fp32') return values
     if (this.#convertsHere(values.shape[0])) return float32(values.shape, fromFloat16(values.data as Uint16Array))
     const executable = await this.#executable('decode', () => decodeProgram(this.#hidden, this.#rounding))
-    return { links: [{ executable, inputs: { values, ...(scales === undefined ? {} : { scales }) } }], output: 'rows' }
+    return { calls: [{ executable, inputs: { values, ...(scales === undefined ? {} : { scales }) } }], output: 'rows' }
   }
 
-  async #encoding (rows: AnyTensor | Pending, count = isPending(rows) ? undefined : rows.shape[0]): Promise<Leaving> {
+  async #encoding (rows: AnyTensor | Deferred, count = isDeferred(rows) ? undefined : rows.shape[0]): Promise<DeferredRelease> {
     const released = (tensors: readonly Tensor[]): Release => ({ tensors: [...tensors], clippedFraction: 0 })
-    const { links, input } = continued(rows)
+    const { calls, input } = continued(rows)
     const convertsHere = this.#convertsHere(count)
     if (this.#rounding !== 'fp32' && !convertsHere) {
       const executable = await this.#executable('encode', () => encodeProgram(this.#hidden, this.#rounding))
-      return { links: [...links, { executable, inputs: { rows: input } }], released: (results) => released(encodedIn(results)) }
+      return { calls: [...calls, { executable, inputs: { rows: input } }], released: (results) => released(encodedIn(results)) }
     }
     const rounded = (values: Tensor): Release => released([convertsHere ? halved(values) : values])
-    if (isPending(rows)) return { links, released: (results) => rounded(results[rows.output] as Tensor) }
+    if (isDeferred(rows)) return { calls, released: (results) => rounded(results[rows.output] as Tensor) }
     const values = isDeviceTensor(rows) ? await this.#device.download(rows) : rows
-    return { links, released: () => rounded(values) }
+    return { calls, released: () => rounded(values) }
   }
 
   /** Whether so many rows are converted to and from float16 without a program. */
@@ -173,12 +176,12 @@ function encodedIn ({ values, scales }: Readonly<Record<string, AnyTensor>>): Te
   return [values, scales].filter((part) => part !== undefined) as Tensor[]
 }
 
-function rowsIn (rows: AnyTensor | Pending): number {
-  if (isPending(rows)) throw new RangeError('rows that are not computed yet have to be counted')
+function rowsIn (rows: AnyTensor | Deferred): number {
+  if (isDeferred(rows)) throw new RangeError('rows that are not computed yet have to be counted')
   return rows.shape[0] as number
 }
 
-function releaseProgram (name: string, hidden: number, rounding: Rounding, noisy: boolean): Program {
+function releaseProgram (name: string, hidden: number, rounding: Encoding, noisy: boolean): Program {
   const graph = new Graph()
   const rows = graph.input('rows', 'float32', ['rows', hidden])
   const most = graph.input('clip', 'float32', [])
@@ -195,13 +198,13 @@ function noise (graph: Graph, hidden: number): Value {
   return mul(gaussian(words, hidden), graph.input('deviation', 'float32', []))
 }
 
-function encodeProgram (hidden: number, rounding: Rounding): Program {
+function encodeProgram (hidden: number, rounding: Encoding): Program {
   const graph = new Graph()
   emitRounded(graph, rounding, graph.input('rows', 'float32', ['rows', hidden]))
   return program(`boundary-encode-${rounding}`, graph)
 }
 
-function emitRounded (graph: Graph, rounding: Rounding, rows: Value): void {
+function emitRounded (graph: Graph, rounding: Encoding, rows: Value): void {
   if (rounding === 'fp32') return graph.output('values', rows)
   if (rounding === 'fp16') return graph.output('values', cast(clip(rows, -MAX_FLOAT16, MAX_FLOAT16), 'float16'))
   const scales = mul(maximum(reduceMax(abs(rows), [1], true), 1e-30), 1 / INT8_STEPS)
@@ -218,7 +221,7 @@ function halved ({ shape, data }: Tensor): Tensor {
   )
 }
 
-function decodeProgram (hidden: number, rounding: Rounding): Program {
+function decodeProgram (hidden: number, rounding: Encoding): Program {
   const graph = new Graph()
   const values = cast(graph.input('values', rounding === 'int8' ? 'int8' : 'float16', ['rows', hidden]), 'float32')
   graph.output('rows', rounding === 'int8' ? scaled(graph, values) : values)

@@ -3,12 +3,12 @@ import type { Model } from '../families/index.ts'
 import { Graph } from '../graph/graph.ts'
 import { mul, reduceSum, sqrt } from '../graph/operators/index.ts'
 import { program } from '../graph/program.ts'
-import { sequencesOf, type Rows } from '../layers/hidden-states.ts'
+import { sequencesOf, type HiddenStates } from '../layers/hidden-states.ts'
 import type { WeightSource } from '../layers/weights.ts'
 import { SeededRandom } from '../random.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
-import { loadEnds } from '../training/client-model.ts'
+import { loadClientModel } from '../training/client-model.ts'
 import { TrainableSpan } from '../training/trainable-span.ts'
 
 /** Blocks before which rows leave a client: hidden rows before `hidden`, gradient rows before `gradient`. */
@@ -43,8 +43,8 @@ export async function calibrateClips (device: Device, model: Model, source: Weig
   const sequences = sequencesOf(model, ids)
   const clips: Clips = { hidden: {}, gradient: {} }
 
-  const start = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: 0 }, FROZEN)
-  let { hidden } = await start.input.forward(ids, { keepResiduals: false })
+  const start = await loadClientModel(device, model, source, { inputBlocks: 0, outputBlocks: 0 }, FROZEN)
+  let { hidden } = await start.bottom.forward(ids, { keepResiduals: false })
   start.weights.free()
   for (let block = 0; block <= model.layers; block++) {
     signal.throwIfAborted()
@@ -78,12 +78,12 @@ async function gradientNorm (
   device: Device,
   model: Model,
   source: WeightSource,
-  rows: Rows,
+  rows: HiddenStates,
   targets: number[][],
   block: number
 ): Promise<number> {
-  const end = await loadEnds(device, model, source, { inputBlocks: 0, outputBlocks: model.layers - block }, FROZEN)
-  const { gradient, gradients } = await end.output.train(rows, targets)
+  const end = await loadClientModel(device, model, source, { inputBlocks: 0, outputBlocks: model.layers - block }, FROZEN)
+  const { gradient, gradients } = await end.top.train(rows, targets)
   const norm = await typicalNorm(device, gradient)
   device.free(gradient, ...gradients.values())
   end.weights.free()

@@ -58,37 +58,37 @@ export interface Executable {
   close: () => Promise<void>
 }
 
-export interface ChainOptions extends Pick<RunOptions, 'keep'> {
-  /** Outputs of other links than the last that come out as well, of the last that has one of the name. */
+export interface SequenceOptions extends Pick<RunOptions, 'keep'> {
+  /** Outputs of other calls than the last that come out as well, of the last that has one of the name. */
   also?: readonly string[]
 }
 
-/** An input of a link: the output of this name of the last link before it that has one. */
-export interface Passed {
-  readonly passed: string
+/** An input of a call: the output of this name of the last call before it that has one. */
+export interface OutputRef {
+  readonly output: string
 }
 
 /** One program of a chain. */
-export interface Link {
+export interface ProgramCall {
   readonly executable: Executable
-  readonly inputs: Readonly<Record<string, AnyTensor | Passed>>
+  readonly inputs: Readonly<Record<string, AnyTensor | OutputRef>>
   readonly inPlace?: RunOptions['inPlace']
 }
 
-/** A result that is still to be computed: what the last of these links gives under this name. */
-export interface Pending {
-  readonly links: readonly Link[]
+/** A result that is still to be computed: what the last of these calls gives under this name. */
+export interface Deferred {
+  readonly calls: readonly ProgramCall[]
   readonly output: string
 }
 
 /** Whether a result is still to be computed. */
-export function isPending (value: AnyTensor | Pending): value is Pending {
-  return 'links' in value
+export function isDeferred (value: AnyTensor | Deferred): value is Deferred {
+  return 'calls' in value
 }
 
-/** The links that compute a value, and how the link after them names it. */
-export function continued (value: AnyTensor | Pending): { links: readonly Link[], input: AnyTensor | Passed } {
-  return isPending(value) ? { links: value.links, input: { passed: value.output } } : { links: [], input: value }
+/** The calls that compute a value, and how the call after them names it. */
+export function continued (value: AnyTensor | Deferred): { calls: readonly ProgramCall[], input: AnyTensor | OutputRef } {
+  return isDeferred(value) ? { calls: value.calls, input: { output: value.output } } : { calls: [], input: value }
 }
 
 export interface DeviceMemory {
@@ -117,7 +117,7 @@ export interface Device {
    * outputs of the last, and with those of these names that come last of the others; what the others pass on besides is forgotten.
    * Throws DeviceError when a run fails.
    */
-  chain: (links: readonly Link[], options?: ChainOptions) => Promise<Record<string, AnyTensor>>
+  runSequence: (calls: readonly ProgramCall[], options?: SequenceOptions) => Promise<Record<string, AnyTensor>>
   /** Copies a tensor to the device. `given`: the caller gives its memory up, so that a device in the same memory need not copy it. */
   upload: (value: Tensor, options?: { given?: boolean }) => Promise<DeviceTensor>
   /** Makes a zero-filled tensor without copying one from the host. */

@@ -2,7 +2,7 @@
 import type { DType, Tensor } from '../../tensor.ts'
 import type { OnnxModel } from '../graph/onnx.ts'
 import type { TensorSpec } from '../graph/program.ts'
-import type { DeviceKind, Keystream, Passed } from './device.ts'
+import type { DeviceKind, Keystream, OutputRef } from './device.ts'
 
 /** How the worker opens its sessions. */
 export interface WorkerOptions {
@@ -14,7 +14,7 @@ export interface WorkerOptions {
 }
 
 /** An operand of a run: a tensor the worker holds, by its id; values that come with the message; or an output of a run before. */
-export type Operand = number | Tensor | Passed
+export type Operand = number | Tensor | OutputRef
 
 export interface Run {
   readonly session: number

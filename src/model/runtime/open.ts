@@ -5,7 +5,7 @@ import {
   DeviceError,
   isDeviceTensor,
   type AnyTensor,
-  type ChainOptions,
+  type SequenceOptions,
   type CompileOptions,
   type ComputeType,
   type Device,
@@ -14,7 +14,7 @@ import {
   type DeviceTensor,
   type Executable,
   type Keystream,
-  type Link
+  type ProgramCall
 } from './device.ts'
 import type { Answer, Held, Operand, Outcome, Request, Run, WorkerOptions } from './messages.ts'
 
@@ -130,7 +130,7 @@ class WorkerDevice implements Device {
     })
     const executable: Executable = {
       program,
-      run: async (inputs, { keep = [], inPlace = {} } = {}) => await this.chain([{ executable, inputs, inPlace }], { keep }),
+      run: async (inputs, { keep = [], inPlace = {} } = {}) => await this.runSequence([{ executable, inputs, inPlace }], { keep }),
       close: async () => {
         if (!this.#compiled.delete(executable)) return
         this.#memory.heldBytes -= constantBytes
@@ -142,12 +142,12 @@ class WorkerDevice implements Device {
     return executable
   }
 
-  async chain (links: readonly Link[], { keep = [], also = [] }: ChainOptions = {}): Promise<Record<string, AnyTensor>> {
-    const last = links.at(-1)
+  async runSequence (calls: readonly ProgramCall[], { keep = [], also = [] }: SequenceOptions = {}): Promise<Record<string, AnyTensor>> {
+    const last = calls.at(-1)
     if (last === undefined) throw new DeviceError('a chain needs a program')
     const moved = new Set<ArrayBuffer>()
-    const passed = passedOn(links, also)
-    const runs = links.map((link, index) => this.#runOf(link, index === links.length - 1 ? undefined : passed[index], moved))
+    const passed = passedOn(calls, also)
+    const runs = calls.map((call, index) => this.#runOf(call, index === calls.length - 1 ? undefined : passed[index], moved))
     const results: Record<string, AnyTensor> = {}
     const outputs: Outcome[] = []
     const comesOut = (name: string): void => { outputs.push({ name, keep: keep === 'all' || keep.includes(name) }) }
@@ -156,7 +156,7 @@ class WorkerDevice implements Device {
       else results[name] = last.inputs[last.inPlace![name]!] as DeviceTensor
     }
     for (const name of also) if (outputs.every((output) => output.name !== name)) comesOut(name)
-    const what = [...new Set(links.map(({ executable: { program } }) => program.name))].join(', ')
+    const what = [...new Set(calls.map(({ executable: { program } }) => program.name))].join(', ')
     const { held, values } = await this.#ask(`program ${what}`, { kind: 'run', runs, outputs }, [...moved])
     let [nextHeld, nextValue] = [0, 0]
     for (const { name, keep } of outputs) results[name] = keep ? this.#adopt(held[nextHeld++]!) : this.#received(values[nextValue++]!)
@@ -205,8 +205,8 @@ class WorkerDevice implements Device {
     await this.#worker.terminate()
   }
 
-  /** A link as the worker is told of it; of all but the last, only what later ones take comes out. */
-  #runOf ({ executable, inputs, inPlace = {} }: Link, taken: ReadonlySet<string> | undefined, moved: Set<ArrayBuffer>): Run {
+  /** A call as the worker is told of it; of all but the last, only what later ones take comes out. */
+  #runOf ({ executable, inputs, inPlace = {} }: ProgramCall, taken: ReadonlySet<string> | undefined, moved: Set<ArrayBuffer>): Run {
     const { program } = executable
     const compiled = this.#compiled.get(executable)
     if (compiled === undefined) throw new DeviceError(`program ${program.name} is closed`)
@@ -215,7 +215,7 @@ class WorkerDevice implements Device {
       if (compiled.constants.has(name)) continue
       const value = inputs[name]
       if (value === undefined) throw new DeviceError(`program ${program.name} lacks its input ${name}`)
-      if ('passed' in value) {
+      if ('output' in value) {
         operands[name] = value
         continue
       }
@@ -282,18 +282,18 @@ class WorkerDevice implements Device {
 }
 
 /**
- * The outputs of each link that later ones take, or that come out as well. Throws DeviceError where one takes what none before it gives.
+ * The outputs of each call that later ones take, or that come out as well. Throws DeviceError where one takes what none before it gives.
  */
-function passedOn (links: readonly Link[], also: readonly string[]): Array<Set<string>> {
-  const passed = links.map(() => new Set<string>())
+function passedOn (calls: readonly ProgramCall[], also: readonly string[]): Array<Set<string>> {
+  const passed = calls.map(() => new Set<string>())
   const givers = new Map<string, Set<string>>()
-  for (const [index, { executable: { program }, inputs }] of links.entries()) {
+  for (const [index, { executable: { program }, inputs }] of calls.entries()) {
     for (const input of program.inputs) {
       const value = inputs[input.name]
-      if (value === undefined || !('passed' in value)) continue
-      const giver = givers.get(value.passed)
-      if (giver === undefined) throw new DeviceError(`program ${program.name} takes ${value.passed}, which no program before it gives`)
-      giver.add(value.passed)
+      if (value === undefined || !('output' in value)) continue
+      const giver = givers.get(value.output)
+      if (giver === undefined) throw new DeviceError(`program ${program.name} takes ${value.output}, which no program before it gives`)
+      giver.add(value.output)
     }
     for (const { name } of program.outputs) givers.set(name, passed[index]!)
   }

@@ -133,7 +133,7 @@ async function run ({ session, inputs, outputs }: Run, before: Results): Promise
 
 function operandOf (operand: Operand, before: Results): ort.Tensor {
   if (typeof operand === 'number') return tensors.get(operand)!
-  return 'passed' in operand ? before.get(operand.passed)! : hostTensor(operand)
+  return 'output' in operand ? before.get(operand.output)! : hostTensor(operand)
 }
 
 function hold (value: ort.Tensor): Held {

@@ -1,15 +1,15 @@
 import { int32, type Tensor } from '../../tensor.ts'
-import type { EndBlocks, Model } from '../families/index.ts'
+import type { Partition, Model } from '../families/index.ts'
 import { Embedding } from '../layers/embedding.ts'
 import { Head, type Loss } from '../layers/head.ts'
-import { sequencesOf, type Rows } from '../layers/hidden-states.ts'
+import { sequencesOf, type HiddenStates } from '../layers/hidden-states.ts'
 import type { Trainable } from '../layers/trainable.ts'
 import { ModelWeights, type WeightSource } from '../layers/weights.ts'
 import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import type { Batch } from '../text/batches.ts'
 import { accumulate } from './gradient-sum.ts'
-import { TrainableSpan, type ForwardOptions, type Residuals, type SpanOptions } from './trainable-span.ts'
+import { TrainableSpan, type ForwardOptions, type SavedActivations, type SpanOptions } from './trainable-span.ts'
 
 export type { Loss } from '../layers/head.ts'
 
@@ -19,21 +19,21 @@ interface StepOptions {
 }
 
 /** Both ends of a model, which share their weights: `weights.trained` is all that they train. */
-export interface Ends {
-  readonly input: InputEnd
-  readonly output: OutputEnd
+export interface ClientModel {
+  readonly bottom: Bottom
+  readonly top: Top
   readonly weights: ModelWeights
 }
 
 /** Loads a client's part of a model: the embedding with the first blocks, the last blocks with the head. */
-export async function loadEnds (
+export async function loadClientModel (
   device: Device,
   model: Model,
   source: WeightSource,
-  { inputBlocks, outputBlocks }: EndBlocks,
+  { inputBlocks, outputBlocks }: Partition,
   trainable: Trainable,
   options: Omit<SpanOptions, 'weights'> = {}
-): Promise<Ends> {
+): Promise<ClientModel> {
   const weights = new ModelWeights(device, model, trainable, options.format)
   const span = async (first: number, end: number): Promise<TrainableSpan> =>
     await TrainableSpan.load(device, model, source, { first, end }, trainable, { ...options, weights })
@@ -41,22 +41,22 @@ export async function loadEnds (
     await weights.loadEmbedding(source)
     await weights.loadHead(source)
     const [first, last] = [await span(0, inputBlocks), await span(model.layers - outputBlocks, model.layers)]
-    return { input: new InputEnd(first, await Embedding.open(weights)), output: new OutputEnd(last, await Head.open(weights)), weights }
+    return { bottom: new Bottom(first, await Embedding.open(weights)), top: new Top(last, await Head.open(weights)), weights }
   })
 }
 
 /** What a forward pass of the input end keeps. */
-export interface InputResiduals {
+export interface BottomActivations {
   /** Frees them without a backward pass. */
   readonly free: () => void
-  readonly blocks: Residuals
+  readonly blocks: SavedActivations
   /** What entered the first block. */
   readonly embedded: DeviceTensor
   readonly ids: Tensor
 }
 
 /** The embedding and the first blocks. */
-export class InputEnd {
+export class Bottom {
   readonly span: TrainableSpan
   readonly #embedding: Embedding
 
@@ -69,7 +69,7 @@ export class InputEnd {
   async forward (
     sequences: Batch['ids'],
     { keepResiduals, seed }: StepOptions & Pick<ForwardOptions, 'keepResiduals'>
-  ): Promise<{ hidden: DeviceTensor, residuals?: InputResiduals }> {
+  ): Promise<{ hidden: DeviceTensor, residuals?: BottomActivations }> {
     const { device } = this.span
     const flat = sequences.flat()
     const ids = int32([flat.length], flat)
@@ -89,7 +89,7 @@ export class InputEnd {
   }
 
   /** The gradient of what `forward` gave back to what is trained, by name; spends the residuals. */
-  async backward (residuals: InputResiduals, gradient: AnyTensor): Promise<Map<string, DeviceTensor>> {
+  async backward (residuals: BottomActivations, gradient: AnyTensor): Promise<Map<string, DeviceTensor>> {
     using scope = new Scope(this.span.device)
     scope.own(residuals.embedded)
     if (!this.#embedding.isTrained) return await this.span.backwardToParameters(residuals.blocks, gradient)
@@ -99,7 +99,7 @@ export class InputEnd {
   }
 }
 
-export interface OutputGradients extends Loss {
+export interface TopGradients extends Loss {
   /** Of lossSum, for the rows that came in: [rows, hidden]. */
   readonly gradient: DeviceTensor
   /** Of lossSum, for what is trained, by name. */
@@ -107,7 +107,7 @@ export interface OutputGradients extends Loss {
 }
 
 /** The last blocks and the head. */
-export class OutputEnd {
+export class Top {
   readonly span: TrainableSpan
   readonly #head: Head
 
@@ -117,7 +117,7 @@ export class OutputEnd {
   }
 
   /** Rows from the middle and their targets (IGNORED_TARGET where none counts) to the loss and its gradients, which are the caller's. */
-  async train (rows: Rows, targets: Batch['targets'], { seed }: StepOptions = {}): Promise<OutputGradients> {
+  async train (rows: HiddenStates, targets: Batch['targets'], { seed }: StepOptions = {}): Promise<TopGradients> {
     const { device } = this.span
     using scope = new Scope(device)
     const hidden = await scope.upload(rows.hidden)
@@ -135,14 +135,14 @@ export class OutputEnd {
     }
   }
 
-  async evaluate (rows: Rows, targets: Batch['targets']): Promise<Loss> {
+  async evaluate (rows: HiddenStates, targets: Batch['targets']): Promise<Loss> {
     using scope = new Scope(this.span.device)
     const { hidden } = await this.span.forward(rows, { keepResiduals: false })
     return await this.#head.loss(scope.own(hidden), targets)
   }
 
   /** Logits of these rows, or of the last row of each sequence: float32 [taken, vocabulary]. */
-  async logits (rows: Rows, taken: readonly number[] = lastRows(rows.lengths)): Promise<Tensor> {
+  async logits (rows: HiddenStates, taken: readonly number[] = lastRows(rows.lengths)): Promise<Tensor> {
     using scope = new Scope(this.span.device)
     const { hidden } = await this.span.forward(rows, { keepResiduals: false })
     return await this.#head.logits(scope.own(hidden), taken)

@@ -9,7 +9,7 @@ import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import type { Batch } from '../text/batches.ts'
 import type { ResidualSetting } from './activation-checkpointing.ts'
-import { loadEnds, type Ends } from './client-model.ts'
+import { loadClientModel, type ClientModel } from './client-model.ts'
 import { accumulate } from './gradient-sum.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from './optimizer.ts'
 import { Parameters } from './parameters.ts'
@@ -37,10 +37,10 @@ export type TrainingBatch = Pick<Batch, 'ids' | 'targets'>
 export class LocalTrainer {
   readonly parameters: Parameters
   readonly #device: Device
-  readonly #ends: Ends
+  readonly #ends: ClientModel
   readonly #optimizer: Optimizer
 
-  constructor (device: Device, ends: Ends, optimizer: Optimizer, parameters: Parameters) {
+  constructor (device: Device, ends: ClientModel, optimizer: Optimizer, parameters: Parameters) {
     this.#device = device
     this.#ends = ends
     this.#optimizer = optimizer
@@ -53,7 +53,7 @@ export class LocalTrainer {
     source: WeightSource,
     { trainable, optimizer, ...options }: LocalTrainerOptions
   ): Promise<LocalTrainer> {
-    const ends = await loadEnds(device, model, source, { inputBlocks: model.layers, outputBlocks: 0 }, trainable, options)
+    const ends = await loadClientModel(device, model, source, { inputBlocks: model.layers, outputBlocks: 0 }, trainable, options)
     return new LocalTrainer(device, ends, await Optimizer.open(device, optimizer), await Parameters.create(device, ends.weights.trained))
   }
 
@@ -78,11 +78,11 @@ export class LocalTrainer {
   }
 
   async evaluate (batch: TrainingBatch): Promise<Loss> {
-    const { input, output } = this.#ends
+    const { bottom, top } = this.#ends
     using scope = new Scope(this.#device)
-    const { hidden } = await input.forward(batch.ids, { keepResiduals: false })
+    const { hidden } = await bottom.forward(batch.ids, { keepResiduals: false })
     scope.own(hidden)
-    return await output.evaluate({ hidden, ...sequencesOf(input.span.model, batch.ids) }, batch.targets)
+    return await top.evaluate({ hidden, ...sequencesOf(bottom.span.model, batch.ids) }, batch.targets)
   }
 
   /** What is trained, as it is now, on the host. */
@@ -96,19 +96,19 @@ export class LocalTrainer {
   }
 
   async #gradients (batch: TrainingBatch, seed: string | undefined): Promise<Loss & { gradients: Map<string, DeviceTensor> }> {
-    const { input, output } = this.#ends
+    const { bottom, top } = this.#ends
     const options = seed === undefined ? {} : { seed }
     using scope = new Scope(this.#device)
-    const { hidden, residuals } = await input.forward(batch.ids, { keepResiduals: true, ...options })
+    const { hidden, residuals } = await bottom.forward(batch.ids, { keepResiduals: true, ...options })
     scope.own(hidden)
     try {
-      const { gradient, gradients, lossSum, countedTokens } = await output.train(
-        { hidden, ...sequencesOf(input.span.model, batch.ids) },
+      const { gradient, gradients, lossSum, countedTokens } = await top.train(
+        { hidden, ...sequencesOf(bottom.span.model, batch.ids) },
         batch.targets,
         options
       )
       scope.own(gradient)
-      await accumulate(this.#device, gradients, await input.backward(residuals!, gradient))
+      await accumulate(this.#device, gradients, await bottom.backward(residuals!, gradient))
       return { lossSum, countedTokens, gradients }
     } catch (error) {
       residuals!.free()

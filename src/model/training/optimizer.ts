@@ -2,7 +2,7 @@ import { float32, type Tensor } from '../../tensor.ts'
 import { Graph } from '../graph/graph.ts'
 import { add, div, mul, reduceSum, sqrt, sub } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
-import type { AnyTensor, Device, DeviceTensor, Executable, Passed } from '../runtime/device.ts'
+import type { AnyTensor, Device, DeviceTensor, Executable, OutputRef } from '../runtime/device.ts'
 
 /** AdamW with decoupled weight decay, as torch.optim.AdamW computes it. */
 export interface OptimizerSettings {
@@ -83,21 +83,21 @@ export class Optimizer {
       step: scalar(learningRate / (1 - beta1 ** t)),
       correction: scalar(1 / Math.sqrt(1 - beta2 ** t))
     }]))
-    await this.#device.chain(tensors.map(({ value, moments: { m, v, t }, gradient }) => ({
+    await this.#device.runSequence(tensors.map(({ value, moments: { m, v, t }, gradient }) => ({
       executable: this.#adamW, inputs: { value, m, v, gradient, ...fixed, ...corrections.get(t + 1) }, inPlace: IN_PLACE
     })))
   }
 
   /** The L2 norm over all of these tensors together. */
   async norm (tensors: Iterable<AnyTensor>): Promise<number> {
-    let before: Tensor | Passed = scalar(0)
-    const links = []
+    let before: Tensor | OutputRef = scalar(0)
+    const calls = []
     for (const x of tensors) {
-      links.push({ executable: this.#squares, inputs: { x, before } })
-      before = { passed: 'squares' }
+      calls.push({ executable: this.#squares, inputs: { x, before } })
+      before = { output: 'squares' }
     }
-    if (links.length === 0) return 0
-    const { squares } = await this.#device.chain(links)
+    if (calls.length === 0) return 0
+    const { squares } = await this.#device.runSequence(calls)
     return Math.sqrt((squares as Tensor).data[0] as number)
   }
 

@@ -1,8 +1,9 @@
+import type { Span } from '../../span.ts'
 import { bytesPerElement, elementCount, type Tensor } from '../../tensor.ts'
-import { kindOf, type Model, type Span } from '../families/family.ts'
+import { kindOf, type Model } from '../families/family.ts'
 import { grownTables } from '../families/rotary.ts'
 import { blockPrograms, type BlockPrograms, type ResidualPolicy } from '../layers/block-programs.ts'
-import { contextsFault, rowLayout, sliceRows, type Rows, type Sequences } from '../layers/hidden-states.ts'
+import { contextsFault, rowLayout, sliceRows, type HiddenStates, type Sequences } from '../layers/hidden-states.ts'
 import { AdapterSettingsError, adapterTargets, dropoutKey } from '../layers/lora.ts'
 import type { Trainable } from '../layers/trainable.ts'
 import type { WeightFormat } from '../layers/weight-format.ts'
@@ -46,7 +47,7 @@ interface BlockResiduals {
 }
 
 /** What a forward pass keeps for its backward pass. */
-export class Residuals {
+export class SavedActivations {
   readonly blocks: BlockResiduals[] = []
   readonly layout: Readonly<Record<string, DeviceTensor>>
   readonly rows: number
@@ -56,7 +57,13 @@ export class Residuals {
   forwardMs = 0
   readonly #scope: Scope
 
-  constructor (scope: Scope, layout: Residuals['layout'], rows: number, seeds: readonly RowSeed[] | undefined, policy: ResidualPolicy) {
+  constructor (
+    scope: Scope,
+    layout: SavedActivations['layout'],
+    rows: number,
+    seeds: readonly RowSeed[] | undefined,
+    policy: ResidualPolicy
+  ) {
     this.#scope = scope
     this.layout = layout
     this.rows = rows
@@ -152,9 +159,9 @@ export class TrainableSpan {
    * live until the backward pass.
    */
   async forward (
-    rows: Rows,
+    rows: HiddenStates,
     { keepResiduals, first = this.span.first, end = this.span.end, seeds }: ForwardOptions
-  ): Promise<{ hidden: DeviceTensor, residuals?: Residuals }> {
+  ): Promise<{ hidden: DeviceTensor, residuals?: SavedActivations }> {
     this.#check(rows, first, end)
     const scope = new Scope(this.device)
     const startedAtMs = performance.now()
@@ -162,7 +169,7 @@ export class TrainableSpan {
       const layout = await this.#layout(scope, rows)
       let hidden = await scope.upload(rows.hidden)
       const count = hidden.shape[0]!
-      const residuals = new Residuals(
+      const residuals = new SavedActivations(
         scope,
         layout,
         count,
@@ -194,18 +201,18 @@ export class TrainableSpan {
    * Passes the gradient of what `forward` gave, [rows, hidden], back through the same blocks; spends the residuals. The gradients are the
    * caller's.
    */
-  async backward (residuals: Residuals, gradient: AnyTensor): Promise<SpanGradients> {
+  async backward (residuals: SavedActivations, gradient: AnyTensor): Promise<SpanGradients> {
     const { gradient: input, adapters } = await this.#backward(residuals, gradient, true)
     return { gradient: input!, adapters }
   }
 
   /** The same where nothing before the span is trained, so that the gradient of its rows is not needed. */
-  async backwardToParameters (residuals: Residuals, gradient: AnyTensor): Promise<SpanGradients['adapters']> {
+  async backwardToParameters (residuals: SavedActivations, gradient: AnyTensor): Promise<SpanGradients['adapters']> {
     return (await this.#backward(residuals, gradient, false)).adapters
   }
 
   async #backward (
-    residuals: Residuals,
+    residuals: SavedActivations,
     gradient: AnyTensor,
     toInput: boolean
   ): Promise<Pick<SpanGradients, 'adapters'> & { readonly gradient: DeviceTensor | undefined }> {
@@ -248,7 +255,7 @@ export class TrainableSpan {
   }
 
   /** The blocks that a gradient must reach: those before have nothing to train. */
-  #fromFirstTrained ({ blocks, policy }: Residuals): BlockResiduals[] {
+  #fromFirstTrained ({ blocks, policy }: SavedActivations): BlockResiduals[] {
     const first = blocks.findIndex(({ layer }) => this.#training(layer, policy).parameters.length > 0)
     return first === -1 ? [] : blocks.slice(first)
   }
@@ -258,7 +265,12 @@ export class TrainableSpan {
     this.weights.free()
   }
 
-  async #evaluate (scope: Scope, layout: Residuals['layout'], layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
+  async #evaluate (
+    scope: Scope,
+    layout: SavedActivations['layout'],
+    layer: number,
+    hidden: DeviceTensor
+  ): Promise<Record<string, DeviceTensor>> {
     const results = await this.#block(layer).evaluate.run({ hidden, ...this.weights.blockInputs(layer), ...layout }, {
       keep: 'all'
     }) as Record<string, DeviceTensor>
@@ -266,7 +278,7 @@ export class TrainableSpan {
     return results
   }
 
-  async #forward (scope: Scope, residuals: Residuals, layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
+  async #forward (scope: Scope, residuals: SavedActivations, layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
     const dropout = await this.#dropout(scope, layer, residuals)
     const results = await this.#training(layer, residuals.policy).forward.run({
       hidden,
@@ -288,7 +300,7 @@ export class TrainableSpan {
   }
 
   /** The random bits of a block's adapters; the same for the same seeds. */
-  async #dropout (scope: Scope, layer: number, { rows, seeds }: Residuals): Promise<Record<string, DeviceTensor>> {
+  async #dropout (scope: Scope, layer: number, { rows, seeds }: SavedActivations): Promise<Record<string, DeviceTensor>> {
     const { adapters } = this.weights.training(layer)
     if (adapters === undefined || adapters.dropout === 0) return {}
     if (seeds === undefined)
@@ -308,7 +320,7 @@ export class TrainableSpan {
     return bits
   }
 
-  async #layout (scope: Scope, sequences: Sequences): Promise<Residuals['layout']> {
+  async #layout (scope: Scope, sequences: Sequences): Promise<SavedActivations['layout']> {
     const layout: Record<string, DeviceTensor> = { ...await this.weights.rotary.reaching(Math.max(...sequences.lengths)) }
     for (
       const [name, part] of Object.entries<Tensor>({
@@ -319,7 +331,7 @@ export class TrainableSpan {
     return layout
   }
 
-  #check ({ hidden, ...sequences }: Rows, first: number, end: number): void {
+  #check ({ hidden, ...sequences }: HiddenStates, first: number, end: number): void {
     const { lengths } = sequences
     if (!(first >= this.span.first && first <= end && end <= this.span.end))
       throw new RangeError(`blocks [${first}, ${end}) are not within [${this.span.first}, ${this.span.end})`)

@@ -3,7 +3,7 @@ import { chooseDevice } from '../../model/runtime/choose.ts'
 import type { PeerStatus } from '../../protocols/status/status.ts'
 import type { RoleContext } from '../../roles/context.ts'
 import { startControlServer } from '../control/server.ts'
-import { choose } from '../federation/join.ts'
+import { resolveClientSettings } from '../federation/join.ts'
 import { readMembership, readServers, type Membership } from '../federation/membership.ts'
 import { homeAt, type Home } from '../home/home.ts'
 import { lockHome } from '../home/lock.ts'
@@ -136,7 +136,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     onDisconnect: (listener) => gate.onDisconnect(listener)
   }
   const links = new ServerLinks({ node, gate, logger, charterHash: signed.hash, servers: isServer ? [] : await readServers(home) })
-  const client = isServer ? undefined : choose(charter, settings)
+  const client = isServer ? undefined : resolveClientSettings(charter, settings)
 
   signal?.throwIfAborted()
   const role = client === undefined

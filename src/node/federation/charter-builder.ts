@@ -8,7 +8,7 @@ import { CHARTER_VERSION, PROTOCOL_VERSIONS, type Charter } from '../../protocol
 import type { PartialSettings } from '../home/settings.ts'
 
 /** What a founder decides: the options of `midspan init`. */
-export interface FoundOptions {
+export interface CreateOptions {
   readonly model: string
   readonly name: string
   readonly admission: Charter['admission']
@@ -67,7 +67,7 @@ const SEED_BYTES = 16
 const ALL_LINEAR = 'all-linear'
 
 /** Throws UsageError for options that no charter can hold, before a model that takes minutes to read is read. */
-export function checkOptions ({ inputBlocks, outputBlocks, clip, noise, gradientNoise }: FoundOptions, { layers }: Model): void {
+export function checkOptions ({ inputBlocks, outputBlocks, clip, noise, gradientNoise }: CreateOptions, { layers }: Model): void {
   if (inputBlocks.max + outputBlocks.max >= layers) {
     throw new UsageError(
       `the model has ${layers} blocks, and clients could keep ${inputBlocks.max + outputBlocks.max} of them`,
@@ -92,7 +92,7 @@ function targetsOf (named: readonly string[] | undefined, model: Model): string[
 }
 
 /** What is trained, as the founder's options say. Throws AdapterSettingsError for a module that the model lacks. */
-export function trainedOf (options: FoundOptions, model: Model): Pick<Charter, 'adapters' | 'weights'> {
+export function trainedOf (options: CreateOptions, model: Model): Pick<Charter, 'adapters' | 'weights'> {
   return {
     adapters: {
       r: options.loraR,
@@ -107,7 +107,7 @@ export function trainedOf (options: FoundOptions, model: Model): Pick<Charter, '
 }
 
 /** The rest of the charter, as far as options and model settle it without looking at weights. */
-export function charterOf (options: FoundOptions, model: Model): Omit<Charter, 'founder' | 'model' | 'privacy' | 'adapters' | 'weights'> {
+export function charterOf (options: CreateOptions, model: Model): Omit<Charter, 'founder' | 'model' | 'privacy' | 'adapters' | 'weights'> {
   return {
     version: CHARTER_VERSION,
     name: options.name,
@@ -145,7 +145,7 @@ export function charterOf (options: FoundOptions, model: Model): Omit<Charter, '
 }
 
 /** The cuts of every partition within these ranges. */
-export function cutsOf ({ inputBlocks, outputBlocks }: Pick<FoundOptions, 'inputBlocks' | 'outputBlocks'>, blocks: number): Cuts {
+export function cutsOf ({ inputBlocks, outputBlocks }: Pick<CreateOptions, 'inputBlocks' | 'outputBlocks'>, blocks: number): Cuts {
   return { hidden: from(inputBlocks.min, inputBlocks.max), gradient: from(blocks - outputBlocks.max, blocks - outputBlocks.min) }
 }
 

@@ -11,17 +11,17 @@ import { homeAt, replaceFile } from '../home/home.ts'
 import { loadOrCreateIdentity } from '../home/identity.ts'
 import { settle } from '../home/lock.ts'
 import { updateConfig } from '../home/settings.ts'
-import { charterOf, checkOptions, cutsOf, trainedOf, type FoundOptions } from './charter-builder.ts'
+import { charterOf, checkOptions, cutsOf, trainedOf, type CreateOptions } from './charter-builder.ts'
 import { importAdapter } from './initial-adapter.ts'
 
-export type { FoundOptions } from './charter-builder.ts'
+export type { CreateOptions } from './charter-builder.ts'
 
-export interface FoundDependencies {
+export interface CreateDependencies {
   /** Called with the bytes of the model that were hashed since the last call. */
   readonly onProgress?: (bytes: number) => void
 }
 
-export interface Founded {
+export interface CreatedFederation {
   readonly home: string
   readonly peerId: string
   readonly federation: { readonly id: string, readonly name: string }
@@ -36,12 +36,12 @@ export interface Founded {
 }
 
 /** Founds a federation around a model directory and makes `root` its server's home. Throws UsageError and the model's errors. */
-export async function foundFederation (
+export async function createFederation (
   root: string,
-  options: FoundOptions,
+  options: CreateOptions,
   signal: AbortSignal,
-  { onProgress }: FoundDependencies = {}
-): Promise<Founded> {
+  { onProgress }: CreateDependencies = {}
+): Promise<CreatedFederation> {
   const directory = await openModelDirectory(options.model)
   const model = modelOf(directory.config)
   checkModel(model, directory)
@@ -94,7 +94,7 @@ export async function foundFederation (
 }
 
 /** A norm for each cut: measured on the model, the same for all, or none. */
-async function clipsFor (options: FoundOptions, model: Model, directory: ModelDirectory, signal: AbortSignal): Promise<Clips | null> {
+async function clipsFor (options: CreateOptions, model: Model, directory: ModelDirectory, signal: AbortSignal): Promise<Clips | null> {
   const cuts = cutsOf(options, model.layers)
   if (options.clip === 'auto') return await calibrated(options, model, directory, cuts, signal)
   if (options.clip === 'none') return null
@@ -104,7 +104,7 @@ async function clipsFor (options: FoundOptions, model: Model, directory: ModelDi
 }
 
 async function calibrated (
-  { threads }: FoundOptions,
+  { threads }: CreateOptions,
   model: Model,
   directory: ModelDirectory,
   cuts: Cuts,

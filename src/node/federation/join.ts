@@ -3,7 +3,7 @@ import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
 import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { UsageError } from '../../errors.ts'
 import { PartialModelStore } from '../../model/checkpoint/store.ts'
-import { checkWeights, endTensors, modelOf } from '../../model/families/index.ts'
+import { checkWeights, clientTensors, modelOf } from '../../model/families/index.ts'
 import {
   type Charter,
   checkClientSettings,
@@ -86,7 +86,7 @@ export async function joinFederation (
       const { charter } = signed
       const federation = { id: signed.id, name: charter.name }
       onEvent({ type: 'charter', federation, server: target.server.toString() })
-      const client = choose(charter, options)
+      const client = resolveClientSettings(charter, options)
       const weights = await fetchEnds(node, target, charter, client, home.model, onEvent, signal)
       await writeServers(home, [{ peerId: target.server.toString(), addresses: target.addresses.map(String) }])
       await updateConfig(home, { role: 'client', ...client.partition, noise: options.noise, gradientNoise: options.gradientNoise })
@@ -107,7 +107,7 @@ export async function joinFederation (
 }
 
 /** What a client uses: what it asked for, and the charter's least where it did not ask. Throws SettingRefusedError. */
-export function choose (
+export function resolveClientSettings (
   charter: Charter,
   options: Pick<JoinOptions, 'inputBlocks' | 'outputBlocks' | 'noise' | 'gradientNoise'>
 ): ClientSettings {
@@ -200,7 +200,7 @@ async function fetchEnds (
     has: (name) => Object.hasOwn(tensors, name),
     info: (name) => tensors[name]!,
     tensorNames: () => Object.keys(tensors)
-  }, endTensors(model, partition))
+  }, clientTensors(model, partition))
   const prints = { ...initial, ...tensors }
   const names = tensorsOfEnds(charter, partition)
   const missing = names.find((name) => !Object.hasOwn(prints, name))

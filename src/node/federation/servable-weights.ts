@@ -4,11 +4,11 @@ import { UsageError } from '../../errors.ts'
 import type { ModelDirectory } from '../../model/checkpoint/directory.ts'
 import { peftTensorName } from '../../model/checkpoint/peft.ts'
 import { SafetensorsFile } from '../../model/checkpoint/safetensors.ts'
-import { endTensors } from '../../model/families/index.ts'
+import { clientTensors } from '../../model/families/index.ts'
 import { isAdapter } from '../../model/layers/trainable.ts'
 import { allowedPartitions, type Charter, type Partition } from '../../protocols/charter/index.ts'
 import type { Servable, WeightSource } from '../../protocols/weights/index.ts'
-import { charteredModel, endSpans, shapesOf } from '../../roles/charter-settings.ts'
+import { charteredModel, clientSpans, shapesOf } from '../../roles/charter-settings.ts'
 
 /** What a federation's clients may fetch: the companion files, and the tensors of every allowed partition's ends. */
 export function servableOf (charter: Charter): Servable {
@@ -21,9 +21,9 @@ export function servableOf (charter: Charter): Servable {
 /** What a client with this partition fetches: the weights of its ends, and the adapters on them where training starts from given ones. */
 export function tensorsOfEnds (charter: Charter, partition: Partition): string[] {
   const model = charteredModel(charter)
-  const weights = endTensors(model, partition)
+  const weights = clientTensors(model, partition)
   if (charter.adapters.initial === undefined) return weights
-  const adapters = shapesOf(charter, endSpans(charter, partition)).filter(({ name }) => isAdapter(name)).map(({ name }) =>
+  const adapters = shapesOf(charter, clientSpans(charter, partition)).filter(({ name }) => isAdapter(name)).map(({ name }) =>
     peftTensorName(model.layersPrefix, name)
   )
   return [...weights, ...adapters]

@@ -1,15 +1,6 @@
-import { bytesPerElement, type Tensor } from '../../tensor.ts'
+import { encodedType, type Encoding } from '../../encoding.ts'
+import type { Tensor } from '../../tensor.ts'
 import { BadMessageError } from './errors.ts'
-
-/** How rows are rounded before they are sealed. `int8` has a float32 scale a row beside its values. */
-export type WireType = 'fp32' | 'fp16' | 'int8'
-
-const valueType = { fp32: 'float32', fp16: 'float16', int8: 'int8' } as const
-
-/** Bytes of `rows` rows of `hidden` values on the wire. */
-export function rowBytes (wire: WireType, rows: number, hidden: number): number {
-  return rows * (hidden * bytesPerElement[valueType[wire]] + (wire === 'int8' ? 4 : 0))
-}
 
 /** Far above any activation, gradient or adapter; the squares of a whole model's worth of such values still have a float32 sum. */
 const MAX_MAGNITUDE = 1e9
@@ -18,10 +9,10 @@ const MAX_MAGNITUDE = 1e9
  * Checks that tensors from a peer are `rows` rows of `hidden` values of sane size in the agreed encoding. One value that is not finite
  * would spoil the gradient of every client that shares a round with it. Throws BadMessageError.
  */
-export function checkRows (tensors: readonly Tensor[], expected: { wire: WireType, rows: number, hidden: number }): void {
+export function checkHiddenStates (tensors: readonly Tensor[], expected: { wire: Encoding, rows: number, hidden: number }): void {
   const { wire, rows, hidden } = expected
   const [values, scale, ...others] = tensors
-  expectTensor('rows', values, valueType[wire], [rows, hidden])
+  expectTensor('rows', values, encodedType[wire], [rows, hidden])
   if (wire === 'int8') expectTensor('scales', scale, 'float32', [rows])
   if (others.length > 0 || (wire !== 'int8' && scale !== undefined)) throw new BadMessageError('more tensors came than rows need')
   for (const part of tensors) checkMagnitude('the rows', part)

@@ -1,22 +1,22 @@
-import { deviceLine, endSpans } from '../charter-settings.ts'
+import { deviceLine, clientSpans } from '../charter-settings.ts'
 import type { ClientContext, Operation, RunningRole } from '../context.ts'
 import { evaluate } from './operations/evaluate.ts'
 import { exportTrained } from './operations/export.ts'
 import { generate } from './operations/generate.ts'
 import { train } from './operations/train.ts'
-import { ClientCore } from './runtime.ts'
+import { ClientRuntime } from './runtime.ts'
 
 /** Holds a client's ends and offers what their owner does with them. */
 export async function startClientRole (context: ClientContext): Promise<RunningRole> {
-  const core = await ClientCore.open(context)
+  const core = await ClientRuntime.open(context)
   const { charter, client: { partition } } = context
   const bound =
-    (operation: (core: ClientCore, params: unknown, signal: AbortSignal) => AsyncIterable<object>): Operation => (params, signal) =>
+    (operation: (core: ClientRuntime, params: unknown, signal: AbortSignal) => AsyncIterable<object>): Operation => (params, signal) =>
       operation(core, params, signal)
   let stopped: Promise<void> | undefined
   return {
     status: () => ({
-      blocks: endSpans(charter, partition).filter(({ first, end }) => first < end).map(({ first, end }) => [first, end] as const),
+      blocks: clientSpans(charter, partition).filter(({ first, end }) => first < end).map(({ first, end }) => [first, end] as const),
       device: deviceLine(context.settings),
       training: core.progress === undefined
         ? null
@@ -25,7 +25,7 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
           round: core.progress.round,
           done: core.progress.run?.done ?? 0,
           rounds: core.progress.run?.rounds ?? 0,
-          residuals: [core.ends.input, core.ends.output].map(({ span }) => span.residuals.report)
+          residuals: [core.ends.bottom, core.ends.top].map(({ span }) => span.residuals.report)
         }
     }),
     operations: { train: bound(train), evaluate: bound(evaluate), generate: bound(generate), export: bound(exportTrained) },

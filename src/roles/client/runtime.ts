@@ -1,13 +1,13 @@
 import { join } from 'node:path'
 import { MidspanError } from '../../errors.ts'
 import { openModelDirectory, type ModelDirectory } from '../../model/checkpoint/directory.ts'
-import { checkWeights, endTensors, type Model } from '../../model/families/index.ts'
+import { checkWeights, clientTensors, type Model } from '../../model/families/index.ts'
 import { Boundary, type Protection } from '../../model/privacy/boundary.ts'
 import type { Device } from '../../model/runtime/device.ts'
 import { openDevice } from '../../model/runtime/open.ts'
 import { loadTokenizer } from '../../model/text/load.ts'
 import type { Tokenizer } from '../../model/text/tokenizer.ts'
-import { loadEnds, type Ends } from '../../model/training/client-model.ts'
+import { loadClientModel, type ClientModel } from '../../model/training/client-model.ts'
 import { Optimizer } from '../../model/training/optimizer.ts'
 import { Parameters } from '../../model/training/parameters.ts'
 import type { ClientSettings } from '../../protocols/charter/index.ts'
@@ -17,12 +17,12 @@ import { TRAIN_PROTOCOL } from '../../protocols/train/constants.ts'
 import * as train from '../../protocols/train/messages.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
 import type { Tensor } from '../../tensor.ts'
-import { charteredModel, endSpans, protectionOf, shapesOf, trainableOf } from '../charter-settings.ts'
+import { charteredModel, clientSpans, protectionOf, shapesOf, trainableOf } from '../charter-settings.ts'
 import type { ClientContext } from '../context.ts'
 import { generateLimits, trainLimits } from '../message-limits.ts'
 import type { AdapterShape } from '../training/aggregation/adapter-shapes.ts'
 import { openSession } from './sessions.ts'
-import { ClientState } from './training/adapter-state.ts'
+import { AdapterState } from './training/adapter-state.ts'
 import { ClientEnds } from './training/client-ends.ts'
 import { readProgress, type ProgressMeta } from './training/progress.ts'
 
@@ -40,15 +40,15 @@ export interface AdapterSnapshot {
 }
 
 /** A client's ends on its device, its place in the federation, and its way to the servers: what all operations share. */
-export class ClientCore {
+export class ClientRuntime {
   readonly context: ClientContext
   readonly model: Model
   readonly directory: ModelDirectory
   readonly device: Device
-  readonly ends: Ends
+  readonly ends: ClientModel
   readonly tokenizer: Tokenizer
   readonly boundary: Boundary
-  readonly state: ClientState
+  readonly state: AdapterState
   /** As last written; undefined before the first training. */
   progress: ProgressMeta | undefined
   readonly #shapes: readonly AdapterShape[]
@@ -58,7 +58,7 @@ export class ClientCore {
   #fetchedRound: number | undefined
 
   private constructor (
-    parts: Pick<ClientCore, 'context' | 'model' | 'directory' | 'device' | 'ends' | 'tokenizer' | 'boundary' | 'state' | 'progress'> & {
+    parts: Pick<ClientRuntime, 'context' | 'model' | 'directory' | 'device' | 'ends' | 'tokenizer' | 'boundary' | 'state' | 'progress'> & {
       parameters: Parameters,
       shapes: readonly AdapterShape[]
     }
@@ -76,7 +76,7 @@ export class ClientCore {
     this.#shapes = parts.shapes
   }
 
-  static async open (context: ClientContext): Promise<ClientCore> {
+  static async open (context: ClientContext): Promise<ClientRuntime> {
     const {
       charter,
       client: { partition },
@@ -87,16 +87,20 @@ export class ClientCore {
     const path = join(paths.state, 'training.safetensors')
     const saved = await readProgress(path, Buffer.from(context.charterHash).toString('hex'), partition)
     const directory = await openModelDirectory(paths.model)
-    checkWeights(model, directory, endTensors(model, partition))
+    checkWeights(model, directory, clientTensors(model, partition))
     const tokenizer = await loadTokenizer(paths.model)
     const device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
-    const ends = await loadEnds(device, model, directory, partition, trainableOf(charter), { format, policy: residuals, residualBytes })
+    const ends = await loadClientModel(device, model, directory, partition, trainableOf(charter), {
+      format,
+      policy: residuals,
+      residualBytes
+    })
     const parameters = await Parameters.create(device, ends.weights.trained)
     const optimizer = await Optimizer.open(device, charter.training.optimizer)
-    const shapes = shapesOf(charter, endSpans(charter, partition))
-    const state = await ClientState.open({ charter, device, optimizer, parameters, shapes, path }, saved?.tensors)
+    const shapes = shapesOf(charter, clientSpans(charter, partition))
+    const state = await AdapterState.open({ charter, device, optimizer, parameters, shapes, path }, saved?.tensors)
     const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: charter.wire })
-    return new ClientCore({
+    return new ClientRuntime({
       context,
       model,
       directory,
@@ -172,7 +176,7 @@ export class ClientCore {
   async refresh (channel: train.TrainClientChannel, signal: AbortSignal): Promise<void> {
     const { charter, client: { partition } } = this.context
     if (charter.ends.mode !== 'shared' || this.training) return
-    const [input, output] = endSpans(charter, partition)
+    const [input, output] = clientSpans(charter, partition)
     const { round, values } = await fetchAdapters(channel, {
       knownRound: this.#fetchedRound,
       except: { first: input.end, end: output.first }

@@ -3,13 +3,13 @@ import type { Boundary } from '../../model/privacy/boundary.ts'
 import type { Device, DeviceTensor } from '../../model/runtime/device.ts'
 import { Scope } from '../../model/runtime/scope.ts'
 import { accumulate, GradientSum } from '../../model/training/gradient-sum.ts'
-import type { Residuals, TrainableSpan } from '../../model/training/trainable-span.ts'
+import type { SavedActivations, TrainableSpan } from '../../model/training/trainable-span.ts'
 import type { Tensor } from '../../tensor.ts'
 import { clientDropoutSeed } from '../training/dropout-seed.ts'
 import { segments, type Segment } from './segments.ts'
 
 /** A client's rows as they came over the wire, and the blocks that they pass. */
-export interface Passenger extends Sequences {
+export interface BatchItem extends Sequences {
   readonly id: string
   readonly first: number
   readonly end: number
@@ -19,23 +19,23 @@ export interface Passenger extends Sequences {
 /** Rows that share a run, at most: bounds the device memory that one run's activations take. */
 const ROW_BUDGET = 16_384
 
-export interface MiddleComponents {
+export interface LocalStageComponents {
   readonly device: Device
   readonly span: TrainableSpan
   readonly boundary: Boundary
 }
 
 /** The server's blocks at work, for several clients at once. */
-export class Middle {
-  readonly #components: MiddleComponents
+export class LocalStage {
+  readonly #components: LocalStageComponents
 
-  constructor (components: MiddleComponents) {
+  constructor (components: LocalStageComponents) {
     this.#components = components
   }
 
   /** Takes everyone's rows through their blocks, keeping what the way back needs. Passengers come in the order of their ids. */
-  async forward (passengers: readonly Passenger[], dropoutSeed: string): Promise<Passage> {
-    return await Passage.start(this.#components, passengers, dropoutSeed)
+  async forward (passengers: readonly BatchItem[], dropoutSeed: string): Promise<ForwardPass> {
+    return await ForwardPass.start(this.#components, passengers, dropoutSeed)
   }
 
   /** For the adapter gradients of several passages. */
@@ -44,7 +44,7 @@ export class Middle {
   }
 
   /** Takes one client's rows through its blocks and forgets them. Resolves with the rows as they go over the wire. */
-  async evaluate ({ first, end, lengths, contexts, tensors }: Passenger): Promise<Tensor[]> {
+  async evaluate ({ first, end, lengths, contexts, tensors }: BatchItem): Promise<Tensor[]> {
     const { device, span, boundary } = this.#components
     const held = [await boundary.decode(tensors)]
     try {
@@ -59,29 +59,29 @@ export class Middle {
 
 interface Run {
   readonly segment: Segment
-  readonly residuals: Residuals
+  readonly residuals: SavedActivations
 }
 
 /** Rows of several clients on their way through the middle, and back. */
-export class Passage {
+export class ForwardPass {
   /** Every passenger's rows after its last block, as they go over the wire. */
   readonly hidden = new Map<string, readonly Tensor[]>()
   /** The middle's adapter gradients after `backward`, by name: sums over the passengers that came back. */
   adapterGradients: Map<string, DeviceTensor> = new Map()
-  readonly #components: MiddleComponents
-  readonly #passengers: ReadonlyMap<string, Passenger>
+  readonly #components: LocalStageComponents
+  readonly #passengers: ReadonlyMap<string, BatchItem>
   readonly #runs: Run[] = []
   /** All rows of this passage on the device, so that none stays behind when a run fails. */
   readonly #scope: Scope
 
-  private constructor (components: MiddleComponents, passengers: readonly Passenger[]) {
+  private constructor (components: LocalStageComponents, passengers: readonly BatchItem[]) {
     this.#components = components
     this.#scope = new Scope(components.device)
     this.#passengers = new Map(passengers.map((passenger) => [passenger.id, passenger]))
   }
 
-  static async start (components: MiddleComponents, passengers: readonly Passenger[], dropoutSeed: string): Promise<Passage> {
-    const passage = new Passage(components, passengers)
+  static async start (components: LocalStageComponents, passengers: readonly BatchItem[], dropoutSeed: string): Promise<ForwardPass> {
+    const passage = new ForwardPass(components, passengers)
     try {
       await passage.#forward(dropoutSeed)
       return passage
@@ -101,9 +101,9 @@ export class Passage {
     )
     for (const segment of plan) {
       const { first, end } = segment
-      const lengths = segment.riders.flatMap((id) => this.#passenger(id).lengths)
-      const contexts = segment.riders.flatMap((id) => this.#passenger(id).contexts ?? [])
-      const seeds = segment.riders.map((id) => ({ rows: rowsOf(this.#passenger(id).tensors), seed: clientDropoutSeed(passSeed, id) }))
+      const lengths = segment.items.flatMap((id) => this.#passenger(id).lengths)
+      const contexts = segment.items.flatMap((id) => this.#passenger(id).contexts ?? [])
+      const seeds = segment.items.map((id) => ({ rows: rowsOf(this.#passenger(id).tensors), seed: clientDropoutSeed(passSeed, id) }))
       const rows = await this.#join(segment, aboard)
       const { hidden, residuals } = await span.forward({ hidden: rows, lengths, contexts }, { first, end, keepResiduals: true, seeds })
       if (residuals === undefined) throw new Error('a training pass kept no residuals')
@@ -160,8 +160,8 @@ export class Passage {
 
   /** A segment's riders' rows one after another, in place of their own. */
   async #join (segment: Segment, aboard: Map<string, DeviceTensor>): Promise<DeviceTensor> {
-    const parts = segment.riders.map((id) => aboard.get(id) as DeviceTensor)
-    for (const id of segment.riders) aboard.delete(id)
+    const parts = segment.items.map((id) => aboard.get(id) as DeviceTensor)
+    for (const id of segment.items) aboard.delete(id)
     if (parts.length === 1) return parts[0] as DeviceTensor
     const rows = this.#scope.own(await concatRows(this.#components.device, parts))
     this.#scope.free(...parts)
@@ -171,13 +171,13 @@ export class Passage {
   /** Gives each of a segment's riders its own rows of the result. */
   async #part (segment: Segment, result: DeviceTensor, aboard: Map<string, DeviceTensor>): Promise<void> {
     const { device } = this.#components
-    const [only, ...others] = segment.riders
+    const [only, ...others] = segment.items
     if (others.length === 0) {
       aboard.set(only as string, result)
       return
     }
     let start = 0
-    for (const id of segment.riders) {
+    for (const id of segment.items) {
       const end = start + rowsOf(this.#passenger(id).tensors)
       aboard.set(id, this.#scope.own(await sliceRows(device, result, start, end)))
       start = end
@@ -199,7 +199,7 @@ export class Passage {
     this.adapterGradients = new Map()
   }
 
-  #passenger (id: string): Passenger {
+  #passenger (id: string): BatchItem {
     const passenger = this.#passengers.get(id)
     if (passenger === undefined) throw new RangeError(`${id} is not aboard`)
     return passenger

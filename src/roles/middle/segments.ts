@@ -1,45 +1,45 @@
-/** Someone's rows on their way through the middle: they board at block `first` and alight before block `end`. */
-export interface Rider {
+/** One client's hidden states in a batch, and the blocks `[first, end)` that compute them. */
+export interface SegmentItem {
   readonly id: string
   readonly first: number
   readonly end: number
   readonly rows: number
 }
 
-/** A run of blocks that carries the same riders from its first block to its end. */
+/** Consecutive blocks `[first, end)` that run once for the same items. */
 export interface Segment {
   readonly first: number
   readonly end: number
-  /** Ids of the riders aboard, ordered, so that sums come out the same whoever arrived first. */
-  readonly riders: readonly string[]
+  /** Ids of the items in the run, sorted, so that sums do not depend on the order of arrival. */
+  readonly items: readonly string[]
 }
 
 /**
- * Cuts the middle at every rider's boarding and alighting block: between two cuts everyone aboard shares each run. Riders that
+ * Cuts the middle at every item's boarding and alighting block: between two cuts everyone active shares each run. Riders that
  * together exceed the row budget share in groups; one that exceeds it alone rides alone.
  */
-export function segments (riders: readonly Rider[], rowBudget = Infinity): Segment[] {
-  const ordered = [...riders].sort((a, b) => a.id < b.id ? -1 : 1)
+export function segments (items: readonly SegmentItem[], rowBudget = Infinity): Segment[] {
+  const ordered = [...items].sort((a, b) => a.id < b.id ? -1 : 1)
   const cuts = [...new Set(ordered.flatMap(({ first, end }) => [first, end]))].sort((a, b) => a - b)
   return cuts.slice(1).flatMap((end, index) => {
     const first = cuts[index] as number
-    const aboard = ordered.filter((rider) => rider.first <= first && end <= rider.end)
-    return groupsWithin(aboard, rowBudget).map((group) => ({ first, end, riders: group.map(({ id }) => id) }))
+    const active = ordered.filter((item) => item.first <= first && end <= item.end)
+    return groupsWithin(active, rowBudget).map((group) => ({ first, end, items: group.map(({ id }) => id) }))
   })
 }
 
-/** Splits riders, in order, into the fewest consecutive groups whose rows stay within the budget. */
-function groupsWithin (riders: readonly Rider[], rowBudget: number): Rider[][] {
-  const groups: Rider[][] = []
+/** Splits items, in order, into the fewest consecutive groups whose rows stay within the budget. */
+function groupsWithin (items: readonly SegmentItem[], rowBudget: number): SegmentItem[][] {
+  const groups: SegmentItem[][] = []
   let rows = 0
-  for (const rider of riders) {
+  for (const item of items) {
     const group = groups.at(-1)
-    if (group === undefined || rows + rider.rows > rowBudget) {
-      groups.push([rider])
-      rows = rider.rows
+    if (group === undefined || rows + item.rows > rowBudget) {
+      groups.push([item])
+      rows = item.rows
     } else {
-      group.push(rider)
-      rows += rider.rows
+      group.push(item)
+      rows += item.rows
     }
   }
   return groups

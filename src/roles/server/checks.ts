@@ -4,7 +4,7 @@ import { allowedPartitions } from '../../protocols/charter/client.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../protocols/train/constants.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
-import type { Span } from '../training/members.ts'
+import type { Span } from '../../span.ts'
 
 /** How a client says that its rows fall into sequences. */
 export interface SequenceFields {

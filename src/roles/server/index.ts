@@ -24,11 +24,11 @@ import { charteredModel, deviceLine, shapesOf, trainableOf } from '../charter-se
 import type { RoleContext, RunningRole } from '../context.ts'
 import { ExportError, exportSchema, writeExport } from '../export.ts'
 import { generateLimits, trainLimits } from '../message-limits.ts'
-import { Middle } from '../middle/local-stage.ts'
+import { LocalStage } from '../middle/local-stage.ts'
 import { parseParameters } from '../parameters.ts'
 import { FederatedAdapters } from '../training/aggregation/federated-adapters.ts'
-import { TrainingState } from '../training/coordinator-state.ts'
-import { Trainer } from '../training/coordinator.ts'
+import { CoordinatorState } from '../training/coordinator-state.ts'
+import { Coordinator } from '../training/coordinator.ts'
 import { GenerationEngine } from './generation/engine.ts'
 import { serveGeneration } from './generation/session.ts'
 import { TrainSession } from './training/session.ts'
@@ -52,7 +52,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
   const { charter, logger, settings: { device: kind, threads, compute, weights: format, residuals, residualBytes } } = context
   const model = charteredModel(charter)
   const span = servedSpan(charter)
-  const state = await TrainingState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
+  const state = await CoordinatorState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
   const directory = await openModelDirectory(context.paths.model)
   checkModel(model, directory)
   const device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
@@ -70,9 +70,9 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
 
   const shapes = shapesOf(charter, [{ first: 0, end: model.layers }])
   const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: charter.wire })
-  const middle = new Middle({ device, span: blocks, boundary })
+  const middle = new LocalStage({ device, span: blocks, boundary })
   const adapters = new FederatedAdapters({ charter, device, optimizer, parameters, shapes, state })
-  const trainer = new Trainer({ charter, middle, adapters, state, logger })
+  const trainer = new Coordinator({ charter, middle, adapters, state, logger })
   const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes: charter.limits.cacheBytes })
 
   const stopping = new AbortController()

@@ -1,8 +1,8 @@
 import { z } from 'zod'
 import { MidspanError } from '../../errors.ts'
 import { readSnapshot, writeSnapshot } from '../../model/checkpoint/snapshot.ts'
+import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
-import type { Span } from './members.ts'
 
 const blockNumber = z.int().min(0)
 
@@ -37,7 +37,7 @@ export interface Commit {
 }
 
 /** What the server must not lose: written atomically after every step, before anybody hears of it. */
-export class TrainingState {
+export class CoordinatorState {
   readonly #path: string
   #meta: Meta
   #tensors: ReadonlyMap<string, Tensor>
@@ -49,14 +49,14 @@ export class TrainingState {
   }
 
   /** The state kept at this path, or the state of a federation that has not trained yet. */
-  static async open (path: string, federation: string): Promise<TrainingState> {
+  static async open (path: string, federation: string): Promise<CoordinatorState> {
     const snapshot = await readSnapshot(path)
     if (snapshot === undefined)
-      return new TrainingState(path, { federation, round: 0, members: [], counted: {}, unaveragedTokens: {} }, new Map())
+      return new CoordinatorState(path, { federation, round: 0, members: [], counted: {}, unaveragedTokens: {} }, new Map())
     const meta = metaSchema.safeParse(snapshot.meta)
     if (!meta.success) throw new StateError(`${path} is not a training state: ${z.prettifyError(meta.error).replaceAll('\n', ' ')}`)
     if (meta.data.federation !== federation) throw new StateError(`${path} belongs to another federation`, 'use the home that it came from')
-    return new TrainingState(path, meta.data, snapshot.tensors)
+    return new CoordinatorState(path, meta.data, snapshot.tensors)
   }
 
   get round (): number { return this.#meta.round }

@@ -2,20 +2,20 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { fromServer } from '../../protocols/train/messages.ts'
 import type { Logger } from '../context.ts'
-import type { Middle } from '../middle/local-stage.ts'
+import type { LocalStage } from '../middle/local-stage.ts'
 import type { FederatedAdapters, StepTaken } from './aggregation/federated-adapters.ts'
 import { participants } from './aggregation/sequential.ts'
-import type { TrainingState } from './coordinator-state.ts'
+import type { CoordinatorState } from './coordinator-state.ts'
 import { Members, type Member } from './members.ts'
 import { systemTimer, type Timer } from './reply-collector.ts'
-import { Attempt, type Counted } from './round-execution.ts'
+import { RoundExecution, type AcceptedUpdate } from './round-execution.ts'
 import { Round } from './round.ts'
 
-export interface TrainerComponents {
+export interface CoordinatorComponents {
   readonly charter: Charter
-  readonly middle: Middle
+  readonly middle: LocalStage
   readonly adapters: FederatedAdapters
-  readonly state: TrainingState
+  readonly state: CoordinatorState
   readonly logger: Logger
   readonly timer?: Timer
 }
@@ -27,17 +27,17 @@ const FAILURE_PAUSE_MS = 1_000
  * Runs rounds for as long as there are members: the passes of all who take part; one optimiser step; a snapshot; and only then the
  * word that the step is taken.
  */
-export class Trainer {
+export class Coordinator {
   readonly members: Members
   readonly #charter: Charter
-  readonly #middle: Middle
+  readonly #middle: LocalStage
   readonly #adapters: FederatedAdapters
-  readonly #state: TrainingState
+  readonly #state: CoordinatorState
   readonly #timer: Timer
   readonly #logger: Logger
   #current: Round | undefined
 
-  constructor ({ charter, middle, adapters, state, logger, timer = systemTimer }: TrainerComponents) {
+  constructor ({ charter, middle, adapters, state, logger, timer = systemTimer }: CoordinatorComponents) {
     this.#charter = charter
     this.#middle = middle
     this.#adapters = adapters
@@ -89,7 +89,7 @@ export class Trainer {
   /** A member said goodbye: nobody waits for it any more. */
   withdraw (peer: string): void {
     this.members.remove(peer)
-    this.#current?.excuse(peer)
+    this.#current?.drop(peer)
   }
 
   async #runRound (signal: AbortSignal): Promise<void> {
@@ -101,7 +101,7 @@ export class Trainer {
     this.#current = round
     for (const { peer } of this.members.all) this.begin(peer, round)
     for (;;) {
-      using attempt = new Attempt({
+      using attempt = new RoundExecution({
         charter: this.#charter,
         middle: this.#middle,
         adapters: this.#adapters,
@@ -112,12 +112,12 @@ export class Trainer {
       if (signal.aborted) return
       if (counted?.length === 0) return this.#dismiss(round)
       if (counted !== undefined) return await this.#commit(round, attempt, counted)
-      for (const peer of round.beginAnew()) this.begin(peer, round)
+      for (const peer of round.restart()) this.begin(peer, round)
     }
   }
 
   /** Takes the step, makes it durable, and only then says so. */
-  async #commit (round: Round, { gradients, coefficient }: Attempt, counted: readonly Counted[]): Promise<void> {
+  async #commit (round: Round, { gradients, coefficient }: RoundExecution, counted: readonly AcceptedUpdate[]): Promise<void> {
     const finished = new Set(counted.map(({ peer }) => peer))
     let step: StepTaken
     try {

@@ -1,12 +1,7 @@
 import { MidspanError } from '../../errors.ts'
 import type { ServerMessage, TrainServerChannel } from '../../protocols/train/messages.ts'
+import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
-
-/** Blocks [first, end) that a client has the server compute. */
-export interface Span {
-  readonly first: number
-  readonly end: number
-}
 
 /** Thrown when a federation has as many members as its charter allows. */
 export class FederationFullError extends MidspanError {

@@ -15,9 +15,9 @@ export const systemTimer: Timer = {
  * One answer from each of a known set of peers. It opens when everyone still expected has answered, or at the deadline; answers
  * after that, second answers and answers from others are declined and change nothing.
  */
-export class Barrier<Answer> {
+export class ReplyCollector<Answer> {
   /** Resolves once, with the answers that came in time, ordered by peer. */
-  readonly opened: Promise<Map<string, Answer>>
+  readonly done: Promise<Map<string, Answer>>
   readonly #expected: Set<string>
   readonly #answers = new Map<string, Answer>()
   #open: ((answers: Map<string, Answer>) => void) | undefined
@@ -25,7 +25,7 @@ export class Barrier<Answer> {
 
   constructor (expected: Iterable<string>, deadlineMs: number, timer: Timer) {
     this.#expected = new Set(expected)
-    this.opened = new Promise((resolve) => { this.#open = resolve })
+    this.done = new Promise((resolve) => { this.#open = resolve })
     this.#cancel = timer.after(deadlineMs, () => { this.#finish() })
     this.#check()
   }
@@ -41,7 +41,7 @@ export class Barrier<Answer> {
   }
 
   /** Takes a peer's answer. False when it is not wanted. */
-  answer (peer: string, value: Answer): boolean {
+  add (peer: string, value: Answer): boolean {
     if (!this.expects(peer)) return false
     this.#answers.set(peer, value)
     this.#check()
@@ -49,7 +49,7 @@ export class Barrier<Answer> {
   }
 
   /** Stops waiting for a peer that said it will not answer. */
-  excuse (peer: string): void {
+  drop (peer: string): void {
     if (this.expects(peer)) {
       this.#expected.delete(peer)
       this.#check()

@@ -1,24 +1,24 @@
 import type { Sequences } from '../../model/layers/hidden-states.ts'
+import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
-import type { Span } from './members.ts'
-import { Barrier, type Timer } from './reply-collector.ts'
+import { ReplyCollector, type Timer } from './reply-collector.ts'
 
 /** A client's hidden rows as they came over the wire. */
-export interface ForwardAnswer extends Sequences {
+export interface ForwardReply extends Sequences {
   readonly tensors: readonly Tensor[]
 }
 
 /** A client's gradient rows as they came over the wire, of the sum of the loss over `tokens`. */
-export interface BackwardAnswer {
+export interface BackwardReply {
   readonly tokens: number
   readonly tensors: readonly Tensor[]
 }
 
 /** The L2 norm of the gradients of a client's own blocks. */
-export type NormAnswer = number
+export type NormReply = number
 
 /** What a client's own blocks add: adapter gradients or adapters, by name. */
-export type ContributionAnswer = ReadonlyMap<string, Tensor>
+export type ContributionReply = ReadonlyMap<string, Tensor>
 
 /** How often the passes of a round begin anew for one client that was cut off: it holds up the others each time. */
 const MAX_RETURNS = 3
@@ -35,10 +35,10 @@ export class Round {
   readonly number: number
   /** The pass in progress, from 0. */
   pass = 0
-  forward: Barrier<ForwardAnswer>
-  backward: Barrier<BackwardAnswer> | undefined
-  norm: Barrier<NormAnswer> | undefined
-  contribution: Barrier<ContributionAnswer> | undefined
+  forward: ReplyCollector<ForwardReply>
+  backward: ReplyCollector<BackwardReply> | undefined
+  norm: ReplyCollector<NormReply> | undefined
+  contribution: ReplyCollector<ContributionReply> | undefined
   /** Replies of this pass by peer, as sent. */
   readonly hidden = new Map<string, readonly Tensor[]>()
   readonly gradients = new Map<string, readonly Tensor[]>()
@@ -58,7 +58,7 @@ export class Round {
     this.#spans = spans
     this.#deadlineMs = deadlineMs
     this.#timer = timer
-    this.forward = new Barrier(spans.keys(), deadlineMs, timer)
+    this.forward = new ReplyCollector(spans.keys(), deadlineMs, timer)
   }
 
   /** Who is expected to see the round through. */
@@ -77,12 +77,12 @@ export class Round {
     return span
   }
 
-  expectBackward (peers: Iterable<string>): Barrier<BackwardAnswer> {
-    return this.backward = new Barrier(this.#staying(peers), this.#deadlineMs, this.#timer)
+  expectBackward (peers: Iterable<string>): ReplyCollector<BackwardReply> {
+    return this.backward = new ReplyCollector(this.#staying(peers), this.#deadlineMs, this.#timer)
   }
 
-  expectNorm (peers: Iterable<string>): Barrier<NormAnswer> {
-    return this.norm = new Barrier(this.#staying(peers), this.#deadlineMs, this.#timer)
+  expectNorm (peers: Iterable<string>): ReplyCollector<NormReply> {
+    return this.norm = new ReplyCollector(this.#staying(peers), this.#deadlineMs, this.#timer)
   }
 
   /** All of these multiply their gradients by a coefficient: from here on the round goes on with every one of them, or begins anew. */
@@ -97,8 +97,8 @@ export class Round {
     return this.#aboard.has(peer) ? this.#coefficient : undefined
   }
 
-  expectContribution (peers: Iterable<string>): Barrier<ContributionAnswer> {
-    return this.contribution = new Barrier(this.#staying(peers), this.#deadlineMs, this.#timer)
+  expectContribution (peers: Iterable<string>): ReplyCollector<ContributionReply> {
+    return this.contribution = new ReplyCollector(this.#staying(peers), this.#deadlineMs, this.#timer)
   }
 
   /** Goes on to the next pass, with those whose work is in all until now. */
@@ -111,7 +111,7 @@ export class Round {
    * Whether the passes gone by are the work of nobody else than these. The others are left behind; then, or when the round was closed, it
    * does not go on.
    */
-  goesOnWith (peers: { has: (peer: string) => boolean }): boolean {
+  retain (peers: { has: (peer: string) => boolean }): boolean {
     if (this.#closed || this.#behind) return false
     const before = this.#aboard.size
     this.#aboard = new Set([...this.#aboard].filter((peer) => peers.has(peer)))
@@ -119,7 +119,7 @@ export class Round {
   }
 
   /** Begins again with the first pass. Returns those who are still in it. */
-  beginAnew (): string[] {
+  restart (): string[] {
     this.#behind = false
     const peers = this.#aboard
     this.#aboard = new Set()
@@ -128,7 +128,7 @@ export class Round {
   }
 
   /** A participant has come back and begins with the first pass again, which is over: the round stops where it is. */
-  fallBehind (peer: string): void {
+  requestRestart (peer: string): void {
     if (this.#behind || !this.#aboard.has(peer)) return
     const returns = (this.#returns.get(peer) ?? 0) + 1
     this.#returns.set(peer, returns)
@@ -138,12 +138,12 @@ export class Round {
   }
 
   /** Goes on without a participant that left. What it had seen through before counts. */
-  excuse (peer: string): void {
+  drop (peer: string): void {
     this.#excused.add(peer)
-    this.forward.excuse(peer)
-    this.backward?.excuse(peer)
-    this.norm?.excuse(peer)
-    this.contribution?.excuse(peer)
+    this.forward.drop(peer)
+    this.backward?.drop(peer)
+    this.norm?.drop(peer)
+    this.contribution?.drop(peer)
   }
 
   /** A peer may have left, or the round been stopped, while answers were worked on. */
@@ -165,7 +165,7 @@ export class Round {
     this.norm = undefined
     this.#coefficient = undefined
     this.contribution = undefined
-    this.forward = new Barrier(this.#staying(peers), this.#deadlineMs, this.#timer)
+    this.forward = new ReplyCollector(this.#staying(peers), this.#deadlineMs, this.#timer)
   }
 
   #open (): void {

@@ -100,15 +100,15 @@ export function contract ({ device }: Subject): void {
     const before = await device().memory()
     const ones = float32([2], [1, 1])
     const first = { executable, inputs: { a: float32([2], [1, 2]), b: ones } }
-    const next = { executable, inputs: { a: { passed: 'sum' }, b: { passed: 'product' } } }
-    const { sum, product } = await device().chain([first, next, { executable, inputs: { a: { passed: 'sum' }, b: ones } }], {
+    const next = { executable, inputs: { a: { output: 'sum' }, b: { output: 'product' } } }
+    const { sum, product } = await device().runSequence([first, next, { executable, inputs: { a: { output: 'sum' }, b: ones } }], {
       keep: ['sum']
     })
     expect(values(await device().download(sum as DeviceTensor))).toEqual([7, 10])
     expect(values(product)).toEqual([5, 8])
     expect((await device().memory()).heldBytes - before.heldBytes).toBe(8)
     device().free(sum as DeviceTensor)
-    await expect(device().chain([first, { executable, inputs: { a: { passed: 'none' }, b: ones } }])).rejects.toThrow(
+    await expect(device().runSequence([first, { executable, inputs: { a: { output: 'none' }, b: ones } }])).rejects.toThrow(
       'takes none, which no program before it gives'
     )
     await executable.close()
@@ -121,14 +121,14 @@ export function contract ({ device }: Subject): void {
     const double = await device().compile(program('double', graph))
     const first = { executable, inputs: { a: float32([1], [1]), b: float32([1], [2]) } }
     const before = (await device().memory()).heldBytes
-    const { twice, sum, product } = await device().chain([first, { executable: double, inputs: { x: { passed: 'sum' } } }], {
+    const { twice, sum, product } = await device().runSequence([first, { executable: double, inputs: { x: { output: 'sum' } } }], {
       keep: ['sum'],
       also: ['sum', 'product']
     })
     expect([values(twice), values(await device().download(sum as DeviceTensor)), values(product)]).toEqual([[10], [5], [2]])
     device().free(sum as DeviceTensor)
     expect((await device().memory()).heldBytes).toBe(before)
-    await expect(device().chain([first], { also: ['twice'] })).rejects.toThrow('twice cannot come out of a chain')
+    await expect(device().runSequence([first], { also: ['twice'] })).rejects.toThrow('twice cannot come out of a chain')
     await Promise.all([executable.close(), double.close()])
   })
 
@@ -137,8 +137,8 @@ export function contract ({ device }: Subject): void {
     graph.output('twice', mul(graph.input('x', 'float32', ['n']), 2))
     const [executable, double] = [await device().compile(scaleAndAdd()), await device().compile(program('double', graph))]
     const first = { executable, inputs: { a: float32([1], [1]), b: float32([1], [2]) } }
-    const between = { executable: double, inputs: { x: { passed: 'sum' } } }
-    const { sum } = await device().chain([first, between, { executable, inputs: { a: { passed: 'sum' }, b: { passed: 'twice' } } }])
+    const between = { executable: double, inputs: { x: { output: 'sum' } } }
+    const { sum } = await device().runSequence([first, between, { executable, inputs: { a: { output: 'sum' }, b: { output: 'twice' } } }])
     expect(values(sum)).toEqual([25])
     await executable.close()
     await double.close()

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
-import { CachedEnds } from '../../../src/model/generation/cached-client-model.ts'
+import { CachedClientModel } from '../../../src/model/generation/cached-client-model.ts'
 import { ModelWeights } from '../../../src/model/layers/weights.ts'
 import type { Device, DeviceMemory } from '../../../src/model/runtime/device.ts'
 import { LocalTrainer } from '../../../src/model/training/local-trainer.ts'
@@ -49,7 +49,7 @@ export function copies ({ device }: Subject): void {
     await weights.loadEmbedding(memorySource(baseWeights(golden)))
     await weights.loadHead(memorySource(baseWeights(golden)))
     await weights.loadBlocks(memorySource(baseWeights(golden)), { first: 0, end: model.layers })
-    const ends = await CachedEnds.create(weights, { inputBlocks: 0, outputBlocks: model.layers }, 32)
+    const ends = await CachedClientModel.create(weights, { inputBlocks: 0, outputBlocks: model.layers }, 32)
     const next = async (ids: readonly number[]) => await ends.finish(await ends.starting(ids), ids.length)
     await next(golden.ids[0]!)
     const { heldBytes, uploadedBytes, downloadedBytes } = await copied(device(), async () => await next([1]))

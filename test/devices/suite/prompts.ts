@@ -1,9 +1,9 @@
 import { expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
-import { CachedEnds } from '../../../src/model/generation/cached-client-model.ts'
+import { CachedClientModel } from '../../../src/model/generation/cached-client-model.ts'
 import { argmax } from '../../../src/model/generation/sampling.ts'
 import { sequencesOf } from '../../../src/model/layers/hidden-states.ts'
-import { loadEnds } from '../../../src/model/training/client-model.ts'
+import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
 import { answersOf, chatglmRevisions, promptOf, readChatGLMGolden } from '../../helpers/chatglm.ts'
 import { baseWeights, decodeTensor, loraWeights, relativeError } from '../../helpers/golden.ts'
@@ -44,9 +44,9 @@ export function prompts ({ device, tolerance }: Subject): void {
     const golden = readChatGLMGolden(revision)
     const model = modelOf(golden.config)
     const whole = { inputBlocks: 0, outputBlocks: model.layers }
-    const { weights } = await loadEnds(device(), model, memorySource(baseWeights(golden)), whole, 'weights')
+    const { weights } = await loadClientModel(device(), model, memorySource(baseWeights(golden)), whole, 'weights')
     for (const [i, expected] of golden.greedy.entries()) {
-      const ends = await CachedEnds.create(weights, whole, 32)
+      const ends = await CachedClientModel.create(weights, whole, 32)
       const ids: number[] = []
       while (ids.length < expected.length) {
         const fresh = ids.length === 0 ? promptOf(golden.ids[i]!) : ids.slice(-1)

@@ -65,7 +65,7 @@ describe('opening a model directory', () => {
     await expect(failure).rejects.toMatchObject({ code: 'E_MODEL_DIRECTORY', message: expect.stringContaining(path) as string })
   })
 
-  it('follows links to files, as the hub\'s cache has them, and names those that lead nowhere or to no file', async () => {
+  it('follows calls to files, as the hub\'s cache has them, and names those that lead nowhere or to no file', async () => {
     const blobs = await directory('blobs', {})
     await writeSafetensors(join(blobs, 'blob'), new Map([['a', float32([1], [1])]]))
     await writeFile(join(blobs, 'config'), '{}')

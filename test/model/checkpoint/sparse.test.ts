@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it, vi } from 'vitest'
 import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
 import { encodeHeader } from '../../../src/model/checkpoint/header.ts'
-import { checkModel, checkWeights, endTensors, modelOf, modelWeights } from '../../../src/model/families/index.ts'
+import { checkModel, checkWeights, clientTensors, modelOf, modelWeights } from '../../../src/model/families/index.ts'
 import { ModelWeights } from '../../../src/model/layers/weights.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 
@@ -59,7 +59,7 @@ it('of a directory of 137 GB, a client reads the headers and its ends', async ()
   try {
     const directory = await openModelDirectory(dir)
     checkModel(model, directory)
-    checkWeights(model, directory, endTensors(model, { inputBlocks: 0, outputBlocks: 0 }))
+    checkWeights(model, directory, clientTensors(model, { inputBlocks: 0, outputBlocks: 0 }))
     expect(readBytes).toBe(headBytes)
     const ends = new ModelWeights(device, model, 'weights')
     await ends.loadEmbedding(directory)

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { chatglm } from '../../../src/model/families/chatglm.ts'
 import {
   contextFault,
-  endTensors,
+  clientTensors,
   familyOf,
   modelOf,
   PromptError,
@@ -69,7 +69,7 @@ describe('the original ChatGLM', () => {
   it.each(chatglmRevisions)('needs the tensors of the checkpoint, %s', (revision) => {
     const { config, shapes } = readChatGLMGolden(revision)
     const model = modelOf(config)
-    const ends = endTensors(model, { inputBlocks: 1, outputBlocks: 0 })
+    const ends = clientTensors(model, { inputBlocks: 1, outputBlocks: 0 })
     expect([...ends, ...spanTensors(model, { first: 1, end: 3 })].sort()).toEqual(Object.keys(shapes).sort())
   })
 })

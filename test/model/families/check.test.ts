@@ -4,7 +4,7 @@ import {
   checkModel,
   checkTiedHead,
   checkWeights,
-  endTensors,
+  clientTensors,
   modelOf,
   modelWeights,
   type Config,
@@ -118,7 +118,7 @@ describe('a tied head', () => {
 })
 
 it('a client asks only for what its ends need', () => {
-  const names = endTensors(modelOf(config), { inputBlocks: 1, outputBlocks: 0 })
+  const names = clientTensors(modelOf(config), { inputBlocks: 1, outputBlocks: 0 })
   const ends = Object.fromEntries(Object.entries(tensorsOf()).filter(([name]) => names.includes(name)))
   checkWeights(modelOf(config), listing(ends), names)
   const { 'model.layers.0.mlp.up_proj.weight': _, ...rest } = ends

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
   blockWeights,
-  endTensors,
+  clientTensors,
   familyOf,
   headWeights,
   modelOf,
@@ -24,7 +24,7 @@ describe.each(goldenNames)('%s', (name) => {
 
   it('has the tensors of its checkpoint, in ends and middle together', () => {
     const model = modelOf(config)
-    const ends = endTensors(model, { inputBlocks: 1, outputBlocks: 0 })
+    const ends = clientTensors(model, { inputBlocks: 1, outputBlocks: 0 })
     const middle = spanTensors(model, { first: 1, end: model.layers })
     expect([...ends, ...middle].sort()).toEqual(Object.keys(shapes).sort())
   })

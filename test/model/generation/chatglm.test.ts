@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { modelOf, PromptError, type Config } from '../../../src/model/families/index.ts'
-import { CachedEnds } from '../../../src/model/generation/cached-client-model.ts'
+import { CachedClientModel } from '../../../src/model/generation/cached-client-model.ts'
 import { CachedSpan } from '../../../src/model/generation/cached-span.ts'
 import { SequenceCache } from '../../../src/model/generation/kv-cache.ts'
 import { LocalGenerator } from '../../../src/model/generation/local-generator.ts'
@@ -9,7 +9,7 @@ import { concatRows, sliceRows } from '../../../src/model/layers/hidden-states.t
 import { ModelWeights } from '../../../src/model/layers/weights.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
-import { loadEnds } from '../../../src/model/training/client-model.ts'
+import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
 import { float32 } from '../../../src/tensor.ts'
 import { chatglmRevisions, promptOf, readChatGLMGolden } from '../../helpers/chatglm.ts'
@@ -49,7 +49,7 @@ describe.each(chatglmRevisions)('generation with the original ChatGLM, revision 
     async (inputBlocks, outputBlocks) => {
       const { golden, model, source } = setUp(revision)
       const before = await device.memory()
-      const ends = await loadEnds(device, model, source, { inputBlocks, outputBlocks }, 'weights')
+      const ends = await loadClientModel(device, model, source, { inputBlocks, outputBlocks }, 'weights')
       const middle = new ModelWeights(device, model, 'weights')
       const span = { first: inputBlocks, end: model.layers - outputBlocks }
       await middle.loadBlocks(source, span)
@@ -57,7 +57,7 @@ describe.each(chatglmRevisions)('generation with the original ChatGLM, revision 
       const sequences = await Promise.all(golden.ids.map(async (ids) => ({
         prompt: promptOf(ids),
         ids: [] as number[],
-        client: await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 32),
+        client: await CachedClientModel.create(ends.weights, { inputBlocks, outputBlocks }, 32),
         cache: await SequenceCache.create(device, model, span, 32)
       })))
       // One more sequence joins each time, so that its prompt meets the others' single tokens.

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
 import { modelOf } from '../../../src/model/families/index.ts'
-import { CachedEnds } from '../../../src/model/generation/cached-client-model.ts'
+import { CachedClientModel } from '../../../src/model/generation/cached-client-model.ts'
 import { CachedSpan } from '../../../src/model/generation/cached-span.ts'
 import { SequenceCache } from '../../../src/model/generation/kv-cache.ts'
 import { LocalGenerator } from '../../../src/model/generation/local-generator.ts'
@@ -10,7 +10,7 @@ import { argmax } from '../../../src/model/generation/sampling.ts'
 import { ModelWeights } from '../../../src/model/layers/weights.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
-import { loadEnds } from '../../../src/model/training/client-model.ts'
+import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import type { Tensor } from '../../../src/tensor.ts'
 import { dataPath, hasData } from '../../helpers/data.ts'
 
@@ -38,12 +38,12 @@ describe.skipIf(!hasData('stories260K-hf'))('greedy generation with stories260K'
     async (inputBlocks, outputBlocks) => {
       const directory = await openModelDirectory(dataPath('stories260K-hf'))
       const model = modelOf(directory.config)
-      const ends = await loadEnds(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
-      const client = await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 8)
+      const ends = await loadClientModel(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
+      const client = await CachedClientModel.create(ends.weights, { inputBlocks, outputBlocks }, 8)
       const up = await client.start([BOS])
       // Without the middle the rows are not the model's, but they are rows.
-      const { logits, id, release: { tensors: [guessed] } } = await client.finishAndGuess(up, 1, async ({ links, output }) => (
-        { links, released: (results) => ({ tensors: [results[output] as Tensor], clippedFraction: 0 }) }
+      const { logits, id, release: { tensors: [guessed] } } = await client.finishAndGuess(up, 1, async ({ calls, output }) => (
+        { calls, released: (results) => ({ tensors: [results[output] as Tensor], clippedFraction: 0 }) }
       ))
       expect(id).toBe(argmax(logits))
       client.takeBack()
@@ -62,8 +62,8 @@ describe.skipIf(!hasData('stories260K-hf'))('greedy generation with stories260K'
     const directory = await openModelDirectory(dataPath('stories260K-hf'))
     const model = modelOf(directory.config)
     const before = await device.memory()
-    const ends = await loadEnds(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
-    const client = await CachedEnds.create(ends.weights, { inputBlocks, outputBlocks }, 257)
+    const ends = await loadClientModel(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
+    const client = await CachedClientModel.create(ends.weights, { inputBlocks, outputBlocks }, 257)
     const middle = new ModelWeights(device, model, 'weights')
     const span = { first: inputBlocks, end: model.layers - outputBlocks }
     await middle.loadBlocks(directory, span)

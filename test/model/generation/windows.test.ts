@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { modelOf, type Model } from '../../../src/model/families/index.ts'
 import { cacheBytes } from '../../../src/model/generation/cache-size.ts'
-import { CachedEnds } from '../../../src/model/generation/cached-client-model.ts'
+import { CachedClientModel } from '../../../src/model/generation/cached-client-model.ts'
 import { CachedSpan } from '../../../src/model/generation/cached-span.ts'
 import { SequenceCache } from '../../../src/model/generation/kv-cache.ts'
 import { LocalGenerator } from '../../../src/model/generation/local-generator.ts'
@@ -117,7 +117,7 @@ it('a prompt longer than a run is read in several', async () => {
   const ids: number[] = []
   for await (const id of generator.generate(prompt, argmax, { maxTokens: 5 })) ids.push(id)
 
-  const ends = await CachedEnds.create(generator.weights, { inputBlocks: 0, outputBlocks: 2 }, CAPACITY)
+  const ends = await CachedClientModel.create(generator.weights, { inputBlocks: 0, outputBlocks: 2 }, CAPACITY)
   const all = [...prompt, ...ids]
   const after: number[] = []
   while (ends.length < all.length - 1) {

@@ -4,7 +4,7 @@ import { modelOf } from '../../../src/model/families/index.ts'
 import { checkTrainable, trainedShapes, type AdapterTraining, type TrainedBiases } from '../../../src/model/layers/trainable.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
-import { loadEnds } from '../../../src/model/training/client-model.ts'
+import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import { accumulate } from '../../../src/model/training/gradient-sum.ts'
 import {
   baseWeights,
@@ -46,7 +46,7 @@ afterAll(async () => { await device.close() })
 describe('what is trained', () => {
   it.each(['none', 'lora_only', 'all'] as const)('has the gradients that PyTorch has, with a whole block and biases %s', async (bias) => {
     const trainable = { ...adapters, blocks: [golden.whole], bias }
-    const { input, output, weights } = await loadEnds(
+    const { bottom, top, weights } = await loadClientModel(
       device,
       model,
       memorySource(baseWeights(golden)),
@@ -58,12 +58,12 @@ describe('what is trained', () => {
       new Map(lora.map((name) => [name, formulaLora(golden.seed, `model.layers.${name}`, weights.trained.get(name)!.shape)]))
     )
 
-    const { hidden, residuals } = await input.forward(golden.ids, { keepResiduals: true })
-    const { lossSum, gradient, gradients } = await output.train(
+    const { hidden, residuals } = await bottom.forward(golden.ids, { keepResiduals: true })
+    const { lossSum, gradient, gradients } = await top.train(
       { hidden, lengths: golden.ids.map(({ length }) => length) },
       golden.ids.map((ids) => [...ids.slice(1), -100])
     )
-    await accumulate(device, gradients, await input.backward(residuals!, gradient))
+    await accumulate(device, gradients, await bottom.backward(residuals!, gradient))
 
     expect(lossSum).toBeCloseTo(golden.loss, 3)
     const ofBlock = Object.keys(golden.gradients).filter((name) => name.includes(`.layers.${golden.whole}.`))
@@ -99,7 +99,13 @@ describe('what is trained', () => {
 
   it('has the shapes of the tensors themselves', async () => {
     const trainable = { ...adapters, blocks: [golden.whole], bias: 'all' as const }
-    const { weights } = await loadEnds(device, model, memorySource(baseWeights(golden)), { inputBlocks: 0, outputBlocks: 3 }, trainable)
+    const { weights } = await loadClientModel(
+      device,
+      model,
+      memorySource(baseWeights(golden)),
+      { inputBlocks: 0, outputBlocks: 3 },
+      trainable
+    )
     const shapes = trainedShapes(model, trainable, all).map(({ name, shape }) => [name, shape])
     expect(shapes.sort()).toEqual([...weights.trained].map(([name, { shape }]) => [name, [...shape]]).sort())
     weights.free()

@@ -6,7 +6,7 @@ import { endFormat, weightFormats, type WeightFormat } from '../../../src/model/
 import { ModelWeights, type WeightSource } from '../../../src/model/layers/weights.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
-import { loadEnds } from '../../../src/model/training/client-model.ts'
+import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import { LocalTrainer } from '../../../src/model/training/local-trainer.ts'
 import { elementCount, float32 } from '../../../src/tensor.ts'
 import { answersOf } from '../../helpers/chatglm.ts'
@@ -38,7 +38,7 @@ async function step (
 ): Promise<{ loss: number, gradients: Map<string, Float32Array> }> {
   const model = modelOf(golden.config)
   const batch = batchOf(golden)
-  const { input, output, weights } = await loadEnds(
+  const { bottom, top, weights } = await loadClientModel(
     device,
     model,
     source,
@@ -47,9 +47,9 @@ async function step (
     { format }
   )
   await weights.setTrained(loraWeights(golden))
-  const { hidden, residuals } = await input.forward(batch.ids, { keepResiduals: true })
-  const { lossSum, gradient, gradients } = await output.train({ hidden, ...sequencesOf(model, batch.ids) }, batch.targets)
-  const all = new Map([...gradients, ...await input.backward(residuals!, gradient)])
+  const { hidden, residuals } = await bottom.forward(batch.ids, { keepResiduals: true })
+  const { lossSum, gradient, gradients } = await top.train({ hidden, ...sequencesOf(model, batch.ids) }, batch.targets)
+  const all = new Map([...gradients, ...await bottom.backward(residuals!, gradient)])
   const read = new Map(await Promise.all([...all].map(async ([name, value]) => [name, await values(value)] as const)))
   device.free(hidden, gradient, ...all.values())
   weights.free()

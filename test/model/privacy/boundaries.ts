@@ -1,14 +1,15 @@
-import { Boundary, type Rounding } from '../../../src/model/privacy/boundary.ts'
+import type { Encoding } from '../../../src/encoding.ts'
+import { Boundary } from '../../../src/model/privacy/boundary.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 
 export const HIDDEN = 64
 
-export type Boundaries = Readonly<Record<Rounding, Boundary>>
+export type Boundaries = Readonly<Record<Encoding, Boundary>>
 
 /** A boundary of each rounding, for rows of HIDDEN values. */
 export function boundariesOn (device: Device): Boundaries {
-  const boundary = (rounding: Rounding): Boundary => new Boundary(device, { hidden: HIDDEN, rounding })
+  const boundary = (rounding: Encoding): Boundary => new Boundary(device, { hidden: HIDDEN, rounding })
   return { fp32: boundary('fp32'), fp16: boundary('fp16'), int8: boundary('int8') }
 }
 

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Boundary, noiseDeviation, type Rounding } from '../../../src/model/privacy/boundary.ts'
+import type { Encoding } from '../../../src/encoding.ts'
+import { Boundary, noiseDeviation } from '../../../src/model/privacy/boundary.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
@@ -12,7 +13,7 @@ const HIDDEN = 64
 
 const rowsOf = (count: number, scale = 1): Tensor =>
   float32([count, HIDDEN], Float32Array.from({ length: count * HIDDEN }, (_, i) => scale * Math.sin(i * 12.9898) * (1 + i % 7)))
-const boundary = (rounding: Rounding = 'fp32', hidden = HIDDEN): Boundary => new Boundary(device, { hidden, rounding })
+const boundary = (rounding: Encoding = 'fp32', hidden = HIDDEN): Boundary => new Boundary(device, { hidden, rounding })
 
 async function decoded (at: Boundary, tensors: readonly Tensor[]): Promise<Float32Array> {
   const rows = await at.decode(tensors)
@@ -28,19 +29,19 @@ function norms (rows: Float32Array, hidden = HIDDEN): number[] {
 describe('Boundary', () => {
   it('without clip and noise gives float32 rows exactly as they are', async () => {
     const rows = rowsOf(5)
-    const { tensors, clippedFraction } = await boundary().release(rows, { clip: null, noise: 0 })
+    const { tensors, clippedFraction } = await boundary().protect(rows, { clip: null, noise: 0 })
     expect(tensors[0]!.data).toEqual(rows.data)
     expect(clippedFraction).toBe(0)
   })
 
   it('refuses noise without a clip to measure it by', async () => {
-    await expect(boundary().release(rowsOf(1), { clip: null, noise: 1 })).rejects.toThrow('relative to the clip')
+    await expect(boundary().protect(rowsOf(1), { clip: null, noise: 1 })).rejects.toThrow('relative to the clip')
   })
 
   it('brings long rows down to the clip, keeps short ones, and tells how many were long', async () => {
     const rows = rowsOf(8)
     ;(rows.data as Float32Array).subarray(0, 2 * HIDDEN).fill(0.01)
-    const { tensors, clippedFraction } = await boundary().release(rows, { clip: 3, noise: 0 })
+    const { tensors, clippedFraction } = await boundary().protect(rows, { clip: 3, noise: 0 })
     const released = tensors[0]!.data as Float32Array
     expect(clippedFraction).toBe(6 / 8)
     expect(released.subarray(0, 2 * HIDDEN)).toEqual((rows.data as Float32Array).subarray(0, 2 * HIDDEN))
@@ -52,7 +53,7 @@ describe('Boundary', () => {
     const zeros = float32([count, HIDDEN], new Float32Array(count * HIDDEN))
     const sigma = noiseDeviation({ clip: 2, noise: 0.5 }, HIDDEN)
     expect(sigma).toBeCloseTo(0.125, 12)
-    const { tensors } = await boundary().release(zeros, { clip: 2, noise: 0.5 })
+    const { tensors } = await boundary().protect(zeros, { clip: 2, noise: 0.5 })
     const draws = (tensors[0]!.data as Float32Array).map((value) => value / sigma)
     const mean = draws.reduce((sum, value) => sum + value, 0) / draws.length
     const variance = draws.reduce((sum, value) => sum + value * value, 0) / draws.length
@@ -76,14 +77,14 @@ describe('Boundary', () => {
   it('never draws the same noise twice', async () => {
     const at = boundary()
     const releases = await Promise.all(
-      Array.from({ length: 4 }, async () => (await at.release(rowsOf(2), { clip: 1, noise: 1 })).tensors[0]!)
+      Array.from({ length: 4 }, async () => (await at.protect(rowsOf(2), { clip: 1, noise: 1 })).tensors[0]!)
     )
     const values = releases.flatMap(({ data }) => [...data as Float32Array])
     expect(new Set(values).size).toBeGreaterThan(values.length * 0.99)
   })
 
   it('draws noise for an odd number of values', async () => {
-    const { tensors } = await boundary('fp32', 7).release(float32([3, 7], new Float32Array(21)), { clip: 1, noise: 1 })
+    const { tensors } = await boundary('fp32', 7).protect(float32([3, 7], new Float32Array(21)), { clip: 1, noise: 1 })
     expect(tensors[0]!.shape).toEqual([3, 7])
     expect([...tensors[0]!.data as Float32Array].every((value) => Number.isFinite(value) && value !== 0)).toBe(true)
   })
@@ -92,7 +93,7 @@ describe('Boundary', () => {
     const at = boundary('fp16')
     const rows = rowsOf(3)
     ;(rows.data as Float32Array)[0] = 1e6
-    const { tensors } = await at.release(rows, { clip: null, noise: 0 })
+    const { tensors } = await at.protect(rows, { clip: null, noise: 0 })
     expect(tensors).toMatchObject([{ dtype: 'float16', shape: [3, HIDDEN] }])
     const back = await decoded(at, tensors)
     expect(back[0]).toBe(65504)
@@ -104,7 +105,7 @@ describe('Boundary', () => {
     const at = boundary('int8')
     const rows = rowsOf(4)
     ;(rows.data as Float32Array).subarray(0, HIDDEN).fill(0)
-    const { tensors } = await at.release(rows, { clip: null, noise: 0 })
+    const { tensors } = await at.protect(rows, { clip: null, noise: 0 })
     expect(tensors).toMatchObject([{ dtype: 'int8', shape: [4, HIDDEN] }, { dtype: 'float32', shape: [4] }])
     const back = await decoded(at, tensors)
     for (let row = 0; row < 4; row++) {
@@ -117,7 +118,7 @@ describe('Boundary', () => {
   it.each(['fp32', 'fp16', 'int8'] as const)('takes rows that are on the device, and leaves them there (%s)', async (rounding) => {
     const at = boundary(rounding)
     const rows = await device.upload(rowsOf(2))
-    const [fromDevice, fromHost] = [await at.release(rows, { clip: 1, noise: 0 }), await at.release(rowsOf(2), { clip: 1, noise: 0 })]
+    const [fromDevice, fromHost] = [await at.protect(rows, { clip: 1, noise: 0 }), await at.protect(rowsOf(2), { clip: 1, noise: 0 })]
     expect(fromDevice).toEqual(fromHost)
     device.free(rows)
   })

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Boundary, noiseDeviation, type Rounding } from '../../../src/model/privacy/boundary.ts'
+import type { Encoding } from '../../../src/encoding.ts'
+import { Boundary, noiseDeviation } from '../../../src/model/privacy/boundary.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
@@ -14,13 +15,13 @@ beforeAll(async () => {
 })
 afterAll(async () => { await device.close() })
 
-const arrived = async (rounding: Rounding, tensors: readonly Tensor[]): Promise<Float32Array> =>
+const arrived = async (rounding: Encoding, tensors: readonly Tensor[]): Promise<Float32Array> =>
   await arrivedAt(device, boundaries[rounding], tensors)
 
 /** Standardised noise of so many released rows. */
 async function noiseOf (rows: Tensor, protection: { clip: number, noise: number }): Promise<Float64Array> {
-  const clean = await arrived('fp32', (await boundaries.fp32.release(rows, { ...protection, noise: 0 })).tensors)
-  const noisy = await arrived('fp32', (await boundaries.fp32.release(rows, protection)).tensors)
+  const clean = await arrived('fp32', (await boundaries.fp32.protect(rows, { ...protection, noise: 0 })).tensors)
+  const noisy = await arrived('fp32', (await boundaries.fp32.protect(rows, protection)).tensors)
   const deviation = noiseDeviation(protection, hidden)
   return Float64Array.from(noisy, (value, i) => (value - (clean[i] as number)) / deviation)
 }
@@ -62,11 +63,11 @@ describe('the noise', () => {
   it('is there in every rounding', async () => {
     const rows = rowsOf(1024)
     for (const rounding of ['fp16', 'int8'] as const) {
-      const clean = await arrived(rounding, (await boundaries[rounding].release(rows, { ...protection, noise: 0 })).tensors)
-      const noisy = await arrived(rounding, (await boundaries[rounding].release(rows, protection)).tensors)
+      const clean = await arrived(rounding, (await boundaries[rounding].protect(rows, { ...protection, noise: 0 })).tensors)
+      const noisy = await arrived(rounding, (await boundaries[rounding].protect(rows, protection)).tensors)
       const deviation = noiseDeviation(protection, hidden)
       const squares = noisy.reduce((sum, value, i) => sum + ((value - (clean[i] as number)) / deviation) ** 2, 0)
-      // Rounding adds a little of its own: an int8 step is about a fortieth of the deviation's range.
+      // Encoding adds a little of its own: an int8 step is about a fortieth of the deviation's range.
       expect(squares / noisy.length).toBeGreaterThan(0.97)
       expect(squares / noisy.length).toBeLessThan(1.05)
     }
@@ -74,7 +75,7 @@ describe('the noise', () => {
 
   it('hides rows of an odd number of values too', async () => {
     const odd = new Boundary(device, { hidden: 5, rounding: 'fp32' })
-    const { tensors: [values] } = await odd.release(float32([2000, 5], new Float32Array(10_000)), { clip: Math.sqrt(5), noise: 1 })
+    const { tensors: [values] } = await odd.protect(float32([2000, 5], new Float32Array(10_000)), { clip: Math.sqrt(5), noise: 1 })
     expect(Math.abs(chiSquareDeviation((values as Tensor).data as Float32Array))).toBeLessThan(5)
   })
 
@@ -91,7 +92,7 @@ describe('a device behind the boundary', () => {
   it('holds no more after releases than before', async () => {
     const { heldBytes } = await device.memory()
     for (const rounding of ['fp32', 'fp16', 'int8'] as const)
-      await arrived(rounding, (await boundaries[rounding].release(rowsOf(10), { clip: 1, noise: 1 })).tensors)
+      await arrived(rounding, (await boundaries[rounding].protect(rowsOf(10), { clip: 1, noise: 1 })).tensors)
     expect((await device.memory()).heldBytes).toBe(heldBytes)
   })
 })

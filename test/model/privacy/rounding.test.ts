@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import type { Rounding } from '../../../src/model/privacy/boundary.ts'
+import type { Encoding } from '../../../src/encoding.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
@@ -18,10 +18,10 @@ beforeAll(async () => {
 })
 afterAll(async () => { await device.close() })
 
-const arrived = async (rounding: Rounding, tensors: readonly Tensor[]): Promise<Float32Array> =>
+const arrived = async (rounding: Encoding, tensors: readonly Tensor[]): Promise<Float32Array> =>
   await arrivedAt(device, boundaries[rounding], tensors)
 
-async function rounded (rounding: Rounding, values: ArrayLike<number>): Promise<Float32Array> {
+async function rounded (rounding: Encoding, values: ArrayLike<number>): Promise<Float32Array> {
   return await arrived(rounding, await boundaries[rounding].encode(float32([values.length / hidden, hidden], Float32Array.from(values))))
 }
 
@@ -94,7 +94,7 @@ describe('the clip', () => {
   it('shortens longer rows to its norm, keeps their direction, and leaves the others as they are', async () => {
     const rows = rowsOf(90)
     const before = rowNorms(rows.data as Float32Array, hidden)
-    const { tensors, clippedFraction } = await boundaries.fp32.release(rows, { clip: 1, noise: 0 })
+    const { tensors, clippedFraction } = await boundaries.fp32.protect(rows, { clip: 1, noise: 0 })
     const released = await arrived('fp32', tensors)
     const after = rowNorms(released, hidden)
     for (const [row, norm] of before.entries()) {
@@ -109,7 +109,7 @@ describe('the clip', () => {
   })
 
   it('says that all rows were clipped, or none', async () => {
-    expect((await boundaries.fp16.release(rowsOf(9), { clip: 1e-6, noise: 0 })).clippedFraction).toBe(1)
-    expect((await boundaries.fp16.release(rowsOf(9), { clip: 1e6, noise: 0 })).clippedFraction).toBe(0)
+    expect((await boundaries.fp16.protect(rowsOf(9), { clip: 1e-6, noise: 0 })).clippedFraction).toBe(1)
+    expect((await boundaries.fp16.protect(rowsOf(9), { clip: 1e6, noise: 0 })).clippedFraction).toBe(0)
   })
 })

@@ -4,7 +4,7 @@ import { concatRows, sequencesOf, sliceRows } from '../../../src/model/layers/hi
 import type { AdapterSettings } from '../../../src/model/layers/lora.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
-import { loadEnds } from '../../../src/model/training/client-model.ts'
+import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import { LocalTrainer } from '../../../src/model/training/local-trainer.ts'
 import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
 import { answersOf, chatglmRevisions, readChatGLMGolden } from '../../helpers/chatglm.ts'
@@ -55,23 +55,23 @@ describe.each(chatglmRevisions)('the original ChatGLM, revision %s', (revision) 
     'has the logits, the loss and all gradients cut as %i | … | %i',
     async (inputBlocks, outputBlocks) => {
       const { golden, model, batch, sequences, source, trainable, lora } = setUp(revision)
-      const { input, output, weights } = await loadEnds(device, model, source, { inputBlocks, outputBlocks }, trainable)
+      const { bottom, top, weights } = await loadClientModel(device, model, source, { inputBlocks, outputBlocks }, trainable)
       const middle = await TrainableSpan.load(device, model, source, { first: inputBlocks, end: model.layers - outputBlocks }, trainable)
       for (const set of [weights, middle.weights]) await set.setTrained(new Map([...lora].filter(([name]) => set.trained.has(name))))
 
-      const up = await input.forward(batch.ids, { keepResiduals: true })
+      const up = await bottom.forward(batch.ids, { keepResiduals: true })
       const across = await middle.forward({ hidden: up.hidden, ...sequences }, { keepResiduals: true })
       const rows = { hidden: across.hidden, ...sequences }
-      const logits = await output.logits(rows, Array.from({ length: across.hidden.shape[0]! }, (_, i) => i))
+      const logits = await top.logits(rows, Array.from({ length: across.hidden.shape[0]! }, (_, i) => i))
       expect(relativeError(logits.data as Float32Array, decodeTensor(golden.loraLogits).data as Float32Array)).toBeLessThan(1e-5)
-      const { lossSum, gradient, gradients } = await output.train(rows, batch.targets)
+      const { lossSum, gradient, gradients } = await top.train(rows, batch.targets)
       expect(lossSum / golden.loraLoss).toBeCloseTo(1, 5)
-      expect((await output.evaluate(rows, batch.targets)).lossSum).toBeCloseTo(lossSum, 4)
+      expect((await top.evaluate(rows, batch.targets)).lossSum).toBeCloseTo(lossSum, 4)
 
       expect(await error(gradient, golden.hiddenGradients[model.layers - outputBlocks]!)).toBeLessThan(2e-5)
       const back = await middle.backward(across.residuals!, gradient)
       expect(await error(back.gradient, golden.hiddenGradients[inputBlocks]!)).toBeLessThan(2e-5)
-      const all = new Map([...await input.backward(up.residuals!, back.gradient), ...back.adapters, ...gradients])
+      const all = new Map([...await bottom.backward(up.residuals!, back.gradient), ...back.adapters, ...gradients])
       expect([...all.keys()].sort()).toEqual(Object.keys(golden.gradients).sort())
       for (const [name, value] of all) expect(await error(value, golden.gradients[name]!), name).toBeLessThan(2e-5)
       weights.free()

@@ -4,7 +4,7 @@ import { LocalGenerator } from '../../../src/model/generation/local-generator.ts
 import type { AdapterSettings } from '../../../src/model/layers/lora.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
-import { loadEnds } from '../../../src/model/training/client-model.ts'
+import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
 import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
@@ -21,14 +21,14 @@ async function parted (name: string, inputBlocks: number, outputBlocks: number) 
   const model = modelOf(golden.config)
   const source = memorySource(baseWeights(golden))
   const settings: AdapterSettings = { ...golden.lora, dropout: 0, rslora: false, seed: 'test' }
-  const ends = await loadEnds(device, model, source, { inputBlocks, outputBlocks }, settings)
+  const ends = await loadClientModel(device, model, source, { inputBlocks, outputBlocks }, settings)
   const middle = await TrainableSpan.load(device, model, source, { first: inputBlocks, end: model.layers - outputBlocks }, settings)
   const ids = golden.ids.map((sequence) => [...sequence])
   const lengths = ids.map((sequence) => sequence.length)
   const logits = async (): Promise<ArrayLike<number>> => {
-    const up = await ends.input.forward(ids, { keepResiduals: false })
+    const up = await ends.bottom.forward(ids, { keepResiduals: false })
     const across = await middle.forward({ hidden: up.hidden, lengths }, { keepResiduals: false })
-    const { data } = await ends.output.logits({ hidden: across.hidden, lengths }, ids.flat().map((_, row) => row))
+    const { data } = await ends.top.logits({ hidden: across.hidden, lengths }, ids.flat().map((_, row) => row))
     device.free(up.hidden, across.hidden)
     return data as Float32Array
   }
@@ -60,11 +60,11 @@ describe('ends and middle against PyTorch', () => {
   it.each(cuts)('%s cut as %i | … | %i has the loss and every gradient', async (name, inputBlocks, outputBlocks) => {
     const { golden, ends, middle, ids, lengths, logits, untrained, targets } = await parted(name, inputBlocks, outputBlocks)
     const before = await device.memory()
-    const up = await ends.input.forward(ids, { keepResiduals: true })
+    const up = await ends.bottom.forward(ids, { keepResiduals: true })
     const across = await middle.forward({ hidden: up.hidden, lengths }, { keepResiduals: true })
-    const { lossSum, countedTokens, gradient, gradients } = await ends.output.train({ hidden: across.hidden, lengths }, targets)
+    const { lossSum, countedTokens, gradient, gradients } = await ends.top.train({ hidden: across.hidden, lengths }, targets)
     const back = await middle.backward(across.residuals!, gradient)
-    const down = await ends.input.backward(up.residuals!, back.gradient)
+    const down = await ends.bottom.backward(up.residuals!, back.gradient)
 
     expect(lossSum).toBeCloseTo(golden.loraLoss, 3)
     expect(countedTokens).toBe(ids.flat().length - ids.length)
@@ -75,7 +75,7 @@ describe('ends and middle against PyTorch', () => {
         3e-5
       )
 
-    expect(await ends.output.evaluate({ hidden: across.hidden, lengths }, targets)).toEqual({
+    expect(await ends.top.evaluate({ hidden: across.hidden, lengths }, targets)).toEqual({
       lossSum: expect.closeTo(golden.loraLoss, 3) as number,
       countedTokens
     })
@@ -89,11 +89,11 @@ describe('ends and middle against PyTorch', () => {
 
   it('counts only the rows that have a target, and none where none has', async () => {
     const { ends, middle, ids, lengths, targets } = await parted('llama/plain', 1, 1)
-    const rows = { hidden: (await ends.input.forward(ids, { keepResiduals: false })).hidden, lengths }
+    const rows = { hidden: (await ends.bottom.forward(ids, { keepResiduals: false })).hidden, lengths }
     const only = targets.map((sequence, s) => sequence.map((target, i) => s === 0 && i === 2 ? target : -100))
     const none = targets.map((sequence) => sequence.map(() => -100))
-    expect((await ends.output.train(rows, only)).countedTokens).toBe(1)
-    const nothing = await ends.output.train(rows, none)
+    expect((await ends.top.train(rows, only)).countedTokens).toBe(1)
+    const nothing = await ends.top.train(rows, none)
     expect(nothing).toMatchObject({ lossSum: 0, countedTokens: 0 })
     expect(Math.max(...await values(nothing.gradient) as Float32Array)).toBe(0)
     ends.weights.free()
@@ -108,7 +108,9 @@ it('a part of a model that cannot be loaded whole is not kept', async () => {
   weights.delete(`model.layers.${model.layers - 1}.mlp.down_proj.weight`)
   const source = memorySource(weights)
   const { heldBytes } = await device.memory()
-  await expect(loadEnds(device, model, source, { inputBlocks: 1, outputBlocks: 1 }, 'weights')).rejects.toThrow('mlp.down_proj.weight')
+  await expect(loadClientModel(device, model, source, { inputBlocks: 1, outputBlocks: 1 }, 'weights')).rejects.toThrow(
+    'mlp.down_proj.weight'
+  )
   await expect(TrainableSpan.load(device, model, source, { first: 0, end: model.layers }, 'weights')).rejects.toThrow(
     'mlp.down_proj.weight'
   )
@@ -119,7 +121,10 @@ it('a part of a model that cannot be loaded whole is not kept', async () => {
 it('tokens that the model does not have are named, whether they are read or predicted', async () => {
   const golden = readModelGolden('llama/plain')
   const model = modelOf(golden.config)
-  const { input, output, weights } = await loadEnds(device, model, memorySource(baseWeights(golden)), { inputBlocks: 0, outputBlocks: 0 }, {
+  const { bottom, top, weights } = await loadClientModel(device, model, memorySource(baseWeights(golden)), {
+    inputBlocks: 0,
+    outputBlocks: 0
+  }, {
     ...golden.lora,
     dropout: 0,
     rslora: false,
@@ -127,13 +132,13 @@ it('tokens that the model does not have are named, whether they are read or pred
   })
   const { vocabularySize } = model
   for (const id of [vocabularySize, -1]) {
-    await expect(input.forward([[1, id]], { keepResiduals: false })).rejects.toMatchObject({
+    await expect(bottom.forward([[1, id]], { keepResiduals: false })).rejects.toMatchObject({
       code: 'E_VOCABULARY',
       message: `token ${id} is not in the model's vocabulary of ${vocabularySize}`
     })
-    const { hidden } = await input.forward([[1, 2]], { keepResiduals: false })
-    await expect(output.evaluate({ hidden, lengths: [2] }, [[1, id]])).rejects.toMatchObject({ code: 'E_VOCABULARY' })
-    await expect(output.train({ hidden, lengths: [2] }, [[1, id]])).rejects.toMatchObject({ code: 'E_VOCABULARY' })
+    const { hidden } = await bottom.forward([[1, 2]], { keepResiduals: false })
+    await expect(top.evaluate({ hidden, lengths: [2] }, [[1, id]])).rejects.toMatchObject({ code: 'E_VOCABULARY' })
+    await expect(top.train({ hidden, lengths: [2] }, [[1, id]])).rejects.toMatchObject({ code: 'E_VOCABULARY' })
     device.free(hidden)
   }
   weights.free()

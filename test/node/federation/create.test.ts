@@ -2,7 +2,7 @@ import { readFile, readdir, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { SafetensorsFile, writeSafetensors } from '../../../src/model/checkpoint/safetensors.ts'
-import { foundFederation } from '../../../src/node/federation/create.ts'
+import { createFederation } from '../../../src/node/federation/create.ts'
 import { float32 } from '../../../src/tensor.ts'
 import { writeTinyModel } from '../../helpers/tiny-model.ts'
 import { foundOptions, temporaryDirectory } from '../fixture.ts'
@@ -17,7 +17,7 @@ async function foundWith (
   const config = JSON.parse(await readFile(join(model, 'config.json'), 'utf8')) as object
   await writeFile(join(model, 'config.json'), JSON.stringify({ ...config, ...changes }))
   await prepare(model)
-  return { home, founding: foundFederation(home, { ...foundOptions, model }, AbortSignal.timeout(30_000)) }
+  return { home, founding: createFederation(home, { ...foundOptions, model }, AbortSignal.timeout(30_000)) }
 }
 
 describe('founding a federation', () => {

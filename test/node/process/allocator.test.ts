@@ -3,7 +3,9 @@ import { expect, it } from 'vitest'
 import { withAllocatorSettings } from '../../../src/node/process/allocator.ts'
 
 const program = `
-  const { restartWithAllocatorSettings } = await import(${JSON.stringify(new URL('../../../src/node/process/allocator.ts', import.meta.url).href)})
+  const { restartWithAllocatorSettings } = await import(${
+    JSON.stringify(new URL('../../../src/node/process/allocator.ts', import.meta.url).href)
+  })
   console.log('started')
   restartWithAllocatorSettings()
   console.log(process.env.GLIBC_TUNABLES)

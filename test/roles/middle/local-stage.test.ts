@@ -4,7 +4,7 @@ import { Boundary } from '../../../src/model/privacy/boundary.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
-import { Middle, type Passenger } from '../../../src/roles/middle/local-stage.ts'
+import { LocalStage, type BatchItem } from '../../../src/roles/middle/local-stage.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 import { baseWeights, formulaWeight, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
@@ -18,7 +18,7 @@ function rows (name: string, count: number): Tensor[] {
 }
 
 /** Clients in the order of their ids, of different partitions and lengths. */
-const passengers: readonly Passenger[] = [
+const passengers: readonly BatchItem[] = [
   { id: 'a', first: 0, end: 3, lengths: [4, 2], tensors: rows('a', 6) },
   { id: 'b', first: 1, end: 3, lengths: [5], tensors: rows('b', 5) },
   { id: 'c', first: 0, end: 2, lengths: [3, 3], tensors: rows('c', 6) }
@@ -27,7 +27,7 @@ const answers = new Map(passengers.map(({ id, tensors }) => [id, { tensors: rows
 
 describe('a middle whose adapters drop out', () => {
   let device: Device
-  let middle: Middle
+  let middle: LocalStage
 
   beforeAll(async () => {
     device = await openDevice('cpu', { threads: 1 })
@@ -38,7 +38,7 @@ describe('a middle whose adapters drop out', () => {
       seed: '00'
     })
     await span.weights.setTrained(loraWeights(golden))
-    middle = new Middle({ device, span, boundary: new Boundary(device, { hidden: model.hiddenSize, rounding: 'fp32' }) })
+    middle = new LocalStage({ device, span, boundary: new Boundary(device, { hidden: model.hiddenSize, rounding: 'fp32' }) })
   })
   afterAll(async () => { await device.close() })
 

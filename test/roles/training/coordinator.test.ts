@@ -1,12 +1,12 @@
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { Charter } from '../../../src/protocols/charter/schema.ts'
 import type { ServerMessage, TrainServerChannel } from '../../../src/protocols/train/messages.ts'
-import type { Middle } from '../../../src/roles/middle/local-stage.ts'
+import type { LocalStage } from '../../../src/roles/middle/local-stage.ts'
 import type { FederatedAdapters } from '../../../src/roles/training/aggregation/federated-adapters.ts'
-import type { Commit, TrainingState } from '../../../src/roles/training/coordinator-state.ts'
-import { Trainer } from '../../../src/roles/training/coordinator.ts'
+import type { Commit, CoordinatorState } from '../../../src/roles/training/coordinator-state.ts'
+import { Coordinator } from '../../../src/roles/training/coordinator.ts'
 import type { Timer } from '../../../src/roles/training/reply-collector.ts'
-import type { Counted, Work } from '../../../src/roles/training/round-execution.ts'
+import type { AcceptedUpdate, Update } from '../../../src/roles/training/round-execution.ts'
 import type { Round } from '../../../src/roles/training/round.ts'
 
 const span = { first: 1, end: 2 }
@@ -86,12 +86,12 @@ function training (
       }
     }
   }
-  const steps: Array<ReadonlyArray<Pick<Counted, 'peer' | 'tokens'>>> = []
+  const steps: Array<ReadonlyArray<Pick<AcceptedUpdate, 'peer' | 'tokens'>>> = []
   /** What was multiplied with in each step, where clients had been told. */
   const coefficients: Array<number | undefined> = []
   const adapters = {
-    clippingCoefficient: async (_gradients: unknown, works: readonly Work[]) => 1 / works.reduce((sum, { norm }) => sum + norm, 0),
-    step: async (_round: number, _gradients: unknown, counted: readonly Counted[], coefficient?: number) => {
+    clippingCoefficient: async (_gradients: unknown, works: readonly Update[]) => 1 / works.reduce((sum, { norm }) => sum + norm, 0),
+    step: async (_round: number, _gradients: unknown, counted: readonly AcceptedUpdate[], coefficient?: number) => {
       coefficients.push(coefficient)
       steps.push(counted.map(({ peer, tokens }) => ({ peer, tokens })))
       return { scale: 1, for: () => ({ names: [], tensors: [] }), tensors: new Map(), unaveragedTokens: {} }
@@ -100,7 +100,7 @@ function training (
     revert: vi.fn(async () => {})
   }
   const warn = vi.fn()
-  const trainer = new Trainer({
+  const trainer = new Coordinator({
     charter: {
       strategy: charter.strategy ?? 'client-batch',
       ends: { mode: 'personal' },
@@ -113,9 +113,9 @@ function training (
         gradientNormScope: charter.clipsTogether === true ? 'global' : 'party'
       }
     } as Charter,
-    middle: middle as unknown as Middle,
+    middle: middle as unknown as LocalStage,
     adapters: adapters as unknown as FederatedAdapters,
-    state: state as unknown as TrainingState,
+    state: state as unknown as CoordinatorState,
     logger: { debug: () => {}, info: () => {}, warn, error: () => {} },
     timer
   })
@@ -139,7 +139,7 @@ function training (
 }
 
 /** The round with this number, once it has begun. */
-async function begun (trainer: Trainer, number: number): Promise<Round> {
+async function begun (trainer: Coordinator, number: number): Promise<Round> {
   return await vi.waitFor(() => {
     if (trainer.current?.number !== number) throw new Error(`round ${number} has not begun`)
     return trainer.current
@@ -151,16 +151,16 @@ async function answerPass (round: Round, pass: number, peers: readonly string[],
   const inPass = async <T>(get: () => T | undefined): Promise<T> =>
     await vi.waitFor(() => (round.pass === pass ? get() : undefined) ?? expect.fail())
   const forward = await inPass(() => round.forward)
-  for (const peer of before) forward.answer(peer, { lengths: [1], tensors: [] })
+  for (const peer of before) forward.add(peer, { lengths: [1], tensors: [] })
   const backward = await inPass(() => round.backward)
-  for (const peer of peers) backward.answer(peer, { tokens: pass + 1, tensors: [] })
+  for (const peer of peers) backward.add(peer, { tokens: pass + 1, tensors: [] })
 }
 
 /** Sees a round through for these peers. */
 async function answer (round: Round, peers: readonly string[], passes = 1): Promise<void> {
   for (let pass = 0; pass < passes; pass++) await answerPass(round, pass, peers)
   const contribution = await vi.waitFor(() => round.contribution ?? expect.fail())
-  for (const peer of peers) contribution.answer(peer, new Map())
+  for (const peer of peers) contribution.add(peer, new Map())
 }
 
 describe('Trainer', () => {
@@ -186,7 +186,7 @@ describe('Trainer', () => {
     trainer.members.enlist('a', span, a.channel)
     trainer.members.enlist('b', span, b.channel)
     const first = await begun(trainer, 0)
-    first.forward.answer('a', { lengths: [1], tensors: [] })
+    first.forward.add('a', { lengths: [1], tensors: [] })
     timer.expire()
     await answer(first, ['a'])
     const second = await begun(trainer, 1)
@@ -217,11 +217,11 @@ describe('Trainer', () => {
     const { trainer } = training({ minClients: 1 })
     for (const peer of ['a', 'b']) trainer.members.enlist(peer, span, stream().channel)
     const round = await begun(trainer, 0)
-    for (const peer of ['a', 'b']) round.forward.answer(peer, { lengths: [1], tensors: [] })
+    for (const peer of ['a', 'b']) round.forward.add(peer, { lengths: [1], tensors: [] })
     trainer.withdraw('b')
     const backward = await vi.waitFor(() => round.backward ?? expect.fail())
     expect(backward.missing).toEqual(['a'])
-    backward.answer('a', { tokens: 1, tensors: [] })
+    backward.add('a', { tokens: 1, tensors: [] })
     trainer.withdraw('a')
     const contribution = await vi.waitFor(() => round.contribution ?? expect.fail())
     expect(contribution.missing).toEqual([])
@@ -231,7 +231,7 @@ describe('Trainer', () => {
     const { trainer, stop, state } = training({ minClients: 1 })
     trainer.members.enlist('a', span, stream().channel)
     const round = await begun(trainer, 0)
-    round.forward.answer('a', { lengths: [1], tensors: [] })
+    round.forward.add('a', { lengths: [1], tensors: [] })
     await stop()
     expect(state.round).toBe(0)
   })
@@ -293,7 +293,7 @@ describe('a round of several passes', () => {
     const round = await begun(trainer, 0)
     await answerPass(round, 0, ['a', 'b'])
     await answerPass(round, 1, ['a'])
-    ;(await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
+    ;(await vi.waitFor(() => round.contribution ?? expect.fail())).add('a', new Map())
     await vi.waitFor(() => {
       expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]])
     })
@@ -305,12 +305,12 @@ describe('a round of several passes', () => {
     const { trainer, timer, calls, steps } = training({ minClients: 2, passes: 2 })
     for (const peer of ['a', 'b']) trainer.members.enlist(peer, span, stream().channel)
     const round = await begun(trainer, 0)
-    round.forward.answer('b', { lengths: [1], tensors: [] })
+    round.forward.add('b', { lengths: [1], tensors: [] })
     await answerPass(round, 0, ['a'])
     expect(round.waitingFor).toEqual(['b'])
     timer.expire()
     await answerPass(round, 1, ['a'])
-    ;(await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
+    ;(await vi.waitFor(() => round.contribution ?? expect.fail())).add('a', new Map())
     await vi.waitFor(() => {
       expect(steps).toEqual([[{ peer: 'a', tokens: 3 }]])
     })
@@ -330,10 +330,10 @@ describe('a round of several passes', () => {
         expect(round.pass).toBe(1)
       })
       if (missed === 'forward') {
-        round.forward.answer('a', { lengths: [1], tensors: [] })
+        round.forward.add('a', { lengths: [1], tensors: [] })
       } else {
         await answerPass(round, 1, missed === 'contribution' ? ['a', 'b'] : ['a'], ['a', 'b'])
-        if (missed === 'contribution') (await vi.waitFor(() => round.contribution ?? expect.fail())).answer('a', new Map())
+        if (missed === 'contribution') (await vi.waitFor(() => round.contribution ?? expect.fail())).add('a', new Map())
       }
       expect(round.waitingFor).toEqual(['b'])
       timer.expire()
@@ -362,7 +362,7 @@ describe('a round of several passes', () => {
       await vi.waitFor(() => {
         expect(round.pass).toBe(1)
       })
-      round.fallBehind('b')
+      round.requestRestart('b')
       await vi.waitFor(() => {
         expect(round.pass).toBe(0)
       })
@@ -388,11 +388,11 @@ describe('a round in which all clip by one norm', () => {
     const norms = async (told: Readonly<Record<string, number>>): Promise<void> => {
       for (let pass = 0; pass < passes; pass++) await answerPass(round, pass, Object.keys(told))
       const norm = await vi.waitFor(() => round.norm ?? expect.fail())
-      for (const [peer, value] of Object.entries(told)) norm.answer(peer, value)
+      for (const [peer, value] of Object.entries(told)) norm.add(peer, value)
     }
     const contribute = async (...peers: readonly string[]): Promise<void> => {
       const contribution = await vi.waitFor(() => round.contribution ?? expect.fail())
-      for (const peer of peers) contribution.answer(peer, new Map())
+      for (const peer of peers) contribution.add(peer, new Map())
     }
     return { trainer, round, a, b, norms, contribute, ...rest }
   }
@@ -451,7 +451,7 @@ describe('a round in which all clip by one norm', () => {
     const { a, round, norms, contribute, coefficients } = await atNorms(2)
     await norms({ a: 4, b: 4 })
     await contribute('a')
-    round.fallBehind('b')
+    round.requestRestart('b')
     await vi.waitFor(() => {
       expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2)
     })

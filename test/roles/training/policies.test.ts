@@ -1,9 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { segments, type Rider } from '../../../src/roles/middle/segments.ts'
+import { segments, type SegmentItem } from '../../../src/roles/middle/segments.ts'
 import { takeBatch } from '../../../src/roles/server/generation/batcher.ts'
 import { participants } from '../../../src/roles/training/aggregation/sequential.ts'
-import { Barrier, type Timer } from '../../../src/roles/training/reply-collector.ts'
+import { ReplyCollector, type Timer } from '../../../src/roles/training/reply-collector.ts'
 
 function manualTimer (): Timer & { fire: () => void } {
   let pending: (() => void) | undefined
@@ -18,40 +18,40 @@ function manualTimer (): Timer & { fire: () => void } {
 
 describe('Barrier', () => {
   it('opens when everyone has answered, with the answers ordered by peer', async () => {
-    const barrier = new Barrier<number>(['b', 'a'], 1000, manualTimer())
-    barrier.answer('b', 2)
-    barrier.answer('a', 1)
-    expect([...await barrier.opened]).toEqual([['a', 1], ['b', 2]])
+    const barrier = new ReplyCollector<number>(['b', 'a'], 1000, manualTimer())
+    barrier.add('b', 2)
+    barrier.add('a', 1)
+    expect([...await barrier.done]).toEqual([['a', 1], ['b', 2]])
   })
 
   it('opens at the deadline with what there is', async () => {
     const timer = manualTimer()
-    const barrier = new Barrier<number>(['a', 'b'], 1000, timer)
-    barrier.answer('a', 1)
+    const barrier = new ReplyCollector<number>(['a', 'b'], 1000, timer)
+    barrier.add('a', 1)
     timer.fire()
-    expect([...await barrier.opened]).toEqual([['a', 1]])
+    expect([...await barrier.done]).toEqual([['a', 1]])
   })
 
   it('declines a second answer, an answer from a stranger and one after the deadline', async () => {
     const timer = manualTimer()
-    const barrier = new Barrier<number>(['a', 'b'], 1000, timer)
-    expect(barrier.answer('a', 1)).toBe(true)
-    expect(barrier.answer('a', 9)).toBe(false)
-    expect(barrier.answer('c', 9)).toBe(false)
+    const barrier = new ReplyCollector<number>(['a', 'b'], 1000, timer)
+    expect(barrier.add('a', 1)).toBe(true)
+    expect(barrier.add('a', 9)).toBe(false)
+    expect(barrier.add('c', 9)).toBe(false)
     timer.fire()
-    expect(barrier.answer('b', 9)).toBe(false)
-    expect([...await barrier.opened]).toEqual([['a', 1]])
+    expect(barrier.add('b', 9)).toBe(false)
+    expect([...await barrier.done]).toEqual([['a', 1]])
   })
 
   it('stops waiting for a peer that is excused', async () => {
-    const barrier = new Barrier<number>(['a', 'b'], 1000, manualTimer())
-    barrier.answer('a', 1)
-    barrier.excuse('b')
-    expect([...await barrier.opened]).toEqual([['a', 1]])
+    const barrier = new ReplyCollector<number>(['a', 'b'], 1000, manualTimer())
+    barrier.add('a', 1)
+    barrier.drop('b')
+    expect([...await barrier.done]).toEqual([['a', 1]])
   })
 
   it('opens at once when nobody is expected', async () => {
-    expect((await new Barrier<number>([], 1000, manualTimer()).opened).size).toBe(0)
+    expect((await new ReplyCollector<number>([], 1000, manualTimer()).done).size).toBe(0)
   })
 })
 
@@ -70,21 +70,21 @@ describe('segments', () => {
   })
 
   const rider = fc.record({ id: fc.uuid(), first: fc.nat(6), length: fc.integer({ min: 0, max: 6 }), rows: fc.integer({ min: 1, max: 9 }) })
-    .map(({ id, first, length, rows }): Rider => ({ id, first, end: first + length, rows }))
+    .map(({ id, first, length, rows }): SegmentItem => ({ id, first, end: first + length, rows }))
 
   it('carries every rider through each of its blocks exactly once and in order, within the budget', () => {
     fc.assert(
       fc.property(fc.uniqueArray(rider, { selector: ({ id }) => id, maxLength: 8 }), fc.integer({ min: 1, max: 20 }), (riders, budget) => {
         const plan = segments(riders, budget)
         for (const { id, first, end } of riders) {
-          const ridden = plan.filter((segment) => segment.riders.includes(id)).flatMap((segment) =>
+          const ridden = plan.filter((segment) => segment.items.includes(id)).flatMap((segment) =>
             Array.from({ length: segment.end - segment.first }, (_, i) => segment.first + i)
           )
           expect(ridden).toEqual(Array.from({ length: end - first }, (_, i) => first + i))
         }
         for (const segment of plan) {
-          const rows = riders.filter(({ id }) => segment.riders.includes(id)).reduce((sum, { rows }) => sum + rows, 0)
-          expect(segment.riders.length === 1 || rows <= budget).toBe(true)
+          const rows = riders.filter(({ id }) => segment.items.includes(id)).reduce((sum, { rows }) => sum + rows, 0)
+          expect(segment.items.length === 1 || rows <= budget).toBe(true)
         }
       })
     )

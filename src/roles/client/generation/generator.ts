@@ -1,12 +1,13 @@
+import type { Encoding } from '../../../encoding.ts'
 import { inRuns } from '../../../model/generation/cache-size.ts'
-import { CachedEnds, type Guess } from '../../../model/generation/cached-client-model.ts'
+import { CachedClientModel, type Guess } from '../../../model/generation/cached-client-model.ts'
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { ModelWeights } from '../../../model/layers/weights.ts'
 import type { Boundary, Protection } from '../../../model/privacy/boundary.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
 import { fromClient, type GenerateClientChannel } from '../../../protocols/generate/messages.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { checkRows, type WireType } from '../../../protocols/wire/hidden-states.ts'
+import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
 import type { Tensor } from '../../../tensor.ts'
 import { contextFields } from '../fields.ts'
 
@@ -14,7 +15,7 @@ export interface GeneratorComponents {
   readonly weights: ModelWeights
   readonly boundary: Boundary
   readonly protection: Protection
-  readonly wire: WireType
+  readonly wire: Encoding
   readonly hiddenSize: number
   readonly blocks: number
   readonly partition: { readonly inputBlocks: number, readonly outputBlocks: number }
@@ -24,11 +25,11 @@ export interface GeneratorComponents {
 export class Sequence {
   readonly #c: GeneratorComponents
   readonly #channel: GenerateClientChannel
-  readonly #ends: CachedEnds
+  readonly #ends: CachedClientModel
   /** A token that was started before it was chosen: its rows, as they may leave. */
   #guessed: Omit<Guess, 'logits'> | undefined
 
-  private constructor (components: GeneratorComponents, channel: GenerateClientChannel, ends: CachedEnds) {
+  private constructor (components: GeneratorComponents, channel: GenerateClientChannel, ends: CachedClientModel) {
     this.#c = components
     this.#channel = channel
     this.#ends = ends
@@ -49,7 +50,7 @@ export class Sequence {
     )
     const { message: { kind } } = await channel.receive(signal)
     if (kind.case !== 'ready') throw new BadMessageError('the server did not make room for the sequence')
-    return new Sequence(components, channel, await CachedEnds.create(weights, partition, capacity))
+    return new Sequence(components, channel, await CachedClientModel.create(weights, partition, capacity))
   }
 
   /**
@@ -73,17 +74,17 @@ export class Sequence {
     )
     using scope = new Scope(this.#c.weights.device)
     // The next row's noise is drawn while the server computes.
-    const drawing = guess ? boundary.draw(scope, protection, 1) : Promise.resolve({})
+    const drawing = guess ? boundary.drawNoise(scope, protection, 1) : Promise.resolve({})
     const [{ message: { kind }, tensors: back }, draw] = await both(this.#channel.receive(signal), drawing)
     if (kind.case !== 'hidden' || kind.value.position !== position)
       throw new BadMessageError('the server answered something else than it was asked')
-    checkRows(back, { wire, hidden: hiddenSize, rows: ids.length })
-    const rows = await boundary.decoded(back)
+    checkHiddenStates(back, { wire, hidden: hiddenSize, rows: ids.length })
+    const rows = await boundary.decoding(back)
     if (!guess) return await this.#ends.finish(rows, ids.length)
     const { logits, ...guessed } = await this.#ends.finishAndGuess(
       rows,
       ids.length,
-      async (next) => await boundary.leaving(next, protection, draw, 1)
+      async (next) => await boundary.protecting(next, protection, draw, 1)
     )
     this.#guessed = guessed
     return logits
@@ -98,7 +99,7 @@ export class Sequence {
       this.#ends.takeBack()
     }
     const { boundary, protection } = this.#c
-    return (await boundary.release(await this.#ends.starting(ids), protection, ids.length)).tensors
+    return (await boundary.protect(await this.#ends.starting(ids), protection, ids.length)).tensors
   }
 
   /** Frees the caches here; those on the server go with the stream. */

@@ -4,7 +4,7 @@ import { fromClient } from '../../../protocols/train/messages.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { parseParameters } from '../../parameters.ts'
 import { sequenceFields } from '../fields.ts'
-import type { ClientCore } from '../runtime.ts'
+import type { ClientRuntime } from '../runtime.ts'
 import { dataSchema, loadBatches } from '../training/data.ts'
 
 const parametersSchema = dataSchema.extend({
@@ -13,7 +13,7 @@ const parametersSchema = dataSchema.extend({
 })
 
 /** The loss on a data file, with the middle at the server and the labels here. */
-export async function * evaluate (core: ClientCore, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
+export async function * evaluate (core: ClientRuntime, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
   const { limit = Infinity, ...data } = parseParameters(parametersSchema, params)
   const { charter, client: { partition } } = core.context
   const { batches } = await loadBatches(data, core.tokenizer, charter, signal)

@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { UsageError } from '../../../errors.ts'
 import { parseParameters } from '../../parameters.ts'
 import { generateTokens, Sequence } from '../generation/generator.ts'
-import type { ClientCore } from '../runtime.ts'
+import type { ClientRuntime } from '../runtime.ts'
 
 const parametersSchema = z.strictObject({
   prompt: z.string().optional(),
@@ -18,7 +18,7 @@ const parametersSchema = z.strictObject({
 })
 
 /** Text that continues a prompt, as it comes. */
-export async function * generate (core: ClientCore, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
+export async function * generate (core: ClientRuntime, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
   const { maxTokens, temperature, topK, topP, seed = randomInt(2 ** 32), ...input } = parseParameters(parametersSchema, params)
   const { charter, client: { partition } } = core.context
   const { tokenizer } = core
@@ -93,7 +93,7 @@ export async function * generate (core: ClientCore, params: unknown, signal: Abo
 }
 
 function promptIds (
-  { tokenizer, model }: ClientCore,
+  { tokenizer, model }: ClientRuntime,
   { prompt, messages, ids }: Pick<z.output<typeof parametersSchema>, 'prompt' | 'messages' | 'ids'>
 ): readonly number[] {
   if ([prompt, messages, ids].filter((input) => input !== undefined).length !== 1)

@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { checkClientSettings } from '../../../protocols/charter/index.ts'
 import { parseParameters } from '../../parameters.ts'
-import type { ClientCore } from '../runtime.ts'
+import type { ClientRuntime } from '../runtime.ts'
 import { dataSchema, loadBatches, runKey } from '../training/data.ts'
 import type { ProgressMeta, Run } from '../training/progress.ts'
 import { ClientTrainer, type TrainEvent } from '../training/trainer.ts'
@@ -16,7 +16,7 @@ const parametersSchema = dataSchema.extend({
 })
 
 /** Takes part in training with a data file until as many rounds are done as were asked for. */
-export async function * train (core: ClientCore, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
+export async function * train (core: ClientRuntime, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
   const { rounds, fresh, noise, gradientNoise, ...data } = parseParameters(parametersSchema, params)
   const { charter, client } = core.context
   const settings = { ...client, noise: noise ?? client.noise, gradientNoise: gradientNoise ?? client.gradientNoise }

@@ -35,7 +35,7 @@ export interface ClientStateComponents {
  * averaged or personal ones the client steps by itself: it prepares the step, durably, before it hands in its work, and keeps or
  * reverts it when it hears whether the work counted.
  */
-export class ClientState {
+export class AdapterState {
   readonly #c: ClientStateComponents
   /** As training starts. */
   readonly #initial: ReadonlyMap<string, Tensor>
@@ -55,14 +55,14 @@ export class ClientState {
   }
 
   /** Continues from a snapshot's tensors, if there are any. */
-  static async open (components: ClientStateComponents, saved: ReadonlyMap<string, Tensor> = new Map()): Promise<ClientState> {
+  static async open (components: ClientStateComponents, saved: ReadonlyMap<string, Tensor> = new Map()): Promise<AdapterState> {
     const { parameters } = components
     const pending = new Map(
       [...saved].filter(([name]) => name.startsWith(PENDING_PREFIX)).map(([name, value]) => [name.slice(PENDING_PREFIX.length), value])
     )
     const initial = await parameters.state()
     await parameters.restore(saved)
-    return new ClientState(components, initial, await parameters.state(), pending.size === 0 ? undefined : pending)
+    return new AdapterState(components, initial, await parameters.state(), pending.size === 0 ? undefined : pending)
   }
 
   /** The adapters as they are, on the host. */

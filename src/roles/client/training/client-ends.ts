@@ -1,19 +1,20 @@
+import type { Encoding } from '../../../encoding.ts'
 import { sequencesOf, type Sequences } from '../../../model/layers/hidden-states.ts'
 import type { Boundary, Protection } from '../../../model/privacy/boundary.ts'
 import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
 import type { Batch } from '../../../model/text/batches.ts'
-import type { Ends, InputResiduals, Loss } from '../../../model/training/client-model.ts'
+import type { ClientModel, BottomActivations, Loss } from '../../../model/training/client-model.ts'
 import { accumulate, GradientSum } from '../../../model/training/gradient-sum.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { checkRows, type WireType } from '../../../protocols/wire/hidden-states.ts'
+import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
 import type { Tensor } from '../../../tensor.ts'
 import { clientDropoutSeed } from '../../training/dropout-seed.ts'
 
 export interface ClientEndsComponents {
   readonly device: Device
-  readonly ends: Ends
+  readonly ends: ClientModel
   readonly boundary: Boundary
-  readonly wire: WireType
+  readonly wire: Encoding
   readonly hiddenSize: number
   /** This client, as the server knows it. */
   readonly peer: string
@@ -42,8 +43,8 @@ export class ClientEnds {
   /** A batch's hidden rows, as they may leave, for an evaluation. */
   async release (ids: Batch['ids']): Promise<Tensor[]> {
     const { device, ends, boundary, protection } = this.#c
-    const { hidden } = await ends.input.forward(ids, { keepResiduals: false })
-    const { tensors } = await boundary.release(hidden, protection.hidden)
+    const { hidden } = await ends.bottom.forward(ids, { keepResiduals: false })
+    const { tensors } = await boundary.protect(hidden, protection.hidden)
     device.free(hidden)
     return tensors
   }
@@ -51,10 +52,10 @@ export class ClientEnds {
   /** The loss of rows that came back from the middle. Throws BadMessageError when they are not what was sent. */
   async evaluate (batch: Batch, tensors: readonly Tensor[]): Promise<Loss> {
     const { device, ends, boundary } = this.#c
-    checkRows(tensors, rowsOf(batch, this.#c))
+    checkHiddenStates(tensors, rowsOf(batch, this.#c))
     const hidden = await boundary.decode(tensors)
     try {
-      return await ends.output.evaluate({ hidden, ...sequencesOf(ends.input.span.model, batch.ids) }, batch.targets)
+      return await ends.top.evaluate({ hidden, ...sequencesOf(ends.bottom.span.model, batch.ids) }, batch.targets)
     } finally {
       device.free(hidden)
     }
@@ -77,7 +78,7 @@ export class TrainingPass {
   readonly #c: ClientEndsComponents
   readonly #batch: Batch
   readonly #dropoutSeed: string
-  #residuals: InputResiduals | undefined
+  #residuals: BottomActivations | undefined
 
   private constructor (
     components: ClientEndsComponents,
@@ -85,11 +86,11 @@ export class TrainingPass {
     dropoutSeed: string,
     hidden: readonly Tensor[],
     clippedFraction: number,
-    residuals: InputResiduals
+    residuals: BottomActivations
   ) {
     this.#c = components
     this.#batch = batch
-    this.sequences = sequencesOf(components.ends.input.span.model, batch.ids)
+    this.sequences = sequencesOf(components.ends.bottom.span.model, batch.ids)
     this.#dropoutSeed = dropoutSeed
     this.#residuals = residuals
     this.hidden = hidden
@@ -99,9 +100,9 @@ export class TrainingPass {
 
   static async start (components: ClientEndsComponents, batch: Batch, dropoutSeed: string): Promise<TrainingPass> {
     const { device, ends, boundary, protection } = components
-    const { hidden, residuals } = await ends.input.forward(batch.ids, { keepResiduals: true, seed: dropoutSeed })
+    const { hidden, residuals } = await ends.bottom.forward(batch.ids, { keepResiduals: true, seed: dropoutSeed })
     if (residuals === undefined) throw new Error('a training pass kept no residuals')
-    const { tensors, clippedFraction } = await boundary.release(hidden, protection.hidden)
+    const { tensors, clippedFraction } = await boundary.protect(hidden, protection.hidden)
     device.free(hidden)
     return new TrainingPass(components, batch, dropoutSeed, tensors, clippedFraction, residuals)
   }
@@ -109,16 +110,16 @@ export class TrainingPass {
   /** Rows that came back from the middle to the loss, which stays here, and its gradient rows as they may leave. */
   async learn (tensors: readonly Tensor[]): Promise<readonly Tensor[]> {
     const { device, ends, boundary, protection } = this.#c
-    checkRows(tensors, rowsOf(this.#batch, this.#c))
+    checkHiddenStates(tensors, rowsOf(this.#batch, this.#c))
     const hidden = await boundary.decode(tensors)
-    const { lossSum, gradient, gradients } = await ends.output.train({ hidden, ...this.sequences }, this.#batch.targets, {
+    const { lossSum, gradient, gradients } = await ends.top.train({ hidden, ...this.sequences }, this.#batch.targets, {
       seed: this.#dropoutSeed
     })
     device.free(hidden)
     this.#freeGradients()
     this.gradients = gradients
     this.lossSum = lossSum
-    const released = await boundary.release(gradient, protection.gradient)
+    const released = await boundary.protect(gradient, protection.gradient)
     device.free(gradient)
     this.clippedFraction = (this.clippedFraction + released.clippedFraction) / 2
     return released.tensors
@@ -127,12 +128,12 @@ export class TrainingPass {
   /** Gradient rows that came back from the middle to the gradients of the client's own adapters. */
   async finish (tensors: readonly Tensor[]): Promise<void> {
     const { device, ends, boundary } = this.#c
-    checkRows(tensors, rowsOf(this.#batch, this.#c))
+    checkHiddenStates(tensors, rowsOf(this.#batch, this.#c))
     const residuals = this.#residuals
     if (residuals === undefined) throw new BadMessageError('the same gradient came twice')
     this.#residuals = undefined
     const gradient = await boundary.decode(tensors)
-    await accumulate(device, this.gradients, await ends.input.backward(residuals, gradient))
+    await accumulate(device, this.gradients, await ends.bottom.backward(residuals, gradient))
     device.free(gradient)
   }
 
@@ -156,6 +157,6 @@ export class TrainingPass {
   }
 }
 
-function rowsOf (batch: Batch, { wire, hiddenSize }: ClientEndsComponents): { wire: WireType, hidden: number, rows: number } {
+function rowsOf (batch: Batch, { wire, hiddenSize }: ClientEndsComponents): { wire: Encoding, hidden: number, rows: number } {
   return { wire, hidden: hiddenSize, rows: batch.lengths.reduce((total, length) => total + length, 0) }
 }

@@ -11,7 +11,7 @@ import { isAveragingRound, tellsGradientNorm } from '../../training/aggregation/
 import { Backoff } from '../backoff.ts'
 import { sequenceFields } from '../fields.ts'
 import { isTransient } from '../sessions.ts'
-import type { ClientState } from './adapter-state.ts'
+import type { AdapterState } from './adapter-state.ts'
 import type { ClientEnds } from './client-ends.ts'
 import type { ProgressMeta, Run } from './progress.ts'
 import { RoundWork } from './round-work.ts'
@@ -38,7 +38,7 @@ export interface ClientTrainerComponents {
   readonly charter: Charter
   readonly partition: Partition
   readonly ends: ClientEnds
-  readonly state: ClientState
+  readonly state: AdapterState
   readonly batches: Batches
   readonly progress: ProgressMeta & { readonly run: Run }
   /** Whether the run was begun before, so that work of it may have counted without this client's knowing. */

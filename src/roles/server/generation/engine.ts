@@ -6,9 +6,9 @@ import { SequenceCache } from '../../../model/generation/kv-cache.ts'
 import { concatRows, sliceRows } from '../../../model/layers/hidden-states.ts'
 import type { Boundary } from '../../../model/privacy/boundary.ts'
 import { continued, type Device, type DeviceTensor } from '../../../model/runtime/device.ts'
+import type { Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import { segments } from '../../middle/segments.ts'
-import type { Span } from '../../training/members.ts'
 import { takeBatch, type Batchable } from './batcher.ts'
 
 /** Thrown when a session asks for more cache than the server has left, or may give one session. */
@@ -129,9 +129,9 @@ export class GenerationEngine {
   async #runAlone ({ session: { cache, span }, position, context, rows: count, tensors, resolve }: Request): Promise<void> {
     const { boundary, blocks } = this.#c
     cache.length = position
-    const { links, input } = continued(await boundary.decoded(tensors))
-    const through = await blocks.links(input, [{ cache, count, context }], span)
-    const encoded = await boundary.encode({ links: [...links, ...through], output: 'output' }, count)
+    const { calls, input } = continued(await boundary.decoding(tensors))
+    const through = await blocks.calls(input, [{ cache, count, context }], span)
+    const encoded = await boundary.encode({ calls: [...calls, ...through], output: 'output' }, count)
     cache.length = position + count
     resolve(encoded)
   }
@@ -146,8 +146,8 @@ export class GenerationEngine {
       }
       const byId = new Map(batch.map((request) => [request.session.id, request]))
       const plan = segments(batch.map(({ session: { id, span }, rows }) => ({ id, rows, ...span })))
-      for (const { first, end, riders } of plan) {
-        const requests = riders.map((id) => byId.get(id) as Request)
+      for (const { first, end, items } of plan) {
+        const requests = items.map((id) => byId.get(id) as Request)
         await this.#ride(
           requests,
           aboard,

@@ -4,7 +4,7 @@ import type { Charter } from '../../../protocols/charter/schema.ts'
 import { fromServer, type ClientMessage, type GenerateServerChannel } from '../../../protocols/generate/messages.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { checkRows } from '../../../protocols/wire/hidden-states.ts'
+import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
 import { checkContext, checkSpan } from '../checks.ts'
 import type { GenerationEngine, GenerationSession } from './engine.ts'
 
@@ -59,7 +59,7 @@ async function compute (
   if (!session.cache.holds(position))
     throw new BadMessageError(`what rows from ${position} on see is forgotten; the sequence may begin again at 0`)
   const context = checkContext(model, kind.value)
-  checkRows(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: count })
+  checkHiddenStates(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: count })
   const hidden = await engine.compute(session, { position, context, tensors })
   await channel.send(fromServer({ case: 'hidden', value: { position } }), hidden)
 }

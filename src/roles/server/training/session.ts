@@ -5,23 +5,23 @@ import { fromServer, type ClientMessage, type TrainServerChannel } from '../../.
 import type { Backward, Forward, GradientNorm } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { checkMagnitude, checkRows, expectTensor } from '../../../protocols/wire/hidden-states.ts'
+import { checkMagnitude, checkHiddenStates, expectTensor } from '../../../protocols/wire/hidden-states.ts'
+import type { Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
-import type { Middle } from '../../middle/local-stage.ts'
+import type { LocalStage } from '../../middle/local-stage.ts'
 import type { FederatedAdapters } from '../../training/aggregation/federated-adapters.ts'
-import type { TrainingState } from '../../training/coordinator-state.ts'
-import type { Trainer } from '../../training/coordinator.ts'
-import type { Span } from '../../training/members.ts'
+import type { CoordinatorState } from '../../training/coordinator-state.ts'
+import type { Coordinator } from '../../training/coordinator.ts'
 import type { Round } from '../../training/round.ts'
 import { checkGradientNorm, checkSequences, checkSpan, type SequenceFields } from '../checks.ts'
 
 export interface TrainSessionComponents {
   readonly charter: Charter
   readonly model: Model
-  readonly trainer: Trainer
-  readonly middle: Middle
+  readonly trainer: Coordinator
+  readonly middle: LocalStage
   readonly adapters: FederatedAdapters
-  readonly state: TrainingState
+  readonly state: CoordinatorState
 }
 
 /**
@@ -81,7 +81,7 @@ export class TrainSession {
     this.#span = span
     const missed = adapters.stateFor(span, clientRound)
     const round = trainer.current
-    if (round?.has(this.#peer) === true && !sameSpan(round.spanOf(this.#peer), span)) round.excuse(this.#peer)
+    if (round?.has(this.#peer) === true && !sameSpan(round.spanOf(this.#peer), span)) round.drop(this.#peer)
     const replaced = trainer.members.enlist(this.#peer, span, this.#channel)
     replaced?.abort(new BadMessageError('another stream of the same client took over'))
     const members = trainer.members.size
@@ -96,8 +96,8 @@ export class TrainSession {
     const round = this.#roundNamed(forward.round)
     const sequences = this.#check(forward, tensors)
     if (round === undefined || forward.pass > round.pass) return
-    if (forward.pass < round.pass) return round.fallBehind(this.#peer)
-    if (round.forward.answer(this.#peer, { ...sequences, tensors })) return
+    if (forward.pass < round.pass) return round.requestRestart(this.#peer)
+    if (round.forward.add(this.#peer, { ...sequences, tensors })) return
     await this.#repeat(round, 'hidden')
   }
 
@@ -108,14 +108,14 @@ export class TrainSession {
     const rows = round.hidden.get(this.#peer)?.[0]?.shape[0]
     if (rows === undefined) return
     if (tokens < 1 || tokens > rows) throw new BadMessageError(`${tokens} target tokens do not fit ${rows} rows`)
-    checkRows(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows })
-    if (!round.backward.answer(this.#peer, { tokens, tensors })) await this.#repeat(round, 'gradient')
+    checkHiddenStates(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows })
+    if (!round.backward.add(this.#peer, { tokens, tensors })) await this.#repeat(round, 'gradient')
   }
 
   async #gradientNorm ({ round: number, norm }: GradientNorm): Promise<void> {
     const round = this.#roundNamed(number)
     const answer = checkGradientNorm(norm)
-    if (round?.norm === undefined || round.norm.answer(this.#peer, answer)) return
+    if (round?.norm === undefined || round.norm.add(this.#peer, answer)) return
     const coefficient = round.coefficientOf(this.#peer)
     if (coefficient !== undefined) await this.#channel.send(fromServer({ case: 'coefficient', value: { round: number, coefficient } }))
   }
@@ -134,7 +134,7 @@ export class TrainSession {
       checkMagnitude(name, value)
       contribution.set(name, value)
     }
-    round.contribution.answer(this.#peer, contribution)
+    round.contribution.add(this.#peer, contribution)
   }
 
   async #evaluate (request: number, span: Span, fields: SequenceFields, tensors: readonly Tensor[]): Promise<void> {
@@ -168,7 +168,7 @@ export class TrainSession {
   #check (fields: SequenceFields, tensors: readonly Tensor[]): Sequences {
     const { charter, model } = this.#components
     const { sequences, rows } = checkSequences(charter, model, fields)
-    checkRows(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows })
+    checkHiddenStates(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows })
     return sequences
   }
 

@@ -4,10 +4,10 @@ import { learningRateAt } from '../../../model/training/learning-rate.ts'
 import { clippingCoefficient, type Optimizer } from '../../../model/training/optimizer.ts'
 import { stateNames, type Parameters } from '../../../model/training/parameters.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
+import type { Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
-import type { TrainingState } from '../coordinator-state.ts'
-import type { Span } from '../members.ts'
-import type { Counted, Work } from '../round-execution.ts'
+import type { CoordinatorState } from '../coordinator-state.ts'
+import type { AcceptedUpdate, Update } from '../round-execution.ts'
 import { blockOf, isAveragingRound, lastAveragingRound, type AdapterShape } from './adapter-shapes.ts'
 
 export interface FederatedAdaptersComponents {
@@ -17,7 +17,7 @@ export interface FederatedAdaptersComponents {
   /** Adapters of every block of the model: the server's own, and with shared ends the same as the clients hold. */
   readonly parameters: Parameters
   readonly shapes: readonly AdapterShape[]
-  readonly state: TrainingState
+  readonly state: CoordinatorState
 }
 
 /** Tensors with their names, in the same order. */
@@ -34,7 +34,7 @@ export interface StepTaken {
   for: (middle: Span) => Named
   /** State after the step, to be made durable. */
   readonly tensors: ReadonlyMap<string, Tensor>
-  readonly unaveragedTokens: TrainingState['unaveragedTokens']
+  readonly unaveragedTokens: CoordinatorState['unaveragedTokens']
 }
 
 const SERVER = 'server'
@@ -90,7 +90,7 @@ export class FederatedAdapters {
    * What brings the norm of all that is stepped in a round down to the charter's: of one vector that holds the middle's gradients, each the
    * mean over the tokens that passed its block, and every client's own, means over its tokens, where clients tell the norm of theirs.
    */
-  async clippingCoefficient (middleGradients: ReadonlyMap<string, DeviceTensor>, works: readonly Work[]): Promise<number> {
+  async clippingCoefficient (middleGradients: ReadonlyMap<string, DeviceTensor>, works: readonly Update[]): Promise<number> {
     const { charter, optimizer } = this.#components
     const middle = await Promise.all(
       [...middleGradients].map(async ([name, gradient]) => await optimizer.norm([gradient]) / tokensThrough(works, blockOf(name)))
@@ -103,7 +103,7 @@ export class FederatedAdapters {
   async step (
     round: number,
     middleGradients: ReadonlyMap<string, DeviceTensor>,
-    counted: readonly Counted[],
+    counted: readonly AcceptedUpdate[],
     coefficient?: number
   ): Promise<StepTaken> {
     const { state, parameters } = this.#components
@@ -120,7 +120,11 @@ export class FederatedAdapters {
   }
 
   /** Every holder of a block adds its gradient and takes the same step: data parallelism, exactly. */
-  async #sharedStep (round: number, middleGradients: ReadonlyMap<string, DeviceTensor>, counted: readonly Counted[]): Promise<StepTaken> {
+  async #sharedStep (
+    round: number,
+    middleGradients: ReadonlyMap<string, DeviceTensor>,
+    counted: readonly AcceptedUpdate[]
+  ): Promise<StepTaken> {
     const { charter, optimizer, parameters, state } = this.#components
     using scope = new Scope(this.#components.device)
     const sums = await this.#summed(scope, middleGradients, counted)
@@ -141,7 +145,7 @@ export class FederatedAdapters {
   async #ownStep (
     round: number,
     gradients: ReadonlyMap<string, DeviceTensor>,
-    counted: readonly Counted[],
+    counted: readonly AcceptedUpdate[],
     coefficient: number
   ): Promise<StepTaken> {
     const { charter, optimizer, parameters, state } = this.#components
@@ -161,7 +165,7 @@ export class FederatedAdapters {
   }
 
   /** Parameters averaged over their holders, weighted by the tokens that each saw since the last time. The server takes them over too. */
-  async #average (counted: readonly Counted[], tokens: TrainingState['unaveragedTokens']): Promise<Map<string, Tensor>> {
+  async #average (counted: readonly AcceptedUpdate[], tokens: CoordinatorState['unaveragedTokens']): Promise<Map<string, Tensor>> {
     const { device, optimizer, parameters, shapes } = this.#components
     const averages = new Map<string, Tensor>()
     for (const { name } of shapes) {
@@ -194,7 +198,7 @@ export class FederatedAdapters {
   async #summed (
     scope: Scope,
     middleGradients: ReadonlyMap<string, DeviceTensor>,
-    counted: readonly Counted[]
+    counted: readonly AcceptedUpdate[]
   ): Promise<Map<string, AnyTensor>> {
     const { optimizer } = this.#components
     const sums = new Map<string, AnyTensor>(middleGradients)
@@ -217,7 +221,7 @@ export class FederatedAdapters {
     return new Map(shared.map(([name, value]) => [name, isDeviceTensor(value) ? here.get(name) as Tensor : value]))
   }
 
-  #addTokens (before: TrainingState['unaveragedTokens'], counted: readonly Counted[]): TrainingState['unaveragedTokens'] {
+  #addTokens (before: CoordinatorState['unaveragedTokens'], counted: readonly AcceptedUpdate[]): CoordinatorState['unaveragedTokens'] {
     const { charter: { model: { blocks } } } = this.#components
     const after: Record<string, Record<string, number>> = structuredClone(before)
     const add = (holder: string, block: number, tokens: number): void => {
@@ -245,7 +249,7 @@ export class FederatedAdapters {
 const AVERAGE_PREFIX = 'average/'
 
 /** Of all whose middle has this block. */
-function tokensThrough (works: readonly Work[], block: number): number {
+function tokensThrough (works: readonly Update[], block: number): number {
   return works.filter(({ span }) => isWithin(span, block)).reduce((total, { tokens }) => total + tokens, 0)
 }
 
