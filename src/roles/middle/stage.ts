@@ -1,0 +1,73 @@
+import type { PromptContext } from '../../model/families/index.ts'
+import type { Sequences } from '../../model/layers/hidden-states.ts'
+import type { Span } from '../../span.ts'
+import type { Tensor } from '../../tensor.ts'
+
+/** One client's released hidden states in a batched run, and the blocks `[first, end)` that compute them. */
+export interface StageItem extends Sequences, Span {
+  /** Names the client in the batch. */
+  readonly id: string
+  /** Hidden states [tokens, hidden] in the encoding of the wire; for int8 followed by their scales [tokens]. */
+  readonly tensors: readonly Tensor[]
+}
+
+/** What identifies a training pass, so that a stage can tell a repetition from a new pass. */
+export interface PassOptions {
+  readonly round: number
+  /** The pass in the round, from 0. */
+  readonly pass: number
+  /** Seeds dropout in the blocks of the stage. */
+  readonly dropoutSeed: string
+}
+
+/** A forward pass whose activations are saved for the backward pass. */
+export interface StagePass {
+  /** The hidden states of every item after its last block, in the encoding of the wire, by item id. */
+  readonly hidden: ReadonlyMap<string, readonly Tensor[]>
+  /**
+   * Computes the gradients [tokens, hidden] of the items' inputs from the gradients of their outputs, both in the encoding of the wire,
+   * by item id. An item without a gradient counts as if it had not been in the batch. It can be called once.
+   */
+  backward (
+    gradients: ReadonlyMap<string, { readonly tensors: readonly Tensor[] }>,
+    signal?: AbortSignal
+  ): Promise<ReadonlyMap<string, readonly Tensor[]>>
+  /** Frees the saved activations. */
+  free (): void
+}
+
+/** Consecutive hidden states of one growing sequence, in the encoding of the wire. */
+export interface CachedHiddenStates {
+  /** The position of the first of them in the sequence. */
+  readonly position: number
+  readonly tensors: readonly Tensor[]
+  /** What a model that reads prompts in both directions must know of them. */
+  readonly context: PromptContext | undefined
+}
+
+/** The KV cache that a stage keeps for one sequence. */
+export interface StageCache {
+  /** Positions that the cache can hold. */
+  readonly capacity: number
+  /** Positions that the cache holds. */
+  readonly length: number
+  /** Computes hidden states through the span and appends them to the cache. Resolves with the outputs [tokens, hidden]. */
+  forward (states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]>
+  /** Forgets every position from this one on. Throws RangeError for a position beyond `length`. */
+  rewind (position: number): void
+  /** Frees the cache. */
+  close (): Promise<void>
+}
+
+/** A span of blocks that may be on this device or on a server: it takes released hidden states through the span. */
+export interface Stage {
+  /** The blocks that it computes. */
+  readonly span: Span
+  /** Computes a training pass and saves its activations. The caller frees the pass. */
+  forward (items: readonly StageItem[], options: PassOptions, signal?: AbortSignal): Promise<StagePass>
+  /** Computes one item and saves nothing. Resolves with its hidden states in the encoding of the wire. */
+  evaluate (item: StageItem, signal?: AbortSignal): Promise<readonly Tensor[]>
+  /** Opens a KV cache for a sequence of up to `capacity` tokens. The caller closes it. */
+  openCache (span: Span, capacity: number, signal?: AbortSignal): Promise<StageCache>
+  close (): Promise<void>
+}
