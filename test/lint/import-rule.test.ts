@@ -60,7 +60,7 @@ describe('the one-way import rule', () => {
   })
 
   it('keeps tests out of what is published', async () => {
-    expect(await complaints('src/cli/virtual.ts', "import '../helpers/golden.ts'\n")).toHaveLength(1)
+    expect(await complaints('src/cli/virtual.ts', "import '../../test/helpers/golden.ts'\n")).toHaveLength(1)
   })
 })
 

@@ -63,9 +63,9 @@ describe('segments', () => {
       { id: 'c', first: 1, end: 3, rows: 1 }
     ]
     expect(segments(riders)).toEqual([
-      { first: 1, end: 2, riders: ['a', 'c'] },
-      { first: 2, end: 3, riders: ['a', 'b', 'c'] },
-      { first: 3, end: 4, riders: ['a', 'b'] }
+      { first: 1, end: 2, items: ['a', 'c'] },
+      { first: 2, end: 3, items: ['a', 'b', 'c'] },
+      { first: 3, end: 4, items: ['a', 'b'] }
     ])
   })
 
