@@ -12,7 +12,8 @@ export const join = command({
   name: 'join',
   group: 'Found and join',
   summary: 'Join a federation as a client',
-  details: 'Fetches and checks the charter, then the tokenizer and the weights of just the blocks that stay here. Interrupted, it resumes.',
+  details: `Fetches and checks the charter, then the tokenizer and the weights of just the blocks that stay here. Interrupted, it resumes.
+In a home that has joined the federation already it updates the server's addresses, as after the server has moved, and keeps all else.`,
   argument: { name: 'invite', about: 'The line that `midspan invite` printed, or the multiaddr of a server that admits this peer' },
   options: {
     ...grouped('Partition', {
@@ -43,7 +44,7 @@ export const join = command({
     )
     if (json) return terminal.json(joined)
     const { federation, client: { partition, noise: hidden, gradientNoise: gradient, wire } } = joined
-    terminal.line(`Joined ${federation.name} (${federation.id}) as ${joined.peerId}`)
+    terminal.line(`${joined.updated ? 'Updated the way to' : 'Joined'} ${federation.name} (${federation.id}) as ${joined.peerId}`)
     terminal.line(
       `Keeps ${endSpans(partition)} of ${joined.blocks}: ` +
         `${plural(joined.tensors, 'tensor')}, ${bytes(joined.tensorBytes)}, all checked against the charter (${

@@ -9,7 +9,7 @@ import { openDevice } from '../../model/runtime/open.ts'
 import { CharterInvalidError, signCharter, type Charter } from '../../protocols/charter/index.ts'
 import { homeAt, replaceFile } from '../home/home.ts'
 import { loadOrCreateIdentity } from '../home/identity.ts'
-import { settle } from '../home/lock.ts'
+import { withNewHome } from '../home/lock.ts'
 import { updateConfig } from '../home/settings.ts'
 import { charterOf, checkOptions, cutsOf, trainedOf, type CreateOptions } from './charter-builder.ts'
 import { importAdapter } from './initial-adapter.ts'
@@ -49,7 +49,7 @@ export async function createFederation (
   const trained = trainedOf(options, model)
   checkTrainable(model, { ...trained.adapters, ...trained.weights })
   const home = homeAt(root)
-  return await settle(home, async () => {
+  return await withNewHome(home, async () => {
     const key = await loadOrCreateIdentity(home.identity)
     const imported = options.adapter === undefined ? {} : await importAdapter(home, options.adapter, model, trained.weights)
     const { tensors, files } = await fingerprint(directory, onProgress, signal)

@@ -16,15 +16,15 @@ import {
 import { type Invite, looksLikeInvite, parseInvite, RefusedError, REFUSALS, sayHello } from '../../protocols/hello/index.ts'
 import { fetchPieces } from '../../protocols/weights/index.ts'
 import { withDeadline } from '../../protocols/wire/wait.ts'
-import { homeAt, replaceFile } from '../home/home.ts'
+import { HomeInUseError, homeAt, replaceFile, type Home } from '../home/home.ts'
 import { loadOrCreateIdentity } from '../home/identity.ts'
-import { settle } from '../home/lock.ts'
-import { updateConfig } from '../home/settings.ts'
+import { withHome } from '../home/lock.ts'
+import { readConfig, updateConfig } from '../home/settings.ts'
 import { withPeer } from '../network/addresses.ts'
 import { UnreachableError } from '../network/gate.ts'
 import { createMidspanNode, type MidspanNode } from '../network/libp2p.ts'
 import { AGENT } from '../process/version.ts'
-import { writeServers } from './membership.ts'
+import { readServers, writeServers } from './membership.ts'
 import { tensorsOfEnds } from './servable-weights.ts'
 
 /** The options of `midspan join`. */
@@ -48,6 +48,8 @@ export interface Joined {
   readonly peerId: string
   readonly server: string
   readonly federation: { readonly id: string, readonly name: string }
+  /** Whether the home had joined this federation before, so that only addresses and noise options were updated. */
+  readonly updated: boolean
   readonly client: ClientSettings
   readonly blocks: number
   /** What of the model is here now. */
@@ -68,7 +70,11 @@ interface Target {
 const MAX_MODEL_BYTES = 2 ** 40
 const HELLO_TIMEOUT_MS = 60_000
 
-/** Joins a federation as a client and makes `root` its home. Interrupted, it goes on where it was when it is called again. */
+/**
+ * Joins a federation as a client and makes `root` its home. Interrupted, it goes on where it was when it is called again. In a home that
+ * has joined this federation already it updates where the server is found and the noise options that are given, and keeps everything else.
+ * Throws HomeInUseError for a home of another federation.
+ */
 export async function joinFederation (
   root: string,
   options: JoinOptions,
@@ -77,25 +83,36 @@ export async function joinFederation (
 ): Promise<Joined> {
   const target = await readTarget(options.invite)
   const home = homeAt(root)
-  return await settle(home, async () => {
+  return await withHome(home, async (charterBytes) => {
+    const joined = charterBytes === undefined ? undefined : await verifyCharter(charterBytes)
+    if (joined !== undefined && target.invite !== undefined && target.invite.federation !== joined.id) throw new HomeInUseError(home.root)
+    const wanted = joined === undefined ? options : await keptOptions(home, options)
     const key = await loadOrCreateIdentity(home.identity)
     const node = await createMidspanNode({ privateKey: key, role: 'client', listen: [] })
     try {
       await node.start()
       const signed = await introduce(node, target, signal)
+      if (joined !== undefined && signed.id !== joined.id) throw new HomeInUseError(home.root)
       const { charter } = signed
       const federation = { id: signed.id, name: charter.name }
       onEvent({ type: 'charter', federation, server: target.server.toString() })
-      const client = resolveClientSettings(charter, options)
+      const client = resolveClientSettings(charter, wanted)
       const weights = await fetchEnds(node, target, charter, client, home.model, onEvent, signal)
-      await writeServers(home, [{ peerId: target.server.toString(), addresses: target.addresses.map(String) }])
-      await updateConfig(home, { role: 'client', ...client.partition, noise: options.noise, gradientNoise: options.gradientNoise })
-      await replaceFile(home.charter, signed.bytes) // last: with it the home belongs to the federation
+      await updateServers(home, { peerId: target.server.toString(), addresses: target.addresses.map(String) })
+      await updateConfig(home, {
+        role: 'client',
+        ...client.partition,
+        ...(options.noise === undefined ? {} : { noise: options.noise }),
+        ...(options.gradientNoise === undefined ? {} : { gradientNoise: options.gradientNoise })
+      })
+      // The charter is written last: with it the home belongs to the federation.
+      if (joined === undefined) await replaceFile(home.charter, signed.bytes)
       return {
         home: home.root,
         peerId: peerIdFromPrivateKey(key).toString(),
         server: target.server.toString(),
         federation,
+        updated: joined !== undefined,
         client,
         blocks: charter.model.blocks,
         ...weights
@@ -104,6 +121,33 @@ export async function joinFederation (
       await node.stop()
     }
   })
+}
+
+/** The options of a home that has joined before, with those that are given now. Throws UsageError for another partition. */
+async function keptOptions (home: Home, options: JoinOptions): Promise<JoinOptions> {
+  const config = await readConfig(home.config)
+  if (config.role === 'server') throw new HomeInUseError(home.root)
+  for (const field of ['inputBlocks', 'outputBlocks'] as const) {
+    if (options[field] !== undefined && options[field] !== config[field]) {
+      throw new UsageError(
+        `${home.root} has joined with ${field} ${config[field] ?? 0}, and another number is given now`,
+        'leave it out to keep the home as it is, or leave the federation and join it again'
+      )
+    }
+  }
+  return {
+    ...options,
+    inputBlocks: config.inputBlocks,
+    outputBlocks: config.outputBlocks,
+    noise: options.noise ?? config.noise,
+    gradientNoise: options.gradientNoise ?? config.gradientNoise
+  }
+}
+
+/** Puts a server's addresses in place of those known of it before. Other servers stay known. */
+async function updateServers (home: Home, server: { readonly peerId: string, readonly addresses: readonly string[] }): Promise<void> {
+  const others = (await readServers(home)).filter(({ peerId }) => peerId !== server.peerId)
+  await writeServers(home, [server, ...others])
 }
 
 /** What a client uses: what it asked for, and the charter's least where it did not ask. Throws SettingRefusedError. */

@@ -9,11 +9,25 @@ export class CharterInvalidError extends MidspanError {
   readonly field: string
   readonly reason: string
 
-  constructor (field: string, reason: string, cause?: unknown) {
-    super(CharterInvalidError.code, `the charter cannot be used: ${field === '' ? '' : `${field}: `}${reason}`,
-      { next: 'ask the founding server for its charter again', ...(cause === undefined ? {} : { cause }) })
+  constructor (field: string, reason: string, options: { readonly cause?: unknown, readonly next?: string } = {}) {
+    super(CharterInvalidError.code, `the charter cannot be used: ${field === '' ? '' : `${field}: `}${reason}`, {
+      next: 'ask the founding server for its charter again',
+      ...options
+    })
     this.field = field
     this.reason = reason
+  }
+}
+
+/**
+ * Thrown for a charter with a field that this release does not know. A newer release wrote it, and what the field means could change what
+ * the federation computes, so that it is not ignored.
+ */
+export class CharterFieldError extends CharterInvalidError {
+  constructor (field: string) {
+    super(field, 'this release does not know the field: a newer release of Midspan founded the federation', {
+      next: 'install the release of Midspan that the federation uses'
+    })
   }
 }
 

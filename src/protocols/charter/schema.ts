@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { encodings } from '../../encoding.ts'
 import { CHARTER_VERSION, MAX_BLOCKS, MAX_FILES, MAX_TENSORS } from './constants.ts'
 
 /** Adapter seeds, names of tensors and files: longer ones have no use. */
@@ -6,6 +7,9 @@ const MAX_NAME_LENGTH = 256
 
 /** Batches that a client brings to one round, at most: what a round has come to is lost with a server that dies in it. */
 const MAX_ACCUMULATION_STEPS = 1024
+
+/** The longest wait that a timer of Node.js can have, 24.8 days: a longer one would end at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1
 
 const count = z.int().min(1)
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'is not a SHA-256 in lower-case hex')
@@ -54,7 +58,7 @@ const adaptersSchema = z.strictObject({
   initial: bounded(name, tensorSchema, MAX_TENSORS).optional()
 })
 
-/** What of the model itself is trained. */
+/** What of the model itself is trained, beside adapters. */
 const weightsSchema = z.strictObject({
   /** Blocks that are trained whole, in place of adapters. */
   blocks: z.array(z.int().min(0).max(MAX_BLOCKS - 1)).max(MAX_BLOCKS).refine(
@@ -77,11 +81,11 @@ const trainingSchema = z.strictObject({
   schedule: z.strictObject({ name: z.enum(['constant', 'linear', 'cosine']), warmupRounds: z.int().min(0), totalRounds: count }),
   maxGradientNorm: z.number().positive().nullable(),
   /** Whose gradients that norm is of, where ends are not shared: each party's own, or those of all together. */
-  gradientNormScope: z.enum(['party', 'global']),
+  gradientNormScope: z.enum(['party', 'global']).default('party'),
   /** Passes of a round: the batches that each client brings to it, one after another. */
-  gradientAccumulationSteps: count.max(MAX_ACCUMULATION_STEPS),
+  gradientAccumulationSteps: count.max(MAX_ACCUMULATION_STEPS).default(1),
   maxTokensPerClient: count,
-  roundDeadlineMs: count,
+  roundDeadlineMs: count.max(MAX_TIMER_MS),
   minClients: count
 })
 
@@ -108,7 +112,11 @@ const limitsSchema = z.strictObject({
   cacheBytes: count
 })
 
-/** What a federation agrees on, as its founder signs it. */
+/**
+ * What a federation agrees on, as its founder signs it. A field that a later release adds has a default here that means what federations
+ * without the field have always done, so that their charters stay valid; their signatures and ids are those of the bytes as signed. A
+ * change that an older release would compute differently raises `version` or the version of a protocol. docs/charter.md has the rules.
+ */
 export const charterSchema = z.strictObject({
   version: z.literal(CHARTER_VERSION),
   name: z.string().min(1).max(64).regex(
@@ -120,7 +128,7 @@ export const charterSchema = z.strictObject({
   protocols: z.record(z.string().regex(/^[a-z]{1,32}$/), z.string().regex(/^\d{1,4}\.\d{1,4}\.\d{1,4}$/)),
   model: modelSchema,
   adapters: adaptersSchema,
-  weights: weightsSchema,
+  weights: weightsSchema.default({ blocks: [], bias: 'none' }),
   training: trainingSchema,
   strategy: z.enum(['client-batch', 'sequential']),
   ends: z.discriminatedUnion('mode', [
@@ -129,7 +137,7 @@ export const charterSchema = z.strictObject({
     z.strictObject({ mode: z.literal('personal') })
   ]),
   partitions: z.strictObject({ inputBlocks: rangeSchema, outputBlocks: rangeSchema }),
-  wire: z.enum(['fp32', 'fp16', 'int8']),
+  wire: z.enum(encodings),
   privacy: privacySchema,
   admission: z.enum(['invite', 'allow-list', 'open']),
   limits: limitsSchema

@@ -7,7 +7,7 @@ import { fromString } from 'uint8arrays/from-string'
 import { toString } from 'uint8arrays/to-string'
 import { z } from 'zod'
 import { CHARTER_SIGNATURE_DOMAIN, CHARTER_VERSION, MAX_CHARTER_BYTES, MAX_CHARTER_DEPTH } from './constants.ts'
-import { CharterInvalidError, CharterSignatureError, CharterVersionError } from './errors.ts'
+import { CharterFieldError, CharterInvalidError, CharterSignatureError, CharterVersionError } from './errors.ts'
 import { charterSchema, type Charter } from './schema.ts'
 
 /** A charter whose signature and format were checked. */
@@ -38,7 +38,7 @@ export async function signCharter (charter: Charter, key: PrivateKey): Promise<S
 
 /**
  * Reads a signed charter from bytes nobody vouches for.
- * Throws CharterInvalidError, CharterVersionError or CharterSignatureError.
+ * Throws CharterInvalidError, CharterFieldError, CharterVersionError or CharterSignatureError.
  */
 export async function verifyCharter (bytes: Uint8Array): Promise<SignedCharter> {
   if (bytes.byteLength > MAX_CHARTER_BYTES)
@@ -67,10 +67,8 @@ function check (value: unknown): Charter {
   const issue = result.error.issues[0]
   const unknownKey = issue?.code === 'unrecognized_keys' ? issue.keys[0] : undefined
   const path = [...issue?.path ?? [], ...(unknownKey === undefined ? [] : [unknownKey])]
-  throw new CharterInvalidError(
-    path.join('.'),
-    unknownKey === undefined ? issue?.message ?? 'it does not follow the format' : 'is not a field of a charter'
-  )
+  if (unknownKey !== undefined) throw new CharterFieldError(path.join('.'))
+  throw new CharterInvalidError(path.join('.'), issue?.message ?? 'it does not follow the format')
 }
 
 async function isSignedBy (founder: string, canonical: Uint8Array, signature: string): Promise<boolean> {
@@ -91,7 +89,7 @@ function canonicalBytes (value: unknown): Uint8Array {
   try {
     text = canonicalize(value)
   } catch (error) {
-    throw new CharterInvalidError('', 'it has no canonical form', error) // a lone surrogate, for one
+    throw new CharterInvalidError('', 'it has no canonical form', { cause: error }) // a lone surrogate, for one
   }
   if (text === undefined) throw new CharterInvalidError('', 'it has no canonical form')
   return fromString(text)
@@ -102,7 +100,7 @@ function parse (bytes: Uint8Array): unknown {
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
   } catch (error) {
-    throw new CharterInvalidError('', 'it is not JSON', error)
+    throw new CharterInvalidError('', 'it is not JSON', { cause: error })
   }
   assertShallow(value)
   return value

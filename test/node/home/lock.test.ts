@@ -1,12 +1,20 @@
-import { spawn } from 'node:child_process'
-import { createHash } from 'node:crypto'
+import { fork } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
-import { readdir, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
+import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { homeAt } from '../../../src/node/home/home.ts'
+import { homeAt, type Home } from '../../../src/node/home/home.ts'
 import { lockHome } from '../../../src/node/home/lock.ts'
 import { temporaryDirectory } from '../fixture.ts'
+
+/** Another process that holds the lock of a home until it is killed. */
+async function holderOf (home: Home) {
+  const child = fork(join(import.meta.dirname, 'lock-holder.ts'), [home.root])
+  onTestFinished(() => { child.kill('SIGKILL') })
+  await once(child, 'message')
+  return child
+}
 
 describe('the lock of a home', () => {
   it('is refused to a second holder, with the process named', async () => {
@@ -18,50 +26,44 @@ describe('the lock of a home', () => {
       message: expect.stringContaining(String(process.pid)) as string
     })
     lock.release()
-    expect(existsSync(home.lock)).toBe(false)
+    lock.release()
     const again = await lockHome(home)
     again.release()
   })
 
-  it('is taken over from a process that died', async () => {
+  it('is held by a process that lives, and free as soon as the process is killed', async () => {
     const home = homeAt(await temporaryDirectory())
-    const child = spawn(process.execPath, ['-e', ''])
+    const child = await holderOf(home)
+    await expect(lockHome(home)).rejects.toMatchObject({ code: 'E_HOME_LOCKED', pid: child.pid })
+    child.kill('SIGKILL')
     await once(child, 'exit')
-    await writeFile(home.lock, JSON.stringify({ pid: child.pid, started: '1' }))
-    await lockHome(home)
+    const lock = await lockHome(home)
+    lock.release()
   })
 
-  it('is taken over from a process whose number now belongs to another', async () => {
+  it('does not depend on the process number in the file, which another container counts differently', async () => {
     const home = homeAt(await temporaryDirectory())
-    await writeFile(home.lock, JSON.stringify({ pid: process.pid, started: 'before the restart' }))
-    await lockHome(home)
+    await holderOf(home)
+    // A process id that nobody has here, as when the holder is in a container of its own.
+    await writeFile(home.lock, JSON.stringify({ pid: 2 ** 30, host: 'another-container' }))
+    await expect(lockHome(home)).rejects.toThrow('a process on another-container')
   })
 
-  it('is taken over when the file is not a lock', async () => {
+  it.each([
+    ['names a process that does not hold it', JSON.stringify({ pid: process.pid, host: hostname() })],
+    ['is not a lock', 'garbage']
+  ])('is free when the file is left behind and %s', async (_, left) => {
     const home = homeAt(await temporaryDirectory())
-    await writeFile(home.lock, 'garbage')
-    await lockHome(home)
+    await writeFile(home.lock, left)
+    const lock = await lockHome(home)
+    lock.release()
   })
 
-  it('is held by one of many that try at once for a dead one\'s', async () => {
+  it('is held by one of many that try at once', async () => {
     const home = homeAt(await temporaryDirectory())
-    const child = spawn(process.execPath, ['-e', ''])
-    await once(child, 'exit')
-    await writeFile(home.lock, JSON.stringify({ pid: child.pid, started: '1' }))
     const tries = await Promise.allSettled(Array.from({ length: 8 }, async () => await lockHome(home)))
     const held = tries.filter(({ status }) => status === 'fulfilled')
     onTestFinished(() => { for (const attempt of tries) if (attempt.status === 'fulfilled') attempt.value.release() })
     expect(held).toHaveLength(1)
-  })
-
-  it('is taken over also when who took it over died on the way', async () => {
-    const root = await temporaryDirectory()
-    const home = homeAt(root)
-    const dead = JSON.stringify({ pid: 1, started: 'before the restart' })
-    await writeFile(home.lock, dead)
-    await writeFile(`${home.lock}.${createHash('sha256').update(dead).digest('hex').slice(0, 16)}`, dead)
-    const lock = await lockHome(home)
-    lock.release()
-    expect(await readdir(root)).toEqual([])
   })
 })

@@ -1,7 +1,11 @@
+import { createHash } from 'node:crypto'
+import canonicalize from 'canonicalize'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { MidspanError } from '../../../src/errors.ts'
+import { CHARTER_SIGNATURE_DOMAIN } from '../../../src/protocols/charter/constants.ts'
 import {
+  type Charter,
   CharterInvalidError,
   CharterSignatureError,
   CharterVersionError,
@@ -113,5 +117,40 @@ describe('a signed charter', () => {
       changed[at] = (changed[at] ?? 0) ^ change
       await expect(verifyCharter(changed)).rejects.toBeInstanceOf(MidspanError)
     }), { numRuns: 200 })
+  })
+})
+
+describe('how charters evolve', () => {
+  /** A charter as a release before the fields existed signed it. */
+  async function founded (change: (charter: Charter) => unknown): Promise<Uint8Array> {
+    const charter = change(await charterOf(1))
+    const canonical = canonicalize(charter) as string
+    const signature = await (await keyOf(1)).sign(new TextEncoder().encode(CHARTER_SIGNATURE_DOMAIN + canonical))
+    return encode({ charter, signature: Buffer.from(signature).toString('base64url') })
+  }
+
+  it('a charter from before gradient accumulation, clipping scopes and trained weights means what it meant', async () => {
+    const bytes = await founded(({ weights: _weights, training, ...charter }) => {
+      const { gradientNormScope: _scope, gradientAccumulationSteps: _steps, ...before } = training
+      return { ...charter, training: before }
+    })
+    const { charter, id } = await verifyCharter(bytes)
+    expect(charter).toEqual(await charterOf(1))
+    expect(id).toBe(createHash('sha256').update(canonicalize(decode(bytes).charter) as string).digest('hex'))
+  })
+
+  it('a field of a newer release is refused by name, with what to do', async () => {
+    const bytes = await founded((charter) => ({ ...charter, training: { ...charter.training, lookahead: 5 } }))
+    await expect(verifyCharter(bytes)).rejects.toMatchObject({
+      code: 'E_CHARTER_INVALID',
+      field: 'training.lookahead',
+      message: expect.stringContaining('a newer release') as string,
+      next: expect.stringContaining('install the release') as string
+    })
+  })
+
+  it('a deadline that no timer can wait for is refused', async () => {
+    const bytes = await founded((charter) => ({ ...charter, training: { ...charter.training, roundDeadlineMs: 30 * 24 * 3_600_000 } }))
+    await expect(verifyCharter(bytes)).rejects.toMatchObject({ field: 'training.roundDeadlineMs' })
   })
 })
