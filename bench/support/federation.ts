@@ -185,7 +185,7 @@ export class Federation {
   }
 
   #stream (client: number, operation: string, parameters: object): AsyncGenerator<object> {
-    return new ControlClient(homeAt(this.#homes[client] as string)).stream(operation, parameters, limit())
+    return new ControlClient(homeAt(this.#homes[client] as string)).stream(operation as OperationName, parameters as GivenParameters<OperationName>, limit())
   }
 }
 

@@ -1,5 +1,8 @@
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import type { OperationName } from '../api/operations.ts'
+import { homeAt } from '../node/home/home.ts'
+import { checkHome } from '../node/home/open-to-others.ts'
 import { grouped, optional, toggle, type Option, type Options, type ValuesOf } from './option.ts'
 import type { Terminal } from './terminal.ts'
 import { path } from './values.ts'
@@ -22,7 +25,7 @@ export const COMMON_OPTIONS = grouped('Common options', {
 /** What a handler gets besides its values. */
 export interface Context {
   readonly terminal: Terminal
-  /** The positional argument, or empty where the command has none. */
+  /** The positional argument, or empty where there is none. */
   readonly argument: string
   /** Aborts when the process is told to stop. */
   readonly signal: AbortSignal
@@ -41,7 +44,11 @@ export interface Definition<O extends Options> {
   readonly summary: string
   /** Paragraphs under the summary in its own help. */
   readonly details?: string
-  readonly argument?: { readonly name: string, readonly about: string }
+  readonly argument?: { readonly name: string, readonly about: string, readonly optional?: true }
+  /** The operation of the daemon whose answer the command prints with --json. */
+  readonly operation?: OperationName
+  /** What the command does when whoever reads its output goes away; without a word, it is done. */
+  readonly withoutReader?: 'goes on' | 'stops'
   readonly options: O
   readonly examples: readonly Example[]
   readonly run: (values: ValuesOf<O & typeof COMMON_OPTIONS>, context: Context) => Promise<void>
@@ -58,6 +65,10 @@ export function command<const O extends Options> (definition: Definition<O>): Co
     ...rest,
     options: { ...definition.options, ...COMMON_OPTIONS },
     // The values are made from these very options (layers.ts), key by key.
-    run: async (values, context) => { await run(values as ValuesOf<O & typeof COMMON_OPTIONS>, context) }
+    run: async (values, context) => {
+      const own = values as ValuesOf<O & typeof COMMON_OPTIONS>
+      await checkHome(homeAt(own.home as string))
+      await run(own, context)
+    }
   }
 }

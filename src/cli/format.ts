@@ -6,6 +6,11 @@ export function digits (value: number): string {
   return Math.abs(value) >= 1000 ? String(Math.round(value)) : String(Number(value.toPrecision(3)))
 }
 
+/** A loss in nats with four decimals; words where it is no finite number. */
+export function lossText (loss: number | null): string {
+  return loss === null ? 'not a number' : loss.toFixed(4)
+}
+
 /** 1536 → "1.5 KiB". */
 export function bytes (count: number): string {
   let value = count
@@ -14,7 +19,7 @@ export function bytes (count: number): string {
     value /= 1024
     unit++
   }
-  return `${unit === 0 ? value : value.toFixed(1)} ${BYTE_UNITS[unit]}`
+  return `${unit === 0 ? digits(value) : value.toFixed(1)} ${BYTE_UNITS[unit]}`
 }
 
 /** 3725 → "1h02m", 65 → "1m05s", 4.2 → "4.2s". */

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { parse as parseYaml } from 'yaml'
 import { MidspanError, UsageError } from '../errors.ts'
 import { environmentName, kebab, type AnyOption, type Options } from './option.ts'
@@ -12,6 +12,9 @@ interface Given {
   readonly texts: readonly string[]
   readonly source: string
 }
+
+/** The permission of everybody to write (chmod(2)). */
+const WRITABLE_BY_ALL = 0o002
 
 const PREFIX = 'MIDSPAN_'
 
@@ -114,6 +117,8 @@ async function readOptionsFile (path: string, known: ReadonlySet<string>): Promi
 async function readText (path: string): Promise<string> {
   try {
     const bytes = await readFile(path)
+    if (process.platform !== 'win32' && ((await stat(path)).mode & WRITABLE_BY_ALL) !== 0)
+      throw new UsageError(`every user of this machine can write to ${path}`, `check what it says, then chmod o-w ${path}`)
     if (bytes.byteLength > MAX_CONFIG_BYTES)
       throw new UsageError(`${path} is ${bytes.byteLength} bytes, more than ${MAX_CONFIG_BYTES}`, 'check the path given with --config')
     return new TextDecoder().decode(bytes)

@@ -36,11 +36,15 @@ function quantity (text: string, units: Record<string, number>): number | undefi
   return scale === undefined ? undefined : Math.round(Number(match?.[1]) * scale)
 }
 
-/** A duration such as 500ms, 60s, 30m, 24h, 7d, in milliseconds. */
-export function duration (text: string): number {
-  const ms = quantity(text, MS)
-  if (ms === undefined || ms <= 0 || !Number.isSafeInteger(ms)) throw new UsageError('is not a duration such as 60s, 30m, 24h or 7d')
-  return ms
+/** A duration such as 500ms, 60s, 30m, 24h, 7d, in milliseconds; none is longer than `max`, a duration too. */
+export function duration ({ max }: { readonly max: string }): Parse<number> {
+  const longestMs = quantity(max, MS) ?? 0
+  return (text) => {
+    const ms = quantity(text, MS)
+    if (ms === undefined || ms <= 0) throw new UsageError('is not a duration such as 60s, 30m, 24h or 7d')
+    if (!(ms <= longestMs)) throw new UsageError(`is longer than ${max}`, `give ${max} at most`)
+    return ms
+  }
 }
 
 /** A size such as 64MiB or 2GB, in bytes. */

@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { generateKeyPairFromSeed, privateKeyToProtobuf } from '@libp2p/crypto/keys'
+import type { GivenParameters, OperationName } from '../../src/api/operations.ts'
 import { readPeftAdapter, type PeftAdapter } from '../../src/model/checkpoint/peft.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
 import { startDaemon, type Daemon } from '../../src/node/daemon/daemon.ts'
@@ -90,7 +91,7 @@ export class TestPeer {
 
   /** Events of an operation as they come. */
   events (operation: string, parameters: object, signal = AbortSignal.timeout(300_000)): AsyncGenerator<object> {
-    return new ControlClient(homeAt(this.home)).stream(operation, parameters, signal)
+    return new ControlClient(homeAt(this.home)).stream(operation as OperationName, parameters as GivenParameters<OperationName>, signal)
   }
 
   /** The last event of an operation. */
@@ -144,7 +145,7 @@ export class TestClient {
 
   /** Exports to this directory, and reads what was written. */
   async export (out: string): Promise<PeftAdapter> {
-    await this.peer.ask('export', { out })
+    await this.peer.ask('export', { out, force: true })
     return await readPeftAdapter(out)
   }
 }
