@@ -1,6 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { GivenParameters, OperationName } from '../../src/api/operations.ts'
 import { pretrainingDocuments } from '../../src/cli/demo/corpus.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
 import type { DaemonStatus } from '../../src/node/daemon/daemon.ts'
@@ -185,7 +186,8 @@ export class Federation {
   }
 
   #stream (client: number, operation: string, parameters: object): AsyncGenerator<object> {
-    return new ControlClient(homeAt(this.#homes[client] as string)).stream(operation as OperationName, parameters as GivenParameters<OperationName>, limit())
+    const given = parameters as GivenParameters<OperationName>
+    return new ControlClient(homeAt(this.#homes[client] as string)).stream(operation as OperationName, given, limit())
   }
 }
 

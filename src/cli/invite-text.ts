@@ -28,7 +28,7 @@ const AROUND = /["'`<>\u201c\u201d\u2018\u2019\u00ab\u00bb\u00ad\u200b-\u200d\u2
 const PIECE = /^[A-Za-z0-9_-]+$/
 
 export interface InviteSource {
-  /** The argument of the command; empty where there is none, and `-` for standard input. */
+  /** The argument of the command; empty where there is none, `-` for standard input. */
   readonly argument: string
   readonly file: string | undefined
 }
@@ -45,7 +45,9 @@ export async function readInvite (
 ): Promise<string> {
   if (argument !== '' && file !== undefined) throw new UsageError('there are two invites', 'give one as the argument, or with --invite-file')
   if (file !== undefined) return checked(await fromStream(createReadStream(file), signal), file)
-  if (argument !== '' && argument !== '-') return checked(await inviteIn(argument), 'the argument')
+  if (argument === '')
+    throw new UsageError("missing required argument 'invite'", 'give the line that midspan invite printed, --invite-file FILE, or - to read standard input')
+  if (argument !== '-') return checked(await inviteIn(argument), 'the argument')
   if (input.isTTY === true) terminal.note('Paste the invite, and press Enter:')
   return checked(await fromStream(input, signal), 'standard input')
 }

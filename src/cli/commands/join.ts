@@ -19,10 +19,10 @@ export const join = command({
   summary: 'Join a federation as a client',
   details: `Fetches and checks the charter, then the tokenizer and the weights of just the blocks that stay here. Interrupted, it resumes.
 In a home that has joined the federation already it updates the server's addresses, as after the server has moved, and keeps all else.
-An invite is a secret, and other users of a machine see command lines: give it with --invite-file, or on standard input. Line breaks, quotation marks and words around it do no harm.`,
+An invite is a secret, and other users of a machine see command lines: give it with --invite-file, or with - on standard input. Line breaks, quotation marks and words around it do no harm.`,
   argument: {
     name: 'invite',
-    about: 'The line that `midspan invite` printed, or the multiaddr of a server that admits this peer; standard input where it is absent or -',
+    about: 'The line that `midspan invite` printed, or the multiaddr of a server that admits this peer; - reads standard input',
     optional: true
   },
   options: {
