@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import type { GivenParameters, OperationName } from '../../src/api/operations.ts'
 import { pretrainingDocuments } from '../../src/cli/demo/corpus.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
-import type { DaemonStatus } from '../../src/node/daemon/daemon.ts'
 import { createFederation, type CreateOptions } from '../../src/node/federation/create.ts'
 import { joinFederation } from '../../src/node/federation/join.ts'
 import { homeAt } from '../../src/node/home/home.ts'
@@ -126,7 +125,7 @@ export class Federation {
       serverHome
     ])
     lap('server')
-    const { addresses } = await new ControlClient(homeAt(serverHome)).request('status', {}, limit()) as DaemonStatus
+    const { addresses } = await new ControlClient(homeAt(serverHome)).request('status', {}, limit())
     const invite = addresses.find((address) => address.includes('127.0.0.1')) as string
     const homes: string[] = []
     for (let client = 0; client < clients; client++) {

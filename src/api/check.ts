@@ -1,5 +1,6 @@
 import type { z } from 'zod'
 import { MidspanError, UsageError } from '../errors.ts'
+import type { OperationSchema } from './operation.ts'
 import { operations, type EventOf, type OperationName, type ParametersOf } from './operations.ts'
 
 /** Checks the parameters that a caller sent, and fills in defaults. Throws UsageError with the path of the first field that is wrong. */
@@ -52,12 +53,12 @@ export function isResult (name: OperationName, event: unknown): boolean {
 }
 
 function eventSchema (name: OperationName, event: unknown): z.ZodObject | undefined {
-  const { progress, result }: { readonly progress: Readonly<Record<string, z.ZodObject>>, readonly result: z.ZodObject } = operations[name]
+  const { progress, result }: OperationSchema = operations[name]
   const type = typeOf(event)
-  const known: unknown = result.shape.type
+  const known = result.shape.type as z.ZodLiteral | undefined
   if (known === undefined) return type === undefined ? result : undefined
   if (type === undefined) return result // which then says that the type is missing
-  if (result.shape.type?.safeParse(type).success === true) return result
+  if (known.safeParse(type).success) return result
   return Object.hasOwn(progress, type) ? progress[type] : undefined
 }
 

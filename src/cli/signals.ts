@@ -30,6 +30,8 @@ export function listenToSignals (): StopSignal {
  * Whether a terminal that closes is nothing to this process: under `nohup` no standard stream is one. Node.js itself puts SIGHUP back to
  * its default when it starts, so that /proc/self/status does not tell any more that `nohup` had it ignored.
  */
-export function outlivesTerminal (streams: ReadonlyArray<{ readonly isTTY?: boolean }> = [process.stdin, process.stdout, process.stderr]): boolean {
+export function outlivesTerminal (
+  streams: ReadonlyArray<{ readonly isTTY?: boolean }> = [process.stdin, process.stdout, process.stderr]
+): boolean {
   return streams.every(({ isTTY }) => isTTY !== true)
 }

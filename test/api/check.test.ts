@@ -1,6 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import type { z } from 'zod'
 import { checkEvent, EventSchemaError, isResult, parseParameters, readEvent } from '../../src/api/check.ts'
+import type { OperationSchema } from '../../src/api/operation.ts'
 import { operations, schemaOf, type OperationName } from '../../src/api/operations.ts'
 import { MidspanError, UsageError } from '../../src/errors.ts'
 
@@ -13,8 +15,8 @@ const done = {
 describe('the schemas of operations', () => {
   it.each(names)('describe every event and field of %s for people', (name) => {
     expect(operations[name].about).not.toBe('')
-    for (const [type, schema] of Object.entries(operations[name].progress))
-      expect(schema.shape.type.value).toBe(type)
+    const { progress }: OperationSchema = operations[name]
+    for (const [type, schema] of Object.entries(progress)) expect((schema.shape.type as z.ZodLiteral).value).toBe(type)
   })
 
   it('know no operation that is only a property of objects', () => {
