@@ -114,7 +114,12 @@ export function exitCodeOf (error: unknown): ExitCode {
 }
 
 function oneLine (text: string): string {
-  return text.replace(/\s*\r?\n\s*/g, ' ').trim()
+  return withoutInvites(text.replace(/\s*\r?\n\s*/g, ' ').trim())
+}
+
+/** Returns a text without the invites in it: they are secrets, and screens and logs are read by others. */
+export function withoutInvites (text: string): string {
+  return text.replace(/midspan:[A-Za-z0-9_-]{8,}/g, 'midspan:…')
 }
 
 /** Returns the one line that a failure prints: what and why, then what to do. */

@@ -1,8 +1,9 @@
 import '../node/process/v8-flags.ts'
+import { inspect } from 'node:util'
 import { AGENT } from '../node/process/version.ts'
 import type { Command } from './command.ts'
 import { commands } from './commands.ts'
-import { errorLine, EXIT, exitCodeOf } from './exit.ts'
+import { errorLine, EXIT, exitCodeOf, withoutInvites } from './exit.ts'
 import { runProgram } from './program.ts'
 import { listenToSignals } from './signals.ts'
 import { Terminal } from './terminal.ts'
@@ -17,7 +18,7 @@ let debugging = process.argv.includes('--debug') || ['true', '1'].includes(proce
 
 function fail (error: unknown): void {
   console.error(errorLine(error))
-  if (debugging) console.error(error)
+  if (debugging) console.error(withoutInvites(inspect(error)))
   process.exitCode = exitCodeOf(error)
 }
 

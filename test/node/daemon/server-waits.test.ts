@@ -67,7 +67,7 @@ describe('operations that wait for servers', () => {
     const { events, error } = await collect(offered.generate!(parseParameters('generate', { prompt: 'x', timeoutMs: 50 }), never()))
     expect(events.slice(0, 2)).toEqual([
       { type: 'text', text: 'a' },
-      { type: 'waiting', reason: 'the server is connected and has not answered yet' }
+      { type: 'waiting', reason: "the server is connected, and neither its answer nor this machine's own work is done yet" }
     ])
     expect(error).toMatchObject({ code: 'E_SERVER_TIMEOUT' })
     await ended.promise
