@@ -22,7 +22,7 @@ export const COMMON_OPTIONS = grouped('Common options', {
   debug: toggle('Show stacks of errors')
 })
 
-/** What a handler gets besides its values. */
+/** The surroundings of a handler: all that it gets besides its values. */
 export interface Context {
   readonly terminal: Terminal
   /** The positional argument, or empty where there is none. */
@@ -36,13 +36,13 @@ export interface Example {
   readonly about: string
 }
 
-/** A command as data, with its handler. */
+/** Describes a command, with its handler. */
 export interface Definition<O extends Options> {
   readonly name: string
-  /** The heading it stands under in `midspan --help`. */
+  /** The heading of `midspan --help` under which the command stands. */
   readonly group: string
   readonly summary: string
-  /** Paragraphs under the summary in its own help. */
+  /** Paragraphs under the summary in the command's own help. */
   readonly details?: string
   readonly argument?: { readonly name: string, readonly about: string, readonly optional?: true }
   /** The operation of the daemon whose answer the command prints with --json. */
@@ -59,6 +59,7 @@ export interface Command extends Omit<Definition<Options>, 'run'> {
   readonly run: (values: Readonly<Record<string, unknown>>, context: Context) => Promise<void>
 }
 
+/** Makes a command with the common options of a definition without them. Its home is checked before it runs. */
 export function command<const O extends Options> (definition: Definition<O>): Command {
   const { run, ...rest } = definition
   return {

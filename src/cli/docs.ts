@@ -67,7 +67,7 @@ function commandSection ({ name, summary, details, argument, operation, options,
   ].join('\n\n')
 }
 
-/** What a command prints with --json: the result, and for `train` each event before it. */
+/** Documents what a command prints with --json: the result, and for `train` each event before it. */
 function outputSections (name: OperationName): readonly string[] {
   const { progress, result }: OperationSchema = operations[name]
   if (name !== 'train') return ['With `--json` it prints one object:', fieldTable(result, ['type'])]
@@ -105,7 +105,7 @@ interface FieldRow {
   readonly about: string
 }
 
-/** One row a field, those of objects and lists within included. */
+/** Returns one row a field, with the fields of inner objects and lists. */
 function fieldRows ({ properties = {}, required = [] }: JsonSchema, prefix: string): readonly FieldRow[] {
   return Object.entries(properties).flatMap(([name, field]) => {
     const type = `${typeText(field)}${required.includes(name) ? '' : ', may be absent'}`
@@ -126,7 +126,7 @@ function typeText ({ type, const: constant, enum: choices, anyOf, items }: JsonS
   return type ?? 'any'
 }
 
-/** docs/cli.md. */
+/** Returns the text of docs/cli.md. */
 export function renderDocs (): string {
   const exits = EXIT_MEANINGS.map(({ code, meaning, script }) => `| ${code} | ${meaning} | ${script} |`)
   return [

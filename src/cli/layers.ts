@@ -3,7 +3,7 @@ import { parse as parseYaml } from 'yaml'
 import { MidspanError, UsageError } from '../errors.ts'
 import { environmentName, kebab, type AnyOption, type Options } from './option.ts'
 
-/** What the command line gave, by option name: the texts in order, or true for a switch. */
+/** The texts that the command line gave, in order, by option name; true for a switch. */
 export type Flags = Readonly<Record<string, readonly string[] | true>>
 export type Environment = Readonly<Record<string, string | undefined>>
 
@@ -22,7 +22,7 @@ const PREFIX = 'MIDSPAN_'
 const MAX_CONFIG_BYTES = 1024 * 1024
 
 /**
- * The values of a command's options: the command line first, then the environment, then the file given with --config, then the default.
+ * Resolves the values of a command's options: the command line first, then the environment, then the file given with --config, then the default.
  * `known` are the names of all options of all commands: one file, or one environment, serves them all.
  * Throws UsageError that names the source of the first text that cannot be used.
  */
@@ -145,15 +145,15 @@ function textsOf (path: string, key: string, entry: unknown): readonly string[] 
 }
 
 /**
- * ", or write X" for the known name that is nearest to a mistyped one; empty where less than two thirds of what follows the prefix are
- * right.
+ * Returns ", or write X" for the known name that is nearest to a mistyped one. Returns an empty text where less than two thirds of what
+ * follows the prefix are right.
  */
 function nearest (name: string, known: Iterable<string>, prefixLength = 0): string {
   const near = [...known].map((other) => ({ other, distance: editDistance(name, other) })).sort((a, b) => a.distance - b.distance)[0]
   return near === undefined || near.distance > (name.length - prefixLength) / 3 ? '' : `, or write ${near.other}`
 }
 
-/** Levenshtein's distance, row by row. */
+/** Computes Levenshtein's distance, row by row. */
 function editDistance (a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, index) => index)
   for (let i = 1; i <= a.length; i++) {

@@ -33,12 +33,12 @@ export interface ProgramInit {
   readonly onStart?: (command: Command, debug: boolean) => void
 }
 
-/** The names of all options of all commands. */
+/** Returns the names of all options of all commands. */
 export function optionNames (commands: readonly Command[]): ReadonlySet<string> {
   return new Set(commands.flatMap(({ options }) => Object.keys(options)))
 }
 
-/** What an option's line in help says: its meaning, then its default. */
+/** Returns the words of an option's line in help: its meaning, then its default. */
 export function describeOption (option: AnyOption): string {
   const remarks = [
     ...(option.mandatory === true ? ['required'] : []),
@@ -99,7 +99,7 @@ function buildCommand (command: Command, { terminal, environment, signal, onStar
   })
 }
 
-/** How an argument stands in the parser: one that may be left out may also come in several pieces. */
+/** Writes an argument as the parser takes it: one that may be left out may also come in several pieces. */
 export function argumentText ({ name, optional }: NonNullable<Command['argument']>): string {
   return optional === true ? `[${name}...]` : `<${name}>`
 }
@@ -107,7 +107,7 @@ export function argumentText ({ name, optional }: NonNullable<Command['argument'
 function parserOption (name: string, option: AnyOption): ParserOption {
   const flags = flagText(name, option).replace(/ (.+)$/, ' <$1>')
   const parserOption = new ParserOption(flags, describeOption(option)).helpGroup(`${option.group ?? 'Options'}:`)
-  // The environment and the defaults are layers.ts's: the parser only collects what was typed.
+  // layers.ts reads the environment and the defaults: the parser only collects what was typed.
   return option.value === undefined
     ? parserOption
     : parserOption.argParser((text: string, earlier: readonly string[] = []) => [...earlier, text])

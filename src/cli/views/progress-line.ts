@@ -14,7 +14,7 @@ export class ProgressLine {
   readonly #terminal: Terminal
   readonly #now: () => number
   #drawn = false
-  /** When the last plain line was due: the first comes some seconds after the start, so that short work says nothing. */
+  /** When the last plain line was written, in milliseconds. It begins at the start, so that short work writes none. */
   #lineAtMs: number
   #waiting: { readonly reason: string, readonly atMs: number } | undefined
 
@@ -41,19 +41,20 @@ export class ProgressLine {
     this.#terminal.note(text)
   }
 
+  /** Erases the line. */
   clear (): void {
     if (this.#drawn) this.#terminal.draw(ERASE_LINE)
     this.#drawn = false
   }
 
-  /** Cut to the terminal's width less one: a full line would wrap and could not be redrawn. */
+  /** Redraws the line, cut to the terminal's width less one: a full line would wrap and could not be redrawn. */
   #redraw (text: string): void {
     this.#terminal.draw(`${ERASE_LINE}${text.slice(0, this.#terminal.columns - 1)}`)
     this.#drawn = true
   }
 }
 
-/** A bar of `width` characters, `share` of it full. */
+/** Returns a bar of `width` characters, of which `share` is full. */
 export function bar (share: number, width: number): string {
   const full = Math.round(Math.min(1, Math.max(0, share)) * width)
   return '█'.repeat(full) + '░'.repeat(width - full)

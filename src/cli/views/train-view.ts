@@ -18,7 +18,7 @@ export class TrainView {
   readonly #now: () => number
   #sent = 0
   #received = 0
-  /** When the first round of this run ended, and how many were done by then: the time left is told from the rounds since. */
+  /** The time when the first round of this run ended, and the rounds done by then: the time left follows from the rounds since. */
   #pace: { readonly at: number, readonly done: number } | undefined
 
   constructor (terminal: Terminal, json: boolean, now: () => number = () => performance.now()) {

@@ -14,7 +14,7 @@ const errorLineSchema = z.object({ error: z.object({ code: z.string(), message: 
 
 export type ErrorLine = z.output<typeof errorLineSchema>
 
-/** What the daemon answered in place of a result. */
+/** An error that the daemon answered in place of a result. */
 export class DaemonError extends MidspanError {}
 
 /** Returns what the caller is told of an error: the words that are meant for people, and no others; of a defect, where the log is. */

@@ -10,7 +10,7 @@ import type { MidspanNode } from '../network/libp2p.ts'
 /** `peers` is asked by a person who waits. */
 const PROBE_TIMEOUT_MS = 3_000
 
-/** Every greeted peer, probed now. What a peer does not answer in time is null. */
+/** Probes every greeted peer now. A value that a peer does not answer in time is null. */
 export async function listPeers (node: MidspanNode, gate: Gate, role: RunningRole, signal: AbortSignal): Promise<PeerLine[]> {
   const sessions = role.status().sessions ?? []
   return await Promise.all(gate.greeted().map(async (peer) => {
@@ -32,7 +32,7 @@ export async function listPeers (node: MidspanNode, gate: Gate, role: RunningRol
   }))
 }
 
-/** The first and last block of a role's spans. */
+/** Returns the span from the first to the last block of a role's spans; null where there is none. */
 export function blockSpan (blocks: PeerStatus['blocks'] | undefined): Span | null {
   if (blocks === undefined || blocks.length === 0) return null
   return { first: Math.min(...blocks.map(([first]) => first)), end: Math.max(...blocks.map(([, end]) => end)) }

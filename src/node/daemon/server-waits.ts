@@ -3,11 +3,14 @@ import { isResult } from '../../api/check.ts'
 import type { Waiting } from '../../api/fields.ts'
 import type { EventOf, OfferedOperations, OperationName } from '../../api/operations.ts'
 import { MidspanError } from '../../errors.ts'
-import { RefusedError } from '../../protocols/hello/index.ts'
+import { RefusedError, REFUSALS } from '../../protocols/hello/index.ts'
 import type { ServerLinks } from '../network/server-links.ts'
 
 /** What this file asks of a client's connections to its servers. */
-export type Links = Pick<ServerLinks, 'servers' | 'failure'>
+export type Links = Pick<ServerLinks, 'servers' | 'failure'> & {
+  /** Tries to connect now, in place of after the pause between tries. */
+  dialNow? (): void
+}
 
 /** An operation that brings no event for so long says what it waits for. */
 const QUIET_MS = 5_000
@@ -78,11 +81,12 @@ function untilTimeout<Name extends OperationName> (
   }, { ...waits, local: (last) => connected ? waits.local(last) : undefined }, signal)
 }
 
-/** Resolves when a server is connected. Throws the refusal of the server that does not let this client in. */
+/** Resolves when a server is connected. Throws the refusal of a server that does not let this client in, unless it passes by itself. */
 async function connection (links: Links, signal: AbortSignal): Promise<void> {
+  links.dialNow?.()
   while (!links.servers().some(({ connected }) => connected)) {
     const failure = links.failure()
-    if (failure instanceof RefusedError) throw failure
+    if (failure instanceof RefusedError && failure.code !== REFUSALS.tooOften) throw failure
     await delay(LOOK_MS, undefined, { signal })
   }
 }
