@@ -22,8 +22,8 @@ const PREFIX = 'MIDSPAN_'
 const MAX_CONFIG_BYTES = 1024 * 1024
 
 /**
- * Resolves the values of a command's options: the command line first, then the environment, then the file given with --config, then the default.
- * `known` are the names of all options of all commands: one file, or one environment, serves them all.
+ * Resolves the values of a command's options: the command line first, then the environment, then the file given with --config, then the
+ * default. `known` are the names of all options of all commands: one file, or one environment, serves them all.
  * Throws UsageError that names the source of the first text that cannot be used.
  */
 export async function resolveOptions (

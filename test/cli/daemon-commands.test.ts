@@ -2,9 +2,10 @@ import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import type { EventOf, Operation, OperationName, ParametersOf, ResultOf } from '../../src/api/operations.ts'
 import type { PeerLine } from '../../src/api/peers.ts'
+import { askDaemon } from '../../src/cli/daemon-client.ts'
 import { MidspanError } from '../../src/errors.ts'
 import { startControlServer, type ControlServer } from '../../src/node/control/server.ts'
 import { homeAt } from '../../src/node/home/home.ts'
@@ -135,6 +136,19 @@ describe('commands that talk to the daemon', () => {
     const { code, out, err } = await run([...args, '--home', home])
     expect(err).toBe(`midspan: no daemon runs in ${home} (start it with: midspan daemon --home ${home})\n`)
     expect([code, out]).toEqual([3, ''])
+  })
+
+  it('give up on a daemon that answers nothing', async () => {
+    const home = join(root, 'silent')
+    const silentServer = await startControlServer(homeAt(home), {
+      async *status (_, signal) {
+        await once(signal, 'abort')
+        yield status
+      }
+    }, silent)
+    onTestFinished(async () => { await silentServer.stop() })
+    const asking = askDaemon(home, 'status', {}, new AbortController().signal, undefined, 50)
+    await expect(asking).rejects.toMatchObject({ code: 'E_DAEMON_SILENT', next: expect.stringContaining(homeAt(home).log) as string })
   })
 
   it('find the home in MIDSPAN_HOME', async () => {

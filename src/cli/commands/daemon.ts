@@ -5,6 +5,10 @@ import { grouped, optional, repeated } from '../option.ts'
 import { compute, device, residuals, threads, weights } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { address, choice, integer, peerId } from '../values.ts'
+import { ProgressLine } from '../views/progress-line.ts'
+
+/** A start that takes longer says what it waits for. */
+const QUIET_MS = 5_000
 
 export const daemon = command({
   name: 'daemon',
@@ -58,7 +62,12 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       residualBytes,
       logLevel
     }
-    const running = await startDaemon(home, options, { signal })
+    const progress = new ProgressLine(terminal)
+    const slow = setTimeout(() => { progress.wait('the model is being loaded, or the servers have not answered yet') }, QUIET_MS)
+    const running = await startDaemon(home, options, { signal }).finally(() => {
+      clearTimeout(slow)
+      progress.clear()
+    })
     introduce(running.status(), terminal)
     const stop = (): void => { running.stop().catch(() => {}) } // told below
     signal.addEventListener('abort', stop, { once: true })

@@ -126,7 +126,8 @@ export async function * saysWaits<Name extends OperationName> (
     }
   } finally {
     left.abort(new MidspanError('E_CALLER_GONE', 'the operation was ended'))
-    await events.return?.()
+    // Work that does not heed the signal must not keep the caller from hearing how it ended.
+    await settles(Promise.resolve(events.return?.()), quietMs)
   }
 }
 

@@ -73,6 +73,17 @@ describe('operations that wait for servers', () => {
     await ended.promise
   })
 
+  it('give up also where the work does not heed its end', async () => {
+    const offered = waitingForServers({
+      async *generate () {
+        await new Promise(() => {})
+        yield generated
+      }
+    }, linked, 20)
+    const { error } = await collect(offered.generate!(parseParameters('generate', { prompt: 'x', timeoutMs: 50 }), never()))
+    expect(error).toMatchObject({ code: 'E_SERVER_TIMEOUT' })
+  })
+
   it('do not give up while this machine is at work', async () => {
     const offered = waitingForServers({
       async *evaluate () {
