@@ -22,15 +22,15 @@ export function errorLine (error: unknown, log: string): ErrorLine {
   const told = error instanceof MidspanError ? error : asFileError(error)
   if (told === undefined)
     return { error: { code: 'E_INTERNAL', message: 'the daemon failed by a defect of its own', next: `its log says where: ${log}; report it` } }
-  const next = told.next ?? (isDefect(told) ? `${log} says where this peer was at work; report it` : undefined)
+  const next = told.next ?? (needsStack(told) ? `${log} says where this peer was at work; report it` : undefined)
   return { error: { code: told.code, message: told.message, ...(next === undefined ? {} : { next }) } }
 }
 
 /** Codes of errors that no input of a user's and no peer should lead to; E_INTERNAL is what a server says of its own defects. */
 const DEFECTS: ReadonlySet<string> = new Set(['E_DEVICE', 'E_GRAPH', 'E_STOP', 'E_INTERNAL'])
 
-/** Whether an error comes from a defect of Midspan's, so that its stack belongs in the log. */
-export function isDefect (error: unknown): boolean {
+/** Whether an error comes from a defect, of Midspan's or of a server's, so that its stack belongs in the log. */
+export function needsStack (error: unknown): boolean {
   if (error instanceof MidspanError) return DEFECTS.has(error.code)
   return asFileError(error) === undefined
 }

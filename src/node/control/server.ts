@@ -7,7 +7,7 @@ import { schemaOf, type EventOf, type OfferedOperations, type OperationName } fr
 import { MidspanError, UsageError } from '../../errors.ts'
 import type { Logger } from '../../roles/context.ts'
 import type { Home } from '../home/home.ts'
-import { CONTROL_PREFIX, errorLine, isDefect, MAX_PARAMETER_BYTES } from './messages.ts'
+import { CONTROL_PREFIX, errorLine, needsStack, MAX_PARAMETER_BYTES } from './messages.ts'
 import { controlPath } from './socket-path.ts'
 
 export interface ControlServer {
@@ -80,7 +80,7 @@ async function answer ({ operations, logger, log, stopping }: Offer, request: In
     name = operationName(operations, request)
     for await (const event of run(operations, name, await readParameters(request), signal)) await writeLine(response, event, signal)
   } catch (error) {
-    if (isDefect(error) && !signal.aborted) logger.error({ operation: name, err: error }, 'an operation failed by a defect')
+    if (needsStack(error) && !signal.aborted) logger.error({ operation: name, err: error }, 'an operation failed by a defect')
     if (!gone.signal.aborted) await writeLine(response, errorLine(error, log), gone.signal)
   } finally {
     response.end()

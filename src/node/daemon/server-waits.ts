@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { isResult } from '../../api/check.ts'
-import type { Waiting } from '../../api/fields.ts'
+import { waiting, type Waiting } from '../../api/fields.ts'
 import type { EventOf, OfferedOperations, OperationName } from '../../api/operations.ts'
 import { MidspanError } from '../../errors.ts'
 import { RefusedError, REFUSALS } from '../../protocols/hello/index.ts'
@@ -93,7 +93,7 @@ async function connection (links: Links, signal: AbortSignal): Promise<void> {
 
 /**
  * Yields the events of an operation, and between them, whenever nothing came for `quietMs`, what it waits for.
- * Throws ServerTimeoutError when it has waited for a server for `timeoutMs` since its last event.
+ * Throws ServerTimeoutError when it has waited for a server for `timeoutMs` since its last event that was more than waiting.
  */
 export async function * saysWaits<Name extends OperationName> (
   name: Name,
@@ -104,24 +104,26 @@ export async function * saysWaits<Name extends OperationName> (
   const left = new AbortController()
   const events = work(AbortSignal.any([signal, left.signal]))[Symbol.asyncIterator]()
   let last: EventOf<Name> | undefined
+  let progressAtMs = performance.now()
   try {
     for (;;) {
       const next = events.next()
       next.catch(() => {}) // thrown below, unless the caller leaves
-      let waitedMs = 0
       // After the result comes only the end.
       while (last === undefined || !isResult(name, last)) {
-        const pauseMs = Math.min(quietMs, Math.max(1, timeoutMs - waitedMs))
-        if (await settles(next, pauseMs)) break
+        const leftMs = progressAtMs + timeoutMs - performance.now()
+        if (leftMs > 0 && await settles(next, Math.min(quietMs, leftMs))) break
         const busy = local(last)
-        waitedMs = busy === undefined ? waitedMs + pauseMs : 0
+        if (busy !== undefined) progressAtMs = performance.now()
         const reason = busy ?? serverReason(links)
-        if (waitedMs >= timeoutMs) throw new ServerTimeoutError(timeoutMs, reason)
+        if (performance.now() - progressAtMs >= timeoutMs) throw new ServerTimeoutError(timeoutMs, reason)
         yield { type: 'waiting', reason }
       }
       const result = await next
       if (result.done === true) return
       last = result.value
+      // What an operation itself says of its waiting is no progress.
+      if (!isWaiting(last)) progressAtMs = performance.now()
       yield last
     }
   } finally {
@@ -129,6 +131,10 @@ export async function * saysWaits<Name extends OperationName> (
     // Work that does not heed the signal must not keep the caller from hearing how it ended.
     await settles(Promise.resolve(events.return?.()), quietMs)
   }
+}
+
+function isWaiting (event: unknown): boolean {
+  return waiting.safeParse(event).success
 }
 
 /** Whether a promise settles in time. */

@@ -73,6 +73,19 @@ describe('operations that wait for servers', () => {
     await ended.promise
   })
 
+  it('give up also where the operation goes on saying what it waits for', async () => {
+    const offered = waitingForServers({
+      async *generate (_, signal) {
+        for (;;) {
+          yield { type: 'waiting', reason: 'the connection was lost; trying again' }
+          await delay(5, undefined, { signal })
+        }
+      }
+    }, linked, 20)
+    const { error } = await collect(offered.generate!(parseParameters('generate', { prompt: 'x', timeoutMs: 50 }), never()))
+    expect(error).toMatchObject({ code: 'E_SERVER_TIMEOUT' })
+  })
+
   it('give up also where the work does not heed its end', async () => {
     const offered = waitingForServers({
       async *generate () {
