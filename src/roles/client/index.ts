@@ -1,5 +1,5 @@
 import { deviceLine, clientSpans } from '../charter-settings.ts'
-import type { ClientContext, Operation, RunningRole } from '../context.ts'
+import type { ClientContext, RunningRole } from '../context.ts'
 import { evaluate } from './operations/evaluate.ts'
 import { exportTrained } from './operations/export.ts'
 import { generate } from './operations/generate.ts'
@@ -10,9 +10,6 @@ import { ClientRuntime } from './runtime.ts'
 export async function startClientRole (context: ClientContext): Promise<RunningRole> {
   const core = await ClientRuntime.open(context)
   const { charter, client: { partition } } = context
-  const bound =
-    (operation: (core: ClientRuntime, params: unknown, signal: AbortSignal) => AsyncIterable<object>): Operation => (params, signal) =>
-      operation(core, params, signal)
   let stopped: Promise<void> | undefined
   return {
     status: () => ({
@@ -28,7 +25,12 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
           residuals: [core.ends.bottom, core.ends.top].map(({ span }) => span.residuals.report)
         }
     }),
-    operations: { train: bound(train), evaluate: bound(evaluate), generate: bound(generate), export: bound(exportTrained) },
+    operations: {
+      train: (parameters, signal) => train(core, parameters, signal),
+      evaluate: (parameters, signal) => evaluate(core, parameters, signal),
+      generate: (parameters, signal) => generate(core, parameters, signal),
+      export: (parameters, signal) => exportTrained(core, parameters, signal)
+    },
     stop: async () => { await (stopped ??= core.close()) }
   }
 }

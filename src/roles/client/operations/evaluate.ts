@@ -1,22 +1,22 @@
-import { z } from 'zod'
+import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { sequencesOf } from '../../../model/layers/hidden-states.ts'
+import { IGNORED_TARGET, type Batch } from '../../../model/text/batches.ts'
 import { fromClient } from '../../../protocols/train/messages.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { parseParameters } from '../../parameters.ts'
 import { sequenceFields } from '../fields.ts'
 import type { ClientRuntime } from '../runtime.ts'
-import { dataSchema, loadBatches } from '../training/data.ts'
+import { loadBatches } from '../training/data.ts'
+import { finite } from './finite.ts'
 
-const parametersSchema = dataSchema.extend({
-  /** Sequences at most. */
-  limit: z.int().min(1).optional()
-})
-
-/** The loss on a data file, with the middle at the server and the labels here. */
-export async function * evaluate (core: ClientRuntime, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
-  const { limit = Infinity, ...data } = parseParameters(parametersSchema, params)
+/** Measures the loss on a data file, with the middle at the server and the labels here. */
+export async function * evaluate (
+  core: ClientRuntime,
+  { limit = Infinity, timeoutMs: _, ...data }: ParametersOf<'evaluate'>,
+  signal: AbortSignal
+): AsyncGenerator<EventOf<'evaluate'>> {
   const { charter, client: { partition } } = core.context
-  const { batches } = await loadBatches(data, core.tokenizer, charter, signal)
+  const { dataset, batches } = await loadBatches(data, core.tokenizer, charter, signal)
+  yield { type: 'start', records: dataset.examples.length, skippedLines: dataset.badLines }
   const ends = core.clientEnds(core.context.client)
   const middle = { first: partition.inputBlocks, end: charter.model.blocks - partition.outputBlocks }
   const startedAtMs = Date.now()
@@ -26,7 +26,7 @@ export async function * evaluate (core: ClientRuntime, params: unknown, signal: 
     let [lossSum, tokens, sequences] = [0, 0, 0]
     const count = batches.count(0)
     for (let index = 0; index < count && sequences < limit; index++) {
-      const { batch } = batches.at({ epoch: 0, index })
+      const batch = firstSequences(batches.at({ epoch: 0, index }).batch, limit - sequences)
       await channel.send(
         fromClient({ case: 'evaluate', value: { request: index, middle, ...sequenceFields(sequencesOf(core.model, batch.ids)) } }),
         await ends.release(batch.ids),
@@ -45,8 +45,8 @@ export async function * evaluate (core: ClientRuntime, params: unknown, signal: 
     const { sentBytes, receivedBytes } = channel.traffic
     yield {
       type: 'result',
-      loss,
-      perplexity: Math.exp(loss),
+      loss: finite(loss),
+      perplexity: finite(Math.exp(loss)),
       tokens,
       sequences,
       seconds: (Date.now() - startedAtMs) / 1000,
@@ -56,4 +56,12 @@ export async function * evaluate (core: ClientRuntime, params: unknown, signal: 
   } finally {
     await channel.close()
   }
+}
+
+/** Returns a batch of the first `count` sequences of another at most. */
+function firstSequences (batch: Batch, count: number): Batch {
+  if (batch.ids.length <= count) return batch
+  const targets = batch.targets.slice(0, count)
+  const tokens = targets.flat().filter((id) => id !== IGNORED_TARGET).length
+  return { ids: batch.ids.slice(0, count), targets, lengths: batch.lengths.slice(0, count), tokens }
 }

@@ -1,25 +1,15 @@
 import { randomInt } from 'node:crypto'
-import { z } from 'zod'
+import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { UsageError } from '../../../errors.ts'
-import { parseParameters } from '../../parameters.ts'
 import { generateTokens, Sequence } from '../generation/generator.ts'
 import type { ClientRuntime } from '../runtime.ts'
 
-const parametersSchema = z.strictObject({
-  prompt: z.string().optional(),
-  messages: z.array(z.strictObject({ role: z.string(), content: z.string() })).min(1).optional(),
-  /** Token ids to continue, exactly as given. */
-  ids: z.array(z.int().min(0)).min(1).optional(),
-  maxTokens: z.int().min(1).default(128),
-  temperature: z.number().min(0).default(0),
-  topK: z.int().min(0).optional(),
-  topP: z.number().positive().max(1).optional(),
-  seed: z.int().min(0).optional()
-})
-
-/** Text that continues a prompt, as it comes. */
-export async function * generate (core: ClientRuntime, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
-  const { maxTokens, temperature, topK, topP, seed = randomInt(2 ** 32), ...input } = parseParameters(parametersSchema, params)
+/** Yields text that continues a prompt, as it comes. */
+export async function * generate (
+  core: ClientRuntime,
+  { maxTokens, temperature, topK, topP, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
+  signal: AbortSignal
+): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = core.context
   const { tokenizer } = core
   const prompt = promptIds(core, input)
@@ -77,7 +67,7 @@ export async function * generate (core: ClientRuntime, params: unknown, signal: 
       type: 'done',
       text: text + rest,
       ids,
-      reason: stopped ? 'stop' : 'length',
+      reason: stopped ? 'stop' : ids.length < maxTokens ? 'context' : 'length',
       promptTokens: prompt.length,
       tokens: ids.length,
       prefillSeconds: (firstAt - startedAt) / 1000,
@@ -94,7 +84,7 @@ export async function * generate (core: ClientRuntime, params: unknown, signal: 
 
 function promptIds (
   { tokenizer, model }: ClientRuntime,
-  { prompt, messages, ids }: Pick<z.output<typeof parametersSchema>, 'prompt' | 'messages' | 'ids'>
+  { prompt, messages, ids }: Pick<ParametersOf<'generate'>, 'prompt' | 'messages' | 'ids'>
 ): readonly number[] {
   if ([prompt, messages, ids].filter((input) => input !== undefined).length !== 1)
     throw new UsageError('there is not one input', 'give a prompt, messages or ids')

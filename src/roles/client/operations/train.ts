@@ -1,27 +1,20 @@
-import { z } from 'zod'
+import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { checkClientSettings } from '../../../protocols/charter/index.ts'
-import { parseParameters } from '../../parameters.ts'
 import type { ClientRuntime } from '../runtime.ts'
-import { dataSchema, loadBatches, runKey } from '../training/data.ts'
+import { loadBatches, runKey } from '../training/data.ts'
 import type { ProgressMeta, Run } from '../training/progress.ts'
-import { ClientTrainer, type TrainEvent } from '../training/trainer.ts'
-
-const parametersSchema = dataSchema.extend({
-  /** Rounds in total, those already done included. */
-  rounds: z.int().min(1).default(100),
-  noise: z.number().min(0).optional(),
-  gradientNoise: z.number().min(0).optional(),
-  /** Begins at the start of the data, and with ends of one's own from their initial state. */
-  fresh: z.boolean().default(false)
-})
+import { ClientTrainer } from '../training/trainer.ts'
 
 /** Takes part in training with a data file until as many rounds are done as were asked for. */
-export async function * train (core: ClientRuntime, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
-  const { rounds, fresh, noise, gradientNoise, ...data } = parseParameters(parametersSchema, params)
+export async function * train (
+  core: ClientRuntime,
+  { rounds, fresh, noise, gradientNoise, ...data }: ParametersOf<'train'>,
+  signal: AbortSignal
+): AsyncGenerator<EventOf<'train'>> {
   const { charter, client } = core.context
   const settings = { ...client, noise: noise ?? client.noise, gradientNoise: gradientNoise ?? client.gradientNoise }
   checkClientSettings(charter, settings)
-  yield * core.exclusively(async function * () {
+  yield * core.exclusively(async function * (): AsyncGenerator<EventOf<'train'>> {
     const { dataset, batches } = await loadBatches(data, core.tokenizer, charter, signal)
     const key = await runKey(data)
     const before = fresh ? undefined : core.progress?.run
@@ -34,6 +27,7 @@ export async function * train (core: ClientRuntime, params: unknown, signal: Abo
     yield {
       type: 'start',
       round: progress.round,
+      done: run.done,
       rounds,
       ...(run.done > 0 ? { resumedFrom: run.done } : {}),
       records: dataset.examples.length,
@@ -51,10 +45,10 @@ export async function * train (core: ClientRuntime, params: unknown, signal: Abo
       onProgress: (meta) => { core.progress = meta },
       open: async (inner) => await core.openTraining(inner)
     })
-    let loss = Number.NaN
+    let loss: number | null = null
     for await (const event of trainer.run(signal)) {
       if (event.type === 'round') loss = event.loss
-      yield event satisfies TrainEvent
+      yield event
     }
     yield { type: 'done', rounds, loss, seconds: (Date.now() - startedAtMs) / 1000, ...trainer.traffic }
   }, signal)

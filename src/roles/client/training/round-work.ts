@@ -8,6 +8,7 @@ import type { ClientEnds, TrainingPass } from './client-ends.ts'
 /** What passes have come to: sums over their tokens, and how much of what they released was clipped. */
 interface Figures {
   readonly lossSum: number
+  /** Tokens that the loss counts. */
   readonly tokens: number
   readonly clippedFraction: number
 }
@@ -28,6 +29,8 @@ export class RoundWork implements Disposable {
   /** Of the next batch. */
   #cursor: Cursor
   #current: TrainingPass | undefined
+  /** Tokens that went through the model in all passes. */
+  #inputTokens = 0
 
   constructor (round: number, ends: ClientEnds, batches: Batches, cursor: Cursor) {
     this.round = round
@@ -46,12 +49,13 @@ export class RoundWork implements Disposable {
   /** Gradients of the client's adapters, by name: sums over the passes that are done. */
   get gradients (): ReadonlyMap<string, DeviceTensor> { return this.#sum.gradients }
 
-  get figures (): Figures {
+  get figures (): Figures & { readonly inputTokens: number } {
     const all = this.#current === undefined ? this.#done : [...this.#done, this.#current]
     const total = (of: (figures: Figures) => number): number => all.reduce((sum, figures) => sum + of(figures), 0)
     return {
       lossSum: total(({ lossSum }) => lossSum),
       tokens: total(({ tokens }) => tokens),
+      inputTokens: this.#inputTokens,
       clippedFraction: total(({ clippedFraction }) => clippedFraction) / all.length
     }
   }
@@ -60,6 +64,7 @@ export class RoundWork implements Disposable {
   async forward (): Promise<TrainingPass> {
     const { batch, next } = this.#batches.at(this.#cursor)
     this.#current = await this.#ends.forward(batch, dropoutSeed(this.round, this.pass))
+    this.#inputTokens += batch.lengths.reduce((sum, length) => sum + length, 0)
     this.#cursor = next
     this.awaits = 'hidden'
     return this.#current

@@ -1,3 +1,4 @@
+import type { ProgressOf } from '../../../api/operations.ts'
 import type { Batches, Cursor } from '../../../model/text/batches.ts'
 import { learningRateAt } from '../../../model/training/learning-rate.ts'
 import { clippingCoefficient } from '../../../model/training/optimizer.ts'
@@ -17,22 +18,7 @@ import type { ProgressMeta, Run } from './progress.ts'
 import { RoundWork } from './round-work.ts'
 import { TrafficMeter, type Traffic } from './traffic.ts'
 
-export type TrainEvent =
-  | { type: 'waiting', reason: string }
-  | {
-    type: 'round',
-    round: number,
-    done: number,
-    rounds: number,
-    loss: number,
-    tokens: number,
-    tokensPerSecond: number,
-    sentBytes: number,
-    receivedBytes: number,
-    clippedFraction: number,
-    leftOut: boolean,
-    members: number
-  }
+export type TrainEvent = Extract<ProgressOf<'train'>, { readonly type: 'waiting' | 'round' }>
 
 export interface ClientTrainerComponents {
   readonly charter: Charter
@@ -262,17 +248,19 @@ export class ClientTrainer {
   }
 
   #event (channel: TrainClientChannel, work: RoundWork, leftOut: boolean, members: number): TrainEvent {
-    const { tokens, lossSum, clippedFraction } = work.figures
+    const { tokens, inputTokens, lossSum, clippedFraction } = work.figures
     const { run: { done, rounds } } = this.#meta
-    const seconds = (Date.now() - work.startedAtMs) / 1000
+    const seconds = Math.max(1, Date.now() - work.startedAtMs) / 1000
     return {
       type: 'round',
       round: work.round,
       done,
       rounds,
-      loss: lossSum / tokens,
+      loss: Number.isFinite(lossSum) ? lossSum / tokens : null,
       tokens,
       tokensPerSecond: tokens / seconds,
+      inputTokens,
+      inputTokensPerSecond: inputTokens / seconds,
       ...this.#traffic.sinceLast(channel),
       clippedFraction,
       leftOut,
