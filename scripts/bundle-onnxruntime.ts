@@ -2,8 +2,8 @@
  * Prepares the copy of onnxruntime-node in node_modules/ for the package, which carries it (`bundleDependencies`), and puts it back.
  *
  * As published, onnxruntime-node has an install script that fetches CUDA libraries on Linux x64 from a package feed of another kind, and
- * fails the whole installation where that feed is out of reach. A package cannot switch the script off for those who install it: neither its
- * `.npmrc` nor its `overrides` count there. The copy that Midspan carries has no install script, and only the libraries of the systems
+ * fails the whole installation where that feed is out of reach. A package cannot switch the script off for those who install it: neither
+ * its `.npmrc` nor its `overrides` count there. The copy that Midspan carries has no install script, and only the libraries of the systems
  * that Midspan runs on. Who wants CUDA runs the script by hand: docs/devices.md.
  *
  * `npm pack` calls it: `prepare` before it collects the files, `restore` after.

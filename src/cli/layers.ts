@@ -18,6 +18,9 @@ const WRITABLE_BY_ALL = 0o002
 
 const PREFIX = 'MIDSPAN_'
 
+/** Variables of the project's own tests, such as MIDSPAN_TEST_DATA, may stand in the environment of a command. */
+const TEST_PREFIX = 'MIDSPAN_TEST_'
+
 /** A file of options is read whole: nobody writes a longer one by hand. */
 const MAX_CONFIG_BYTES = 1024 * 1024
 
@@ -92,7 +95,9 @@ function valueOf (option: AnyOption, { texts, source }: Given): unknown {
 
 function refuseUnknownVariables (known: ReadonlySet<string>, environment: Environment): void {
   const names = new Set([...known].map(environmentName))
-  const unknown = Object.keys(environment).find((variable) => variable.startsWith(PREFIX) && !names.has(variable))
+  const unknown = Object.keys(environment).find((variable) =>
+    variable.startsWith(PREFIX) && !variable.startsWith(TEST_PREFIX) && !names.has(variable)
+  )
   if (unknown !== undefined)
     throw new UsageError(
       `the environment variable ${unknown} is not an option of any command`,
