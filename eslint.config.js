@@ -17,6 +17,9 @@ const forbidden = {
 const importZones = [
   ...Object.entries(forbidden).flatMap(([target, folders]) =>
     folders.map((from) => ({ target: `./src/${target}`, from: `./src/${from}`, message: reach }))),
+  ...['protocols', 'node', 'roles/client', 'roles/server', 'roles/middle', 'roles/context.ts'].map((from) => ({
+    target: './src/roles/training', from: `./src/${from}`, message: 'A round knows no transport: it sees participants, a clock and a stage.'
+  })),
   { target: './src', from: ['./test', './bench'], message: 'What is published does not depend on its tests.' }
 ]
 

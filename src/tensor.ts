@@ -55,3 +55,20 @@ export function fromBytes (dtype: DType, shape: readonly number[], bytes: Uint8A
   const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice()
   return { dtype, shape, data: new arrayOf[dtype](aligned.buffer as ArrayBuffer, aligned.byteOffset, bytes.byteLength / size) }
 }
+
+/** Whether every value of a float tensor is finite. Integers always are. */
+export function isFiniteTensor (value: Tensor): boolean {
+  return isWithinMagnitude(value, Number.MAX_VALUE)
+}
+
+/** Whether every value of a float32 tensor is a number of at most this magnitude, and every value of a float16 tensor is finite. */
+export function isWithinMagnitude ({ dtype, data }: Tensor, most: number): boolean {
+  if (dtype === 'float32') {
+    // The comparison is false for NaN.
+    for (let i = 0; i < data.length; i++) if (!(Math.abs(data[i] as number) <= most)) return false
+  } else if (dtype === 'float16') {
+    // Of the bits: the exponent of an infinity or NaN has all of its bits set. The largest other float16 is 65504.
+    for (let i = 0; i < data.length; i++) if (((data[i] as number) & 0x7c00) === 0x7c00) return false
+  }
+  return true
+}

@@ -5,14 +5,9 @@ import type { WeightFormat } from '../model/layers/weight-format.ts'
 import type { ComputeType, DeviceKind } from '../model/runtime/device.ts'
 import type { ResidualSetting } from '../model/training/activation-checkpointing.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
+import type { Logger } from './logger.ts'
 
-/** What a role may log to: pino's, and anything shaped like it. Never text, tokens or tensors. */
-export interface Logger {
-  debug (details: object, message: string): void
-  info (details: object, message: string): void
-  warn (details: object, message: string): void
-  error (details: object, message: string): void
-}
+export type { Logger } from './logger.ts'
 
 export interface HandleOptions {
   /** Streams of this protocol that one connection may have open at once. */
@@ -79,6 +74,8 @@ export interface ClientContext extends RoleContext {
 export interface RunningRole {
   /** What `status` shows of it: plain JSON. */
   status (): RoleStatus
+  /** Ends what is in progress with a peer that lost its place in the federation, so that nobody waits for it. */
+  removed? (peer: string): void
   /** By name, such as `train`. */
   readonly operations: OfferedOperations
   /** Ends all work and frees the device. Called again, it does nothing. */

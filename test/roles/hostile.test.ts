@@ -102,6 +102,10 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     ['gradient rows before it enlisted', { case: 'backward', value: { round: 0, tokens: 1 } }, [rows(1)]],
     ['a contribution before it enlisted', { case: 'contribution', value: { round: 0, names: ['0.self_attn.q_proj.lora_A'] } }, [rows(1)]],
     ['the norm of gradients before it enlisted', { case: 'gradientNorm', value: { round: 0, norm: 1 } }, []],
+    ['adapters without those of blocks that the model does not have', {
+      case: 'fetchAdapters', value: { except: { first: 0, end: 2 ** 32 - 1 } }
+    }, []],
+    ['adapters without those of blocks backwards', { case: 'fetchAdapters', value: { except: { first: 4, end: 1 } } }, []],
     ['a frame above the limit', evaluate([1]), [rows(2 ** 16)], 'E_FRAME_TOO_LARGE'],
     ['more tensors than a frame may have', evaluate([1]), Array.from({ length: 20_000 }, () => rows(0)), 'E_FRAME_TOO_LARGE']
   ]

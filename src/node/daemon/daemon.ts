@@ -141,7 +141,10 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     }
   }
   const services = isServer
-    ? await offerServerServices({ home, node, gate, logger, membership, settings, model: context.paths.model, status: peerStatus })
+    ? await offerServerServices({
+      home, node, gate, logger, membership, settings, model: context.paths.model, status: peerStatus,
+      removed: (peer) => { role.removed?.(peer) }
+    })
     : undefined
   await startNode(node, listen)
   cleanups.push(async () => { await links.stop() })

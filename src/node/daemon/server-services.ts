@@ -23,6 +23,8 @@ export interface ServerServicesOptions {
   /** The model directory. */
   readonly model: string
   readonly status: () => PeerStatus
+  /** Called when a peer left the federation or was removed from it. */
+  readonly removed: (peer: string) => void
 }
 
 /** Streams of hello that one connection may have open at once. */
@@ -98,7 +100,7 @@ async function admissionOf ({ home, membership: { signed, peerId }, settings }: 
   }, await readAdmission(home))
 }
 
-function helloHost ({ home, gate, logger, membership: { signed } }: ServerServicesOptions, admission: Admission): HelloHost {
+function helloHost ({ home, gate, logger, membership: { signed }, removed }: ServerServicesOptions, admission: Admission): HelloHost {
   return new HelloHost({
     agent: AGENT,
     charter: signed,
@@ -108,6 +110,7 @@ function helloHost ({ home, gate, logger, membership: { signed } }: ServerServic
     left: (peer) => {
       logger.info({ peer: peer.toString() }, 'a peer left the federation')
       gate.forget(peer)
+      removed(peer.toString())
     }
   })
 }

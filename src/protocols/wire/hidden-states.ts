@@ -1,5 +1,5 @@
 import { encodedType, type Encoding } from '../../encoding.ts'
-import type { Tensor } from '../../tensor.ts'
+import { isWithinMagnitude, type Tensor } from '../../tensor.ts'
 import { BadMessageError } from './errors.ts'
 
 /** Far above any activation, gradient or adapter; the squares of a whole model's worth of such values still have a float32 sum. */
@@ -34,21 +34,5 @@ export function expectTensor (
 
 /** Checks that every value is finite and of sane size. Throws BadMessageError. */
 export function checkMagnitude (what: string, value: Tensor): void {
-  if (!isWithin(value, MAX_MAGNITUDE)) throw new BadMessageError(`${what} hold values that are not finite, or far too large`)
-}
-
-/** Whether every value is finite. */
-export function isFinite (value: Tensor): boolean {
-  return isWithin(value, Number.MAX_VALUE)
-}
-
-function isWithin ({ dtype, data }: Tensor, most: number): boolean {
-  if (dtype === 'float32') {
-    // The comparison is false for NaN.
-    for (let i = 0; i < data.length; i++) if (!(Math.abs(data[i] as number) <= most)) return false
-  } else if (dtype === 'float16') {
-    // Of the bits: the exponent of an infinity or NaN has all of its bits set. The largest other float16 is 65504.
-    for (let i = 0; i < data.length; i++) if (((data[i] as number) & 0x7c00) === 0x7c00) return false
-  }
-  return true
+  if (!isWithinMagnitude(value, MAX_MAGNITUDE)) throw new BadMessageError(`${what} hold values that are not finite, or far too large`)
 }

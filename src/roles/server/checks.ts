@@ -6,14 +6,14 @@ import { MAX_SEQUENCES } from '../../protocols/train/constants.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
 import type { Span } from '../../span.ts'
 
-/** How a client says that its rows fall into sequences. */
+/** How a client says that its hidden states fall into sequences. */
 export interface SequenceFields {
   readonly lengths: readonly number[]
   readonly contextLengths: readonly number[]
   readonly maskPositions: readonly number[]
 }
 
-/** A middle that some partition of the charter leaves. Throws BadMessageError. */
+/** Checks that some partition of the charter leaves these blocks to the server. Throws BadMessageError. */
 export function checkSpan (charter: Charter, span: Span | undefined): Span {
   if (span === undefined) throw new BadMessageError('the message names no blocks')
   const { first, end } = span
@@ -27,7 +27,21 @@ export function checkSpan (charter: Charter, span: Span | undefined): Span {
   return { first, end }
 }
 
-/** Lengths of sequences within the charter's bounds. Returns their sum. Throws BadMessageError. */
+/** Checks the blocks whose adapters a client does not ask for. Throws BadMessageError. */
+export function checkExcept ({ model: { blocks } }: Charter, span: Span | undefined): Span | undefined {
+  if (span === undefined) return undefined
+  const { first, end } = span
+  if (first > end || end > blocks) throw new BadMessageError(`the model has no blocks ${first} to ${end}`)
+  return { first, end }
+}
+
+/** Checks the number of a pass. Throws BadMessageError. */
+export function checkPass ({ training: { gradientAccumulationSteps } }: Charter, pass: number): void {
+  if (pass >= gradientAccumulationSteps)
+    throw new BadMessageError(`a reply came for pass ${pass}: the charter's rounds have ${gradientAccumulationSteps}`)
+}
+
+/** Checks lengths of sequences against the charter's bounds. Returns their sum. Throws BadMessageError. */
 export function checkLengths (charter: Charter, lengths: readonly number[]): number {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
   if (lengths.length === 0 || lengths.length > MAX_SEQUENCES)
@@ -41,7 +55,7 @@ export function checkLengths (charter: Charter, lengths: readonly number[]): num
   return rows
 }
 
-/** The sequences of a client's rows, with the contexts that the model needs, and how many rows they are. Throws BadMessageError. */
+/** Reads how hidden states fall into sequences, with the contexts that the model needs, and counts them. Throws BadMessageError. */
 export function checkSequences (
   charter: Charter,
   model: Model,
@@ -58,10 +72,13 @@ export function checkSequences (
   return { sequences, rows }
 }
 
-/** That of ten thousand million values of the greatest magnitude that gradients may have. */
+/** The norm of ten thousand million values of the greatest magnitude that gradients may have. */
 const MAX_GRADIENT_NORM = 1e14
 
-/** The norm of a client's gradients. One that is not finite, or absurd, would bring everybody's step to nothing. Throws BadMessageError. */
+/**
+ * Checks the norm of a client's gradients. One that is not finite, or absurd, would bring everybody's step to nothing. Throws
+ * BadMessageError.
+ */
 export function checkGradientNorm (norm: number | undefined): number {
   if (norm === undefined) throw new BadMessageError('the norm of the gradients is missing')
   // The comparisons are false for NaN.

@@ -25,7 +25,7 @@ import type { RoleContext, RunningRole } from '../context.ts'
 import { ExportError, writeExport } from '../export.ts'
 import { generateLimits, trainLimits } from '../message-limits.ts'
 import { LocalStage } from '../middle/local-stage.ts'
-import { FederatedAdapters } from '../training/aggregation/federated-adapters.ts'
+import { aggregationOf } from '../training/aggregation/factory.ts'
 import { CoordinatorState } from '../training/coordinator-state.ts'
 import { Coordinator } from '../training/coordinator.ts'
 import { GenerationEngine } from './generation/engine.ts'
@@ -61,17 +61,18 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
     : withAdapter(directory, await SafetensorsFile.open(context.paths.adapter))
   const weights = new ModelWeights(device, model, trainableOf(charter), format)
   const blocks = await TrainableSpan.load(device, model, source, span, trainableOf(charter), { weights, policy: residuals, residualBytes })
-  // What is the same for all holders of a block, the server knows too: it brings back clients that missed rounds.
-  if (charter.ends.mode !== 'personal') await weights.loadTrained(source, { first: 0, end: model.layers })
+  const aggregation = aggregationOf(charter)
+  // The server keeps what is the same for all holders of a block: it brings back clients that missed rounds.
+  if (aggregation.serverHoldsEnds) await weights.loadTrained(source, { first: 0, end: model.layers })
   const optimizer = await Optimizer.open(device, charter.training.optimizer)
   const parameters = await Parameters.create(device, weights.trained)
   await parameters.restore(state.tensors)
 
   const shapes = shapesOf(charter, [{ first: 0, end: model.layers }])
   const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: charter.wire })
-  const middle = new LocalStage({ device, span: blocks, boundary })
-  const adapters = new FederatedAdapters({ charter, device, optimizer, parameters, shapes, state })
-  const trainer = new Coordinator({ charter, middle, adapters, state, logger })
+  const stage = new LocalStage({ device, span: blocks, boundary })
+  const strategy = aggregation.server({ device, optimizer, parameters, shapes, state })
+  const coordinator = new Coordinator({ plan: charter, stage, strategy, state, logger })
   const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes: charter.limits.cacheBytes })
 
   const stopping = new AbortController()
@@ -81,7 +82,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
     incoming: train.ClientMessageSchema,
     limits: trainLimits(charter, shapes)
   }, async (channel, signal) => {
-    await new TrainSession(channel, { charter, model, trainer, middle, adapters, state }).run(signal)
+    await new TrainSession(channel, { charter, model, coordinator, stage, strategy, state }).run(signal)
   })
   await sessions.serve(GENERATE_PROTOCOL, {
     outgoing: generate.ServerMessageSchema,
@@ -90,7 +91,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
   }, async (channel, signal) => {
     await serveGeneration(channel, { charter, model, engine }, signal)
   })
-  const training = trainer.run(stopping.signal)
+  const training = coordinator.run(stopping.signal)
 
   let stopped: Promise<void> | undefined
   const stop = async (): Promise<void> => {
@@ -105,23 +106,24 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
       device: deviceLine(context.settings),
       sessions: sessions.list(),
       round: state.round,
-      members: trainer.members.peers,
+      members: coordinator.members.peers,
       training: {
         round: state.round,
-        members: trainer.members.size,
-        waitingFor: trainer.current?.waitingFor ?? [],
+        members: coordinator.members.size,
+        waitingFor: coordinator.current?.waitingFor ?? [],
         residuals: [blocks.residuals.report]
       },
       generation: { sequences: engine.sessions, cacheBytes: engine.heldBytes, cacheLimitBytes: charter.limits.cacheBytes }
     }),
+    removed: (peer) => { coordinator.expel(peer) },
     operations: {
       async *export (parameters, signal) {
-        if (charter.ends.mode === 'personal')
+        if (!aggregation.serverHoldsEnds)
           throw new ExportError(
             'with personal ends this server knows only the middle',
             'export on a client, each of which has ends of its own'
           )
-        const { round, names, tensors } = await adapters.committed()
+        const { round, names, tensors } = await strategy.committed()
         const values = new Map(names.map((name, index) => [name, tensors[index] as Tensor]))
         yield* writeExport(
           { ...parameters, model: parameters.model ?? context.paths.model, charter, trained: { round, values } },

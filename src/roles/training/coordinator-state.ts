@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { MidspanError } from '../../errors.ts'
 import { readSnapshot, writeSnapshot } from '../../model/checkpoint/snapshot.ts'
 import type { Span } from '../../span.ts'
-import type { Tensor } from '../../tensor.ts'
+import { isFiniteTensor, type Tensor } from '../../tensor.ts'
 
 const blockNumber = z.int().min(0)
 
@@ -24,20 +24,49 @@ export class StateError extends MidspanError {
   }
 }
 
+/** Tokens since the last averaging round, by holder and block. */
+export type UnaveragedTokens = Readonly<Record<string, Readonly<Record<string, number>>>>
+
+/** A member, as it is kept over restarts. */
+export interface KnownMember {
+  readonly peer: string
+  readonly span: Span
+}
+
+/** A step that was taken, to be made durable. */
 export interface Commit {
-  /** Rounds whose step has been taken. */
+  /** Rounds whose step has been taken, this one included. */
   readonly round: number
+  /** The last peer whose work is in the step. */
   readonly lastTurn: string | undefined
-  /** Whose work is in the last of them. */
+  /** The peers whose work is in the step. */
   readonly counted: readonly string[]
-  readonly members: ReadonlyArray<{ peer: string, span: Span }>
-  /** Tokens since the last averaging round, by holder and block. */
-  readonly unaveragedTokens: Meta['unaveragedTokens']
+  readonly members: readonly KnownMember[]
+  readonly unaveragedTokens: UnaveragedTokens
   readonly tensors: ReadonlyMap<string, Tensor>
 }
 
-/** What the server must not lose: written atomically after every step, before anybody hears of it. */
-export class CoordinatorState {
+/** Training as of the last step that was made durable. */
+export interface CommittedState {
+  /** Rounds whose step has been taken. */
+  readonly round: number
+  readonly lastTurn: string | undefined
+  readonly members: readonly KnownMember[]
+  readonly unaveragedTokens: UnaveragedTokens
+  /** Adapters and their optimiser's moments; empty before the first step. */
+  readonly tensors: ReadonlyMap<string, Tensor>
+  /** One more than the last round whose step contains this peer's work; 0 when there is none. */
+  countedRound (peer: string): number
+}
+
+/** Keeps the state of training. */
+export interface StateStore extends CommittedState {
+  /** Makes a step durable. Only afterwards does the state tell of it. Throws StateError for values that are not finite. */
+  commit (step: Commit): Promise<void>
+}
+
+/** Keeps the state of training in a file, which is written atomically after every step, before anybody hears of the step. */
+export class CoordinatorState implements StateStore {
   readonly #path: string
   #meta: Meta
   #tensors: ReadonlyMap<string, Tensor>
@@ -48,7 +77,7 @@ export class CoordinatorState {
     this.#tensors = tensors
   }
 
-  /** The state kept at this path, or the state of a federation that has not trained yet. */
+  /** Reads the state kept at this path; where there is none, it is the state of a federation that has not trained yet. */
   static async open (path: string, federation: string): Promise<CoordinatorState> {
     const snapshot = await readSnapshot(path)
     if (snapshot === undefined)
@@ -61,18 +90,17 @@ export class CoordinatorState {
 
   get round (): number { return this.#meta.round }
   get lastTurn (): string | undefined { return this.#meta.lastTurn }
-  get members (): Meta['members'] { return this.#meta.members }
-  get unaveragedTokens (): Meta['unaveragedTokens'] { return this.#meta.unaveragedTokens }
-  /** Adapters and their optimiser's moments as of the last commit; empty before the first. */
+  get members (): readonly KnownMember[] { return this.#meta.members }
+  get unaveragedTokens (): UnaveragedTokens { return this.#meta.unaveragedTokens }
   get tensors (): ReadonlyMap<string, Tensor> { return this.#tensors }
 
-  /** One more than the last round whose step contains this peer's work; 0 when there is none. */
   countedRound (peer: string): number {
     return this.#meta.counted[peer] ?? 0
   }
 
-  /** Makes a step durable. Only afterwards does this object tell of it. */
   async commit ({ tensors, counted, lastTurn, ...rest }: Commit): Promise<void> {
+    for (const [name, value] of tensors)
+      if (!isFiniteTensor(value)) throw new StateError(`${name} would not be finite after round ${rest.round - 1}`)
     const meta: Meta = {
       federation: this.#meta.federation,
       ...rest,

@@ -1,58 +1,59 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Charter } from '../../protocols/charter/schema.ts'
-import { fromServer } from '../../protocols/train/messages.ts'
-import type { Logger } from '../context.ts'
-import type { LocalStage } from '../middle/local-stage.ts'
-import type { FederatedAdapters, StepTaken } from './aggregation/federated-adapters.ts'
-import { participants } from './aggregation/sequential.ts'
-import type { CoordinatorState } from './coordinator-state.ts'
+import type { Logger } from '../logger.ts'
+import type { AggregationStrategy, StepTaken } from './aggregation/strategy.ts'
+import { Attendance, laggards, type Conduct } from './attendance.ts'
+import { systemClock, type Clock } from './clock.ts'
+import type { StateStore } from './coordinator-state.ts'
 import { Members, type Member } from './members.ts'
-import { systemTimer, type Timer } from './reply-collector.ts'
-import { RoundExecution, type AcceptedUpdate } from './round-execution.ts'
+import type { Participant, TrainingStage } from './participant.ts'
+import type { TrainingPlan } from './plan.ts'
+import { RoundExecution } from './round-execution.ts'
 import { Round } from './round.ts'
+import type { AcceptedUpdate } from './update.ts'
 
 export interface CoordinatorComponents {
-  readonly charter: Charter
-  readonly middle: LocalStage
-  readonly adapters: FederatedAdapters
-  readonly state: CoordinatorState
+  readonly plan: TrainingPlan
+  readonly stage: TrainingStage
+  readonly strategy: AggregationStrategy
+  readonly state: StateStore
   readonly logger: Logger
-  readonly timer?: Timer
+  readonly clock?: Clock
 }
 
-/** A pause after a round that failed on this server's own account, so that a fault that lasts does not spin. */
+/** The pause after a round that failed on this server's own account, so that a fault that lasts does not spin. */
 const FAILURE_PAUSE_MS = 1_000
 
 /**
- * Runs rounds for as long as there are members: the passes of all who take part; one optimiser step; a snapshot; and only then the
- * word that the step is taken.
+ * Runs rounds for as long as there are members: the passes of all who take part, one optimiser step, a snapshot, and only then the word
+ * that the step is taken.
  */
 export class Coordinator {
   readonly members: Members
-  readonly #charter: Charter
-  readonly #middle: LocalStage
-  readonly #adapters: FederatedAdapters
-  readonly #state: CoordinatorState
-  readonly #timer: Timer
+  readonly #plan: TrainingPlan
+  readonly #stage: TrainingStage
+  readonly #strategy: AggregationStrategy
+  readonly #state: StateStore
+  readonly #clock: Clock
   readonly #logger: Logger
+  readonly #attendance = new Attendance()
   #current: Round | undefined
 
-  constructor ({ charter, middle, adapters, state, logger, timer = systemTimer }: CoordinatorComponents) {
-    this.#charter = charter
-    this.#middle = middle
-    this.#adapters = adapters
+  constructor ({ plan, stage, strategy, state, logger, clock = systemClock }: CoordinatorComponents) {
+    this.#plan = plan
+    this.#stage = stage
+    this.#strategy = strategy
     this.#state = state
-    this.#timer = timer
+    this.#clock = clock
     this.#logger = logger
-    // Members of before a restart are expected back: the round they were in waits for them, until its deadline.
-    this.members = new Members(charter.limits.maxClients, state.members)
+    // Members of before a restart are expected back: the round that they were in waits for them, until its deadline.
+    this.members = new Members(plan.limits.maxClients, state.members)
   }
 
   /** The number of rounds whose step has been taken. */
   get round (): number { return this.#state.round }
 
-  /** Members that the next round needs. In turns, a member that is done leaves the others to theirs. */
-  get needed (): number { return this.#charter.strategy === 'sequential' && this.round > 0 ? 1 : this.#charter.training.minClients }
+  /** Members that the next round needs. */
+  get needed (): number { return this.#strategy.selection.needed(this.round) }
 
   /** The round in progress. */
   get current (): Round | undefined { return this.#current }
@@ -77,54 +78,93 @@ export class Coordinator {
     }
   }
 
-  /** Tells a member that a round waits for it. */
-  begin (peer: string, round: Round): void {
-    const { roundDeadlineMs } = this.#charter.training
-    const members = this.members.size
-    if (round.has(peer))
-      this.members.say(peer, fromServer({ case: 'begin', value: { round: round.number, members, deadlineMs: roundDeadlineMs } }))
-    else this.members.say(peer, fromServer({ case: 'waiting', value: { members, needed: this.needed } }))
+  /**
+   * Takes a client in, or back, that has seen this many rounds. The client hears where training stands, and begins the round in progress
+   * if it has a part in it. Throws FederationFullError.
+   */
+  async enlist (participant: Participant, clientRound: number): Promise<void> {
+    const { peer, span } = participant
+    const missed = this.#strategy.stateFor(span, clientRound)
+    const round = this.#current
+    if (round?.has(peer) === true && !isSameSpan(round.spanOf(peer), span)) round.drop(peer)
+    this.members.enlist(participant)?.replaced()
+    await participant.enlisted({
+      round: this.round,
+      countedRound: this.#state.countedRound(peer),
+      members: this.members.size,
+      ...missed
+    })
+    // All members have heard of a round that began in the meantime.
+    if (this.#current === undefined || this.#current === round) this.#tellRound(participant, this.#current)
   }
 
-  /** A member said goodbye: nobody waits for it any more. */
+  /** Notes that a participant cannot be reached any more. The round waits for its client until the deadline. */
+  detach (participant: Participant): void {
+    this.members.detach(participant)
+  }
+
+  /** Stops waiting for a member that said goodbye. */
   withdraw (peer: string): void {
     this.members.remove(peer)
     this.#current?.drop(peer)
   }
 
+  /** Stops waiting for a member that lost its place in the federation, and forgets it. */
+  expel (peer: string): void {
+    this.withdraw(peer)
+    this.#attendance.forget(peer)
+  }
+
+  /** Tells a participant that a round waits for it, or why it has nothing to do. */
+  #tellRound (participant: Participant, round: Round | undefined): void {
+    const { peer } = participant
+    const members = this.members.size
+    if (round?.has(peer) === true)
+      return participant.begin({ round: round.number, members, deadlineMs: this.#plan.training.roundDeadlineMs })
+    const sitsOutRounds = this.#attendance.sitsOut(peer, this.round)
+    if (round !== undefined || sitsOutRounds > 0 || members < this.needed)
+      participant.waiting({ members, needed: this.needed, sitsOutRounds })
+  }
+
   async #runRound (signal: AbortSignal): Promise<void> {
     if (signal.aborted) return
-    const { strategy, training: { roundDeadlineMs } } = this.#charter
-    const invited = participants(strategy, this.members.peers, this.#state.lastTurn)
-    const spans = new Map(invited.map((peer) => [peer, (this.members.get(peer) as Member).span]))
-    const round = new Round(this.#state.round, spans, roundDeadlineMs, this.#timer)
+    const { roundDeadlineMs, gradientAccumulationSteps } = this.#plan.training
+    const eligible = this.#attendance.eligible(this.members.peers, this.round, this.needed)
+    const participants = this.#strategy.selection.participants(eligible, this.#state.lastTurn)
+    const round = new Round({
+      number: this.round,
+      spans: new Map(participants.map((peer) => [peer, (this.members.get(peer) as Member).span])),
+      deadlineMs: roundDeadlineMs,
+      clock: this.#clock
+    })
     this.#current = round
-    for (const { peer } of this.members.all) this.begin(peer, round)
+    for (const { participant } of this.members.all) if (participant !== undefined) this.#tellRound(participant, round)
+    const components = { stage: this.#stage, strategy: this.#strategy, members: this.members, logger: this.#logger }
     for (;;) {
-      using attempt = new RoundExecution({
-        charter: this.#charter,
-        middle: this.#middle,
-        adapters: this.#adapters,
-        members: this.members,
-        logger: this.#logger
-      }, round)
-      const counted = await attempt.run()
+      using execution = new RoundExecution(components, round, gradientAccumulationSteps)
+      const accepted = await execution.run()
       if (signal.aborted) return
-      if (counted?.length === 0) return this.#dismiss(round)
-      if (counted !== undefined) return await this.#commit(round, attempt, counted)
-      for (const peer of round.restart()) this.begin(peer, round)
+      if (accepted?.length === 0) {
+        this.#recordConduct(round, new Set())
+        return this.#dismiss(round)
+      }
+      if (accepted !== undefined) return await this.#commit(round, execution, accepted)
+      for (const peer of round.restart()) {
+        const participant = this.members.participant(peer)
+        if (participant !== undefined) this.#tellRound(participant, round)
+      }
     }
   }
 
   /** Takes the step, makes it durable, and only then says so. */
-  async #commit (round: Round, { gradients, coefficient }: RoundExecution, counted: readonly AcceptedUpdate[]): Promise<void> {
-    const finished = new Set(counted.map(({ peer }) => peer))
+  async #commit (round: Round, { gradients, coefficient }: RoundExecution, accepted: readonly AcceptedUpdate[]): Promise<void> {
+    const finished = new Set(accepted.map(({ peer }) => peer))
     let step: StepTaken
     try {
-      step = await this.#adapters.step(round.number, gradients, counted, coefficient)
+      step = await this.#strategy.step(round.number, gradients, accepted, coefficient)
       await this.#state.commit({
         round: round.number + 1,
-        lastTurn: counted.at(-1)?.peer,
+        lastTurn: accepted.at(-1)?.peer,
         counted: [...finished],
         members: this.members.all.filter(({ peer }) => finished.has(peer) || !round.has(peer)).map(({ peer, span }) => ({ peer, span })),
         unaveragedTokens: step.unaveragedTokens,
@@ -132,37 +172,54 @@ export class Coordinator {
       })
     } catch (error) {
       // The round will be tried again, from where it began.
-      await this.#adapters.revert()
+      await this.#strategy.revert()
       throw error
     }
     this.#current = undefined
-    // Streams as they are now: a client that came back while the step was written waits for it on its new one.
+    this.#recordConduct(round, finished)
+    // Participants as they are now: a client that came back while the step was written waits for it on its new stream.
     const audience = this.members.all
     const missed = this.#removeMissing(round, finished)
-    for (const { peer, span, channel } of audience) {
-      const { names, tensors } = step.for(span)
-      const message = fromServer({
-        case: 'step',
-        value: { round: round.number, scale: step.scale, leftOut: missed.has(peer), names, members: this.members.size }
+    for (const { peer, span, participant } of audience) {
+      participant?.step({
+        round: round.number,
+        scale: step.scale,
+        leftOut: missed.has(peer),
+        members: this.members.size,
+        ...step.for(span)
       })
-      this.members.say(peer, message, tensors, channel)
     }
   }
 
-  /** Nobody saw the round through: it is tried again with those who are there. */
+  /** Ends a round that nobody saw through. It is tried again with those who are there. */
   #dismiss (round: Round): void {
     this.#current = undefined
     const audience = this.members.all
     const missed = this.#removeMissing(round, new Set())
-    for (const { peer, channel } of audience) {
-      if (missed.has(peer)) this.members.say(peer, fromServer({ case: 'withdrawn', value: {} }), [], channel)
-    }
+    for (const { peer, participant } of audience) if (missed.has(peer)) participant?.dismissed()
   }
 
-  /** A participant that missed the deadline is a member no longer, until it enlists again: it holds up one round, not every one. */
+  /** Removes participants that did not see the round through from the members, until they enlist again: they hold up one round, not all. */
   #removeMissing (round: Round, finished: ReadonlySet<string>): Set<string> {
     const missed = new Set(round.participants.filter((peer) => !finished.has(peer)))
     for (const peer of missed) this.members.remove(peer)
     return missed
   }
+
+  /** Notes who replied in time, who held the others up and who was left out. Those who do so again and again sit out. */
+  #recordConduct (round: Round, finished: ReadonlySet<string>): void {
+    const waited = new Map(round.participants.map((peer) => [peer, round.waitedMs(peer)]))
+    const lagged = laggards(waited, this.#plan.training.roundDeadlineMs)
+    for (const [peer, waitedMs] of waited) {
+      const conduct: Conduct = !finished.has(peer) ? 'missed' : lagged.has(peer) ? 'lagged' : 'punctual'
+      const sitsOutRounds = this.#attendance.record(peer, round.number, conduct)
+      if (conduct === 'punctual') continue
+      const details = { peer, round: round.number, waitedMs: Math.round(waitedMs), sitsOutRounds }
+      this.#logger.info(details, conduct === 'missed' ? 'a round went on without a client' : 'a client held a round up')
+    }
+  }
+}
+
+function isSameSpan (a: { first: number, end: number }, b: { first: number, end: number }): boolean {
+  return a.first === b.first && a.end === b.end
 }

@@ -1,163 +1,178 @@
 import type { Sequences } from '../../model/layers/hidden-states.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
-import { ReplyCollector, type Timer } from './reply-collector.ts'
+import type { Clock } from './clock.ts'
+import { ReplyCollector } from './reply-collector.ts'
+import type { Contribution } from './update.ts'
+import { WaitingTime } from './waiting-time.ts'
 
-/** A client's hidden rows as they came over the wire. */
+/** A client's hidden states in the encoding of the wire, and how they fall into sequences. */
 export interface ForwardReply extends Sequences {
   readonly tensors: readonly Tensor[]
 }
 
-/** A client's gradient rows as they came over the wire, of the sum of the loss over `tokens`. */
+/** A client's gradients in the encoding of the wire, of the sum of the loss over `tokens`. */
 export interface BackwardReply {
   readonly tokens: number
   readonly tensors: readonly Tensor[]
 }
 
-/** The L2 norm of the gradients of a client's own blocks. */
-export type NormReply = number
+/** How often the passes of a round restart for one client that was cut off: it holds up the others each time. */
+const MAX_RESTARTS = 3
 
-/** What a client's own blocks add: adapter gradients or adapters, by name. */
-export type ContributionReply = ReadonlyMap<string, Tensor>
-
-/** How often the passes of a round begin anew for one client that was cut off: it holds up the others each time. */
-const MAX_RETURNS = 3
+export interface RoundOptions {
+  readonly number: number
+  /** The participants, with the blocks that each does not compute itself. */
+  readonly spans: ReadonlyMap<string, Span>
+  /** How long the round waits for one participant, all of its replies together. */
+  readonly deadlineMs: number
+  readonly clock: Clock
+}
 
 /**
- * One round: two answers from each participant in each pass and one after the last, or two where all are clipped together, each with
- * the same deadline, and the replies given so far in the pass. A client that was cut off sends its answers again; those already in are
- * kept and their replies repeated.
+ * One round as it goes on: the replies that it waits for, and the answers that it gave in the current pass. Each participant replies twice
+ * in each pass, and once after the last pass, or twice where all are clipped by one norm. All replies of one participant share one
+ * deadline. A client that was cut off sends its replies again: those that were taken are kept, and what they were answered is repeated.
  *
- * Of passes gone by only sums are left. Nobody's part can be taken out of them, and a client that is cut off loses its own: then the
- * passes begin anew, without it or with it. A coefficient that is told is of that kind too: nobody's norm can be taken out of it.
+ * Of the passes that are over only sums are left, and a coefficient that was told has everybody's norm in it. Nobody's part can be taken
+ * out of these, and a client that was cut off has lost its own sums. Then the passes restart, with that client or without it.
  */
 export class Round {
   readonly number: number
-  /** The pass in progress, from 0. */
+  /** The current pass, from 0. */
   pass = 0
   forward: ReplyCollector<ForwardReply>
   backward: ReplyCollector<BackwardReply> | undefined
-  norm: ReplyCollector<NormReply> | undefined
-  contribution: ReplyCollector<ContributionReply> | undefined
-  /** Replies of this pass by peer, as sent. */
+  /** L2 norms of the gradients of the clients' own blocks. */
+  norm: ReplyCollector<number> | undefined
+  contribution: ReplyCollector<Contribution> | undefined
+  /** What participants were answered in this pass, by peer, as it was sent. */
   readonly hidden = new Map<string, readonly Tensor[]>()
   readonly gradients = new Map<string, readonly Tensor[]>()
   readonly #spans: ReadonlyMap<string, Span>
-  readonly #excused = new Set<string>()
+  readonly #left = new Set<string>()
+  readonly #waiting: WaitingTime
+  readonly #clock: Clock
   #coefficient: number | undefined
-  /** Whose work is in the passes gone by, or in the coefficient. */
-  #aboard: ReadonlySet<string> = new Set()
-  #behind = false
-  readonly #returns = new Map<string, number>()
-  #closed = false
-  readonly #deadlineMs: number
-  readonly #timer: Timer
+  /** The peers whose work is in the passes that are over, or in the coefficient. */
+  #included: ReadonlySet<string> = new Set()
+  #restartRequested = false
+  /** How often the passes restarted for each peer. */
+  readonly #restarts = new Map<string, number>()
+  #isClosed = false
 
-  constructor (number: number, spans: ReadonlyMap<string, Span>, deadlineMs: number, timer: Timer) {
+  constructor ({ number, spans, deadlineMs, clock }: RoundOptions) {
     this.number = number
     this.#spans = spans
-    this.#deadlineMs = deadlineMs
-    this.#timer = timer
-    this.forward = new ReplyCollector(spans.keys(), deadlineMs, timer)
+    this.#waiting = new WaitingTime(deadlineMs)
+    this.#clock = clock
+    this.forward = this.#collector(spans.keys())
   }
 
-  /** Who is expected to see the round through. */
+  /** The peers that are expected to see the round through. */
   get participants (): string[] { return [...this.#spans.keys()].filter((peer) => this.has(peer)).sort() }
 
-  /** Participants whose next answer is missing. */
-  get waitingFor (): string[] { return (this.contribution ?? this.norm ?? this.backward ?? this.forward).missing }
+  /** The participants whose next reply is missing. */
+  get waitingFor (): string[] { return this.#current.missing }
 
   /** Whether this peer has a part in the round, and did not leave it. */
-  has (peer: string): boolean { return this.#spans.has(peer) && !this.#excused.has(peer) }
+  has (peer: string): boolean { return this.#spans.has(peer) && !this.#left.has(peer) }
 
-  /** The blocks that the rows of whoever began the round pass in it. */
+  /** The blocks that this participant does not compute itself. Throws RangeError for a peer that never had a part in the round. */
   spanOf (peer: string): Span {
     const span = this.#spans.get(peer)
     if (span === undefined) throw new RangeError(`${peer} has no part in round ${this.number}`)
     return span
   }
 
+  /** The milliseconds that the round has waited for this participant since the passes last restarted through no fault of its own. */
+  waitedMs (peer: string): number { return this.#waiting.of(peer) }
+
   expectBackward (peers: Iterable<string>): ReplyCollector<BackwardReply> {
-    return this.backward = new ReplyCollector(this.#staying(peers), this.#deadlineMs, this.#timer)
+    return this.backward = this.#collector(peers)
   }
 
-  expectNorm (peers: Iterable<string>): ReplyCollector<NormReply> {
-    return this.norm = new ReplyCollector(this.#staying(peers), this.#deadlineMs, this.#timer)
+  expectNorm (peers: Iterable<string>): ReplyCollector<number> {
+    return this.norm = this.#collector(peers)
   }
 
-  /** All of these multiply their gradients by a coefficient: from here on the round goes on with every one of them, or begins anew. */
+  expectContribution (peers: Iterable<string>): ReplyCollector<Contribution> {
+    return this.contribution = this.#collector(peers)
+  }
+
+  /** Notes that these peers multiply their gradients by a coefficient. From here on the round needs all of them, or restarts. */
   clipBy (coefficient: number, peers: Iterable<string>): void {
-    if (this.#behind) return
+    if (this.#restartRequested) return
     this.#coefficient = coefficient
-    this.#aboard = new Set(peers)
+    this.#included = new Set(peers)
   }
 
-  /** What this peer multiplies its gradients by, where its own norm is in it. */
+  /** What this peer multiplies its gradients by, where its own norm is in the coefficient. */
   coefficientOf (peer: string): number | undefined {
-    return this.#aboard.has(peer) ? this.#coefficient : undefined
+    return this.#included.has(peer) ? this.#coefficient : undefined
   }
 
-  expectContribution (peers: Iterable<string>): ReplyCollector<ContributionReply> {
-    return this.contribution = new ReplyCollector(this.#staying(peers), this.#deadlineMs, this.#timer)
-  }
-
-  /** Goes on to the next pass, with those whose work is in all until now. */
+  /** Starts the next pass with these peers, whose work is in all passes until now. */
   nextPass (peers: Iterable<string>): void {
-    this.#aboard = new Set(peers)
-    this.#startPass(this.pass + 1)
+    this.#included = new Set(peers)
+    this.#startPass(this.pass + 1, this.#included)
   }
 
   /**
-   * Whether the passes gone by are the work of nobody else than these. The others are left behind; then, or when the round was closed, it
-   * does not go on.
+   * Keeps only these peers in the round. Returns false where the round cannot go on: it was closed, or the passes have to restart, since
+   * what is over contains the work of another peer.
    */
   retain (peers: { has: (peer: string) => boolean }): boolean {
-    if (this.#closed || this.#behind) return false
-    const before = this.#aboard.size
-    this.#aboard = new Set([...this.#aboard].filter((peer) => peers.has(peer)))
-    return this.#aboard.size === before
+    if (this.#isClosed || this.#restartRequested) return false
+    const before = this.#included.size
+    this.#included = new Set([...this.#included].filter((peer) => peers.has(peer)))
+    return this.#included.size === before
   }
 
-  /** Begins again with the first pass. Returns those who are still in it. */
+  /** Restarts with the first pass. Returns the peers that are still in it. */
   restart (): string[] {
-    this.#behind = false
-    const peers = this.#aboard
-    this.#aboard = new Set()
+    this.#restartRequested = false
+    this.#waiting.restart(this.#restarts)
+    const peers = this.#included
+    this.#included = new Set()
     this.#startPass(0, peers)
     return this.forward.missing
   }
 
-  /** A participant has come back and begins with the first pass again, which is over: the round stops where it is. */
+  /** Stops the round where it is, because a participant that was cut off begins with the first pass again, which is over. */
   requestRestart (peer: string): void {
-    if (this.#behind || !this.#aboard.has(peer)) return
-    const returns = (this.#returns.get(peer) ?? 0) + 1
-    this.#returns.set(peer, returns)
-    if (returns > MAX_RETURNS) this.#aboard = this.#aboard.difference(new Set([peer]))
-    this.#behind = true
-    this.#open()
+    if (this.#restartRequested || !this.#included.has(peer)) return
+    const restarts = (this.#restarts.get(peer) ?? 0) + 1
+    this.#restarts.set(peer, restarts)
+    if (restarts > MAX_RESTARTS) this.#included = this.#included.difference(new Set([peer]))
+    this.#restartRequested = true
+    this.#current.close()
   }
 
   /** Goes on without a participant that left. What it had seen through before counts. */
   drop (peer: string): void {
-    this.#excused.add(peer)
-    this.forward.drop(peer)
-    this.backward?.drop(peer)
-    this.norm?.drop(peer)
-    this.contribution?.drop(peer)
+    this.#left.add(peer)
+    this.#current.drop(peer)
   }
 
-  /** A peer may have left, or the round been stopped, while answers were worked on. */
-  #staying (peers: Iterable<string>): string[] {
-    return this.#closed || this.#behind ? [] : [...peers].filter((peer) => this.has(peer))
-  }
-
-  /** Opens every barrier with what there is, and those to come with nothing. */
+  /** Ends the round: collectors are done with what they have, and later ones with nothing. */
   close (): void {
-    this.#closed = true
-    this.#open()
+    this.#isClosed = true
+    this.#current.close()
   }
 
-  #startPass (pass: number, peers: Iterable<string> = this.#aboard): void {
+  /** The collector of the replies that are due; those before it are done. */
+  get #current (): ReplyCollector<ForwardReply> | ReplyCollector<BackwardReply> | ReplyCollector<number> | ReplyCollector<Contribution> {
+    return this.contribution ?? this.norm ?? this.backward ?? this.forward
+  }
+
+  /** A collector of replies of those who are still there: a peer may have left, or the round been stopped, during a computation. */
+  #collector<Reply> (peers: Iterable<string>): ReplyCollector<Reply> {
+    const expected = this.#isClosed || this.#restartRequested ? [] : [...peers].filter((peer) => this.has(peer))
+    return new ReplyCollector(expected, this.#waiting, this.#clock)
+  }
+
+  #startPass (pass: number, peers: Iterable<string>): void {
     this.pass = pass
     this.hidden.clear()
     this.gradients.clear()
@@ -165,13 +180,6 @@ export class Round {
     this.norm = undefined
     this.#coefficient = undefined
     this.contribution = undefined
-    this.forward = new ReplyCollector(this.#staying(peers), this.#deadlineMs, this.#timer)
-  }
-
-  #open (): void {
-    this.forward.close()
-    this.backward?.close()
-    this.norm?.close()
-    this.contribution?.close()
+    this.forward = this.#collector(peers)
   }
 }

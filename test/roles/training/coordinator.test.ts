@@ -1,41 +1,16 @@
 import { afterEach, describe, expect, it, vi } from 'vitest'
-import type { Charter } from '../../../src/protocols/charter/schema.ts'
-import type { ServerMessage, TrainServerChannel } from '../../../src/protocols/train/messages.ts'
-import type { LocalStage } from '../../../src/roles/middle/local-stage.ts'
-import type { FederatedAdapters } from '../../../src/roles/training/aggregation/federated-adapters.ts'
-import type { Commit, CoordinatorState } from '../../../src/roles/training/coordinator-state.ts'
+import type { DeviceTensor } from '../../../src/model/runtime/device.ts'
+import { AllMembers, Sequential } from '../../../src/roles/training/aggregation/sequential.ts'
+import type { AggregationStrategy } from '../../../src/roles/training/aggregation/strategy.ts'
+import type { Commit } from '../../../src/roles/training/coordinator-state.ts'
 import { Coordinator } from '../../../src/roles/training/coordinator.ts'
-import type { Timer } from '../../../src/roles/training/reply-collector.ts'
-import type { AcceptedUpdate, Update } from '../../../src/roles/training/round-execution.ts'
+import type { TrainingStage } from '../../../src/roles/training/participant.ts'
 import type { Round } from '../../../src/roles/training/round.ts'
+import type { AcceptedUpdate } from '../../../src/roles/training/update.ts'
+import { FakeClock } from './fake-clock.ts'
+import { MemoryParticipant, MemoryState } from './memory.ts'
 
-const span = { first: 1, end: 2 }
-
-/** What a client is told, as the server's side of its stream sees it. */
-function stream (): { readonly channel: TrainServerChannel, readonly told: string[] } {
-  const told: string[] = []
-  const send = async ({ kind }: ServerMessage): Promise<void> => {
-    if (kind.case === 'coefficient') told.push(`coefficient ${kind.value.coefficient}`)
-    else told.push(kind.case === 'step' && kind.value.leftOut ? 'left out' : kind.case ?? '')
-  }
-  return { channel: { send, abort: () => {} } as unknown as TrainServerChannel, told }
-}
-
-/** Deadlines that pass when a test says so. */
-function manualTimer (): Timer & { readonly expire: () => void } {
-  const pending = new Set<() => void>()
-  return {
-    after (_delayMs, callback) {
-      pending.add(callback)
-      return () => {
-        pending.delete(callback)
-      }
-    },
-    expire () {
-      for (const callback of [...pending]) callback()
-    }
-  }
-}
+const DEADLINE_MS = 1000
 
 const stopping: AbortController[] = []
 afterEach(() => {
@@ -45,25 +20,20 @@ afterEach(() => {
 /** What gradients may sum up to. */
 const GREATEST_NORM = 12
 
-/** A trainer at work, whose model computes nothing, whose disk is `commit` and whose clients' gradients have these norms. */
+/** A gradient whose norm is its handle's number. */
+const gradientOf = (norm: number): DeviceTensor => ({ id: norm, dtype: 'float32', shape: [] })
+
+/** A coordinator at work, whose model computes nothing, whose disk is `write` and whose clients' gradients have these norms. */
 function training (
-  charter: { minClients: number, strategy?: Charter['strategy'], passes?: number, clipsTogether?: boolean },
-  commit: (step: Commit) => Promise<void> = async () => {},
+  plan: { minClients: number, strategy?: 'client-batch' | 'sequential', passes?: number, clipsTogether?: boolean },
+  write: (step: Commit) => Promise<void> = async () => {},
   norms: Readonly<Record<string, number>> = {}
 ) {
-  const timer = manualTimer()
-  const state = {
-    round: 0,
-    lastTurn: undefined as string | undefined,
-    members: [],
-    async commit (step: Commit) {
-      await commit(step)
-      Object.assign(state, { round: step.round, lastTurn: step.lastTurn })
-    }
-  }
+  const clock = new FakeClock()
+  const state = new MemoryState(write)
   /** What the middle was asked to do, in order. */
   const calls: string[] = []
-  const middle = {
+  const stage: TrainingStage = {
     gradientSum: () => ({
       gradients: new Map(),
       add: async () => {
@@ -73,13 +43,13 @@ function training (
         calls.push('dispose')
       }
     }),
-    forward: async (passengers: ReadonlyArray<{ id: string }>, seed: string) => {
-      calls.push(`forward ${passengers.map(({ id }) => id).join()} ${seed}`)
+    forward: async (items, seed) => {
+      calls.push(`forward ${items.map(({ id }) => id).join()} ${seed}`)
       return {
-        hidden: new Map(passengers.map(({ id }) => [id, []])),
-        adapterGradients: new Map([['norm', passengers.reduce((sum, { id }) => sum + (norms[id] ?? 0), 0)]]),
+        hidden: new Map(items.map(({ id }) => [id, []])),
+        adapterGradients: new Map([['norm', gradientOf(items.reduce((sum, { id }) => sum + (norms[id] ?? 0), 0))]]),
         takeGradients: () => new Map(),
-        backward: async (answers: ReadonlyMap<string, unknown>) => new Map([...answers.keys()].map((peer) => [peer, []])),
+        backward: async (replies) => new Map([...replies.keys()].map((peer) => [peer, []])),
         free: () => {
           calls.push('free')
         }
@@ -89,53 +59,73 @@ function training (
   const steps: Array<ReadonlyArray<Pick<AcceptedUpdate, 'peer' | 'tokens'>>> = []
   /** What was multiplied with in each step, where clients had been told. */
   const coefficients: Array<number | undefined> = []
-  const adapters = {
-    clippingCoefficient: async (_gradients: unknown, works: readonly Update[]) => 1 / works.reduce((sum, { norm }) => sum + norm, 0),
-    step: async (_round: number, _gradients: unknown, counted: readonly AcceptedUpdate[], coefficient?: number) => {
+  const strategy = {
+    selection: plan.strategy === 'sequential' ? new Sequential(plan.minClients) : new AllMembers(plan.minClients),
+    collectsNorms: plan.clipsTogether === true,
+    expectedFrom: () => [],
+    stateFor: () => ({ names: [], tensors: [] }),
+    committed: async () => ({ round: state.round, names: [], tensors: [] }),
+    clippingCoefficient: async (_gradients, updates) => 1 / updates.reduce((sum, { norm }) => sum + norm, 0),
+    step: async (_round, _gradients, accepted, coefficient) => {
       coefficients.push(coefficient)
-      steps.push(counted.map(({ peer, tokens }) => ({ peer, tokens })))
+      steps.push(accepted.map(({ peer, tokens }) => ({ peer, tokens })))
       return { scale: 1, for: () => ({ names: [], tensors: [] }), tensors: new Map(), unaveragedTokens: {} }
     },
-    isSummable: async (gradients: ReadonlyMap<string, number>, parts: number) => (gradients.get('norm') ?? 0) * parts <= GREATEST_NORM,
+    isSummable: async (gradients, parts) => (gradients.get('norm')?.id ?? 0) * parts <= GREATEST_NORM,
     revert: vi.fn(async () => {})
-  }
-  const warn = vi.fn()
+  } satisfies AggregationStrategy
+  const [info, warn] = [vi.fn(), vi.fn()]
   const trainer = new Coordinator({
-    charter: {
-      strategy: charter.strategy ?? 'client-batch',
+    plan: {
+      strategy: plan.strategy ?? 'client-batch',
       ends: { mode: 'personal' },
       limits: { maxClients: 8 },
+      model: { blocks: 4 },
+      partitions: { inputBlocks: { max: 1 }, outputBlocks: { max: 1 } },
       training: {
-        minClients: charter.minClients,
-        roundDeadlineMs: 1000,
-        gradientAccumulationSteps: charter.passes ?? 1,
+        optimizer: { learningRate: 1e-3 },
+        schedule: { name: 'constant', warmupRounds: 0, totalRounds: 1 },
+        minClients: plan.minClients,
+        roundDeadlineMs: DEADLINE_MS,
+        gradientAccumulationSteps: plan.passes ?? 1,
         maxGradientNorm: 1,
-        gradientNormScope: charter.clipsTogether === true ? 'global' : 'party'
+        gradientNormScope: plan.clipsTogether === true ? 'global' : 'party'
       }
-    } as Charter,
-    middle: middle as unknown as LocalStage,
-    adapters: adapters as unknown as FederatedAdapters,
-    state: state as unknown as CoordinatorState,
-    logger: { debug: () => {}, info: () => {}, warn, error: () => {} },
-    timer
+    },
+    stage,
+    strategy,
+    state,
+    logger: { debug: () => {}, info, warn, error: () => {} },
+    clock
   })
   const controller = new AbortController()
   stopping.push(controller)
   const ended = trainer.run(controller.signal)
   return {
     trainer,
-    timer,
+    clock,
     state,
-    adapters,
+    strategy,
     calls,
     steps,
     coefficients,
+    info,
     warn,
     stop: async () => {
       controller.abort()
       await ended
     }
   }
+}
+
+/** Enlists new participants with these names. */
+async function enlist<Peers extends readonly string[]> (
+  trainer: Coordinator,
+  ...peers: Peers
+): Promise<{ [Index in keyof Peers]: MemoryParticipant }> {
+  const participants = peers.map((peer) => new MemoryParticipant(peer))
+  for (const participant of participants) await trainer.enlist(participant, 0)
+  return participants as { [Index in keyof Peers]: MemoryParticipant }
 }
 
 /** The round with this number, once it has begun. */
@@ -163,16 +153,16 @@ async function answer (round: Round, peers: readonly string[], passes = 1): Prom
   for (const peer of peers) contribution.add(peer, new Map())
 }
 
-describe('Trainer', () => {
+describe('Coordinator', () => {
   it('tells of a step on the stream that a client has when it is durable', async () => {
     const { promise: written, resolve: write } = Promise.withResolvers<void>()
     const { trainer } = training({ minClients: 1 }, async () => {
       await written
     })
-    const [before, after] = [stream(), stream()]
-    trainer.members.enlist('a', span, before.channel)
+    const [before] = await enlist(trainer, 'a')
     await answer(await begun(trainer, 0), ['a'])
-    trainer.members.enlist('a', span, after.channel)
+    const [after] = await enlist(trainer, 'a')
+    expect(before.isReplaced).toBe(true)
     write()
     await vi.waitFor(() => {
       expect(after.told).toContain('step')
@@ -181,31 +171,26 @@ describe('Trainer', () => {
   })
 
   it('leaves out a client that misses the deadline, tells it, and goes on without it until it enlists again', async () => {
-    const { trainer, timer } = training({ minClients: 1 })
-    const [a, b] = [stream(), stream()]
-    trainer.members.enlist('a', span, a.channel)
-    trainer.members.enlist('b', span, b.channel)
+    const { trainer, clock } = training({ minClients: 1 })
+    const [a, b] = await enlist(trainer, 'a', 'b')
     const first = await begun(trainer, 0)
     first.forward.add('a', { lengths: [1], tensors: [] })
-    timer.expire()
+    clock.advance(DEADLINE_MS)
     await answer(first, ['a'])
     const second = await begun(trainer, 1)
     expect([a.told.includes('step'), b.told.includes('left out')]).toEqual([true, true])
     expect(second.participants).toEqual(['a'])
-    trainer.members.enlist('b', span, b.channel)
+    await trainer.enlist(b, 0)
     await answer(second, ['a'])
     expect((await begun(trainer, 2)).participants).toEqual(['a', 'b'])
   })
 
   it('goes on without a client that leaves, which has no part in that round even when it comes back', async () => {
     const { trainer } = training({ minClients: 1 })
-    const [a, b] = [stream(), stream()]
-    trainer.members.enlist('a', span, a.channel)
-    trainer.members.enlist('b', span, b.channel)
+    const [, b] = await enlist(trainer, 'a', 'b')
     const round = await begun(trainer, 0)
     trainer.withdraw('b')
-    trainer.members.enlist('b', span, b.channel)
-    trainer.begin('b', round)
+    await trainer.enlist(b, 0)
     expect(b.told.at(-1)).toBe('waiting')
     await answer(round, ['a'])
     expect((await begun(trainer, 1)).participants).toEqual(['a', 'b'])
@@ -213,9 +198,9 @@ describe('Trainer', () => {
     expect(b.told).not.toContain('left out')
   })
 
-  it('does not wait for a client that leaves while its rows are in the middle', async () => {
+  it('does not wait for a client that leaves while its hidden states are in the middle', async () => {
     const { trainer } = training({ minClients: 1 })
-    for (const peer of ['a', 'b']) trainer.members.enlist(peer, span, stream().channel)
+    await enlist(trainer, 'a', 'b')
     const round = await begun(trainer, 0)
     for (const peer of ['a', 'b']) round.forward.add(peer, { lengths: [1], tensors: [] })
     trainer.withdraw('b')
@@ -227,9 +212,9 @@ describe('Trainer', () => {
     expect(contribution.missing).toEqual([])
   })
 
-  it('stops at once while rows are in the middle', async () => {
+  it('stops at once while hidden states are in the middle', async () => {
     const { trainer, stop, state } = training({ minClients: 1 })
-    trainer.members.enlist('a', span, stream().channel)
+    await enlist(trainer, 'a')
     const round = await begun(trainer, 0)
     round.forward.add('a', { lengths: [1], tensors: [] })
     await stop()
@@ -238,19 +223,18 @@ describe('Trainer', () => {
 
   it('undoes a step that cannot be written, and tries the round again', async () => {
     let failures = 0
-    const { trainer, adapters, state } = training({ minClients: 1 }, async () => {
+    const { trainer, strategy, state } = training({ minClients: 1 }, async () => {
       if (failures++ === 0) throw new Error('the disk is full')
     })
-    const a = stream()
-    trainer.members.enlist('a', span, a.channel)
+    const [a] = await enlist(trainer, 'a')
     const first = await begun(trainer, 0)
     await answer(first, ['a'])
     await vi.waitFor(() => {
-      expect(a.told).toContain('withdrawn')
+      expect(a.told).toContain('dismissed')
     })
-    expect(adapters.revert).toHaveBeenCalledOnce()
+    expect(strategy.revert).toHaveBeenCalledOnce()
     expect(a.told).not.toContain('step')
-    trainer.members.enlist('a', span, a.channel)
+    await trainer.enlist(a, 0)
     const again = await vi.waitFor(() => trainer.current === undefined || trainer.current === first ? expect.fail() : trainer.current, {
       timeout: 5_000
     })
@@ -263,7 +247,7 @@ describe('Trainer', () => {
 
   it('lets members go on in turn when one is done', async () => {
     const { trainer } = training({ minClients: 2, strategy: 'sequential' })
-    for (const peer of ['a', 'b']) trainer.members.enlist(peer, span, stream().channel)
+    await enlist(trainer, 'a', 'b')
     const first = await begun(trainer, 0)
     expect(first.participants).toEqual(['a'])
     await answer(first, ['a'])
@@ -272,12 +256,122 @@ describe('Trainer', () => {
     await answer(second, ['b'])
     expect((await begun(trainer, 2)).participants).toEqual(['b'])
   })
+
+  it('stops waiting for a client that is removed from the federation while the round waits for it', async () => {
+    const { trainer, steps } = training({ minClients: 2 })
+    await enlist(trainer, 'a', 'b')
+    const round = await begun(trainer, 0)
+    round.forward.add('a', { lengths: [1], tensors: [] })
+    expect(round.waitingFor).toEqual(['b'])
+    trainer.expel('b')
+    await answer(round, ['a'])
+    await vi.waitFor(() => {
+      expect(steps).toEqual([[{ peer: 'a', tokens: 1 }]])
+    })
+    expect(trainer.members.peers).toEqual(['a'])
+  })
+
+  it('has a client with new blocks take part from the next round on', async () => {
+    const { trainer } = training({ minClients: 1 })
+    await enlist(trainer, 'a', 'b')
+    const round = await begun(trainer, 0)
+    const other = new MemoryParticipant('b', { first: 1, end: 3 })
+    await trainer.enlist(other, 0)
+    expect([round.participants, other.told]).toEqual([['a'], ['waiting']])
+    await answer(round, ['a'])
+    expect((await begun(trainer, 1)).spanOf('b')).toEqual({ first: 1, end: 3 })
+  })
+})
+
+describe('a client that holds rounds up', () => {
+  it('has one deadline for all of its replies in a round', async () => {
+    const { trainer, clock, steps } = training({ minClients: 2 })
+    const [, , c] = await enlist(trainer, 'a', 'b', 'c')
+    const round = await begun(trainer, 0)
+    for (const peer of ['a', 'b']) round.forward.add(peer, { lengths: [1], tensors: [] })
+    clock.advance(0.9 * DEADLINE_MS)
+    round.forward.add('c', { lengths: [1], tensors: [] })
+    const backward = await vi.waitFor(() => round.backward ?? expect.fail())
+    for (const peer of ['a', 'b']) backward.add(peer, { tokens: 1, tensors: [] })
+    expect(round.waitingFor).toEqual(['c'])
+    clock.advance(0.1 * DEADLINE_MS)
+    const contribution = await vi.waitFor(() => round.contribution ?? expect.fail())
+    for (const peer of ['a', 'b']) contribution.add(peer, new Map())
+    await vi.waitFor(() => {
+      expect(steps).toHaveLength(1)
+    })
+    expect([c.told.at(-1), clock.now()]).toEqual(['left out', DEADLINE_MS])
+  })
+
+  it('has the whole deadline left when it waited for others', async () => {
+    const { trainer, clock } = training({ minClients: 2 })
+    await enlist(trainer, 'a', 'b')
+    const round = await begun(trainer, 0)
+    round.forward.add('a', { lengths: [1], tensors: [] })
+    clock.advance(0.9 * DEADLINE_MS)
+    round.forward.add('b', { lengths: [1], tensors: [] })
+    const backward = await vi.waitFor(() => round.backward ?? expect.fail())
+    backward.add('b', { tokens: 1, tensors: [] })
+    clock.advance(0.9 * DEADLINE_MS)
+    expect(backward.missing).toEqual(['a'])
+  })
+
+  /** Sees a round through; each of these peers replies that long after the others. Tells which of them took part. */
+  async function answerLate (
+    { trainer, clock }: Pick<ReturnType<typeof training>, 'trainer' | 'clock'>,
+    number: number,
+    lateMs: Readonly<Record<string, number>>
+  ): Promise<string[]> {
+    const round = await begun(trainer, number)
+    const all = round.participants
+    for (const peer of all) if (lateMs[peer] === undefined) round.forward.add(peer, { lengths: [1], tensors: [] })
+    for (const [peer, ms] of Object.entries(lateMs)) {
+      if (!all.includes(peer)) continue
+      clock.advance(ms)
+      round.forward.add(peer, { lengths: [1], tensors: [] })
+    }
+    const there = (await vi.waitFor(() => round.backward ?? expect.fail())).missing
+    await answerPass(round, 0, there)
+    const contribution = await vi.waitFor(() => round.contribution ?? expect.fail())
+    for (const peer of there) contribution.add(peer, new Map())
+    return all
+  }
+
+  it.each([
+    // A client that is left out enlists again, and then the next round has begun.
+    ['misses', DEADLINE_MS, 'a round went on without a client', [0, 2, 4, 7]],
+    ['lags', 0.9 * DEADLINE_MS, 'a client held a round up', [0, 1, 3, 6]]
+  ] as const)('sits out a growing number of rounds when it %s them in a row, and comes back', async (_what, lateMs, line, expected) => {
+    const session = training({ minClients: 2 })
+    const { trainer, info } = session
+    const [, , c] = await enlist(trainer, 'a', 'b', 'c')
+    const took: number[] = []
+    const reasons: number[] = []
+    for (let number = 0; number < 9; number++) {
+      const all = await answerLate(session, number, { c: lateMs })
+      if (all.includes('c')) took.push(number)
+      await begun(trainer, number + 1)
+      if (trainer.members.get('c') === undefined) await trainer.enlist(c, 0)
+      reasons.push(c.told.at(-1) === 'waiting' ? c.reason?.sitsOutRounds ?? 0 : 0)
+    }
+    expect(took).toEqual(expected)
+    // After the second fault it sits out one round, after the third two, after the fourth four.
+    expect(Math.max(...reasons)).toBe(4)
+    expect(info).toHaveBeenCalledWith({ peer: 'c', round: expected[2], waitedMs: lateMs, sitsOutRounds: 2 }, line)
+  })
+
+  it('takes part all the same where there would be too few without it', async () => {
+    const session = training({ minClients: 3 })
+    await enlist(session.trainer, 'a', 'b', 'c')
+    for (let number = 0; number < 4; number++)
+      expect(await answerLate(session, number, { c: 0.9 * DEADLINE_MS })).toEqual(['a', 'b', 'c'])
+  })
 })
 
 describe('a round of several passes', () => {
   it('is one step, and keeps nothing of a pass but the sum of its gradients', async () => {
     const { trainer, calls, steps } = training({ minClients: 2, passes: 3 })
-    for (const peer of ['a', 'b']) trainer.members.enlist(peer, span, stream().channel)
+    await enlist(trainer, 'a', 'b')
     await answer(await begun(trainer, 0), ['a', 'b'], 3)
     await begun(trainer, 1)
     const pass = (seed: string): string[] => [`forward a,b ${seed}`, 'add', 'free']
@@ -287,9 +381,7 @@ describe('a round of several passes', () => {
 
   it('leaves out by name the client whose gradients are more than its share of what all passes may sum up to', async () => {
     const { trainer, steps, warn } = training({ minClients: 2, passes: 2 }, undefined, { a: 2, b: 5 })
-    const b = stream()
-    trainer.members.enlist('a', span, stream().channel)
-    trainer.members.enlist('b', span, b.channel)
+    const [, b] = await enlist(trainer, 'a', 'b')
     const round = await begun(trainer, 0)
     await answerPass(round, 0, ['a', 'b'])
     await answerPass(round, 1, ['a'])
@@ -302,13 +394,13 @@ describe('a round of several passes', () => {
   })
 
   it('goes on without a client that misses a deadline of the first pass', async () => {
-    const { trainer, timer, calls, steps } = training({ minClients: 2, passes: 2 })
-    for (const peer of ['a', 'b']) trainer.members.enlist(peer, span, stream().channel)
+    const { trainer, clock, calls, steps } = training({ minClients: 2, passes: 2 })
+    await enlist(trainer, 'a', 'b')
     const round = await begun(trainer, 0)
     round.forward.add('b', { lengths: [1], tensors: [] })
     await answerPass(round, 0, ['a'])
     expect(round.waitingFor).toEqual(['b'])
-    timer.expire()
+    clock.advance(DEADLINE_MS)
     await answerPass(round, 1, ['a'])
     ;(await vi.waitFor(() => round.contribution ?? expect.fail())).add('a', new Map())
     await vi.waitFor(() => {
@@ -318,12 +410,10 @@ describe('a round of several passes', () => {
   })
 
   it.each(['forward', 'backward', 'contribution'] as const)(
-    'begins anew without a client that vanishes after the first pass, before its %s, and tells it',
+    'restarts without a client that vanishes after the first pass, before its %s, and tells it',
     async (missed) => {
-      const { trainer, timer, steps } = training({ minClients: 2, passes: 2 })
-      const [a, b] = [stream(), stream()]
-      trainer.members.enlist('a', span, a.channel)
-      trainer.members.enlist('b', span, b.channel)
+      const { trainer, clock, steps } = training({ minClients: 2, passes: 2 })
+      const [a, b] = await enlist(trainer, 'a', 'b')
       const round = await begun(trainer, 0)
       await answerPass(round, 0, ['a', 'b'])
       await vi.waitFor(() => {
@@ -336,7 +426,7 @@ describe('a round of several passes', () => {
         if (missed === 'contribution') (await vi.waitFor(() => round.contribution ?? expect.fail())).add('a', new Map())
       }
       expect(round.waitingFor).toEqual(['b'])
-      timer.expire()
+      clock.advance(DEADLINE_MS)
       await vi.waitFor(() => {
         expect(round.pass).toBe(0)
       })
@@ -351,11 +441,9 @@ describe('a round of several passes', () => {
     }
   )
 
-  it('begins anew with a client that comes back after the first pass, but not without end', async () => {
+  it('restarts with a client that comes back after the first pass, but not without end', async () => {
     const { trainer, calls, steps } = training({ minClients: 2, passes: 2 })
-    const b = stream()
-    trainer.members.enlist('a', span, stream().channel)
-    trainer.members.enlist('b', span, b.channel)
+    const [, b] = await enlist(trainer, 'a', 'b')
     const round = await begun(trainer, 0)
     for (let returns = 1; returns <= 4; returns++) {
       await answerPass(round, 0, ['a', 'b'])
@@ -381,9 +469,7 @@ describe('a round in which all clip by one norm', () => {
   /** Two members in a round whose gradients are in. */
   async function atNorms (passes = 1) {
     const { trainer, ...rest } = training({ minClients: 2, passes, clipsTogether: true })
-    const [a, b] = [stream(), stream()]
-    trainer.members.enlist('a', span, a.channel)
-    trainer.members.enlist('b', span, b.channel)
+    const [a, b] = await enlist(trainer, 'a', 'b')
     const round = await begun(trainer, 0)
     const norms = async (told: Readonly<Record<string, number>>): Promise<void> => {
       for (let pass = 0; pass < passes; pass++) await answerPass(round, pass, Object.keys(told))
@@ -412,11 +498,11 @@ describe('a round in which all clip by one norm', () => {
   })
 
   it('leaves out a client that does not tell its norm in time', async () => {
-    const { a, b, round, timer, norms, contribute, steps, coefficients, calls } = await atNorms()
+    const { a, b, round, clock, norms, contribute, steps, coefficients, calls } = await atNorms()
     await answerPass(round, 0, ['a', 'b'])
     await norms({ a: 4 })
     expect(round.waitingFor).toEqual(['b'])
-    timer.expire()
+    clock.advance(DEADLINE_MS)
     await contribute('a')
     await vi.waitFor(() => {
       expect(steps).toEqual([[{ peer: 'a', tokens: 1 }]])
@@ -427,12 +513,12 @@ describe('a round in which all clip by one norm', () => {
     expect(b.told).toEqual(['begin', 'hidden', 'gradient', 'left out'])
   })
 
-  it.each(['vanishes', 'leaves'] as const)('begins anew without a client that %s once its norm is in the coefficient', async (how) => {
-    const { trainer, a, b, round, timer, norms, contribute, steps, coefficients } = await atNorms()
+  it.each(['vanishes', 'leaves'] as const)('restarts without a client that %s once its norm is in the coefficient', async (how) => {
+    const { trainer, a, b, round, clock, norms, contribute, steps, coefficients } = await atNorms()
     await norms({ a: 4, b: 4 })
     await contribute('a')
     if (how === 'leaves') trainer.withdraw('b')
-    else timer.expire()
+    else clock.advance(DEADLINE_MS)
     await vi.waitFor(() => {
       expect(a.told.filter((kind) => kind === 'begin')).toHaveLength(2)
     })
@@ -443,11 +529,13 @@ describe('a round in which all clip by one norm', () => {
       expect(steps).toEqual([[{ peer: 'a', tokens: 1 }]])
     })
     expect(coefficients).toEqual([0.25])
-    expect(a.told).toEqual(['begin', 'hidden', 'gradient', 'coefficient 0.125', 'begin', 'hidden', 'gradient', 'coefficient 0.25', 'step'])
+    expect(a.told).toEqual([
+      'waiting', 'begin', 'hidden', 'gradient', 'coefficient 0.125', 'begin', 'hidden', 'gradient', 'coefficient 0.25', 'step'
+    ])
     expect(b.told.filter((kind) => kind === 'begin')).toHaveLength(1)
   })
 
-  it('takes a client that comes back to the first pass along again, with a new coefficient', async () => {
+  it('keeps a client that comes back to the first pass, with a new coefficient', async () => {
     const { a, round, norms, contribute, coefficients } = await atNorms(2)
     await norms({ a: 4, b: 4 })
     await contribute('a')

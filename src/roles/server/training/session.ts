@@ -9,30 +9,31 @@ import { checkMagnitude, checkHiddenStates, expectTensor } from '../../../protoc
 import type { Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { LocalStage } from '../../middle/local-stage.ts'
-import type { FederatedAdapters } from '../../training/aggregation/federated-adapters.ts'
-import type { CoordinatorState } from '../../training/coordinator-state.ts'
+import type { AggregationStrategy } from '../../training/aggregation/strategy.ts'
+import type { CommittedState } from '../../training/coordinator-state.ts'
 import type { Coordinator } from '../../training/coordinator.ts'
 import type { Round } from '../../training/round.ts'
-import { checkGradientNorm, checkSequences, checkSpan, type SequenceFields } from '../checks.ts'
+import { checkExcept, checkGradientNorm, checkPass, checkSequences, checkSpan, type SequenceFields } from '../checks.ts'
+import { StreamParticipant } from './stream-participant.ts'
 
 export interface TrainSessionComponents {
   readonly charter: Charter
   readonly model: Model
-  readonly trainer: Coordinator
-  readonly middle: LocalStage
-  readonly adapters: FederatedAdapters
-  readonly state: CoordinatorState
+  readonly coordinator: Coordinator
+  readonly stage: Pick<LocalStage, 'evaluate'>
+  readonly strategy: AggregationStrategy
+  readonly state: CommittedState
 }
 
 /**
- * One client's training stream: checks what the client says and hands it to the round that it belongs to. Whatever does not fit
- * ends this stream with a typed error and touches nothing else.
+ * One client's training stream: checks what the client says and hands it to the round that it belongs to. A message that does not fit ends
+ * this stream with a typed error and touches nothing else.
  */
 export class TrainSession {
   readonly #channel: TrainServerChannel
   readonly #peer: string
   readonly #components: TrainSessionComponents
-  #span: Span | undefined
+  #participant: StreamParticipant | undefined
 
   constructor (channel: TrainServerChannel, components: TrainSessionComponents) {
     this.#channel = channel
@@ -40,12 +41,12 @@ export class TrainSession {
     this.#components = components
   }
 
-  /** Serves the stream until it ends; rejects with what ended it. */
+  /** Serves the stream until it ends. Rejects with what ended it. */
   async run (signal: AbortSignal): Promise<void> {
     try {
       for (;;) await this.#handle(await this.#channel.receive(signal))
     } finally {
-      this.#components.trainer.members.absent(this.#peer, this.#channel)
+      if (this.#participant !== undefined) this.#components.coordinator.detach(this.#participant)
     }
   }
 
@@ -64,7 +65,7 @@ export class TrainSession {
       case 'evaluate':
         return await this.#evaluate(kind.value.request, checkSpan(this.#components.charter, kind.value.middle), kind.value, tensors)
       case 'fetchAdapters':
-        return await this.#sendAdapters(kind.value.knownRound, kind.value.except)
+        return await this.#sendAdapters(kind.value.knownRound, checkExcept(this.#components.charter, kind.value.except))
       case 'withdraw':
         return await this.#withdraw()
       default:
@@ -73,27 +74,21 @@ export class TrainSession {
   }
 
   async #enlist (span: Span, clientRound: number): Promise<void> {
-    const { trainer, adapters, state } = this.#components
+    const { coordinator, state } = this.#components
     if (clientRound > state.round)
       throw new BadMessageError(
         `the client has seen ${clientRound} rounds, and this server only ${state.round}: one of them was restored from an older copy`
       )
-    this.#span = span
-    const missed = adapters.stateFor(span, clientRound)
-    const round = trainer.current
-    if (round?.has(this.#peer) === true && !sameSpan(round.spanOf(this.#peer), span)) round.drop(this.#peer)
-    const replaced = trainer.members.enlist(this.#peer, span, this.#channel)
-    replaced?.abort(new BadMessageError('another stream of the same client took over'))
-    const members = trainer.members.size
-    await this.#channel.send(fromServer({
-      case: 'enlisted', value: { round: state.round, countedRound: state.countedRound(this.#peer), names: missed.names, members }
-    }), missed.tensors)
-    if (round !== undefined && round === trainer.current) trainer.begin(this.#peer, round)
-    else if (members < trainer.needed) await this.#channel.send(fromServer({ case: 'waiting', value: { members, needed: trainer.needed } }))
+    const before = this.#participant
+    if (before !== undefined && (before.span.first !== span.first || before.span.end !== span.end))
+      throw new BadMessageError('the client enlisted with other blocks than before on the same stream')
+    this.#participant ??= new StreamParticipant(this.#peer, span, this.#channel, (lost) => { coordinator.detach(lost) })
+    await coordinator.enlist(this.#participant, clientRound)
   }
 
   async #forward (forward: Forward, tensors: readonly Tensor[]): Promise<void> {
     const round = this.#roundNamed(forward.round)
+    checkPass(this.#components.charter, forward.pass)
     const sequences = this.#check(forward, tensors)
     if (round === undefined || forward.pass > round.pass) return
     if (forward.pass < round.pass) return round.requestRestart(this.#peer)
@@ -104,10 +99,13 @@ export class TrainSession {
   async #backward ({ round: number, pass, tokens }: Backward, tensors: readonly Tensor[]): Promise<void> {
     const { charter } = this.#components
     const round = this.#roundNamed(number)
+    checkPass(charter, pass)
+    if (tokens < 1 || tokens > charter.training.maxTokensPerClient)
+      throw new BadMessageError(`${tokens} target tokens came: the charter allows 1 to ${charter.training.maxTokensPerClient}`)
     if (round?.backward === undefined || pass !== round.pass) return
     const rows = round.hidden.get(this.#peer)?.[0]?.shape[0]
     if (rows === undefined) return
-    if (tokens < 1 || tokens > rows) throw new BadMessageError(`${tokens} target tokens do not fit ${rows} rows`)
+    if (tokens > rows) throw new BadMessageError(`${tokens} target tokens do not fit ${rows} rows`)
     checkHiddenStates(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows })
     if (!round.backward.add(this.#peer, { tokens, tensors })) await this.#repeat(round, 'gradient')
   }
@@ -123,7 +121,7 @@ export class TrainSession {
   #contribution (number: number, names: readonly string[], tensors: readonly Tensor[]): void {
     const round = this.#roundNamed(number)
     if (round?.contribution === undefined) return
-    const expected = this.#components.adapters.expectedFrom(round.spanOf(this.#peer), number)
+    const expected = this.#components.strategy.expectedFrom(round.spanOf(this.#peer), number)
     if (names.length !== expected.length || tensors.length !== expected.length)
       throw new BadMessageError(`${tensors.length} adapter tensors came: expected ${expected.length}`)
     const contribution = new Map<string, Tensor>()
@@ -139,32 +137,32 @@ export class TrainSession {
 
   async #evaluate (request: number, span: Span, fields: SequenceFields, tensors: readonly Tensor[]): Promise<void> {
     const sequences = this.#check(fields, tensors)
-    const hidden = await this.#components.middle.evaluate({ id: this.#peer, ...span, ...sequences, tensors })
+    const hidden = await this.#components.stage.evaluate({ id: this.#peer, ...span, ...sequences, tensors })
     await this.#channel.send(fromServer({ case: 'evaluated', value: { request } }), hidden)
   }
 
   async #sendAdapters (knownRound: number | undefined, except: Span | undefined): Promise<void> {
-    const { adapters, state } = this.#components
+    const { strategy, state } = this.#components
     const { round, names, tensors } = knownRound === state.round
       ? { round: knownRound, names: [], tensors: [] }
-      : await adapters.committed(except)
-    await this.#channel.send(fromServer({ case: 'adapters', value: { round, names } }), tensors)
+      : await strategy.committed(except)
+    await this.#channel.send(fromServer({ case: 'adapters', value: { round, names: [...names] } }), tensors)
   }
 
   async #withdraw (): Promise<void> {
-    this.#components.trainer.withdraw(this.#peer)
-    this.#span = undefined
+    this.#components.coordinator.withdraw(this.#peer)
+    this.#participant = undefined
     await this.#channel.send(fromServer({ case: 'withdrawn', value: {} }))
   }
 
-  /** The round in progress if that is the one named and the client has a part in it; what belongs to a round gone by is dropped. */
+  /** Finds the round in progress, if it has this number and the client has a part in it. Replies to other rounds are dropped. */
   #roundNamed (number: number): Round | undefined {
-    if (this.#span === undefined) throw new BadMessageError('the client has not enlisted')
-    const round = this.#components.trainer.current
+    if (this.#participant === undefined) throw new BadMessageError('the client has not enlisted')
+    const round = this.#components.coordinator.current
     return round?.number === number && round.has(this.#peer) ? round : undefined
   }
 
-  /** Hidden rows and how they fall into sequences. Throws BadMessageError. */
+  /** Checks hidden states and how they fall into sequences. Throws BadMessageError. */
   #check (fields: SequenceFields, tensors: readonly Tensor[]): Sequences {
     const { charter, model } = this.#components
     const { sequences, rows } = checkSequences(charter, model, fields)
@@ -172,14 +170,10 @@ export class TrainSession {
     return sequences
   }
 
-  /** Sends a reply again to a client that was cut off before it had it; one that asks over and over waits for its own reading. */
+  /** Repeats an answer to a client that was cut off before it had it. A client that asks again and again waits for its own reading. */
   async #repeat (round: Round, kind: 'hidden' | 'gradient'): Promise<void> {
     const tensors = (kind === 'hidden' ? round.hidden : round.gradients).get(this.#peer)
     if (tensors !== undefined)
       await this.#channel.send(fromServer({ case: kind, value: { round: round.number, pass: round.pass } }), tensors)
   }
-}
-
-function sameSpan (a: Span, b: Span): boolean {
-  return a.first === b.first && a.end === b.end
 }

@@ -1,0 +1,46 @@
+import type { TrainingPlan } from '../plan.ts'
+import { AveragedAggregation, AveragedClient } from './average.ts'
+import type { FederatedAdapters, FederatedAdaptersComponents } from './federated-adapters.ts'
+import { PersonalAggregation, PersonalClient } from './personal.ts'
+import { AllMembers, Sequential } from './sequential.ts'
+import { SharedAggregation, SharedClient } from './shared.ts'
+import type { ClientSelection, ClientStrategy } from './strategy.ts'
+
+/** What a plan's ends mean for the server and for clients. */
+export interface Aggregation {
+  /** Whether the server holds the adapters of every block, those of its clients' blocks included. */
+  readonly serverHoldsEnds: boolean
+  readonly client: ClientStrategy
+  /** Makes the server's strategy. */
+  server (components: Omit<FederatedAdaptersComponents, 'plan' | 'selection'>): FederatedAdapters
+}
+
+/** Chooses by a plan how the work of clients is put together: the one place that decides by `ends.mode` and `strategy`. */
+export function aggregationOf (plan: TrainingPlan): Aggregation {
+  const { ends } = plan
+  const selection = selectionOf(plan)
+  switch (ends.mode) {
+    case 'shared':
+      return {
+        serverHoldsEnds: true,
+        client: new SharedClient(),
+        server: (components) => new SharedAggregation({ ...components, plan, selection })
+      }
+    case 'average':
+      return {
+        serverHoldsEnds: true,
+        client: new AveragedClient(plan, ends.every),
+        server: (components) => new AveragedAggregation({ ...components, plan, selection }, ends.every)
+      }
+    case 'personal':
+      return {
+        serverHoldsEnds: false,
+        client: new PersonalClient(plan),
+        server: (components) => new PersonalAggregation({ ...components, plan, selection })
+      }
+  }
+}
+
+function selectionOf ({ strategy, training: { minClients } }: TrainingPlan): ClientSelection {
+  return strategy === 'sequential' ? new Sequential(minClients) : new AllMembers(minClients)
+}

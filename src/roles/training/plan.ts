@@ -1,0 +1,32 @@
+import type { Schedule } from '../../model/training/learning-rate.ts'
+
+/** What clients' own blocks have to do with one another. */
+export type Ends =
+  | { readonly mode: 'shared' }
+  | { readonly mode: 'average', readonly every: number }
+  | { readonly mode: 'personal' }
+
+/** What a federation has agreed on about training. A charter is one. */
+export interface TrainingPlan {
+  /** Who takes part in a round: all members, or one after the other. */
+  readonly strategy: 'client-batch' | 'sequential'
+  readonly ends: Ends
+  readonly training: {
+    readonly optimizer: { readonly learningRate: number }
+    readonly schedule: Schedule
+    readonly maxGradientNorm: number | null
+    /** Whose gradients that norm is of, where ends are not shared: each party's own, or those of all together. */
+    readonly gradientNormScope: 'party' | 'global'
+    /** Passes of a round. */
+    readonly gradientAccumulationSteps: number
+    /** How long a round waits for one participant, all of its replies together. */
+    readonly roundDeadlineMs: number
+    readonly minClients: number
+  }
+  readonly limits: { readonly maxClients: number }
+  readonly model: { readonly blocks: number }
+  readonly partitions: {
+    readonly inputBlocks: { readonly max: number }
+    readonly outputBlocks: { readonly max: number }
+  }
+}
