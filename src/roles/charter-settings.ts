@@ -4,7 +4,7 @@ import type { Protection } from '../model/privacy/boundary.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
 import type { Span } from '../span.ts'
 import type { RoleSettings } from './context.ts'
-import type { AdapterShape } from './training/aggregation/adapter-shapes.ts'
+import type { AdapterShape } from './training/aggregation/strategy.ts'
 
 /** The model that a charter describes. */
 export function charteredModel (charter: Charter): Model {

@@ -9,7 +9,7 @@ import { isAdapter } from '../model/layers/trainable.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import type { Tensor } from '../tensor.ts'
 import { charteredModel, trainableOf } from './charter-settings.ts'
-import { blockOf } from './training/aggregation/adapter-shapes.ts'
+import { blockOf } from './training/aggregation/strategy.ts'
 
 export interface ExportOptions extends Omit<ParametersOf<'export'>, 'force' | 'timeoutMs'> {
   /** Replaces an adapter that stands in the directory. */

@@ -6,7 +6,7 @@ import { loadClientModel, type ClientModel } from '../../src/model/training/clie
 import { accumulate } from '../../src/model/training/gradient-sum.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from '../../src/model/training/optimizer.ts'
 import { Parameters } from '../../src/model/training/parameters.ts'
-import { blockOf } from '../../src/roles/training/aggregation/adapter-shapes.ts'
+import { blockOf } from '../../src/roles/training/aggregation/strategy.ts'
 import type { Tensor } from '../../src/tensor.ts'
 
 /** What one client puts into a pass of a round. */

@@ -20,7 +20,8 @@ import type { Tensor } from '../../tensor.ts'
 import { charteredModel, clientSpans, protectionOf, shapesOf, trainableOf } from '../charter-settings.ts'
 import type { ClientContext } from '../context.ts'
 import { generateLimits, trainLimits } from '../message-limits.ts'
-import type { AdapterShape } from '../training/aggregation/adapter-shapes.ts'
+import { aggregationOf } from '../training/aggregation/factory.ts'
+import type { AdapterShape } from '../training/aggregation/strategy.ts'
 import { openSession } from './sessions.ts'
 import { AdapterState } from './training/adapter-state.ts'
 import { ClientEnds } from './training/client-ends.ts'
@@ -175,7 +176,7 @@ export class ClientRuntime {
    */
   async refresh (channel: train.TrainClientChannel, signal: AbortSignal): Promise<void> {
     const { charter, client: { partition } } = this.context
-    if (charter.ends.mode !== 'shared' || this.training) return
+    if (!aggregationOf(charter).client.sharesAdapters || this.training) return
     const [input, output] = clientSpans(charter, partition)
     const { round, values } = await fetchAdapters(channel, {
       knownRound: this.#fetchedRound,
@@ -188,7 +189,7 @@ export class ClientRuntime {
 
   /** The same, on a stream of its own. */
   async refreshAlone (signal: AbortSignal): Promise<void> {
-    if (this.context.charter.ends.mode !== 'shared' || this.training) return
+    if (!aggregationOf(this.context.charter).client.sharesAdapters || this.training) return
     const channel = await this.openTraining(signal)
     try {
       await this.refresh(channel, signal)
@@ -202,7 +203,7 @@ export class ClientRuntime {
     const channel = await this.openTraining(signal)
     try {
       const { round, values } = await fetchAdapters(channel, {}, signal)
-      if (this.context.charter.ends.mode === 'shared') return { round, values }
+      if (aggregationOf(this.context.charter).client.sharesAdapters) return { round, values }
       return { round, values: new Map([...values, ...await this.#parameters.values(this.#shapes.map(({ name }) => name))]) }
     } finally {
       await channel.close()

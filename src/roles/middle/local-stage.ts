@@ -5,7 +5,7 @@ import { Scope } from '../../model/runtime/scope.ts'
 import { accumulate, GradientSum } from '../../model/training/gradient-sum.ts'
 import type { SavedActivations, TrainableSpan } from '../../model/training/trainable-span.ts'
 import type { Tensor } from '../../tensor.ts'
-import { clientDropoutSeed } from '../training/dropout-seed.ts'
+import { clientDropoutSeed } from '../training/participant.ts'
 import { segments, type Segment } from './segments.ts'
 
 /** A client's rows as they came over the wire, and the blocks that they pass. */

@@ -1,5 +1,6 @@
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { checkClientSettings } from '../../../protocols/charter/index.ts'
+import { aggregationOf } from '../../training/aggregation/factory.ts'
 import type { ClientRuntime } from '../runtime.ts'
 import { loadBatches, runKey } from '../training/data.ts'
 import type { ProgressMeta, Run } from '../training/progress.ts'
@@ -20,7 +21,8 @@ export async function * train (
     const before = fresh ? undefined : core.progress?.run
     const resumed = before?.key === key ? before : undefined
     const run: Run = { key, rounds, done: resumed?.done ?? 0, cursor: resumed?.cursor ?? { epoch: 0, index: 0 } }
-    if (fresh && charter.ends.mode !== 'shared') await core.state.reset()
+    const strategy = aggregationOf(charter).client
+    if (fresh && !strategy.sharesAdapters) await core.state.reset()
     const progress: ProgressMeta & { run: Run } = {
       federation: Buffer.from(core.context.charterHash).toString('hex'), round: core.progress?.round ?? 0, partition: client.partition, run
     }
@@ -36,6 +38,7 @@ export async function * train (
     const startedAtMs = Date.now()
     const trainer = new ClientTrainer({
       charter,
+      strategy,
       partition: client.partition,
       ends: core.clientEnds(settings),
       state: core.state,

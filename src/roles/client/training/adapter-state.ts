@@ -4,9 +4,9 @@ import type { Optimizer, StepSettings } from '../../../model/training/optimizer.
 import { stateNames, stateShape, type Parameters } from '../../../model/training/parameters.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { expectTensor, isFinite } from '../../../protocols/wire/hidden-states.ts'
-import type { Tensor } from '../../../tensor.ts'
-import type { AdapterShape } from '../../training/aggregation/adapter-shapes.ts'
+import { expectTensor } from '../../../protocols/wire/hidden-states.ts'
+import { isFiniteTensor, type Tensor } from '../../../tensor.ts'
+import type { AdapterShape } from '../../training/aggregation/strategy.ts'
 import { writeProgress, type ProgressMeta } from './progress.ts'
 
 /** Marks, in a client's snapshot, a step that was taken but that the federation may not have counted. */
@@ -92,7 +92,7 @@ export class AdapterState {
       const shape = shapes.get(name)
       if (shape === undefined) throw new BadMessageError(`${name} is not an adapter of this client's blocks`)
       expectTensor(name, value, name.endsWith('.t') ? 'int32' : 'float32', shape)
-      if (!isFinite(value)) throw new BadMessageError(`${name} holds values that are not finite`)
+      if (!isFiniteTensor(value)) throw new BadMessageError(`${name} holds values that are not finite`)
       return [name, value]
     }))
   }

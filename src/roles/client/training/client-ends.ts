@@ -8,7 +8,7 @@ import { accumulate, GradientSum } from '../../../model/training/gradient-sum.ts
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
 import type { Tensor } from '../../../tensor.ts'
-import { clientDropoutSeed } from '../../training/dropout-seed.ts'
+import { clientDropoutSeed } from '../../training/participant.ts'
 
 export interface ClientEndsComponents {
   readonly device: Device

@@ -2,7 +2,7 @@ import type { DeviceTensor } from '../../../model/runtime/device.ts'
 import type { Batches, Cursor } from '../../../model/text/batches.ts'
 import type { GradientSum } from '../../../model/training/gradient-sum.ts'
 import type { Tensor } from '../../../tensor.ts'
-import { dropoutSeed } from '../../training/dropout-seed.ts'
+import { dropoutSeed } from '../../training/participant.ts'
 import type { ClientEnds, TrainingPass } from './client-ends.ts'
 
 /** What passes have come to: sums over their tokens, and how much of what they released was clipped. */

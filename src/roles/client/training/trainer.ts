@@ -4,11 +4,11 @@ import { learningRateAt } from '../../../model/training/learning-rate.ts'
 import { clippingCoefficient } from '../../../model/training/optimizer.ts'
 import type { Charter, Partition } from '../../../protocols/charter/schema.ts'
 import { fromClient, type ServerMessage, type TrainClientChannel } from '../../../protocols/train/messages.ts'
-import type { Coefficient, Gradient, Hidden, Step } from '../../../protocols/train/train_pb.ts'
+import type { Coefficient, Gradient, Hidden, Step, Waiting } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import type { Tensor } from '../../../tensor.ts'
-import { isAveragingRound, tellsGradientNorm } from '../../training/aggregation/adapter-shapes.ts'
+import type { ClientStrategy } from '../../training/aggregation/strategy.ts'
 import { Backoff } from '../backoff.ts'
 import { sequenceFields } from '../fields.ts'
 import { isTransient } from '../sessions.ts'
@@ -22,6 +22,7 @@ export type TrainEvent = Extract<ProgressOf<'train'>, { readonly type: 'waiting'
 
 export interface ClientTrainerComponents {
   readonly charter: Charter
+  readonly strategy: ClientStrategy
   readonly partition: Partition
   readonly ends: ClientEnds
   readonly state: AdapterState
@@ -113,12 +114,7 @@ export class ClientTrainer {
       case 'enlisted':
         return await this.#reconcile(kind.value, tensors)
       case 'waiting':
-        return {
-          type: 'waiting',
-          reason: kind.value.members < kind.value.needed
-            ? `the federation has ${kind.value.members} of the ${kind.value.needed} members that a round needs`
-            : 'the next round begins when this one is over'
-        }
+        return { type: 'waiting', reason: waitingReason(kind.value) }
       case 'begin':
         return await this.#begin(channel, kind.value.round)
       case 'hidden':
@@ -193,13 +189,13 @@ export class ClientTrainer {
     const work = this.#workOf(round)
     if (work?.awaits !== 'gradient' || work.pass !== pass) return
     await work.finish(tensors)
-    const { charter, state } = this.#c
+    const { charter, strategy, state } = this.#c
     if (work.pass < charter.training.gradientAccumulationSteps) return await this.#forward(channel, work)
     // Work that is handed in may count, and a client that is killed must then find the round and the run that it is of.
     await this.#written
-    if (charter.ends.mode === 'shared') return await this.#contribute(channel, round, await state.download(work.gradients))
+    if (!strategy.stepsItself) return await this.#contribute(channel, work)
     const norm = await state.norm(work.gradients)
-    if (!tellsGradientNorm(charter))
+    if (!strategy.tellsGradientNorm)
       return await this.#ownStep(channel, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm))
     work.awaits = 'coefficient'
     await channel.send(fromClient({ case: 'gradientNorm', value: { round, norm } }))
@@ -217,13 +213,13 @@ export class ClientTrainer {
 
   /** Takes the step of this client's own ends and hands in what they add. */
   async #ownStep (channel: TrainClientChannel, work: RoundWork, coefficient: number): Promise<undefined> {
-    const { charter: { ends }, state } = this.#c
     const { round, gradients, figures: { tokens } } = work
-    await state.prepare(gradients, { learningRate: this.#learningRate(round), scale: coefficient / tokens }, this.#meta)
-    await this.#contribute(channel, round, isAveragingRound(ends, round) ? await state.values() : new Map())
+    await this.#c.state.prepare(gradients, { learningRate: this.#learningRate(round), scale: coefficient / tokens }, this.#meta)
+    await this.#contribute(channel, work)
   }
 
-  async #contribute (channel: TrainClientChannel, round: number, contribution: ReadonlyMap<string, Tensor>): Promise<undefined> {
+  async #contribute (channel: TrainClientChannel, { round, gradients }: RoundWork): Promise<undefined> {
+    const contribution = await this.#c.strategy.contribution(round, this.#c.state, gradients)
     await channel.send(fromClient({ case: 'contribution', value: { round, names: [...contribution.keys()] } }), [...contribution.values()])
   }
 
@@ -233,13 +229,10 @@ export class ClientTrainer {
     tensors: readonly Tensor[]
   ): Promise<TrainEvent | undefined> {
     if (round !== this.#meta.round) return undefined
-    const { charter: { ends }, state } = this.#c
+    const { strategy, state } = this.#c
     const work = this.#workOf(round)
     const took = work !== undefined && !leftOut
-    const named = state.checked(names, tensors)
-    if (ends.mode === 'shared') await state.step(named, { scale, learningRate: this.#learningRate(round) })
-    else await (took ? state.promote() : state.revert())
-    if (ends.mode === 'average') await state.adopt(named)
+    await strategy.finish(state, { counted: took, tensors: state.checked(names, tensors), scale, learningRate: this.#learningRate(round) })
     await this.#goOn(round + 1, took)
     const event = work === undefined ? undefined : this.#event(channel, work, leftOut, members)
     this.#forget()
@@ -323,4 +316,12 @@ export class ClientTrainer {
     const { training: { schedule, optimizer } } = this.#c.charter
     return learningRateAt(schedule, optimizer.learningRate, round)
   }
+}
+
+/** Says why there is nothing to do yet. */
+function waitingReason ({ members, needed, sitsOutRounds }: Waiting): string {
+  if (members < needed) return `the federation has ${members} of the ${needed} members that a round needs`
+  if (sitsOutRounds > 0)
+    return `this client missed or held up several rounds in a row, and sits out ${sitsOutRounds === 1 ? 'one round' : `${sitsOutRounds} rounds`}`
+  return 'the next round begins when this one is over'
 }
