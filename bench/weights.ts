@@ -91,7 +91,7 @@ async function openWide (format: WeightFormat): Promise<Wide> {
   const trainer = new LocalTrainer(device, ends, await Optimizer.open(device, ADAMW), await Parameters.create(device, ends.weights.trained))
   const sequence = await CachedClientModel.create(ends.weights, { inputBlocks: 0, outputBlocks: model.layers }, model.maxPositions)
   const before = (await device.memory()).heldBytes
-  await sequence.finish(await sequence.starting(PROMPT), PROMPT.length)
+  await sequence.logits(await sequence.embed(PROMPT), PROMPT.length)
   const generation = training + (await device.memory()).heldBytes - before
   return { format, device, trainer, sequence, heldBytes: { training, generation }, decodeMs: [], trainMs: [] }
 }
@@ -110,7 +110,7 @@ async function measureSpeed (turns: number): Promise<void> {
   const decode = async ({ sequence, decodeMs }: Wide): Promise<void> => {
     for (let step = 0; step < DECODE_STEPS_PER_TURN; step++)
       await timed(decodeMs, async () =>
-        await sequence.finish(await sequence.starting([step + 1]), 1))
+        await sequence.logits(await sequence.embed([step + 1]), 1))
   }
   const train = async ({ trainer, trainMs }: Wide): Promise<void> => {
     await timed(trainMs, async () => await trainer.step([{ ids, targets: ids }], { learningRate: 1e-4 }))

@@ -74,7 +74,7 @@ async function generationLoss (weights: ModelWeights, model: Model, sequences: S
   for (const sequence of sequences) {
     const count = sequence.length - 1
     const cache = await SequenceCache.create(device, model, all, count)
-    const calls = await blocks.calls({ output: 'hidden' }, [{ cache, count }], all)
+    const calls = await blocks.forwardCalls({ output: 'hidden' }, [{ cache, count }], all)
     const last = await head.generationCall({ output: 'output' }, count, Array.from({ length: count }, (_, row) => row))
     const { logits } = await device.runSequence([embedding.call(int32([count], sequence.slice(0, -1))), ...calls, last])
     cache.free()

@@ -46,10 +46,11 @@ export function rotaryTables (rotary: RotaryTable, positions: number): { cos: Te
   return tables(rotary.frequencies.length, [{ rotary, from: 0, count: positions }])
 }
 
-/** Rows [from, from + count) of a sequence, computed in one pass. */
+/** Rows [from, from + count) of a sequence, computed in a pass that takes the sequence to the length `passEnd`, or to their own end. */
 export interface RowRun {
   readonly from: number
   readonly count: number
+  readonly passEnd?: number | undefined
 }
 
 /**
@@ -61,7 +62,7 @@ export function grownTables (
   rotary: RotaryTable,
   runs: readonly RowRun[]
 ): { positions: Tensor, cos: Tensor, sin: Tensor } | Record<string, never> {
-  const turned = runs.map(({ from, count }) => ({ rotary: rotaryAt(rotary, from + count), from, count }))
+  const turned = runs.map(({ from, count, passEnd = from + count }) => ({ rotary: rotaryAt(rotary, passEnd), from, count }))
   if (turned.every((run) => run.rotary === rotary)) return {}
   const rows = runs.reduce((sum, { count }) => sum + count, 0)
   return {

@@ -5,18 +5,19 @@ import type { Graph, Value } from '../graph/graph.ts'
 import { add, concat, expand, gather, groupQueryAttention, range, reshape, size, split, sub, transpose } from '../graph/operators/index.ts'
 import { causalMask, contextMask, maskedAttention, rotate } from '../layers/attention.ts'
 
-/** onnxruntime's attention over a cache takes heads of a multiple of this many elements. */
+/** The size of a head in onnxruntime's attention over a KV cache is a multiple of this number. */
 const HEAD_SIZE_MULTIPLE = 8
 
-/** Elements of a head in a cache: those of the model's heads, and zeros after them, which change no score and no mean. */
+/** The size of a head in a KV cache: the model's head size, padded with zeros, which change neither scores nor results. */
 export function cachedHeadSize ({ headSize }: Model): number {
   return Math.ceil(headSize / HEAD_SIZE_MULTIPLE) * HEAD_SIZE_MULTIPLE
 }
 
 /**
- * Attention of the rows of so many sequences, each over its own cache and its own rows. It is causal; where `reads`, sequences have
- * contexts
- * besides, which all of their rows see: their attention is computed beside that over the cache, which then only fills it.
+ * Builds the attention of one block over the tokens of several sequences, each with a KV cache of its own. Every token attends to the
+ * positions before it in its own sequence, within the block's window. With `reads`, prompts are read in both directions: each sequence has a
+ * context that all of its tokens attend to; the attention is then computed from the present keys and values, and onnxruntime's attention
+ * only fills the caches.
  */
 export function cachedAttention (
   graph: Graph,
@@ -56,7 +57,7 @@ export function cachedAttention (
   }
 }
 
-/** x [rows, heads * from] → [rows, heads * to]: each head with zeros after it, or without what comes after `to` elements. */
+/** Pads each head of x [rows, heads * from] with zeros, or cuts it, to `to` elements. Returns [rows, heads * to]. */
 function resizeHeads (x: Value, heads: number, from: number, to: number): Value {
   if (from === to) return x
   const rows = x.shape[0]!
@@ -67,10 +68,9 @@ function resizeHeads (x: Value, heads: number, from: number, to: number): Value 
 }
 
 /**
- * Attention of a sequence's turned rows, q [1, rows, heads * size], over what its cache holds with them, [1, kvHeads, capacity, size] each,
- * of
- * which the graph's input `indices` [length] names the first. Each row sees the sequence's context, of `context` [1] rows, and what comes
- * before it.
+ * Builds the attention of one sequence whose prompt is read in both directions. The rotated queries q [1, rows, heads * size] attend to
+ * presentKey and presentValue [1, kvHeads, capacity, size]. The graph's input `indices` [length] names the positions that the cache holds with
+ * these rows; its input `context` [1] is the number of positions in the context, which every row attends to besides those before it.
  */
 function contextAttention (model: Model, sequence: number, q: Value, presentKey: Value, presentValue: Value): Value {
   const { graph } = q

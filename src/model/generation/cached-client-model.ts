@@ -4,7 +4,7 @@ import { Embedding } from '../layers/embedding.ts'
 import { Head } from '../layers/head.ts'
 import type { ModelWeights } from '../layers/weights.ts'
 import type { DeferredRelease, Release } from '../privacy/boundary.ts'
-import { continued, isDeferred, type AnyTensor, type DeviceTensor, type ProgramCall, type Deferred } from '../runtime/device.ts'
+import { continued, isDeferred, type AnyTensor, type ProgramCall, type Deferred } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { CachedSpan } from './cached-span.ts'
 import { SequenceCache } from './kv-cache.ts'
@@ -12,23 +12,31 @@ import { SequenceCache } from './kv-cache.ts'
 interface Parts {
   readonly embedding: Embedding
   readonly head: Head
-  readonly input: SequenceCache
-  readonly output: SequenceCache
+  /** The KV cache of the bottom blocks. */
+  readonly bottom: SequenceCache
+  /** The KV cache of the top blocks. */
+  readonly top: SequenceCache
 }
 
-/** The logits [vocabulary] after some tokens, and the likeliest token after them, of which the rows are released. */
-export interface Guess {
+/** The logits after some tokens, with the likeliest next token and its protected hidden state. */
+export interface NextToken {
+  /** [vocabulary]. */
   readonly logits: Float32Array
+  /** The likeliest next token. */
   readonly id: number
+  /** The hidden state of that token after the bottom blocks, as it may leave the client. */
   readonly release: Release
 }
 
-/** Both ends of a model for one sequence that grows: the embedding with the first blocks, the last blocks with the head. */
+/**
+ * Runs the bottom and the top of a model for one sequence that grows: the embedding with the first blocks, and the last blocks with the head.
+ * The hidden states between them are the caller's to take through the middle.
+ */
 export class CachedClientModel {
   readonly #weights: ModelWeights
   readonly #blocks: CachedSpan
   readonly #parts: Parts
-  /** Of the prompt, and of what is generated after it. */
+  /** The contexts of the prompt and of the tokens that are generated after it, in a model that reads prompts in both directions. */
   #contexts: { readonly read: PromptContext, readonly generated: PromptContext } | undefined
 
   private constructor (weights: ModelWeights, parts: Parts) {
@@ -37,102 +45,107 @@ export class CachedClientModel {
     this.#parts = parts
   }
 
-  /** Room for a sequence of `capacity` tokens. The weights, which hold the ends, stay the caller's. */
+  /**
+   * Makes KV caches for a sequence of up to `capacity` tokens. The caller frees the model with `free`, and keeps the weights, which hold the
+   * blocks of the bottom and the top.
+   */
   static async create (weights: ModelWeights, { inputBlocks, outputBlocks }: Partition, capacity: number): Promise<CachedClientModel> {
     const { device, model } = weights
     const [embedding, head] = [await Embedding.open(weights), await Head.open(weights)]
-    const input = await SequenceCache.create(device, model, { first: 0, end: inputBlocks }, capacity)
+    const bottom = await SequenceCache.create(device, model, { first: 0, end: inputBlocks }, capacity)
     try {
-      const output = await SequenceCache.create(device, model, { first: model.layers - outputBlocks, end: model.layers }, capacity)
-      return new CachedClientModel(weights, { embedding, head, input, output })
+      const top = await SequenceCache.create(device, model, { first: model.layers - outputBlocks, end: model.layers }, capacity)
+      return new CachedClientModel(weights, { embedding, head, bottom, top })
     } catch (error) {
-      input.free()
+      bottom.free()
       throw error
     }
   }
 
-  /** Tokens held. */
-  get length (): number { return this.#parts.output.length }
-
-  /** The hidden rows [ids, hidden] of the next tokens. They are the caller's. */
-  async start (ids: readonly number[]): Promise<DeviceTensor> {
-    const { calls, output } = await this.starting(ids)
-    return (await this.#weights.device.runSequence(calls, { keep: 'all' }))[output] as DeviceTensor
-  }
+  /** The number of tokens that have come back from the middle. */
+  get length (): number { return this.#parts.top.length }
 
   /**
-   * The same rows for a chain to go on with. The tokens are taken to be held as soon as it has run. The first come with the whole prompt.
-   * Throws PromptError.
+   * Embeds the next tokens and runs the bottom blocks on them. Returns the calls that compute the hidden states [ids, hidden]; the tokens count
+   * as part of the sequence from now on, so the caller runs the calls before it asks for others. The first call has the whole prompt where the
+   * model reads prompts in both directions. Throws PromptError.
    */
-  async starting (ids: readonly number[]): Promise<Deferred> {
-    const { embedding, input } = this.#parts
+  async embed (ids: readonly number[]): Promise<Deferred> {
+    const { embedding, bottom } = this.#parts
     const { prompts } = this.#weights.model
-    if (prompts !== undefined && input.length === 0)
+    if (prompts !== undefined && bottom.length === 0)
       this.#contexts = { read: prompts.context(ids, 'read'), generated: prompts.context(ids, 'generated') }
-    return await this.#onward([embedding.call(int32([ids.length], ids))], ids.length)
+    return await this.#bottom([embedding.call(int32([ids.length], ids))], ids.length)
   }
 
-  /** The token started last was a wrong guess. */
-  takeBack (): void {
-    this.#parts.input.length--
+  /** Forgets every position from this one on. */
+  rewind (position: number): void {
+    for (const cache of [this.#parts.bottom, this.#parts.top]) cache.length = Math.min(cache.length, position)
   }
 
-  /** Rows `hidden` that these calls give, through the first blocks. */
-  async #onward (calls: readonly ProgramCall[], count: number): Promise<Deferred> {
-    const { input } = this.#parts
-    const blocks = await this.#blocks.calls(
+  /** Runs the bottom blocks on the embeddings `hidden` [count, hidden] that these calls compute. */
+  async #bottom (calls: readonly ProgramCall[], count: number): Promise<Deferred> {
+    const { bottom } = this.#parts
+    const blocks = await this.#blocks.forwardCalls(
       { output: 'hidden' },
-      [{ cache: input, count, context: this.contextAt(input.length) }],
-      input.span
+      [{ cache: bottom, count, context: this.contextAt(bottom.length) }],
+      bottom.span
     )
-    input.length += count
+    bottom.length += count
     return { calls: [...calls, ...blocks], output: blocks.length === 0 ? 'hidden' : 'output' }
   }
 
   /**
-   * What the blocks must know of rows from this position on, in a model that reads prompts in both directions; known once the prompt has
-   * started.
+   * Returns the context of the tokens from `position` on, in a model that reads prompts in both directions, once the prompt is embedded.
+   * Returns undefined for other models.
    */
   contextAt (position: number): PromptContext | undefined {
     return position === 0 ? this.#contexts?.read : this.#contexts?.generated
   }
 
   /**
-   * The logits [vocabulary] after the last of the same tokens, once these many rows have come through the middle, in exchange for the rows.
+   * Runs the top blocks and the head on `count` hidden states [count, hidden] that came back from the middle, and frees them. Returns the
+   * logits [vocabulary] after the last token.
    */
-  async finish (rows: AnyTensor | Deferred, count: number): Promise<Float32Array> {
+  async logits (hidden: AnyTensor | Deferred, count: number): Promise<Float32Array> {
     using scope = new Scope(this.#weights.device)
-    if (!isDeferred(rows)) scope.own(rows)
-    const { logits } = await this.#weights.device.runSequence(await this.#finishing(rows, count))
+    if (!isDeferred(hidden)) scope.own(hidden)
+    const { logits } = await this.#weights.device.runSequence(await this.#top(hidden, count))
     return (logits as Tensor).data as Float32Array
   }
 
   /**
-   * The same in one message with the start of the likeliest next token, before anybody has seen the logits; `leave` ends the chain with its
-   * rows on their way out. `takeBack` where another token is chosen.
+   * Computes `logits`, and embeds the likeliest next token in the same message to the device, before the caller has seen the logits. `release`
+   * appends the calls that protect the token's hidden state [1, hidden]. A caller that chooses another token first rewinds to the position of
+   * this one.
    */
-  async finishAndGuess (rows: AnyTensor | Deferred, count: number, leave: (rows: Deferred) => Promise<DeferredRelease>): Promise<Guess> {
+  async logitsAndNext (
+    hidden: AnyTensor | Deferred,
+    count: number,
+    release: (next: Deferred) => Promise<DeferredRelease>
+  ): Promise<NextToken> {
     using scope = new Scope(this.#weights.device)
-    if (!isDeferred(rows)) scope.own(rows)
+    if (!isDeferred(hidden)) scope.own(hidden)
     const likeliest = await this.#parts.embedding.likeliestCall({ output: 'logits' })
-    const { calls, released } = await leave(await this.#onward([...await this.#finishing(rows, count), likeliest], 1))
+    const { calls, released } = await release(await this.#bottom([...await this.#top(hidden, count), likeliest], 1))
     const results = await this.#weights.device.runSequence(calls, { also: ['logits', 'ids'] })
     const { logits, ids } = results as Record<string, Tensor>
     return { logits: logits!.data as Float32Array, id: ids!.data[0] as number, release: released(results) }
   }
 
-  /** Links that give `logits` [1, vocabulary]. The tokens are taken to be held as soon as they have run. */
-  async #finishing (rows: AnyTensor | Deferred, count: number): Promise<ProgramCall[]> {
-    const { head, output } = this.#parts
-    const { calls, input } = continued(rows)
-    const blocks = await this.#blocks.calls(input, [{ cache: output, count, context: this.contextAt(output.length) }], output.span)
+  /** Returns the calls that compute `logits` [1, vocabulary] from hidden states [count, hidden]. The caller runs them before others. */
+  async #top (hidden: AnyTensor | Deferred, count: number): Promise<ProgramCall[]> {
+    const { head, top } = this.#parts
+    const { calls, input } = continued(hidden)
+    const blocks = await this.#blocks.forwardCalls(input, [{ cache: top, count, context: this.contextAt(top.length) }], top.span)
     const last = await head.generationCall(blocks.length === 0 ? input : { output: 'output' }, count, [count - 1])
-    output.length += count
+    top.length += count
     return [...calls, ...blocks, last]
   }
 
+  /** Frees both KV caches. */
   free (): void {
-    this.#parts.input.free()
-    this.#parts.output.free()
+    this.#parts.bottom.free()
+    this.#parts.top.free()
   }
 }

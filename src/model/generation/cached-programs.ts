@@ -7,34 +7,38 @@ import { isQuantized, weightProduct } from '../layers/weight-format.ts'
 import type { ModelWeights } from '../layers/weights.ts'
 import { cachedAttention } from './cached-attention.ts'
 
-/** The sequences of a run, which its programs depend on: two programs, at most, for each number of them. */
+/**
+ * What the programs of a run depend on. A kind of block has at most two programs for each number of sequences; the number of tokens of each
+ * sequence, and so the way in which prompts are cut into chunks, makes no further program.
+ */
 export interface RunKind {
   readonly sequences: number
-  /** Whether there are prompts among them that are read in both directions. */
+  /** Whether one of them is a prompt that is read in both directions. */
   readonly reads: boolean
 }
 
 /**
- * One block over the rows of several sequences, the same for all blocks of a kind: programs of whole spans would save a few messages to the
- * device, and cost seconds to compile for each span and number of sequences that meet.
+ * Builds the program of one block over the tokens of several sequences. All blocks of a kind share it: a program of a whole span would save
+ * a few calls, and would take seconds to compile for each span and number of sequences.
  */
 export function cachedBlockProgram (weights: ModelWeights, layer: number, run: RunKind): Program {
   return program(`cached-block-${run.sequences}`, cachedBlock(weights, layer, run).graph)
 }
 
 /**
- * The same block in three programs, so that those with weights, which can be fixed in them, are the same for any number of sequences.
- * Each takes what it needs of the block's inputs and of what the programs before it give.
+ * One block in three programs, for weights that are fixed at compile time: the two programs with weights are the same for any number of
+ * sequences. Each program takes its inputs from the block's inputs and from the outputs of the programs before it.
  */
 export interface CachedBlockStages {
-  /** From `hidden` to what the attention takes: `query`, `key` and `value`. */
+  /** Computes `query`, `key` and `value` from `hidden`. */
   readonly before: () => Program
-  /** To `attended` and the present caches. Of all weights it needs the rotary tables alone. */
+  /** Computes `attended` and the present keys and values. Its only weights are the rotary tables. */
   readonly attention: () => Program
-  /** From `hidden` and `attended` to `output`. */
+  /** Computes `output` from `hidden` and `attended`. */
   readonly after: () => Program
 }
 
+/** Builds the three programs of one block; see CachedBlockStages. */
 export function cachedBlockStages (weights: ModelWeights, layer: number, run: RunKind): CachedBlockStages {
   const made = (): CachedBlock => cachedBlock(weights, layer, run)
   return {
@@ -59,7 +63,7 @@ export function cachedBlockStages (weights: ModelWeights, layer: number, run: Ru
 
 interface CachedBlock {
   readonly graph: Graph
-  /** What the attention takes, and what it gives. */
+  /** The inputs of the attention, and its output `attended`. */
   readonly query: Value
   readonly key: Value
   readonly value: Value

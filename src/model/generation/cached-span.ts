@@ -10,17 +10,22 @@ import type { AnyTensor, DeviceTensor, ProgramCall, OutputRef } from '../runtime
 import { cachedBlockProgram, cachedBlockStages, type RunKind } from './cached-programs.ts'
 import type { SequenceCache } from './kv-cache.ts'
 
-/** Rows of one sequence in a run: `count` of them, from `cache.length` on. */
-export interface SequenceRows {
+/** Consecutive tokens of one sequence in a run: `count` of them, from position `cache.length` on. */
+export interface SequenceChunk {
   readonly cache: SequenceCache
   readonly count: number
-  /** Of these rows, in a model that reads prompts in both directions. */
+  /** The context of these tokens, in a model that reads prompts in both directions. */
   readonly context?: PromptContext | undefined
+  /**
+   * The length of the sequence after the pass that this chunk is a part of; `cache.length + count` where it is left out. The rotary angles of a
+   * model whose base grows follow from it, so that a pass in chunks computes what the whole pass does.
+   */
+  readonly passEnd?: number
 }
 
 /**
- * Blocks that generate: each sequence's keys and values stay in its cache, so a run computes new rows only. Prompts, pieces of prompts
- * and single tokens of several sequences, each at its own position, share one run.
+ * Runs blocks for generation. Each sequence's keys and values stay in its KV cache, so a run computes new tokens only. Prompts, chunks of
+ * prompts and single tokens of several sequences, each at its own position, share one run.
  */
 export class CachedSpan {
   readonly #weights: ModelWeights
@@ -30,25 +35,30 @@ export class CachedSpan {
   }
 
   /**
-   * Passes rows [sum of counts, hidden], one sequence after another, through blocks [first, end), appending to the caches; their lengths
-   * are the caller's to raise, once all of its blocks have run. The given rows stay the caller's; the result is the caller's.
+   * Takes hidden states [sum of counts, hidden], one chunk after another, through the blocks of a span, and writes keys and values to the
+   * caches. Returns hidden states of the same shape, which the caller frees with those given. The caller sets the caches' lengths once all of
+   * their blocks have run. Throws RangeError for a chunk that its cache cannot take.
    */
-  async run (hidden: AnyTensor, sequences: readonly SequenceRows[], span: Span): Promise<DeviceTensor> {
+  async forward (hidden: AnyTensor, chunks: readonly SequenceChunk[], span: Span): Promise<DeviceTensor> {
     const { first, end } = span
     if (first >= end) throw new RangeError(`there are no blocks [${first}, ${end})`)
-    const { output } = await this.#weights.device.runSequence(await this.calls(hidden, sequences, span), { keep: ['output'] })
+    const { output } = await this.#weights.device.runSequence(await this.forwardCalls(hidden, chunks, span), { keep: ['output'] })
     return output as DeviceTensor
   }
 
-  /** The same as calls of a chain, the last of which gives `output`. */
-  async calls (hidden: AnyTensor | OutputRef, sequences: readonly SequenceRows[], { first, end }: Span): Promise<ProgramCall[]> {
+  /** Returns the calls that `forward` runs. The last of them computes `output`. */
+  async forwardCalls (
+    hidden: AnyTensor | OutputRef,
+    chunks: readonly SequenceChunk[],
+    { first, end }: Span
+  ): Promise<ProgramCall[]> {
     const { model } = this.#weights
-    for (const { cache, count } of sequences) await cache.reserve(cache.length + count)
-    const run = runKind(model, sequences)
-    const rotations = await this.#weights.rotary.reaching(Math.max(...sequences.map(({ cache, count }) => cache.length + count)))
-    const places = { ...rotations, ...placesOf(model, sequences, run) }
+    for (const { cache, count } of chunks) await cache.reserve(cache.length + count)
+    const run = runKind(model, chunks)
+    const rotations = await this.#weights.rotary.reaching(Math.max(...chunks.map(({ cache, count }) => cache.length + count)))
+    const places = { ...rotations, ...placesOf(model, chunks, run) }
     const inPlace = Object.fromEntries(
-      sequences.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]])
+      chunks.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]])
     )
     const blocks = await Promise.all(Array.from({ length: end - first }, async (_, i) => {
       const inputs: Record<string, AnyTensor | OutputRef> = {
@@ -56,7 +66,7 @@ export class CachedSpan {
         ...places,
         hidden: i === 0 ? hidden : { output: 'output' }
       }
-      for (const [sequence, { cache, count }] of sequences.entries()) {
+      for (const [sequence, { cache, count }] of chunks.entries()) {
         const held = cache.block(first + i)
         inputs[`pastKey.${sequence}`] = held.key
         inputs[`pastValue.${sequence}`] = held.value
@@ -72,6 +82,7 @@ export class CachedSpan {
     return blocks.flat()
   }
 
+  /** Returns the call of a block whose weights are inputs of its program. */
   async #whole (layer: number, run: RunKind, block: Omit<ProgramCall, 'executable'>): Promise<ProgramCall> {
     const executable = await compiled(
       this.#weights.device,
@@ -81,7 +92,7 @@ export class CachedSpan {
     return { executable, ...block }
   }
 
-  /** A block whose weights are fixed in its programs, of which each block has its own. */
+  /** Returns the calls of a block whose weights are fixed in its programs; each block has programs of its own. */
   async #stages (layer: number, run: RunKind, { inputs, ...block }: Omit<ProgramCall, 'executable'>): Promise<ProgramCall[]> {
     const { before, attention, after } = cachedBlockStages(this.#weights, layer, run)
     const weights = this.#weights.blockInputs(layer)
@@ -99,17 +110,17 @@ export class CachedSpan {
   }
 }
 
-function runKind (model: Model, sequences: readonly SequenceRows[]): RunKind {
-  for (const rows of sequences) checkContext(model, rows)
-  return { sequences: sequences.length, reads: sequences.some(({ cache, context }) => context !== undefined && cache.length === 0) }
+function runKind (model: Model, chunks: readonly SequenceChunk[]): RunKind {
+  for (const chunk of chunks) checkContext(model, chunk)
+  return { sequences: chunks.length, reads: chunks.some(({ cache, context }) => context !== undefined && cache.length === 0) }
 }
 
 function keyOf ({ sequences, reads }: RunKind): string {
   return `${sequences}${reads ? ' reads' : ''}`
 }
 
-/** Throws RangeError for a context that rows cannot have, or lack. */
-function checkContext ({ prompts }: Model, { cache, count, context }: SequenceRows): void {
+/** Throws RangeError for a context that a chunk cannot have, or for one that is missing. */
+function checkContext ({ prompts }: Model, { cache, count, context }: SequenceChunk): void {
   if ((prompts === undefined) !== (context === undefined))
     throw new RangeError(`the model has ${prompts === undefined ? 'no contexts' : 'a context for each sequence'}`)
   const fault = context === undefined ? undefined : contextFault(context, cache.length, count)
@@ -117,17 +128,16 @@ function checkContext ({ prompts }: Model, { cache, count, context }: SequenceRo
 }
 
 /**
- * Where each sequence's rows stand: `positions` of all rows, `counts` of rows, the length of each sequence's context, and the indices of
- * its
- * keys where a context is read.
+ * Returns the inputs that say where the tokens stand: their `positions`, the `counts` of each sequence, the length of each sequence's
+ * `context`, and, where a prompt is read in both directions, the `indices` of the positions that each cache holds with its new tokens.
  */
-function placesOf ({ rotary }: Model, sequences: readonly SequenceRows[], { reads }: RunKind): Record<string, Tensor> {
+function placesOf ({ rotary }: Model, chunks: readonly SequenceChunk[], { reads }: RunKind): Record<string, Tensor> {
   const places: Record<string, Tensor> = {
-    positions: positionsOf(sequences.map(({ cache, count, context }) => ({ from: cache.length, count, context }))),
-    counts: tensor('int64', [sequences.length], BigInt64Array.from(sequences, ({ count }) => BigInt(count))),
-    ...grownTables(rotary, sequences.map(({ cache, count }) => ({ from: cache.length, count })))
+    positions: positionsOf(chunks.map(({ cache, count, context }) => ({ from: cache.length, count, context }))),
+    counts: tensor('int64', [chunks.length], BigInt64Array.from(chunks, ({ count }) => BigInt(count))),
+    ...grownTables(rotary, chunks.map(({ cache, count, passEnd }) => ({ from: cache.length, count, passEnd })))
   }
-  for (const [i, { cache, count, context }] of sequences.entries()) {
+  for (const [i, { cache, count, context }] of chunks.entries()) {
     if (context !== undefined) places[`context.${i}`] = tensor('int64', [1], BigInt64Array.of(BigInt(context.length)))
     if (reads)
       places[`indices.${i}`] = tensor(

@@ -7,27 +7,27 @@ import { program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
-import { firstKept, mostPositions, rowsAtOnce } from './cache-size.ts'
+import { firstKept, maxChunkTokens, mostPositions } from './cache-size.ts'
 import { cachedHeadSize } from './cached-attention.ts'
 
 /**
- * Room taken at first, in positions. A step of onnxruntime's cached attention clears what a cache has beyond its length, so that it costs
- * in proportion to the room: caches grow with their sequences, by doubling, rather than start at their capacity.
+ * The number of positions that a new cache has memory for. onnxruntime's cached attention clears the positions beyond a sequence's length in
+ * every step, which takes time in proportion to the memory; so a cache grows with its sequence, by doubling, and does not begin at its capacity.
  */
 const FIRST_POSITIONS = 256
 
-/** Keys and values of one block: float32 [1, kvHeads, positions, cachedHeadSize] each, of the positions from `first` on. */
+/** The keys and values of one block for the positions from `first` on: float32 [1, kvHeads, positions, cachedHeadSize] each. */
 export interface BlockCache {
   readonly key: DeviceTensor
   readonly value: DeviceTensor
   readonly first: number
 }
 
-/** One sequence's keys and values in a span of blocks, with room for up to `capacity` positions. */
+/** The KV cache of one sequence in a span of blocks: the keys and values of up to `capacity` positions, on the device. */
 export class SequenceCache {
   readonly span: Span
   readonly capacity: number
-  /** Positions held. Setting it lower forgets what comes after. */
+  /** The number of positions that it holds. Setting it to a lower number forgets the positions from there on. */
   length = 0
   readonly #device: Device
   readonly #model: Model
@@ -41,6 +41,7 @@ export class SequenceCache {
     this.#blocks = blocks
   }
 
+  /** Makes an empty cache. The caller frees it with `free`. */
   static async create (device: Device, model: Model, span: Span, capacity: number): Promise<SequenceCache> {
     using scope = new Scope(device)
     const blocks: BlockCache[] = []
@@ -52,21 +53,25 @@ export class SequenceCache {
     return new SequenceCache(device, model, span, capacity, blocks)
   }
 
-  /** Whether rows from this position on can be computed: what they see is here. Any run can be repeated, and any sequence begun again. */
+  /**
+   * Returns whether tokens from `position` on can be computed: whether the cache still has every key that they attend to. The last run can
+   * always be repeated, and a sequence can always begin again at 0.
+   */
   holds (position: number): boolean {
     return position <= this.length &&
       (position === 0 || this.#blocks.every(({ first }, i) => first <= firstKept(this.#model, this.span.first + i, position)))
   }
 
   /**
-   * Makes room for the rows from `length` up to this many positions. Throws RangeError beyond the capacity, for more rows than a run may
-   * have, and where what they see is forgotten. Not while a run uses the cache.
+   * Makes room for the tokens from `length` up to this number of positions. The caller does not call it while a run uses the cache. Throws
+   * RangeError for a number beyond the capacity, for more tokens than a run may have, and for tokens that attend to keys that the cache has
+   * forgotten.
    */
   async reserve (positions: number): Promise<void> {
     const rows = positions - this.length
     if (positions > this.capacity) throw new RangeError(`${positions} positions do not fit a cache of ${this.capacity}`)
-    if (rows > rowsAtOnce(this.#model))
-      throw new RangeError(`a run of this model has ${rowsAtOnce(this.#model)} rows of a sequence at most, not ${rows}`)
+    if (rows > maxChunkTokens(this.#model))
+      throw new RangeError(`a run of this model has ${maxChunkTokens(this.#model)} rows of a sequence at most, not ${rows}`)
     if (!this.holds(this.length)) throw new RangeError(`the cache has forgotten what rows from ${this.length} on see`)
     for (const [i, { key, value, first: before }] of this.#blocks.entries()) {
       const first = this.length === 0 ? 0 : before
@@ -83,18 +88,19 @@ export class SequenceCache {
     }
   }
 
-  /** The cache of a block, by its number in the model; making room replaces it. */
+  /** Returns the keys and values of a block, by its number in the model. Making room replaces them. */
   block (number: number): BlockCache {
     const found = this.#blocks[number - this.span.first]
     if (found === undefined) throw new RangeError(`the cache holds blocks [${this.span.first}, ${this.span.end}), not ${number}`)
     return found
   }
 
+  /** Frees the keys and values. */
   free (): void {
     this.#device.free(...tensorsOf(this.#blocks))
   }
 
-  /** A block's cache from this position on, with room for so many; the one before is freed. */
+  /** Copies the keys and values of a block from position `first` on to memory for `room` positions, and frees the old ones. */
   async #moved (block: BlockCache, first: number, room: number): Promise<BlockCache> {
     const { kvHeads } = this.#model
     const size = cachedHeadSize(this.#model)

@@ -3,18 +3,18 @@ import type { Trainable } from '../layers/trainable.ts'
 import type { WeightFormat } from '../layers/weight-format.ts'
 import { ModelWeights, type WeightSource } from '../layers/weights.ts'
 import type { Device } from '../runtime/device.ts'
-import { inRuns } from './cache-size.ts'
+import { chunksOf } from './cache-size.ts'
 import { CachedClientModel } from './cached-client-model.ts'
 import type { Sampler } from './sampling.ts'
 
 export interface GenerateOptions {
-  /** New tokens at most. */
+  /** The greatest number of new tokens. */
   readonly maxTokens: number
-  /** Tokens that end the text; the one met is not given. */
+  /** Tokens that end the text and are not yielded. */
   readonly stopIds?: readonly number[]
 }
 
-/** A whole model that generates on one machine: what a split one must equal. */
+/** Generates with a whole model on one machine. A federation must give the same tokens. */
 export class LocalGenerator {
   readonly weights: ModelWeights
 
@@ -22,7 +22,10 @@ export class LocalGenerator {
     this.weights = weights
   }
 
-  /** `'weights'` generates with the model as it is, in float32; `format` is that of weights frozen beside adapters. */
+  /**
+   * Loads a model. `'weights'` as trainable generates with the weights of the checkpoint in float32; otherwise `format` is the format of the
+   * frozen weights beside the adapters. The caller frees the generator.
+   */
   static async load (
     device: Device,
     model: Model,
@@ -39,7 +42,10 @@ export class LocalGenerator {
     })
   }
 
-  /** Continues a prompt of at least one token, token by token, until a stop token or as many as asked for or as the model has positions. */
+  /**
+   * Continues a prompt of at least one token, and yields token after token until a stop token, `maxTokens` tokens or the last position of the
+   * model. Throws RangeError for a prompt of another length.
+   */
   async *generate (
     prompt: readonly number[],
     sampler: Sampler,
@@ -50,23 +56,24 @@ export class LocalGenerator {
     if (prompt.length === 0 || prompt.length > model.maxPositions)
       throw new RangeError(`a prompt has 1 to ${model.maxPositions} tokens, not ${prompt.length}`)
     const steps = Math.min(maxTokens, model.maxPositions - prompt.length + 1)
-    const ends = await CachedClientModel.create(this.weights, { inputBlocks: 0, outputBlocks: model.layers }, prompt.length + steps)
+    const client = await CachedClientModel.create(this.weights, { inputBlocks: 0, outputBlocks: model.layers }, prompt.length + steps)
     try {
-      const runs = inRuns(model, prompt)
-      for (const run of runs.slice(0, -1)) await ends.finish(await ends.starting(run), run.length)
-      let fresh = runs.at(-1)!
+      const chunks = chunksOf(model, prompt)
+      for (const chunk of chunks.slice(0, -1)) await client.logits(await client.embed(chunk), chunk.length)
+      let fresh = chunks.at(-1)!
       for (let step = 0; step < steps; step++) {
         signal?.throwIfAborted()
-        const id = sampler(await ends.finish(await ends.starting(fresh), fresh.length), step)
+        const id = sampler(await client.logits(await client.embed(fresh), fresh.length), step)
         if (stopIds.includes(id)) return
         yield id
         fresh = [id]
       }
     } finally {
-      ends.free()
+      client.free()
     }
   }
 
+  /** Frees the weights. */
   free (): void {
     this.weights.free()
   }

@@ -1,7 +1,7 @@
 import { MidspanError } from '../../errors.ts'
 import { SeededRandom } from '../random.ts'
 
-/** A sampling option is out of its range, or the logits are not numbers. */
+/** Thrown for a sampling option out of its range, and for logits that are not numbers. */
 export class SamplingError extends MidspanError {
   constructor (message: string, next?: string) {
     super('E_SAMPLING', message, { next })
@@ -9,30 +9,31 @@ export class SamplingError extends MidspanError {
 }
 
 export interface SamplingOptions {
-  /** Divides the logits; 0 chooses the likeliest token. 1 unless given. */
+  /** The divisor of the logits, 1 by default; 0 chooses the likeliest token. */
   readonly temperature?: number
-  /** Only this many of the likeliest tokens are candidates; 0, as unless given, means all. */
+  /** The number of likeliest tokens that are candidates; 0, the default, makes all tokens candidates. */
   readonly topK?: number
-  /** Only the fewest likeliest tokens whose probabilities reach this sum are candidates; 1, as unless given, means all. */
+  /** The fewest likeliest tokens whose probabilities reach this sum are candidates; 1, the default, makes all tokens candidates. */
   readonly topP?: number
   /** The same seed, options and logits give the same tokens. */
   readonly seed: string
 }
 
 /**
- * Chooses the token at position `step` of a sequence from its logits `[vocabulary]`. Each step's chance follows from the seed and the step
- * alone, so that a generation that was interrupted goes on as it would have.
+ * Chooses the token at position `step` of a sequence from its logits [vocabulary]. The random number of a step follows from the seed and the
+ * step alone, so that an interrupted generation can go on with the same tokens.
  */
 export type Sampler = (logits: Float32Array, step: number) => number
 
-/** The first guess at how many tokens reach topP; more are looked at when they do not. */
+/** The number of likeliest tokens in which the nucleus of `topP` is looked for first; larger numbers follow. */
 const firstNucleus = 256
 
-/** More tokens than any vocabulary has, so that an id fits beside its logit when they are sorted. */
+/** A bound on token ids: an id of 21 bits and a logit of 32 bits fit in one float64, which is sorted. */
 const maxVocabulary = 2 ** 21
 
 /**
- * Checks the options. Throws SamplingError for one out of range. Temperature, then top-k, then top-p apply, in the order of transformers.
+ * Checks the options and returns a sampler that applies temperature, top-k and top-p in this order, as transformers does. Throws
+ * SamplingError for an option out of range.
  */
 export function createSampler ({ temperature = 1, topK = 0, topP = 1, seed }: SamplingOptions): Sampler {
   if (!(temperature >= 0) || temperature === Infinity) throw new SamplingError(`temperature is ${temperature}; it must be 0 or more`)
@@ -56,7 +57,7 @@ export function createSampler ({ temperature = 1, topK = 0, topP = 1, seed }: Sa
   }
 }
 
-/** The index of the largest logit; the first of equals. Throws SamplingError when there is none or one is not a number. */
+/** Returns the index of the largest logit, the first among equals. Throws SamplingError if a logit is not a number or none is finite. */
 export function argmax (logits: Float32Array): number {
   let best = -1
   let largest = -Infinity
@@ -74,7 +75,7 @@ export function argmax (logits: Float32Array): number {
   return best
 }
 
-/** Each token's probability, up to a common factor. */
+/** Returns each token's probability up to a common factor. */
 function weigh (logits: Float32Array, temperature: number): Float64Array {
   if (logits.length > maxVocabulary) throw new SamplingError(`${logits.length} logits are more than any vocabulary has`)
   const peak = logits[argmax(logits)]!
@@ -83,7 +84,7 @@ function weigh (logits: Float32Array, temperature: number): Float64Array {
   return weights
 }
 
-/** The ids to draw from; undefined for all. */
+/** Returns the ids of the candidates, or undefined where all tokens are candidates. */
 function candidates (logits: Float32Array, weights: Float64Array, topK: number, topP: number): Uint32Array | undefined {
   if (topK > 0 && topK < logits.length) {
     const ids = likeliest(logits, topK)
@@ -98,7 +99,7 @@ function candidates (logits: Float32Array, weights: Float64Array, topK: number, 
   return reaching(likeliest(logits, logits.length), weights, target)
 }
 
-/** The fewest leading ids whose weights sum to `target`; undefined when all together do not. */
+/** Returns the fewest leading ids whose weights sum to `target`, or undefined where the sum of all is less. */
 function reaching (ids: Uint32Array, weights: Float64Array, target: number): Uint32Array | undefined {
   let reached = 0
   for (let i = 0; i < ids.length; i++) {
@@ -109,8 +110,8 @@ function reaching (ids: Uint32Array, weights: Float64Array, target: number): Uin
 }
 
 /**
- * The `count` ids of the largest logits, largest first, equals in the order of their ids. Logit and id share one float64 of 32 + 21 bits,
- * because typed arrays of numbers sort many times faster than with a comparison function.
+ * Returns the ids of the `count` largest logits, largest first, equal logits in the order of their ids. A logit and its id share one float64
+ * (32 + 21 bits), because a typed array of numbers sorts many times faster than an array with a comparison function.
  */
 function likeliest (logits: Float32Array, count: number): Uint32Array {
   const threshold = count === logits.length ? -Infinity : kthLargest(logits, count)
@@ -128,7 +129,7 @@ function likeliest (logits: Float32Array, count: number): Uint32Array {
   return Uint32Array.from(keys.sort().subarray(0, count), (key) => key % maxVocabulary)
 }
 
-/** The value that `k` logits reach (Hoare's selection on a copy). */
+/** Returns the k-th largest logit (Hoare's selection, on a copy). */
 function kthLargest (logits: Float32Array, k: number): number {
   const values = logits.slice()
   let low = 0
@@ -152,7 +153,7 @@ function kthLargest (logits: Float32Array, k: number): number {
   return values[k - 1]!
 }
 
-/** The sum of the weights of these ids, or of all. */
+/** Returns the sum of the weights of these ids, or of all weights where no ids are given. */
 function sum (weights: Float64Array, ids?: Uint32Array): number {
   let total = 0
   const count = ids?.length ?? weights.length

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
-import { CachedSpan, type SequenceRows } from '../../../src/model/generation/cached-span.ts'
+import { CachedSpan, type SequenceChunk } from '../../../src/model/generation/cached-span.ts'
 import { SequenceCache } from '../../../src/model/generation/kv-cache.ts'
 import { concatRows, sliceRows } from '../../../src/model/layers/hidden-states.ts'
 import { ModelWeights } from '../../../src/model/layers/weights.ts'
@@ -32,8 +32,8 @@ export function caches ({ device, tolerance }: Subject): void {
         const from = starts[sequence]! + sequences[sequence]!.length
         return await sliceRows(device(), decodeTensor(golden.loraHidden[layer]!), from, from + count)
       })))
-      const rows: SequenceRows[] = run.map(({ sequence, count }) => ({ cache: sequences[sequence]!, count }))
-      const hidden = await blocks.run(await rowsAt(0), rows, span)
+      const rows: SequenceChunk[] = run.map(({ sequence, count }) => ({ cache: sequences[sequence]!, count }))
+      const hidden = await blocks.forward(await rowsAt(0), rows, span)
       const [actual, expected] = [await device().download(hidden), await device().download(await rowsAt(model.layers))]
       expect(relativeError(actual.data as Float32Array, expected.data as Float32Array)).toBeLessThan(tolerance.hidden)
       for (const { cache, count } of rows) cache.length += count
@@ -53,7 +53,7 @@ export function caches ({ device, tolerance }: Subject): void {
     const cache = await SequenceCache.create(device(), model, span, 300)
     const run = async (from: number, to: number) => {
       cache.length = from
-      const hidden = await blocks.run(await sliceRows(device(), decodeTensor(golden.loraHidden[0]!), from, to), [{
+      const hidden = await blocks.forward(await sliceRows(device(), decodeTensor(golden.loraHidden[0]!), from, to), [{
         cache,
         count: to - from
       }], span)

@@ -50,7 +50,7 @@ export function copies ({ device }: Subject): void {
     await weights.loadHead(memorySource(baseWeights(golden)))
     await weights.loadBlocks(memorySource(baseWeights(golden)), { first: 0, end: model.layers })
     const ends = await CachedClientModel.create(weights, { inputBlocks: 0, outputBlocks: model.layers }, 32)
-    const next = async (ids: readonly number[]) => await ends.finish(await ends.starting(ids), ids.length)
+    const next = async (ids: readonly number[]) => await ends.logits(await ends.embed(ids), ids.length)
     await next(golden.ids[0]!)
     const { heldBytes, uploadedBytes, downloadedBytes } = await copied(device(), async () => await next([1]))
     expect(heldBytes).toBe(0)

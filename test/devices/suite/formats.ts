@@ -27,7 +27,7 @@ export function formats ({ device, tolerance }: Subject): void {
     const { hidden, residuals } = await blocks.forward({ hidden: decodeTensor(golden.loraHidden[0]!), lengths }, { keepResiduals: true })
     const { gradient, adapters } = await blocks.backward(residuals!, decodeTensor(golden.hiddenGradients[model.layers]!))
     const cache = await SequenceCache.create(device(), model, span, 32)
-    const cached = await new CachedSpan(weights).run(decodeTensor(golden.loraHidden[0]!), [{
+    const cached = await new CachedSpan(weights).forward(decodeTensor(golden.loraHidden[0]!), [{
       cache,
       count: decodeTensor(golden.loraHidden[0]!).shape[0]!
     }], span)

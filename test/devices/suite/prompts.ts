@@ -50,7 +50,7 @@ export function prompts ({ device, tolerance }: Subject): void {
       const ids: number[] = []
       while (ids.length < expected.length) {
         const fresh = ids.length === 0 ? promptOf(golden.ids[i]!) : ids.slice(-1)
-        ids.push(argmax(await ends.finish(await ends.starting(fresh), fresh.length)))
+        ids.push(argmax(await ends.logits(await ends.embed(fresh), fresh.length)))
       }
       expect(ids).toEqual(expected)
       ends.free()

@@ -58,7 +58,7 @@ describe('CachedSpan', () => {
         const parts: DeviceTensor[] = []
         for (const end of cuts) {
           const count = end - cache.length
-          parts.push(await blocks.run(await rows(0, cache.length, end), [{ cache, count }], span))
+          parts.push(await blocks.forward(await rows(0, cache.length, end), [{ cache, count }], span))
           cache.length += count
         }
         expect(relativeError(await values(await concatRows(device, parts)), expected), cuts.join()).toBeLessThan(TOLERANCE)
@@ -76,7 +76,7 @@ describe('CachedSpan', () => {
           await Promise.all(parts.map(async ({ sequence, from, to }) => await rows(sequence, from, to)))
         )
         const sequences = parts.map(({ sequence, from, to }) => ({ cache: caches[sequence]!, count: to - from }))
-        for (const [first, end] of [[0, 1], [1, model.layers]] as const) hidden = await blocks.run(hidden, sequences, { first, end })
+        for (const [first, end] of [[0, 1], [1, model.layers]] as const) hidden = await blocks.forward(hidden, sequences, { first, end })
         for (const { cache, count } of sequences) cache.length += count
         const expected = await concatRows(
           device,
@@ -98,7 +98,7 @@ describe('CachedSpan', () => {
       const entering = await Promise.all(
         parts.map(async ({ sequence, count }) => await rows(sequence, caches[sequence]!.length, caches[sequence]!.length + count))
       )
-      const left = await blocks.run(
+      const left = await blocks.forward(
         await concatRows(device, entering),
         parts.map(({ sequence, count }) => ({ cache: caches[sequence]!, count })),
         span
@@ -124,9 +124,9 @@ describe('CachedSpan', () => {
   it('forgets what comes after a lowered length', async () => {
     const { span, blocks, caches, rows, model, lengths } = await setUp('llama/plain')
     const cache = caches[0]!
-    await blocks.run(await rows(1, 0, lengths[1]!), [{ cache, count: lengths[1]! }], span)
+    await blocks.forward(await rows(1, 0, lengths[1]!), [{ cache, count: lengths[1]! }], span)
     cache.length = 0
-    const hidden = await blocks.run(await rows(0, 0, lengths[0]!), [{ cache, count: lengths[0]! }], span)
+    const hidden = await blocks.forward(await rows(0, 0, lengths[0]!), [{ cache, count: lengths[0]! }], span)
     expect(relativeError(await values(hidden), await values(await rows(0, 0, lengths[0]!, model.layers)))).toBeLessThan(TOLERANCE)
   })
 
@@ -134,11 +134,11 @@ describe('CachedSpan', () => {
     const { model, span, blocks, rows, lengths } = await setUp('llama/gqa')
     const cache = await SequenceCache.create(device, model, span, 1000)
     const length = lengths[0]!
-    await blocks.run(await rows(0, 0, 4), [{ cache, count: 4 }], span)
+    await blocks.forward(await rows(0, 0, 4), [{ cache, count: 4 }], span)
     cache.length = 4
     await cache.reserve(257)
     expect(cache.block(0).key.shape[2]).toBe(512)
-    const hidden = await blocks.run(await rows(0, 4, length), [{ cache, count: length - 4 }], span)
+    const hidden = await blocks.forward(await rows(0, 4, length), [{ cache, count: length - 4 }], span)
     expect(relativeError(await values(hidden), await values(await rows(0, 4, length, model.layers)))).toBeLessThan(TOLERANCE)
     await cache.reserve(1000)
     expect(cache.block(2).value.shape[2]).toBe(1000)
@@ -151,6 +151,6 @@ describe('CachedSpan', () => {
   it('refuses more rows than a cache has room for', async () => {
     const { span, blocks, caches, rows } = await setUp('llama/plain')
     caches[0]!.length = 30
-    await expect(blocks.run(await rows(0, 0, 4), [{ cache: caches[0]!, count: 4 }], span)).rejects.toThrow('do not fit')
+    await expect(blocks.forward(await rows(0, 0, 4), [{ cache: caches[0]!, count: 4 }], span)).rejects.toThrow('do not fit')
   })
 })

@@ -16,6 +16,7 @@ import { chatglmRevisions, promptOf, readChatGLMGolden } from '../../helpers/cha
 import { baseWeights, decodeTensor, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 import { shapesOf } from '../../helpers/tiny-model.ts'
+import { computed } from './computed.ts'
 
 let device: Device
 beforeAll(async () => {
@@ -65,15 +66,15 @@ describe.each(chatglmRevisions)('generation with the original ChatGLM, revision 
         const active = sequences.filter(({ ids }, i) => i <= step && ids.length < golden.greedy[0]!.length)
         const fresh = active.map(({ prompt, ids }) => ids.length === 0 ? prompt : ids.slice(-1))
         const up: DeviceTensor[] = []
-        for (const [i, { client }] of active.entries()) up.push(await client.start(fresh[i]!))
+        for (const [i, { client }] of active.entries()) up.push(await computed(device, await client.embed(fresh[i]!)))
         const joined = await concatRows(device, up)
         const rows = active.map(({ cache, client }, i) => ({ cache, count: fresh[i]!.length, context: client.contextAt(cache.length) }))
-        const across = await server.run(joined, rows, span)
+        const across = await server.forward(joined, rows, span)
         let start = 0
         for (const [i, { ids, client, cache }] of active.entries()) {
           const own = await sliceRows(device, across, start, start += fresh[i]!.length)
           cache.length += fresh[i]!.length
-          ids.push(argmax(await client.finish(own, fresh[i]!.length)))
+          ids.push(argmax(await client.logits(own, fresh[i]!.length)))
         }
         device.free(...up, joined, across)
       }
@@ -102,7 +103,7 @@ describe.each(chatglmRevisions)('generation with the original ChatGLM, revision 
       const [entering, expected] = await Promise.all(
         [0, model.layers].map(async (layer) => await sliceRows(device, decodeTensor(golden.hidden[layer]!), start, start + count))
       )
-      expect(relativeError(await values(await blocks.run(entering!, [{ cache, count, context }], span)), await values(expected!)))
+      expect(relativeError(await values(await blocks.forward(entering!, [{ cache, count, context }], span)), await values(expected!)))
         .toBeLessThan(1e-5)
       cache.free()
       start += count
@@ -144,15 +145,15 @@ describe('CachedSpan of a model that reads prompts in both directions', () => {
       num_attention_heads: 2
     })
     const [first, second] = [await SequenceCache.create(device, model, all, 8), await SequenceCache.create(device, model, all, 8)]
-    await blocks.run(await entering(0, 5), [rowsOf(first, 5)], all)
+    await blocks.forward(await entering(0, 5), [rowsOf(first, 5)], all)
     first.length = 5
     const joined = await concatRows(device, [await entering(5, 6), await entering(0, 4)])
-    const together = await values(await blocks.run(joined, [rowsOf(first, 1), rowsOf(second, 4)], all))
+    const together = await values(await blocks.forward(joined, [rowsOf(first, 1), rowsOf(second, 4)], all))
     expect(relativeError(together, Float32Array.of(...await leaving(5, 6), ...await leaving(0, 4)))).toBeLessThan(1e-5)
     first.length = 6
     second.length = 4
     const later = await concatRows(device, [await entering(6, 7), await entering(4, 6)])
-    const after = await values(await blocks.run(later, [rowsOf(first, 1), rowsOf(second, 2)], all))
+    const after = await values(await blocks.forward(later, [rowsOf(first, 1), rowsOf(second, 2)], all))
     expect(relativeError(after, Float32Array.of(...await leaving(6, 7), ...await leaving(4, 6)))).toBeLessThan(1e-5)
   })
 
@@ -165,7 +166,7 @@ describe('CachedSpan of a model that reads prompts in both directions', () => {
       const counts = lengths.map((length) => length === 0 ? 4 : 1)
       const rows = await concatRows(device, await Promise.all(counts.map(async (count) => await entering(0, count))))
       for (const [i, cache] of caches.entries()) cache.length = lengths[i]!
-      await blocks.run(rows, caches.map((cache, i) => rowsOf(cache, counts[i]!)), all)
+      await blocks.forward(rows, caches.map((cache, i) => rowsOf(cache, counts[i]!)), all)
       return compile.mock.calls.filter(([{ name }]) => name.startsWith('cached')).length
     }
     expect(await compiledFor([0, 0])).toBe(1)
@@ -182,10 +183,10 @@ describe('CachedSpan of a model that reads prompts in both directions', () => {
     await weights.loadBlocks(source, span)
     const cache = await SequenceCache.create(device, model, span, 32)
     const [blocks, rows] = [new CachedSpan(weights), await sliceRows(device, decodeTensor(golden.hidden[0]!), 0, 4)]
-    await expect(blocks.run(rows, [{ cache, count: 4 }], span)).rejects.toThrow('context')
-    await expect(blocks.run(rows, [{ cache, count: 4, context: { length: 4, maskPosition: 3 } }], span)).rejects.toThrow('does not fit')
+    await expect(blocks.forward(rows, [{ cache, count: 4 }], span)).rejects.toThrow('context')
+    await expect(blocks.forward(rows, [{ cache, count: 4, context: { length: 4, maskPosition: 3 } }], span)).rejects.toThrow('does not fit')
     cache.length = 2
-    await expect(blocks.run(rows, [{ cache, count: 4, context: { length: 4, maskPosition: 3 } }], span)).rejects.toThrow(
+    await expect(blocks.forward(rows, [{ cache, count: 4, context: { length: 4, maskPosition: 3 } }], span)).rejects.toThrow(
       'within their context'
     )
     cache.free()

@@ -13,6 +13,7 @@ import { openDevice } from '../../../src/model/runtime/open.ts'
 import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import type { Tensor } from '../../../src/tensor.ts'
 import { dataPath, hasData } from '../../helpers/data.ts'
+import { computed } from './computed.ts'
 
 let device: Device
 beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
@@ -40,16 +41,16 @@ describe.skipIf(!hasData('stories260K-hf'))('greedy generation with stories260K'
       const model = modelOf(directory.config)
       const ends = await loadClientModel(device, model, directory, { inputBlocks, outputBlocks }, 'weights')
       const client = await CachedClientModel.create(ends.weights, { inputBlocks, outputBlocks }, 8)
-      const up = await client.start([BOS])
+      const up = await computed(device, await client.embed([BOS]))
       // Without the middle the rows are not the model's, but they are rows.
-      const { logits, id, release: { tensors: [guessed] } } = await client.finishAndGuess(up, 1, async ({ calls, output }) => (
+      const { logits, id, release: { tensors: [guessed] } } = await client.logitsAndNext(up, 1, async ({ calls, output }) => (
         { calls, released: (results) => ({ tensors: [results[output] as Tensor], clippedFraction: 0 }) }
       ))
       expect(id).toBe(argmax(logits))
-      client.takeBack()
-      const other = await client.start([id + 1])
-      client.takeBack()
-      const again = await client.start([id])
+      client.rewind(client.length)
+      const other = await computed(device, await client.embed([id + 1]))
+      client.rewind(client.length)
+      const again = await computed(device, await client.embed([id]))
       expect((await device.download(again)).data).toEqual(guessed!.data)
       expect((await device.download(other)).data).not.toEqual(guessed!.data)
       device.free(other, again)
@@ -73,11 +74,11 @@ describe.skipIf(!hasData('stories260K-hf'))('greedy generation with stories260K'
     const expected = expectedIds()
     const ids = [BOS]
     while (ids.length < expected.length) {
-      const up = await client.start(ids.slice(client.length))
-      const across = await server.run(up, [{ cache, count: 1 }], span)
+      const up = await computed(device, await client.embed(ids.slice(client.length)))
+      const across = await server.forward(up, [{ cache, count: 1 }], span)
       cache.length++
       device.free(up)
-      ids.push(argmax(await client.finish(across, across.shape[0]!)))
+      ids.push(argmax(await client.logits(across, across.shape[0]!)))
     }
     expect(ids).toEqual(expected)
     cache.free()

@@ -56,11 +56,11 @@ describe.each(formats)('generation with weights in %s', (format, tolerance) => {
         keepResiduals: false
       })
       const blocks = new CachedSpan(span.weights)
-      const atOnce = await blocks.run(rows, [{ cache, count: length, context }], all)
+      const atOnce = await blocks.forward(rows, [{ cache, count: length, context }], all)
       const parts: DeviceTensor[] = []
       while (cache.length < length) {
         const count = cache.length === 0 ? (context?.length ?? 0) + 1 : 1
-        parts.push(await blocks.run(await sliceRows(device, rows, cache.length, cache.length + count), [{ cache, count, context }], all))
+        parts.push(await blocks.forward(await sliceRows(device, rows, cache.length, cache.length + count), [{ cache, count, context }], all))
         cache.length += count
       }
       const [wanted, once, apart] = await Promise.all([hidden, atOnce, await concatRows(device, parts)].map(values)) as [
@@ -81,8 +81,8 @@ describe.each(formats)('generation with weights in %s', (format, tolerance) => {
     const other = await SequenceCache.create(device, model, all, 32)
     const start = await sliceRows(device, rows, 0, 2)
     const two = await concatRows(device, [rows, start])
-    const together = await blocks.run(two, [{ cache, count: length }, { cache: other, count: 2 }], all)
-    const alone = await blocks.run(rows, [{ cache, count: length }], all)
+    const together = await blocks.forward(two, [{ cache, count: length }, { cache: other, count: 2 }], all)
+    const alone = await blocks.forward(rows, [{ cache, count: length }], all)
     const shared = await sliceRows(device, together, 0, length)
     expect(relativeError(await values(shared), await values(alone))).toBeLessThan(1e-5)
     span.free()

@@ -44,7 +44,7 @@ async function setUp (name: typeof windowed[number], rowCount = CAPACITY) {
     /** What leaves the last block when these rows come next, in one run. */
     pass: async (cache: SequenceCache, count: number) => {
       const left = await values(
-        await blocks.run(await sliceRows(device, entering, cache.length, cache.length + count), [{ cache, count }], span)
+        await blocks.forward(await sliceRows(device, entering, cache.length, cache.length + count), [{ cache, count }], span)
       )
       cache.length += count
       return left
@@ -84,7 +84,7 @@ describe.each(windowed)('the caches of %s', (name) => {
     await pass(short, 3)
     const together = await concatRows(device, [await entering(516, 518), await entering(3, 4)])
     for (const attempt of ['first', 'second']) {
-      const left = await values(await blocks.run(together, [{ cache: long, count: 2 }, { cache: short, count: 1 }], span))
+      const left = await values(await blocks.forward(together, [{ cache: long, count: 2 }, { cache: short, count: 1 }], span))
       expect(relativeError(left, Float32Array.of(...await leaving(516, 518), ...await leaving(3, 4))), attempt).toBeLessThan(TOLERANCE)
     }
     long.free()
@@ -122,7 +122,7 @@ it('a prompt longer than a run is read in several', async () => {
   const after: number[] = []
   while (ends.length < all.length - 1) {
     const piece = all.slice(ends.length, ends.length < prompt.length ? ends.length + 100 : ends.length + 1)
-    const logits = await ends.finish(await ends.starting(piece), piece.length)
+    const logits = await ends.logits(await ends.embed(piece), piece.length)
     if (ends.length >= prompt.length) after.push(argmax(logits))
   }
   expect(ids).toEqual(after)

@@ -1,6 +1,6 @@
 import type { Encoding } from '../../../encoding.ts'
-import { inRuns } from '../../../model/generation/cache-size.ts'
-import { CachedClientModel, type Guess } from '../../../model/generation/cached-client-model.ts'
+import { chunksOf } from '../../../model/generation/cache-size.ts'
+import { CachedClientModel, type NextToken } from '../../../model/generation/cached-client-model.ts'
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { ModelWeights } from '../../../model/layers/weights.ts'
 import type { Boundary, Protection } from '../../../model/privacy/boundary.ts'
@@ -27,7 +27,7 @@ export class Sequence {
   readonly #channel: GenerateClientChannel
   readonly #ends: CachedClientModel
   /** A token that was started before it was chosen: its rows, as they may leave. */
-  #guessed: Omit<Guess, 'logits'> | undefined
+  #guessed: Omit<NextToken, 'logits'> | undefined
 
   private constructor (components: GeneratorComponents, channel: GenerateClientChannel, ends: CachedClientModel) {
     this.#c = components
@@ -58,9 +58,9 @@ export class Sequence {
    * be next: it is taken through this side's first blocks in the same message to the device, so that its rows are there when it is.
    */
   async next (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
-    const runs = inRuns(this.#c.weights.model, ids)
-    for (const run of runs.slice(0, -1)) await this.#pass(run, { guess: false }, signal)
-    return await this.#pass(runs.at(-1)!, { guess }, signal)
+    const chunks = chunksOf(this.#c.weights.model, ids)
+    for (const chunk of chunks.slice(0, -1)) await this.#pass(chunk, { guess: false }, signal)
+    return await this.#pass(chunks.at(-1)!, { guess }, signal)
   }
 
   async #pass (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
@@ -80,8 +80,8 @@ export class Sequence {
       throw new BadMessageError('the server answered something else than it was asked')
     checkHiddenStates(back, { wire, hidden: hiddenSize, rows: ids.length })
     const rows = await boundary.decoding(back)
-    if (!guess) return await this.#ends.finish(rows, ids.length)
-    const { logits, ...guessed } = await this.#ends.finishAndGuess(
+    if (!guess) return await this.#ends.logits(rows, ids.length)
+    const { logits, ...guessed } = await this.#ends.logitsAndNext(
       rows,
       ids.length,
       async (next) => await boundary.protecting(next, protection, draw, 1)
@@ -96,10 +96,10 @@ export class Sequence {
     this.#guessed = undefined
     if (guessed !== undefined) {
       if (ids.length === 1 && ids[0] === guessed.id) return guessed.release.tensors
-      this.#ends.takeBack()
+      this.#ends.rewind(this.#ends.length)
     }
     const { boundary, protection } = this.#c
-    return (await boundary.protect(await this.#ends.starting(ids), protection, ids.length)).tensors
+    return (await boundary.protect(await this.#ends.embed(ids), protection, ids.length)).tensors
   }
 
   /** Frees the caches here; those on the server go with the stream. */

@@ -130,7 +130,7 @@ export class GenerationEngine {
     const { boundary, blocks } = this.#c
     cache.length = position
     const { calls, input } = continued(await boundary.decoding(tensors))
-    const through = await blocks.calls(input, [{ cache, count, context }], span)
+    const through = await blocks.forwardCalls(input, [{ cache, count, context }], span)
     const encoded = await boundary.encode({ calls: [...calls, ...through], output: 'output' }, count)
     cache.length = position + count
     resolve(encoded)
@@ -152,7 +152,7 @@ export class GenerationEngine {
           requests,
           aboard,
           async (rows) =>
-            await blocks.run(rows, requests.map(({ session: { cache }, rows: count, context }) => ({ cache, count, context })), {
+            await blocks.forward(rows, requests.map(({ session: { cache }, rows: count, context }) => ({ cache, count, context })), {
               first,
               end
             })

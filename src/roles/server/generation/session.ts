@@ -1,5 +1,5 @@
 import type { Model } from '../../../model/families/index.ts'
-import { rowsAtOnce } from '../../../model/generation/cache-size.ts'
+import { maxChunkTokens } from '../../../model/generation/cache-size.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { fromServer, type ClientMessage, type GenerateServerChannel } from '../../../protocols/generate/messages.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
@@ -54,8 +54,8 @@ async function compute (
   if (position > length) throw new BadMessageError(`position ${position} leaves a gap after ${length}`)
   if (count < 1 || position + count > capacity)
     throw new BadMessageError(`${count} rows from ${position} on do not fit a sequence of ${capacity}`)
-  if (count > rowsAtOnce(model))
-    throw new BadMessageError(`${count} rows came at once: of this model, which has windows, ${rowsAtOnce(model)} may`)
+  if (count > maxChunkTokens(model))
+    throw new BadMessageError(`${count} rows came at once: of this model, which has windows, ${maxChunkTokens(model)} may`)
   if (!session.cache.holds(position))
     throw new BadMessageError(`what rows from ${position} on see is forgotten; the sequence may begin again at 0`)
   const context = checkContext(model, kind.value)
