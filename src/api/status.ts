@@ -24,7 +24,8 @@ const training = z.object({
 const generation = z.object({
   sequences: count.describe('sequences that hold cache'),
   cacheBytes: count.describe('bytes of cache held'),
-  cacheLimitBytes: count.describe('bytes of cache at most')
+  cacheLimitBytes: count.describe('bytes of cache at most'),
+  evictions: count.describe('idle caches given up for other clients, since the start')
 })
 
 const member = z.object({

@@ -113,7 +113,12 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
         waitingFor: coordinator.current?.waitingFor ?? [],
         residuals: [blocks.residuals.report]
       },
-      generation: { sequences: engine.sessions, cacheBytes: engine.heldBytes, cacheLimitBytes: charter.limits.cacheBytes }
+      generation: {
+        sequences: engine.caches.sequences,
+        cacheBytes: engine.caches.heldBytes,
+        cacheLimitBytes: charter.limits.cacheBytes,
+        evictions: engine.caches.evictions
+      }
     }),
     removed: (peer) => { coordinator.expel(peer) },
     operations: {

@@ -9,7 +9,7 @@ import { tensor, type Tensor } from '../../../tensor.ts'
 import type { CachedHiddenStates, StageCache } from '../../middle/stage.ts'
 import { BatchRunner, type BatchChunk, type ChunkResult } from './batch-runner.ts'
 import { CacheManager, type CachedSequence } from './cache-manager.ts'
-import { NO_HISTORY, schedule, type SchedulerLimits } from './scheduler.ts'
+import { NO_HISTORY, schedule, type PendingRequest, type SchedulerLimits } from './scheduler.ts'
 
 /** Thrown for a request of a sequence that was closed before it was computed. */
 export class SequenceClosedError extends MidspanError {
@@ -123,4 +123,82 @@ export class GenerationEngine {
     this.caches.release(request.sequence)
     settle()
   }
+}
+
+/** One open sequence of a client, as the session that serves it sees it. */
+export class EngineSequence implements StageCache {
+  readonly #engine: GenerationEngine
+  readonly #sequence: CachedSequence
+
+  constructor (engine: GenerationEngine, sequence: CachedSequence) {
+    this.#engine = engine
+    this.#sequence = sequence
+  }
+
+  get capacity (): number { return this.#sequence.cache.capacity }
+
+  get length (): number { return this.#sequence.cache.length }
+
+  /** Whether tokens from this position on can be computed: the keys and values that they attend to are in the cache. */
+  holds (position: number): boolean {
+    return this.#sequence.cache.holds(position)
+  }
+
+  async forward (states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
+    return await this.#engine.compute(this.#sequence, states, signal)
+  }
+
+  rewind (position: number): void {
+    const { cache } = this.#sequence
+    if (position > cache.length) throw new RangeError(`a cache of ${cache.length} positions cannot go back to ${position}`)
+    cache.length = position
+  }
+
+  async close (): Promise<void> {
+    await this.#engine.close(this.#sequence)
+  }
+}
+
+/** A request as the scheduler sees it. A prompt that a model reads in both directions is computed whole: its tokens attend to each other. */
+function pending ({ sequence: { id, client }, context, position, count, done }: Request): PendingRequest {
+  return { id, client, tokens: count - done, indivisible: context !== undefined && position === 0 ? count : 1 }
+}
+
+/** The next tokens of a request. */
+function chunkOf ({ sequence, position, tensors, context, count, done }: Request, tokens: number): BatchChunk {
+  return {
+    sequence,
+    position: position + done,
+    count: tokens,
+    tensors: tensors.map((part) => rowsOf(part, done, done + tokens)),
+    context,
+    requestEnd: position + count
+  }
+}
+
+/** Rows `[first, end)` of a tensor [rows, …], over the same memory. */
+function rowsOf (value: Tensor, first: number, end: number): Tensor {
+  const [rows = 0, ...rest] = value.shape
+  if (first === 0 && end === rows) return value
+  const width = value.data.length / rows
+  return tensor(value.dtype, [end - first, ...rest], value.data.subarray(first * width, end * width))
+}
+
+/** The hidden states of all chunks of a request, and for int8 their scales, one chunk after the other. */
+function joined (results: ReadonlyArray<readonly Tensor[]>): readonly Tensor[] {
+  const [first, ...others] = results
+  if (first === undefined || others.length === 0) return first ?? []
+  return first.map((part, index) => concatenated(results.map((tensors) => tensors[index] ?? part)))
+}
+
+function concatenated (parts: readonly Tensor[]): Tensor {
+  const [{ dtype, shape: [, ...rest], data }] = parts as [Tensor, ...Tensor[]]
+  const length = parts.reduce((total, part) => total + part.data.length, 0)
+  const values = new (data.constructor as new (length: number) => Float32Array)(length)
+  let offset = 0
+  for (const part of parts) {
+    values.set(part.data as Float32Array, offset)
+    offset += part.data.length
+  }
+  return tensor(dtype, [parts.reduce((total, part) => total + (part.shape[0] ?? 0), 0), ...rest], values)
 }

@@ -6,7 +6,7 @@ import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
 import { checkContext, checkSpan } from '../checks.ts'
-import type { GenerationEngine, GenerationSession } from './engine.ts'
+import type { EngineSequence, GenerationEngine } from './engine.ts'
 
 export interface GenerationComponents {
   readonly charter: Charter
@@ -14,52 +14,54 @@ export interface GenerationComponents {
   readonly engine: GenerationEngine
 }
 
-/** Serves one sequence until its stream ends, and frees its cache however that happens. */
+/** Serves one sequence until its stream ends, and frees its KV cache however the stream ends. Rejects with what ended the stream. */
 export async function serveGeneration (
   channel: GenerateServerChannel,
   { charter, model, engine }: GenerationComponents,
   signal: AbortSignal
 ): Promise<void> {
-  const session = await begin(channel, charter, engine, await channel.receive(signal))
+  const sequence = await open(channel, charter, engine, await channel.receive(signal), signal)
   try {
     await channel.send(fromServer({ case: 'ready', value: {} }))
-    for (;;) await compute(channel, { charter, model, engine }, session, await channel.receive(signal))
+    for (;;) await compute(channel, { charter, model }, sequence, await channel.receive(signal), signal)
   } finally {
-    await engine.close(session)
+    await sequence.close()
   }
 }
 
-async function begin (
+async function open (
   channel: GenerateServerChannel,
   charter: Charter,
   engine: GenerationEngine,
-  { message: { kind } }: Received<ClientMessage>
-): Promise<GenerationSession> {
+  { message: { kind } }: Received<ClientMessage>,
+  signal: AbortSignal
+): Promise<EngineSequence> {
   if (kind.case !== 'begin') throw new BadMessageError('a generation stream begins with Begin')
   const { capacity, ...span } = kind.value
   if (capacity < 1 || capacity > charter.limits.maxSequenceTokens)
     throw new BadMessageError(`a sequence of ${capacity} tokens was asked for: the charter allows 1 to ${charter.limits.maxSequenceTokens}`)
-  return await engine.open(channel.sessionId, checkSpan(charter, span), capacity)
+  return await engine.open(channel.sessionId, channel.remotePeer.toString(), checkSpan(charter, span), capacity, signal)
 }
 
 async function compute (
   channel: GenerateServerChannel,
-  { charter, model, engine }: GenerationComponents,
-  session: GenerationSession,
-  { message: { kind }, tensors }: Received<ClientMessage>
+  { charter, model }: Omit<GenerationComponents, 'engine'>,
+  sequence: EngineSequence,
+  { message: { kind }, tensors }: Received<ClientMessage>,
+  signal: AbortSignal
 ): Promise<void> {
   if (kind.case !== 'rows') throw new BadMessageError('the message is of no known kind')
   const { position, count } = kind.value
-  const { length, capacity } = session.cache
+  const { length, capacity } = sequence
   if (position > length) throw new BadMessageError(`position ${position} leaves a gap after ${length}`)
   if (count < 1 || position + count > capacity)
-    throw new BadMessageError(`${count} rows from ${position} on do not fit a sequence of ${capacity}`)
+    throw new BadMessageError(`${count} hidden states from ${position} on do not fit a sequence of ${capacity}`)
   if (count > maxChunkTokens(model))
-    throw new BadMessageError(`${count} rows came at once: of this model, which has windows, ${maxChunkTokens(model)} may`)
-  if (!session.cache.holds(position))
-    throw new BadMessageError(`what rows from ${position} on see is forgotten; the sequence may begin again at 0`)
+    throw new BadMessageError(`${count} hidden states came at once: of this model, which has windows, ${maxChunkTokens(model)} may`)
+  if (!sequence.holds(position))
+    throw new BadMessageError(`what hidden states from ${position} on attend to is forgotten; the sequence may begin again at 0`)
   const context = checkContext(model, kind.value)
   checkHiddenStates(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: count })
-  const hidden = await engine.compute(session, { position, context, tensors })
+  const hidden = await sequence.forward({ position, context, tensors }, signal)
   await channel.send(fromServer({ case: 'hidden', value: { position } }), hidden)
 }
