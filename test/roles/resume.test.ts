@@ -6,7 +6,7 @@ import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { homeAt } from '../../src/node/home/home.ts'
 import { updateConfig } from '../../src/node/home/settings.ts'
 import { AdapterState } from '../../src/roles/client/training/adapter-state.ts'
-import { ClientEnds, TrainingPass } from '../../src/roles/client/training/client-ends.ts'
+import { ClientRound } from '../../src/roles/client/training/client-round.ts'
 import type { ProgressMeta, Run } from '../../src/roles/client/training/progress.ts'
 import { CoordinatorState, type Commit } from '../../src/roles/training/coordinator-state.ts'
 import { bytesOf } from '../../src/tensor.ts'
@@ -52,12 +52,12 @@ async function start (clients: readonly ClientOptions[], charter: Partial<Create
 }
 
 /** Does something before each call of a method, which fails where that fails. */
-function around (prototype: object, name: string, before: (...args: unknown[]) => Promise<void>): void {
+function around (prototype: object, name: string, before: (this: never, ...args: unknown[]) => Promise<void>): void {
   const methods = prototype as Record<string, (...args: unknown[]) => Promise<unknown>>
   const original = methods[name]
   if (original === undefined) throw new Error(`there is no ${name}`)
   methods[name] = async function (this: unknown, ...args) {
-    await before(...args)
+    await before.apply(this as never, args)
     return await original.apply(this, args)
   }
   undo.push(() => { methods[name] = original })
@@ -157,7 +157,7 @@ describe('a client that writes down where it stands', { timeout: 180_000 }, () =
       const { promise: computed, resolve: compute } = Promise.withResolvers<void>()
       const order: string[] = []
       let passes = 0
-      around(TrainingPass.prototype, 'finish', async () => {
+      around(ClientRound.prototype, 'finish', async () => {
         if (++passes === 2) compute()
       })
       around(AdapterState.prototype, 'commit', async (meta) => {
@@ -196,8 +196,8 @@ describe('a client that is late', { timeout: 180_000 }, () => {
     const federation = await start([{}, { inputBlocks: 2 }], { minClients: 1, roundDeadline: 1_500 })
     const [first, second] = federation.clients as [TestClient, TestClient]
     let late = false
-    around(ClientEnds.prototype, 'forward', async (_, seed) => {
-      if (seed !== 'round/5' || late) return
+    around(ClientRound.prototype, 'forward', async function (this: ClientRound) {
+      if (this.round !== 5 || late) return
       late = true
       await delay(4_000)
     })

@@ -5,7 +5,8 @@ import { fromServer } from '../../protocols/train/messages.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { Logger } from '../context.ts'
-import type { LocalStage, ForwardPass, BatchItem } from '../middle/local-stage.ts'
+import type { LocalStage, LocalForwardPass } from '../middle/local-stage.ts'
+import type { BatchItem } from '../middle/stage.ts'
 import { tellsGradientNorm } from './aggregation/adapter-shapes.ts'
 import type { FederatedAdapters } from './aggregation/federated-adapters.ts'
 import { dropoutSeed } from './dropout-seed.ts'
@@ -101,7 +102,7 @@ export class RoundExecution implements Disposable {
     if (!round.retain(forwards)) return undefined
     if (forwards.size === 0) return nobody
     const passengers = [...forwards].map(([peer, rows]) => ({ id: peer, ...round.spanOf(peer), ...rows }))
-    let passage = await middle.forward(passengers, seed)
+    let passage = await middle.forward(passengers, { dropoutSeed: seed })
     try {
       const answers = await this.#answers(passage)
       if (!round.retain(answers)) return undefined
@@ -118,7 +119,7 @@ export class RoundExecution implements Disposable {
       if (finished.size < answers.size) {
         // They take their part of the gradient along: it becomes what it would have been without them.
         passage.free()
-        passage = await middle.forward(passengers.filter(({ id }) => finished.has(id)), seed)
+        passage = await middle.forward(passengers.filter(({ id }) => finished.has(id)), { dropoutSeed: seed })
         await passage.backward(answers)
       }
       await this.#sum.add(passage.takeGradients())
@@ -141,7 +142,7 @@ export class RoundExecution implements Disposable {
   }
 
   /** Hidden rows down. Resolves with the gradients that come up. */
-  async #answers (passage: ForwardPass): Promise<Answers> {
+  async #answers (passage: LocalForwardPass): Promise<Answers> {
     const round = this.#round
     const backward = round.expectBackward(passage.hidden.keys())
     for (const [peer, tensors] of passage.hidden) {
@@ -165,12 +166,12 @@ export class RoundExecution implements Disposable {
    * Without those whose gradients overflow, or could in the sum over all passes and clients, with which every adapter would be lost. Each
    * pass has its share of what that sum may be, and each client its share of the pass: where it is too much, somebody is found at fault.
    */
-  async #sound (passage: ForwardPass, passengers: readonly BatchItem[], answers: Answers, seed: string): Promise<ReadonlySet<string>> {
+  async #sound (passage: LocalForwardPass, passengers: readonly BatchItem[], answers: Answers, seed: string): Promise<ReadonlySet<string>> {
     const { middle, adapters, logger, charter: { training: { gradientAccumulationSteps: passes } } } = this.#c
     if (await adapters.isSummable(passage.adapterGradients, passes)) return new Set(answers.keys())
     const sound = new Set<string>()
     for (const peer of answers.keys()) {
-      const alone = await middle.forward(passengers.filter(({ id }) => id === peer), seed)
+      const alone = await middle.forward(passengers.filter(({ id }) => id === peer), { dropoutSeed: seed })
       try {
         await alone.backward(answers)
         if (await adapters.isSummable(alone.adapterGradients, passes * answers.size)) sound.add(peer)

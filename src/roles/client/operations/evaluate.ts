@@ -1,11 +1,10 @@
 import { z } from 'zod'
-import { sequencesOf } from '../../../model/layers/hidden-states.ts'
-import { fromClient } from '../../../protocols/train/messages.ts'
-import { BadMessageError } from '../../../protocols/wire/errors.ts'
+import { protectionOf } from '../../charter-settings.ts'
 import { parseParameters } from '../../parameters.ts'
-import { sequenceFields } from '../fields.ts'
-import type { ClientRuntime } from '../runtime.ts'
+import type { Client } from '../client.ts'
+import { routeOf } from '../server-route.ts'
 import { dataSchema, loadBatches } from '../training/data.ts'
+import { evaluateBatch } from '../training/evaluation.ts'
 
 const parametersSchema = dataSchema.extend({
   /** Sequences at most. */
@@ -13,36 +12,32 @@ const parametersSchema = dataSchema.extend({
 })
 
 /** The loss on a data file, with the middle at the server and the labels here. */
-export async function * evaluate (core: ClientRuntime, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
+export async function * evaluate (
+  { context, runtime, adapters, sessions }: Client,
+  params: unknown,
+  signal: AbortSignal
+): AsyncGenerator<object> {
   const { limit = Infinity, ...data } = parseParameters(parametersSchema, params)
-  const { charter, client: { partition } } = core.context
-  const { batches } = await loadBatches(data, core.tokenizer, charter, signal)
-  const ends = core.clientEnds(core.context.client)
-  const middle = { first: partition.inputBlocks, end: charter.model.blocks - partition.outputBlocks }
+  const { charter } = context
+  const { batches } = await loadBatches(data, runtime.tokenizer, charter, signal)
+  const protection = protectionOf(charter, context.client).hidden
   const startedAtMs = Date.now()
-  const channel = await core.openTraining(signal)
+  const stream = await sessions.training(signal)
   try {
-    await core.refresh(channel, signal)
+    await adapters.refresh(stream, signal)
+    const route = routeOf({ training: stream }, { charter, partition: context.client.partition })
     let [lossSum, tokens, sequences] = [0, 0, 0]
     const count = batches.count(0)
     for (let index = 0; index < count && sequences < limit; index++) {
       const { batch } = batches.at({ epoch: 0, index })
-      await channel.send(
-        fromClient({ case: 'evaluate', value: { request: index, middle, ...sequenceFields(sequencesOf(core.model, batch.ids)) } }),
-        await ends.release(batch.ids),
-        signal
-      )
-      const { message: { kind }, tensors } = await channel.receive(signal)
-      if (kind.case !== 'evaluated' || kind.value.request !== index)
-        throw new BadMessageError('the server answered something else than it was asked')
-      const loss = await ends.evaluate(batch, tensors)
+      const loss = await evaluateBatch({ ...runtime, route }, batch, protection, signal)
       lossSum += loss.lossSum
       tokens += loss.countedTokens
       sequences += batch.ids.length
       yield { type: 'progress', sequences, tokens }
     }
     const loss = lossSum / tokens
-    const { sentBytes, receivedBytes } = channel.traffic
+    const { sentBytes, receivedBytes } = stream.traffic
     yield {
       type: 'result',
       loss,
@@ -54,6 +49,6 @@ export async function * evaluate (core: ClientRuntime, params: unknown, signal: 
       receivedBytes
     }
   } finally {
-    await channel.close()
+    await stream.close()
   }
 }
