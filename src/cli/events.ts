@@ -69,7 +69,10 @@ export interface GenerateDone extends Traffic {
   readonly tokensPerSecond: number
 }
 
-export type GenerateEvent = { readonly type: 'text', readonly text: string } | GenerateDone
+export type GenerateEvent =
+  | { readonly type: 'text', readonly text: string }
+  | { readonly type: 'waiting', readonly reason: string }
+  | GenerateDone
 
 interface Exported {
   readonly type: 'done'

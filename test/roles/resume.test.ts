@@ -175,19 +175,31 @@ describe('a client that writes down where it stands', { timeout: 180_000 }, () =
     }
   )
 
-  it('tries again when it cannot, before it hands in what follows', async () => {
-    const federation = await start([{}])
-    const order: string[] = []
-    around(AdapterState.prototype, 'commit', async (meta) => {
-      const { done } = (meta as ProgressMeta).run as Run
-      order.push(`write ${done}`)
-      if (done === 2 && order.at(-2) !== 'write 2') throw new Error('the disk is full')
-    })
-    around(AdapterState.prototype, 'download', async () => { order.push('hand in') })
-    const events = await train(federation.clients[0]!, 0, 3)
-    expect(order).toEqual(['write 0', 'hand in', 'write 1', 'hand in', 'write 2', 'write 2', 'hand in', 'write 3'])
-    expect(events.some(({ reason }) => reason?.includes('the disk is full') === true)).toBe(true)
-    await expectInStep(federation, federation.clients[0]!)
+  it.each([{ mode: 'shared' }, { mode: 'personal' }] as const)(
+    'stops with the reason when its disk is full, and goes on when there is room, with $mode ends',
+    async (ends) => {
+      const federation = await start([{}], { ends })
+      const client = federation.clients[0]!
+      let full = true
+      around(AdapterState.prototype, 'commit', async (meta) => {
+        if (full && ((meta as ProgressMeta).run as Run).done === 2)
+          throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC', errno: -28, syscall: 'write' })
+      })
+      let handedIn = 0
+      around(AdapterState.prototype, ends.mode === 'shared' ? 'download' : 'prepare', async () => { handedIn++ })
+      await expect(train(client, 0, 3)).rejects.toMatchObject({ code: 'E_FILE' })
+      expect(handedIn).toBeLessThan(4)
+      full = false
+      const events = await train(client, 0, 3)
+      expect(events.filter(({ type, leftOut }) => type === 'round' && leftOut === false).length).toBeGreaterThan(0)
+      if (ends.mode === 'shared') await expectInStep(federation, client)
+    }
+  )
+
+  it('stops at a defect, which another try would meet again', async () => {
+    const { clients: [client] } = await start([{}])
+    around(AdapterState.prototype, 'download', async () => { throw new ReferenceError('a name is not defined') })
+    await expect(train(client!, 0, 1)).rejects.toMatchObject({ code: 'E_INTERNAL' })
   })
 })
 

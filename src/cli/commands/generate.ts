@@ -65,6 +65,10 @@ export const generate = command({
         if (!json) terminal.writeForeign(event.text)
         continue
       }
+      if (event.type === 'waiting') {
+        terminal.note(event.reason)
+        continue
+      }
       const { type: _type, ...result } = event
       if (json) terminal.json(result)
       else terminal.write('\n')
