@@ -226,7 +226,12 @@ class RouteCache implements StageCache {
   }
 }
 
-async function through (caches: readonly StageCache[], { tensors, context }: CachedHiddenStates, signal: AbortSignal): Promise<readonly Tensor[]> {
+/** Computes hidden states through the caches of all stages, in order. */
+async function through (
+  caches: readonly StageCache[],
+  { tensors, context }: CachedHiddenStates,
+  signal: AbortSignal
+): Promise<readonly Tensor[]> {
   let outputs = tensors
   for (const cache of caches) outputs = await cache.forward({ tensors: outputs, context }, signal)
   return outputs
@@ -277,5 +282,5 @@ function joined (parts: readonly Tensor[]): Tensor {
 
 /** Returns a tensor of the first rows of another, over the same memory. */
 function firstRows ({ dtype, shape: [rows = 0, ...row], data }: Tensor, count: number): Tensor {
-  return tensor(dtype, [count, ...row], data.subarray(0, data.length / Math.max(rows, 1) * count) as TensorData)
+  return tensor(dtype, [count, ...row], data.subarray(0, data.length / Math.max(rows, 1) * count))
 }

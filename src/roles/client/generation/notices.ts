@@ -14,9 +14,9 @@ export class Notices {
       for (;;) {
         const next = events.next()
         for await (const notice of this.#until(next)) yield { notice }
-        const { done, value } = await next
-        if (done === true) return
-        yield value
+        const result = await next
+        if (result.done === true) return
+        yield result.value
       }
     } finally {
       await events.return(undefined)

@@ -17,12 +17,12 @@ import { isAveragingRound, tellsGradientNorm } from '../../training/aggregation/
 import type { ReleaseSecret } from '../release-secret.ts'
 import { middleOf, routeOf } from '../server-route.ts'
 import type { ClientSessions } from '../sessions.ts'
+import { TrafficMeter, type Traffic } from '../traffic.ts'
 import type { AdapterState } from './adapter-state.ts'
 import { ClientRound } from './client-round.ts'
 import type { ProgressMeta, Run } from './progress.ts'
 import { Releases, type Protections } from './releases.ts'
 import { RoundRepeats } from './round-repeats.ts'
-import { TrafficMeter, type Traffic } from '../traffic.ts'
 
 export type TrainEvent =
   | { type: 'waiting', reason: string }
@@ -380,7 +380,7 @@ export class ClientTrainer {
   }
 }
 
-/** Checks what a server has gradients multiplied by: above 0 and at most 1, since it divides by tokens and clips. Throws BadMessageError. */
+/** Checks what a server has gradients multiplied by: above 0, and 1 at most, as it divides by tokens and clips. Throws BadMessageError. */
 function checkFactor (what: string, factor: number): void {
   // The comparisons are false for NaN.
   if (!(factor > 0 && factor <= 1)) throw new BadMessageError(`${what} is ${factor}: expected a number above 0, 1 at most`)

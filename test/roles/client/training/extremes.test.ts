@@ -11,9 +11,9 @@ import { Parameters as TrainedParameters } from '../../../../src/model/training/
 import { fromServer, type TrainClientChannel } from '../../../../src/protocols/train/messages.ts'
 import { BadMessageError } from '../../../../src/protocols/wire/errors.ts'
 import { isFinite } from '../../../../src/protocols/wire/hidden-states.ts'
-import { TrainingStream } from '../../../../src/roles/middle/training-stream.ts'
 import { AdapterState } from '../../../../src/roles/client/training/adapter-state.ts'
 import { ClientTrainer, type ClientTrainerComponents, type ClientTrainerSettings } from '../../../../src/roles/client/training/trainer.ts'
+import { TrainingStream } from '../../../../src/roles/middle/training-stream.ts'
 import { float32, int32, type Tensor } from '../../../../src/tensor.ts'
 
 const NAME = '0.self_attn.q_proj.lora_A'
@@ -40,12 +40,14 @@ const message: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ round, countedRound: round, members: uint32, state: named }).map(({ state: { names, tensors }, ...fields }) =>
     [{ case: 'enlisted', value: { ...fields, names } }, tensors] as const
   ),
-  fc.record({ round, scale: double, leftOut: fc.boolean(), members: uint32, state: named }).map(({ state: { names, tensors }, ...fields }) =>
-    [{ case: 'step', value: { ...fields, names } }, tensors] as const
+  fc.record({ round, scale: double, leftOut: fc.boolean(), members: uint32, state: named }).map(
+    ({ state: { names, tensors }, ...fields }) => [{ case: 'step', value: { ...fields, names } }, tensors] as const
   ),
   fc.record({ round, coefficient: double }).map((value) => [{ case: 'coefficient', value }, []] as const),
   fc.record({ members: uint32, needed: uint32 }).map((value) => [{ case: 'waiting', value }, []] as const),
-  fc.record({ round: uint32.filter((number) => number > 3), members: uint32, deadlineMs: uint32 }).map((value) => [{ case: 'begin', value }, []] as const),
+  fc.record({ round: uint32.filter((number) => number > 3), members: uint32, deadlineMs: uint32 }).map((value) =>
+    [{ case: 'begin', value }, []] as const
+  ),
   fc.record({ round, pass: uint32 }).map((value) => [{ case: 'gradient', value }, []] as const)
 )
 
