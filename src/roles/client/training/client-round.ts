@@ -75,12 +75,14 @@ export class ClientRound implements Disposable {
   /** Gradients of the client's own blocks, by name: sums over the passes that are done. */
   get gradients (): ReadonlyMap<string, DeviceTensor> { return this.#sum.gradients }
 
+  /** Sums over all passes, the one in progress included. */
   get figures (): Figures {
-    const total = (of: (figures: Figures) => number): number => this.#done.reduce((sum, figures) => sum + of(figures), 0)
+    const all = this.#current === undefined ? this.#done : [...this.#done, this.#current]
+    const total = (of: (figures: Figures) => number): number => all.reduce((sum, figures) => sum + of(figures), 0)
     return {
       lossSum: total(({ lossSum }) => lossSum),
       tokens: total(({ tokens }) => tokens),
-      clippedFraction: total(({ clippedFraction }) => clippedFraction) / this.#done.length
+      clippedFraction: total(({ clippedFraction }) => clippedFraction) / all.length
     }
   }
 

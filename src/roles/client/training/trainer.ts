@@ -88,6 +88,8 @@ export class ClientTrainer {
   #work: ClientRound | undefined
   #begun: boolean
   readonly #traffic = new TrafficMeter()
+  /** The last round in which a batch was released, also where its work was lost with the connection. */
+  #releasedRound: number | undefined
   /** What the user has to be told, in order. */
   readonly #notices: string[] = []
   /** The last write of a place and the state that belongs to it, which may be in progress, or have failed. */
@@ -225,6 +227,7 @@ export class ClientTrainer {
     }
     // The same round may begin anew, after this client has prepared its step.
     await this.#c.state.suspend()
+    this.#releasedRound = round
     const { charter, partition, peer } = this.#settings
     const { gradientAccumulationSteps } = charter.training
     const route = routeOf({ training: stream }, { charter, partition })
@@ -293,7 +296,7 @@ export class ClientTrainer {
     }
     if (ends.mode === 'average') await state.adopt(named)
     await this.#goOn(round + 1, took)
-    const event = work === undefined || work.pass === 0 ? undefined : this.#event(work, leftOut, members)
+    const event = work === undefined ? undefined : this.#event(work, leftOut, members)
     this.#forget()
     if (leftOut) await this.#enlist(stream)
     return event
@@ -321,7 +324,7 @@ export class ClientTrainer {
   /** Goes on to the next place in the rounds and, if this client's work counted, in the data. */
   async #goOn (round: number, counted: boolean): Promise<void> {
     const { run } = this.#meta
-    const uncounted = (run.uncounted ?? 0) + (this.#work === undefined ? 0 : 1)
+    const uncounted = (run.uncounted ?? 0) + (this.#releasedRound === this.#meta.round ? 1 : 0)
     const next = { ...run, uncounted: 0, cursor: this.#after(run.cursor) }
     if (counted) this.#meta = { ...this.#meta, round, run: { ...next, done: run.done + 1 } }
     else if (uncounted < MAX_UNCOUNTED) this.#meta = { ...this.#meta, round, run: { ...run, uncounted } }
