@@ -11,7 +11,7 @@ const forbidden = {
   protocols: ['model', 'roles', 'node', 'cli'],
   roles: ['node', 'cli'],
   node: ['cli'],
-  '*.ts': ['model', 'protocols', 'roles', 'node', 'cli']
+  '!(index).ts': ['model', 'protocols', 'roles', 'node', 'cli']
 }
 
 const importZones = [

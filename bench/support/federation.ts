@@ -1,9 +1,9 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { GivenParameters, OperationName } from '../../src/api/operations.ts'
 import { pretrainingDocuments } from '../../src/cli/demo/corpus.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
-import type { DaemonStatus } from '../../src/node/daemon/daemon.ts'
 import { createFederation, type CreateOptions } from '../../src/node/federation/create.ts'
 import { joinFederation } from '../../src/node/federation/join.ts'
 import { homeAt } from '../../src/node/home/home.ts'
@@ -125,7 +125,7 @@ export class Federation {
       serverHome
     ])
     lap('server')
-    const { addresses } = await new ControlClient(homeAt(serverHome)).request('status', {}, limit()) as DaemonStatus
+    const { addresses } = await new ControlClient(homeAt(serverHome)).request('status', {}, limit())
     const invite = addresses.find((address) => address.includes('127.0.0.1')) as string
     const homes: string[] = []
     for (let client = 0; client < clients; client++) {
@@ -185,7 +185,8 @@ export class Federation {
   }
 
   #stream (client: number, operation: string, parameters: object): AsyncGenerator<object> {
-    return new ControlClient(homeAt(this.#homes[client] as string)).stream(operation, parameters, limit())
+    const given = parameters as GivenParameters<OperationName>
+    return new ControlClient(homeAt(this.#homes[client] as string)).stream(operation as OperationName, given, limit())
   }
 }
 

@@ -1,5 +1,8 @@
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import type { OperationName } from '../api/operations.ts'
+import { homeAt } from '../node/home/home.ts'
+import { checkHome } from '../node/home/open-to-others.ts'
 import { grouped, optional, toggle, type Option, type Options, type ValuesOf } from './option.ts'
 import type { Terminal } from './terminal.ts'
 import { path } from './values.ts'
@@ -19,10 +22,10 @@ export const COMMON_OPTIONS = grouped('Common options', {
   debug: toggle('Show stacks of errors')
 })
 
-/** What a handler gets besides its values. */
+/** The surroundings of a handler: all that it gets besides its values. */
 export interface Context {
   readonly terminal: Terminal
-  /** The positional argument, or empty where the command has none. */
+  /** The positional argument, or empty where there is none. */
   readonly argument: string
   /** Aborts when the process is told to stop. */
   readonly signal: AbortSignal
@@ -33,15 +36,19 @@ export interface Example {
   readonly about: string
 }
 
-/** A command as data, with its handler. */
+/** Describes a command, with its handler. */
 export interface Definition<O extends Options> {
   readonly name: string
-  /** The heading it stands under in `midspan --help`. */
+  /** The heading of `midspan --help` under which the command stands. */
   readonly group: string
   readonly summary: string
-  /** Paragraphs under the summary in its own help. */
+  /** Paragraphs under the summary in the command's own help. */
   readonly details?: string
-  readonly argument?: { readonly name: string, readonly about: string }
+  readonly argument?: { readonly name: string, readonly about: string, readonly optional?: true }
+  /** The operation of the daemon whose answer the command prints with --json. */
+  readonly operation?: OperationName
+  /** What the command does when whoever reads its output goes away; without a word, it is done. */
+  readonly withoutReader?: 'goes on' | 'stops'
   readonly options: O
   readonly examples: readonly Example[]
   readonly run: (values: ValuesOf<O & typeof COMMON_OPTIONS>, context: Context) => Promise<void>
@@ -52,12 +59,17 @@ export interface Command extends Omit<Definition<Options>, 'run'> {
   readonly run: (values: Readonly<Record<string, unknown>>, context: Context) => Promise<void>
 }
 
+/** Makes a command with the common options of a definition without them. Its home is checked before it runs. */
 export function command<const O extends Options> (definition: Definition<O>): Command {
   const { run, ...rest } = definition
   return {
     ...rest,
     options: { ...definition.options, ...COMMON_OPTIONS },
     // The values are made from these very options (layers.ts), key by key.
-    run: async (values, context) => { await run(values as ValuesOf<O & typeof COMMON_OPTIONS>, context) }
+    run: async (values, context) => {
+      const own = values as ValuesOf<O & typeof COMMON_OPTIONS>
+      await checkHome(homeAt(own.home as string))
+      await run(own, context)
+    }
   }
 }

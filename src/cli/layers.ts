@@ -1,9 +1,9 @@
-import { readFile } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { parse as parseYaml } from 'yaml'
 import { MidspanError, UsageError } from '../errors.ts'
 import { environmentName, kebab, type AnyOption, type Options } from './option.ts'
 
-/** What the command line gave, by option name: the texts in order, or true for a switch. */
+/** The texts that the command line gave, in order, by option name; true for a switch. */
 export type Flags = Readonly<Record<string, readonly string[] | true>>
 export type Environment = Readonly<Record<string, string | undefined>>
 
@@ -13,14 +13,20 @@ interface Given {
   readonly source: string
 }
 
+/** The permission of everybody to write (chmod(2)). */
+const WRITABLE_BY_ALL = 0o002
+
 const PREFIX = 'MIDSPAN_'
+
+/** Variables of the project's own tests, such as MIDSPAN_TEST_DATA, may stand in the environment of a command. */
+const TEST_PREFIX = 'MIDSPAN_TEST_'
 
 /** A file of options is read whole: nobody writes a longer one by hand. */
 const MAX_CONFIG_BYTES = 1024 * 1024
 
 /**
- * The values of a command's options: the command line first, then the environment, then the file given with --config, then the default.
- * `known` are the names of all options of all commands: one file, or one environment, serves them all.
+ * Resolves the values of a command's options: the command line first, then the environment, then the file given with --config, then the
+ * default. `known` are the names of all options of all commands: one file, or one environment, serves them all.
  * Throws UsageError that names the source of the first text that cannot be used.
  */
 export async function resolveOptions (
@@ -89,7 +95,9 @@ function valueOf (option: AnyOption, { texts, source }: Given): unknown {
 
 function refuseUnknownVariables (known: ReadonlySet<string>, environment: Environment): void {
   const names = new Set([...known].map(environmentName))
-  const unknown = Object.keys(environment).find((variable) => variable.startsWith(PREFIX) && !names.has(variable))
+  const unknown = Object.keys(environment).find((variable) =>
+    variable.startsWith(PREFIX) && !variable.startsWith(TEST_PREFIX) && !names.has(variable)
+  )
   if (unknown !== undefined)
     throw new UsageError(
       `the environment variable ${unknown} is not an option of any command`,
@@ -114,6 +122,8 @@ async function readOptionsFile (path: string, known: ReadonlySet<string>): Promi
 async function readText (path: string): Promise<string> {
   try {
     const bytes = await readFile(path)
+    if (process.platform !== 'win32' && ((await stat(path)).mode & WRITABLE_BY_ALL) !== 0)
+      throw new UsageError(`every user of this machine can write to ${path}`, `check what it says, then chmod o-w ${path}`)
     if (bytes.byteLength > MAX_CONFIG_BYTES)
       throw new UsageError(`${path} is ${bytes.byteLength} bytes, more than ${MAX_CONFIG_BYTES}`, 'check the path given with --config')
     return new TextDecoder().decode(bytes)
@@ -140,15 +150,15 @@ function textsOf (path: string, key: string, entry: unknown): readonly string[] 
 }
 
 /**
- * ", or write X" for the known name that is nearest to a mistyped one; empty where less than two thirds of what follows the prefix are
- * right.
+ * Returns ", or write X" for the known name that is nearest to a mistyped one. Returns an empty text where less than two thirds of what
+ * follows the prefix are right.
  */
 function nearest (name: string, known: Iterable<string>, prefixLength = 0): string {
   const near = [...known].map((other) => ({ other, distance: editDistance(name, other) })).sort((a, b) => a.distance - b.distance)[0]
   return near === undefined || near.distance > (name.length - prefixLength) / 3 ? '' : `, or write ${near.other}`
 }
 
-/** Levenshtein's distance, row by row. */
+/** Computes Levenshtein's distance, row by row. */
 function editDistance (a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, index) => index)
   for (let i = 1; i <= a.length; i++) {

@@ -1,7 +1,6 @@
 import { Command as Parser, CommanderError, Option as ParserOption } from 'commander'
 import { UsageError } from '../errors.ts'
 import type { Command, Context, Example } from './command.ts'
-import { InterruptedError } from './exit.ts'
 import { resolveOptions, type Environment, type Flags } from './layers.ts'
 import { flagText, type AnyOption } from './option.ts'
 import type { Terminal } from './terminal.ts'
@@ -30,16 +29,16 @@ export interface ProgramInit {
   readonly terminal: Terminal
   readonly environment: Environment
   readonly signal: AbortSignal
-  /** Called before a command runs whose options ask for stacks of errors. */
-  readonly onDebug?: () => void
+  /** Called before a command runs, with whether its options ask for stacks of errors. */
+  readonly onStart?: (command: Command, debug: boolean) => void
 }
 
-/** The names of all options of all commands. */
+/** Returns the names of all options of all commands. */
 export function optionNames (commands: readonly Command[]): ReadonlySet<string> {
   return new Set(commands.flatMap(({ options }) => Object.keys(options)))
 }
 
-/** What an option's line in help says: its meaning, then its default. */
+/** Returns the words of an option's line in help: its meaning, then its default. */
 export function describeOption (option: AnyOption): string {
   const remarks = [
     ...(option.mandatory === true ? ['required'] : []),
@@ -82,28 +81,33 @@ function buildParser (init: ProgramInit): Parser {
   return parser.addHelpText('after', `\n${FIRST_STEPS}\n\n${PRECEDENCE}\n\nA command's own help: midspan COMMAND --help`)
 }
 
-function buildCommand (command: Command, { terminal, environment, signal, onDebug }: ProgramInit, known: ReadonlySet<string>): Parser {
+function buildCommand (command: Command, { terminal, environment, signal, onStart }: ProgramInit, known: ReadonlySet<string>): Parser {
   const parser = configure(new Parser(command.name), terminal)
     .summary(command.summary)
     .description(command.details === undefined ? command.summary : `${command.summary}.\n\n${command.details}`)
     .helpGroup(`${command.group}:`)
     .addHelpOption(new ParserOption('--help', 'Print help').helpGroup('Common options:'))
-  if (command.argument !== undefined) parser.argument(`<${command.argument.name}>`, command.argument.about)
+  if (command.argument !== undefined) parser.argument(argumentText(command.argument), command.argument.about)
   for (const [name, option] of Object.entries(command.options)) parser.addOption(parserOption(name, option))
   parser.addHelpText('after', `\n${exampleText(command.examples)}`)
   return parser.action(async () => {
     const values = await resolveOptions(command.options, known, parser.opts<Flags>(), environment)
-    if (values.debug === true) onDebug?.()
-    const context: Context = { terminal, argument: parser.args[0] ?? '', signal }
-    if (signal.aborted) throw new InterruptedError()
+    onStart?.(command, values.debug === true)
+    const context: Context = { terminal, argument: parser.args.join(' '), signal }
+    signal.throwIfAborted()
     await command.run(values, context)
   })
+}
+
+/** Writes an argument as the parser takes it: one that may be left out may also come in several pieces. */
+export function argumentText ({ name, optional }: NonNullable<Command['argument']>): string {
+  return optional === true ? `[${name}...]` : `<${name}>`
 }
 
 function parserOption (name: string, option: AnyOption): ParserOption {
   const flags = flagText(name, option).replace(/ (.+)$/, ' <$1>')
   const parserOption = new ParserOption(flags, describeOption(option)).helpGroup(`${option.group ?? 'Options'}:`)
-  // The environment and the defaults are layers.ts's: the parser only collects what was typed.
+  // layers.ts reads the environment and the defaults: the parser only collects what was typed.
   return option.value === undefined
     ? parserOption
     : parserOption.argParser((text: string, earlier: readonly string[] = []) => [...earlier, text])
@@ -121,7 +125,10 @@ function configure (parser: Parser, terminal: Terminal): Parser {
     .configureHelp({
       helpWidth: Math.min(terminal.columns, MAX_HELP_COLUMNS),
       styleTitle: (title) => terminal.bold(title),
-      subcommandTerm: (command) => [command.name(), ...command.registeredArguments.map((argument) => `<${argument.name()}>`)].join(' ')
+      subcommandTerm: (command) => [
+        command.name(),
+        ...command.registeredArguments.map((argument) => argument.required ? `<${argument.name()}>` : `[${argument.name()}]`)
+      ].join(' ')
     })
     .configureOutput({
       writeOut: (text) => { terminal.write(text) },

@@ -1,9 +1,16 @@
-import { optional, toggle } from './option.ts'
-import { choice, integer, number, size } from './values.ts'
+import { defaulted, optional, toggle } from './option.ts'
+import { choice, duration, integer, number, size } from './values.ts'
 
 /** Options that mean the same in several commands. */
 
 export const json = toggle('Print JSON for programs instead of text for people')
+
+export const timeout = defaulted(
+  'DURATION',
+  duration({ max: '24h' }),
+  '2m',
+  'How long to go on without anything from a server before giving up'
+)
 
 export const threads = optional('COUNT', integer({ min: 1, max: 1024 }), 'Threads that compute', "the machine's cores")
 

@@ -5,7 +5,7 @@ interface TerminalStream extends Writable {
   readonly columns?: number
 }
 
-/** Width assumed where the terminal does not say. */
+/** The width that is assumed where the terminal does not tell its own. */
 const DEFAULT_COLUMNS = 80
 
 const BOLD = ['\u001b[1m', '\u001b[22m'] as const
@@ -14,7 +14,7 @@ const DIM = ['\u001b[2m', '\u001b[22m'] as const
 /** Control characters other than the tab and the line feed, and those that turn the direction of writing. */
 const STEERING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g
 
-/** Where a command writes: results to standard output, progress and remarks to standard error. */
+/** Writes for a command: results to standard output, progress and remarks to standard error. */
 export class Terminal {
   readonly #out: TerminalStream
   readonly #err: TerminalStream
@@ -35,36 +35,35 @@ export class Terminal {
     return this.#err.columns ?? DEFAULT_COLUMNS
   }
 
-  /** Part of a result, as it comes. */
+  /** Writes a part of a result, as it comes. */
   write (text: string): void {
     this.#out.write(text)
   }
 
   /**
-   * Part of a result that others had a hand in, such as what a model generated: where people see it, characters that would steer the
-   * terminal
-   * are left out; in a file or a pipe it stays as it is.
+   * Writes a part of a result that others had a hand in, such as a generated text. On a terminal, characters that would steer the
+   * terminal are left out; a file or a pipe gets the text as it is.
    */
   writeForeign (text: string): void {
     this.write(this.#out.isTTY === true ? text.replace(STEERING, '') : text)
   }
 
-  /** One line of a result. */
+  /** Writes one line of a result. */
   line (text: string): void {
     this.#out.write(`${text}\n`)
   }
 
-  /** One value of a result as one line of JSON. */
+  /** Writes one value of a result as one line of JSON. */
   json (value: unknown): void {
     this.line(JSON.stringify(value))
   }
 
-  /** One line beside the result. */
+  /** Writes one line beside the result. */
   note (text: string): void {
     this.#err.write(`${text}\n`)
   }
 
-  /** Text beside the result, exactly as given: control sequences of a progress line. */
+  /** Writes text beside the result exactly as given, such as the control sequences of a progress line. */
   draw (text: string): void {
     this.#err.write(text)
   }

@@ -15,11 +15,11 @@ export interface Range {
 export interface Bounds {
   readonly min?: number
   readonly max?: number
-  /** Exclude the lower bound itself. */
+  /** Whether the lower bound itself is excluded. */
   readonly above?: boolean
 }
 
-/** Above every model's. */
+/** No model has a block of a higher number. */
 const MAX_BLOCK = 4095
 
 const MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 } as const
@@ -29,21 +29,25 @@ function unitOf<U extends Record<string, number>> (units: U, unit: string): numb
   return Object.hasOwn(units, unit) ? units[unit] : undefined
 }
 
-/** Parses a number followed by one of `units`; undefined where the text is anything else. */
+/** Parses a number followed by one of `units`. Returns undefined for any other text. */
 function quantity (text: string, units: Record<string, number>): number | undefined {
   const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(text.trim())
   const scale = match?.[2] === undefined ? undefined : unitOf(units, match[2])
   return scale === undefined ? undefined : Math.round(Number(match?.[1]) * scale)
 }
 
-/** A duration such as 500ms, 60s, 30m, 24h, 7d, in milliseconds. */
-export function duration (text: string): number {
-  const ms = quantity(text, MS)
-  if (ms === undefined || ms <= 0 || !Number.isSafeInteger(ms)) throw new UsageError('is not a duration such as 60s, 30m, 24h or 7d')
-  return ms
+/** Parses a duration such as 500ms, 60s, 30m, 24h or 7d into milliseconds. None is longer than `max`, which is written alike. */
+export function duration ({ max }: { readonly max: string }): Parse<number> {
+  const longestMs = quantity(max, MS) ?? 0
+  return (text) => {
+    const ms = quantity(text, MS)
+    if (ms === undefined || ms <= 0) throw new UsageError('is not a duration such as 60s, 30m, 24h or 7d')
+    if (!(ms <= longestMs)) throw new UsageError(`is longer than ${max}`, `give ${max} at most`)
+    return ms
+  }
 }
 
-/** A size such as 64MiB or 2GB, in bytes. */
+/** Parses a size such as 64MiB or 2GB into bytes. */
 export function size (text: string): number {
   const bytes = quantity(text, BYTES)
   if (bytes === undefined || bytes <= 0 || !Number.isSafeInteger(bytes)) throw new UsageError('is not a size such as 64MiB or 2GB')
@@ -61,7 +65,7 @@ function within (value: number, bounds: Bounds): boolean {
   return Number.isFinite(value) && (above ? value > min : value >= min) && value <= max
 }
 
-/** A decimal number within `bounds`. */
+/** Parses a decimal number within `bounds`. */
 export function number (bounds: Bounds = {}): Parse<number> {
   return (text) => {
     const value = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text.trim()) ? Number(text) : NaN
@@ -70,7 +74,7 @@ export function number (bounds: Bounds = {}): Parse<number> {
   }
 }
 
-/** A whole number within `bounds`. */
+/** Parses a whole number within `bounds`. */
 export function integer (bounds: Bounds = {}): Parse<number> {
   return (text) => {
     const value = /^[-+]?\d+$/.test(text.trim()) ? Number(text) : NaN
@@ -79,7 +83,7 @@ export function integer (bounds: Bounds = {}): Parse<number> {
   }
 }
 
-/** One of the given words. */
+/** Parses one of the given words. */
 export function choice<const T extends string> (...words: readonly T[]): Parse<T> {
   return (text) => {
     const found = words.find((word) => word === text)
@@ -88,7 +92,7 @@ export function choice<const T extends string> (...words: readonly T[]): Parse<T
   }
 }
 
-/** Items of `item`, separated by commas; at least one, and none twice unless it `repeats`. */
+/** Parses items that are separated by commas: at least one, and none twice unless the list `repeats`. */
 export function list<T> (item: Parse<T>, { repeats = false } = {}): Parse<readonly T[]> {
   return (text) => {
     const items = text.split(',').map((part) => item(part.trim()))
@@ -97,7 +101,7 @@ export function list<T> (item: Parse<T>, { repeats = false } = {}): Parse<readon
   }
 }
 
-/** An inclusive range of counts, `MIN..MAX`, or one number for both. */
+/** Parses an inclusive range of counts, `MIN..MAX`, or one number for both. */
 export function range (bounds: Bounds = {}): Parse<Range> {
   const count = integer(bounds)
   return (text) => {
@@ -110,7 +114,7 @@ export function range (bounds: Bounds = {}): Parse<Range> {
   }
 }
 
-/** Block numbers, as numbers and inclusive ranges: `2..3,5`. */
+/** Parses block numbers, given as numbers and inclusive ranges: `2..3,5`. */
 export function blockNumbers (text: string): readonly number[] {
   const blocks = text.split(',').flatMap((part) => {
     const { min, max } = range({ min: 0, max: MAX_BLOCK })(part.trim())
@@ -120,7 +124,7 @@ export function blockNumbers (text: string): readonly number[] {
   return blocks
 }
 
-/** `auto`, `none` or the L2 norm that rows are clipped to. */
+/** Parses `auto`, `none` or the L2 norm that rows are clipped to. */
 export function clip (text: string): 'auto' | 'none' | number {
   if (text === 'auto' || text === 'none') return text
   try {
@@ -130,7 +134,7 @@ export function clip (text: string): 'auto' | 'none' | number {
   }
 }
 
-/** `shared`, `personal` or `average:K`. */
+/** Parses `shared`, `personal` or `average:K`. */
 export function ends (text: string): { mode: 'shared' } | { mode: 'personal' } | { mode: 'average', every: number } {
   if (text === 'shared' || text === 'personal') return { mode: text }
   const every = /^average:([1-9]\d{0,8})$/.exec(text)?.[1]
@@ -138,25 +142,25 @@ export function ends (text: string): { mode: 'shared' } | { mode: 'personal' } |
   return { mode: 'average', every: Number(every) }
 }
 
-/** Text that is not empty. */
+/** Parses text that is not empty. */
 export function text (value: string): string {
   if (value === '') throw new UsageError('is empty')
   return value
 }
 
-/** A path, made absolute: the daemon that may open it has a working directory of its own. */
+/** Parses a path and makes it absolute: the daemon that may open it has a working directory of its own. */
 export function path (value: string): string {
   return resolve(text(value))
 }
 
-/** `true` or `false`, for switches that come from the environment or a file. */
+/** Parses `true` or `false`, for switches that come from the environment or a file. */
 export function boolean (value: string): boolean {
   if (value === 'true' || value === '1') return true
   if (value === 'false' || value === '0') return false
   throw new UsageError('is not true or false')
 }
 
-/** A norm above 0, or `none` as null. */
+/** Parses a norm above 0, or `none` into null. */
 export function normOrNone (value: string): number | null {
   if (value === 'none') return null
   try {
@@ -166,19 +170,19 @@ export function normOrNone (value: string): number | null {
   }
 }
 
-/** Bytes in hexadecimal, at most 64 of them. */
+/** Parses bytes in hexadecimal, 64 at most. */
 export function hexSeed (value: string): string {
   if (!/^[0-9a-fA-F]{1,128}$/.test(value)) throw new UsageError('is not 1 to 128 hexadecimal digits')
   return value.toLowerCase()
 }
 
-/** An Ed25519 peer id. Only its shape is checked here: whoever uses it decodes it. */
+/** Parses an Ed25519 peer id. Only the shape is checked here: the user of the value decodes it. */
 export function peerId (value: string): string {
   if (!/^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/.test(value)) throw new UsageError('is not a peer id such as 12D3KooW…')
   return value
 }
 
-/** A multiaddr. Only its shape is checked here: whoever uses it decodes it. */
+/** Parses a multiaddr. Only the shape is checked here: the user of the value decodes it. */
 export function address (value: string): string {
   if (!/^(\/[^/\s]+)+$/.test(value)) throw new UsageError('is not a multiaddr such as /ip4/127.0.0.1/tcp/4001')
   return value

@@ -1,4 +1,6 @@
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
+import type { OfferedOperations } from '../api/operations.ts'
+import type { GenerationStatus, TrainingStatus } from '../api/status.ts'
 import type { WeightFormat } from '../model/layers/weight-format.ts'
 import type { ComputeType, DeviceKind } from '../model/runtime/device.ts'
 import type { ResidualSetting } from '../model/training/activation-checkpointing.ts'
@@ -73,15 +75,12 @@ export interface ClientContext extends RoleContext {
   servers (): KnownServer[]
 }
 
-/** A long operation that the control socket offers: its events, in order; it ends early when the signal says so. */
-export type Operation = (params: unknown, signal: AbortSignal) => AsyncIterable<object>
-
 /** A role at work. */
 export interface RunningRole {
   /** What `status` shows of it: plain JSON. */
   status (): RoleStatus
   /** By name, such as `train`. */
-  readonly operations: Readonly<Record<string, Operation>>
+  readonly operations: OfferedOperations
   /** Ends all work and frees the device. Called again, it does nothing. */
   stop (): Promise<void>
 }
@@ -97,8 +96,8 @@ export interface RoleStatus {
   /** Peer ids of a running round. */
   readonly members?: readonly string[]
   /** For the role's own user: plain JSON, null while there is none. */
-  readonly training?: Readonly<Record<string, unknown>> | null
-  readonly generation?: Readonly<Record<string, unknown>> | null
+  readonly training?: TrainingStatus | null
+  readonly generation?: GenerationStatus | null
 }
 
 export type StartServerRole = (context: RoleContext) => Promise<RunningRole>

@@ -1,24 +1,19 @@
-import { resolve } from 'node:path'
-import { z } from 'zod'
+import { lstat } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import type { EventOf, ParametersOf, ResultOf } from '../api/operations.ts'
 import { MidspanError } from '../errors.ts'
 import { openModelDirectory } from '../model/checkpoint/directory.ts'
 import { writeMergedModel } from '../model/checkpoint/merged-directory.ts'
-import { peftBiasName, peftSavedName, peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
+import { peftBiasName, peftFiles, peftSavedName, peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
 import { isAdapter } from '../model/layers/trainable.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import type { Tensor } from '../tensor.ts'
 import { charteredModel, trainableOf } from './charter-settings.ts'
 import { blockOf } from './training/aggregation/adapter-shapes.ts'
 
-export const exportSchema = z.strictObject({
-  out: z.string().min(1),
-  /** The whole model with what was trained in it, instead of an adapter. */
-  merged: z.boolean().default(false),
-  /** The base model's directory, where this peer does not have the whole model itself. */
-  model: z.string().min(1).optional()
-})
-
-export interface ExportOptions extends z.output<typeof exportSchema> {
+export interface ExportOptions extends Omit<ParametersOf<'export'>, 'force' | 'timeoutMs'> {
+  /** Replaces an adapter that stands in the directory. */
+  readonly force?: boolean
   readonly charter: Charter
   /** All that is trained, by name, as of a round. */
   readonly trained: { readonly round: number, readonly values: ReadonlyMap<string, Tensor> }
@@ -31,30 +26,49 @@ export class ExportError extends MidspanError {
   }
 }
 
-/** Writes what was trained as a PEFT adapter directory or as a merged model. Yields one event, `done`. */
-export async function * writeExport (options: ExportOptions, signal: AbortSignal): AsyncGenerator<object> {
-  const { merged, charter, trained: { round, values } } = options
+/** Writes what was trained as a PEFT adapter directory or as a merged model. Yields one event, the result. */
+export async function * writeExport (options: ExportOptions, signal: AbortSignal): AsyncGenerator<EventOf<'export'>> {
+  const { merged, trained: { round, values } } = options
   const parameters = [...values.values()].reduce((sum, { data }) => sum + data.length, 0)
-  yield {
-    type: 'done',
-    format: merged ? 'merged' : 'peft',
-    round,
-    parameters,
-    ...merged ? await writeMerged(options, signal) : await writeAdapter(charter, values, resolve(options.out))
-  }
+  const written = merged ? await writeMerged(options, signal) : await writeAdapter(options)
+  yield { type: 'done', format: merged ? 'merged' : 'peft', round, parameters, ...written }
 }
 
-async function writeAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>, directory: string): Promise<object> {
+type Written = Omit<ResultOf<'export'>, 'type' | 'format' | 'round' | 'parameters'>
+
+async function writeAdapter (options: ExportOptions): Promise<Written> {
+  const { charter, trained: { values }, force = false } = options
+  const directory = resolve(options.out)
   if (![...values.keys()].some(isAdapter))
     throw new ExportError(
       'every block is trained whole, and PEFT loads no directory without an adapter',
       'export the merged model with --merged'
     )
-  await writePeftAdapter(directory, { ...peftAdapter(charter, values), dtype: 'F32' })
-  return { directory, tensors: values.size }
+  if (!force) await refuseOverFiles(directory)
+  const baseModel = baseModelOf(options)
+  await writePeftAdapter(directory, { ...peftAdapter(charter, values, baseModel), dtype: 'F32' })
+  return { directory, tensors: values.size, baseModel }
 }
 
-async function writeMerged ({ charter, trained: { values }, out, model }: ExportOptions, signal: AbortSignal): Promise<object> {
+/** Throws ExportError where the directory has a file that the export would replace: somebody may be using it. */
+async function refuseOverFiles (directory: string): Promise<void> {
+  for (const name of peftFiles) {
+    const path = join(directory, name)
+    if (await lstat(path).then(() => true, () => false))
+      throw new ExportError(`${path} is there already`, 'choose another directory, or replace it with --force')
+  }
+}
+
+/**
+ * Returns what the adapter names as its base model: what the user says, the name in the model's own configuration, or the directory of
+ * the whole model here. Null where none is known: a loader would ask a hub for whatever else stood there, which a stranger may have taken.
+ */
+function baseModelOf ({ baseModel, charter, model }: ExportOptions): string | null {
+  const named = charter.model.config._name_or_path
+  return baseModel ?? (typeof named === 'string' && named !== '' ? named : undefined) ?? (model === undefined ? null : resolve(model))
+}
+
+async function writeMerged ({ charter, trained: { values }, out, model }: ExportOptions, signal: AbortSignal): Promise<Written> {
   if (model === undefined)
     throw new ExportError(
       'a client holds only its ends of the model',
@@ -62,7 +76,7 @@ async function writeMerged ({ charter, trained: { values }, out, model }: Export
     )
   const adapters = new Map([...values].filter(([name]) => isAdapter(name)))
   const changes = {
-    adapter: adapters.size === 0 ? undefined : peftAdapter(charter, adapters),
+    adapter: adapters.size === 0 ? undefined : peftAdapter(charter, adapters, null),
     values: new Map([...values].filter(([name]) => !isAdapter(name)))
   }
   const { directory, tensors, changed, bytes } = await writeMergedModel(await openModelDirectory(model), changes, out, {
@@ -72,10 +86,9 @@ async function writeMerged ({ charter, trained: { values }, out, model }: Export
   return { directory, tensors, changed, bytes }
 }
 
-function peftAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>): PeftAdapter {
+function peftAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>, baseModel: string | null): PeftAdapter {
   const { layersPrefix } = charteredModel(charter)
   const { r, alpha, dropout, rslora, targets, bias, blocks = [] } = trainableOf(charter)
-  const named = charter.model.config._name_or_path
   const isWhole = (name: string): boolean => !isAdapter(name) && blocks.includes(blockOf(name))
   const moduleOf = (name: string): string => name.slice(0, name.lastIndexOf('.'))
   const saved = new Set([...values.keys()].filter(isWhole).map(moduleOf))
@@ -84,7 +97,7 @@ function peftAdapter (charter: Charter, values: ReadonlyMap<string, Tensor>): Pe
     return isWhole(name) ? peftSavedName(name) : peftBiasName(name, targets.includes(name.split('.').at(-2)!))
   }
   return {
-    baseModel: typeof named === 'string' && named !== '' ? named : charter.name,
+    baseModel,
     r,
     alpha,
     dropout,

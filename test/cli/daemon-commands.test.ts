@@ -2,17 +2,20 @@ import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import type { EventOf, Operation, OperationName, ParametersOf, ResultOf } from '../../src/api/operations.ts'
+import type { PeerLine } from '../../src/api/peers.ts'
+import { askDaemon } from '../../src/cli/daemon-client.ts'
 import { MidspanError } from '../../src/errors.ts'
 import { startControlServer, type ControlServer } from '../../src/node/control/server.ts'
 import { homeAt } from '../../src/node/home/home.ts'
-import type { Logger, Operation } from '../../src/roles/context.ts'
+import type { Logger } from '../../src/roles/context.ts'
 import { run } from './helpers.ts'
 import { midspan, MidspanProcess } from './process.ts'
 
 const silent: Logger = { debug () {}, info () {}, warn () {}, error () {} }
 const traffic = { sentBytes: 2048, receivedBytes: 1024 }
-const generated = {
+const generated: ResultOf<'generate'> = {
   type: 'done',
   text: 'there was a cat',
   ids: [1, 2, 3],
@@ -24,7 +27,7 @@ const generated = {
   tokensPerSecond: 3,
   ...traffic
 }
-const status = {
+const status: ResultOf<'status'> = {
   agent: 'midspan/0.1.0',
   peerId: '12D3KooWExample',
   role: 'client',
@@ -42,9 +45,10 @@ const status = {
   generation: null,
   since: '2026-01-01T00:00:00.000Z'
 }
-const peer = {
+const peer: PeerLine = {
   peerId: '12D3KooWServer',
   role: 'server',
+  agent: 'midspan/0.1.0',
   blocks: { first: 1, end: 4 },
   roundTripMs: 1.234,
   path: 'direct',
@@ -59,16 +63,16 @@ let server: ControlServer
 const asked = new Map<string, unknown>()
 let hungUp: Promise<unknown>
 
-function answering (name: string, ...events: object[]): Operation {
+function answering<Name extends OperationName> (name: Name, ...events: Array<EventOf<Name>>): Operation<Name> {
   return async function * (parameters) {
     asked.set(name, parameters)
     yield * events
   }
 }
 
-async function * trainForever (parameters: unknown, signal: AbortSignal): AsyncGenerator<object> {
+async function * trainForever (parameters: ParametersOf<'train'>, signal: AbortSignal): AsyncGenerator<EventOf<'train'>> {
   asked.set('train', parameters)
-  yield { type: 'start', round: 0, rounds: 100, records: 12, skippedLines: [{ line: 3, reason: 'is not JSON' }] }
+  yield { type: 'start', round: 0, done: 0, rounds: 100, records: 12, skippedLines: [{ line: 3, reason: 'is not JSON' }] }
   yield {
     type: 'round',
     round: 1,
@@ -77,6 +81,8 @@ async function * trainForever (parameters: unknown, signal: AbortSignal): AsyncG
     loss: 4.5,
     tokens: 100,
     tokensPerSecond: 1000,
+    inputTokens: 200,
+    inputTokensPerSecond: 2000,
     clippedFraction: 0,
     leftOut: false,
     members: 1,
@@ -91,7 +97,13 @@ beforeAll(async () => {
   server = await startControlServer(homeAt(root), {
     status: answering('status', status),
     peers: answering('peers', { peers: [peer] }),
-    invite: answering('invite', { invite: 'midspan-invite-line' }),
+    invite: answering('invite', {
+      invite: 'midspan-invite-line',
+      role: 'client',
+      expires: '2026-01-01T00:00:00.000Z',
+      uses: 3,
+      addresses: []
+    }),
     train: trainForever,
     evaluate: answering('evaluate', { type: 'progress', sequences: 1, tokens: 10 }, {
       type: 'result',
@@ -126,6 +138,19 @@ describe('commands that talk to the daemon', () => {
     expect([code, out]).toEqual([3, ''])
   })
 
+  it('give up on a daemon that answers nothing', async () => {
+    const home = join(root, 'silent')
+    const silentServer = await startControlServer(homeAt(home), {
+      async *status (_, signal) {
+        await once(signal, 'abort')
+        yield status
+      }
+    }, silent)
+    onTestFinished(async () => { await silentServer.stop() })
+    const asking = askDaemon(home, 'status', {}, new AbortController().signal, undefined, 50)
+    await expect(asking).rejects.toMatchObject({ code: 'E_DAEMON_SILENT', next: expect.stringContaining(homeAt(home).log) as string })
+  })
+
   it('find the home in MIDSPAN_HOME', async () => {
     const { code, out } = await midspan(['status', '--json'], { MIDSPAN_HOME: root })
     expect(code).toBe(0)
@@ -156,7 +181,7 @@ describe('commands that talk to the daemon', () => {
     const { code, out, err } = await run(['generate', '--home', root, '--prompt', 'Once', '--max-tokens', '3', '--top-k', '5', '--stats'])
     expect([code, out]).toEqual([0, 'there was a cat\n'])
     expect(err).toBe('3 tokens at 3 tokens/s (the limit ended it), 4 prompt tokens in 0.5s, sent 2.0 KiB, received 1.0 KiB\n')
-    expect(asked.get('generate')).toEqual({ prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5 })
+    expect(asked.get('generate')).toEqual({ prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, timeoutMs: 120_000 })
   })
 
   it('print a generation as one JSON object', async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { errorLine, exitCodeOf, InterruptedError } from '../../src/cli/exit.ts'
+import { errorLine, EXIT, EXIT_MEANINGS, exitCodeOf, InterruptedError } from '../../src/cli/exit.ts'
 import { MidspanError, UsageError } from '../../src/errors.ts'
 
 describe('how failures are told', () => {
@@ -30,5 +30,20 @@ describe('how failures are told', () => {
 
   it('ends an interruption with 130, and what is no Midspan error with 1', () => {
     expect([exitCodeOf(new InterruptedError()), exitCodeOf(new Error('x')), exitCodeOf('x')]).toEqual([130, 1, 1])
+  })
+
+  it.each([['SIGINT', 130], ['SIGTERM', 143], ['SIGHUP', 129], ['SIGPIPE', 141]] as const)('ends what %s stopped with %i', (by, code) => {
+    expect(exitCodeOf(new InterruptedError(by))).toBe(code)
+  })
+
+  it('documents every exit code, and what it asks a script to do', () => {
+    expect(EXIT_MEANINGS.map(({ code }) => code).toSorted((a, b) => a - b)).toEqual(Object.values(EXIT).toSorted((a, b) => a - b))
+    for (const { meaning, script } of EXIT_MEANINGS) expect(meaning !== '' && script !== '').toBe(true)
+  })
+
+  it('shows no invite, whoever puts one into a message', () => {
+    const secret = `midspan:${'Ab3_-'.repeat(20)}`
+    expect(errorLine(new UsageError(`${secret} is unknown`, `remove ${secret}`))).toBe('midspan: midspan:… is unknown (remove midspan:…)')
+    expect(errorLine(new Error(secret))).not.toContain('Ab3')
   })
 })

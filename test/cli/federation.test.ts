@@ -1,11 +1,17 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { DaemonStatus } from '../../src/node/daemon/daemon.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { run } from './helpers.ts'
 import { midspan, MidspanProcess, type Finished } from './process.ts'
+
+const repository = fileURLToPath(new URL('../../', import.meta.url))
+const node = fileURLToPath(new URL('../../node_modules/.bin/node', import.meta.url))
 
 const MODEL = 'stories260K-hf'
 const NOWHERE = '/ip4/127.0.0.1/tcp/1'
@@ -133,6 +139,24 @@ describe.skipIf(!hasData(MODEL))('a federation, from the command line', { timeou
     } finally {
       await client.stop()
     }
+  })
+
+  it('lets a holder join with an invite that mail quoted, on a standard input that stays open', async () => {
+    const line = await invite()
+    const child = spawn(node, ['bin/midspan.js', 'join', '-', '--home', home('mail')], { cwd: repository, stdio: ['pipe', 'pipe', 'pipe'] })
+    let text = ''
+    child.stdout.setEncoding('utf8').on('data', (part: string) => { text += part })
+    child.stderr.setEncoding('utf8').on('data', (part: string) => { text += part })
+    child.stdin.write(`Hello,\n\n> ${line.match(/.{1,60}/g)!.join('\n> ')}\n\nBob\n`)
+    expect(await once(child, 'close')).toEqual([0, null])
+    expect(text).toMatch(/^Joined stories /)
+    expect(text).not.toContain('midspan:')
+  })
+
+  it('lets a holder join with an invite in a file', async () => {
+    const file = home('invite.txt')
+    await writeFile(file, `"${await invite()}"\n`)
+    expect(await run(['join', '--invite-file', file, '--home', home('filed')])).toMatchObject({ code: 0, err: '' })
   })
 
   it('removes nobody who is no peer', async () => {

@@ -51,6 +51,11 @@ export class MidspanProcess {
     return { code: await this.#ended, out: this.out, err: this.err }
   }
 
+  /** Sends a signal, and waits for nothing. */
+  kill (signal: NodeJS.Signals): void {
+    this.#child.kill(signal)
+  }
+
   async stop (signal: 'SIGINT' | 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<Finished> {
     this.#child.kill(signal)
     return await this.end()

@@ -24,12 +24,16 @@ describe('values of options', () => {
   it.each([['500ms', 500], ['60s', 60_000], ['30m', 1_800_000], ['24h', 86_400_000], ['7d', 604_800_000], ['1.5h', 5_400_000]])(
     'reads the duration %s',
     (given, ms) => {
-      expect(duration(given)).toBe(ms)
+      expect(duration({ max: '7d' })(given)).toBe(ms)
     }
   )
 
   it.each(['', '60', 's', '-1s', '0s', '1y', '1 s x', '9e9d', '99999999999999999d'])('refuses the duration %j', (given) => {
-    expect(() => duration(given)).toThrow(UsageError)
+    expect(() => duration({ max: '7d' })(given)).toThrow(UsageError)
+  })
+
+  it('refuses a duration beyond its limit, and says the limit', () => {
+    expect(() => duration({ max: '7d' })('30d')).toThrow(expect.objectContaining({ message: 'is longer than 7d', next: 'give 7d at most' }))
   })
 
   it.each([['64MiB', 67_108_864], ['2GB', 2e9], ['1 KiB', 1024], ['10B', 10], ['0.5GiB', 536_870_912]])(

@@ -5,10 +5,10 @@ import { fileURLToPath } from 'node:url'
 const root = fileURLToPath(new URL('../../', import.meta.url))
 
 /**
- * Real models and texts: $MIDSPAN_DATA, by default ../shared/data beside the repository. Tests that need one are skipped where it is
+ * Real models and texts: $MIDSPAN_TEST_DATA, by default ../shared/data beside the repository. Tests that need one are skipped where it is
  * absent.
  */
-export const dataDirectory = path.resolve(root, process.env.MIDSPAN_DATA ?? '../shared/data')
+export const dataDirectory = path.resolve(root, process.env.MIDSPAN_TEST_DATA ?? '../shared/data')
 
 /** The path of something in the data directory. */
 export function dataPath (...segments: string[]): string {

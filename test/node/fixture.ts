@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
+import type { GivenParameters, OperationName } from '../../src/api/operations.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
 import { startDaemon, type Daemon } from '../../src/node/daemon/daemon.ts'
 import type { Roles } from '../../src/node/daemon/roles.ts'
@@ -60,8 +61,9 @@ export async function running (home: string, listen: string[] = []): Promise<Dae
 export const loopback = ['/ip4/127.0.0.1/tcp/0']
 
 /** One answer of the daemon in a home. */
-export async function ask<T> (home: string, operation: string, parameters: object = {}): Promise<T> {
-  return await new ControlClient(homeAt(home)).request(operation, parameters, AbortSignal.timeout(10_000)) as T
+export async function ask<T> (home: string, operation: OperationName, parameters: object = {}): Promise<T> {
+  const given = parameters as GivenParameters<OperationName>
+  return await new ControlClient(homeAt(home)).request(operation, given, AbortSignal.timeout(10_000)) as T
 }
 
 export async function inviteFrom (home: string, changes: object = {}): Promise<string> {

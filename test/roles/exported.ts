@@ -34,7 +34,7 @@ export async function exportTrained (model: string, out: string): Promise<PeftAd
       await writeTinyData(data, index)
       await client.train({ data, rounds: ROUNDS, packing: 'padded', sequences: 4, maxTokens: 48 })
     }))
-    return await federation.clients[0]!.export(out)
+    return await federation.clients[0]!.export(out, { baseModel: 'tiny' })
   } finally {
     await federation.stop()
   }

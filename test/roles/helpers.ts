@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { generateKeyPairFromSeed, privateKeyToProtobuf } from '@libp2p/crypto/keys'
+import type { OperationName } from '../../src/api/operations.ts'
 import { readPeftAdapter, type PeftAdapter } from '../../src/model/checkpoint/peft.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
 import { startDaemon, type Daemon } from '../../src/node/daemon/daemon.ts'
@@ -58,7 +59,7 @@ export interface EvaluationResult {
 export interface GenerationResult {
   readonly ids: number[]
   readonly text: string
-  readonly reason: 'stop' | 'length'
+  readonly reason: 'stop' | 'length' | 'context'
   readonly sentBytes: number
 }
 
@@ -90,7 +91,7 @@ export class TestPeer {
 
   /** Events of an operation as they come. */
   events (operation: string, parameters: object, signal = AbortSignal.timeout(300_000)): AsyncGenerator<object> {
-    return new ControlClient(homeAt(this.home)).stream(operation, parameters, signal)
+    return new ControlClient(homeAt(this.home)).stream(operation as OperationName, parameters, signal)
   }
 
   /** The last event of an operation. */
@@ -143,8 +144,8 @@ export class TestClient {
   }
 
   /** Exports to this directory, and reads what was written. */
-  async export (out: string): Promise<PeftAdapter> {
-    await this.peer.ask('export', { out })
+  async export (out: string, more: object = {}): Promise<PeftAdapter> {
+    await this.peer.ask('export', { out, force: true, ...more })
     return await readPeftAdapter(out)
   }
 }

@@ -1,18 +1,24 @@
-import type { DaemonStatus } from '../../node/daemon/daemon.ts'
+import type { ResultOf } from '../../api/operations.ts'
 import { command } from '../command.ts'
 import { endSpans } from '../format.ts'
 import { grouped, optional, repeated } from '../option.ts'
 import { compute, device, residuals, threads, weights } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { address, choice, integer, peerId } from '../values.ts'
+import { ProgressLine } from '../views/progress-line.ts'
+
+/** A start that takes longer says what it waits for. */
+const QUIET_MS = 5_000
 
 export const daemon = command({
   name: 'daemon',
+  withoutReader: 'goes on',
   group: 'Run',
   summary: 'Run this peer until it is stopped',
   details:
     `Prints who it is, what it serves on which device, then a line "Listening on MULTIADDR" for each address and, last, "Daemon is ready".
-SIGINT, SIGTERM or SIGHUP stop it cleanly; a second one ends it at once.`,
+SIGINT, SIGTERM or the end of its terminal (SIGHUP) stop it cleanly; a second one ends it at once. Started with nohup, or with no terminal
+as input, output or error output, it outlives the terminal. Whoever reads what it prints may go away: it goes on.`,
   options: {
     ...grouped('Network', {
       listen: repeated('MULTIADDR', address, 'Where to listen', '/ip4/0.0.0.0/tcp/4001 for a server, nowhere for a client'),
@@ -56,7 +62,12 @@ SIGINT, SIGTERM or SIGHUP stop it cleanly; a second one ends it at once.`,
       residualBytes,
       logLevel
     }
-    const running = await startDaemon(home, options, { signal })
+    const progress = new ProgressLine(terminal)
+    const slow = setTimeout(() => { progress.wait('the model is being loaded, or the servers have not answered yet') }, QUIET_MS)
+    const running = await startDaemon(home, options, { signal }).finally(() => {
+      clearTimeout(slow)
+      progress.clear()
+    })
     introduce(running.status(), terminal)
     const stop = (): void => { running.stop().catch(() => {}) } // told below
     signal.addEventListener('abort', stop, { once: true })
@@ -72,7 +83,7 @@ function given<T> (values: readonly T[]): readonly T[] | undefined {
   return values.length === 0 ? undefined : values
 }
 
-function introduce (status: DaemonStatus, terminal: Terminal): void {
+function introduce (status: ResultOf<'status'>, terminal: Terminal): void {
   terminal.line(`Peer ${status.peerId}, a ${status.role} (${status.agent})`)
   terminal.line(`Federation ${status.federation.name} (${status.federation.id})`)
   terminal.line(`${work(status)} on ${status.device} (${status.deviceReason})`)
@@ -82,7 +93,7 @@ function introduce (status: DaemonStatus, terminal: Terminal): void {
   terminal.line('Daemon is ready')
 }
 
-function work ({ partition, blocks }: DaemonStatus): string {
+function work ({ partition, blocks }: ResultOf<'status'>): string {
   if (partition !== null) return `Holding ${endSpans(partition)}`
   return blocks === null ? 'Computing' : `Serving blocks ${blocks.first} to ${blocks.end - 1}`
 }

@@ -1,14 +1,17 @@
+import type { ResultOf } from '../../api/operations.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
-import type { EvaluateEvent } from '../events.ts'
-import { bytes, plural, seconds } from '../format.ts'
+import { bytes, lossText, plural, seconds } from '../format.ts'
 import { grouped, mandatory, optional } from '../option.ts'
-import { json } from '../shared-options.ts'
+import { json, timeout } from '../shared-options.ts'
 import { integer, path } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
+import { skippedText } from '../views/skipped-lines.ts'
 
 export const evaluate = command({
   name: 'evaluate',
+  operation: 'evaluate',
+  withoutReader: 'stops',
   group: 'Work',
   summary: 'Measure the loss on text that was held out',
   details: 'The model runs across the network with the adapters as they are. Nothing is learned, and the text stays here.',
@@ -17,28 +20,33 @@ export const evaluate = command({
       data: mandatory('FILE', path, 'JSONL or plain text, as for train'),
       maxTokens: optional('COUNT', integer({ min: 2 }), 'Tokens of a sequence at most', "the charter's limit"),
       sequences: optional('COUNT', integer({ min: 1 }), 'Sequences sent at once', 'as many as the charter allows a client'),
-      limit: optional('COUNT', integer({ min: 1 }), 'Sequences in all', 'the whole file')
+      limit: optional('COUNT', integer({ min: 1 }), 'Sequences in all, at most', 'the whole file')
     }),
+    ...grouped('Network', { timeout }),
     ...grouped('Output', { json })
   },
   examples: [{ command: 'midspan evaluate --data heldout.jsonl', about: 'loss and perplexity over a file' }],
-  async run ({ home, json, data, maxTokens, sequences, limit }, { terminal, signal }) {
+  async run ({ home, json, timeout, data, maxTokens, sequences, limit }, { terminal, signal }) {
     const progress = new ProgressLine(terminal)
+    const parameters = { data, maxTokens, sequences, limit, timeoutMs: timeout }
     try {
-      for await (const event of callDaemon<EvaluateEvent>(home, 'evaluate', { data, maxTokens, sequences, limit }, signal)) {
-        if (event.type === 'progress') {
-          progress.draw(`${plural(event.sequences, 'sequence')}, ${plural(event.tokens, 'token')}`)
-          continue
-        }
-        progress.clear()
-        const { type: _type, ...result } = event
-        if (json) terminal.json(result)
-        else {
-          terminal.line(
-            `Loss ${result.loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(2)}, over ${plural(result.tokens, 'token')} of ${
-              plural(result.sequences, 'sequence')
-            } ` + `(${seconds(result.seconds)}, sent ${bytes(result.sentBytes)}, received ${bytes(result.receivedBytes)})`
-          )
+      for await (const event of callDaemon(home, 'evaluate', parameters, signal)) {
+        switch (event.type) {
+          case 'start':
+            for (const line of skippedText(event.skippedLines)) terminal.note(line)
+            break
+          case 'waiting':
+            progress.wait(event.reason)
+            break
+          case 'progress':
+            progress.draw(`Evaluated ${plural(event.sequences, 'sequence')}, ${plural(event.tokens, 'token')}`)
+            break
+          case 'result': {
+            progress.clear()
+            const { type: _type, ...result } = event
+            if (json) terminal.json(result)
+            else terminal.line(describe(event))
+          }
         }
       }
     } finally {
@@ -46,3 +54,10 @@ export const evaluate = command({
     }
   }
 })
+
+function describe (result: ResultOf<'evaluate'>): string {
+  const { loss, perplexity, tokens, sequences } = result
+  return `Loss ${lossText(loss)}, perplexity ${perplexity?.toFixed(2) ?? 'not a number'}, over ${plural(tokens, 'token')} of ${
+    plural(sequences, 'sequence')
+  } (${seconds(result.seconds)}, sent ${bytes(result.sentBytes)}, received ${bytes(result.receivedBytes)})`
+}

@@ -1,21 +1,23 @@
 import { readFile } from 'node:fs/promises'
+import type { GivenParameters, ResultOf } from '../../api/operations.ts'
 import { UsageError } from '../../errors.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
-import type { GenerateDone, GenerateEvent } from '../events.ts'
 import { bytes, digits, plural, seconds } from '../format.ts'
 import { defaulted, grouped, optional, toggle } from '../option.ts'
-import { json } from '../shared-options.ts'
-import { integer, list, number, path, text } from '../values.ts'
+import { json, timeout } from '../shared-options.ts'
+import { integer, list, number, path } from '../values.ts'
+import { ProgressLine } from '../views/progress-line.ts'
 
 export const generate = command({
   name: 'generate',
+  operation: 'generate',
   group: 'Work',
   summary: 'Generate text across the network',
   details: 'Text is printed as it comes. Give one of --prompt, --messages and --ids.',
   options: {
     ...grouped('Input', {
-      prompt: optional('TEXT', text, 'Text to continue'),
+      prompt: optional('TEXT', String, "Text to continue; an empty one continues the model's begin token"),
       messages: optional('FILE', path, "A JSON array of { role, content }, put through the model's chat template"),
       ids: optional('ID,…', list(integer({ min: 0 }), { repeats: true }), 'Token ids to continue, exactly as given')
     }),
@@ -31,6 +33,7 @@ export const generate = command({
       ),
       seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'The same seed gives the same text', 'a new one each time')
     }),
+    ...grouped('Network', { timeout }),
     ...grouped('Output', {
       stats: toggle('Print speed and bytes to standard error at the end'),
       json
@@ -43,7 +46,7 @@ export const generate = command({
       about: 'sample, and say how fast it went'
     }
   ],
-  async run ({ home, prompt, messages, ids, stats, json, maxTokens, temperature, topK, topP, seed }, { terminal, signal }) {
+  async run ({ home, prompt, messages, ids, stats, json, timeout, maxTokens, temperature, topK, topP, seed }, { terminal, signal }) {
     const inputs = [prompt, messages, ids].filter((input) => input !== undefined)
     if (inputs.length !== 1)
       throw new UsageError(
@@ -58,35 +61,51 @@ export const generate = command({
       temperature,
       topK,
       topP,
-      seed
+      seed,
+      timeoutMs: timeout
     }
-    for await (const event of callDaemon<GenerateEvent>(home, 'generate', request, signal)) {
-      if (event.type === 'text') {
-        if (!json) terminal.writeForeign(event.text)
-        continue
+    const progress = new ProgressLine(terminal)
+    try {
+      for await (const event of callDaemon(home, 'generate', request, signal)) {
+        if (event.type === 'waiting') {
+          progress.wait(event.reason)
+          continue
+        }
+        progress.clear()
+        if (event.type === 'text') {
+          if (!json) terminal.writeForeign(event.text)
+          continue
+        }
+        const { type: _type, ...result } = event
+        if (json) terminal.json(result)
+        else terminal.write('\n')
+        if (event.reason === 'context') terminal.note(contextLine(event, maxTokens))
+        if (stats) terminal.note(statsLine(event))
       }
-      if (event.type === 'waiting') {
-        terminal.note(event.reason)
-        continue
-      }
-      const { type: _type, ...result } = event
-      if (json) terminal.json(result)
-      else terminal.write('\n')
-      if (stats) terminal.note(statsLine(event))
+    } finally {
+      progress.clear()
     }
   }
 })
 
-function statsLine (done: GenerateDone): string {
-  return `${plural(done.tokens, 'token')} at ${digits(done.tokensPerSecond)} tokens/s (${
-    done.reason === 'stop' ? 'the model ended it' : 'the limit ended it'
-  }), ` +
+function contextLine ({ promptTokens, tokens }: ResultOf<'generate'>, maxTokens: number): string {
+  return `Ended after ${plural(tokens, 'token')} of the ${maxTokens} that --max-tokens allows: a sequence of this federation holds ${
+    promptTokens + tokens
+  } tokens, the prompt's ${promptTokens} among them`
+}
+
+const ENDINGS = { stop: 'the model ended it', length: 'the limit ended it', context: 'the end of the context ended it' } as const
+
+function statsLine (done: ResultOf<'generate'>): string {
+  return `${plural(done.tokens, 'token')} at ${digits(done.tokensPerSecond)} tokens/s (${ENDINGS[done.reason]}), ` +
     `${plural(done.promptTokens, 'prompt token')} in ${seconds(done.prefillSeconds)}, sent ${bytes(done.sentBytes)}, received ${
       bytes(done.receivedBytes)
     }`
 }
 
-async function readMessages (file: string): Promise<unknown> {
+type Messages = NonNullable<GivenParameters<'generate'>['messages']>
+
+async function readMessages (file: string): Promise<Messages> {
   let value: unknown
   try {
     value = JSON.parse(await readFile(file, 'utf8'))
@@ -99,7 +118,7 @@ async function readMessages (file: string): Promise<unknown> {
   return value
 }
 
-function isMessage (value: unknown): boolean {
+function isMessage (value: unknown): value is Messages[number] {
   const { role, content } = (value ?? {}) as { role?: unknown, content?: unknown }
   return typeof role === 'string' && typeof content === 'string'
 }

@@ -115,7 +115,7 @@ const rounds = grouped('Rounds', {
     'Adapters that clients hold: shared (exact), average:K (every K rounds) or personal (never leave)'
   ),
   minClients: defaulted('COUNT', count, '1', 'Clients that a round waits for'),
-  roundDeadline: defaulted('DURATION', duration, '60s', 'A client that is later is left out of the round')
+  roundDeadline: defaulted('DURATION', duration({ max: '7d' }), '60s', 'A client that is later is left out of the round; 7d at most')
 })
 
 const limits = grouped('Limits', {

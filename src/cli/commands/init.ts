@@ -1,9 +1,12 @@
 import { command } from '../command.ts'
-import { bytes, plural } from '../format.ts'
+import { bytes, plural, seconds } from '../format.ts'
 import { grouped } from '../option.ts'
 import { json } from '../shared-options.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 import { initOptions } from './init-options.ts'
+
+/** The clip norms are measured after the last piece of the model is read: time goes on being shown. */
+const BEAT_MS = 1_000
 
 export const init = command({
   name: 'init',
@@ -23,13 +26,21 @@ Reads the whole model once to fingerprint it, and runs it once on random tokens 
   async run ({ home, json, ...options }, { terminal, signal }) {
     const { createFederation } = await import('../../node/federation/create.ts')
     const progress = new ProgressLine(terminal)
+    const startedAt = performance.now()
     let hashedBytes = 0
+    const show = (): void => {
+      progress.draw(`Founding: ${bytes(hashedBytes)} of the model fingerprinted, ${seconds((performance.now() - startedAt) / 1000)} so far`)
+    }
+    const beat = setInterval(show, BEAT_MS)
     const founded = await createFederation(home, options, signal, {
       onProgress: (more) => {
         hashedBytes += more
-        progress.draw(`Fingerprinting the model: ${bytes(hashedBytes)}`)
+        show()
       }
-    }).finally(() => { progress.clear() })
+    }).finally(() => {
+      clearInterval(beat)
+      progress.clear()
+    })
     if (json) return terminal.json(founded)
     const { federation, model, peerId } = founded
     terminal.line(`Founded ${federation.name} (${federation.id})`)

@@ -6,13 +6,15 @@ import { choice, duration, integer } from '../values.ts'
 
 export const invite = command({
   name: 'invite',
+  operation: 'invite',
   group: 'Found and join',
   summary: 'Print an invite to hand to somebody',
-  details: 'Whoever holds the line that this prints can join until it expires: send it over a channel you trust. Only a server invites.',
+  details: `Whoever holds the line that this prints can join until it expires: send it over a channel you trust. Only a server invites.
+A mail program may break or quote the line: \`midspan join\` reads it all the same.`,
   options: {
     ...grouped('Invite', {
       role: defaulted('ROLE', choice('client'), 'client', 'What the holder may join as: only clients can join yet'),
-      expires: defaulted('DURATION', duration, '24h', 'How long it can be used, such as 30m, 24h or 7d'),
+      expires: defaulted('DURATION', duration({ max: '3650d' }), '24h', 'How long it can be used, such as 30m, 24h or 7d; ten years at most'),
       uses: defaulted('COUNT', integer({ min: 1, max: 10_000 }), '1', 'How many peers can join with it')
     }),
     ...grouped('Output', { json })
@@ -22,7 +24,7 @@ export const invite = command({
     { command: 'midspan invite --home s --uses 20 --expires 7d', about: 'for a class' }
   ],
   async run ({ home, role, expires, uses, json }, { terminal, signal }) {
-    const answer = await askDaemon<{ invite: string }>(home, 'invite', { role, expiresMs: expires, uses }, signal)
+    const answer = await askDaemon(home, 'invite', { role, expiresMs: expires, uses }, signal, terminal)
     if (json) terminal.json(answer)
     else terminal.line(answer.invite)
   }

@@ -1,4 +1,4 @@
-import type { PeerLine } from '../../node/daemon/peer-status.ts'
+import type { PeerLine } from '../../api/peers.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
 import { digits, table } from '../format.ts'
@@ -7,6 +7,7 @@ import { json } from '../shared-options.ts'
 
 export const peers = command({
   name: 'peers',
+  operation: 'peers',
   group: 'Look',
   summary: 'List the peers that are connected',
   details:
@@ -14,7 +15,7 @@ export const peers = command({
   options: grouped('Output', { json }),
   examples: [{ command: 'midspan peers', about: 'who is there, and how near' }],
   async run ({ home, json }, { terminal, signal }) {
-    const answer = await askDaemon<{ peers: readonly PeerLine[] }>(home, 'peers', {}, signal)
+    const answer = await askDaemon(home, 'peers', {}, signal, terminal)
     if (json) return terminal.json(answer)
     if (answer.peers.length === 0) return terminal.note('No peer is connected')
     const [head = '', ...lines] = table([HEAD, ...answer.peers.map(row)])

@@ -5,6 +5,7 @@ import { json } from '../shared-options.ts'
 
 export const remove = command({
   name: 'remove',
+  operation: 'remove',
   group: 'Found and join',
   summary: "Take a peer's place in the federation away",
   details: `For a server: makes room for another client, and hangs up. An invite that the peer used stays used.
@@ -13,7 +14,7 @@ A peer on the allow-list, or of a federation that is open, can come back. The me
   options: grouped('Output', { json }),
   examples: [{ command: 'midspan remove --home s 12D3KooW…', about: 'a client whose machine was lost' }],
   async run ({ home, json }, { terminal, argument, signal }) {
-    const answer = await askDaemon<{ removed: string }>(home, 'remove', { peer: argument }, signal)
+    const answer = await askDaemon(home, 'remove', { peer: argument }, signal, terminal)
     if (json) terminal.json(answer)
     else terminal.line(`Removed ${answer.removed}`)
   }

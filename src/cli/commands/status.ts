@@ -1,18 +1,20 @@
-import type { DaemonStatus } from '../../node/daemon/daemon.ts'
+import type { ResultOf } from '../../api/operations.ts'
+import type { GenerationStatus, TrainingStatus } from '../../api/status.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
-import { endSpans, table } from '../format.ts'
+import { bytes, digits, endSpans, plural, table } from '../format.ts'
 import { grouped } from '../option.ts'
 import { json } from '../shared-options.ts'
 
 export const status = command({
   name: 'status',
+  operation: 'status',
   group: 'Look',
   summary: 'Show what this peer is and does',
   options: grouped('Output', { json }),
   examples: [{ command: 'midspan status --json', about: 'for a program' }],
   async run ({ home, json }, { terminal, signal }) {
-    const answer = await askDaemon<DaemonStatus>(home, 'status', {}, signal)
+    const answer = await askDaemon(home, 'status', {}, signal, terminal)
     if (json) return terminal.json(answer)
     const rows = describe(answer).map(([name, value]) => [terminal.dim(name.padEnd(NAME_COLUMNS)), value])
     for (const line of table(rows)) terminal.line(line)
@@ -22,7 +24,7 @@ export const status = command({
 /** The longest name below, so that the values line up. */
 const NAME_COLUMNS = 'federation'.length
 
-function describe (answer: DaemonStatus): ReadonlyArray<readonly [string, string]> {
+function describe (answer: ResultOf<'status'>): ReadonlyArray<readonly [string, string]> {
   const { partition, blocks } = answer
   return [
     ['peer', `${answer.peerId} (${answer.role}, ${answer.agent})`],
@@ -33,14 +35,34 @@ function describe (answer: DaemonStatus): ReadonlyArray<readonly [string, string
     ...(partition === null ? [] : [['holds', endSpans(partition)] as const]),
     ['connected', answer.connected ? 'yes' : `no${answer.disconnectedReason === null ? '' : `: ${answer.disconnectedReason}`}`],
     ...(answer.members === null ? [] : [['members', String(answer.members.length)] as const]),
-    ['training', activity(answer.training)],
-    ['generation', activity(answer.generation)],
+    ['training', answer.training === null ? 'none' : trainingText(answer.training)],
+    ...(answer.training?.residuals ?? []).map((residuals) => ['residuals', residualsText(residuals)] as const),
+    ['generation', answer.generation === null ? 'none' : generationText(answer.generation)],
     ['since', answer.since],
     ...answer.addresses.map((address) => ['address', address] as const)
   ]
 }
 
-function activity (fields: Readonly<Record<string, unknown>> | null): string {
-  if (fields === null) return 'none'
-  return Object.entries(fields).map(([name, value]) => `${name} ${typeof value === 'string' ? value : JSON.stringify(value)}`).join(', ')
+function trainingText ({ active, round, done, rounds, members, waitingFor = [] }: TrainingStatus): string {
+  return [
+    ...(active === undefined ? [] : [active ? 'running' : 'not running']),
+    ...(done === undefined || rounds === undefined ? [] : [`${done} of ${plural(rounds, 'round')} done`]),
+    `the federation is at round ${round}`,
+    ...(members === undefined ? [] : [`${plural(members, 'client')} in it`]),
+    ...(waitingFor.length === 0 ? [] : [`waiting for ${waitingFor.join(' and ')}`])
+  ].join(', ')
+}
+
+function residualsText ({ setting, policy, saved, recomputed }: TrainingStatus['residuals'][number]): string {
+  const cost = (name: string, of: typeof saved): readonly string[] =>
+    of === undefined ? [] : [`${name} ${bytes(of.bytesPerRow)} and ${digits(of.msPerRow)} ms a token and block`]
+  return [
+    setting === 'auto' ? `auto, ${policy === undefined ? 'being measured' : `now ${policy}`}` : setting,
+    ...cost('saved', saved),
+    ...cost('recomputed', recomputed)
+  ].join('; ')
+}
+
+function generationText ({ sequences, cacheBytes, cacheLimitBytes }: GenerationStatus): string {
+  return `${plural(sequences, 'sequence')}, ${bytes(cacheBytes)} of ${bytes(cacheLimitBytes)} cache`
 }

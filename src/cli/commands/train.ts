@@ -1,6 +1,5 @@
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
-import type { TrainEvent } from '../events.ts'
 import { InterruptedError } from '../exit.ts'
 import { defaulted, grouped, mandatory, optional, toggle } from '../option.ts'
 import { clientNoise, json } from '../shared-options.ts'
@@ -9,6 +8,8 @@ import { TrainView } from '../views/train-view.ts'
 
 export const train = command({
   name: 'train',
+  operation: 'train',
+  withoutReader: 'stops',
   group: 'Work',
   summary: "Fine-tune the federation's adapters on your text",
   details: `Runs rounds with the servers until --rounds are done in total. The text, its labels and the loss stay in this process's daemon.
@@ -47,9 +48,9 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
   async run ({ home, json, debug: _debug, config: _config, ...parameters }, { terminal, signal }) {
     const view = new TrainView(terminal, json)
     try {
-      for await (const event of callDaemon<TrainEvent>(home, 'train', parameters, signal)) view.show(event)
+      for await (const event of callDaemon(home, 'train', parameters, signal)) view.show(event)
     } catch (error) {
-      if (signal.aborted) throw new InterruptedError('run it again to resume')
+      if (signal.reason instanceof InterruptedError) throw signal.reason.withNext('run it again to resume')
       throw error
     } finally {
       view.end()

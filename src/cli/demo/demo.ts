@@ -1,10 +1,9 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { ResultOf } from '../../api/operations.ts'
 import { openDevice } from '../../model/runtime/open.ts'
-import type { PeerLine } from '../../node/daemon/peer-status.ts'
 import { askDaemon } from '../daemon-client.ts'
-import type { GenerateDone, TrainDone } from '../events.ts'
 import type { Terminal } from '../terminal.ts'
 import { makeClinics, type Clinic } from './corpus.ts'
 import { ask, generate, modelDirectory, startFederation, trainTogether, type Asked, type DemoFederation, type Noise } from './federation.ts'
@@ -25,9 +24,9 @@ export interface DemoOptions {
 /** What the network answered: each clinic to all questions, before and after training. */
 export interface NetworkResults {
   readonly before: readonly Asked[]
-  readonly trained: readonly TrainDone[]
+  readonly trained: ReadonlyArray<ResultOf<'train'>>
   readonly after: readonly Asked[]
-  readonly sample: GenerateDone
+  readonly sample: ResultOf<'generate'>
 }
 
 /** What one machine answers: trained on each clinic's records alone, and on all of them together. */
@@ -71,7 +70,7 @@ export async function runDemo ({ rounds, noise, seed, keep }: DemoOptions, termi
   try {
     view.opening(clinics, noise)
     const federation = await startFederation(processes, directory, clinics, recipe, noise, signal)
-    view.members(federation, (await askDaemon<{ peers: PeerLine[] }>(federation.serverHome, 'peers', {}, signal)).peers)
+    view.members(federation, (await askDaemon(federation.serverHome, 'peers', {}, signal)).peers)
     const network = await runNetwork(federation, clinics, recipe, view, signal)
     await processes.stop()
     const local = await runLocally(federation, clinics, recipe, view, signal)

@@ -1,9 +1,9 @@
 import { stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { DaemonStatus } from '../../node/daemon/daemon.ts'
+import type { GivenParameters, ResultOf } from '../../api/operations.ts'
 import { askDaemon, callDaemon } from '../daemon-client.ts'
-import type { GenerateDone, GenerateEvent, TrainDone, TrainEvent, TrainRound } from '../events.ts'
+import type { TrainRound } from '../views/train-view.ts'
 import { question, type Clinic } from './corpus.ts'
 import type { Recipe } from './local-model.ts'
 import type { Processes } from './processes.ts'
@@ -46,7 +46,7 @@ export interface Member {
 
 export interface DemoFederation {
   readonly serverHome: string
-  readonly server: DaemonStatus
+  readonly server: ResultOf<'status'>
   readonly members: readonly Member[]
 }
 
@@ -65,7 +65,7 @@ export async function startFederation (
   const members = await Promise.all(
     clinics.map(async (clinic, i) => await enrol(processes, directory, serverHome, clinic, partitions[i % partitions.length]!, signal))
   )
-  return { serverHome, server: await askDaemon<DaemonStatus>(serverHome, 'status', {}, signal), members }
+  return { serverHome, server: await askDaemon(serverHome, 'status', {}, signal), members }
 }
 
 function founding ({ adapters, optimizer, learningRate, schedule, maxGradientNorm }: Recipe, noise: Noise, clients: number): string[] {
@@ -105,7 +105,7 @@ async function enrol (
   const home = join(directory, clinic.name.toLowerCase())
   const file = join(directory, `${clinic.name.toLowerCase()}.jsonl`)
   await writeFile(file, clinic.records.map((text) => `${JSON.stringify({ text })}\n`).join(''), { mode: 0o600 })
-  const { invite } = await askDaemon<{ invite: string }>(serverHome, 'invite', { role: 'client', expiresMs: 3_600_000, uses: 1 }, signal)
+  const { invite } = await askDaemon(serverHome, 'invite', { role: 'client', expiresMs: 3_600_000, uses: 1 }, signal)
   const joined = await processes.run<{ peerId: string }>(
     ['join', invite, '--home', home, '--input-blocks', String(partition.inputBlocks), '--output-blocks', String(partition.outputBlocks)],
     signal
@@ -133,9 +133,9 @@ export async function ask ({ home }: Member, ailments: readonly string[], signal
   return { answers, sentBytes, receivedBytes }
 }
 
-export async function generate (home: string, request: object, signal: AbortSignal): Promise<GenerateDone> {
-  let done: GenerateDone | undefined
-  for await (const event of callDaemon<GenerateEvent>(home, 'generate', request, signal)) {
+export async function generate (home: string, request: GivenParameters<'generate'>, signal: AbortSignal): Promise<ResultOf<'generate'>> {
+  let done: ResultOf<'generate'> | undefined
+  for await (const event of callDaemon(home, 'generate', request, signal)) {
     if (event.type === 'done') done = event
   }
   return done!
@@ -147,11 +147,11 @@ export async function trainTogether (
   { rounds, sequences }: Recipe,
   onRound: (member: number, round: TrainRound) => void,
   signal: AbortSignal
-): Promise<TrainDone[]> {
+): Promise<Array<ResultOf<'train'>>> {
   return await Promise.all(members.map(async ({ home, file }, member) => {
-    let done: TrainDone | undefined
-    const request = { data: file, rounds, sequences, maxTokens, packing: 'padded', lossOn: 'all', seed: 0 }
-    for await (const event of callDaemon<TrainEvent>(home, 'train', request, signal)) {
+    let done: ResultOf<'train'> | undefined
+    const request = { data: file, rounds, sequences, maxTokens, packing: 'padded', lossOn: 'all', seed: 0 } as const
+    for await (const event of callDaemon(home, 'train', request, signal)) {
       if (event.type === 'round') onRound(member, event)
       if (event.type === 'done') done = event
     }

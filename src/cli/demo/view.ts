@@ -1,8 +1,9 @@
-import type { PeerLine } from '../../node/daemon/peer-status.ts'
-import type { GenerateDone, TrainDone, TrainRound } from '../events.ts'
+import type { ResultOf } from '../../api/operations.ts'
+import type { PeerLine } from '../../api/peers.ts'
 import { bytes, digits, endSpans, plural, seconds, table } from '../format.ts'
 import type { Terminal } from '../terminal.ts'
 import { bar, ProgressLine } from '../views/progress-line.ts'
+import type { TrainRound } from '../views/train-view.ts'
 import { question, type Clinic } from './corpus.ts'
 import type { LocalResults, NetworkResults } from './demo.ts'
 import type { Asked, DemoFederation, Noise } from './federation.ts'
@@ -95,7 +96,7 @@ ${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's ex
     if (this.#last.size < this.#clinics) return
     const last = [...this.#last].sort(([a], [b]) => a - b).map(([, event]) => event)
     const done = Math.min(...last.map((event) => event.done))
-    const losses = last.map(({ loss }) => loss.toFixed(2)).join(' · ')
+    const losses = last.map(({ loss }) => loss?.toFixed(2) ?? '?').join(' · ')
     const speed = sum(last.map(({ tokensPerSecond }) => tokensPerSecond))
     const line = `round ${done}/${this.#rounds}, ${plural(round.members, 'client')}, losses ${losses}, ${digits(speed)} tokens/s`
     this.#progress.draw(`${bar(done / this.#rounds, barColumns)} ${line}`)
@@ -103,7 +104,7 @@ ${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's ex
     if (!this.#terminal.interactive && isOver && (done === 1 || done % roundsPerLine === 0)) this.#terminal.line(`  ${line}`)
   }
 
-  trained (done: readonly TrainDone[]): void {
+  trained (done: ReadonlyArray<ResultOf<'train'>>): void {
     this.#progress.clear()
     this.#text(
       `${plural(this.#rounds, 'round')} in ${
@@ -141,7 +142,7 @@ in one place, without noise: what the clinics may not do, and what the federatio
     this.#exchange('federated', example.ailment, after[0]!.answers[example.index]!)
   }
 
-  sample ([first]: readonly Clinic[], prompt: string, { text, tokens, tokensPerSecond }: GenerateDone): void {
+  sample ([first]: readonly Clinic[], prompt: string, { text, tokens, tokensPerSecond }: ResultOf<'generate'>): void {
     this.#heading('A sample, generated across the network')
     this.#text(`${this.#terminal.bold(prompt)}${text}`)
     this.#text(

@@ -1,12 +1,14 @@
-import type { SkippedLine, TrainDone, TrainEvent, TrainRound, TrainStart } from '../events.ts'
-import { bytes, digits, plural, seconds } from '../format.ts'
+import type { EventOf, ProgressOf, ResultOf } from '../../api/operations.ts'
+import { bytes, digits, lossText, plural, seconds } from '../format.ts'
 import type { Terminal } from '../terminal.ts'
 import { bar, ProgressLine } from './progress-line.ts'
+import { skippedText } from './skipped-lines.ts'
+
+export type TrainEvent = EventOf<'train'>
+export type TrainRound = Extract<ProgressOf<'train'>, { readonly type: 'round' }>
+type TrainStart = Extract<ProgressOf<'train'>, { readonly type: 'start' }>
 
 const BAR_COLUMNS = 20
-
-/** Unusable lines named one by one before the rest is only counted. */
-const MAX_SKIPPED_SHOWN = 5
 
 /** Shows training: a bar on a terminal, a line a round elsewhere, or the events themselves as JSON. */
 export class TrainView {
@@ -16,13 +18,13 @@ export class TrainView {
   readonly #now: () => number
   #sent = 0
   #received = 0
-  /** When the first round of this run ended, and how many were done by then: the time left is told from the rounds since. */
+  /** The time when the first round of this run ended, and the rounds done by then: the time left follows from the rounds since. */
   #pace: { readonly at: number, readonly done: number } | undefined
 
   constructor (terminal: Terminal, json: boolean, now: () => number = () => performance.now()) {
     this.#terminal = terminal
     this.#json = json
-    this.#progress = new ProgressLine(terminal)
+    this.#progress = new ProgressLine(terminal, now)
     this.#now = now
   }
 
@@ -30,7 +32,7 @@ export class TrainView {
     if (this.#json) return this.#terminal.json(event)
     switch (event.type) {
       case 'start': return this.#start(event)
-      case 'waiting': return this.#waiting(event.reason)
+      case 'waiting': return this.#progress.wait(event.reason)
       case 'round': return this.#round(event)
       case 'done': return this.#done(event)
     }
@@ -41,15 +43,9 @@ export class TrainView {
     this.#progress.clear()
   }
 
-  #start ({ round, rounds, resumedFrom, records, skippedLines }: TrainStart): void {
-    const from = resumedFrom === undefined ? `from round ${round}` : `resuming after round ${resumedFrom}`
-    this.#terminal.note(`Training on ${plural(records, 'record')}, ${from}, up to round ${rounds}`)
+  #start ({ done, rounds, records, skippedLines }: TrainStart): void {
+    this.#terminal.note(`Training on ${plural(records, 'record')}: ${done} of ${plural(rounds, 'round')} done so far`)
     for (const line of skippedText(skippedLines)) this.#terminal.note(line)
-  }
-
-  #waiting (reason: string): void {
-    if (this.#terminal.interactive) this.#progress.draw(`Waiting: ${reason}`)
-    else this.#terminal.note(`Waiting: ${reason}`)
   }
 
   #round (event: TrainRound): void {
@@ -61,8 +57,8 @@ export class TrainView {
       this.#terminal.note(`Round ${event.round} went on without this client: it missed the deadline`)
     }
     const figures = [
-      `loss ${event.loss.toFixed(4)}`,
-      `${digits(event.tokensPerSecond)} tokens/s`,
+      `loss ${lossText(event.loss)}`,
+      `${digits(event.inputTokensPerSecond)} tokens/s (${digits(event.tokensPerSecond)} counted)`,
       `${plural(event.members, 'client')}`,
       `sent ${bytes(this.#sent)}`,
       `received ${bytes(this.#received)}`,
@@ -86,20 +82,13 @@ export class TrainView {
     return [`${seconds(secondsPerRound * (rounds - done))} left`]
   }
 
-  #done (event: TrainDone): void {
+  #done (event: ResultOf<'train'>): void {
     this.#progress.clear()
     if (event.loss === null) return this.#terminal.line(`Done already: ${plural(event.rounds, 'round')}. Give a larger --rounds to go on`)
     this.#terminal.line(
-      `${plural(event.rounds, 'round')} done in ${seconds(event.seconds)}: loss ${event.loss.toFixed(4)}, sent ${
+      `${plural(event.rounds, 'round')} done in ${seconds(event.seconds)}: loss ${lossText(event.loss)}, sent ${
         bytes(event.sentBytes)
       }, received ${bytes(event.receivedBytes)}`
     )
   }
-}
-
-function skippedText (skipped: readonly SkippedLine[]): readonly string[] {
-  if (skipped.length === 0) return []
-  const named = skipped.slice(0, MAX_SKIPPED_SHOWN).map(({ line, reason }) => `  line ${line}: ${reason}`)
-  const rest = skipped.length - named.length
-  return [`${plural(skipped.length, 'line')} cannot be used:`, ...named, ...(rest > 0 ? [`  and ${rest} more`] : [])]
 }

@@ -13,6 +13,11 @@ import { SafetensorsFile, writeSafetensorsFrom } from './safetensors.ts'
 const configFile = 'adapter_config.json'
 /** Where an adapter directory has its tensors. */
 export const adapterWeightsFile = 'adapter_model.safetensors'
+const cardFile = 'README.md'
+
+/** The files that an exported adapter consists of. */
+export const peftFiles: readonly string[] = [adapterWeightsFile, configFile, cardFile]
+
 const pickleFile = 'adapter_model.bin'
 
 /** What PEFT puts before every module path of the wrapped model. */
@@ -75,7 +80,7 @@ export async function writePeftAdapter (dir: string, { dtype, ...adapter }: Peft
     specs,
     (name) => [narrow(dtype, adapter.tensors.get(name)!.data as Float32Array)]
   )
-  await writeText(join(dir, 'README.md'), modelCard(adapter))
+  await writeText(join(dir, cardFile), modelCard(adapter))
   await writeText(join(dir, configFile), `${JSON.stringify(peftConfig(portable), null, 2)}\n`)
   await verify(dir, portable, dtype)
 }

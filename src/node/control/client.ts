@@ -1,5 +1,7 @@
 import { once } from 'node:events'
 import { type IncomingMessage, request as httpRequest } from 'node:http'
+import { isResult, readEvent } from '../../api/check.ts'
+import type { EventOf, GivenParameters, OperationName, ResultOf } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
 import type { Home } from '../home/home.ts'
 import { CONTROL_PREFIX, DaemonError, isErrorLine } from './messages.ts'
@@ -32,22 +34,39 @@ export class ControlClient {
   }
 
   /**
-   * The one answer of an operation. Throws NoDaemonError, DaemonGoneError, or DaemonError with the code of what went wrong in the daemon.
+   * Returns the result of an operation: its last event.
+   * Throws NoDaemonError, DaemonGoneError, DaemonVersionError, or DaemonError with the code of what went wrong in the daemon.
    */
-  async request (operation: string, parameters: object, signal: AbortSignal): Promise<object> {
-    for await (const event of this.stream(operation, parameters, signal)) return event
-    throw new DaemonGoneError(this.#home.root)
+  async request<Name extends OperationName> (
+    operation: Name,
+    parameters: GivenParameters<Name>,
+    signal: AbortSignal
+  ): Promise<ResultOf<Name>> {
+    let result: ResultOf<Name> | undefined
+    for await (const event of this.stream(operation, parameters, signal)) {
+      if (isResult(operation, event)) result = event as ResultOf<Name>
+    }
+    if (result === undefined) throw new DaemonGoneError(this.#home.root)
+    return result
   }
 
-  /** The events of an operation; throws as `request` does. Ending the loop, or the signal, stops the operation. */
-  async * stream (operation: string, parameters: object, signal: AbortSignal): AsyncGenerator<object> {
+  /**
+   * Yields the events of an operation; throws as `request` does. Ending the loop, or the signal, stops the operation.
+   * Events of a type that this release does not know are left out: a newer daemon may say more.
+   */
+  async * stream<Name extends OperationName> (
+    operation: Name,
+    parameters: GivenParameters<Name>,
+    signal: AbortSignal
+  ): AsyncGenerator<EventOf<Name>> {
     signal.throwIfAborted()
     const response = await this.#send(operation, parameters, signal)
     try {
       for await (const line of linesOf(response)) {
-        const event = JSON.parse(line) as object
-        if (isErrorLine(event)) throw new DaemonError(event.error.code, event.error.message, { next: event.error.next })
-        yield event
+        const value = JSON.parse(line) as unknown
+        if (isErrorLine(value)) throw new DaemonError(value.error.code, value.error.message, { next: value.error.next })
+        const event = readEvent(operation, value)
+        if (event !== undefined) yield event
       }
       signal.throwIfAborted()
       if (!response.complete) throw new DaemonGoneError(this.#home.root)

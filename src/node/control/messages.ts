@@ -1,3 +1,4 @@
+import { z } from 'zod'
 import { asFileError, MidspanError } from '../../errors.ts'
 
 /**
@@ -9,21 +10,32 @@ export const CONTROL_PREFIX = '/v1/'
 /** Parameters are names, numbers and prompts. */
 export const MAX_PARAMETER_BYTES = 4 * 2 ** 20
 
-export interface ErrorLine {
-  readonly error: { readonly code: string, readonly message: string, readonly next?: string }
-}
+const errorLineSchema = z.object({ error: z.object({ code: z.string(), message: z.string(), next: z.string().optional() }) })
 
-/** What the daemon answered in place of a result. */
+export type ErrorLine = z.output<typeof errorLineSchema>
+
+/** An error that the daemon answered in place of a result. */
 export class DaemonError extends MidspanError {}
 
-/** What the caller is told of an error: the words that are meant for people, and no others. */
-export function errorLine (error: unknown): ErrorLine {
+/** Returns what the caller is told of an error: the words that are meant for people, and no others; of a defect, where the log is. */
+export function errorLine (error: unknown, log: string): ErrorLine {
   const told = error instanceof MidspanError ? error : asFileError(error)
-  if (told === undefined) return { error: { code: 'E_INTERNAL', message: 'the daemon failed; its log says how' } }
-  return { error: { code: told.code, message: told.message, ...(told.next === undefined ? {} : { next: told.next }) } }
+  if (told === undefined)
+    return { error: { code: 'E_INTERNAL', message: 'the daemon failed by a defect of its own', next: `its log says where: ${log}; report it` } }
+  const next = told.next ?? (needsStack(told) ? `${log} says where this peer was at work; report it` : undefined)
+  return { error: { code: told.code, message: told.message, ...(next === undefined ? {} : { next }) } }
+}
+
+/** Codes of errors that no input of a user's and no peer should lead to; E_INTERNAL is what a server says of its own defects. */
+const DEFECTS: ReadonlySet<string> = new Set(['E_DEVICE', 'E_GRAPH', 'E_STOP', 'E_INTERNAL'])
+
+/** Whether an error comes from a defect, of Midspan's or of a server's, so that its stack belongs in the log. */
+export function needsStack (error: unknown): boolean {
+  if (error instanceof MidspanError) return DEFECTS.has(error.code)
+  return asFileError(error) === undefined
 }
 
 /** Whether a line is the error that ends an answer. */
-export function isErrorLine (value: object): value is ErrorLine {
-  return 'error' in value && typeof value.error === 'object' && value.error !== null && 'code' in value.error
+export function isErrorLine (value: unknown): value is ErrorLine {
+  return errorLineSchema.safeParse(value).success
 }

@@ -2,10 +2,12 @@ import { once } from 'node:events'
 import { chmod, lstat, mkdir, rm } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { dirname } from 'node:path'
+import { checkEvent, parseParameters } from '../../api/check.ts'
+import { schemaOf, type EventOf, type OfferedOperations, type OperationName } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
-import type { Logger, Operation } from '../../roles/context.ts'
+import type { Logger } from '../../roles/context.ts'
 import type { Home } from '../home/home.ts'
-import { CONTROL_PREFIX, errorLine, MAX_PARAMETER_BYTES } from './messages.ts'
+import { CONTROL_PREFIX, errorLine, needsStack, MAX_PARAMETER_BYTES } from './messages.ts'
 import { controlPath } from './socket-path.ts'
 
 export interface ControlServer {
@@ -15,18 +17,17 @@ export interface ControlServer {
   stop (): Promise<void>
 }
 
-/** Offers operations, by name, to processes of the home's owner. The home must be locked: a socket that lies there is taken to be stale. */
-export async function startControlServer (
-  home: Home,
-  operations: Readonly<Record<string, Operation>>,
-  logger: Logger
-): Promise<ControlServer> {
+/**
+ * Offers operations to processes of the home's owner. Parameters are checked before an operation runs, and events before they leave.
+ * The home must be locked: a socket that lies there is taken to be stale.
+ */
+export async function startControlServer (home: Home, operations: OfferedOperations, logger: Logger): Promise<ControlServer> {
   const path = controlPath(home)
   await privateDirectory(dirname(path))
   await rm(path, { force: true })
   const stopping = new AbortController()
   const server = createServer((request, response) => {
-    answer({ operations, logger, stopping: stopping.signal }, request, response).catch((error: unknown) => {
+    answer({ operations, logger, log: home.log, stopping: stopping.signal }, request, response).catch((error: unknown) => {
       logger.error({ err: error }, 'an answer to the control socket broke')
       response.destroy()
     })
@@ -61,39 +62,51 @@ async function privateDirectory (path: string): Promise<void> {
 }
 
 interface Offer {
-  readonly operations: Readonly<Record<string, Operation>>
+  readonly operations: OfferedOperations
   readonly logger: Logger
+  /** The path of the log. */
+  readonly log: string
   readonly stopping: AbortSignal
 }
 
-async function answer ({ operations, logger, stopping }: Offer, request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function answer ({ operations, logger, log, stopping }: Offer, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const gone = new AbortController()
   response.on('close', () => { gone.abort(new MidspanError('E_CALLER_GONE', 'the caller hung up')) })
   response.on('error', () => { gone.abort() })
   const signal = AbortSignal.any([gone.signal, stopping])
   response.setHeader('content-type', 'application/x-ndjson')
+  let name: OperationName | undefined
   try {
-    const operation = operationFor(operations, request)
-    for await (const event of operation(await readParameters(request), signal)) {
-      await writeLine(response, event, signal)
-    }
+    name = operationName(operations, request)
+    for await (const event of run(operations, name, await readParameters(request), signal)) await writeLine(response, event, signal)
   } catch (error) {
-    if (!(error instanceof MidspanError)) logger.error({ err: error }, 'an operation failed')
-    if (!gone.signal.aborted) await writeLine(response, errorLine(error), gone.signal)
+    if (needsStack(error) && !signal.aborted) logger.error({ operation: name, err: error }, 'an operation failed by a defect')
+    if (!gone.signal.aborted) await writeLine(response, errorLine(error, log), gone.signal)
   } finally {
     response.end()
   }
 }
 
-function operationFor (operations: Readonly<Record<string, Operation>>, { method, url = '' }: IncomingMessage): Operation {
-  const name = url.startsWith(CONTROL_PREFIX) ? url.slice(CONTROL_PREFIX.length) : ''
-  const operation = Object.hasOwn(operations, name) ? operations[name] : undefined
-  if (method !== 'POST' || operation === undefined) {
-    throw new MidspanError('E_NO_OPERATION', `this peer does not offer ${name === '' ? `${method} ${url}` : name}`, {
-      next: `ask one of the other role; this one offers ${Object.keys(operations).sort().join(', ')}`
-    })
+/** Runs an operation between its schemas. Throws UsageError for its parameters, and EventSchemaError for its events. */
+async function * run<Name extends OperationName> (
+  operations: OfferedOperations,
+  name: Name,
+  given: unknown,
+  signal: AbortSignal
+): AsyncGenerator<EventOf<Name>> {
+  for await (const event of operations[name]!(parseParameters(name, given), signal)) {
+    checkEvent(name, event)
+    yield event
   }
-  return operation
+}
+
+/** Returns the operation that a request names. Throws a MidspanError where this peer does not offer it. */
+function operationName (operations: OfferedOperations, { method, url = '' }: IncomingMessage): OperationName {
+  const name = url.startsWith(CONTROL_PREFIX) ? url.slice(CONTROL_PREFIX.length) : ''
+  if (method === 'POST' && schemaOf(name) !== undefined && Object.hasOwn(operations, name)) return name as OperationName
+  throw new MidspanError('E_NO_OPERATION', `this peer does not offer ${name === '' ? `${method} ${url}` : name}`, {
+    next: `ask one of the other role; this one offers ${Object.keys(operations).sort().join(', ')}`
+  })
 }
 
 async function readParameters (request: IncomingMessage): Promise<unknown> {

@@ -1,3 +1,4 @@
+import type { ResultOf } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
 import { chooseDevice } from '../../model/runtime/choose.ts'
 import type { PeerStatus } from '../../protocols/status/status.ts'
@@ -7,6 +8,7 @@ import { resolveClientSettings } from '../federation/join.ts'
 import { readMembership, readServers, type Membership } from '../federation/membership.ts'
 import { homeAt, type Home } from '../home/home.ts'
 import { lockHome } from '../home/lock.ts'
+import { checkHome } from '../home/open-to-others.ts'
 import { loadSettings, type Settings } from '../home/settings.ts'
 import { Gate } from '../network/gate.ts'
 import { createMidspanNode, startNode, type MidspanNode } from '../network/libp2p.ts'
@@ -14,34 +16,12 @@ import { ServerLinks } from '../network/server-links.ts'
 import { AGENT } from '../process/version.ts'
 import { openLog } from './logging.ts'
 import { operationsOf } from './operations.ts'
-import { blockSpan, type BlockSpan } from './peer-status.ts'
+import { blockSpan } from './peer-status.ts'
 import { roles as defaultRoles, type Roles } from './roles.ts'
-import { offerServerServices, type Member } from './server-services.ts'
+import { offerServerServices } from './server-services.ts'
 
 /** What `midspan status` shows. */
-export interface DaemonStatus {
-  readonly agent: string
-  readonly peerId: string
-  readonly role: string
-  readonly home: string
-  readonly federation: { readonly id: string, readonly name: string }
-  readonly addresses: readonly string[]
-  readonly device: string
-  /** Why this device, and why not the others. */
-  readonly deviceReason: string
-  readonly blocks: BlockSpan | null
-  readonly partition: { readonly inputBlocks: number, readonly outputBlocks: number } | null
-  /** A client: to at least one server. A server: it listens. */
-  readonly connected: boolean
-  /** A client: why it is connected to no server, and what to do about it; null while it is, or has not tried. */
-  readonly disconnectedReason: string | null
-  /** A server: who has a place in the federation, connected or not. */
-  readonly members: readonly Member[] | null
-  readonly training: Readonly<Record<string, unknown>> | null
-  readonly generation: Readonly<Record<string, unknown>> | null
-  /** When the daemon started: ISO 8601. */
-  readonly since: string
-}
+export type DaemonStatus = ResultOf<'status'>
 
 export interface Daemon {
   readonly node: MidspanNode
@@ -70,6 +50,7 @@ export async function startDaemon (
   { signal, roles = defaultRoles }: DaemonOptions = {}
 ): Promise<Daemon> {
   const home = homeAt(root)
+  await checkHome(home)
   const membership = await readMembership(home)
   const settings = await loadSettings(home, given)
   const lock = await lockHome(home)

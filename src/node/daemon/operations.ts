@@ -1,10 +1,10 @@
 import { rm } from 'node:fs/promises'
+import type { PeerId } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
-import { z } from 'zod'
+import type { OfferedOperations, ParametersOf, ResultOf } from '../../api/operations.ts'
 import { UsageError } from '../../errors.ts'
-import { peerIdSchema } from '../../protocols/charter/schema.ts'
 import { createInvite, formatInvite } from '../../protocols/hello/index.ts'
-import type { Operation, RunningRole } from '../../roles/context.ts'
+import type { RunningRole } from '../../roles/context.ts'
 import type { Membership } from '../federation/membership.ts'
 import type { Home } from '../home/home.ts'
 import { updateConfig } from '../home/settings.ts'
@@ -13,17 +13,7 @@ import type { MidspanNode } from '../network/libp2p.ts'
 import type { ServerLinks } from '../network/server-links.ts'
 import { listPeers } from './peer-status.ts'
 import type { ServerServices } from './server-services.ts'
-
-/** Longer ones are as good as for ever, and an invite that cannot be taken back should not be. */
-const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
-
-const inviteSchema = z.strictObject({
-  role: z.enum(['client', 'server']),
-  expiresMs: z.int().positive().max(MAX_INVITE_MS, 'an invite expires within ten years'),
-  uses: z.int().min(1).max(10_000)
-})
-
-const removeSchema = z.strictObject({ peer: peerIdSchema })
+import { waitingForServers } from './server-waits.ts'
 
 /** A daemon's parts, as its operations need them. */
 export interface Running {
@@ -35,34 +25,36 @@ export interface Running {
   readonly gate: Gate
   readonly links: ServerLinks
   readonly role: RunningRole
-  readonly status: () => object
+  readonly status: () => ResultOf<'status'>
   readonly stop: () => Promise<void>
 }
 
-/** What the control socket of a daemon offers: what its role does, and what every member of its kind can be asked. */
-export function operationsOf (running: Running): Record<string, Operation> {
-  const { node, gate, role, status, services } = running
-  return {
-    ...role.operations,
+/** Returns what the control socket of a daemon offers: what its role does, and what every member of its kind can be asked. */
+export function operationsOf (running: Running): OfferedOperations {
+  const { node, gate, links, role, status, services } = running
+  const common: OfferedOperations = {
     async *status () { yield status() },
-    async *peers (_, signal) { yield { peers: await listPeers(node, gate, role, signal) } },
-    ...(services === undefined
-      ? { async *leave (_: unknown, signal: AbortSignal) { yield await leave(running, signal) } }
-      : {
-        async *invite (parameters: unknown) { yield await invite(running, parameters) },
-        async *remove (parameters: unknown) { yield await remove(services, parameters) }
-      })
+    async *peers (_, signal) { yield { peers: await listPeers(node, gate, role, signal) } }
+  }
+  if (services !== undefined) {
+    return {
+      ...role.operations,
+      ...common,
+      async *invite (parameters) { yield await invite(running, parameters) },
+      async *remove ({ peer }) { yield await remove(services, peer) }
+    }
+  }
+  return {
+    ...waitingForServers(role.operations, links),
+    ...common,
+    async *leave ({ timeoutMs }, signal) { yield await leave(running, timeoutMs, signal) }
   }
 }
 
-async function invite ({ node, membership: { key, signed } }: Running, parameters: unknown): Promise<object> {
-  const result = inviteSchema.safeParse(parameters)
-  if (!result.success)
-    throw new UsageError(
-      `the invite cannot be made: ${result.error.issues[0]?.message ?? 'its terms cannot be read'}`,
-      'see: midspan invite --help'
-    )
-  const { role, expiresMs, uses } = result.data
+async function invite (
+  { node, membership: { key, signed } }: Running,
+  { role, expiresMs, uses }: ParametersOf<'invite'>
+): Promise<ResultOf<'invite'>> {
   const expiresAtMs = Date.now() + expiresMs
   const made = await createInvite({
     federation: signed.id,
@@ -74,17 +66,18 @@ async function invite ({ node, membership: { key, signed } }: Running, parameter
   return { invite: formatInvite(made), role, expires: new Date(expiresAtMs).toISOString(), uses, addresses: made.addresses }
 }
 
-async function remove (services: ServerServices, parameters: unknown): Promise<object> {
-  const result = removeSchema.safeParse(parameters)
-  if (!result.success)
-    throw new UsageError(
-      `nobody can be removed: the peer ${result.error.issues[0]?.message ?? 'cannot be read'}`,
-      'copy its id from: midspan status --json'
-    )
-  const { peer } = result.data
-  if (!await services.remove(peerIdFromString(peer)))
+async function remove (services: ServerServices, peer: string): Promise<ResultOf<'remove'>> {
+  if (!await services.remove(peerIdOf(peer)))
     throw new UsageError(`${peer} has no place in this federation`, 'those that have one are the members in: midspan status --json')
   return { removed: peer }
+}
+
+function peerIdOf (text: string): PeerId {
+  try {
+    return peerIdFromString(text)
+  } catch (error) {
+    throw new UsageError(`the peer ${text} is not an Ed25519 peer id`, 'copy its id from: midspan status --json', error)
+  }
 }
 
 /** An invite holds few addresses: those that only this machine can dial come last. */
@@ -93,10 +86,22 @@ function farthestFirst (addresses: readonly string[]): string[] {
   return addresses.toSorted((a, b) => isLoopback(a) - isLoopback(b))
 }
 
-/** Ends all work, gives the place back, empties the home of all but the identity, and stops the daemon once the caller has its answer. */
-async function leave ({ home, links, membership: { signed }, role, stop }: Running, signal: AbortSignal): Promise<object> {
+/**
+ * Ends all work, gives the place back, empties the home of all but the identity, and stops the daemon once the caller has its answer.
+ * A server that does not answer in time is not told: leaving does not depend on it.
+ */
+async function leave (
+  { home, links, membership: { signed }, role, stop }: Running,
+  timeoutMs: number,
+  signal: AbortSignal
+): Promise<ResultOf<'leave'>> {
   await role.stop()
-  const told = await links.leave(signal)
+  const limit = AbortSignal.timeout(timeoutMs)
+  const told = await links.leave(AbortSignal.any([signal, limit])).catch((error: unknown) => {
+    signal.throwIfAborted()
+    if (limit.aborted) return []
+    throw error
+  })
   for (const path of [home.charter, home.servers, home.model, home.state]) await rm(path, { recursive: true, force: true })
   await updateConfig(home, { role: undefined, inputBlocks: undefined, outputBlocks: undefined, noise: undefined, gradientNoise: undefined })
   setImmediate(() => { stop().catch(() => {}) })

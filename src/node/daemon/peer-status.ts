@@ -1,33 +1,16 @@
 import type { Connection } from '@libp2p/interface'
+import type { PeerLine } from '../../api/peers.ts'
 import { protocolId } from '../../protocols/charter/index.ts'
 import { askStatus, type PeerStatus } from '../../protocols/status/status.ts'
 import type { RunningRole } from '../../roles/context.ts'
+import type { Span } from '../../span.ts'
 import type { Gate, GreetedPeer } from '../network/gate.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
-
-export interface BlockSpan {
-  readonly first: number
-  readonly end: number
-}
-
-/** One line of `midspan peers`. */
-export interface PeerLine {
-  readonly peerId: string
-  readonly role: string
-  readonly agent: string
-  readonly blocks: BlockSpan | null
-  readonly roundTripMs: number | null
-  readonly path: 'direct' | 'relayed'
-  readonly sessions: number
-  /** When it was greeted: ISO 8601. */
-  readonly since: string
-  readonly address: string
-}
 
 /** `peers` is asked by a person who waits. */
 const PROBE_TIMEOUT_MS = 3_000
 
-/** Every greeted peer, probed now. What a peer does not answer in time is null. */
+/** Probes every greeted peer now. A value that a peer does not answer in time is null. */
 export async function listPeers (node: MidspanNode, gate: Gate, role: RunningRole, signal: AbortSignal): Promise<PeerLine[]> {
   const sessions = role.status().sessions ?? []
   return await Promise.all(gate.greeted().map(async (peer) => {
@@ -49,8 +32,8 @@ export async function listPeers (node: MidspanNode, gate: Gate, role: RunningRol
   }))
 }
 
-/** The first and last block of a role's spans. */
-export function blockSpan (blocks: PeerStatus['blocks'] | undefined): BlockSpan | null {
+/** Returns the span from the first to the last block of a role's spans; null where there is none. */
+export function blockSpan (blocks: PeerStatus['blocks'] | undefined): Span | null {
   if (blocks === undefined || blocks.length === 0) return null
   return { first: Math.min(...blocks.map(([first]) => first)), end: Math.max(...blocks.map(([, end]) => end)) }
 }
@@ -63,7 +46,7 @@ async function ping (node: MidspanNode, { peerId }: GreetedPeer, signal: AbortSi
   }
 }
 
-async function blocksOf (gate: Gate, { peerId, role }: GreetedPeer, signal: AbortSignal): Promise<BlockSpan | null> {
+async function blocksOf (gate: Gate, { peerId, role }: GreetedPeer, signal: AbortSignal): Promise<Span | null> {
   if (role !== 'server') return null
   try {
     return blockSpan((await askStatus(await gate.dial(peerId, protocolId('status'), signal), signal)).blocks)

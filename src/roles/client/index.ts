@@ -1,6 +1,6 @@
 import { deviceLine, clientSpans } from '../charter-settings.ts'
-import type { ClientContext, Operation, RunningRole } from '../context.ts'
-import { openClient, type Client } from './client.ts'
+import type { ClientContext, RunningRole } from '../context.ts'
+import { openClient } from './client.ts'
 import { evaluate } from './operations/evaluate.ts'
 import { exportTrained } from './operations/export.ts'
 import { generate } from './operations/generate.ts'
@@ -11,9 +11,6 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
   const client = await openClient(context)
   const { runtime, state, lock } = client
   const { charter, client: { partition } } = context
-  const bound =
-    (operation: (client: Client, params: unknown, signal: AbortSignal) => AsyncIterable<object>): Operation => (params, signal) =>
-      operation(client, params, signal)
   let stopped: Promise<void> | undefined
   return {
     status: () => ({
@@ -29,7 +26,12 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
           residuals: [runtime.clientModel.bottom, runtime.clientModel.top].map(({ span }) => span.residuals.report)
         }
     }),
-    operations: { train: bound(train), evaluate: bound(evaluate), generate: bound(generate), export: bound(exportTrained) },
+    operations: {
+      train: (parameters, signal) => train(client, parameters, signal),
+      evaluate: (parameters, signal) => evaluate(client, parameters, signal),
+      generate: (parameters, signal) => generate(client, parameters, signal),
+      export: (parameters, signal) => exportTrained(client, parameters, signal)
+    },
     stop: async () => { await (stopped ??= runtime.device.close()) }
   }
 }

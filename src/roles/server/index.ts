@@ -22,10 +22,9 @@ import { acceptChannel, type Channel, type ChannelOptions } from '../../protocol
 import type { Tensor } from '../../tensor.ts'
 import { charteredModel, deviceLine, shapesOf, trainableOf } from '../charter-settings.ts'
 import type { RoleContext, RunningRole } from '../context.ts'
-import { ExportError, exportSchema, writeExport } from '../export.ts'
+import { ExportError, writeExport } from '../export.ts'
 import { generateLimits, trainLimits } from '../message-limits.ts'
 import { LocalStage } from '../middle/local-stage.ts'
-import { parseParameters } from '../parameters.ts'
 import { FederatedAdapters } from '../training/aggregation/federated-adapters.ts'
 import { CoordinatorState } from '../training/coordinator-state.ts'
 import { Coordinator } from '../training/coordinator.ts'
@@ -111,12 +110,12 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
         round: state.round,
         members: trainer.members.size,
         waitingFor: trainer.current?.waitingFor ?? [],
-        residuals: blocks.residuals.report
+        residuals: [blocks.residuals.report]
       },
       generation: { sequences: engine.sessions, cacheBytes: engine.heldBytes, cacheLimitBytes: charter.limits.cacheBytes }
     }),
     operations: {
-      async *export (params, signal) {
+      async *export (parameters, signal) {
         if (charter.ends.mode === 'personal')
           throw new ExportError(
             'with personal ends this server knows only the middle',
@@ -125,7 +124,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
         const { round, names, tensors } = await adapters.committed()
         const values = new Map(names.map((name, index) => [name, tensors[index] as Tensor]))
         yield* writeExport(
-          { model: context.paths.model, ...parseParameters(exportSchema, params), charter, trained: { round, values } },
+          { ...parameters, model: parameters.model ?? context.paths.model, charter, trained: { round, values } },
           signal
         )
       }

@@ -1,10 +1,9 @@
 import { describe, expect, it } from 'vitest'
-import type { TrainRound } from '../../../src/cli/events.ts'
-import { TrainView } from '../../../src/cli/views/train-view.ts'
+import { TrainView, type TrainRound } from '../../../src/cli/views/train-view.ts'
 import { recordedTerminal } from '../helpers.ts'
 
 const round: TrainRound = {
-  type: 'round', round: 1, done: 1, rounds: 4, loss: 4.56789, tokens: 512, tokensPerSecond: 1234.5,
+  type: 'round', round: 1, done: 1, rounds: 4, loss: 4.56789, tokens: 512, tokensPerSecond: 123.45, inputTokens: 5120, inputTokensPerSecond: 1234.5,
   sentBytes: 2048, receivedBytes: 1024, clippedFraction: 0.125, leftOut: false, members: 3
 }
 
@@ -12,15 +11,15 @@ describe('training as it is shown', () => {
   it('is a line a round where nobody watches, and its result alone goes to standard output', () => {
     const { terminal, out, err } = recordedTerminal(false)
     const view = new TrainView(terminal, false)
-    view.show({ type: 'start', round: 0, rounds: 4, records: 1, skippedLines: [] })
+    view.show({ type: 'start', round: 0, done: 0, rounds: 4, records: 1, skippedLines: [] })
     view.show({ type: 'waiting', reason: 'no server is connected' })
     view.show(round)
     view.show({ type: 'done', rounds: 4, loss: 4, seconds: 75, sentBytes: 8192, receivedBytes: 4096 })
     view.end()
     expect(err.text.split('\n')).toEqual([
-      'Training on 1 record, from round 0, up to round 4',
+      'Training on 1 record: 0 of 4 rounds done so far',
       'Waiting: no server is connected',
-      'Round 1/4: loss 4.5679, 1235 tokens/s, 3 clients, sent 2.0 KiB, received 1.0 KiB, 12.5% of rows clipped',
+      'Round 1/4: loss 4.5679, 1235 tokens/s (123 counted), 3 clients, sent 2.0 KiB, received 1.0 KiB, 12.5% of rows clipped',
       ''
     ])
     expect(out.text).toBe('4 rounds done in 1m15s: loss 4.0000, sent 8.0 KiB, received 4.0 KiB\n')
@@ -50,10 +49,10 @@ describe('training as it is shown', () => {
   it('says which lines cannot be used, the first five by number', () => {
     const { terminal, err } = recordedTerminal(false)
     const skippedLines = Array.from({ length: 7 }, (_, index) => ({ line: index + 1, reason: 'is not JSON' }))
-    new TrainView(terminal, false).show({ type: 'start', round: 10, rounds: 20, resumedFrom: 10, records: 2, skippedLines })
+    new TrainView(terminal, false).show({ type: 'start', round: 13, done: 10, rounds: 20, resumedFrom: 10, records: 2, skippedLines })
     const lines = err.text.split('\n')
     expect(lines.slice(0, 3)).toEqual([
-      'Training on 2 records, resuming after round 10, up to round 20',
+      'Training on 2 records: 10 of 20 rounds done so far',
       '7 lines cannot be used:',
       '  line 1: is not JSON'
     ])

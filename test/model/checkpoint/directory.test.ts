@@ -12,7 +12,7 @@ import { fingerprint } from '../../../src/model/checkpoint/fingerprint.ts'
 import { writeSafetensors } from '../../../src/model/checkpoint/safetensors.ts'
 import { float32, tensor } from '../../../src/tensor.ts'
 
-const stories = join(process.env.MIDSPAN_DATA ?? '../shared/data', 'stories260K-hf')
+const stories = join(process.env.MIDSPAN_TEST_DATA ?? '../shared/data', 'stories260K-hf')
 
 let dir: string
 beforeAll(async () => { dir = await mkdtemp(join(tmpdir(), 'midspan-directory-')) })

@@ -8,7 +8,7 @@ import { loadTokenizer } from '../../../src/model/text/load.ts'
 import type { Tokenizer } from '../../../src/model/text/tokenizer.ts'
 import { wordTokenizer } from '../../helpers/word-tokenizer.ts'
 
-const stories = join(process.env.MIDSPAN_DATA ?? '../shared/data', 'stories260K-hf')
+const stories = join(process.env.MIDSPAN_TEST_DATA ?? '../shared/data', 'stories260K-hf')
 
 interface Golden {
   text: string

@@ -1,25 +1,21 @@
-import { z } from 'zod'
+import type { EventOf, ParametersOf } from '../../../api/operations.ts'
+import { IGNORED_TARGET, type Batch } from '../../../model/text/batches.ts'
 import { protectionOf } from '../../charter-settings.ts'
-import { parseParameters } from '../../parameters.ts'
 import type { Client } from '../client.ts'
 import { routeOf } from '../server-route.ts'
-import { dataSchema, loadBatches } from '../training/data.ts'
+import { loadBatches } from '../training/data.ts'
 import { evaluateBatch } from '../training/evaluation.ts'
+import { finite } from './finite.ts'
 
-const parametersSchema = dataSchema.extend({
-  /** Sequences at most. */
-  limit: z.int().min(1).optional()
-})
-
-/** The loss on a data file, with the middle at the server and the labels here. */
+/** Measures the loss on a data file, with the middle at the server and the labels here. */
 export async function * evaluate (
   { context, runtime, adapters, sessions }: Client,
-  params: unknown,
+  { limit = Infinity, timeoutMs: _, ...data }: ParametersOf<'evaluate'>,
   signal: AbortSignal
-): AsyncGenerator<object> {
-  const { limit = Infinity, ...data } = parseParameters(parametersSchema, params)
+): AsyncGenerator<EventOf<'evaluate'>> {
   const { charter } = context
-  const { batches } = await loadBatches(data, runtime.tokenizer, charter, signal)
+  const { dataset, batches } = await loadBatches(data, runtime.tokenizer, charter, signal)
+  yield { type: 'start', records: dataset.examples.length, skippedLines: dataset.badLines }
   const protection = protectionOf(charter, context.client).hidden
   const startedAtMs = Date.now()
   const stream = await sessions.training(signal)
@@ -29,7 +25,7 @@ export async function * evaluate (
     let [lossSum, tokens, sequences] = [0, 0, 0]
     const count = batches.count(0)
     for (let index = 0; index < count && sequences < limit; index++) {
-      const { batch } = batches.at({ epoch: 0, index })
+      const batch = firstSequences(batches.at({ epoch: 0, index }).batch, limit - sequences)
       const loss = await evaluateBatch({ ...runtime, route }, batch, protection, signal)
       lossSum += loss.lossSum
       tokens += loss.countedTokens
@@ -40,8 +36,8 @@ export async function * evaluate (
     const { sentBytes, receivedBytes } = stream.traffic
     yield {
       type: 'result',
-      loss,
-      perplexity: Math.exp(loss),
+      loss: finite(loss),
+      perplexity: finite(Math.exp(loss)),
       tokens,
       sequences,
       seconds: (Date.now() - startedAtMs) / 1000,
@@ -51,4 +47,12 @@ export async function * evaluate (
   } finally {
     await stream.close()
   }
+}
+
+/** Returns a batch of the first `count` sequences of another at most. */
+function firstSequences (batch: Batch, count: number): Batch {
+  if (batch.ids.length <= count) return batch
+  const targets = batch.targets.slice(0, count)
+  const tokens = targets.flat().filter((id) => id !== IGNORED_TARGET).length
+  return { ids: batch.ids.slice(0, count), targets, lengths: batch.lengths.slice(0, count), tokens }
 }

@@ -1,8 +1,7 @@
 import { randomInt } from 'node:crypto'
-import { z } from 'zod'
+import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { UsageError } from '../../../errors.ts'
 import { protectionOf } from '../../charter-settings.ts'
-import { parseParameters } from '../../parameters.ts'
 import type { Client } from '../client.ts'
 import { generateTokens, Sequence } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
@@ -10,27 +9,12 @@ import type { ClientRuntime } from '../runtime.ts'
 import { routeOf } from '../server-route.ts'
 import { TrafficMeter } from '../traffic.ts'
 
-const parametersSchema = z.strictObject({
-  prompt: z.string().optional(),
-  messages: z.array(z.strictObject({ role: z.string(), content: z.string() })).min(1).optional(),
-  /** Token ids to continue, exactly as given. */
-  ids: z.array(z.int().min(0)).min(1).optional(),
-  maxTokens: z.int().min(1).default(128),
-  temperature: z.number().min(0).default(0),
-  topK: z.int().min(0).optional(),
-  topP: z.number().positive().max(1).optional(),
-  seed: z.int().min(0).optional(),
-  /** How long a token may take, tries after a lost connection included. */
-  timeoutMs: z.int().min(1).max(2 ** 31 - 1).default(120_000)
-})
-
-/** Text that continues a prompt, as it comes. */
+/** Yields text that continues a prompt, as it comes. */
 export async function * generate (
   { context, runtime, adapters, sessions }: Client,
-  params: unknown,
+  { maxTokens, temperature, topK, topP, timeoutMs, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
   signal: AbortSignal
-): AsyncGenerator<object> {
-  const { maxTokens, temperature, topK, topP, timeoutMs, seed = randomInt(2 ** 32), ...input } = parseParameters(parametersSchema, params)
+): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
   const { tokenizer, model, boundary, clientModel: { weights } } = runtime
   const prompt = promptIds(runtime, input)
@@ -93,7 +77,7 @@ export async function * generate (
       type: 'done',
       text: text + rest,
       ids,
-      reason: stopped ? 'stop' : 'length',
+      reason: stopped ? 'stop' : ids.length < maxTokens ? 'context' : 'length',
       promptTokens: prompt.length,
       tokens: ids.length,
       prefillSeconds: (firstAt - startedAt) / 1000,
@@ -109,7 +93,7 @@ export async function * generate (
 
 function promptIds (
   { tokenizer, model }: ClientRuntime,
-  { prompt, messages, ids }: Pick<z.output<typeof parametersSchema>, 'prompt' | 'messages' | 'ids'>
+  { prompt, messages, ids }: Pick<ParametersOf<'generate'>, 'prompt' | 'messages' | 'ids'>
 ): readonly number[] {
   if ([prompt, messages, ids].filter((input) => input !== undefined).length !== 1)
     throw new UsageError('there is not one input', 'give a prompt, messages or ids')

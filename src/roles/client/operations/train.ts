@@ -1,31 +1,24 @@
-import { z } from 'zod'
+import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { checkClientSettings } from '../../../protocols/charter/index.ts'
 import { protectionOf } from '../../charter-settings.ts'
-import { parseParameters } from '../../parameters.ts'
 import type { Client } from '../client.ts'
-import { dataSchema, loadBatches, runKey } from '../training/data.ts'
+import { loadBatches, runKey } from '../training/data.ts'
 import type { ProgressMeta, Run } from '../training/progress.ts'
-import { ClientTrainer, type TrainEvent } from '../training/trainer.ts'
-
-const parametersSchema = dataSchema.extend({
-  /** Rounds in total, those already done included. */
-  rounds: z.int().min(1).default(100),
-  noise: z.number().min(0).optional(),
-  gradientNoise: z.number().min(0).optional(),
-  /** Begins at the start of the data, and with ends of one's own from their initial state. */
-  fresh: z.boolean().default(false)
-})
+import { ClientTrainer } from '../training/trainer.ts'
 
 /** Takes part in training with a data file until as many rounds are done as were asked for. */
-export async function * train (client: Client, params: unknown, signal: AbortSignal): AsyncGenerator<object> {
-  const { rounds, fresh, noise, gradientNoise, ...data } = parseParameters(parametersSchema, params)
+export async function * train (
+  client: Client,
+  { rounds, fresh, noise, gradientNoise, ...data }: ParametersOf<'train'>,
+  signal: AbortSignal
+): AsyncGenerator<EventOf<'train'>> {
   const { context, runtime, state, lock, sessions, secret } = client
   const { charter, client: { partition, ...chosen } } = context
   const settings = {
     partition, ...chosen, noise: noise ?? chosen.noise, gradientNoise: gradientNoise ?? chosen.gradientNoise
   }
   checkClientSettings(charter, settings)
-  yield * lock.exclusively(async function * () {
+  yield * lock.exclusively(async function * (): AsyncGenerator<EventOf<'train'>> {
     const { dataset, batches } = await loadBatches(data, runtime.tokenizer, charter, signal)
     const key = await runKey(data)
     const before = fresh ? undefined : state.progress?.run
@@ -40,6 +33,7 @@ export async function * train (client: Client, params: unknown, signal: AbortSig
     yield {
       type: 'start',
       round: progress.round,
+      done: run.done,
       rounds,
       ...(run.done > 0 ? { resumedFrom: run.done } : {}),
       records: dataset.examples.length,
@@ -55,10 +49,10 @@ export async function * train (client: Client, params: unknown, signal: AbortSig
       progress,
       resumed: resumed !== undefined
     })
-    let loss = Number.NaN
+    let loss: number | null = null
     for await (const event of trainer.run(signal)) {
       if (event.type === 'round') loss = event.loss
-      yield event satisfies TrainEvent
+      yield event
     }
     yield { type: 'done', rounds, loss, seconds: (Date.now() - startedAtMs) / 1000, ...trainer.traffic }
   }, signal)

@@ -15,6 +15,8 @@ interface Figures {
   readonly lossSum: number
   /** Tokens that the loss counts. */
   readonly tokens: number
+  /** Tokens that went through the model. */
+  readonly inputTokens: number
   readonly clippedFraction: number
 }
 
@@ -82,6 +84,7 @@ export class ClientRound implements Disposable {
     return {
       lossSum: total(({ lossSum }) => lossSum),
       tokens: total(({ tokens }) => tokens),
+      inputTokens: total(({ inputTokens }) => inputTokens),
       clippedFraction: total(({ clippedFraction }) => clippedFraction) / all.length
     }
   }
@@ -109,7 +112,15 @@ export class ClientRound implements Disposable {
     const { hidden, residuals } = await bottom.forward(batch.ids, { keepResiduals: true, seed: this.#seed() })
     scope.own(hidden)
     if (residuals === undefined) throw new Error('a training pass kept no residuals')
-    this.#current = { batch, activations: residuals, gradients: new Map(), lossSum: 0, tokens: batch.tokens, clippedFraction: 0 }
+    this.#current = {
+      batch,
+      activations: residuals,
+      gradients: new Map(),
+      lossSum: 0,
+      tokens: batch.tokens,
+      inputTokens: batch.lengths.reduce((sum, length) => sum + length, 0),
+      clippedFraction: 0
+    }
     const { tensors, clippedFraction } = await releases.protect('hidden', this.pass, hidden)
     this.#current.clippedFraction = clippedFraction
     this.#cursor = next
@@ -139,7 +150,7 @@ export class ClientRound implements Disposable {
   async finish (tensors: readonly Tensor[]): Promise<void> {
     const { device, model: { bottom }, boundary } = this.#c
     const pass = this.#inProgress()
-    const { activations, lossSum, tokens, clippedFraction } = pass
+    const { activations, lossSum, tokens, inputTokens, clippedFraction } = pass
     if (activations === undefined) throw new Error('the pass is finished')
     using scope = new Scope(device)
     const gradient = scope.own(await boundary.decode(tensors))
@@ -148,7 +159,7 @@ export class ClientRound implements Disposable {
     const { gradients } = pass
     pass.gradients = new Map()
     await this.#sum.add(gradients)
-    this.#done.push({ lossSum, tokens, clippedFraction })
+    this.#done.push({ lossSum, tokens, inputTokens, clippedFraction })
     this.#current = undefined
   }
 

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
-import { z } from 'zod'
+import type { DataOptions } from '../../../api/data.ts'
 import { UsageError } from '../../../errors.ts'
 import { PromptError, type PromptReading } from '../../../model/families/index.ts'
 import { Batches } from '../../../model/text/batches.ts'
@@ -10,23 +10,6 @@ import type { Tokenizer } from '../../../model/text/tokenizer.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../../protocols/train/constants.ts'
 import { charteredModel } from '../../charter-settings.ts'
-
-const count = z.int().min(1)
-
-/** How batches are made of a data file. */
-export const dataSchema = z.strictObject({
-  data: z.string().min(1),
-  /** Sequences of a batch. */
-  sequences: count.optional(),
-  /** Tokens of a sequence at most. */
-  maxTokens: z.int().min(2).optional(),
-  /** Packed, except for models that read prompts in both directions: cut anywhere, a prompt would lack its end. */
-  packing: z.enum(['packed', 'padded']).optional(),
-  lossOn: z.enum(['completion', 'all']).default('completion'),
-  seed: z.int().min(0).default(0)
-})
-
-export type DataOptions = z.infer<typeof dataSchema>
 
 /** Examples from a data file as batches within a charter's bounds. Throws DatasetError and UsageError. */
 export async function loadBatches (

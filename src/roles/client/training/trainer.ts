@@ -1,3 +1,4 @@
+import type { ProgressOf } from '../../../api/operations.ts'
 import { Backoff } from '../../../backoff.ts'
 import { isRetryable } from '../../../errors.ts'
 import type { Boundary } from '../../../model/privacy/boundary.ts'
@@ -24,22 +25,7 @@ import type { ProgressMeta, Run } from './progress.ts'
 import { Releases, type Protections } from './releases.ts'
 import { RoundRepeats } from './round-repeats.ts'
 
-export type TrainEvent =
-  | { type: 'waiting', reason: string }
-  | {
-    type: 'round',
-    round: number,
-    done: number,
-    rounds: number,
-    loss: number,
-    tokens: number,
-    tokensPerSecond: number,
-    sentBytes: number,
-    receivedBytes: number,
-    clippedFraction: number,
-    leftOut: boolean,
-    members: number
-  }
+export type TrainEvent = Extract<ProgressOf<'train'>, { readonly type: 'waiting' | 'round' }>
 
 export interface ClientTrainerComponents {
   readonly device: Device
@@ -303,17 +289,19 @@ export class ClientTrainer {
   }
 
   #event (work: ClientRound, leftOut: boolean, members: number): TrainEvent {
-    const { tokens, lossSum, clippedFraction } = work.figures
+    const { tokens, inputTokens, lossSum, clippedFraction } = work.figures
     const { run: { done, rounds } } = this.#meta
-    const seconds = (Date.now() - work.startedAtMs) / 1000
+    const seconds = Math.max(1, Date.now() - work.startedAtMs) / 1000
     return {
       type: 'round',
       round: work.round,
       done,
       rounds,
-      loss: lossSum / tokens,
+      loss: Number.isFinite(lossSum) ? lossSum / tokens : null,
       tokens,
       tokensPerSecond: tokens / seconds,
+      inputTokens,
+      inputTokensPerSecond: inputTokens / seconds,
       ...this.#traffic.sinceLast(),
       clippedFraction,
       leftOut,

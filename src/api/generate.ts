@@ -1,0 +1,35 @@
+import { z } from 'zod'
+import { count, timeoutMs, traffic, waiting } from './fields.ts'
+import { operation } from './operation.ts'
+
+export const generate = operation({
+  about: 'Continues a prompt',
+  parameters: z.strictObject({
+    prompt: z.string().optional().describe('text to continue'),
+    messages: z.array(z.strictObject({ role: z.string(), content: z.string() })).min(1).readonly().optional().describe('a conversation to answer'),
+    ids: z.array(z.int().min(0)).min(1).readonly().optional().describe('token ids to continue, exactly as given'),
+    maxTokens: z.int().min(1).default(128).describe('tokens to generate at most'),
+    temperature: z.number().min(0).default(0).describe('0 takes the likeliest token'),
+    topK: z.int().min(0).optional().describe('choose among this many likeliest tokens'),
+    topP: z.number().positive().max(1).optional().describe('choose among the likeliest tokens of this probability together'),
+    seed: z.int().min(0).optional().describe('the same seed gives the same text'),
+    timeoutMs
+  }),
+  progress: {
+    text: z.object({ type: z.literal('text'), text: z.string().describe('the next piece of the text') }),
+    waiting
+  },
+  result: z.object({
+    type: z.literal('done'),
+    text: z.string().describe('the whole text'),
+    ids: z.array(count).readonly().describe('the token ids of the text'),
+    reason: z.enum(['stop', 'length', 'context'])
+      .describe('stop: the model ended it; length: maxTokens were generated; context: a sequence of the federation holds no more tokens'),
+    promptTokens: count,
+    tokens: count.describe('tokens generated'),
+    prefillSeconds: z.number().describe('until the first token'),
+    decodeSeconds: z.number().describe('from the first token to the last'),
+    tokensPerSecond: z.number(),
+    ...traffic
+  })
+})

@@ -1,0 +1,23 @@
+import { z } from 'zod'
+import { count, isoTime } from './fields.ts'
+import { operation } from './operation.ts'
+
+/** A longer life is as good as for ever, and an invite that cannot be taken back should not have it. */
+export const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
+
+export const invite = operation({
+  about: 'Makes an invite',
+  parameters: z.strictObject({
+    role: z.enum(['client', 'server']),
+    expiresMs: z.int().positive().max(MAX_INVITE_MS, 'an invite expires within ten years').describe('milliseconds until it expires'),
+    uses: z.int().min(1).max(10_000).describe('how many peers can join with it')
+  }),
+  progress: {},
+  result: z.object({
+    invite: z.string().describe('the line to hand over: a secret'),
+    role: z.enum(['client', 'server']),
+    expires: isoTime,
+    uses: count,
+    addresses: z.array(z.string()).readonly().describe('where the holder will dial')
+  })
+})

@@ -1,0 +1,63 @@
+import { z } from 'zod'
+import { count, isoTime, span } from './fields.ts'
+import { operation } from './operation.ts'
+
+const rowCost = z.object({ bytesPerRow: z.number(), msPerRow: z.number() })
+
+const residuals = z.object({
+  setting: z.enum(['saved', 'recomputed', 'auto']),
+  policy: z.enum(['saved', 'recomputed']).optional(),
+  saved: rowCost.optional(),
+  recomputed: rowCost.optional()
+})
+
+const training = z.object({
+  round: count.describe("the federation's rounds that this peer knows of"),
+  active: z.boolean().optional().describe('a client: whether it trains now'),
+  done: count.optional().describe('a client: rounds that its run has done'),
+  rounds: count.optional().describe('a client: rounds of its run in total'),
+  members: count.optional().describe('a server: clients that take part'),
+  waitingFor: z.array(z.string()).readonly().optional().describe('a server: peers that the round waits for'),
+  residuals: z.array(residuals).readonly().describe('how passes of this peer keep what their way back needs')
+})
+
+const generation = z.object({
+  sequences: count.describe('sequences that hold cache'),
+  cacheBytes: count.describe('bytes of cache held'),
+  cacheLimitBytes: count.describe('bytes of cache at most')
+})
+
+const member = z.object({
+  peerId: z.string(),
+  role: z.enum(['client', 'server']),
+  how: z.enum(['invite', 'allow-list', 'open']).describe('how it was admitted'),
+  at: isoTime.describe('when it was admitted: ISO 8601')
+})
+
+export type TrainingStatus = z.output<typeof training>
+export type GenerationStatus = z.output<typeof generation>
+
+export const status = operation({
+  about: 'Tells what this peer is and does',
+  parameters: z.strictObject({}),
+  progress: {},
+  result: z.object({
+    agent: z.string().describe('name and version of the release'),
+    peerId: z.string(),
+    role: z.enum(['client', 'server']),
+    home: z.string(),
+    federation: z.object({ id: z.string(), name: z.string() }),
+    addresses: z.array(z.string()).readonly().describe('multiaddrs'),
+    device: z.string(),
+    deviceReason: z.string().describe('why this device, and why not the others'),
+    blocks: span.nullable().describe('a server: the blocks that it serves'),
+    partition: z.object({ inputBlocks: count, outputBlocks: count }).nullable().describe('a client: the blocks that it holds'),
+    connected: z.boolean().describe('a client: to at least one server; a server: it listens'),
+    disconnectedReason: z.string().nullable()
+      .describe('a client: why it is connected to no server, and what to do about it; null while it is, or has not tried'),
+    members: z.array(member).readonly().nullable().describe('a server: who has a place in the federation, connected or not'),
+    training: training.nullable(),
+    generation: generation.nullable(),
+    since: isoTime.describe('when the daemon started: ISO 8601')
+  })
+})

@@ -1,0 +1,36 @@
+import type { CreateOptions } from './create.ts'
+
+/** What `midspan init` takes where nothing else is given: spread it under a model, a name and options of your own. */
+export const createDefaults = {
+  admission: 'invite',
+  allow: [],
+  inputBlocks: { min: 1, max: 1 },
+  outputBlocks: { min: 1, max: 1 },
+  noise: 0,
+  gradientNoise: 0,
+  clip: 'auto',
+  wire: 'fp16',
+  loraR: 8,
+  loraAlpha: 16,
+  loraDropout: 0,
+  loraRslora: false,
+  trainBias: 'none',
+  learningRate: 0.001,
+  weightDecay: 0,
+  beta1: 0.9,
+  beta2: 0.999,
+  epsilon: 1e-8,
+  schedule: 'constant',
+  warmupRounds: 0,
+  totalRounds: 1000,
+  maxGradientNorm: 1,
+  gradientNormScope: 'party',
+  accumulate: 1,
+  strategy: 'client-batch',
+  ends: { mode: 'shared' },
+  minClients: 1,
+  roundDeadline: 60_000,
+  maxTokensPerClient: 4096,
+  maxClients: 32,
+  cacheBytes: 2 ** 30
+} as const satisfies Omit<CreateOptions, 'model' | 'name'>
