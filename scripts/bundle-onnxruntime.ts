@@ -8,7 +8,7 @@
  *
  * `npm pack` calls it: `prepare` before it collects the files, `restore` after.
  */
-import { access, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { access, lstat, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 
@@ -47,6 +47,8 @@ else throw new Error('usage: node scripts/bundle-onnxruntime.ts prepare|restore'
 
 /** Writes the package's manifest anew, under a new inode: npm reads manifests again where their folder has changed. */
 async function prepare (): Promise<void> {
+  if ((await lstat(join(import.meta.dirname, '../node_modules'))).isSymbolicLink())
+    throw new Error('node_modules is a link, through which npm does not carry dependencies of dependencies: run npm ci')
   const text = await readFile(manifestPath, 'utf8')
   const { scripts, devDependencies: _, ...manifest } = JSON.parse(text) as Manifest
   if (scripts === undefined) return // An earlier `npm pack` was cut off before it restored the manifest.

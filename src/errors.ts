@@ -6,6 +6,8 @@ export interface MidspanErrorOptions {
   cause?: unknown
   /** One clause that says what the user can do about it. */
   next?: string | undefined
+  /** Whether the failure is known to pass by itself, so that the same work may be tried again. False unless given. */
+  retryable?: boolean | undefined
 }
 
 /**
@@ -15,13 +17,46 @@ export interface MidspanErrorOptions {
 export class MidspanError extends Error {
   readonly code: string
   readonly next: string | undefined
+  readonly retryable: boolean
 
   constructor (code: string, message: string, options: MidspanErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.name = new.target.name
     this.code = code
     this.next = options.next
+    this.retryable = options.retryable ?? false
   }
+}
+
+/**
+ * Errors of libp2p and of sockets that say that a connection or stream broke, or could not be made, by name or code. They are about the
+ * network alone: another try, on another connection, may succeed.
+ */
+const CONNECTION_ERRORS: ReadonlySet<unknown> = new Set([
+  'ConnectionClosedError', 'ConnectionClosingError', 'ConnectionFailedError', 'DialError', 'MuxerClosedError', 'MuxerUnavailableError',
+  'NoValidAddressesError', 'StreamAbortedError', 'StreamClosedError', 'StreamResetError', 'StreamStateError', 'TimeoutError',
+  'ECONNABORTED', 'ECONNREFUSED', 'ECONNRESET', 'EHOSTDOWN', 'EHOSTUNREACH', 'EPIPE', 'ENETDOWN', 'ENETRESET', 'ENETUNREACH', 'ENOTCONN',
+  'ETIMEDOUT', 'EAI_AGAIN'
+])
+
+/** Whether an error says that a connection broke or could not be made, and nothing else. */
+export function isConnectionError (error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  if (error instanceof AggregateError) return error.errors.length > 0 && error.errors.every(isConnectionError)
+  return CONNECTION_ERRORS.has(error.name) || CONNECTION_ERRORS.has((error as NodeJS.ErrnoException).code)
+}
+
+/** Whether an error is a mistake in the code: nothing that the world outside does gives one. */
+export function isDefect (error: unknown): boolean {
+  return error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError || error instanceof SyntaxError
+}
+
+/**
+ * Whether the work that failed may be tried again. That is decided where a failure is born: by `retryable` of a MidspanError, and by name
+ * for libp2p's errors. Every other error, such as a full disk or a defect, ends the work.
+ */
+export function isRetryable (error: unknown): boolean {
+  return error instanceof MidspanError ? error.retryable : isConnectionError(error)
 }
 
 /** Longer values are cut in messages. */

@@ -8,22 +8,22 @@ import { Boundary } from '../../src/model/privacy/boundary.ts'
 import { startDaemon } from '../../src/node/daemon/daemon.ts'
 import { Sequence } from '../../src/roles/client/generation/generator.ts'
 import { AdapterState } from '../../src/roles/client/training/adapter-state.ts'
-import { ClientEnds, TrainingPass } from '../../src/roles/client/training/client-ends.ts'
-import { LocalStage, ForwardPass } from '../../src/roles/middle/local-stage.ts'
+import { ClientRound } from '../../src/roles/client/training/client-round.ts'
+import { LocalStage, LocalForwardPass } from '../../src/roles/middle/local-stage.ts'
 import { GenerationEngine } from '../../src/roles/server/generation/engine.ts'
 import { FederatedAdapters } from '../../src/roles/training/aggregation/federated-adapters.ts'
 import { CoordinatorState } from '../../src/roles/training/coordinator-state.ts'
 import { Stopwatch } from './stopwatch.ts'
 
 const stopwatch = new Stopwatch()
-stopwatch.time(ClientEnds.prototype, 'forward', 'client input forward')
-stopwatch.time(TrainingPass.prototype, 'learn', 'client output, loss and back')
-stopwatch.time(TrainingPass.prototype, 'finish', 'client input backward')
+stopwatch.time(ClientRound.prototype, 'forward', 'client input forward')
+stopwatch.time(ClientRound.prototype, 'learn', 'client output, loss and back')
+stopwatch.time(ClientRound.prototype, 'finish', 'client input backward')
 stopwatch.time(AdapterState.prototype, 'download', 'client contribution')
 stopwatch.time(AdapterState.prototype, 'step', 'client step')
 stopwatch.time(AdapterState.prototype, 'commit', 'client snapshot')
 stopwatch.time(LocalStage.prototype, 'forward', 'server forward')
-stopwatch.time(ForwardPass.prototype, 'backward', 'server backward')
+stopwatch.time(LocalForwardPass.prototype, 'backward', 'server backward')
 stopwatch.time(FederatedAdapters.prototype, 'step', 'server step')
 stopwatch.time(CoordinatorState.prototype, 'commit', 'server snapshot')
 stopwatch.time(Sequence.prototype, 'next', 'token')

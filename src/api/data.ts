@@ -6,7 +6,9 @@ export const dataParameters = z.strictObject({
   sequences: z.int().min(1).optional().describe('sequences of a batch'),
   maxTokens: z.int().min(2).optional().describe('tokens of a sequence at most'),
   /** Packed unless the model reads prompts in both directions: cut anywhere, a prompt would lack its end. */
-  packing: z.enum(['packed', 'padded']).optional().describe('packed: sequences filled with consecutive records; padded: a record a sequence'),
+  packing: z.enum(['packed', 'padded']).optional().describe(
+    'packed: sequences filled with consecutive records; padded: a record a sequence'
+  ),
   lossOn: z.enum(['completion', 'all']).default('completion').describe('the tokens that the loss counts'),
   seed: z.int().min(0).default(0).describe('the order of the records')
 })

@@ -6,7 +6,9 @@ export const generate = operation({
   about: 'Continues a prompt',
   parameters: z.strictObject({
     prompt: z.string().optional().describe('text to continue'),
-    messages: z.array(z.strictObject({ role: z.string(), content: z.string() })).min(1).readonly().optional().describe('a conversation to answer'),
+    messages: z.array(z.strictObject({ role: z.string(), content: z.string() })).min(1).readonly().optional().describe(
+      'a conversation to answer'
+    ),
     ids: z.array(z.int().min(0)).min(1).readonly().optional().describe('token ids to continue, exactly as given'),
     maxTokens: z.int().min(1).default(128).describe('tokens to generate at most'),
     temperature: z.number().min(0).default(0).describe('0 takes the likeliest token'),

@@ -110,7 +110,9 @@ function fieldRows ({ properties = {}, required = [] }: JsonSchema, prefix: stri
   return Object.entries(properties).flatMap(([name, field]) => {
     const type = `${typeText(field)}${required.includes(name) ? '' : ', may be absent'}`
     const path = `${prefix}${name}`
-    const inner = [field, ...field.anyOf ?? []].map(({ items, ...own }) => items === undefined ? { of: own, suffix: '' } : { of: items, suffix: '[]' })
+    const inner = [field, ...field.anyOf ?? []].map(({ items, ...own }) =>
+      items === undefined ? { of: own, suffix: '' } : { of: items, suffix: '[]' }
+    )
     return [
       { path, type, about: field.description ?? '' },
       ...inner.flatMap(({ of, suffix }) => fieldRows(of, `${path}${suffix}.`))

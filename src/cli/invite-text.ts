@@ -43,10 +43,14 @@ export async function readInvite (
   signal: AbortSignal,
   input: NodeJS.ReadableStream & { readonly isTTY?: boolean } = process.stdin
 ): Promise<string> {
-  if (argument !== '' && file !== undefined) throw new UsageError('there are two invites', 'give one as the argument, or with --invite-file')
+  if (argument !== '' && file !== undefined)
+    throw new UsageError('there are two invites', 'give one as the argument, or with --invite-file')
   if (file !== undefined) return checked(await fromStream(createReadStream(file), signal), file)
   if (argument === '')
-    throw new UsageError("missing required argument 'invite'", 'give the line that midspan invite printed, --invite-file FILE, or - to read standard input')
+    throw new UsageError(
+      "missing required argument 'invite'",
+      'give the line that midspan invite printed, --invite-file FILE, or - to read standard input'
+    )
   if (argument !== '-') return checked(await inviteIn(argument), 'the argument')
   if (input.isTTY === true) terminal.note('Paste the invite, and press Enter:')
   return checked(await fromStream(input, signal), 'standard input')
@@ -59,7 +63,8 @@ async function fromStream (input: NodeJS.ReadableStream, signal: AbortSignal): P
   try {
     for await (const line of lines) {
       text += `${line}\n`
-      if (text.length > MAX_CHARACTERS) throw new UsageError('the text around the invite is too long', 'give the line that midspan invite printed')
+      if (text.length > MAX_CHARACTERS)
+        throw new UsageError('the text around the invite is too long', 'give the line that midspan invite printed')
       const found = await wholeInvite(text)
       if (found !== undefined) return found
       if (line.trim().startsWith('/')) break

@@ -55,7 +55,9 @@ describe('events that leave a daemon', () => {
   it('do not pass with a field that the schema does not know, also within lists', () => {
     expect(() => { checkEvent('generate', { ...done, more: 1 } as never) }).toThrow('the field more is unknown')
     const skippedLines = [{ line: 1, reason: 'x', text: 'secret' }]
-    expect(() => { checkEvent('evaluate', { type: 'start', records: 1, skippedLines }) }).toThrow('the field skippedLines.0.text is unknown')
+    expect(() => {
+      checkEvent('evaluate', { type: 'start', records: 1, skippedLines })
+    }).toThrow('the field skippedLines.0.text is unknown')
   })
 
   it('do not pass with a number that JSON cannot say', () => {

@@ -89,7 +89,8 @@ describe('invites as people hand them over', () => {
 
   it('are waited for no longer than the signal says', async () => {
     const signal = AbortSignal.timeout(20)
-    await expect(readInvite({ argument: '-', file: undefined }, recordedTerminal(false).terminal, signal, new PassThrough())).rejects.toThrow()
+    await expect(readInvite({ argument: '-', file: undefined }, recordedTerminal(false).terminal, signal, new PassThrough())).rejects
+      .toThrow()
   })
 
   it.each<[string, (invite: string) => string]>([

@@ -51,7 +51,10 @@ describe('commands that are told to stop', { timeout: 60_000 }, () => {
   })
 
   it('stop where nobody reads a result that is still to come', async () => {
-    const child = spawn(node, ['bin/midspan.js', 'train', '--home', home, '--data', 'x', '--json'], { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(node, ['bin/midspan.js', 'train', '--home', home, '--data', 'x', '--json'], {
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'pipe']
+    })
     let err = ''
     child.stderr.setEncoding('utf8').on('data', (text: string) => { err += text })
     await once(child.stdout, 'data')

@@ -44,7 +44,9 @@ describe('the launcher', { timeout: 60_000 }, () => {
 
   it.each(['12.22.12', '20.20.2', '22.17.9'])('says in one line that Node %s is too old', async (version) => {
     await commandLine('dist', 'js')
-    const failure = await launch(version).then(() => { throw new Error('it started') }, (error: unknown) => error as { stderr: string, code: number })
+    const failure = await launch(version).then(() => {
+      throw new Error('it started')
+    }, (error: unknown) => error as { stderr: string, code: number })
     expect(failure.code).toBe(1)
     expect(failure.stderr).toMatch(/^midspan: Node\.js 22\.18 or later is needed, and this is [\d.]+ \(install [^\n]+\)\n$/)
     expect(failure.stderr).toContain(version)

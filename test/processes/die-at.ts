@@ -6,7 +6,7 @@ import fs from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
 import { AdapterState } from '../../src/roles/client/training/adapter-state.ts'
-import { ClientEnds, TrainingPass } from '../../src/roles/client/training/client-ends.ts'
+import { ClientRound } from '../../src/roles/client/training/client-round.ts'
 import { LocalStage } from '../../src/roles/middle/local-stage.ts'
 import { FederatedAdapters } from '../../src/roles/training/aggregation/federated-adapters.ts'
 import { CoordinatorState } from '../../src/roles/training/coordinator-state.ts'
@@ -14,11 +14,10 @@ import { CoordinatorState } from '../../src/roles/training/coordinator-state.ts'
 type Method = (...args: unknown[]) => Promise<unknown>
 
 const classes: Readonly<Record<string, object>> = {
-  ClientEnds: ClientEnds.prototype,
+  ClientRound: ClientRound.prototype,
   ClientState: AdapterState.prototype,
   FederatedAdapters: FederatedAdapters.prototype,
   Middle: LocalStage.prototype,
-  TrainingPass: TrainingPass.prototype,
   TrainingState: CoordinatorState.prototype
 }
 

@@ -2,6 +2,8 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { ControlClient } from '../../src/node/control/client.ts'
+import { homeAt } from '../../src/node/home/home.ts'
 import { midspan, MidspanProcess } from '../cli/process.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 
@@ -13,6 +15,7 @@ describe.skipIf(!hasData(MODEL))('a server and its clients in processes of their
   let root: string
   let sample: number[]
   let address: string
+  let server: MidspanProcess
   const daemons: MidspanProcess[] = []
   const home = (name: string): string => join(root, name)
 
@@ -54,7 +57,7 @@ describe.skipIf(!hasData(MODEL))('a server and its clients in processes of their
       '--admission',
       'open'
     )
-    const server = await start('s', '--listen', '/ip4/127.0.0.1/tcp/0')
+    server = await start('s', '--listen', '/ip4/127.0.0.1/tcp/0')
     address = await server.line('Listening on ')
   }, 120_000)
   afterAll(async () => {
@@ -75,5 +78,27 @@ describe.skipIf(!hasData(MODEL))('a server and its clients in processes of their
 
   it('generate them all at the same time', async () => {
     expect(await Promise.all(['131', '221', '122'].map(generate))).toEqual([sample, sample, sample])
+  })
+
+  it('go on token for token when the server is killed meanwhile and started again, and say that they wait', async () => {
+    const listen = address.split('/p2p/')[0] ?? ''
+    const events: Array<{ type: string, ids?: number[], reason?: string, text?: string }> = []
+    let restarted: Promise<unknown> | undefined
+    for await (
+      const event of new ControlClient(homeAt(home('131'))).stream(
+        'generate',
+        { ids: [BOS], maxTokens: 256 },
+        AbortSignal.timeout(120_000)
+      )
+    ) {
+      events.push(event as typeof events[number])
+      if (events.filter(({ type }) => type === 'text').length === 20 && restarted === undefined) {
+        await server.stop('SIGKILL')
+        restarted = start('s', '--listen', listen).then((daemon) => { server = daemon })
+      }
+    }
+    await restarted
+    expect(events.filter(({ type }) => type === 'waiting').length).toBeGreaterThan(0)
+    expect([BOS, ...events.at(-1)?.ids ?? []]).toEqual(sample)
   })
 })

@@ -35,8 +35,8 @@ const clippedTogether: Partial<CreateOptions> = { maxGradientNorm: 0.05, gradien
 /** In the second pass of a round, on every side. */
 const passDeaths: Deaths = {
   server: ['Middle.forward:after:7'],
-  'client-0': ['ClientEnds.forward:after:4'],
-  'client-1': ['TrainingPass.learn:after:8']
+  'client-0': ['ClientRound.forward:after:4'],
+  'client-1': ['ClientRound.learn:after:8']
 }
 
 /** Between the two files of a snapshot. */

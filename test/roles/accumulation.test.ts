@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import type { Device } from '../../src/model/runtime/device.ts'
-import { ClientEnds } from '../../src/roles/client/training/client-ends.ts'
+import { ClientRound } from '../../src/roles/client/training/client-round.ts'
 import { LocalStage } from '../../src/roles/middle/local-stage.ts'
 import { blockOf } from '../../src/roles/training/aggregation/strategy.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
@@ -38,7 +38,7 @@ describe('gradients of several passes', { timeout: 60_000 }, () => {
     const federation = await startFederation({ model: join(root, 'model'), clients: [{}], charter: { accumulate: PASSES } })
     onTestFinished(async () => { await federation.stop() })
     const client = federation.clients[0]!
-    const held = { server: watch(LocalStage.prototype, 'forward', 0), client: watch(ClientEnds.prototype, 'forward', 1) }
+    const held = { server: watch(LocalStage.prototype, 'forward', 0), client: watch(ClientRound.prototype, 'forward', 1) }
     await client.train({ data: join(root, 'data.jsonl'), rounds: ROUNDS, sequences: 2, packing: 'padded' })
 
     const adapters = [...adapterTensors(await client.export(federation.path('adapter')))]

@@ -40,19 +40,19 @@ function watchServer (): Float32Array[] {
   const seen: Float32Array[] = []
   const note = (tensors: readonly Tensor[]): void => { seen.push(Float32Array.from(tensors[0]!.data as Float32Array)) }
   const [forward, evaluate] = [original(LocalStage, 'forward'), original(LocalStage, 'evaluate')]
-  vi.spyOn(LocalStage.prototype, 'forward').mockImplementation(async function (this: LocalStage, passengers, seed) {
-    for (const { tensors } of passengers) note(tensors)
-    const passage = await forward.call(this, passengers, seed)
-    const backward = passage.backward.bind(passage)
-    vi.spyOn(passage, 'backward').mockImplementation(async (answers) => {
+  vi.spyOn(LocalStage.prototype, 'forward').mockImplementation(async function (this: LocalStage, items, options) {
+    for (const { tensors } of items) note(tensors)
+    const pass = await forward.call(this, items, options)
+    const backward = pass.backward.bind(pass)
+    vi.spyOn(pass, 'backward').mockImplementation(async (answers) => {
       for (const { tensors } of answers.values()) note(tensors)
       return await backward(answers)
     })
-    return passage
+    return pass
   })
-  vi.spyOn(LocalStage.prototype, 'evaluate').mockImplementation(async function (this: LocalStage, passenger) {
-    note(passenger.tensors)
-    return await evaluate.call(this, passenger)
+  vi.spyOn(LocalStage.prototype, 'evaluate').mockImplementation(async function (this: LocalStage, item) {
+    note(item.tensors)
+    return await evaluate.call(this, item)
   })
   const compute = original(GenerationEngine, 'compute')
   vi.spyOn(GenerationEngine.prototype, 'compute').mockImplementation(async function (this: GenerationEngine, session, rows) {

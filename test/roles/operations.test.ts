@@ -34,7 +34,10 @@ describe('the operations of a federation', { timeout: 120_000 }, () => {
 
   it('train in rounds whose speed counts all tokens and those of the loss', async () => {
     const file = federation.path('pairs.jsonl')
-    await writeFile(file, Array.from({ length: 8 }, () => `${JSON.stringify({ prompt: 'the river carries', completion: ' a' })}\n`).join(''))
+    await writeFile(
+      file,
+      Array.from({ length: 8 }, () => `${JSON.stringify({ prompt: 'the river carries', completion: ' a' })}\n`).join('')
+    )
     const all = await events('train', { data: file, rounds: 2, sequences: 2, packing: 'padded' })
     expect(all[0]).toMatchObject({ type: 'start', done: 0, rounds: 2, records: 8, skippedLines: [] })
     const rounds = all.filter((event) => event.type === 'round')
@@ -98,7 +101,9 @@ describe('the operations of a federation', { timeout: 120_000 }, () => {
     })
     expect(await run(['export', '--home', home, '--out', out, '--force', '--base-model', 'org/tiny'])).toMatchObject({ code: 0, err: '' })
     expect(await baseModel()).toBe('org/tiny')
-    expect(await ask('export', { out, force: true }, federation.server)).toMatchObject({ baseModel: expect.stringMatching(/^\//) as string })
+    expect(await ask('export', { out, force: true }, federation.server)).toMatchObject({
+      baseModel: expect.stringMatching(/^\//) as string
+    })
   })
 
   it('tell what peers are and do, to people without JSON', async () => {
@@ -113,14 +118,21 @@ describe('the operations of a federation', { timeout: 120_000 }, () => {
   })
 
   it('refuse parameters by the name of their field', async () => {
-    await expect(ask('train', { data, rounds: 'many' })).rejects.toMatchObject({ code: 'E_USAGE', message: expect.stringMatching(/^train: rounds: /) as string })
+    await expect(ask('train', { data, rounds: 'many' })).rejects.toMatchObject({
+      code: 'E_USAGE',
+      message: expect.stringMatching(/^train: rounds: /) as string
+    })
   })
 
   it('give up by the timeout where the server is gone, and end when it is back', async () => {
     await federation.server.stop()
     let stopped = true
-    onTestFinished(async () => { if (stopped) await federation.server.start() })
-    for (const [name, ...args] of [['evaluate', '--data', data], ['generate', '--prompt', 'a'], ['export', '--out', federation.path('gone')]])
+    onTestFinished(async () => {
+      if (stopped) await federation.server.start()
+    })
+    for (
+      const [name, ...args] of [['evaluate', '--data', data], ['generate', '--prompt', 'a'], ['export', '--out', federation.path('gone')]]
+    )
       expect(await run([name!, ...args, '--home', client().home, '--timeout', '300ms'])).toMatchObject({
         code: 5,
         out: '',

@@ -6,7 +6,7 @@ import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { homeAt } from '../../src/node/home/home.ts'
 import { updateConfig } from '../../src/node/home/settings.ts'
 import { AdapterState } from '../../src/roles/client/training/adapter-state.ts'
-import { ClientEnds, TrainingPass } from '../../src/roles/client/training/client-ends.ts'
+import { ClientRound } from '../../src/roles/client/training/client-round.ts'
 import type { ProgressMeta, Run } from '../../src/roles/client/training/progress.ts'
 import { CoordinatorState, type Commit } from '../../src/roles/training/coordinator-state.ts'
 import { bytesOf } from '../../src/tensor.ts'
@@ -52,12 +52,12 @@ async function start (clients: readonly ClientOptions[], charter: Partial<Create
 }
 
 /** Does something before each call of a method, which fails where that fails. */
-function around (prototype: object, name: string, before: (...args: unknown[]) => Promise<void>): void {
+function around (prototype: object, name: string, before: (this: never, ...args: unknown[]) => Promise<void>): void {
   const methods = prototype as Record<string, (...args: unknown[]) => Promise<unknown>>
   const original = methods[name]
   if (original === undefined) throw new Error(`there is no ${name}`)
   methods[name] = async function (this: unknown, ...args) {
-    await before(...args)
+    await before.apply(this as never, args)
     return await original.apply(this, args)
   }
   undo.push(() => { methods[name] = original })
@@ -157,7 +157,7 @@ describe('a client that writes down where it stands', { timeout: 180_000 }, () =
       const { promise: computed, resolve: compute } = Promise.withResolvers<void>()
       const order: string[] = []
       let passes = 0
-      around(TrainingPass.prototype, 'finish', async () => {
+      around(ClientRound.prototype, 'finish', async () => {
         if (++passes === 2) compute()
       })
       around(AdapterState.prototype, 'commit', async (meta) => {
@@ -175,19 +175,31 @@ describe('a client that writes down where it stands', { timeout: 180_000 }, () =
     }
   )
 
-  it('tries again when it cannot, before it hands in what follows', async () => {
-    const federation = await start([{}])
-    const order: string[] = []
-    around(AdapterState.prototype, 'commit', async (meta) => {
-      const { done } = (meta as ProgressMeta).run as Run
-      order.push(`write ${done}`)
-      if (done === 2 && order.at(-2) !== 'write 2') throw new Error('the disk is full')
-    })
-    around(AdapterState.prototype, 'download', async () => { order.push('hand in') })
-    const events = await train(federation.clients[0]!, 0, 3)
-    expect(order).toEqual(['write 0', 'hand in', 'write 1', 'hand in', 'write 2', 'write 2', 'hand in', 'write 3'])
-    expect(events.some(({ reason }) => reason?.includes('the disk is full') === true)).toBe(true)
-    await expectInStep(federation, federation.clients[0]!)
+  it.each([{ mode: 'shared' }, { mode: 'personal' }] as const)(
+    'stops with the reason when its disk is full, and goes on when there is room, with $mode ends',
+    async (ends) => {
+      const federation = await start([{}], { ends })
+      const client = federation.clients[0]!
+      let full = true
+      around(AdapterState.prototype, 'commit', async (meta) => {
+        if (full && ((meta as ProgressMeta).run as Run).done === 2)
+          throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC', errno: -28, syscall: 'write' })
+      })
+      let handedIn = 0
+      around(AdapterState.prototype, ends.mode === 'shared' ? 'download' : 'prepare', async () => { handedIn++ })
+      await expect(train(client, 0, 3)).rejects.toMatchObject({ code: 'E_FILE' })
+      expect(handedIn).toBeLessThan(4)
+      full = false
+      const events = await train(client, 0, 3)
+      expect(events.filter(({ type, leftOut }) => type === 'round' && leftOut === false).length).toBeGreaterThan(0)
+      if (ends.mode === 'shared') await expectInStep(federation, client)
+    }
+  )
+
+  it('stops at a defect, which another try would meet again', async () => {
+    const { clients: [client] } = await start([{}])
+    around(AdapterState.prototype, 'download', async () => { throw new ReferenceError('a name is not defined') })
+    await expect(train(client!, 0, 1)).rejects.toMatchObject({ code: 'E_INTERNAL' })
   })
 })
 
@@ -196,8 +208,8 @@ describe('a client that is late', { timeout: 180_000 }, () => {
     const federation = await start([{}, { inputBlocks: 2 }], { minClients: 1, roundDeadline: 1_500 })
     const [first, second] = federation.clients as [TestClient, TestClient]
     let late = false
-    around(ClientEnds.prototype, 'forward', async (_, seed) => {
-      if (seed !== 'round/5' || late) return
+    around(ClientRound.prototype, 'forward', async function (this: ClientRound) {
+      if (this.round !== 5 || late) return
       late = true
       await delay(4_000)
     })

@@ -26,7 +26,12 @@ An adapter names its base model: as the model's own configuration does, or as --
       out: mandatory('DIR', path, 'Where to write; for a merged model, a directory that is not there yet'),
       merged: toggle('Write the whole model with the update in its weights'),
       model: optional('DIR', path, 'The base model for --merged', "the server's own"),
-      baseModel: optional('NAME', text, 'What an adapter names as its base model: a repository or a path', "the name in the model's own config.json"),
+      baseModel: optional(
+        'NAME',
+        text,
+        'What an adapter names as its base model: a repository or a path',
+        "the name in the model's own config.json"
+      ),
       force: toggle('Replace an adapter that is in the directory already'),
       json
     })

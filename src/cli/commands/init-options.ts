@@ -115,7 +115,12 @@ const rounds = grouped('Rounds', {
     'Adapters that clients hold: shared (exact), average:K (every K rounds) or personal (never leave)'
   ),
   minClients: defaulted('COUNT', count, '1', 'Clients that a round waits for'),
-  roundDeadline: defaulted('DURATION', duration({ max: '7d' }), '60s', 'How long a round waits for one client, all of its replies together; 7d at most')
+  roundDeadline: defaulted(
+    'DURATION',
+    duration({ max: '7d' }),
+    '60s',
+    'How long a round waits for one client, all of its replies together; 7d at most'
+  )
 })
 
 const limits = grouped('Limits', {

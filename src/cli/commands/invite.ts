@@ -14,7 +14,12 @@ A mail program may break or quote the line: \`midspan join\` reads it all the sa
   options: {
     ...grouped('Invite', {
       role: defaulted('ROLE', choice('client'), 'client', 'What the holder may join as: only clients can join yet'),
-      expires: defaulted('DURATION', duration({ max: '3650d' }), '24h', 'How long it can be used, such as 30m, 24h or 7d; ten years at most'),
+      expires: defaulted(
+        'DURATION',
+        duration({ max: '3650d' }),
+        '24h',
+        'How long it can be used, such as 30m, 24h or 7d; ten years at most'
+      ),
       uses: defaulted('COUNT', integer({ min: 1, max: 10_000 }), '1', 'How many peers can join with it')
     }),
     ...grouped('Output', { json })

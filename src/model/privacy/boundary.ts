@@ -1,5 +1,5 @@
 import type { Encoding } from '../../encoding.ts'
-import { float32, tensor, type Tensor } from '../../tensor.ts'
+import { elementCount, float32, tensor, type Tensor } from '../../tensor.ts'
 import { fromFloat16, toFloat16 } from '../float16.ts'
 import { Graph, type Value } from '../graph/graph.ts'
 import {
@@ -90,19 +90,24 @@ export class Boundary {
     this.#rounding = rounding
   }
 
-  /** Protects and rounds this many rows float32 [rows, hidden]. Noise is drawn afresh for every call. */
-  async protect (rows: AnyTensor | Deferred, protection: Protection, count = rowsIn(rows)): Promise<Release> {
+  /**
+   * Protects and rounds this many rows float32 [rows, hidden]. Noise is drawn afresh for every call, or is the keystream of the 32 bytes of
+   * `key`, which must never serve other rows or another protection: the difference of the two releases would be without noise.
+   */
+  async protect (rows: AnyTensor | Deferred, protection: Protection, count = rowsIn(rows), key?: Uint8Array): Promise<Release> {
     using scope = new Scope(this.#device)
-    const { calls, released } = await this.protecting(rows, protection, await this.drawNoise(scope, protection, count), count)
+    const { calls, released } = await this.protecting(rows, protection, await this.drawNoise(scope, protection, count, key), count)
     return released(calls.length === 0 ? {} : await this.#device.runSequence(calls))
   }
 
   /** What one release of this many rows is noised with, which is the scope's: it may be drawn before there are rows. */
-  async drawNoise (scope: Scope, { clip: norm, noise }: Protection, count: number): Promise<NoiseDraw> {
+  async drawNoise (scope: Scope, { clip: norm, noise }: Protection, count: number, key?: Uint8Array): Promise<NoiseDraw> {
     if (noise === 0) return {}
     if (norm === null) throw new RangeError('noise is relative to the clip, and there is none')
-    // A keystream under a fresh key that nobody learns. onnxruntime's own random operators are seeded, and unfit to hide anything.
-    const words = scope.own(await this.#device.randomBits([count, wordsPerRow(this.#hidden)]))
+    // A keystream under a key that nobody learns. onnxruntime's own random operators are seeded, and unfit to hide anything.
+    const shape = [count, wordsPerRow(this.#hidden)]
+    const keystreams = key === undefined ? undefined : [{ key, elements: elementCount(shape) }]
+    const words = scope.own(await this.#device.randomBits(shape, keystreams))
     return { words, deviation: float32([], [noiseDeviation({ clip: norm, noise }, this.#hidden)]) }
   }
 

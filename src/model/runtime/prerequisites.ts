@@ -11,9 +11,13 @@ export interface Missing {
 }
 
 const VULKAN: Missing = { what: 'no Vulkan driver is installed', next: "install the GPU's Vulkan driver and libvulkan1" }
+
+/** The folder of the onnxruntime-node that this process computes with: a release carries its own. */
+const ONNXRUNTIME = dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json'))
+
 const CUDA: Missing = {
   what: "onnxruntime's CUDA libraries are not installed",
-  next: 'npm rebuild onnxruntime-node --onnxruntime-node-install=cuda12'
+  next: `node ${join(ONNXRUNTIME, 'script/install.js')} --onnxruntime-node-install=cuda12`
 }
 
 /** What can be seen to be missing without opening the device. */
@@ -30,8 +34,7 @@ export function onlySoftware (): boolean {
 
 /** Whether onnxruntime's install script has fetched its CUDA provider, as libonnxruntime_providers_cuda.so beside its other libraries. */
 function hasCudaLibraries (): boolean {
-  const root = join(dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json')), 'bin')
-  return readdirSync(root, { recursive: true, encoding: 'utf8' }).some((file) =>
+  return readdirSync(join(ONNXRUNTIME, 'bin'), { recursive: true, encoding: 'utf8' }).some((file) =>
     file.includes(join(process.platform, process.arch)) && file.includes('providers_cuda')
   )
 }

@@ -21,7 +21,9 @@ export class DaemonError extends MidspanError {}
 export function errorLine (error: unknown, log: string): ErrorLine {
   const told = error instanceof MidspanError ? error : asFileError(error)
   if (told === undefined)
-    return { error: { code: 'E_INTERNAL', message: 'the daemon failed by a defect of its own', next: `its log says where: ${log}; report it` } }
+    return {
+      error: { code: 'E_INTERNAL', message: 'the daemon failed by a defect of its own', next: `its log says where: ${log}; report it` }
+    }
   const next = told.next ?? (needsStack(told) ? `${log} says where this peer was at work; report it` : undefined)
   return { error: { code: told.code, message: told.message, ...(next === undefined ? {} : { next }) } }
 }

@@ -150,7 +150,8 @@ async function settles (promise: Promise<unknown>, ms: number): Promise<boolean>
 
 /** Says what is known of the servers that work waits for. */
 function serverReason (links: Links): string {
-  if (links.servers().some(({ connected }) => connected)) return "the server is connected, and neither its answer nor this machine's own work is done yet"
+  if (links.servers().some(({ connected }) => connected))
+    return "the server is connected, and neither its answer nor this machine's own work is done yet"
   const failure = links.failure()
   return failure === undefined ? 'no server is connected yet' : `no server is connected: ${failure.message}`
 }

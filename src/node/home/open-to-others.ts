@@ -27,7 +27,10 @@ export async function checkHome (home: Home): Promise<void> {
       throw new OpenHomeError(`every user of this machine can write to ${path}`, `check what it says, then chmod 600 ${path}`)
   }
   if (await isLink(home.log))
-    throw new OpenHomeError(`the log ${home.log} is a symbolic link, which would lead what is written elsewhere`, `remove it: rm ${home.log}`)
+    throw new OpenHomeError(
+      `the log ${home.log} is a symbolic link, which would lead what is written elsewhere`,
+      `remove it: rm ${home.log}`
+    )
 }
 
 async function isOpen (path: string): Promise<boolean> {

@@ -1,5 +1,5 @@
 import type { Connection, PeerId, Stream } from '@libp2p/interface'
-import { MidspanError } from '../../errors.ts'
+import { isDefect, MidspanError } from '../../errors.ts'
 import { RefusedError, REFUSALS } from '../../protocols/hello/index.ts'
 import { ControlStream } from '../../protocols/wire/control.ts'
 import { FailureSchema } from '../../protocols/wire/wire_pb.ts'
@@ -21,7 +21,9 @@ export class UnreachableError extends MidspanError {
   constructor (what: string, cause?: unknown) {
     super(UnreachableError.code, `${what} cannot be reached${cause instanceof Error ? `: ${cause.message.split('\n')[0]}` : ''}`, {
       next: 'check that it runs, and that its address can be reached from here',
-      cause
+      cause,
+      // A peer that does not speak a protocol will not learn it by being asked again.
+      retryable: !isDefect(cause) && !(cause instanceof Error && cause.name === 'UnsupportedProtocolError')
     })
   }
 }

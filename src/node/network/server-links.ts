@@ -1,7 +1,7 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { PeerId } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
+import { Backoff } from '../../backoff.ts'
 import { MidspanError } from '../../errors.ts'
 import { protocolId } from '../../protocols/charter/index.ts'
 import { RefusedError, REFUSALS, sayHello } from '../../protocols/hello/index.ts'
@@ -13,7 +13,7 @@ import { UnreachableError, type Gate } from './gate.ts'
 import type { MidspanNode } from './libp2p.ts'
 
 /** A server that restarts is back within seconds, and training waits for it; a refusal seldom becomes a welcome. */
-const FIRST_RETRY_MS = 500
+const FIRST_RETRY_MS = 750
 const LAST_RETRY_MS = 10_000
 const REFUSED_RETRY_MS = 60_000
 const HELLO_TIMEOUT_MS = 30_000
@@ -92,11 +92,12 @@ export class ServerLinks {
     const { logger } = this.#options
     const { signal } = this.#stopping
     const peer = peerIdFromString(server.peerId)
-    let waitMs = FIRST_RETRY_MS
+    const backoff = new Backoff({ firstMs: FIRST_RETRY_MS, greatestMs: LAST_RETRY_MS })
     while (!signal.aborted) {
+      let refused = false
       try {
         await this.#connect(peer, server.addresses)
-        waitMs = FIRST_RETRY_MS
+        backoff.reset()
         this.#failures.delete(server.peerId)
         tried()
         await this.#gone(peer)
@@ -107,12 +108,10 @@ export class ServerLinks {
           server.peerId,
           error instanceof MidspanError ? error : new UnreachableError(`the server ${server.peerId}`, error)
         )
-        if (error instanceof RefusedError) waitMs = REFUSED_RETRY_MS
+        refused = error instanceof RefusedError
         tried()
       }
-      // Jitter: clients of one server do not all come back at once.
-      await sleep(waitMs * (0.5 + Math.random()), undefined, { signal }).catch(() => {})
-      waitMs = Math.min(waitMs * 2, LAST_RETRY_MS)
+      await backoff.wait(signal, refused ? REFUSED_RETRY_MS : 0).catch(() => {})
     }
     tried()
   }

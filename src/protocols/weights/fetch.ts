@@ -1,10 +1,10 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { create } from '@bufbuild/protobuf'
 import type { Stream } from '@libp2p/interface'
-import { MidspanError } from '../../errors.ts'
+import { Backoff } from '../../backoff.ts'
+import { isRetryable } from '../../errors.ts'
 import { ControlStream } from '../wire/control.ts'
-import { BadMessageError, ChannelClosedError, ChannelResetError, ChannelTimeoutError, FrameTruncatedError } from '../wire/errors.ts'
-import { asClient, BusyError, kinds, type PieceKind } from './messages.ts'
+import { BadMessageError } from '../wire/errors.ts'
+import { asClient, kinds, type PieceKind } from './messages.ts'
 import { type Part, type Request, RequestSchema } from './weights_pb.ts'
 
 /** A file or tensor that is not here, or not all of it. */
@@ -29,13 +29,14 @@ export interface FetchOptions {
   readonly open: (signal: AbortSignal) => Promise<Stream>
   /** Called with the number of bytes that came. */
   readonly onProgress?: (bytes: number) => void
-  /** The wait before the second try without progress; it doubles. */
+  /** The wait before the second try without progress, which is shortened at random; it doubles. */
   readonly retryMs?: number
 }
 
-/** Tries in a row that bring nothing. With doubling waits from a second on they span half a minute. */
+/** Tries in a row that bring nothing. With doubling waits from two seconds on, shortened at random, they span half a minute or more. */
 const MAX_TRIES_WITHOUT_PROGRESS = 6
-const RETRY_MS = 1000
+const RETRY_MS = 2_000
+const GREATEST_RETRY_MS = 32_000
 
 /**
  * Fetches all pieces that the store lacks, going on after a cut where it stopped. Throws what the server refuses with (E_NOT_SERVED), what
@@ -47,17 +48,17 @@ export async function fetchPieces (
   { open, onProgress = () => {}, retryMs = RETRY_MS }: FetchOptions,
   signal: AbortSignal
 ): Promise<void> {
-  let failures = 0
+  const backoff = new Backoff({ firstMs: retryMs, greatestMs: GREATEST_RETRY_MS })
   while (store.pending().length > 0) {
     try {
       await fetchOverOneStream(store, await open(signal), (bytes) => {
-        failures = 0
+        backoff.reset()
         onProgress(bytes)
       }, signal)
     } catch (error) {
       signal.throwIfAborted()
-      if (!isPassing(error) || ++failures >= MAX_TRIES_WITHOUT_PROGRESS) throw error
-      await sleep(retryMs * 2 ** (failures - 1), undefined, { signal })
+      if (!isRetryable(error) || backoff.failures + 1 >= MAX_TRIES_WITHOUT_PROGRESS) throw error
+      await backoff.wait(signal)
     }
   }
 }
@@ -100,11 +101,4 @@ async function fetchPiece (
     offset = await store.append(sha256, offset, payload)
     onProgress(payload.byteLength)
   } while (offset < bytes)
-}
-
-/** Whether another try can help: the connection broke, or the server has no room now. */
-function isPassing (error: unknown): boolean {
-  return error instanceof ChannelResetError || error instanceof ChannelClosedError || error instanceof ChannelTimeoutError ||
-    error instanceof FrameTruncatedError ||
-    (error instanceof MidspanError && (error.code === BusyError.code || error.code === 'E_UNREACHABLE'))
 }

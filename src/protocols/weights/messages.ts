@@ -42,6 +42,6 @@ export class BusyError extends MidspanError {
   static readonly code = 'E_BUSY'
 
   constructor () {
-    super(BusyError.code, 'the server is sending weights to as many peers as it can', { next: 'try again in a minute' })
+    super(BusyError.code, 'the server is sending weights to as many peers as it can', { next: 'try again in a minute', retryable: true })
   }
 }

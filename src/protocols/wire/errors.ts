@@ -1,4 +1,4 @@
-import { MidspanError } from '../../errors.ts'
+import { isDefect, MidspanError } from '../../errors.ts'
 
 /** A record that this session's keys did not seal, or that was changed on its way. */
 export class FrameForgedError extends MidspanError {
@@ -24,7 +24,7 @@ export class FrameReorderedError extends MidspanError {
 /** The stream ended without the peer's goodbye. */
 export class FrameTruncatedError extends MidspanError {
   constructor (where: string) {
-    super('E_FRAME_TRUNCATED', `the stream ended ${where}`, { next: 'reconnect and repeat what was not answered' })
+    super('E_FRAME_TRUNCATED', `the stream ended ${where}`, { next: 'reconnect and repeat what was not answered', retryable: true })
   }
 }
 
@@ -73,21 +73,25 @@ export class CharterMismatchError extends MidspanError {
 /** The session has ended in agreement. */
 export class ChannelClosedError extends MidspanError {
   constructor () {
-    super('E_CHANNEL_CLOSED', 'the session is closed', { next: 'try again' })
+    super('E_CHANNEL_CLOSED', 'the session is closed', { next: 'try again', retryable: true })
   }
 }
 
-/** The stream or its connection broke. */
+/** The stream or its connection broke. It may be opened again, unless a defect broke it. */
 export class ChannelResetError extends MidspanError {
   constructor (cause?: unknown) {
-    super('E_CHANNEL_RESET', `the stream was reset${cause instanceof Error ? `: ${cause.message}` : ''}`, { cause, next: 'reconnect' })
+    super('E_CHANNEL_RESET', `the stream was reset${cause instanceof Error ? `: ${cause.message}` : ''}`, {
+      cause, next: 'reconnect', retryable: !isDefect(cause)
+    })
   }
 }
 
 /** The peer was silent, or took nothing, for too long. */
 export class ChannelTimeoutError extends MidspanError {
   constructor (what: string, timeoutMs: number) {
-    super('E_CHANNEL_TIMEOUT', `${what} for ${timeoutMs / 1000} s`, { next: 'check that the peer is running, then reconnect' })
+    super('E_CHANNEL_TIMEOUT', `${what} for ${timeoutMs / 1000} s`, {
+      next: 'check that the peer is running, then reconnect', retryable: true
+    })
   }
 }
 

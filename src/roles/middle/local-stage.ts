@@ -1,23 +1,29 @@
-import { concatRows, sliceRows, type Sequences } from '../../model/layers/hidden-states.ts'
+import { CachedSpan } from '../../model/generation/cached-span.ts'
+import { SequenceCache } from '../../model/generation/kv-cache.ts'
+import { concatRows, sliceRows } from '../../model/layers/hidden-states.ts'
 import type { Boundary } from '../../model/privacy/boundary.ts'
-import type { Device, DeviceTensor } from '../../model/runtime/device.ts'
+import { continued, type Device, type DeviceTensor } from '../../model/runtime/device.ts'
 import { Scope } from '../../model/runtime/scope.ts'
 import { accumulate, GradientSum } from '../../model/training/gradient-sum.ts'
 import type { SavedActivations, TrainableSpan } from '../../model/training/trainable-span.ts'
+import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
 import { clientDropoutSeed } from '../training/participant.ts'
 import { segments, type Segment } from './segments.ts'
+import {
+  checkPosition,
+  tokensOf,
+  type BatchItem,
+  type CachedHiddenStates,
+  type ForwardPass,
+  type OutputGradient,
+  type PassOptions,
+  type Stage,
+  type StageCache
+} from './stage.ts'
 
-/** A client's rows as they came over the wire, and the blocks that they pass. */
-export interface BatchItem extends Sequences {
-  readonly id: string
-  readonly first: number
-  readonly end: number
-  readonly tensors: readonly Tensor[]
-}
-
-/** Rows that share a run, at most: bounds the device memory that one run's activations take. */
-const ROW_BUDGET = 16_384
+/** Tokens that share a run, at most: bounds the device memory that one run's activations take. */
+const MAX_BATCHED_TOKENS = 16_384
 
 export interface LocalStageComponents {
   readonly device: Device
@@ -25,25 +31,28 @@ export interface LocalStageComponents {
   readonly boundary: Boundary
 }
 
-/** The server's blocks at work, for several clients at once. */
-export class LocalStage {
+/** Blocks on this device, at work for several clients at once. */
+export class LocalStage implements Stage {
   readonly #components: LocalStageComponents
+  readonly #cached: CachedSpan
 
   constructor (components: LocalStageComponents) {
     this.#components = components
+    this.#cached = new CachedSpan(components.span.weights)
   }
 
-  /** Takes everyone's rows through their blocks, keeping what the way back needs. Passengers come in the order of their ids. */
-  async forward (passengers: readonly BatchItem[], dropoutSeed: string): Promise<ForwardPass> {
-    return await ForwardPass.start(this.#components, passengers, dropoutSeed)
+  get span (): Span { return this.#components.span.span }
+
+  /** Computes everyone's hidden states through their blocks, and saves what `backward` needs. Items are taken in the order of their ids. */
+  async forward (items: readonly BatchItem[], { dropoutSeed }: Pick<PassOptions, 'dropoutSeed'>): Promise<LocalForwardPass> {
+    return await LocalForwardPass.start(this.#components, items, dropoutSeed)
   }
 
-  /** For the adapter gradients of several passages. */
+  /** Makes an empty sum of adapter gradients over several passes. The caller disposes of it. */
   gradientSum (): GradientSum {
     return new GradientSum(this.#components.device)
   }
 
-  /** Takes one client's rows through its blocks and forgets them. Resolves with the rows as they go over the wire. */
   async evaluate ({ first, end, lengths, contexts, tensors }: BatchItem): Promise<Tensor[]> {
     const { device, span, boundary } = this.#components
     const held = [await boundary.decode(tensors)]
@@ -55,6 +64,48 @@ export class LocalStage {
       device.free(...held)
     }
   }
+
+  async openCache (span: Span, capacity: number): Promise<StageCache> {
+    const { device, boundary, span: { model } } = this.#components
+    return new LocalCache(await SequenceCache.create(device, model, span, capacity), this.#cached, boundary)
+  }
+}
+
+/** A KV cache on this device. */
+class LocalCache implements StageCache {
+  readonly #cache: SequenceCache
+  readonly #blocks: CachedSpan
+  readonly #boundary: Boundary
+  #closed = false
+
+  constructor (cache: SequenceCache, blocks: CachedSpan, boundary: Boundary) {
+    this.#cache = cache
+    this.#blocks = blocks
+    this.#boundary = boundary
+  }
+
+  get capacity (): number { return this.#cache.capacity }
+  get length (): number { return this.#cache.length }
+
+  async forward ({ tensors, context }: CachedHiddenStates): Promise<readonly Tensor[]> {
+    const count = tokensOf(tensors)
+    const { calls, input } = continued(await this.#boundary.decoding(tensors))
+    const through = await this.#blocks.forwardCalls(input, [{ cache: this.#cache, count, context }], this.#cache.span)
+    const outputs = await this.#boundary.encode({ calls: [...calls, ...through], output: 'output' }, count)
+    this.#cache.length += count
+    return outputs
+  }
+
+  rewind (position: number): void {
+    checkPosition(position, this.length)
+    this.#cache.length = position
+  }
+
+  async close (): Promise<void> {
+    if (!this.#closed) this.#cache.free()
+    this.#closed = true
+    await Promise.resolve()
+  }
 }
 
 interface Run {
@@ -62,135 +113,130 @@ interface Run {
   readonly residuals: SavedActivations
 }
 
-/** Rows of several clients on their way through the middle, and back. */
-export class ForwardPass {
-  /** Every passenger's rows after its last block, as they go over the wire. */
+/** The saved activations of one run of several clients' hidden states through their blocks. */
+export class LocalForwardPass implements ForwardPass {
   readonly hidden = new Map<string, readonly Tensor[]>()
-  /** The middle's adapter gradients after `backward`, by name: sums over the passengers that came back. */
+  /** The adapter gradients of the blocks after `backward`, by name: sums over the items that have a gradient. */
   adapterGradients: Map<string, DeviceTensor> = new Map()
   readonly #components: LocalStageComponents
-  readonly #passengers: ReadonlyMap<string, BatchItem>
+  readonly #items: ReadonlyMap<string, BatchItem>
   readonly #runs: Run[] = []
-  /** All rows of this passage on the device, so that none stays behind when a run fails. */
+  /** All hidden states of this pass on the device, so that none stays behind when a run fails. */
   readonly #scope: Scope
 
-  private constructor (components: LocalStageComponents, passengers: readonly BatchItem[]) {
+  private constructor (components: LocalStageComponents, items: readonly BatchItem[]) {
     this.#components = components
     this.#scope = new Scope(components.device)
-    this.#passengers = new Map(passengers.map((passenger) => [passenger.id, passenger]))
+    this.#items = new Map(items.map((item) => [item.id, item]))
   }
 
-  static async start (components: LocalStageComponents, passengers: readonly BatchItem[], dropoutSeed: string): Promise<ForwardPass> {
-    const passage = new ForwardPass(components, passengers)
+  static async start (components: LocalStageComponents, items: readonly BatchItem[], dropoutSeed: string): Promise<LocalForwardPass> {
+    const pass = new LocalForwardPass(components, items)
     try {
-      await passage.#forward(dropoutSeed)
-      return passage
+      await pass.#forward(dropoutSeed)
+      return pass
     } catch (error) {
-      passage.free()
+      pass.free()
       throw error
     }
   }
 
   async #forward (passSeed: string): Promise<void> {
     const { boundary, span } = this.#components
-    const aboard = new Map<string, DeviceTensor>()
-    for (const { id, tensors } of this.#passengers.values()) aboard.set(id, this.#scope.own(await boundary.decode(tensors)))
+    const states = new Map<string, DeviceTensor>()
+    for (const { id, tensors } of this.#items.values()) states.set(id, this.#scope.own(await boundary.decode(tensors)))
     const plan = segments(
-      [...this.#passengers.values()].map(({ id, first, end, tensors }) => ({ id, first, end, rows: rowsOf(tensors) })),
-      ROW_BUDGET
+      [...this.#items.values()].map(({ id, first, end, tensors }) => ({ id, first, end, rows: tokensOf(tensors) })),
+      MAX_BATCHED_TOKENS
     )
     for (const segment of plan) {
       const { first, end } = segment
-      const lengths = segment.items.flatMap((id) => this.#passenger(id).lengths)
-      const contexts = segment.items.flatMap((id) => this.#passenger(id).contexts ?? [])
-      const seeds = segment.items.map((id) => ({ rows: rowsOf(this.#passenger(id).tensors), seed: clientDropoutSeed(passSeed, id) }))
-      const rows = await this.#join(segment, aboard)
-      const { hidden, residuals } = await span.forward({ hidden: rows, lengths, contexts }, { first, end, keepResiduals: true, seeds })
+      const items = segment.items.map((id) => this.#item(id))
+      const lengths = items.flatMap((item) => item.lengths)
+      const contexts = items.flatMap((item) => item.contexts ?? [])
+      const seeds = items.map(({ id, tensors }) => ({ rows: tokensOf(tensors), seed: clientDropoutSeed(passSeed, id) }))
+      const joined = await this.#join(segment, states)
+      const { hidden, residuals } = await span.forward({ hidden: joined, lengths, contexts }, { first, end, keepResiduals: true, seeds })
       if (residuals === undefined) throw new Error('a training pass kept no residuals')
       this.#runs.push({ segment, residuals })
-      await this.#part(segment, this.#scope.own(hidden), aboard)
+      await this.#split(segment, this.#scope.own(hidden), states)
     }
-    await this.#alight(aboard, this.hidden)
+    await this.#encode(states, this.hidden)
   }
 
-  /**
-   * Takes gradient rows back to where their passengers boarded. Passengers without an answer count as if they had never come: their
-   * rows have no gradient. It spends what the way there kept. Resolves with every answering passenger's gradient rows as they go over the
-   * wire.
-   */
-  async backward (answers: ReadonlyMap<string, { readonly tensors: readonly Tensor[] }>): Promise<Map<string, readonly Tensor[]>> {
+  async backward (gradients: ReadonlyMap<string, Pick<OutputGradient, 'tensors'>>): Promise<Map<string, readonly Tensor[]>> {
     const { boundary, device, span } = this.#components
     this.#freeGradients()
-    const aboard = new Map<string, DeviceTensor>()
-    for (const { id, tensors } of this.#passengers.values()) {
-      const answer = answers.get(id)
-      aboard.set(
+    const states = new Map<string, DeviceTensor>()
+    for (const { id, tensors } of this.#items.values()) {
+      const gradient = gradients.get(id)
+      states.set(
         id,
         this.#scope.own(
-          answer === undefined ? await device.zeros('float32', tensors[0]?.shape ?? []) : await boundary.decode(answer.tensors)
+          gradient === undefined ? await device.zeros('float32', tensors[0]?.shape ?? []) : await boundary.decode(gradient.tensors)
         )
       )
     }
     for (const { segment, residuals } of this.#runs.toReversed()) {
-      const rows = await this.#join(segment, aboard)
-      const { gradient, adapters } = await span.backward(residuals, rows)
+      const joined = await this.#join(segment, states)
+      const { gradient, adapters } = await span.backward(residuals, joined)
       this.#scope.own(gradient)
-      this.#scope.free(rows)
+      this.#scope.free(joined)
       await accumulate(device, this.adapterGradients, adapters)
-      await this.#part(segment, gradient, aboard)
+      await this.#split(segment, gradient, states)
     }
-    const gradients = new Map<string, readonly Tensor[]>()
-    await this.#alight(aboard, gradients)
-    return new Map([...gradients].filter(([id]) => answers.has(id)))
+    const inputs = new Map<string, readonly Tensor[]>()
+    await this.#encode(states, inputs)
+    return new Map([...inputs].filter(([id]) => gradients.has(id)))
   }
 
-  /** Hands the middle's adapter gradients on: they are no longer freed here. */
+  /** Hands the adapter gradients over to the caller, who frees them. */
   takeGradients (): Map<string, DeviceTensor> {
     const gradients = this.adapterGradients
     this.adapterGradients = new Map()
     return gradients
   }
 
-  /** Lets go of everything on the device. */
+  /** Frees everything that the pass holds on the device. */
   free (): void {
     this.#freeGradients()
     for (const { residuals } of this.#runs.splice(0)) residuals.free()
     this.#scope[Symbol.dispose]()
   }
 
-  /** A segment's riders' rows one after another, in place of their own. */
-  async #join (segment: Segment, aboard: Map<string, DeviceTensor>): Promise<DeviceTensor> {
-    const parts = segment.items.map((id) => aboard.get(id) as DeviceTensor)
-    for (const id of segment.items) aboard.delete(id)
+  /** Joins the hidden states of a segment's items, in order, and removes them from `states`. */
+  async #join (segment: Segment, states: Map<string, DeviceTensor>): Promise<DeviceTensor> {
+    const parts = segment.items.map((id) => states.get(id) as DeviceTensor)
+    for (const id of segment.items) states.delete(id)
     if (parts.length === 1) return parts[0] as DeviceTensor
-    const rows = this.#scope.own(await concatRows(this.#components.device, parts))
+    const joined = this.#scope.own(await concatRows(this.#components.device, parts))
     this.#scope.free(...parts)
-    return rows
+    return joined
   }
 
-  /** Gives each of a segment's riders its own rows of the result. */
-  async #part (segment: Segment, result: DeviceTensor, aboard: Map<string, DeviceTensor>): Promise<void> {
+  /** Gives each of a segment's items its own part of the result. */
+  async #split (segment: Segment, result: DeviceTensor, states: Map<string, DeviceTensor>): Promise<void> {
     const { device } = this.#components
     const [only, ...others] = segment.items
     if (others.length === 0) {
-      aboard.set(only as string, result)
+      states.set(only as string, result)
       return
     }
     let start = 0
     for (const id of segment.items) {
-      const end = start + rowsOf(this.#passenger(id).tensors)
-      aboard.set(id, this.#scope.own(await sliceRows(device, result, start, end)))
+      const end = start + tokensOf(this.#item(id).tensors)
+      states.set(id, this.#scope.own(await sliceRows(device, result, start, end)))
       start = end
     }
     this.#scope.free(result)
   }
 
-  /** Rounds everyone's rows for the wire. */
-  async #alight (aboard: ReadonlyMap<string, DeviceTensor>, target: Map<string, readonly Tensor[]>): Promise<void> {
-    for (const id of this.#passengers.keys()) {
-      const rows = aboard.get(id) as DeviceTensor
-      target.set(id, await this.#components.boundary.encode(rows))
-      this.#scope.free(rows)
+  /** Rounds every item's states for the wire, and frees them. */
+  async #encode (states: ReadonlyMap<string, DeviceTensor>, target: Map<string, readonly Tensor[]>): Promise<void> {
+    for (const id of this.#items.keys()) {
+      const held = states.get(id) as DeviceTensor
+      target.set(id, await this.#components.boundary.encode(held))
+      this.#scope.free(held)
     }
   }
 
@@ -199,13 +245,9 @@ export class ForwardPass {
     this.adapterGradients = new Map()
   }
 
-  #passenger (id: string): BatchItem {
-    const passenger = this.#passengers.get(id)
-    if (passenger === undefined) throw new RangeError(`${id} is not aboard`)
-    return passenger
+  #item (id: string): BatchItem {
+    const item = this.#items.get(id)
+    if (item === undefined) throw new RangeError(`${id} is not in the batch`)
+    return item
   }
-}
-
-function rowsOf (tensors: readonly Tensor[]): number {
-  return tensors[0]?.shape[0] ?? 0
 }

@@ -15,8 +15,8 @@ export interface Segment {
 }
 
 /**
- * Cuts the middle at every item's boarding and alighting block: between two cuts everyone active shares each run. Riders that
- * together exceed the row budget share in groups; one that exceeds it alone rides alone.
+ * Cuts the middle at every item's first block and end: between two cuts all items that these blocks compute share each run. Items that
+ * together exceed the row budget run in groups. An item that exceeds it alone runs alone.
  */
 export function segments (items: readonly SegmentItem[], rowBudget = Infinity): Segment[] {
   const ordered = [...items].sort((a, b) => a.id < b.id ? -1 : 1)

@@ -4,7 +4,7 @@ import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
 
 /** One client's released hidden states in a batched run, and the blocks `[first, end)` that compute them. */
-export interface StageItem extends Sequences, Span {
+export interface BatchItem extends Sequences, Span {
   /** Names the client in the batch. */
   readonly id: string
   /** Hidden states [tokens, hidden] in the encoding of the wire; for int8 followed by their scales [tokens]. */
@@ -20,26 +20,30 @@ export interface PassOptions {
   readonly dropoutSeed: string
 }
 
+/** The gradient of one item's outputs. */
+export interface OutputGradient {
+  /** Gradients [tokens, hidden] of the sum of the loss, in the encoding of the wire. */
+  readonly tensors: readonly Tensor[]
+  /** Tokens that the loss counts. */
+  readonly tokens: number
+}
+
 /** A forward pass whose activations are saved for the backward pass. */
-export interface StagePass {
+export interface ForwardPass {
   /** The hidden states of every item after its last block, in the encoding of the wire, by item id. */
   readonly hidden: ReadonlyMap<string, readonly Tensor[]>
   /**
    * Computes the gradients [tokens, hidden] of the items' inputs from the gradients of their outputs, both in the encoding of the wire,
    * by item id. An item without a gradient counts as if it had not been in the batch. It can be called once.
    */
-  backward (
-    gradients: ReadonlyMap<string, { readonly tensors: readonly Tensor[] }>,
-    signal?: AbortSignal
-  ): Promise<ReadonlyMap<string, readonly Tensor[]>>
+  backward (gradients: ReadonlyMap<string, OutputGradient>, signal?: AbortSignal): Promise<ReadonlyMap<string, readonly Tensor[]>>
   /** Frees the saved activations. */
   free (): void
 }
 
-/** Consecutive hidden states of one growing sequence, in the encoding of the wire. */
+/** Consecutive hidden states of one growing sequence, from the length of its cache on, in the encoding of the wire. */
 export interface CachedHiddenStates {
-  /** The position of the first of them in the sequence. */
-  readonly position: number
+  /** Hidden states [tokens, hidden]; for int8 followed by their scales [tokens]. */
   readonly tensors: readonly Tensor[]
   /** What a model that reads prompts in both directions must know of them. */
   readonly context: PromptContext | undefined
@@ -55,7 +59,7 @@ export interface StageCache {
   forward (states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]>
   /** Forgets every position from this one on. Throws RangeError for a position beyond `length`. */
   rewind (position: number): void
-  /** Frees the cache. */
+  /** Frees the cache. Called again, it does nothing. */
   close (): Promise<void>
 }
 
@@ -64,10 +68,20 @@ export interface Stage {
   /** The blocks that it computes. */
   readonly span: Span
   /** Computes a training pass and saves its activations. The caller frees the pass. */
-  forward (items: readonly StageItem[], options: PassOptions, signal?: AbortSignal): Promise<StagePass>
+  forward (items: readonly BatchItem[], options: PassOptions, signal?: AbortSignal): Promise<ForwardPass>
   /** Computes one item and saves nothing. Resolves with its hidden states in the encoding of the wire. */
-  evaluate (item: StageItem, signal?: AbortSignal): Promise<readonly Tensor[]>
-  /** Opens a KV cache for a sequence of up to `capacity` tokens. The caller closes it. */
+  evaluate (item: BatchItem, signal?: AbortSignal): Promise<readonly Tensor[]>
+  /** Opens a KV cache for a sequence of up to `capacity` tokens in blocks of the stage. The caller closes it. */
   openCache (span: Span, capacity: number, signal?: AbortSignal): Promise<StageCache>
-  close (): Promise<void>
+}
+
+/** Returns the number of tokens whose hidden states these are. */
+export function tokensOf ([values]: readonly Tensor[]): number {
+  return values?.shape[0] ?? 0
+}
+
+/** Throws RangeError for a position that a cache of this length does not hold and that is not its end. */
+export function checkPosition (position: number, length: number): void {
+  if (!Number.isSafeInteger(position) || position < 0 || position > length)
+    throw new RangeError(`a cache of ${length} positions cannot be rewound to ${position}`)
 }

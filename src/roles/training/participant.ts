@@ -110,7 +110,7 @@ export interface StageGradients extends Disposable {
 /** The blocks of the middle, as a round needs them: `LocalStage` on a device. */
 export interface TrainingStage {
   /** Computes a pass, with the dropout that follows from the seed. The caller frees it. */
-  forward (items: readonly StageInput[], dropoutSeed: string): Promise<StageOutput>
+  forward (items: readonly StageInput[], options: { readonly dropoutSeed: string }): Promise<StageOutput>
   /** Makes an empty sum. The caller disposes of it. */
   gradientSum (): StageGradients
 }

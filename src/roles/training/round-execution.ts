@@ -86,7 +86,7 @@ export class RoundExecution implements Disposable {
     if (!round.retain(forwards)) return undefined
     if (forwards.size === 0) return nobody
     const inputs = [...forwards].map(([peer, reply]) => ({ id: peer, ...round.spanOf(peer), ...reply }))
-    let output = await stage.forward(inputs, seed)
+    let output = await stage.forward(inputs, { dropoutSeed: seed })
     try {
       const replies = await this.#tellHidden(output)
       if (!round.retain(replies)) return undefined
@@ -103,7 +103,7 @@ export class RoundExecution implements Disposable {
       if (finished.size < replies.size) {
         // The pass is computed again, since the gradients of those who are gone are in the sums.
         output.free()
-        output = await stage.forward(inputs.filter(({ id }) => finished.has(id)), seed)
+        output = await stage.forward(inputs.filter(({ id }) => finished.has(id)), { dropoutSeed: seed })
         await output.backward(replies)
       }
       await this.#sum.add(output.takeGradients())
@@ -163,7 +163,7 @@ export class RoundExecution implements Disposable {
     if (await strategy.isSummable(output.adapterGradients, this.#passes)) return new Set(replies.keys())
     const sound = new Set<string>()
     for (const peer of replies.keys()) {
-      const alone = await stage.forward(inputs.filter(({ id }) => id === peer), seed)
+      const alone = await stage.forward(inputs.filter(({ id }) => id === peer), { dropoutSeed: seed })
       try {
         await alone.backward(replies)
         if (await strategy.isSummable(alone.adapterGradients, this.#passes * replies.size)) sound.add(peer)

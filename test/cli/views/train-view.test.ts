@@ -3,8 +3,20 @@ import { TrainView, type TrainRound } from '../../../src/cli/views/train-view.ts
 import { recordedTerminal } from '../helpers.ts'
 
 const round: TrainRound = {
-  type: 'round', round: 1, done: 1, rounds: 4, loss: 4.56789, tokens: 512, tokensPerSecond: 123.45, inputTokens: 5120, inputTokensPerSecond: 1234.5,
-  sentBytes: 2048, receivedBytes: 1024, clippedFraction: 0.125, leftOut: false, members: 3
+  type: 'round',
+  round: 1,
+  done: 1,
+  rounds: 4,
+  loss: 4.56789,
+  tokens: 512,
+  tokensPerSecond: 123.45,
+  inputTokens: 5120,
+  inputTokensPerSecond: 1234.5,
+  sentBytes: 2048,
+  receivedBytes: 1024,
+  clippedFraction: 0.125,
+  leftOut: false,
+  members: 3
 }
 
 describe('training as it is shown', () => {

@@ -60,7 +60,9 @@ describe.each(formats)('generation with weights in %s', (format, tolerance) => {
       const parts: DeviceTensor[] = []
       while (cache.length < length) {
         const count = cache.length === 0 ? (context?.length ?? 0) + 1 : 1
-        parts.push(await blocks.forward(await sliceRows(device, rows, cache.length, cache.length + count), [{ cache, count, context }], all))
+        parts.push(
+          await blocks.forward(await sliceRows(device, rows, cache.length, cache.length + count), [{ cache, count, context }], all)
+        )
         cache.length += count
       }
       const [wanted, once, apart] = await Promise.all([hidden, atOnce, await concatRows(device, parts)].map(values)) as [

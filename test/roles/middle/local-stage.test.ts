@@ -4,7 +4,8 @@ import { Boundary } from '../../../src/model/privacy/boundary.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
-import { LocalStage, type BatchItem } from '../../../src/roles/middle/local-stage.ts'
+import { LocalStage } from '../../../src/roles/middle/local-stage.ts'
+import type { BatchItem } from '../../../src/roles/middle/stage.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 import { baseWeights, formulaWeight, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
@@ -18,12 +19,12 @@ function rows (name: string, count: number): Tensor[] {
 }
 
 /** Clients in the order of their ids, of different partitions and lengths. */
-const passengers: readonly BatchItem[] = [
+const items: readonly BatchItem[] = [
   { id: 'a', first: 0, end: 3, lengths: [4, 2], tensors: rows('a', 6) },
   { id: 'b', first: 1, end: 3, lengths: [5], tensors: rows('b', 5) },
   { id: 'c', first: 0, end: 2, lengths: [3, 3], tensors: rows('c', 6) }
 ]
-const answers = new Map(passengers.map(({ id, tensors }) => [id, { tensors: rows(`gradient of ${id}`, tensors[0]!.shape[0]!) }]))
+const answers = new Map(items.map(({ id, tensors }) => [id, { tensors: rows(`gradient of ${id}`, tensors[0]!.shape[0]!) }]))
 
 describe('a middle whose adapters drop out', () => {
   let device: Device
@@ -47,17 +48,17 @@ describe('a middle whose adapters drop out', () => {
     ids: readonly string[],
     answering = ids
   ): Promise<Record<'hidden' | 'gradients' | 'adapters', Map<string, ArrayLike<number>>>> {
-    const passage = await middle.forward(passengers.filter(({ id }) => ids.includes(id)), SEED)
-    const gradients = await passage.backward(new Map([...answers].filter(([id]) => answering.includes(id))))
+    const forward = await middle.forward(items.filter(({ id }) => ids.includes(id)), { dropoutSeed: SEED })
+    const gradients = await forward.backward(new Map([...answers].filter(([id]) => answering.includes(id))))
     const adapters = new Map<string, ArrayLike<number>>()
-    for (const [name, gradient] of passage.adapterGradients) adapters.set(name, (await device.download(gradient)).data as Float32Array)
-    passage.free()
+    for (const [name, gradient] of forward.adapterGradients) adapters.set(name, (await device.download(gradient)).data as Float32Array)
+    forward.free()
     const data = (all: ReadonlyMap<string, readonly Tensor[]>): Map<string, ArrayLike<number>> =>
       new Map([...all].map(([id, [tensor]]) => [id, tensor!.data as Float32Array]))
-    return { hidden: data(passage.hidden), gradients: data(gradients), adapters }
+    return { hidden: data(forward.hidden), gradients: data(gradients), adapters }
   }
 
-  it('does to a client\'s rows what it does to them alone, whoever else is aboard', async () => {
+  it('does to a client\'s rows what it does to them alone, whoever else is in the batch', async () => {
     const all = await pass(['a', 'b', 'c'])
     for (const id of ['a', 'b', 'c']) {
       const alone = await pass([id])
@@ -72,10 +73,10 @@ describe('a middle whose adapters drop out', () => {
   })
 
   it('drops out other elements for other clients with the same rows', async () => {
-    const twin = { ...passengers[0]!, id: 'z' }
-    const passage = await middle.forward([passengers[0]!, twin], SEED)
-    const [a, z] = ['a', 'z'].map((id) => passage.hidden.get(id)![0]!.data as Float32Array)
-    passage.free()
+    const twin = { ...items[0]!, id: 'z' }
+    const pass = await middle.forward([items[0]!, twin], { dropoutSeed: SEED })
+    const [a, z] = ['a', 'z'].map((id) => pass.hidden.get(id)![0]!.data as Float32Array)
+    pass.free()
     expect(relativeError(z!, a!)).toBeGreaterThan(1e-2)
   })
 })

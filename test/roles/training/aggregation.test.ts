@@ -129,13 +129,16 @@ describe('aggregation strategies', () => {
       expect.closeTo(value, 7) as number))
   })
 
-  it.each(['average', 'personal'] as const)('%s ends leave a block as it is that only clients without a part in the step passed', async (mode) => {
-    const { strategy, parameters } = await server(planOf(mode, 'party', 1))
-    await strategy.step(0, await upload({ '1.lora_A': 30, '2.lora_A': 0 }), [update('a', 3, {}, { first: 1, end: 2 })])
-    const values = await parameters.values()
-    expect(valueOf(values.get('2.lora_A'))).toBe(1)
-    expect(valueOf(values.get('1.lora_A'))).toBeLessThan(1)
-  })
+  it.each(['average', 'personal'] as const)(
+    '%s ends leave a block as it is that only clients without a part in the step passed',
+    async (mode) => {
+      const { strategy, parameters } = await server(planOf(mode, 'party', 1))
+      await strategy.step(0, await upload({ '1.lora_A': 30, '2.lora_A': 0 }), [update('a', 3, {}, { first: 1, end: 2 })])
+      const values = await parameters.values()
+      expect(valueOf(values.get('2.lora_A'))).toBe(1)
+      expect(valueOf(values.get('1.lora_A'))).toBeLessThan(1)
+    }
+  )
 
   it('averaged ends take the average by tokens every so many rounds, and keep it for those who missed it', async () => {
     const { strategy, state } = await server(planOf('average'))

@@ -44,7 +44,7 @@ function training (
       }
     }),
     forward: async (items, seed) => {
-      calls.push(`forward ${items.map(({ id }) => id).join()} ${seed}`)
+      calls.push(`forward ${items.map(({ id }) => id).join()} ${seed.dropoutSeed}`)
       return {
         hidden: new Map(items.map(({ id }) => [id, []])),
         adapterGradients: new Map([['norm', gradientOf(items.reduce((sum, { id }) => sum + (norms[id] ?? 0), 0))]]),

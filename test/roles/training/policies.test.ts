@@ -1,7 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { segments, type SegmentItem } from '../../../src/roles/middle/segments.ts'
-import { takeBatch } from '../../../src/roles/server/generation/batcher.ts'
 import { AllMembers, Sequential } from '../../../src/roles/training/aggregation/sequential.ts'
 
 describe('segments', () => {
@@ -56,18 +55,5 @@ describe('participants', () => {
 
   it('need each other only for the first round when training is sequential', () => {
     expect([new Sequential(3).needed(0), new Sequential(3).needed(1), new AllMembers(3).needed()]).toEqual([3, 1, 3])
-  })
-})
-
-describe('takeBatch', () => {
-  it('takes what fits the budget and leaves the rest in order', () => {
-    const queue = [{ rows: 2 }, { rows: 2 }, { rows: 2 }]
-    expect(takeBatch(queue, 5)).toHaveLength(2)
-    expect(queue).toHaveLength(1)
-  })
-
-  it('takes one that exceeds the budget alone', () => {
-    const queue = [{ rows: 9 }, { rows: 1 }]
-    expect(takeBatch(queue, 5)).toEqual([{ rows: 9 }])
   })
 })

@@ -1,96 +1,93 @@
-import type { Encoding } from '../../../encoding.ts'
 import { chunksOf } from '../../../model/generation/cache-size.ts'
 import { CachedClientModel, type NextToken } from '../../../model/generation/cached-client-model.ts'
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { ModelWeights } from '../../../model/layers/weights.ts'
 import type { Boundary, Protection } from '../../../model/privacy/boundary.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
-import { fromClient, type GenerateClientChannel } from '../../../protocols/generate/messages.ts'
-import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
+import type { Partition } from '../../../protocols/charter/schema.ts'
 import type { Tensor } from '../../../tensor.ts'
-import { contextFields } from '../fields.ts'
+import type { Stage, StageCache } from '../../middle/stage.ts'
 
-export interface GeneratorComponents {
+/** A client's end of the model and its boundary. */
+export interface SequenceComponents {
   readonly weights: ModelWeights
   readonly boundary: Boundary
-  readonly protection: Protection
-  readonly wire: Encoding
-  readonly hiddenSize: number
-  readonly blocks: number
-  readonly partition: { readonly inputBlocks: number, readonly outputBlocks: number }
+  /** What takes released hidden states through the middle. */
+  readonly route: Stage
 }
 
-/** One sequence that grows: this client's ends, and the middle over a generation stream. */
+export interface SequenceSettings {
+  readonly protection: Protection
+  readonly partition: Partition
+  /** Tokens that the sequence can have. */
+  readonly capacity: number
+}
+
+/** One sequence that grows: this client's blocks at either end, and the middle over a route. */
 export class Sequence {
-  readonly #c: GeneratorComponents
-  readonly #channel: GenerateClientChannel
+  readonly #weights: ModelWeights
+  readonly #boundary: Boundary
+  readonly #protection: Protection
   readonly #ends: CachedClientModel
-  /** A token that was started before it was chosen: its rows, as they may leave. */
+  readonly #middle: StageCache
+  /** A token that was started before it was chosen, with its released hidden states. */
   #guessed: Omit<NextToken, 'logits'> | undefined
 
-  private constructor (components: GeneratorComponents, channel: GenerateClientChannel, ends: CachedClientModel) {
-    this.#c = components
-    this.#channel = channel
+  private constructor ({ weights, boundary }: SequenceComponents, protection: Protection, ends: CachedClientModel, middle: StageCache) {
+    this.#weights = weights
+    this.#boundary = boundary
+    this.#protection = protection
     this.#ends = ends
+    this.#middle = middle
   }
 
-  /** Takes room for `capacity` tokens here and on the server. */
+  /** Takes room for the sequence here and on the route. The caller closes it. */
   static async open (
-    components: GeneratorComponents,
-    channel: GenerateClientChannel,
-    capacity: number,
+    components: SequenceComponents,
+    { protection, partition, capacity }: SequenceSettings,
     signal: AbortSignal
   ): Promise<Sequence> {
-    const { weights, partition, blocks } = components
-    await channel.send(
-      fromClient({ case: 'begin', value: { first: partition.inputBlocks, end: blocks - partition.outputBlocks, capacity } }),
-      [],
-      signal
-    )
-    const { message: { kind } } = await channel.receive(signal)
-    if (kind.case !== 'ready') throw new BadMessageError('the server did not make room for the sequence')
-    return new Sequence(components, channel, await CachedClientModel.create(weights, partition, capacity))
+    const { route, weights } = components
+    const middle = await route.openCache(route.span, capacity, signal)
+    try {
+      return new Sequence(components, protection, await CachedClientModel.create(weights, partition, capacity), middle)
+    } catch (error) {
+      await middle.close()
+      throw error
+    }
   }
 
   /**
-   * The logits [vocabulary] after these next tokens: one row a token up, one down. `guess` says that the likeliest token will probably
-   * be next: it is taken through this side's first blocks in the same message to the device, so that its rows are there when it is.
+   * Computes the logits [vocabulary] after these next tokens. With `guess`, the likeliest token is taken through this side's first blocks
+   * in the same message to the device, so that its hidden states are there in case it is next.
    */
   async next (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
-    const chunks = chunksOf(this.#c.weights.model, ids)
+    const chunks = chunksOf(this.#weights.model, ids)
     for (const chunk of chunks.slice(0, -1)) await this.#pass(chunk, { guess: false }, signal)
     return await this.#pass(chunks.at(-1)!, { guess }, signal)
   }
 
   async #pass (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
-    const { boundary, protection, wire, hiddenSize } = this.#c
+    const boundary = this.#boundary
     const position = this.#ends.length
     const tensors = await this.#released(ids)
-    await this.#channel.send(
-      fromClient({ case: 'rows', value: { position, count: ids.length, ...contextFields(this.#ends.contextAt(position)) } }),
-      tensors,
-      signal
-    )
-    using scope = new Scope(this.#c.weights.device)
-    // The next row's noise is drawn while the server computes.
-    const drawing = guess ? boundary.drawNoise(scope, protection, 1) : Promise.resolve({})
-    const [{ message: { kind }, tensors: back }, draw] = await both(this.#channel.receive(signal), drawing)
-    if (kind.case !== 'hidden' || kind.value.position !== position)
-      throw new BadMessageError('the server answered something else than it was asked')
-    checkHiddenStates(back, { wire, hidden: hiddenSize, rows: ids.length })
-    const rows = await boundary.decoding(back)
-    if (!guess) return await this.#ends.logits(rows, ids.length)
+    using scope = new Scope(this.#weights.device)
+    const answering = this.#middle.forward({ tensors, context: this.#ends.contextAt(position) }, signal)
+    // The noise of the next token is drawn while the middle computes.
+    const drawing = guess ? boundary.drawNoise(scope, this.#protection, 1) : Promise.resolve({})
+    const [back, draw] = await both(answering, drawing)
+    const states = await boundary.decoding(back)
+    if (!guess) return await this.#ends.logits(states, ids.length)
     const { logits, ...guessed } = await this.#ends.logitsAndNext(
-      rows,
+      states,
       ids.length,
-      async (next) => await boundary.protecting(next, protection, draw, 1)
+      async (next) => await boundary.protecting(next, this.#protection, draw, 1)
     )
     this.#guessed = guessed
     return logits
   }
 
-  /** Rows of the next tokens as they may leave. */
+  /** Returns the released hidden states of the next tokens. */
   async #released (ids: readonly number[]): Promise<readonly Tensor[]> {
     const guessed = this.#guessed
     this.#guessed = undefined
@@ -98,13 +95,13 @@ export class Sequence {
       if (ids.length === 1 && ids[0] === guessed.id) return guessed.release.tensors
       this.#ends.rewind(this.#ends.length)
     }
-    const { boundary, protection } = this.#c
-    return (await boundary.protect(await this.#ends.embed(ids), protection, ids.length)).tensors
+    return (await this.#boundary.protect(await this.#ends.embed(ids), this.#protection, ids.length)).tensors
   }
 
-  /** Frees the caches here; those on the server go with the stream. */
-  free (): void {
+  /** Frees the caches here and on the route. */
+  async close (): Promise<void> {
     this.#ends.free()
+    await this.#middle.close()
   }
 }
 

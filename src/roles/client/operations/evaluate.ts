@@ -1,48 +1,39 @@
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
-import { sequencesOf } from '../../../model/layers/hidden-states.ts'
 import { IGNORED_TARGET, type Batch } from '../../../model/text/batches.ts'
-import { fromClient } from '../../../protocols/train/messages.ts'
-import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { sequenceFields } from '../fields.ts'
-import type { ClientRuntime } from '../runtime.ts'
+import { protectionOf } from '../../charter-settings.ts'
+import type { Client } from '../client.ts'
+import { routeOf } from '../server-route.ts'
 import { loadBatches } from '../training/data.ts'
+import { evaluateBatch } from '../training/evaluation.ts'
 import { finite } from './finite.ts'
 
 /** Measures the loss on a data file, with the middle at the server and the labels here. */
 export async function * evaluate (
-  core: ClientRuntime,
+  { context, runtime, adapters, sessions }: Client,
   { limit = Infinity, timeoutMs: _, ...data }: ParametersOf<'evaluate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'evaluate'>> {
-  const { charter, client: { partition } } = core.context
-  const { dataset, batches } = await loadBatches(data, core.tokenizer, charter, signal)
+  const { charter } = context
+  const { dataset, batches } = await loadBatches(data, runtime.tokenizer, charter, signal)
   yield { type: 'start', records: dataset.examples.length, skippedLines: dataset.badLines }
-  const ends = core.clientEnds(core.context.client)
-  const middle = { first: partition.inputBlocks, end: charter.model.blocks - partition.outputBlocks }
+  const protection = protectionOf(charter, context.client).hidden
   const startedAtMs = Date.now()
-  const channel = await core.openTraining(signal)
+  const stream = await sessions.training(signal)
   try {
-    await core.refresh(channel, signal)
+    await adapters.refresh(stream, signal)
+    const route = routeOf({ training: stream }, { charter, partition: context.client.partition })
     let [lossSum, tokens, sequences] = [0, 0, 0]
     const count = batches.count(0)
     for (let index = 0; index < count && sequences < limit; index++) {
       const batch = firstSequences(batches.at({ epoch: 0, index }).batch, limit - sequences)
-      await channel.send(
-        fromClient({ case: 'evaluate', value: { request: index, middle, ...sequenceFields(sequencesOf(core.model, batch.ids)) } }),
-        await ends.release(batch.ids),
-        signal
-      )
-      const { message: { kind }, tensors } = await channel.receive(signal)
-      if (kind.case !== 'evaluated' || kind.value.request !== index)
-        throw new BadMessageError('the server answered something else than it was asked')
-      const loss = await ends.evaluate(batch, tensors)
+      const loss = await evaluateBatch({ ...runtime, route }, batch, protection, signal)
       lossSum += loss.lossSum
       tokens += loss.countedTokens
       sequences += batch.ids.length
       yield { type: 'progress', sequences, tokens }
     }
     const loss = lossSum / tokens
-    const { sentBytes, receivedBytes } = channel.traffic
+    const { sentBytes, receivedBytes } = stream.traffic
     yield {
       type: 'result',
       loss: finite(loss),
@@ -54,7 +45,7 @@ export async function * evaluate (
       receivedBytes
     }
   } finally {
-    await channel.close()
+    await stream.close()
   }
 }
 

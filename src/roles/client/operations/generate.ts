@@ -1,42 +1,48 @@
 import { randomInt } from 'node:crypto'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { UsageError } from '../../../errors.ts'
+import { protectionOf } from '../../charter-settings.ts'
+import type { Client } from '../client.ts'
 import { generateTokens, Sequence } from '../generation/generator.ts'
+import { Notices } from '../generation/notices.ts'
 import type { ClientRuntime } from '../runtime.ts'
+import { routeOf } from '../server-route.ts'
+import { TrafficMeter } from '../traffic.ts'
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
-  core: ClientRuntime,
-  { maxTokens, temperature, topK, topP, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
+  { context, runtime, adapters, sessions }: Client,
+  { maxTokens, temperature, topK, topP, timeoutMs, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
-  const { charter, client: { partition } } = core.context
-  const { tokenizer } = core
-  const prompt = promptIds(core, input)
+  const { charter, client: { partition } } = context
+  const { tokenizer, model, boundary, clientModel: { weights } } = runtime
+  const prompt = promptIds(runtime, input)
   const room = charter.limits.maxSequenceTokens - prompt.length
   if (room < 1)
     throw new UsageError(
       `the prompt has ${prompt.length} tokens, and a sequence of this federation ${charter.limits.maxSequenceTokens}`,
       'shorten it'
     )
-  await core.refreshAlone(signal)
-  const channel = await core.openGeneration(signal)
-  const { boundary, ends: { weights }, model } = core
+  await adapters.refreshAlone(signal)
+  const traffic = new TrafficMeter()
+  const notices = new Notices()
+  const route = routeOf(
+    { openGeneration: async (until = signal) => traffic.watch(await sessions.generation(until)) },
+    { charter, partition },
+    {
+      timeoutMs,
+      onWaiting: (reason) => { notices.add(reason) },
+      // Rotations of such a model depend on how many hidden states come at once.
+      ...(model.rotary.growth === undefined ? {} : { replayTokens: 1 })
+    }
+  )
   let sequence: Sequence | undefined
   try {
     const wanted = Math.min(maxTokens, room)
     sequence = await Sequence.open(
-      {
-        weights,
-        boundary,
-        protection: core.protection().hidden,
-        wire: charter.wire,
-        hiddenSize: model.hiddenSize,
-        blocks: charter.model.blocks,
-        partition
-      },
-      channel,
-      prompt.length + wanted,
+      { weights, boundary, route },
+      { protection: protectionOf(charter, context.client).hidden, partition, capacity: prompt.length + wanted },
       signal
     )
     const stream = tokenizer.createDecodeStream(prompt)
@@ -46,12 +52,16 @@ export async function * generate (
     const startedAt = performance.now()
     let firstAt = startedAt
     const sampling = { temperature, seed: String(seed), ...(topK === undefined ? {} : { topK }), ...(topP === undefined ? {} : { topP }) }
-    for await (
-      const { id, stop } of generateTokens(sequence, prompt, sampling, {
-        maxTokens: wanted,
-        stopIds: input.ids === undefined ? tokenizer.eosIds : []
-      }, signal)
-    ) {
+    const tokens = generateTokens(sequence, prompt, sampling, {
+      maxTokens: wanted,
+      stopIds: input.ids === undefined ? tokenizer.eosIds : []
+    }, signal)
+    for await (const event of notices.among(tokens)) {
+      if ('notice' in event) {
+        yield { type: 'waiting', reason: event.notice }
+        continue
+      }
+      const { id, stop } = event
       if (ids.length === 0) firstAt = performance.now()
       ids.push(id)
       stopped = stop
@@ -62,7 +72,7 @@ export async function * generate (
     const rest = stream.flush()
     if (rest !== '') yield { type: 'text', text: rest }
     const decodeSeconds = (performance.now() - firstAt) / 1000
-    const { sentBytes, receivedBytes } = channel.traffic
+    const { sentBytes, receivedBytes } = traffic.total
     yield {
       type: 'done',
       text: text + rest,
@@ -77,8 +87,7 @@ export async function * generate (
       receivedBytes
     }
   } finally {
-    sequence?.free()
-    await channel.close()
+    await sequence?.close()
   }
 }
 

@@ -1,30 +1,36 @@
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { checkClientSettings } from '../../../protocols/charter/index.ts'
+import { protectionOf } from '../../charter-settings.ts'
 import { aggregationOf } from '../../training/aggregation/factory.ts'
-import type { ClientRuntime } from '../runtime.ts'
+import type { Client } from '../client.ts'
 import { loadBatches, runKey } from '../training/data.ts'
 import type { ProgressMeta, Run } from '../training/progress.ts'
 import { ClientTrainer } from '../training/trainer.ts'
 
 /** Takes part in training with a data file until as many rounds are done as were asked for. */
 export async function * train (
-  core: ClientRuntime,
+  client: Client,
   { rounds, fresh, noise, gradientNoise, ...data }: ParametersOf<'train'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'train'>> {
-  const { charter, client } = core.context
-  const settings = { ...client, noise: noise ?? client.noise, gradientNoise: gradientNoise ?? client.gradientNoise }
+  const { context, runtime, state, lock, sessions, secret } = client
+  const { charter, client: { partition, ...chosen } } = context
+  const settings = {
+    partition, ...chosen, noise: noise ?? chosen.noise, gradientNoise: gradientNoise ?? chosen.gradientNoise
+  }
   checkClientSettings(charter, settings)
-  yield * core.exclusively(async function * (): AsyncGenerator<EventOf<'train'>> {
-    const { dataset, batches } = await loadBatches(data, core.tokenizer, charter, signal)
+  yield * lock.exclusively(async function * (): AsyncGenerator<EventOf<'train'>> {
+    const { dataset, batches } = await loadBatches(data, runtime.tokenizer, charter, signal)
     const key = await runKey(data)
-    const before = fresh ? undefined : core.progress?.run
+    const before = fresh ? undefined : state.progress?.run
     const resumed = before?.key === key ? before : undefined
-    const run: Run = { key, rounds, done: resumed?.done ?? 0, cursor: resumed?.cursor ?? { epoch: 0, index: 0 } }
+    const run: Run = {
+      key, rounds, done: resumed?.done ?? 0, cursor: resumed?.cursor ?? { epoch: 0, index: 0 }, uncounted: resumed?.uncounted ?? 0
+    }
     const strategy = aggregationOf(charter).client
-    if (fresh && !strategy.sharesAdapters) await core.state.reset()
+    if (fresh && !strategy.sharesAdapters) await state.reset()
     const progress: ProgressMeta & { run: Run } = {
-      federation: Buffer.from(core.context.charterHash).toString('hex'), round: core.progress?.round ?? 0, partition: client.partition, run
+      federation: Buffer.from(context.charterHash).toString('hex'), round: state.progress?.round ?? 0, partition, run
     }
     yield {
       type: 'start',
@@ -36,17 +42,14 @@ export async function * train (
       skippedLines: dataset.badLines
     }
     const startedAtMs = Date.now()
-    const trainer = new ClientTrainer({
+    const { device, clientModel: model, boundary } = runtime
+    const trainer = new ClientTrainer({ device, model, boundary, secret, state, sessions, batches, strategy }, {
       charter,
-      strategy,
-      partition: client.partition,
-      ends: core.clientEnds(settings),
-      state: core.state,
-      batches,
+      partition,
+      peer: context.peerId.toString(),
+      protections: protectionOf(charter, settings),
       progress,
-      resumed: resumed !== undefined,
-      onProgress: (meta) => { core.progress = meta },
-      open: async (inner) => await core.openTraining(inner)
+      resumed: resumed !== undefined
     })
     let loss: number | null = null
     for await (const event of trainer.run(signal)) {

@@ -2,15 +2,17 @@ import { MidspanError } from '../../../errors.ts'
 import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
 import type { Optimizer, StepSettings } from '../../../model/training/optimizer.ts'
 import { stateNames, stateShape, type Parameters } from '../../../model/training/parameters.ts'
-import type { Charter } from '../../../protocols/charter/schema.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { expectTensor } from '../../../protocols/wire/hidden-states.ts'
+import { checkMagnitude, expectTensor } from '../../../protocols/wire/hidden-states.ts'
 import { isFiniteTensor, type Tensor } from '../../../tensor.ts'
 import type { AdapterShape } from '../../training/aggregation/strategy.ts'
-import { writeProgress, type ProgressMeta } from './progress.ts'
+import { writeProgress, type Progress, type ProgressMeta } from './progress.ts'
 
-/** Marks, in a client's snapshot, a step that was taken but that the federation may not have counted. */
+/** Marks a step in a client's snapshot that was taken but that the federation may not have counted. */
 const PENDING_PREFIX = 'pending/'
+
+/** Steps that a server may say were taken: far above any training, and far below where an int32 ends. */
+const MAX_STEPS = 2 ** 30
 
 /** Thrown when the gradients of a client's own blocks are not finite: a step would spoil its adapters for good. */
 export class GradientOverflowError extends MidspanError {
@@ -21,8 +23,16 @@ export class GradientOverflowError extends MidspanError {
   }
 }
 
-export interface ClientStateComponents {
-  readonly charter: Charter
+/** Thrown when a step would leave values that are not finite. The adapters are as before the step then. */
+export class StepOverflowError extends MidspanError {
+  constructor (name: string) {
+    super('E_STEP_OVERFLOW', `the step would leave values in ${name} that are not finite, and was not taken`, {
+      next: 'training has diverged, or the server sent what no step is made of: ask whoever runs it'
+    })
+  }
+}
+
+export interface AdapterStateComponents {
   readonly device: Device
   readonly optimizer: Optimizer
   readonly parameters: Parameters
@@ -36,41 +46,48 @@ export interface ClientStateComponents {
  * reverts it when it hears whether the work counted.
  */
 export class AdapterState {
-  readonly #c: ClientStateComponents
-  /** As training starts. */
+  readonly #c: AdapterStateComponents
+  /** The state as training starts. */
   readonly #initial: ReadonlyMap<string, Tensor>
   #committed: ReadonlyMap<string, Tensor>
   #pending: ReadonlyMap<string, Tensor> | undefined
+  #progress: ProgressMeta | undefined
 
   private constructor (
-    components: ClientStateComponents,
+    components: AdapterStateComponents,
     initial: ReadonlyMap<string, Tensor>,
     committed: ReadonlyMap<string, Tensor>,
-    pending: ReadonlyMap<string, Tensor> | undefined
+    pending: ReadonlyMap<string, Tensor> | undefined,
+    progress: ProgressMeta | undefined
   ) {
     this.#c = components
     this.#initial = initial
     this.#committed = committed
     this.#pending = pending
+    this.#progress = progress
   }
 
-  /** Continues from a snapshot's tensors, if there are any. */
-  static async open (components: ClientStateComponents, saved: ReadonlyMap<string, Tensor> = new Map()): Promise<AdapterState> {
+  /** Continues from a snapshot, if there is one. */
+  static async open (components: AdapterStateComponents, saved?: Progress): Promise<AdapterState> {
     const { parameters } = components
+    const tensors = saved?.tensors ?? new Map<string, Tensor>()
     const pending = new Map(
-      [...saved].filter(([name]) => name.startsWith(PENDING_PREFIX)).map(([name, value]) => [name.slice(PENDING_PREFIX.length), value])
+      [...tensors].filter(([name]) => name.startsWith(PENDING_PREFIX)).map(([name, value]) => [name.slice(PENDING_PREFIX.length), value])
     )
     const initial = await parameters.state()
-    await parameters.restore(saved)
-    return new AdapterState(components, initial, await parameters.state(), pending.size === 0 ? undefined : pending)
+    await parameters.restore(tensors)
+    return new AdapterState(components, initial, await parameters.state(), pending.size === 0 ? undefined : pending, saved?.meta)
   }
+
+  /** The place in the rounds that was made durable last; undefined before the first training. */
+  get progress (): ProgressMeta | undefined { return this.#progress }
 
   /** The adapters as they are, on the host. */
   async values (): Promise<Map<string, Tensor>> {
     return await this.#c.parameters.values()
   }
 
-  /** Gradients of the client's adapters in the order in which they are told. */
+  /** Copies gradients of the client's adapters to the host, in the order in which they are handed in. Throws GradientOverflowError. */
   async download (gradients: ReadonlyMap<string, DeviceTensor>): Promise<Map<string, Tensor>> {
     const ordered = this.#c.shapes.map(({ name }) => {
       const gradient = gradients.get(name)
@@ -78,10 +95,14 @@ export class AdapterState {
       return gradient
     })
     const downloaded = await this.#c.device.downloadAll(ordered)
+    if (!downloaded.every(isFiniteTensor)) throw new GradientOverflowError()
     return new Map(this.#c.shapes.map(({ name }, index) => [name, downloaded[index] as Tensor]))
   }
 
-  /** Named tensors from the server: only of this client's own blocks, in their shapes, finite. Throws BadMessageError. */
+  /**
+   * Checks named tensors from the server: only of this client's own blocks, in their shapes, with values that adapters and an optimiser's
+   * state can have. Throws BadMessageError.
+   */
   checked (names: readonly string[], tensors: readonly Tensor[]): Map<string, Tensor> {
     if (names.length !== tensors.length) throw new BadMessageError(`${tensors.length} tensors came with ${names.length} names`)
     const shapes = new Map(
@@ -93,14 +114,18 @@ export class AdapterState {
       if (shape === undefined) throw new BadMessageError(`${name} is not an adapter of this client's blocks`)
       expectTensor(name, value, name.endsWith('.t') ? 'int32' : 'float32', shape)
       if (!isFiniteTensor(value)) throw new BadMessageError(`${name} holds values that are not finite`)
+      if (mayBeNegative(name)) checkMagnitude(name, value)
+      else if ((value.data as Float32Array | Int32Array).some((element) => element < 0))
+        throw new BadMessageError(`${name} holds negative values: it is a sum of squares, or a count`)
+      if (name.endsWith('.t') && (value.data[0] as number) > MAX_STEPS)
+        throw new BadMessageError(`${name} counts ${value.data[0]} steps, more than ${MAX_STEPS}`)
       return [name, value]
     }))
   }
 
-  /** Takes the step that every holder of these blocks takes. */
+  /** Takes the step that every holder of these blocks takes. Throws StepOverflowError. */
   async step (gradients: ReadonlyMap<string, Tensor>, settings: StepSettings): Promise<void> {
-    await this.#c.parameters.step(this.#c.optimizer, gradients, settings)
-    this.#committed = await this.#c.parameters.state()
+    this.#committed = await this.#stepped(gradients, settings)
   }
 
   /** The L2 norm of the gradients of the client's adapters. Throws GradientOverflowError. */
@@ -110,11 +135,9 @@ export class AdapterState {
     return norm
   }
 
-  /** Takes a step of the client's own, and writes it down as not yet counted. */
+  /** Takes a step of the client's own, and writes it down as not yet counted. Throws StepOverflowError. */
   async prepare (gradients: ReadonlyMap<string, DeviceTensor>, settings: StepSettings, meta: ProgressMeta): Promise<void> {
-    const { optimizer, parameters } = this.#c
-    await parameters.step(optimizer, gradients, settings)
-    this.#pending = await parameters.state()
+    this.#pending = await this.#stepped(gradients, settings)
     await this.commit(meta)
   }
 
@@ -154,6 +177,31 @@ export class AdapterState {
   /** Makes the state durable together with the place in the rounds that it belongs to. */
   async commit (meta: ProgressMeta): Promise<void> {
     const pending = [...this.#pending ?? []].map(([name, value]) => [PENDING_PREFIX + name, value] as const)
-    await writeProgress(this.#c.path, { meta, tensors: new Map([...this.#committed, ...pending]) })
+    const tensors = new Map([...this.#committed, ...pending])
+    const spoilt = notFinite(tensors)
+    if (spoilt !== undefined) throw new StepOverflowError(spoilt)
+    await writeProgress(this.#c.path, { meta, tensors })
+    this.#progress = meta
   }
+
+  /** Takes a step and returns the state after it. The adapters stay as they are where that is not finite. */
+  async #stepped (gradients: ReadonlyMap<string, Tensor | DeviceTensor>, settings: StepSettings): Promise<ReadonlyMap<string, Tensor>> {
+    const { optimizer, parameters } = this.#c
+    await parameters.step(optimizer, gradients, settings)
+    const state = await parameters.state()
+    const spoilt = notFinite(state)
+    if (spoilt === undefined) return state
+    await parameters.restore(this.#committed)
+    throw new StepOverflowError(spoilt)
+  }
+}
+
+/** Returns the name of a tensor with values that are not finite, if there is one. */
+function notFinite (tensors: ReadonlyMap<string, Tensor>): string | undefined {
+  return [...tensors].find(([, value]) => !isFiniteTensor(value))?.[0]
+}
+
+/** Whether values of this name may be below zero: not those of the second moment, nor the count of steps. */
+function mayBeNegative (name: string): boolean {
+  return !/\.[vt]$/.test(name)
 }

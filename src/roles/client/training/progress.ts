@@ -11,7 +11,9 @@ const runSchema = z.strictObject({
   key: z.string(),
   rounds: z.int().min(1),
   done: z.int().min(0),
-  cursor: cursorSchema
+  cursor: cursorSchema,
+  /** Rounds in which the batch at the cursor was released and did not count, one after another. */
+  uncounted: z.int().min(0).optional()
 })
 
 const metaSchema = z.strictObject({

@@ -1,66 +1,104 @@
 import type { ProgressOf } from '../../../api/operations.ts'
+import { Backoff } from '../../../backoff.ts'
+import { isRetryable } from '../../../errors.ts'
+import type { Boundary } from '../../../model/privacy/boundary.ts'
+import type { Device } from '../../../model/runtime/device.ts'
 import type { Batches, Cursor } from '../../../model/text/batches.ts'
+import type { ClientModel } from '../../../model/training/client-model.ts'
 import { learningRateAt } from '../../../model/training/learning-rate.ts'
 import { clippingCoefficient } from '../../../model/training/optimizer.ts'
 import type { Charter, Partition } from '../../../protocols/charter/schema.ts'
-import { fromClient, type ServerMessage, type TrainClientChannel } from '../../../protocols/train/messages.ts'
-import type { Coefficient, Gradient, Hidden, Step, Waiting } from '../../../protocols/train/train_pb.ts'
+import type { ServerMessage } from '../../../protocols/train/messages.ts'
+import type { Coefficient, Step, Waiting } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import type { Tensor } from '../../../tensor.ts'
+import { PassInterruptedError, type TrainingStream } from '../../middle/training-stream.ts'
 import type { ClientStrategy } from '../../training/aggregation/strategy.ts'
-import { Backoff } from '../backoff.ts'
-import { sequenceFields } from '../fields.ts'
-import { isTransient } from '../sessions.ts'
+import type { ReleaseSecret } from '../release-secret.ts'
+import { middleOf, routeOf } from '../server-route.ts'
+import type { ClientSessions } from '../sessions.ts'
+import { TrafficMeter, type Traffic } from '../traffic.ts'
 import type { AdapterState } from './adapter-state.ts'
-import type { ClientEnds } from './client-ends.ts'
+import { ClientRound } from './client-round.ts'
 import type { ProgressMeta, Run } from './progress.ts'
-import { RoundWork } from './round-work.ts'
-import { TrafficMeter, type Traffic } from './traffic.ts'
+import { Releases, type Protections } from './releases.ts'
+import { RoundRepeats } from './round-repeats.ts'
 
 export type TrainEvent = Extract<ProgressOf<'train'>, { readonly type: 'waiting' | 'round' }>
 
 export interface ClientTrainerComponents {
-  readonly charter: Charter
-  readonly strategy: ClientStrategy
-  readonly partition: Partition
-  readonly ends: ClientEnds
+  readonly device: Device
+  readonly model: ClientModel
+  readonly boundary: Boundary
+  readonly secret: ReleaseSecret
   readonly state: AdapterState
+  readonly sessions: Pick<ClientSessions, 'training'>
   readonly batches: Batches
+  readonly strategy: ClientStrategy
+}
+
+export interface ClientTrainerSettings {
+  readonly charter: Charter
+  readonly partition: Partition
+  /** This client, as the servers know it. */
+  readonly peer: string
+  readonly protections: Protections
   readonly progress: ProgressMeta & { readonly run: Run }
   /** Whether the run was begun before, so that work of it may have counted without this client's knowing. */
   readonly resumed: boolean
-  /** Called with every place that was made durable. */
-  readonly onProgress: (meta: ProgressMeta) => void
-  /** Opens a training stream. */
-  readonly open: (signal: AbortSignal) => Promise<TrainClientChannel>
 }
+
+/** Often enough that a server that comes back is found within a few seconds. */
+const RECONNECT = { firstMs: 200, greatestMs: 5_000 }
 
 /** How long a goodbye may take. */
 const WITHDRAW_TIMEOUT_MS = 5_000
 
+/** Rounds whose numbers a server may name. */
+const MAX_ROUND = 2 ** 31 - 1
+
+/**
+ * Rounds in which one batch may be released without counting, before the client goes on to the next one. The client's blocks change from
+ * round to round, and each release then has noise of its own: a server that never counts a batch would collect releases of almost the same
+ * hidden states. The mean of eight has about a third of the noise.
+ */
+const MAX_UNCOUNTED = 8
+
 /** Follows the rounds of a federation with this client's own text, until it has done as many as it was asked for. */
 export class ClientTrainer {
   readonly #c: ClientTrainerComponents
+  readonly #settings: ClientTrainerSettings
+  readonly #releases: Releases
+  readonly #repeats = new RoundRepeats()
   #meta: ProgressMeta & { readonly run: Run }
-  #work: RoundWork | undefined
+  #work: ClientRound | undefined
   #begun: boolean
   readonly #traffic = new TrafficMeter()
+  /** The last round in which a batch was released, also where its work was lost with the connection. */
+  #releasedRound: number | undefined
+  /** What the user has to be told, in order. */
+  readonly #notices: string[] = []
   /** The last write of a place and the state that belongs to it, which may be in progress, or have failed. */
   #written: Promise<void> = Promise.resolve()
 
-  constructor (components: ClientTrainerComponents) {
+  constructor (components: ClientTrainerComponents, settings: ClientTrainerSettings) {
     this.#c = components
-    this.#meta = components.progress
-    this.#begun = components.resumed
+    this.#settings = settings
+    this.#releases = new Releases(components, settings.protections)
+    this.#meta = settings.progress
+    this.#begun = settings.resumed
   }
 
   /** Bytes on the wire since the start. */
   get traffic (): Traffic { return this.#traffic.total }
 
-  /** Takes part until the run is done. A lost connection is opened again; what the rounds need survives it. */
+  /**
+   * Takes part until the run is done. A lost connection is opened again, and what the rounds need survives it. Throws what no other try
+   * can mend: a server's refusal, RoundRepeatedError, a full disk.
+   */
   async * run (signal: AbortSignal): AsyncGenerator<TrainEvent> {
-    const backoff = new Backoff()
+    const backoff = new Backoff(RECONNECT)
     while (this.#meta.run.done < this.#meta.run.rounds) {
       try {
         for await (const event of this.#follow(signal)) {
@@ -69,7 +107,7 @@ export class ClientTrainer {
         }
       } catch (error) {
         signal.throwIfAborted()
-        if (!isTransient(error)) throw error
+        if (!isRetryable(error)) throw error
         yield {
           type: 'waiting',
           reason: `the connection was lost (${error instanceof Error ? error.message : String(error)}); trying again`
@@ -83,61 +121,58 @@ export class ClientTrainer {
   }
 
   async * #follow (signal: AbortSignal): AsyncGenerator<TrainEvent> {
-    const channel = await this.#c.open(signal)
+    const stream = this.#traffic.watch(await this.#c.sessions.training(signal))
     // A server that takes nothing more must not keep a client from stopping.
-    const giveUp = (): void => { setTimeout(() => { channel.abort(new Error('the client left')) }, WITHDRAW_TIMEOUT_MS).unref() }
+    const giveUp = (): void => { setTimeout(() => { stream.abort(new Error('the client left')) }, WITHDRAW_TIMEOUT_MS).unref() }
     signal.addEventListener('abort', giveUp, { once: true })
     let clean = false
     try {
       // What could not be written is written before anything follows from it.
       await this.#written.catch(async () => { await this.#write() })
       // The round in progress may have work of another run of this client's: that is not gone on with.
-      if (!this.#begun) await this.#leaveRound(channel, signal)
-      await this.#enlist(channel)
+      if (!this.#begun) await this.#leaveRound(stream, signal)
+      await this.#enlist(stream)
       while (this.#meta.run.done < this.#meta.run.rounds) {
-        const received = await channel.receive(signal)
-        const event = await this.#handle(channel, received)
+        const event = await this.#handle(stream, await stream.receive(signal), signal)
+        for (const reason of this.#notices.splice(0)) yield { type: 'waiting', reason }
         if (event !== undefined) yield event
       }
       await this.#written
       clean = true
     } finally {
       signal.removeEventListener('abort', giveUp)
-      if (clean || signal.aborted) await this.#withdraw(channel)
-      else channel.abort(new Error('the client lost its place'))
-      this.#traffic.close(channel)
+      if (clean || signal.aborted) await this.#withdraw(stream)
+      else stream.abort(new Error('the client lost its place'))
     }
   }
 
-  async #handle (channel: TrainClientChannel, { message: { kind }, tensors }: Received<ServerMessage>): Promise<TrainEvent | undefined> {
+  async #handle (
+    stream: TrainingStream,
+    { message: { kind }, tensors }: Received<ServerMessage>,
+    signal: AbortSignal
+  ): Promise<TrainEvent | undefined> {
     switch (kind.case) {
       case 'enlisted':
         return await this.#reconcile(kind.value, tensors)
       case 'waiting':
         return { type: 'waiting', reason: waitingReason(kind.value) }
       case 'begin':
-        return await this.#begin(channel, kind.value.round)
-      case 'hidden':
-        return await this.#hidden(channel, kind.value, tensors)
-      case 'gradient':
-        return await this.#gradient(channel, kind.value, tensors)
+        return await this.#begin(stream, kind.value.round, signal)
       case 'coefficient':
-        return await this.#coefficient(channel, kind.value)
+        return await this.#coefficient(stream, kind.value)
       case 'step':
-        return await this.#step(channel, kind.value, tensors)
+        return await this.#step(stream, kind.value, tensors)
       case 'withdrawn':
         // What it did for the round is lost, also where the round is tried again without it.
         this.#forget()
-        return await this.#enlist(channel)
+        return await this.#enlist(stream)
       default: throw new BadMessageError('the server sent a message that training does not have')
     }
   }
 
-  async #enlist (channel: TrainClientChannel): Promise<undefined> {
-    const { partition: { inputBlocks, outputBlocks }, charter: { model: { blocks } } } = this.#c
-    await channel.send(
-      fromClient({ case: 'enlist', value: { middle: { first: inputBlocks, end: blocks - outputBlocks }, round: this.#meta.round } })
-    )
+  async #enlist (stream: TrainingStream): Promise<undefined> {
+    const { charter, partition } = this.#settings
+    await stream.send({ case: 'enlist', value: { middle: middleOf(charter, partition), round: this.#meta.round } })
   }
 
   /** Finds out what became of the round that this client was cut off in, and takes over the state that it missed. */
@@ -146,101 +181,102 @@ export class ClientTrainer {
     tensors: readonly Tensor[]
   ): Promise<undefined> {
     if (round < this.#meta.round) throw new BadMessageError(`the server is at round ${round}, and this client has seen ${this.#meta.round}`)
+    if (round > MAX_ROUND) throw new BadMessageError(`the server is at round ${round}: there are ${MAX_ROUND} at most`)
     // The round goes on: what this client handed in for it may still count.
     if (round === this.#meta.round) {
       await this.#c.state.suspend()
       return
     }
+    const state = this.#c.state.checked(names, tensors)
     // Work for the round that this client was in can have counted in that round alone.
     const counted = countedRound === this.#meta.round + 1
     if (counted) await this.#c.state.promote()
     else await this.#c.state.revert()
-    await this.#c.state.adopt(this.#c.state.checked(names, tensors))
+    await this.#c.state.adopt(state)
     await this.#goOn(round, counted && this.#begun)
   }
 
-  async #begin (channel: TrainClientChannel, round: number): Promise<undefined> {
+  /** Computes the passes of a round and hands in what they came to, unless the server ends the round meanwhile. */
+  async #begin (stream: TrainingStream, round: number, signal: AbortSignal): Promise<undefined> {
     // A step was missed, as when it was said on a stream that had just been replaced.
-    if (round !== this.#meta.round) return await this.#enlist(channel)
+    if (round !== this.#meta.round) return await this.#enlist(stream)
     this.#forget()
+    const notice = this.#repeats.count(round)
+    if (notice !== undefined) this.#notices.push(notice)
     if (!this.#begun) {
       this.#begun = true
       await this.#write()
     }
     // The same round may begin anew, after this client has prepared its step.
     await this.#c.state.suspend()
-    this.#work = new RoundWork(round, this.#c.ends, this.#c.batches, this.#meta.run.cursor)
-    await this.#forward(channel, this.#work)
+    this.#releasedRound = round
+    const { charter, partition, peer } = this.#settings
+    const { gradientAccumulationSteps } = charter.training
+    const route = routeOf({ training: stream }, { charter, partition })
+    const work = this.#work = new ClientRound({ ...this.#c, releases: this.#releases }, { round, peer, cursor: this.#meta.run.cursor })
+    try {
+      while (work.pass < gradientAccumulationSteps) await work.run(route, signal)
+    } catch (error) {
+      if (error instanceof PassInterruptedError) return
+      throw error
+    }
+    await this.#handIn(stream, work)
   }
 
-  async #forward (channel: TrainClientChannel, work: RoundWork): Promise<undefined> {
-    const { sequences, hidden } = await work.forward()
-    await channel.send(fromClient({ case: 'forward', value: { round: work.round, pass: work.pass, ...sequenceFields(sequences) } }), hidden)
-  }
-
-  async #hidden (channel: TrainClientChannel, { round, pass }: Hidden, tensors: readonly Tensor[]): Promise<undefined> {
-    const work = this.#workOf(round)
-    if (work?.awaits !== 'hidden' || work.pass !== pass) return
-    const gradient = await work.learn(tensors)
-    await channel.send(fromClient({ case: 'backward', value: { round, pass, tokens: work.passTokens } }), gradient)
-  }
-
-  async #gradient (channel: TrainClientChannel, { round, pass }: Gradient, tensors: readonly Tensor[]): Promise<undefined> {
-    const work = this.#workOf(round)
-    if (work?.awaits !== 'gradient' || work.pass !== pass) return
-    await work.finish(tensors)
-    const { charter, strategy, state } = this.#c
-    if (work.pass < charter.training.gradientAccumulationSteps) return await this.#forward(channel, work)
+  async #handIn (stream: TrainingStream, work: ClientRound): Promise<undefined> {
     // Work that is handed in may count, and a client that is killed must then find the round and the run that it is of.
     await this.#written
-    if (!strategy.stepsItself) return await this.#contribute(channel, work)
+    const { state, strategy } = this.#c
+    const { charter } = this.#settings
+    const { round } = work
+    work.awaits = 'step'
+    if (!strategy.stepsItself) return await this.#contribute(stream, work)
     const norm = await state.norm(work.gradients)
     if (!strategy.tellsGradientNorm)
-      return await this.#ownStep(channel, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm))
+      return await this.#ownStep(stream, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm))
     work.awaits = 'coefficient'
-    await channel.send(fromClient({ case: 'gradientNorm', value: { round, norm } }))
+    await stream.send({ case: 'gradientNorm', value: { round, norm } })
   }
 
-  async #coefficient (channel: TrainClientChannel, { round, coefficient }: Coefficient): Promise<undefined> {
+  async #coefficient (stream: TrainingStream, { round, coefficient }: Coefficient): Promise<undefined> {
     const work = this.#workOf(round)
     if (work?.awaits !== 'coefficient') return
-    // The comparisons are false for NaN.
-    if (!(coefficient > 0 && coefficient <= 1))
-      throw new BadMessageError(`the server has gradients multiplied by ${coefficient}: clipping takes a number above 0, 1 at most`)
+    checkFactor('the coefficient of clipping', coefficient)
     work.awaits = 'step'
-    await this.#ownStep(channel, work, coefficient)
+    await this.#ownStep(stream, work, coefficient)
   }
 
-  /** Takes the step of this client's own ends and hands in what they add. */
-  async #ownStep (channel: TrainClientChannel, work: RoundWork, coefficient: number): Promise<undefined> {
+  /** Takes the step of this client's own blocks and hands in what they add. */
+  async #ownStep (stream: TrainingStream, work: ClientRound, coefficient: number): Promise<undefined> {
     const { round, gradients, figures: { tokens } } = work
     await this.#c.state.prepare(gradients, { learningRate: this.#learningRate(round), scale: coefficient / tokens }, this.#meta)
-    await this.#contribute(channel, work)
+    await this.#contribute(stream, work)
   }
 
-  async #contribute (channel: TrainClientChannel, { round, gradients }: RoundWork): Promise<undefined> {
+  async #contribute (stream: TrainingStream, { round, gradients }: ClientRound): Promise<undefined> {
     const contribution = await this.#c.strategy.contribution(round, this.#c.state, gradients)
-    await channel.send(fromClient({ case: 'contribution', value: { round, names: [...contribution.keys()] } }), [...contribution.values()])
+    await stream.send({ case: 'contribution', value: { round, names: [...contribution.keys()] } }, [...contribution.values()])
   }
 
   async #step (
-    channel: TrainClientChannel,
+    stream: TrainingStream,
     { round, scale, leftOut, names, members }: Step,
     tensors: readonly Tensor[]
   ): Promise<TrainEvent | undefined> {
     if (round !== this.#meta.round) return undefined
-    const { strategy, state } = this.#c
+    const { state, strategy } = this.#c
     const work = this.#workOf(round)
     const took = work !== undefined && !leftOut
+    if (!strategy.stepsItself) checkFactor('the scale of a step', scale)
     await strategy.finish(state, { counted: took, tensors: state.checked(names, tensors), scale, learningRate: this.#learningRate(round) })
     await this.#goOn(round + 1, took)
-    const event = work === undefined ? undefined : this.#event(channel, work, leftOut, members)
+    const event = work === undefined ? undefined : this.#event(work, leftOut, members)
     this.#forget()
-    if (leftOut) await this.#enlist(channel)
+    if (leftOut) await this.#enlist(stream)
     return event
   }
 
-  #event (channel: TrainClientChannel, work: RoundWork, leftOut: boolean, members: number): TrainEvent {
+  #event (work: ClientRound, leftOut: boolean, members: number): TrainEvent {
     const { tokens, inputTokens, lossSum, clippedFraction } = work.figures
     const { run: { done, rounds } } = this.#meta
     const seconds = Math.max(1, Date.now() - work.startedAtMs) / 1000
@@ -254,7 +290,7 @@ export class ClientTrainer {
       tokensPerSecond: tokens / seconds,
       inputTokens,
       inputTokensPerSecond: inputTokens / seconds,
-      ...this.#traffic.sinceLast(channel),
+      ...this.#traffic.sinceLast(),
       clippedFraction,
       leftOut,
       members
@@ -264,8 +300,14 @@ export class ClientTrainer {
   /** Goes on to the next place in the rounds and, if this client's work counted, in the data. */
   async #goOn (round: number, counted: boolean): Promise<void> {
     const { run } = this.#meta
-    const next = counted ? { ...run, done: run.done + 1, cursor: this.#after(run.cursor) } : run
-    this.#meta = { ...this.#meta, round, run: next }
+    const uncounted = (run.uncounted ?? 0) + (this.#releasedRound === this.#meta.round ? 1 : 0)
+    const next = { ...run, uncounted: 0, cursor: this.#after(run.cursor) }
+    if (counted) this.#meta = { ...this.#meta, round, run: { ...next, done: run.done + 1 } }
+    else if (uncounted < MAX_UNCOUNTED) this.#meta = { ...this.#meta, round, run: { ...run, uncounted } }
+    else {
+      this.#notices.push(`a batch did not count in ${uncounted} rounds, and is left out: releasing it more often would show it`)
+      this.#meta = { ...this.#meta, round, run: next }
+    }
     await this.#write()
   }
 
@@ -275,35 +317,34 @@ export class ClientTrainer {
    */
   async #write (): Promise<void> {
     await Promise.allSettled([this.#written])
-    const meta = this.#meta
-    this.#written = this.#c.state.commit(meta).then(() => { this.#c.onProgress(meta) })
+    this.#written = this.#c.state.commit(this.#meta)
     this.#written.catch(() => {})
   }
 
   /** The place in the data behind a round's batches. */
   #after (cursor: Cursor): Cursor {
-    const { batches, charter: { training: { gradientAccumulationSteps } } } = this.#c
-    for (let pass = 0; pass < gradientAccumulationSteps; pass++) cursor = batches.at(cursor).next
+    const { gradientAccumulationSteps } = this.#settings.charter.training
+    for (let pass = 0; pass < gradientAccumulationSteps; pass++) cursor = this.#c.batches.at(cursor).next
     return cursor
   }
 
-  async #withdraw (channel: TrainClientChannel): Promise<void> {
+  async #withdraw (stream: TrainingStream): Promise<void> {
     const signal = AbortSignal.timeout(WITHDRAW_TIMEOUT_MS)
     try {
-      await this.#leaveRound(channel, signal)
-      await channel.close(signal)
+      await this.#leaveRound(stream, signal)
+      await stream.close(signal)
     } catch {
       // The server sees the stream end in any case; the round that it is in goes on after its deadline.
-      channel.abort(new Error('the client left'))
+      stream.abort(new Error('the client left'))
     }
   }
 
-  async #leaveRound (channel: TrainClientChannel, signal: AbortSignal): Promise<void> {
-    await channel.send(fromClient({ case: 'withdraw', value: {} }), [], signal)
-    while ((await channel.receive(signal)).message.kind.case !== 'withdrawn');
+  async #leaveRound (stream: TrainingStream, signal: AbortSignal): Promise<void> {
+    await stream.send({ case: 'withdraw', value: {} }, [], signal)
+    while ((await stream.receive(signal)).message.kind.case !== 'withdrawn');
   }
 
-  #workOf (round: number): RoundWork | undefined {
+  #workOf (round: number): ClientRound | undefined {
     return this.#work?.round === round ? this.#work : undefined
   }
 
@@ -313,7 +354,7 @@ export class ClientTrainer {
   }
 
   #learningRate (round: number): number {
-    const { training: { schedule, optimizer } } = this.#c.charter
+    const { training: { schedule, optimizer } } = this.#settings.charter
     return learningRateAt(schedule, optimizer.learningRate, round)
   }
 }
@@ -322,6 +363,14 @@ export class ClientTrainer {
 function waitingReason ({ members, needed, sitsOutRounds }: Waiting): string {
   if (members < needed) return `the federation has ${members} of the ${needed} members that a round needs`
   if (sitsOutRounds > 0)
-    return `this client missed or held up several rounds in a row, and sits out ${sitsOutRounds === 1 ? 'one round' : `${sitsOutRounds} rounds`}`
+    return `this client missed or held up several rounds in a row, and sits out ${
+      sitsOutRounds === 1 ? 'one round' : `${sitsOutRounds} rounds`
+    }`
   return 'the next round begins when this one is over'
+}
+
+/** Checks what a server has gradients multiplied by: above 0, and 1 at most, as it divides by tokens and clips. Throws BadMessageError. */
+function checkFactor (what: string, factor: number): void {
+  // The comparisons are false for NaN.
+  if (!(factor > 0 && factor <= 1)) throw new BadMessageError(`${what} is ${factor}: expected a number above 0, 1 at most`)
 }

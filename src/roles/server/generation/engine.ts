@@ -6,7 +6,7 @@ import type { Boundary } from '../../../model/privacy/boundary.ts'
 import type { Device } from '../../../model/runtime/device.ts'
 import type { Span } from '../../../span.ts'
 import { tensor, type Tensor } from '../../../tensor.ts'
-import type { CachedHiddenStates, StageCache } from '../../middle/stage.ts'
+import { checkPosition, tokensOf, type CachedHiddenStates, type StageCache } from '../../middle/stage.ts'
 import { BatchRunner, type BatchChunk, type ChunkResult } from './batch-runner.ts'
 import { CacheManager, type CachedSequence } from './cache-manager.ts'
 import { NO_HISTORY, schedule, type PendingRequest, type SchedulerLimits } from './scheduler.ts'
@@ -22,11 +22,19 @@ export class SequenceClosedError extends MidspanError {
  * What one run carries. A run with 512 tokens of a prompt takes about twenty times as long as one with a single token, which must wait for
  * it; with 128 tokens about six times, at nearly the same speed of the prompt. 32 sequences bound the programs that a server compiles.
  */
-const LIMITS: SchedulerLimits = { maxBatchedTokens: 512, maxPrefillTokens: 128, maxDecodeTokens: 8, maxSequences: 32, quantum: 32 }
+export const DEFAULT_LIMITS: SchedulerLimits = {
+  maxBatchedTokens: 512,
+  maxPrefillTokens: 128,
+  maxDecodeTokens: 8,
+  maxSequences: 32,
+  quantum: 32
+}
 
 /** A request that is queued or running. */
 interface Request extends CachedHiddenStates {
   readonly sequence: CachedSequence
+  /** The position of the first token. */
+  readonly position: number
   readonly count: number
   /** The tokens that were computed so far, and their hidden states. */
   done: number
@@ -55,10 +63,10 @@ export class GenerationEngine {
   /** The run in progress. */
   #running: Promise<unknown> | undefined
 
-  constructor ({ device, model, blocks, boundary, cacheBytes }: GenerationEngineComponents) {
+  constructor ({ device, model, blocks, boundary, cacheBytes }: GenerationEngineComponents, limits = DEFAULT_LIMITS) {
     this.caches = new CacheManager({ device, model, totalBytes: cacheBytes })
     this.#runner = new BatchRunner({ device, blocks, boundary })
-    this.#limits = { ...LIMITS, maxBatchedTokens: Math.min(LIMITS.maxBatchedTokens, maxChunkTokens(model)) }
+    this.#limits = { ...limits, maxBatchedTokens: Math.min(limits.maxBatchedTokens, maxChunkTokens(model)) }
   }
 
   /** Opens a sequence, named `id`, of up to `capacity` tokens of a client. The caller closes it. Throws CacheFullError. */
@@ -67,14 +75,17 @@ export class GenerationEngine {
   }
 
   /**
-   * Takes hidden states through the blocks of their sequence, in as many runs as the scheduler plans, and appends them to its cache. A sequence
+   * Takes hidden states through the blocks of their sequence, in as many runs as the scheduler plans, and appends them to its cache. A
+   * sequence
    * has one request at a time. A request whose signal aborts is given up before its next run. Throws CacheEvictedError.
    */
   async compute (sequence: CachedSequence, states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
     signal?.throwIfAborted()
     this.caches.acquire(sequence)
     const { promise, resolve, reject } = Promise.withResolvers<readonly Tensor[]>()
-    const request: Request = { sequence, ...states, count: states.tensors[0]?.shape[0] ?? 0, done: 0, results: [], resolve, reject }
+    const request: Request = {
+      sequence, ...states, position: sequence.cache.length, count: tokensOf(states.tensors), done: 0, results: [], resolve, reject
+    }
     const onAbort = (): void => { this.#end(request, () => { reject(signal?.reason) }) }
     signal?.addEventListener('abort', onAbort, { once: true })
     this.#requests.push(request)
@@ -149,9 +160,8 @@ export class EngineSequence implements StageCache {
   }
 
   rewind (position: number): void {
-    const { cache } = this.#sequence
-    if (position > cache.length) throw new RangeError(`a cache of ${cache.length} positions cannot go back to ${position}`)
-    cache.length = position
+    checkPosition(position, this.length)
+    this.#sequence.cache.length = position
   }
 
   async close (): Promise<void> {
@@ -159,7 +169,9 @@ export class EngineSequence implements StageCache {
   }
 }
 
-/** A request as the scheduler sees it. A prompt that a model reads in both directions is computed whole: its tokens attend to each other. */
+/**
+ * A request as the scheduler sees it. A prompt that a model reads in both directions is computed whole: its tokens attend to each other.
+ */
 function pending ({ sequence: { id, client }, context, position, count, done }: Request): PendingRequest {
   return { id, client, tokens: count - done, indivisible: context !== undefined && position === 0 ? count : 1 }
 }

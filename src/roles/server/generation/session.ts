@@ -62,6 +62,7 @@ async function compute (
     throw new BadMessageError(`what hidden states from ${position} on attend to is forgotten; the sequence may begin again at 0`)
   const context = checkContext(model, kind.value)
   checkHiddenStates(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: count })
-  const hidden = await sequence.forward({ position, context, tensors }, signal)
+  sequence.rewind(position)
+  const hidden = await sequence.forward({ context, tensors }, signal)
   await channel.send(fromServer({ case: 'hidden', value: { position } }), hidden)
 }

@@ -3,7 +3,7 @@ import type { Device, DeviceTensor } from '../../../../src/model/runtime/device.
 import { openDevice } from '../../../../src/model/runtime/open.ts'
 import { Optimizer } from '../../../../src/model/training/optimizer.ts'
 import { Parameters } from '../../../../src/model/training/parameters.ts'
-import { AdapterState, type ClientStateComponents } from '../../../../src/roles/client/training/adapter-state.ts'
+import { AdapterState, type AdapterStateComponents } from '../../../../src/roles/client/training/adapter-state.ts'
 import { float32 } from '../../../../src/tensor.ts'
 
 const NAME = '0.self_attn.q_proj.lora_A'
@@ -15,7 +15,7 @@ describe('the gradients of a client\'s own blocks', () => {
     device = await openDevice('cpu', { threads: 1 })
     const optimizer = await Optimizer.open(device, { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 })
     const parameters = await Parameters.create(device, new Map([[NAME, await device.zeros('float32', [2])]]))
-    state = await AdapterState.open({ device, optimizer, parameters } as ClientStateComponents)
+    state = await AdapterState.open({ device, optimizer, parameters } as AdapterStateComponents)
   })
   afterAll(async () => { await device.close() })
 

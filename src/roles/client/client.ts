@@ -1,0 +1,44 @@
+import { join } from 'node:path'
+import { Optimizer } from '../../model/training/optimizer.ts'
+import { clientSpans, shapesOf } from '../charter-settings.ts'
+import type { ClientContext } from '../context.ts'
+import { AdapterSync } from './adapter-sync.ts'
+import { ReleaseSecret } from './release-secret.ts'
+import { openClientRuntime, type ClientRuntime } from './runtime.ts'
+import { ClientSessions } from './sessions.ts'
+import { AdapterState } from './training/adapter-state.ts'
+import { readProgress } from './training/progress.ts'
+import { TrainingLock } from './training/training-lock.ts'
+
+/** The parts of a client. An operation takes those that it needs. */
+export interface Client {
+  readonly context: ClientContext
+  readonly runtime: ClientRuntime
+  readonly sessions: ClientSessions
+  readonly adapters: AdapterSync
+  readonly state: AdapterState
+  readonly secret: ReleaseSecret
+  readonly lock: TrainingLock
+}
+
+/** Opens a client's parts, from what its home keeps. The caller closes the device of its runtime. */
+export async function openClient (context: ClientContext): Promise<Client> {
+  const { charter, charterHash, client: { partition }, paths, settings } = context
+  const path = join(paths.state, 'training.safetensors')
+  const saved = await readProgress(path, Buffer.from(charterHash).toString('hex'), partition)
+  const secret = await ReleaseSecret.open(join(paths.state, 'noise.key'), charterHash)
+  const runtime = await openClientRuntime({ charter, partition, modelPath: paths.model, role: settings })
+  try {
+    const { device, parameters } = runtime
+    const optimizer = await Optimizer.open(device, charter.training.optimizer)
+    const shapes = shapesOf(charter, clientSpans(charter, partition))
+    const state = await AdapterState.open({ device, optimizer, parameters, shapes, path }, saved)
+    const sessions = new ClientSessions(context)
+    const lock = new TrainingLock()
+    const adapters = new AdapterSync({ context, sessions, parameters, state, lock, shapes })
+    return { context, runtime, sessions, adapters, state, secret, lock }
+  } catch (error) {
+    await runtime.device.close()
+    throw error
+  }
+}

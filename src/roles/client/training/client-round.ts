@@ -1,0 +1,182 @@
+import { sequencesOf } from '../../../model/layers/hidden-states.ts'
+import type { Boundary } from '../../../model/privacy/boundary.ts'
+import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
+import { Scope } from '../../../model/runtime/scope.ts'
+import type { Batch, Batches, Cursor } from '../../../model/text/batches.ts'
+import type { BottomActivations, ClientModel } from '../../../model/training/client-model.ts'
+import { accumulate, GradientSum } from '../../../model/training/gradient-sum.ts'
+import type { Tensor } from '../../../tensor.ts'
+import type { BatchItem, OutputGradient, Stage } from '../../middle/stage.ts'
+import { clientDropoutSeed, dropoutSeed } from '../../training/participant.ts'
+import type { Releases } from './releases.ts'
+
+/** What passes have come to: sums over their tokens, and how much of what they released was clipped. */
+interface Figures {
+  readonly lossSum: number
+  /** Tokens that the loss counts. */
+  readonly tokens: number
+  /** Tokens that went through the model. */
+  readonly inputTokens: number
+  readonly clippedFraction: number
+}
+
+export interface ClientRoundComponents {
+  readonly device: Device
+  readonly model: ClientModel
+  readonly boundary: Boundary
+  readonly releases: Releases
+  readonly batches: Batches
+}
+
+export interface ClientRoundSettings {
+  readonly round: number
+  /** This client, as the servers know it. */
+  readonly peer: string
+  /** The place in the data of the first pass. */
+  readonly cursor: Cursor
+}
+
+/** A pass on its way: what `finish` needs of `forward` and `learn`. */
+interface Pass extends Figures {
+  readonly batch: Batch
+  activations: BottomActivations | undefined
+  gradients: Map<string, DeviceTensor>
+  lossSum: number
+  clippedFraction: number
+}
+
+/**
+ * A client's part in a round: one batch after another through its own blocks, with the middle between them. A pass is freed before the next
+ * one comes. The sum of the gradients of the client's own blocks stays, and figures. Disposing of the round frees everything.
+ */
+export class ClientRound implements Disposable {
+  readonly round: number
+  readonly startedAtMs = Date.now()
+  /** What it waits for after its passes. A client that was cut off may be told the same twice. */
+  awaits: 'passes' | 'coefficient' | 'step' = 'passes'
+  readonly #c: ClientRoundComponents
+  readonly #peer: string
+  readonly #sum: GradientSum
+  readonly #done: Figures[] = []
+  /** The place in the data of the next pass. */
+  #cursor: Cursor
+  #current: Pass | undefined
+
+  constructor (components: ClientRoundComponents, { round, peer, cursor }: ClientRoundSettings) {
+    this.#c = components
+    this.round = round
+    this.#peer = peer
+    this.#cursor = cursor
+    this.#sum = new GradientSum(components.device)
+    components.releases.enter(round)
+  }
+
+  /** The number of passes that are done, which is the number of the next one. */
+  get pass (): number { return this.#done.length }
+
+  /** Gradients of the client's own blocks, by name: sums over the passes that are done. */
+  get gradients (): ReadonlyMap<string, DeviceTensor> { return this.#sum.gradients }
+
+  /** Sums over all passes, the one in progress included. */
+  get figures (): Figures {
+    const all = this.#current === undefined ? this.#done : [...this.#done, this.#current]
+    const total = (of: (figures: Figures) => number): number => all.reduce((sum, figures) => sum + of(figures), 0)
+    return {
+      lossSum: total(({ lossSum }) => lossSum),
+      tokens: total(({ tokens }) => tokens),
+      inputTokens: total(({ inputTokens }) => inputTokens),
+      clippedFraction: total(({ clippedFraction }) => clippedFraction) / all.length
+    }
+  }
+
+  /** Takes the next batch through a pass, from its tokens to the gradients of the client's own blocks. */
+  async run (route: Stage, signal: AbortSignal): Promise<void> {
+    const { round, pass } = this
+    const item = { ...await this.forward(), ...route.span }
+    const seed = dropoutSeed(round, pass)
+    const forward = await route.forward([item], { round, pass, dropoutSeed: seed }, signal)
+    try {
+      const gradient = await this.learn(forward.hidden.get(item.id) ?? [])
+      const inputs = await forward.backward(new Map([[item.id, gradient]]), signal)
+      await this.finish(inputs.get(item.id) ?? [])
+    } finally {
+      forward.free()
+    }
+  }
+
+  /** Begins the next pass: the embedding and the first blocks. Resolves with its hidden states as they may leave. */
+  async forward (): Promise<Omit<BatchItem, 'first' | 'end'>> {
+    const { device, model: { bottom }, releases, batches } = this.#c
+    const { batch, next } = batches.at(this.#cursor)
+    using scope = new Scope(device)
+    const { hidden, residuals } = await bottom.forward(batch.ids, { keepResiduals: true, seed: this.#seed() })
+    scope.own(hidden)
+    if (residuals === undefined) throw new Error('a training pass kept no residuals')
+    this.#current = {
+      batch,
+      activations: residuals,
+      gradients: new Map(),
+      lossSum: 0,
+      tokens: batch.tokens,
+      inputTokens: batch.lengths.reduce((sum, length) => sum + length, 0),
+      clippedFraction: 0
+    }
+    const { tensors, clippedFraction } = await releases.protect('hidden', this.pass, hidden)
+    this.#current.clippedFraction = clippedFraction
+    this.#cursor = next
+    return { id: this.#peer, tensors, ...sequencesOf(bottom.span.model, batch.ids) }
+  }
+
+  /** Takes hidden states that came back from the middle to the loss, which stays here. Resolves with their gradient as it may leave. */
+  async learn (tensors: readonly Tensor[]): Promise<OutputGradient> {
+    const { device, model: { top }, boundary, releases } = this.#c
+    const pass = this.#inProgress()
+    using scope = new Scope(device)
+    const hidden = scope.own(await boundary.decode(tensors))
+    const { lossSum, gradient, gradients } = await top.train(
+      { hidden, ...sequencesOf(top.span.model, pass.batch.ids) },
+      pass.batch.targets,
+      { seed: this.#seed() }
+    )
+    scope.own(gradient)
+    pass.gradients = gradients
+    pass.lossSum = lossSum
+    const released = await releases.protect('gradient', this.pass, gradient)
+    pass.clippedFraction = (pass.clippedFraction + released.clippedFraction) / 2
+    return { tensors: released.tensors, tokens: pass.tokens }
+  }
+
+  /** Ends the pass with the gradient that came back from the middle: the first blocks and the embedding learn from it. */
+  async finish (tensors: readonly Tensor[]): Promise<void> {
+    const { device, model: { bottom }, boundary } = this.#c
+    const pass = this.#inProgress()
+    const { activations, lossSum, tokens, inputTokens, clippedFraction } = pass
+    if (activations === undefined) throw new Error('the pass is finished')
+    using scope = new Scope(device)
+    const gradient = scope.own(await boundary.decode(tensors))
+    pass.activations = undefined
+    await accumulate(device, pass.gradients, await bottom.backward(activations, gradient))
+    const { gradients } = pass
+    pass.gradients = new Map()
+    await this.#sum.add(gradients)
+    this.#done.push({ lossSum, tokens, inputTokens, clippedFraction })
+    this.#current = undefined
+  }
+
+  [Symbol.dispose] (): void {
+    const pass = this.#current
+    this.#current = undefined
+    pass?.activations?.free()
+    this.#c.device.free(...pass?.gradients.values() ?? [])
+    this.#sum[Symbol.dispose]()
+  }
+
+  #seed (): string {
+    return clientDropoutSeed(dropoutSeed(this.round, this.pass), this.#peer)
+  }
+
+  #inProgress (): Pass {
+    if (this.#current === undefined) throw new Error('no pass is in progress')
+    return this.#current
+  }
+}

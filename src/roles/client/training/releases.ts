@@ -1,0 +1,55 @@
+import type { Boundary, Protection, Release } from '../../../model/privacy/boundary.ts'
+import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
+import type { Direction, ReleaseSecret } from '../release-secret.ts'
+
+export interface ReleasesComponents {
+  readonly device: Device
+  readonly boundary: Boundary
+  readonly secret: ReleaseSecret
+}
+
+/** What protects hidden states and gradients of a client. */
+export type Protections = Readonly<Record<Direction, Protection>>
+
+/**
+ * What a client released in its round. A server that has a pass computed again, by a begin, a reconnect or other hidden states, gets what
+ * it got before: the noise of a pass in a round is drawn once, whatever happens.
+ *
+ * While the client runs, releases are kept as they left, because a server can answer the same hidden states with slightly different
+ * ones each time, and each of the gradients with noise of its own would show their mean. After a restart of the client, which no server
+ * can bring about, the rows are computed again and leave as the same bytes, since their noise follows from the secret and the rows.
+ */
+export class Releases {
+  readonly #c: ReleasesComponents
+  readonly #protections: Protections
+  #round = -1
+  /** Of the round, by pass and direction. */
+  readonly #kept = new Map<string, Release>()
+
+  constructor (components: ReleasesComponents, protections: Protections) {
+    this.#c = components
+    this.#protections = protections
+  }
+
+  /** Forgets the releases of other rounds than this one: nobody may ask for them again. */
+  enter (round: number): void {
+    if (round === this.#round) return
+    this.#round = round
+    this.#kept.clear()
+  }
+
+  /** Returns what leaves of rows float32 [rows, hidden] in a pass of the round: what left before, where something did. */
+  async protect (direction: Direction, pass: number, rows: DeviceTensor): Promise<Release> {
+    const protection = this.#protections[direction]
+    const { device, boundary, secret } = this.#c
+    // Without noise there is nothing that repetitions could take away, and what is computed anew is exact.
+    if (protection.noise === 0) return await boundary.protect(rows, protection)
+    const name = `${direction}/${pass}`
+    const kept = this.#kept.get(name)
+    if (kept !== undefined) return kept
+    const key = secret.noiseKey({ direction, protection, clean: await device.download(rows) })
+    const release = await boundary.protect(rows, protection, undefined, key)
+    this.#kept.set(name, release)
+    return release
+  }
+}
