@@ -1,9 +1,8 @@
 import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
 import { add, gelu, mul, reshape, split } from '../graph/operators/index.ts'
-import type { BlockBuilder } from './builder.ts'
 import { checkHeads, count, layerCount, layerNorm, linear, readConfig, sameWindow } from './describe.ts'
-import { UnsupportedModelError, type Config, type Description, type Family } from './family.ts'
+import { UnsupportedModelError, type Config, type Description, type Family, type BlockBuilder } from './family.ts'
 import { PromptError, type PromptContext, type PromptReading } from './prompts.ts'
 import { plainRotary } from './rotary.ts'
 

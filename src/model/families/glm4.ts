@@ -1,8 +1,7 @@
 import type { Value } from '../graph/graph.ts'
 import { add } from '../graph/operators/index.ts'
-import type { BlockBuilder } from './builder.ts'
 import { readConfig, rmsNorm } from './describe.ts'
-import type { Config, Description, Family } from './family.ts'
+import type { BlockBuilder, Config, Description, Family } from './family.ts'
 import { glmConfig, glmMlp, glmModel } from './glm.ts'
 import { attention } from './parts.ts'
 

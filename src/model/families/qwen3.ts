@@ -1,9 +1,8 @@
 import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
-import type { BlockBuilder } from './builder.ts'
 import { attentionLinears, decoder, gatedLinears } from './decoder.ts'
 import { count, readConfig, rmsNorm } from './describe.ts'
-import type { Config, Description, Family } from './family.ts'
+import type { BlockBuilder, Config, Description, Family } from './family.ts'
 import { gatedMlp, preNormBlock } from './parts.ts'
 import { qwenSettings, qwenWindows } from './qwen2.ts'
 

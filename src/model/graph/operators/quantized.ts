@@ -5,9 +5,9 @@
 // for (code - 2^(bits-1)) * scale. Codes are uint8 [out, blocks, blockSize * bits / 8]; of two 4-bit ones in a byte the first has the low
 // half.
 import { tensor, type Tensor } from '../../../tensor.ts'
-import { MICROSOFT, type Emitter } from '../emitter.ts'
+import { MICROSOFT } from '../attributes.ts'
 import { GraphError } from '../errors.ts'
-import type { Dim, Value, ValueType } from '../graph.ts'
+import type { Dim, Emitter, Value, ValueType } from '../graph.ts'
 import { applyOne, requireDType, type Operator } from '../operator.ts'
 import { format, sameShape } from '../shapes.ts'
 import { add, cast, clip, div, equal, greater, mul, neg, roundEven, where } from './elementwise.ts'
