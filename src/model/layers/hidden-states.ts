@@ -40,6 +40,40 @@ export function contextsFault ({ prompts }: Model, { lengths, contexts = [] }: S
   return undefined
 }
 
+/** Consecutive sequences `[first, end)` of a batch, and their rows `[first, end)`. */
+export interface SequenceGroup {
+  readonly sequences: readonly [first: number, end: number]
+  readonly rows: readonly [first: number, end: number]
+}
+
+/** Places of a padded batch that are never too many. */
+const FEW_PLACES = 4096
+
+/**
+ * Splits a batch, in order, into groups of sequences that are padded to at most twice their rows. Attention pads a run's sequences to the
+ * longest of them: a sequence of 4,096 rows among a thousand short ones would take a thousand times the memory that it takes alone.
+ */
+export function evenGroups (lengths: readonly number[]): SequenceGroup[] {
+  const groups: SequenceGroup[] = []
+  let [sequence, row, most] = [0, 0, 0]
+  for (let i = 0, rows = 0; i < lengths.length; i++) {
+    const places = (i + 1 - sequence) * Math.max(most, lengths[i]!)
+    if (i > sequence && places > Math.max(FEW_PLACES, 2 * (rows + lengths[i]! - row))) {
+      groups.push({ sequences: [sequence, i], rows: [row, rows] })
+      ;[sequence, row, most] = [i, rows, 0]
+    }
+    most = Math.max(most, lengths[i]!)
+    rows += lengths[i]!
+    if (i === lengths.length - 1) groups.push({ sequences: [sequence, lengths.length], rows: [row, rows] })
+  }
+  return groups
+}
+
+/** The greatest of these lengths, of which there may be more than a call takes arguments; 0 of none. */
+export function longest (lengths: readonly number[]): number {
+  return lengths.reduce((most, length) => Math.max(most, length), 0)
+}
+
 /** Joins packed rows [rows_i, width], in order. The parts stay the caller's. */
 export async function concatRows (device: Device, parts: readonly AnyTensor[]): Promise<DeviceTensor> {
   const executable = await compiled(device, `rows.concat ${parts.length} ${parts[0]!.shape[1]}`, () => {
@@ -89,20 +123,20 @@ export interface RowLayout {
 
 export function rowLayout ({ lengths, contexts = [] }: Sequences): RowLayout {
   const rows = lengths.reduce((sum, length) => sum + length, 0)
-  const longest = Math.max(...lengths)
-  const slots = new Int32Array(lengths.length * longest).fill(-1)
+  const width = longest(lengths)
+  const slots = new Int32Array(lengths.length * width).fill(-1)
   const places = new Int32Array(rows)
   let row = 0
   for (const [sequence, length] of lengths.entries()) {
     for (let position = 0; position < length; position++, row++) {
-      const place = sequence * longest + position
+      const place = sequence * width + position
       slots[place] = row
       places[row] = place
     }
   }
   return {
     positions: positionsOf(lengths.map((count, i) => ({ from: 0, count, context: contexts[i] }))),
-    slots: int32([lengths.length, longest], slots),
+    slots: int32([lengths.length, width], slots),
     places: int32([rows], places),
     ...(contexts.length === 0 ? {} : { contexts: int64([contexts.length], contexts.map(({ length }) => length)) })
   }

@@ -99,10 +99,12 @@ export interface DeviceMemory {
   readonly downloadedBytes: number
 }
 
-/** The first elements of an AES-256-CTR keystream. */
+/** Elements of an AES-256-CTR keystream, uint32 each. */
 export interface Keystream {
   /** 32 bytes. */
   readonly key: Uint8Array
+  /** The first element; 0 when left out. */
+  readonly from?: number
   readonly elements: number
 }
 

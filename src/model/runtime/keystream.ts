@@ -4,7 +4,11 @@ import type { Keystream } from './device.ts'
 /** Bytes of one call to the cipher, at most: OpenSSL takes less than 2 GiB at once. */
 const CALL_BYTES = 2 ** 28
 
-/** Makes the first elements, uint32, of AES-256-CTR keystreams, one after another. */
+/** A block of the cipher, and what the counter counts. */
+const BLOCK_BYTES = 16
+const BLOCK_ELEMENTS = BLOCK_BYTES / 4
+
+/** Makes these elements of keystreams, one after another. */
 export function keystreamBytes (keystreams: readonly Keystream[], callBytes = CALL_BYTES): Uint8Array {
   const [first, ...others] = keystreams
   if (first !== undefined && others.length === 0 && first.elements * 4 <= callBytes)
@@ -21,6 +25,11 @@ export function keystreamBytes (keystreams: readonly Keystream[], callBytes = CA
   return bytes
 }
 
-function cipherOf ({ key }: Keystream) {
-  return createCipheriv('aes-256-ctr', key, new Uint8Array(16))
+/** Opens a keystream at its first element. */
+function cipherOf ({ key, from = 0 }: Keystream) {
+  const counter = Buffer.alloc(BLOCK_BYTES)
+  counter.writeBigUInt64BE(BigInt(Math.floor(from / BLOCK_ELEMENTS)), BLOCK_BYTES - 8)
+  const cipher = createCipheriv('aes-256-ctr', key, counter)
+  cipher.update(new Uint8Array(from % BLOCK_ELEMENTS * 4))
+  return cipher
 }

@@ -3,7 +3,18 @@ import { bytesPerElement, elementCount, type Tensor } from '../../tensor.ts'
 import { kindOf, type Model } from '../families/family.ts'
 import { grownTables } from '../families/rotary.ts'
 import { blockPrograms, type BlockPrograms, type ResidualPolicy } from '../layers/block-programs.ts'
-import { contextsFault, rowLayout, sliceRows, type HiddenStates, type Sequences } from '../layers/hidden-states.ts'
+import { GradientSum } from '../layers/gradient-sum.ts'
+import {
+  concatRows,
+  contextsFault,
+  evenGroups,
+  longest,
+  rowLayout,
+  sliceRows,
+  type HiddenStates,
+  type SequenceGroup,
+  type Sequences
+} from '../layers/hidden-states.ts'
 import { AdapterSettingsError, adapterTargets, dropoutKey } from '../layers/lora.ts'
 import type { Trainable } from '../layers/trainable.ts'
 import type { WeightFormat } from '../layers/weight-format.ts'
@@ -38,7 +49,12 @@ export interface ForwardOptions {
 export interface RowSeed {
   readonly rows: number
   readonly seed: string
+  /** The place of the first of these rows among all that the seed is for; 0 when left out. */
+  readonly from?: number
 }
+
+/** As `ForwardOptions`, with every choice made. */
+type RunOptions = Required<Pick<ForwardOptions, 'keepResiduals' | 'first' | 'end'>> & { readonly seeds: readonly RowSeed[] | undefined }
 
 interface BlockResiduals {
   readonly layer: number
@@ -55,6 +71,8 @@ export class SavedActivations {
   readonly policy: ResidualPolicy
   /** How long the way there took. */
   forwardMs = 0
+  /** Of a batch that is computed in several runs: what each of them keeps, in the order of the rows. Then there is nothing else here. */
+  parts: readonly SavedActivations[] = []
   readonly #scope: Scope
 
   constructor (
@@ -81,6 +99,7 @@ export class SavedActivations {
 
   /** Frees them; a backward pass does that too. */
   free (): void {
+    for (const part of this.parts) part.free()
     this.#scope[Symbol.dispose]()
   }
 }
@@ -156,13 +175,58 @@ export class TrainableSpan {
 
   /**
    * Passes rows through blocks; the result is the caller's. The given rows stay the caller's: with `keepResiduals`, a device tensor must
-   * live until the backward pass.
+   * live until the backward pass. Sequences whose lengths differ much are computed in several runs, since attention pads them.
    */
   async forward (
     rows: HiddenStates,
     { keepResiduals, first = this.span.first, end = this.span.end, seeds }: ForwardOptions
   ): Promise<{ hidden: DeviceTensor, residuals?: SavedActivations }> {
     this.#check(rows, first, end)
+    const groups = evenGroups(rows.lengths)
+    return groups.length === 1
+      ? await this.#forwardRun(rows, { keepResiduals, first, end, seeds })
+      : await this.#forwardGroups(rows, groups, { keepResiduals, first, end, seeds })
+  }
+
+  /** Passes groups of sequences through blocks, one after another. */
+  async #forwardGroups (
+    { hidden, lengths, contexts }: HiddenStates,
+    groups: readonly SequenceGroup[],
+    options: RunOptions
+  ): Promise<{ hidden: DeviceTensor, residuals?: SavedActivations }> {
+    const kept = new Scope(this.device)
+    using scope = new Scope(this.device)
+    const [outputs, parts]: [DeviceTensor[], SavedActivations[]] = [[], []]
+    try {
+      const rows = await scope.upload(hidden)
+      for (const { sequences: [firstSequence, endSequence], rows: [firstRow, endRow] } of groups) {
+        const run = await this.#forwardRun({
+          hidden: kept.own(await sliceRows(this.device, rows, firstRow, endRow)),
+          lengths: lengths.slice(firstSequence, endSequence),
+          ...(contexts === undefined ? {} : { contexts: contexts.slice(firstSequence, endSequence) })
+        }, { ...options, seeds: options.seeds === undefined ? undefined : seedsWithin(options.seeds, firstRow, endRow) })
+        outputs.push(scope.own(run.hidden))
+        if (run.residuals !== undefined) parts.push(run.residuals)
+      }
+      const joined = await concatRows(this.device, outputs)
+      if (options.keepResiduals) {
+        const residuals = new SavedActivations(kept, {}, rows.shape[0]!, options.seeds, parts[0]!.policy)
+        residuals.parts = parts
+        return { hidden: joined, residuals }
+      }
+      kept[Symbol.dispose]()
+      return { hidden: joined }
+    } catch (error) {
+      for (const part of parts) part.free()
+      kept[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  async #forwardRun (
+    rows: HiddenStates,
+    { keepResiduals, first, end, seeds }: RunOptions
+  ): Promise<{ hidden: DeviceTensor, residuals?: SavedActivations }> {
     const scope = new Scope(this.device)
     const startedAtMs = performance.now()
     try {
@@ -212,6 +276,39 @@ export class TrainableSpan {
   }
 
   async #backward (
+    residuals: SavedActivations,
+    gradient: AnyTensor,
+    toInput: boolean
+  ): Promise<Pick<SpanGradients, 'adapters'> & { readonly gradient: DeviceTensor | undefined }> {
+    return residuals.parts.length === 0
+      ? await this.#backwardRun(residuals, gradient, toInput)
+      : await this.#backwardGroups(residuals, gradient, toInput)
+  }
+
+  async #backwardGroups (
+    residuals: SavedActivations,
+    gradient: AnyTensor,
+    toInput: boolean
+  ): Promise<Pick<SpanGradients, 'adapters'> & { readonly gradient: DeviceTensor | undefined }> {
+    using scope = new Scope(this.device)
+    using adapters = new GradientSum(this.device)
+    try {
+      const whole = await scope.upload(gradient)
+      const inputs: DeviceTensor[] = []
+      let row = 0
+      for (const part of residuals.parts) {
+        const own = scope.own(await sliceRows(this.device, whole, row, row += part.rows))
+        const result = await this.#backwardRun(part, own, toInput)
+        if (result.gradient !== undefined) inputs.push(scope.own(result.gradient))
+        await adapters.add(result.adapters)
+      }
+      return { gradient: toInput ? await concatRows(this.device, inputs) : undefined, adapters: adapters.take() }
+    } finally {
+      residuals.free()
+    }
+  }
+
+  async #backwardRun (
     residuals: SavedActivations,
     gradient: AnyTensor,
     toInput: boolean
@@ -313,7 +410,11 @@ export class TrainableSpan {
       bits[`${name}.dropout`] = scope.own(
         await this.device.randomBits(
           [rows, inputSize],
-          seeds.map(({ rows, seed }) => ({ key: dropoutKey(seed, layer, name), elements: rows * inputSize }))
+          seeds.map(({ rows, seed, from = 0 }) => ({
+            key: dropoutKey(seed, layer, name),
+            from: from * inputSize,
+            elements: rows * inputSize
+          }))
         )
       )
     }
@@ -321,7 +422,7 @@ export class TrainableSpan {
   }
 
   async #layout (scope: Scope, sequences: Sequences): Promise<SavedActivations['layout']> {
-    const layout: Record<string, DeviceTensor> = { ...await this.weights.rotary.reaching(Math.max(...sequences.lengths)) }
+    const layout: Record<string, DeviceTensor> = { ...await this.weights.rotary.reaching(longest(sequences.lengths)) }
     for (
       const [name, part] of Object.entries<Tensor>({
         ...rowLayout(sequences),
@@ -344,6 +445,17 @@ export class TrainableSpan {
     const fault = contextsFault(this.model, sequences)
     if (fault !== undefined) throw new RangeError(fault)
   }
+}
+
+/** The seeds of rows [first, end) among those that the given ones are for. */
+function seedsWithin (seeds: readonly RowSeed[], first: number, end: number): RowSeed[] {
+  let start = 0
+  return seeds.flatMap(({ rows, seed, from = 0 }) => {
+    const [begin, stop] = [Math.max(first, start), Math.min(end, start + rows)]
+    const within = { rows: stop - begin, seed, from: from + begin - start }
+    start += rows
+    return within.rows > 0 ? [within] : []
+  })
 }
 
 async function blockExecutables (weights: ModelWeights, layer: number, policies: readonly ResidualPolicy[]): Promise<BlockExecutables> {

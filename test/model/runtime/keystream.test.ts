@@ -14,3 +14,9 @@ it('makes the same keystreams in few large calls to the cipher as in many small 
     expect(Buffer.from(keystreamBytes(keystreams.slice(0, 1), callBytes)).equals(expected.subarray(0, 84)), `${callBytes}`).toBe(true)
   }
 })
+
+it('begins a keystream at any element', () => {
+  const whole = Buffer.from(keystreamBytes([{ key: keys[0]!, elements: 40 }]))
+  for (const from of [0, 1, 3, 4, 7, 16, 33])
+    expect(Buffer.from(keystreamBytes([{ key: keys[0]!, from, elements: 6 }])).equals(whole.subarray(4 * from, 4 * (from + 6))), `${from}`).toBe(true)
+})
