@@ -1,10 +1,10 @@
 import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
 import { add, gelu, mul, reshape, split } from '../graph/operators/index.ts'
-import { checkHeads, count, layerCount, layerNorm, linear, readConfig, sameWindow } from './describe.ts'
+import { checkHeads, count, layerCount, layerNorm, linear, readConfig, sameWindow } from './description.ts'
 import { UnsupportedModelError, type Config, type Description, type Family, type BlockBuilder } from './family.ts'
 import { PromptError, type PromptContext, type PromptReading } from './prompts.ts'
-import { plainRotary } from './rotary.ts'
+import { plainRotary } from './rotary-embedding.ts'
 
 const id = z.int().min(0)
 

@@ -1,7 +1,7 @@
 import { MidspanError } from '../../errors.ts'
 import type { Graph, Value } from '../graph/graph.ts'
 import type { PromptReading } from './prompts.ts'
-import type { RotaryTable } from './rotary.ts'
+import type { RotaryTable } from './rotary-embedding.ts'
 
 /** config.json of a Hugging Face model directory. */
 export type Config = Readonly<Record<string, unknown>>

@@ -1,6 +1,6 @@
 import { shown } from '../../errors.ts'
 import { UnsupportedModelError, type Config, type Model } from './family.ts'
-import { plainRotary, type RotaryTable } from './rotary.ts'
+import { plainRotary, type RotaryTable } from './rotary-embedding.ts'
 
 const SUPPORTED = ['default', 'linear', 'dynamic', 'llama3', 'yarn']
 const DEFAULT_BASE = 10000

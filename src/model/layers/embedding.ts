@@ -3,7 +3,7 @@ import { embeddingWeight } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Executable, ProgramCall, OutputRef } from '../runtime/device.ts'
 import { embeddingGradientProgram, embeddingProgram, likeliestProgram } from './head-programs.ts'
-import { checkTokens } from './tokens.ts'
+import { checkTokens } from './vocabulary-check.ts'
 import { endFormat } from './weight-format.ts'
 import type { ModelWeights } from './weights.ts'
 

@@ -5,7 +5,7 @@ import type { AnyTensor, DeviceTensor, Executable, ProgramCall, OutputRef } from
 import { IGNORED_TARGET, type Batch } from '../text/batches.ts'
 import { GradientSum } from './gradient-sum.ts'
 import { logitsProgram, lossGradientProgram, lossProgram } from './head-programs.ts'
-import { checkTokens } from './tokens.ts'
+import { checkTokens } from './vocabulary-check.ts'
 import { endFormat } from './weight-format.ts'
 import type { ModelWeights } from './weights.ts'
 

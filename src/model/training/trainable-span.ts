@@ -1,7 +1,7 @@
 import type { Span } from '../../span.ts'
 import { bytesPerElement, elementCount, type Tensor } from '../../tensor.ts'
 import { kindOf, type Model } from '../families/family.ts'
-import { grownTables } from '../families/rotary.ts'
+import { grownTables } from '../families/rotary-embedding.ts'
 import { blockPrograms, type BlockPrograms, type ResidualPolicy } from '../layers/block-programs.ts'
 import { GradientSum } from '../layers/gradient-sum.ts'
 import {
