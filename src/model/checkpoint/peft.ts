@@ -67,8 +67,7 @@ export function modulesOf ({ tensors }: Pick<PeftAdapter, 'tensors'>): Array<{ r
 
 /**
  * Writes an adapter directory that `PeftModel.from_pretrained` loads, of every release since 0.7. Existing files are replaced atomically,
- * the
- * configuration last, and read again. Throws AdapterError for inconsistent tensors, and for what does not come back as it was written.
+ * the configuration last, and read again. Throws AdapterError for inconsistent tensors, and for what does not come back as it was written.
  */
 export async function writePeftAdapter (dir: string, { dtype, ...adapter }: PeftAdapter & { readonly dtype: SaveDType }): Promise<void> {
   const portable = portableSettings(adapter)

@@ -104,8 +104,7 @@ function block (b: BlockBuilder, hidden: Value): Value {
 
 /**
  * A sequence is `text [gMASK] sop answer eop`, or has a [MASK] within its text; sop is the configuration's bos. The answer's position in
- * the
- * text is the mask token's, except that in the first revision it counts on for [gMASK] in the pass that reads the text.
+ * the text is the mask token's, except that in the first revision it counts on for [gMASK] in the pass that reads the text.
  */
 function promptReading ({ vocab_size: vocabulary, bos_token_id: sop, mask_token_id, gmask_token_id }: ChatGLMConfig): PromptReading {
   const first = vocabulary === FIRST_VOCABULARY || (gmask_token_id === undefined && vocabulary !== SECOND_VOCABULARY)

@@ -24,8 +24,8 @@ export interface BlockOptions {
 
 /**
  * The programs of one block, the same for all blocks of its kind and training. Inputs: `hidden` [rows, hidden], `positions`, `slots`,
- * `places` (rowLayout), `cos`,
- * `sin`, the weights and adapters by their names in the block, and `${module}.dropout` (uint32 [rows, in]) where adapters drop out.
+ * `places` (rowLayout), `cos`, `sin`, the weights and adapters by their names in the block, and `${module}.dropout` (uint32 [rows, in])
+ * where adapters drop out.
  */
 export interface BlockPrograms {
   /** Output `output` [rows, hidden]; without dropout. */

@@ -51,8 +51,7 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
             ? {}
             : { enableProfiling: true, profileFilePrefix: join(profile, `${request.session}-${request.name}`) }),
           // Each session has operator threads of its own. Between the operators of a run they spin, since waking them takes as long as a
-          // small
-          // operator does; after it they sleep, or they would slow the next session down, and the network's thread.
+          // small operator does; after it they sleep, or they would slow the next session down, and the network's thread.
           extra: { session: { force_spinning_stop: '1', intra_op: { allow_spinning: '1', spin_duration_us: '100' } } }
         })
       )

@@ -25,27 +25,27 @@ import { Scope } from '../runtime/scope.ts'
 import { ResidualChoice, type ResidualSetting } from './activation-checkpointing.ts'
 
 export interface SpanOptions {
-  /** Shares weights with other pieces of this machine; a set of the span's own when left out. */
+  /** Weights that the span shares with others on this machine; the span loads its own when this is left out. */
   readonly weights?: ModelWeights
-  /** What the span's own set keeps frozen matrices as; float32 when left out. */
+  /** The format of frozen matrices in the span's own weights; float32 when left out. */
   readonly format?: WeightFormat
-  /** Saved when left out: faster for wide models; recomputed holds less; auto measures. */
+  /** Activation checkpointing. `saved`, the default, is faster for wide models, `recomputed` takes less memory, `auto` measures both. */
   readonly policy?: ResidualSetting
-  /** Bytes of residuals that `auto` lets one pass save; no limit when left out. */
+  /** Bytes of activations that `auto` lets one pass save; no limit when left out. */
   readonly residualBytes?: number | undefined
 }
 
 export interface ForwardOptions {
   /** Whether a backward pass follows. */
   readonly keepResiduals: boolean
-  /** Blocks to pass, within the span; all of it when left out. */
+  /** The blocks `[first, end)` to compute, within the span; all of them when left out. */
   readonly first?: number
   readonly end?: number
-  /** Of dropout's random bits, of all rows in order; needed in training where adapters drop out. */
+  /** Seeds of dropout's random bits, for all rows in order. Training needs them where adapters drop out. */
   readonly seeds?: readonly RowSeed[]
 }
 
-/** Rows, one after another, whose random bits follow from this seed and their place among them alone; a seed is used once a step. */
+/** Rows whose random bits follow from this seed and a row's place among the seed's rows alone. A seed is used once a step. */
 export interface RowSeed {
   readonly rows: number
   readonly seed: string
@@ -62,16 +62,16 @@ interface BlockResiduals {
   readonly saved: Readonly<Record<string, DeviceTensor>>
 }
 
-/** What a forward pass keeps for its backward pass. */
+/** The activations that a forward pass saves for its backward pass. */
 export class SavedActivations {
   readonly blocks: BlockResiduals[] = []
   readonly layout: Readonly<Record<string, DeviceTensor>>
   readonly rows: number
   readonly seeds: readonly RowSeed[] | undefined
   readonly policy: ResidualPolicy
-  /** How long the way there took. */
+  /** The time that the forward pass took. */
   forwardMs = 0
-  /** Of a batch that is computed in several runs: what each of them keeps, in the order of the rows. Then there is nothing else here. */
+  /** The activations of each run, in the order of the rows, of a batch that takes several runs. Such a batch has nothing else here. */
   parts: readonly SavedActivations[] = []
   readonly #scope: Scope
 
@@ -89,7 +89,7 @@ export class SavedActivations {
     this.policy = policy
   }
 
-  /** Bytes on the device from here to the backward pass. */
+  /** Counts the bytes that are held on the device until the backward pass. */
   get bytes (): number {
     return this.blocks.flatMap(({ hidden, saved }) => [hidden, ...Object.values(saved)]).reduce(
       (sum, { dtype, shape }) => sum + bytesPerElement[dtype] * elementCount(shape),
@@ -97,7 +97,7 @@ export class SavedActivations {
     )
   }
 
-  /** Frees them; a backward pass does that too. */
+  /** Frees the activations. A backward pass frees them too. */
   free (): void {
     for (const part of this.parts) part.free()
     this.#scope[Symbol.dispose]()
@@ -105,9 +105,9 @@ export class SavedActivations {
 }
 
 export interface SpanGradients {
-  /** Of the rows that went in, [rows, hidden]. */
+  /** The gradient of the rows that went in, [rows, hidden]. */
   readonly gradient: DeviceTensor
-  /** Of the trained tensors of the blocks passed, by name. */
+  /** The gradients of the trained tensors of the blocks passed, by name. */
   readonly adapters: Map<string, DeviceTensor>
 }
 
@@ -115,17 +115,17 @@ interface TrainingExecutables {
   readonly parameters: BlockPrograms['parameters']
   readonly forward: Executable
   readonly backward: Executable
-  /** Compiled when first asked for: few blocks are the first ones. */
+  /** Compiled when first asked for, since only the first block with anything to train needs it. */
   readonly backwardToParameters: () => Promise<Executable>
 }
 
 interface BlockExecutables {
   readonly evaluate: Executable
-  /** Of the policies that passes may use. */
+  /** The programs of each policy that passes may use. */
   readonly training: Partial<Record<ResidualPolicy, TrainingExecutables>>
 }
 
-/** Consecutive blocks on a device that compute forward and backward, for all of their rows or for some that board and alight within. */
+/** Computes consecutive blocks on a device, forward and backward. A pass goes through all of them, or through consecutive ones. */
 export class TrainableSpan {
   readonly device: Device
   readonly model: Model
@@ -168,14 +168,14 @@ export class TrainableSpan {
     return new TrainableSpan(set, span, blocks, residuals)
   }
 
-  /** The trained tensors of this span. What restores or sets them replaces them: do not keep the handles. */
+  /** Returns the trained tensors of this span by name. Setting or restoring them replaces the handles, which are not to be kept. */
   parameters (): Map<string, DeviceTensor> {
     return new Map(this.weights.parameterNames(this.span).map((name) => [name, this.weights.trained.get(name)!]))
   }
 
   /**
-   * Passes rows through blocks; the result is the caller's. The given rows stay the caller's: with `keepResiduals`, a device tensor must
-   * live until the backward pass. Sequences whose lengths differ much are computed in several runs, since attention pads them.
+   * Computes blocks on rows [rows, hidden]. The caller frees the result, and keeps the given rows: with `keepResiduals`, a device tensor
+   * must live until the backward pass. Sequences whose lengths differ much are computed in several runs, since attention pads them.
    */
   async forward (
     rows: HiddenStates,
@@ -248,7 +248,7 @@ export class TrainableSpan {
         else if (hidden !== rows.hidden) scope.free(hidden)
         hidden = output!
       }
-      // No block to pass: the result is a tensor of its own all the same.
+      // Where there is no block to compute, the result is a tensor of its own all the same.
       if (first === end) hidden = await sliceRows(this.device, hidden, 0, residuals.rows)
       scope.release([hidden])
       residuals.forwardMs = performance.now() - startedAtMs
@@ -262,15 +262,15 @@ export class TrainableSpan {
   }
 
   /**
-   * Passes the gradient of what `forward` gave, [rows, hidden], back through the same blocks; spends the residuals. The gradients are the
-   * caller's.
+   * Computes the gradients of the blocks of a forward pass from the gradient of its result, [rows, hidden], and frees the saved
+   * activations. The caller frees the gradients.
    */
   async backward (residuals: SavedActivations, gradient: AnyTensor): Promise<SpanGradients> {
     const { gradient: input, adapters } = await this.#backward(residuals, gradient, true)
     return { gradient: input!, adapters }
   }
 
-  /** The same where nothing before the span is trained, so that the gradient of its rows is not needed. */
+  /** Does as `backward` where nothing before the span is trained, so that the gradient of its rows is not needed. */
   async backwardToParameters (residuals: SavedActivations, gradient: AnyTensor): Promise<SpanGradients['adapters']> {
     return (await this.#backward(residuals, gradient, false)).adapters
   }
@@ -351,13 +351,13 @@ export class TrainableSpan {
     }
   }
 
-  /** The blocks that a gradient must reach: those before have nothing to train. */
+  /** Returns the blocks that a gradient must reach. The blocks before them have nothing to train. */
   #fromFirstTrained ({ blocks, policy }: SavedActivations): BlockResiduals[] {
     const first = blocks.findIndex(({ layer }) => this.#training(layer, policy).parameters.length > 0)
     return first === -1 ? [] : blocks.slice(first)
   }
 
-  /** Frees the span's weights; only where it does not share them. */
+  /** Frees the span's weights. Only for spans that do not share them. */
   free (): void {
     this.weights.free()
   }
@@ -396,7 +396,7 @@ export class TrainableSpan {
     return this.#block(layer).training[policy]!
   }
 
-  /** The random bits of a block's adapters; the same for the same seeds. */
+  /** Makes the random bits of a block's adapters, which are the same for the same seeds. */
   async #dropout (scope: Scope, layer: number, { rows, seeds }: SavedActivations): Promise<Record<string, DeviceTensor>> {
     const { adapters } = this.weights.training(layer)
     if (adapters === undefined || adapters.dropout === 0) return {}

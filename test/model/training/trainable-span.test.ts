@@ -80,20 +80,20 @@ describe('TrainableSpan against PyTorch', () => {
 })
 
 describe('TrainableSpan', () => {
-  it('computes the same for rows that board and alight within', async () => {
+  it('computes the same for rows that enter and leave within the span', async () => {
     const { golden, span, lengths } = await goldenSpan('llama/gqa')
     await span.weights.setTrained(loraWeights(golden))
     const whole = decodeTensor(golden.hidden[0]!)
     const [a, b] = [await sliceRows(device, whole, 0, lengths[0]!), await sliceRows(device, whole, lengths[0]!, whole.shape[0]!)]
     const first = await span.forward({ hidden: a, lengths: lengths.slice(0, 1) }, { keepResiduals: true, end: 1 })
-    const boarded = await concatRows(device, [first.hidden, b])
-    const second = await span.forward({ hidden: boarded, lengths }, { keepResiduals: true, first: 1, end: 3 })
+    const joined = await concatRows(device, [first.hidden, b])
+    const second = await span.forward({ hidden: joined, lengths }, { keepResiduals: true, first: 1, end: 3 })
     const apart = await span.forward({ hidden: b, lengths: lengths.slice(1) }, { keepResiduals: false, first: 1 })
     const together = await sliceRows(device, second.hidden, lengths[0]!, whole.shape[0]!)
     expect(relativeError(await values(together), await values(apart.hidden))).toBeLessThan(1e-6)
     second.residuals!.free()
     first.residuals!.free()
-    device.free(a, b, boarded, first.hidden, second.hidden, apart.hidden, together)
+    device.free(a, b, joined, first.hidden, second.hidden, apart.hidden, together)
     span.free()
   })
 
