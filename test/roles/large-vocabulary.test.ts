@@ -41,7 +41,7 @@ describe('a model with the vocabulary of a real one, by defaults', { timeout: 24
 
   beforeAll(async () => {
     root = await mkdtemp(join(tmpdir(), 'midspan-vocabulary-'))
-    const model = { vocab_size: VOCABULARY, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 3, max_position_embeddings: 2048 }
+    const model = { vocab_size: VOCABULARY, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 3, max_position_embeddings: 4096 }
     await writeTinyModel(path('model'), model)
     await writeFile(path('model/tokenizer.json'), JSON.stringify(TOKENIZER))
     await writeFile(path('text.txt'), TEXT)
@@ -71,6 +71,18 @@ describe('a model with the vocabulary of a real one, by defaults', { timeout: 24
     const prompt = ['generate', '--home', path('client'), '--prompt', `w1 w${VOCABULARY - 1}`, '--temperature', '0']
     const { tokens, promptTokens } = await midspan<{ tokens: number, promptTokens: number }>(...prompt, '--max-tokens', '5')
     expect([promptTokens, tokens]).toEqual([2, 5])
+  })
+
+  it('generates after a prompt that outgrows every first size of caches, runs and tables', async () => {
+    const words = TEXT.split(' ')
+    const prompt = Array.from({ length: 2100 }, (_, i) => words[i % words.length]!)
+    const after = async (given: readonly string[], maxTokens: number): Promise<number[]> => {
+      const args = ['generate', '--home', path('client'), '--prompt', given.join(' '), '--temperature', '0']
+      return (await midspan<{ ids: number[] }>(...args, '--max-tokens', `${maxTokens}`)).ids
+    }
+    const ids = await after(prompt, 4)
+    expect(ids).toHaveLength(4)
+    expect(await after([...prompt, `w${ids[0]}`, `w${ids[1]}`], 2)).toEqual(ids.slice(2))
   })
 
   it('is exported, as an adapter and merged', async () => {
