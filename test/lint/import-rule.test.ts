@@ -60,6 +60,22 @@ describe('the one-way import rule', () => {
     expect(await complaints(`src/model/${folder}/virtual.ts`, "import '../layers/weights.ts'\n")).toEqual([])
   })
 
+  it.each([
+    ['may', '../../model/training/optimizer.ts'],
+    ['may', '../../errors.ts'],
+    ['may not', '../middle/stage.ts'],
+    ['may not', '../../protocols/train/constants.ts'],
+    ['may not', '../../node/home/home.ts'],
+    ['may not', '../context.ts'],
+    ['may not', '../client/runtime.ts'],
+    ['may not', '../server/index.ts']
+  ])('roles/training %s import %s, wherever in it', async (verb, file) => {
+    for (const [path, specifier] of [['virtual.ts', file], ['aggregation/virtual.ts', `../${file}`]] as const) {
+      const messages = new Set(await complaints(`src/roles/training/${path}`, `import '${specifier}'\n`))
+      expect(messages.size > 0, path).toBe(verb === 'may not')
+    }
+  })
+
   it('lets every layer import the leaves, and the leaves no layer', async () => {
     expect(await complaints('src/model/virtual.ts', "import '../errors.ts'\nimport '../tensor.ts'\n")).toEqual([])
     expect(await complaints('src/tensor.ts', `import '${someFile('model').replace('../', './')}'\n`)).toHaveLength(1)
