@@ -32,8 +32,7 @@ describe('a model with the vocabulary of a real one, by defaults', { timeout: 24
   /** Runs a command, which must succeed, and returns the last of its JSON output. */
   const midspan = async <Result>(...args: string[]): Promise<Result> => {
     const { code, out, err } = await run([...args, '--json'])
-    expect(err).toBe('')
-    expect(code).toBe(0)
+    expect(code, err).toBe(0)
     return JSON.parse(out.trimEnd().split('\n').at(-1)!) as Result
   }
   const evaluate = async (): Promise<number> =>
