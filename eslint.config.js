@@ -3,20 +3,26 @@ import { defineConfig, globalIgnores } from 'eslint/config'
 import importX, { createNodeResolver } from 'eslint-plugin-import-x'
 import tseslint from 'typescript-eslint'
 
-const reach = 'Imports point one way: cli → node → roles → {protocols, model}; protocols and model do not know each other.'
+const oneWay = 'Imports point one way: cli → node → roles → {protocols, model} → api → ground; protocols and model do not know each other.'
 
-/** Which folders of src no file of a folder may import from. */
+/** The folders of src that the files of each folder, and those of the ground floor, import nothing from. */
 const forbidden = {
+  // All but the entrance of the package, which exports from every layer.
+  '!(index).ts': ['api', 'model', 'protocols', 'roles', 'node', 'cli'],
+  api: ['model', 'protocols', 'roles', 'node', 'cli'],
   model: ['protocols', 'roles', 'node', 'cli'],
   protocols: ['model', 'roles', 'node', 'cli'],
   roles: ['node', 'cli'],
-  node: ['cli'],
-  '!(index).ts': ['model', 'protocols', 'roles', 'node', 'cli']
+  node: ['cli']
 }
 
 const importZones = [
   ...Object.entries(forbidden).flatMap(([target, folders]) =>
-    folders.map((from) => ({ target: `./src/${target}`, from: `./src/${from}`, message: reach }))),
+    folders.map((from) => ({ target: `./src/${target}`, from: `./src/${from}`, message: oneWay }))),
+  // A generator or a boundary must not pull in optimisers: what training and generation share stands in model/layers.
+  ...['generation', 'privacy'].map((target) => ({
+    target: `./src/model/${target}`, from: './src/model/training', message: 'What training and this folder share stands in model/layers.'
+  })),
   ...['protocols', 'node', 'roles/client', 'roles/server', 'roles/middle', 'roles/context.ts'].map((from) => ({
     target: './src/roles/training', from: `./src/${from}`, message: 'A round knows no transport: it sees participants, a clock and a stage.'
   })),

@@ -49,6 +49,12 @@ const privacy = grouped('Privacy', {
     'auto',
     'L2 norm that released rows are clipped to: auto (measured on the model; rows without noise stay exact), none, or a number'
   ),
+  calibrate: optional(
+    'FILE',
+    path,
+    'Text, in the formats of train, to measure clip norms and the cost of noise on',
+    'a small built-in sample'
+  ),
   wire: defaulted('TYPE', choice('fp32', 'fp16', 'int8'), 'fp16', 'Numbers on the wire: fp32, fp16, or int8 with a scale a row')
 })
 

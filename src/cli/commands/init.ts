@@ -1,3 +1,4 @@
+import { describeNoiseCost } from '../../model/privacy/noise-cost.ts'
 import { command } from '../command.ts'
 import { bytes, plural, seconds } from '../format.ts'
 import { grouped } from '../option.ts'
@@ -5,7 +6,7 @@ import { json } from '../shared-options.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 import { initOptions } from './init-options.ts'
 
-/** The clip norms are measured after the last piece of the model is read: time goes on being shown. */
+/** A block of a large model is measured for longer than this: time goes on being shown. */
 const BEAT_MS = 1_000
 
 export const init = command({
@@ -13,12 +14,12 @@ export const init = command({
   group: 'Found and join',
   summary: 'Found a federation around a model directory',
   details: `Writes the charter, which fixes all of this for everybody who joins: change your mind before you hand out invites.
-Reads the whole model once to fingerprint it, and runs it once on random tokens to measure the clip norms, unless --clip says otherwise.`,
+Reads the whole model once to fingerprint it, and runs it on a sample of text to measure the clip norms and what noise costs, unless --clip is none.`,
   options: { ...initOptions, ...grouped('Output', { json }) },
   examples: [
     { command: 'midspan init --home s --role server --model llama/ --name stories', about: 'with the defaults' },
     {
-      command: 'midspan init --home s --model llama/ --name clinic --noise 0.5 --input-blocks 1..4 --output-blocks 1..2',
+      command: 'midspan init --home s --model llama/ --name clinic --noise 0.1 --input-blocks 1..4 --output-blocks 1..2',
       about: 'a privacy floor, and clients that may keep more'
     },
     { command: 'midspan init --home s --config config/server.yaml', about: 'from a file' }
@@ -28,13 +29,18 @@ Reads the whole model once to fingerprint it, and runs it once on random tokens 
     const progress = new ProgressLine(terminal)
     const startedAt = performance.now()
     let hashedBytes = 0
+    let measured = ''
     const show = (): void => {
-      progress.draw(`Founding: ${bytes(hashedBytes)} of the model fingerprinted, ${seconds((performance.now() - startedAt) / 1000)} so far`)
+      progress.draw(`Founding: ${bytes(hashedBytes)} of the model fingerprinted${measured}, ${seconds((performance.now() - startedAt) / 1000)} so far`)
     }
     const beat = setInterval(show, BEAT_MS)
     const founded = await createFederation(home, options, signal, {
       onProgress: (more) => {
         hashedBytes += more
+        show()
+      },
+      onCalibrate: (block, blocks) => {
+        measured = `, block ${block} of ${blocks} measured`
         show()
       }
     }).finally(() => {
@@ -49,6 +55,7 @@ Reads the whole model once to fingerprint it, and runs it once on random tokens 
         bytes(model.bytes)
       }`
     )
+    if (founded.noiseCost !== null) terminal.line(describeNoiseCost(founded.noiseCost))
     terminal.line(`This peer is ${peerId}, a server. Start it with: midspan daemon --home ${home}`)
   }
 })

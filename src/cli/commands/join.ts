@@ -1,4 +1,5 @@
 import { MidspanError } from '../../errors.ts'
+import { describeNoiseCost } from '../../model/privacy/noise-cost.ts'
 import type { JoinEvent } from '../../node/federation/join.ts'
 import { command } from '../command.ts'
 import { bytes, digits, endSpans, plural } from '../format.ts'
@@ -39,7 +40,7 @@ An invite is a secret, and other users of a machine see command lines: give it w
     { command: 'midspan join --home a INVITE', about: 'with the line that somebody handed over' },
     { command: 'midspan join --home a --invite-file invite.txt', about: 'with the message that it came in, not seen by other users' },
     {
-      command: 'midspan join --home a INVITE --input-blocks 2 --noise 0.7',
+      command: 'midspan join --home a INVITE --input-blocks 2 --noise 0.1',
       about: 'keep more of the model, and add more noise than the charter asks'
     }
   ],
@@ -72,6 +73,7 @@ An invite is a secret, and other users of a machine see command lines: give it w
         } fetched)`
     )
     terminal.line(`Noise ${digits(hidden)} on hidden states and ${digits(gradient)} on gradients, ${wire} on the wire`)
+    if (joined.noiseCost !== null) terminal.line(describeNoiseCost(joined.noiseCost))
     terminal.line(`Start it with: midspan daemon --home ${home}`)
   }
 })

@@ -1,7 +1,6 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { ResultOf } from '../../api/operations.ts'
 import { openDevice } from '../../model/runtime/open.ts'
 import { askDaemon } from '../daemon-client.ts'
 import type { Terminal } from '../terminal.ts'
@@ -9,6 +8,7 @@ import { makeClinics, type Clinic } from './corpus.ts'
 import { ask, generate, modelDirectory, startFederation, trainTogether, type Asked, type DemoFederation, type Noise } from './federation.ts'
 import { trainAndAsk, type Recipe } from './local-model.ts'
 import { Processes } from './processes.ts'
+import type { LocalResults, NetworkResults } from './results.ts'
 import { allFacts } from './score.ts'
 import { DemoView } from './view.ts'
 
@@ -19,20 +19,6 @@ export interface DemoOptions {
   readonly seed: number
   /** Leaves the homes where they are. */
   readonly keep: boolean
-}
-
-/** What the network answered: each clinic to all questions, before and after training. */
-export interface NetworkResults {
-  readonly before: readonly Asked[]
-  readonly trained: ReadonlyArray<ResultOf<'train'>>
-  readonly after: readonly Asked[]
-  readonly sample: ResultOf<'generate'>
-}
-
-/** What one machine answers: trained on each clinic's records alone, and on all of them together. */
-export interface LocalResults {
-  readonly alone: ReadonlyArray<readonly string[]>
-  readonly centralised: readonly string[]
 }
 
 /** How a note begins, for the sample. */

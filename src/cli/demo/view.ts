@@ -5,8 +5,8 @@ import type { Terminal } from '../terminal.ts'
 import { bar, ProgressLine } from '../views/progress-line.ts'
 import type { TrainRound } from '../views/train-view.ts'
 import { question, type Clinic } from './corpus.ts'
-import type { LocalResults, NetworkResults } from './demo.ts'
 import type { Asked, DemoFederation, Noise } from './federation.ts'
+import type { LocalResults, NetworkResults } from './results.ts'
 import { allFacts, scoreOf, type Score } from './score.ts'
 
 const barColumns = 24

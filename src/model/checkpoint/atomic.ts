@@ -67,10 +67,14 @@ export async function createDirectory (path: string, write: (temporary: string) 
   await syncDirectory(dirname(path))
 }
 
+/** Bytes of one call to the system, at most: from 2 GiB on, Node.js refuses to write and is aborted by a read. */
+const CALL_BYTES = 2 ** 30
+
 /** Writes all the bytes, in as many calls as the system needs. */
 export async function writeFully (handle: FileHandle, bytes: Uint8Array): Promise<void> {
   let done = 0
-  while (done < bytes.byteLength) done += (await handle.write(bytes, done, bytes.byteLength - done)).bytesWritten
+  while (done < bytes.byteLength)
+    done += (await handle.write(bytes, done, Math.min(CALL_BYTES, bytes.byteLength - done))).bytesWritten
 }
 
 /** Small pieces are gathered up to this size: a call to the system for each of hundreds of small tensors costs more than the disk. */
@@ -104,7 +108,7 @@ export class GatheringWriter {
 export async function readFully (handle: FileHandle, target: Uint8Array, position: number): Promise<boolean> {
   let done = 0
   while (done < target.byteLength) {
-    const { bytesRead } = await handle.read(target, done, target.byteLength - done, position + done)
+    const { bytesRead } = await handle.read(target, done, Math.min(CALL_BYTES, target.byteLength - done), position + done)
     if (bytesRead === 0) return false
     done += bytesRead
   }

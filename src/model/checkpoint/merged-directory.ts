@@ -34,8 +34,7 @@ const SPARE_BYTES = 16 * 1024 * 1024
 
 /**
  * Writes a base model with what training made of it as a Hugging Face directory: the same files with the same tensors in the same types,
- * one
- * tensor in memory at a time. What was written is opened and read again before it takes its name, so `out` is whole or absent. Throws
+ * one tensor in memory at a time. What was written is opened and read again before it takes its name, so `out` is whole or absent. Throws
  * MergeError.
  */
 export async function writeMergedModel (

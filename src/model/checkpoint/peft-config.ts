@@ -24,7 +24,6 @@ export function loraScale ({ r, alpha, rslora }: Pick<LoraSettings, 'r' | 'alpha
 }
 
 const configSchema = z.object({
-  peft_type: z.literal('LORA'),
   base_model_name_or_path: z.string().nullish(),
   r: z.int().positive(),
   lora_alpha: z.number().positive(),
@@ -35,25 +34,39 @@ const configSchema = z.object({
   modules_to_save: z.array(z.string().min(1)).nullish()
 })
 
-/** Settings that change what an adapter computes or holds, each with the values that mean "not used". */
-const unsupported: Readonly<Record<string, readonly unknown[]>> = {
-  use_dora: [false], fan_in_fan_out: [false], lora_bias: [false], use_qalora: [false],
-  rank_pattern: [], alpha_pattern: [], layer_replication: [], trainable_token_indices: [], target_parameters: [],
-  alora_invocation_tokens: [], megatron_config: [], layers_to_transform: [], exclude_modules: []
-}
+/** Ways to begin (`init_lora_weights`) that leave the base model as it is: whatever came of them is plain LoRA. */
+const plainBeginning = /^(true|false|gaussian|eva|orthogonal|mica)$/i
+
+/** Ways to begin that take an adapter's start out of the base's weights. PEFT can save such an adapter as plain LoRA of twice the rank. */
+const convertibleBeginning = /^(pissa(_niter_\d+)?|olora|corda|lora_ga)$/i
+
+/** Settings that say nothing of what an adapter computes, or are checked on their own. Any other that is set is refused. */
+const readSettings: ReadonlySet<string> = new Set([
+  ...Object.keys(configSchema.shape), 'init_lora_weights',
+  'peft_type', 'peft_version', 'auto_mapping', 'revision', 'task_type', 'inference_mode', 'layers_pattern', 'megatron_core',
+  'qalora_group_size', 'runtime_config', 'ensure_weight_tying',
+  // What a beginning was made with.
+  'loftq_config', 'eva_config', 'corda_config', 'lora_ga_config'
+])
 
 /** Reads adapter_config.json, which stands at `path`. Throws AdapterError, naming the setting, for what Midspan does not compute. */
 export function parsePeftConfig (raw: Record<string, unknown>, path: string): LoraSettings {
-  for (const [field, unused] of Object.entries(unsupported)) {
-    const value = raw[field]
-    const empty = value === undefined || value === null || (typeof value === 'object' && Object.keys(value).length === 0)
-    if (!empty && !unused.includes(value))
+  checkKind(raw, path)
+  checkBeginning(raw.init_lora_weights ?? true, path)
+  for (const [field, value] of Object.entries(raw)) {
+    if (!readSettings.has(field) && isSet(value))
       throw new AdapterError(`${path} sets ${field}, which Midspan does not compute`, 'use a plain LoRA adapter')
   }
   const parsed = configSchema.safeParse(raw)
   if (!parsed.success) {
-    const issue = parsed.error.issues[0]!
-    throw new AdapterError(`${path}: ${issue.path.join('.')}: ${issue.message}`, 'use a LoRA adapter whose target_modules is a list')
+    const { path: [field], message } = parsed.error.issues[0]!
+    const name = String(field)
+    if (raw[name] === undefined || raw[name] === null)
+      throw new AdapterError(`${path} lacks ${name}`, `add the ${name} that the adapter was trained with`)
+    throw new AdapterError(
+      `${path}: ${name}: ${message}`,
+      name === 'target_modules' ? 'name the target modules in a list' : 'use a LoRA adapter as PEFT writes it'
+    )
   }
   const {
     base_model_name_or_path: baseModel,
@@ -77,10 +90,42 @@ export function parsePeftConfig (raw: Record<string, unknown>, path: string): Lo
   }
 }
 
+/** Refuses what is no LoRA adapter of PEFT's. */
+function checkKind (raw: Record<string, unknown>, path: string): void {
+  if (raw.peft_type === 'LORA') return
+  if (typeof raw.peft_type === 'string')
+    throw new AdapterError(`${path} sets peft_type to ${raw.peft_type}, and Midspan computes LORA`, 'use a plain LoRA adapter')
+  if ('fine_tune_type' in raw || 'lora_parameters' in raw)
+    throw new AdapterError(
+      `${path} describes an adapter in the format of MLX, not in that of PEFT`,
+      'fuse it into its model with mlx_lm.fuse and start from that, or convert it to a PEFT adapter'
+    )
+  throw new AdapterError(`${path} has no peft_type, so that it describes no PEFT adapter`, 'name a directory that PEFT or Midspan wrote')
+}
+
+/** Refuses adapters that belong to another base than the published one, whose weights were changed when training began. */
+function checkBeginning (beginning: unknown, path: string): void {
+  const name = typeof beginning === 'string' ? beginning : JSON.stringify(beginning)
+  if (plainBeginning.test(name)) return
+  if (convertibleBeginning.test(name))
+    throw new AdapterError(
+      `${path} sets init_lora_weights to ${name}: the adapter belongs to a base model whose weights were changed when training began`,
+      'save it as plain LoRA with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)'
+    )
+  throw new AdapterError(
+    `${path} sets init_lora_weights to ${name}, which changes the base model or is not known`,
+    'merge the adapter into its own base model with PEFT, and start from that'
+  )
+}
+
+function isSet (value: unknown): boolean {
+  if (value === undefined || value === null || value === false) return false
+  return typeof value !== 'object' || Object.keys(value).length > 0
+}
+
 /**
- * The same settings as every PEFT release since 0.7 takes them: lists sorted, and the scale of a rank-stabilised adapter in its alpha,
- * because
- * `use_rslora` came with 0.8 and a release refuses the whole configuration for a field that it does not know.
+ * The same settings as every PEFT release since 0.7 takes them: lists sorted, and the scale of a rank-stabilised adapter in its alpha.
+ * `use_rslora` came with PEFT 0.8, and a release refuses the whole configuration for a field that it does not know.
  */
 export function portableSettings <Settings extends LoraSettings> (settings: Settings): Settings {
   const { r, alpha, rslora, targets, modulesToSave } = settings

@@ -67,8 +67,7 @@ export function modulesOf ({ tensors }: Pick<PeftAdapter, 'tensors'>): Array<{ r
 
 /**
  * Writes an adapter directory that `PeftModel.from_pretrained` loads, of every release since 0.7. Existing files are replaced atomically,
- * the
- * configuration last, and read again. Throws AdapterError for inconsistent tensors, and for what does not come back as it was written.
+ * the configuration last, and read again. Throws AdapterError for inconsistent tensors, and for what does not come back as it was written.
  */
 export async function writePeftAdapter (dir: string, { dtype, ...adapter }: PeftAdapter & { readonly dtype: SaveDType }): Promise<void> {
   const portable = portableSettings(adapter)
@@ -115,9 +114,21 @@ export async function readPeftAdapter (dir: string): Promise<PeftAdapter> {
   })
   const tensors = new Map<string, Tensor>()
   for (const name of file.tensors.keys()) tensors.set(name, await file.read(name))
-  const adapter = { ...settings, tensors }
+  const { modulesToSave } = settings
+  const adapter = {
+    ...settings,
+    ...(modulesToSave === undefined ? {} : { modulesToSave: modulesToSave.flatMap((name) => savedPaths(name, tensors.keys())) }),
+    tensors
+  }
   checkTensors(adapter, dir)
   return adapter
+}
+
+/** The paths of the modules that `modules_to_save` names, by their whole path or, as PEFT allows, its end; the name itself without any. */
+function savedPaths (name: string, tensorNames: Iterable<string>): string[] {
+  const paths = [...tensorNames].flatMap((tensor) => pairPattern.test(tensor) ? [] : ownPattern.exec(tensor)?.[1] ?? [])
+  const found = [...new Set(paths)].filter((path) => path === name || path.endsWith(`.${name}`))
+  return found.length === 0 ? [name] : found
 }
 
 function checkTensors ({ r, targets, bias, modulesToSave = [], tensors }: PeftAdapter, where: string): void {
@@ -126,8 +137,8 @@ function checkTensors ({ r, targets, bias, modulesToSave = [], tensors }: PeftAd
   const lost = modulesToSave.find((module) => !tensors.has(peftSavedName(`${module}.weight`)))
   if (lost !== undefined)
     throw new AdapterError(
-      `${where}: modules_to_save names ${lost}, of which there is no weight`,
-      'name modules by their whole paths in the model'
+      `${where}: modules_to_save names ${lost}, and the adapter holds no weight of it`,
+      'save the adapter again, with its modules'
     )
   for (const [name, { dtype, shape }] of tensors) {
     const fault = (what: string): AdapterError => new AdapterError(`${where}: ${name} ${what}`)
@@ -138,6 +149,11 @@ function checkTensors ({ r, targets, bias, modulesToSave = [], tensors }: PeftAd
       continue
     }
     const [, module, side] = pairPattern.exec(name) ?? []
+    if (module === undefined && ownPattern.test(name))
+      throw new AdapterError(
+        `${where}: ${name} is not a LoRA tensor, but the model's own: it was trained whole, or the vocabulary was resized`,
+        'merge the adapter into its model with PEFT, and start from that'
+      )
     if (module === undefined || !name.startsWith(wrapperPrefix)) throw fault('is not a LoRA tensor')
     if (!targets.some((target) => module.endsWith(`.${target}`))) throw fault(`belongs to none of the target modules ${targets.join(', ')}`)
     if (shape.length !== 2 || shape[side === 'A' ? 0 : 1] !== r) throw fault(`is [${shape.join(', ')}], not of rank ${r}`)

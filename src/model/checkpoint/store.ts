@@ -39,10 +39,8 @@ const SPARE_BYTES = 16 * 1024 * 1024
 
 /**
  * Collects a client's part of a model in a directory: pieces named by their hash arrive in chunks into `parts/<sha256>.part`, are verified
- * when
- * complete, and `finish` puts them together. Killed at any instant, it goes on where it was. Tensors of an earlier `model.safetensors` in
- * the
- * directory are used again where their hashes agree. One store a directory at a time.
+ * when complete, and `finish` puts them together. Killed at any instant, it goes on where it was. Tensors of an earlier `model.safetensors`
+ * in the directory are used again where their hashes agree. One store a directory at a time.
  */
 export class PartialModelStore {
   readonly path: string

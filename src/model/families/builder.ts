@@ -1,6 +1,6 @@
 import type { Graph, Value } from '../graph/graph.ts'
 import { add, layerNorm, matmul, mul, reshape, rmsNorm } from '../graph/operators/index.ts'
-import { UnsupportedModelError, type Model, type Norm } from './family.ts'
+import { UnsupportedModelError, type BlockBuilder, type Model, type Norm } from './family.ts'
 import type { WeightSpec } from './weights.ts'
 
 /**
@@ -47,10 +47,10 @@ export function normalized (x: Value, { name, kind, size }: Norm, epsilon: numbe
 }
 
 /**
- * What a model writes its block with. The block says which modules act on what; the builder knows the weights, the adapters and, through
- * its attention, whether this is training, prefill or decoding. Weights are inputs of the graph, under their names in the block.
+ * Writes the operations of a block into a graph. The weights are inputs of the graph, under their names in the block. The attention and
+ * the adapters that the options give decide whether the program is for training, prefill or decoding.
  */
-export class BlockBuilder {
+export class GraphBlockBuilder implements BlockBuilder {
   readonly graph: Graph
   readonly model: Model
   readonly #prefix: string
@@ -67,7 +67,6 @@ export class BlockBuilder {
     this.#adapter = adapter
   }
 
-  /** x [rows, in] → [rows, out]: the module's product, its bias if it has one, and its adapter if it is a target. */
   linear (module: string, x: Value): Value {
     const found = this.model.linears.find(({ name }) => name === module)
     if (found === undefined) throw new UnsupportedModelError(`${this.model.architecture} has no linear module ${module}`)
@@ -80,19 +79,16 @@ export class BlockBuilder {
     return add(y, matmul(mul(low, adapter.scaling), adapter.b, { transposeB: true }))
   }
 
-  /** x [rows, n * size] → the same shape, each run of the norm's size normalised on its own. */
   norm (name: string, x: Value): Value {
     const found = this.model.norms.find((norm) => norm.name === name)
     if (found === undefined) throw new UnsupportedModelError(`${this.model.architecture} has no norm ${name}`)
     return normalized(x, found, this.model.normEpsilon, this.#prefix)
   }
 
-  /** Attention as this is training, prefill or decoding: see `Attention`. */
   attention (q: Value, k: Value, v: Value): Value {
     return this.#attention(q, k, v)
   }
 
-  /** Marks a value as worth keeping for the backward pass. */
   keep (value: Value): Value {
     return this.graph.mark(value)
   }

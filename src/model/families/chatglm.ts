@@ -1,11 +1,10 @@
 import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
 import { add, gelu, mul, reshape, split } from '../graph/operators/index.ts'
-import type { BlockBuilder } from './builder.ts'
-import { checkHeads, count, layerCount, layerNorm, linear, readConfig, sameWindow } from './describe.ts'
-import { UnsupportedModelError, type Config, type Description, type Family } from './family.ts'
+import { checkHeads, count, layerCount, layerNorm, linear, readConfig, sameWindow } from './description.ts'
+import { UnsupportedModelError, type Config, type Description, type Family, type BlockBuilder } from './family.ts'
 import { PromptError, type PromptContext, type PromptReading } from './prompts.ts'
-import { plainRotary } from './rotary.ts'
+import { plainRotary } from './rotary-embedding.ts'
 
 const id = z.int().min(0)
 
@@ -105,8 +104,7 @@ function block (b: BlockBuilder, hidden: Value): Value {
 
 /**
  * A sequence is `text [gMASK] sop answer eop`, or has a [MASK] within its text; sop is the configuration's bos. The answer's position in
- * the
- * text is the mask token's, except that in the first revision it counts on for [gMASK] in the pass that reads the text.
+ * the text is the mask token's, except that in the first revision it counts on for [gMASK] in the pass that reads the text.
  */
 function promptReading ({ vocab_size: vocabulary, bos_token_id: sop, mask_token_id, gmask_token_id }: ChatGLMConfig): PromptReading {
   const first = vocabulary === FIRST_VOCABULARY || (gmask_token_id === undefined && vocabulary !== SECOND_VOCABULARY)

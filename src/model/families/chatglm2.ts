@@ -1,8 +1,8 @@
 import { z } from 'zod'
-import { checkHeads, count, layerCount, linear, readConfig, rmsNorm, sameWindow } from './describe.ts'
+import { fusedAttention, fusedGatedMlp, preNormBlock } from './block-parts.ts'
+import { checkHeads, count, layerCount, linear, readConfig, rmsNorm, sameWindow } from './description.ts'
 import type { Config, Description, Family } from './family.ts'
-import { fusedAttention, fusedGatedMlp, preNormBlock } from './parts.ts'
-import { plainRotary, type RotaryTable } from './rotary.ts'
+import { plainRotary, type RotaryTable } from './rotary-embedding.ts'
 
 const chatglm2Config = z.looseObject({
   padded_vocab_size: count,

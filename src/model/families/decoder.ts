@@ -1,6 +1,6 @@
 // What the decoders of the transformers library have in common: settings, and names in the checkpoint.
 import { z } from 'zod'
-import { checkHeads, count, layerCount, linear, rmsNorm, type Heads } from './describe.ts'
+import { checkHeads, count, layerCount, linear, rmsNorm, type Heads } from './description.ts'
 import type { Config, LinearModule } from './family.ts'
 import { readPositions, type RotaryShape } from './rotary-settings.ts'
 

@@ -1,8 +1,7 @@
 import { MidspanError } from '../../errors.ts'
-import type { Value } from '../graph/graph.ts'
-import type { BlockBuilder } from './builder.ts'
+import type { Graph, Value } from '../graph/graph.ts'
 import type { PromptReading } from './prompts.ts'
-import type { RotaryTable } from './rotary.ts'
+import type { RotaryTable } from './rotary-embedding.ts'
 
 /** config.json of a Hugging Face model directory. */
 export type Config = Readonly<Record<string, unknown>>
@@ -20,6 +19,20 @@ export interface Norm {
   readonly name: string
   readonly kind: 'rms' | 'layer'
   readonly size: number
+}
+
+/** Writes the operations of one block. A family's block says which modules act on which values; the builder knows the weights. */
+export interface BlockBuilder {
+  readonly graph: Graph
+  readonly model: Model
+  /** Applies a linear module to x [rows, in]: its product, its bias if it has one, and its adapter if it is a target. Gives [rows, out]. */
+  linear (module: string, x: Value): Value
+  /** Normalises x [rows, n * size], each run of the norm's size on its own. Gives the same shape. */
+  norm (name: string, x: Value): Value
+  /** Attends with queries [rows, heads * headSize] over keys and values [rows, kvHeads * headSize]. Gives [rows, heads * headSize]. */
+  attention (q: Value, k: Value, v: Value): Value
+  /** Marks a value to be saved between the forward and the backward pass, and returns it. */
+  keep (value: Value): Value
 }
 
 /** What Midspan needs to know of a model to compute it. */

@@ -1,8 +1,8 @@
 import { z } from 'zod'
+import { attention, fusedGatedMlp, preNormBlock } from './block-parts.ts'
 import { attentionLinears, decoder, decoderSettings } from './decoder.ts'
-import { count, linear, readConfig, rmsNorm, sameWindow } from './describe.ts'
+import { count, linear, readConfig, rmsNorm, sameWindow } from './description.ts'
 import type { Config, Description, Family } from './family.ts'
-import { attention, fusedGatedMlp, preNormBlock } from './parts.ts'
 
 export const glmConfig = z.looseObject({
   ...decoderSettings,

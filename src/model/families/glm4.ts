@@ -1,10 +1,9 @@
 import type { Value } from '../graph/graph.ts'
 import { add } from '../graph/operators/index.ts'
-import type { BlockBuilder } from './builder.ts'
-import { readConfig, rmsNorm } from './describe.ts'
-import type { Config, Description, Family } from './family.ts'
+import { attention } from './block-parts.ts'
+import { readConfig, rmsNorm } from './description.ts'
+import type { BlockBuilder, Config, Description, Family } from './family.ts'
 import { glmConfig, glmMlp, glmModel } from './glm.ts'
-import { attention } from './parts.ts'
 
 /** GLM-4-0414: GLM-4 whose attention and MLP are normalised before they are added, too. */
 export const glm4: Family = { name: 'glm4', modelType: 'glm4', architectures: ['Glm4ForCausalLM'], describe }

@@ -1,4 +1,4 @@
-export { checkModel, checkTiedHead, checkWeights, type TensorListing } from './check.ts'
+export { checkModel, checkTiedHead, checkWeights, type TensorListing } from './weight-checks.ts'
 export { UnsupportedModelError, type Config, type Model } from './family.ts'
 export { contextFault, PromptError, type PromptContext, type PromptReading } from './prompts.ts'
 export { familyOf, modelOf, supportedArchitectures } from './registry.ts'

@@ -1,8 +1,8 @@
 import { z } from 'zod'
+import { attention, gatedMlp, preNormBlock } from './block-parts.ts'
 import { attentionLinears, decoder, decoderSettings, gatedLinears } from './decoder.ts'
-import { count, readConfig, rmsNorm, sameWindow } from './describe.ts'
+import { count, readConfig, rmsNorm, sameWindow } from './description.ts'
 import type { Config, Description, Family } from './family.ts'
-import { attention, gatedMlp, preNormBlock } from './parts.ts'
 
 const mistralConfig = z.looseObject({
   ...decoderSettings,

@@ -1,8 +1,8 @@
 import { z } from 'zod'
+import { attention, gatedMlp, preNormBlock } from './block-parts.ts'
 import { attentionLinears, decoder, decoderSettings, gatedLinears, type DecoderConfig } from './decoder.ts'
-import { count, readConfig, rmsNorm } from './describe.ts'
+import { count, readConfig, rmsNorm } from './description.ts'
 import { UnsupportedModelError, type Config, type Description, type Family, type Model } from './family.ts'
-import { attention, gatedMlp, preNormBlock } from './parts.ts'
 
 /** The settings that Qwen2 and 3 have in common. */
 export const qwenSettings = {

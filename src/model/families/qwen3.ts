@@ -1,10 +1,9 @@
 import { z } from 'zod'
 import type { Value } from '../graph/graph.ts'
-import type { BlockBuilder } from './builder.ts'
+import { gatedMlp, preNormBlock } from './block-parts.ts'
 import { attentionLinears, decoder, gatedLinears } from './decoder.ts'
-import { count, readConfig, rmsNorm } from './describe.ts'
-import type { Config, Description, Family } from './family.ts'
-import { gatedMlp, preNormBlock } from './parts.ts'
+import { count, readConfig, rmsNorm } from './description.ts'
+import type { BlockBuilder, Config, Description, Family } from './family.ts'
 import { qwenSettings, qwenWindows } from './qwen2.ts'
 
 const qwen3Config = z.looseObject({

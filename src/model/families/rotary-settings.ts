@@ -1,6 +1,6 @@
 import { shown } from '../../errors.ts'
 import { UnsupportedModelError, type Config, type Model } from './family.ts'
-import { plainRotary, type RotaryTable } from './rotary.ts'
+import { plainRotary, type RotaryTable } from './rotary-embedding.ts'
 
 const SUPPORTED = ['default', 'linear', 'dynamic', 'llama3', 'yarn']
 const DEFAULT_BASE = 10000
@@ -33,8 +33,7 @@ type Positions = Pick<Model, 'rotary' | 'maxPositions'>
 
 /**
  * Reads the rotary settings of a configuration, in the style of transformers before 5 (`rope_theta` and `rope_scaling`, which decides where
- * it
- * is there) or since (`rope_parameters`), as transformers' modeling_rope_utils does. Throws UnsupportedModelError for what it does not
+ * it is there) or since (`rope_parameters`), as transformers' modeling_rope_utils does. Throws UnsupportedModelError for what it does not
  * name.
  */
 export function readPositions (config: Config, options: PositionOptions): Positions {

@@ -1,7 +1,8 @@
-import { BlockBuilder, type Attention } from '../families/builder.ts'
+import { GraphBlockBuilder, type Attention } from '../families/builder.ts'
 import { kindOf } from '../families/family.ts'
 import { Graph, type Value } from '../graph/graph.ts'
-import { program, programOf, section, type Program } from '../graph/program.ts'
+import { program, programOf, type Program } from '../graph/program.ts'
+import { section } from '../graph/section.ts'
 import { adapterInputs } from '../layers/block-programs.ts'
 import { isQuantized, weightProduct } from '../layers/weight-format.ts'
 import type { ModelWeights } from '../layers/weights.ts'
@@ -81,7 +82,7 @@ function cachedBlock (weights: ModelWeights, layer: number, run: RunKind): Cache
   let seen: Pick<CachedBlock, 'query' | 'key' | 'value' | 'attended'> | undefined
   const attention: Attention = (query, key, value) => (seen = { query, key, value, attended: attend(query, key, value) }).attended
   const quantized = weights.fixes(format) ? 'int8' : 'float32'
-  const builder = new BlockBuilder({
+  const builder = new GraphBlockBuilder({
     graph,
     model,
     attention,

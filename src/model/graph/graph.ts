@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { bytesOf, tensor, type DType, type Tensor, type TensorData } from '../../tensor.ts'
 import { toFloat16 } from '../float16.ts'
-import type { Emitter } from './emitter.ts'
+import type { Attributes } from './attributes.ts'
 import { GraphError } from './errors.ts'
 
 /** The size of one axis. A string is a symbolic size; equal names mean equal sizes. */
@@ -30,6 +30,22 @@ export interface Value extends ValueType {
 
 /** The gradient of each output or input, undefined where none flows. */
 export type Gradients = ReadonlyArray<Value | undefined>
+
+/** What operators write ONNX nodes with. */
+export interface Emitter {
+  /** Appends a node; attributes that are undefined are left out. */
+  readonly node: (opType: string, inputs: readonly string[], outputs: readonly string[], attributes?: Attributes, domain?: string) => void
+  /** The ONNX name of a value. */
+  readonly name: (value: Value) => string
+  /** Whether anything in the program reads this value. */
+  readonly uses: (value: Value) => boolean
+  /** A new name for an intermediate result within one operator. */
+  readonly fresh: () => string
+  /** The name of a constant. */
+  readonly constant: (value: Tensor) => string
+  /** A program input that has this symbolic size, and on which axis. */
+  readonly holderOf: (dim: string) => { readonly name: string, readonly axis: number }
+}
 
 /** One application of an operator. Nodes are pure: the same operator on the same values is the same node. */
 export interface Node {

@@ -1,8 +1,8 @@
 import { create, toBinary, type MessageInitShape } from '@bufbuild/protobuf'
 import { bytesOf, bytesPerElement, elementCount, type DType, type Tensor } from '../../tensor.ts'
-import { MICROSOFT, type Attribute, type Attributes, type Emitter } from './emitter.ts'
+import { MICROSOFT, type Attribute, type Attributes } from './attributes.ts'
 import { GraphError } from './errors.ts'
-import { isAnyShape, type Node, type Value } from './graph.ts'
+import { isAnyShape, type Emitter, type Node, type Value } from './graph.ts'
 import {
   ModelProtoSchema,
   type AttributeProtoSchema,
@@ -10,7 +10,7 @@ import {
   type TensorProtoSchema,
   type ValueInfoProtoSchema
 } from './onnx_pb.ts'
-import type { Section } from './program.ts'
+import type { Section } from './section.ts'
 
 /**
  * Checked with onnxruntime 1.30 on CPU and WebGPU, where nearly every operator used here then runs on the device (Round falls back to CPU);

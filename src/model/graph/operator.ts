@@ -1,7 +1,7 @@
 import type { DType } from '../../tensor.ts'
-import type { Attributes, Emitter } from './emitter.ts'
+import type { Attributes } from './attributes.ts'
 import { GraphError } from './errors.ts'
-import { isAnyShape, type Dim, type Gradients, type Graph, type Value, type ValueType } from './graph.ts'
+import { isAnyShape, type Dim, type Emitter, type Gradients, type Graph, type Value, type ValueType } from './graph.ts'
 
 /** One application of an operator, as its rules see it. */
 export interface Call<A> {

@@ -17,26 +17,26 @@ import {
   where
 } from '../graph/operators/index.ts'
 
-/** Turns q or k [rows, heads * headSize] by the graph's inputs `positions` [rows, parts of a head], `cos` and `sin`. */
+/** Applies the rotary embedding to q or k [rows, heads * headSize], by the graph's inputs `positions` [rows, parts], `cos` and `sin`. */
 export function rotate (graph: Graph, model: Model, x: Value, heads: number): Value {
   const { parts = 1 } = model.rotary
   const positions = graph.input('positions', 'int64', ['rows', parts])
   if (parts === 1) return rotateRows(graph, model, x, positions, heads)
   const [rows, width] = [x.shape[0]!, x.shape[1]!]
   const partSize = model.headSize / parts
-  // The first parts of all heads, then the second: rows of their own, as they have positions of their own.
+  // The first parts of all heads become rows, and then the second parts: each part has positions of its own.
   const apart = reshape(transpose(reshape(x, [rows, heads, parts, partSize]), [0, 2, 1, 3]), [`${rows}*parts`, heads * partSize])
   const turned = rotateRows(graph, model, apart, reshape(positions, [`${rows}*parts`, 1]), heads)
   return reshape(transpose(reshape(turned, [rows, parts, heads, partSize]), [0, 2, 1, 3]), [rows, width])
 }
 
-/** x [rows, heads * size] by positions [rows, 1]. */
+/** Applies the rotary embedding to x [rows, heads * size], by positions [rows, 1]. */
 function rotateRows (graph: Graph, model: Model, x: Value, positions: Value, heads: number): Value {
   const pairs = model.rotary.frequencies.length
   const [rows, width] = [x.shape[0]!, Number(x.shape[1])]
   const [cos, sin] = ['cos', 'sin'].map((name) => graph.input(name, 'float32', ['positions', pairs]))
   const { size, interleaved } = model.rotary
-  // A sequence a row: the operator refuses a sequence longer than the tables, and packed rows may be many more than that.
+  // Each row is a sequence of its own: the operator refuses sequences longer than the tables, which packed rows may be.
   const turned = rotaryEmbedding(reshape(x, [rows, 1, width]), positions, cos!, sin!, {
     heads,
     interleaved,
@@ -46,10 +46,11 @@ function rotateRows (graph: Graph, model: Model, x: Value, positions: Value, hea
 }
 
 /**
- * Causal attention that can be differentiated. Rows are padded at the end to [batch, seq] by the graph's inputs `slots` [batch, seq] and
- * `places` [rows]; no row sees what comes after it, so none sees padding. Query heads that share a key head are stacked along the
- * sequence, so that keys and values are never repeated. With a window, a query sees only that many keys, its own the last. In a model that
- * reads prompts in both directions, the input `contexts` [batch] says how many keys of each sequence all of its queries see.
+ * Builds causal attention that can be differentiated. The graph's inputs `slots` [batch, seq] and `places` [rows] say how packed rows are
+ * padded, at the end of each sequence, to [batch, seq]; no row sees a later one, so that none sees padding. Query heads that share a
+ * key/value head are stacked along the sequence, so that keys and values need not be repeated. With a window, a query sees only that many
+ * keys, the last of them its own. In a model that reads prompts in both directions, the input `contexts` [batch] holds, for each sequence,
+ * the number of keys that all of its queries see.
  */
 export function paddedAttention (graph: Graph, model: Model, window: number | null): Attention {
   const { heads, kvHeads, headSize } = model
@@ -76,10 +77,9 @@ export function paddedAttention (graph: Graph, model: Model, window: number | nu
 }
 
 /**
- * Attention of q [batch, kvHeads, group * queries, size] over k and v [batch, kvHeads, keys, size], with `mask` [..., queries, keys] added
- * to
- * the scores [batch, kvHeads, group, queries, keys]: [batch, queries, kvHeads, group, size]. Heads may have zeros after the model's
- * elements.
+ * Computes attention of q [batch, kvHeads, group * queries, size] over k and v [batch, kvHeads, keys, size], and returns [batch, queries,
+ * kvHeads, group, size]. `mask` [..., queries, keys] is added to the scores [batch, kvHeads, group, queries, keys]. `size` may exceed the
+ * model's head size where the rest of a head is zeros.
  */
 export function maskedAttention ({ heads, kvHeads, headSize }: Model, q: Value, k: Value, v: Value, mask: Value): Value {
   const [batch, , keys, size] = k.shape as [Dim, Dim, Dim, Dim]
@@ -91,8 +91,8 @@ export function maskedAttention ({ heads, kvHeads, headSize }: Model, q: Value, 
 }
 
 /**
- * Of queries and keys at these indices of one sequence, [queries, keys]: 0 where a query sees a key, -infinity where the key comes after it
- * or lies before its window.
+ * Makes the mask [queries, keys] of queries and keys at these indices of one sequence: 0 where a query sees a key, and -infinity where the
+ * key comes after the query or before its window.
  */
 export function causalMask (queries: Value, keys: Value, window: number | null): Value {
   const { graph } = queries
@@ -102,7 +102,7 @@ export function causalMask (queries: Value, keys: Value, window: number | null):
   return window === null ? causal : where(greaterOrEqual(sub(query, key), graph.scalar(window, 'int64')), unseen, causal)
 }
 
-/** [batch, 1, 1, queries, keys]: 0 where the key is in its sequence's context, of `lengths` [batch] keys, and as in `causal` elsewhere. */
+/** Makes the mask [batch, 1, 1, queries, keys]: 0 for keys in their sequence's context, of `lengths` [batch] keys; else as `causal`. */
 export function contextMask (keys: Value, lengths: Value, causal: Value): Value {
   const { graph } = keys
   return where(

@@ -1,9 +1,9 @@
-import { BlockBuilder, type Adapter } from '../families/builder.ts'
+import { GraphBlockBuilder, type Adapter } from '../families/builder.ts'
 import type { BlockKind, Model } from '../families/family.ts'
 import { differentiate } from '../graph/differentiate.ts'
+import { savePolicy, splitForwardBackward } from '../graph/forward-backward.ts'
 import { Graph, type Value } from '../graph/graph.ts'
 import { cast, less, mul, where } from '../graph/operators/index.ts'
-import { partition, savePolicy } from '../graph/partition.ts'
 import { program, type Program } from '../graph/program.ts'
 import { paddedAttention } from './attention.ts'
 import { adapterScaling, adapterTargets, type AdapterSettings } from './lora.ts'
@@ -24,8 +24,8 @@ export interface BlockOptions {
 
 /**
  * The programs of one block, the same for all blocks of its kind and training. Inputs: `hidden` [rows, hidden], `positions`, `slots`,
- * `places` (rowLayout), `cos`,
- * `sin`, the weights and adapters by their names in the block, and `${module}.dropout` (uint32 [rows, in]) where adapters drop out.
+ * `places` (rowLayout), `cos`, `sin`, the weights and adapters by their names in the block, and `${module}.dropout` (uint32 [rows, in])
+ * where adapters drop out.
  */
 export interface BlockPrograms {
   /** Output `output` [rows, hidden]; without dropout. */
@@ -53,7 +53,7 @@ export function blockPrograms (options: BlockOptions, policy: ResidualPolicy): B
     ...parameters.map((name) => graph.inputs.get(name)!)
   ])
   const backward = Object.fromEntries(parameters.map((name, i) => [`${name}.gradient`, gradients[i]!]))
-  const parts = partition(graph, {
+  const parts = splitForwardBackward(graph, {
     name: 'block',
     forward: { output },
     backward: { inputGradient: inputGradient!, ...backward },
@@ -76,7 +76,7 @@ function blockGraph (
   const graph = new Graph()
   const hidden = graph.input('hidden', 'float32', ['rows', model.hiddenSize])
   const adapter = adapterInputs(graph, model, adapters, isTraining)
-  const builder = new BlockBuilder({
+  const builder = new GraphBlockBuilder({
     graph,
     model,
     attention: paddedAttention(graph, model, kind.window),

@@ -3,11 +3,11 @@ import { embeddingWeight } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Executable, ProgramCall, OutputRef } from '../runtime/device.ts'
 import { embeddingGradientProgram, embeddingProgram, likeliestProgram } from './head-programs.ts'
-import { checkTokens } from './tokens.ts'
+import { checkTokens } from './vocabulary-check.ts'
 import { endFormat } from './weight-format.ts'
 import type { ModelWeights } from './weights.ts'
 
-/** Token ids to hidden states, and back where the embedding is trained. */
+/** Computes the embedding of token ids, and its gradient where it is trained. */
 export class Embedding {
   readonly #weights: ModelWeights
   readonly #forward: Executable
@@ -19,7 +19,7 @@ export class Embedding {
     this.#backward = backward
   }
 
-  /** The embedding must be among the weights by the time it is used. */
+  /** Compiles the programs. The embedding must be among the weights by the time that they run. */
   static async open (weights: ModelWeights): Promise<Embedding> {
     const { device, model, trainable, key } = weights
     const forward = await compiled(device, `embedding ${key}`, () => embeddingProgram(model, endFormat(weights.format)))
@@ -31,25 +31,25 @@ export class Embedding {
 
   get isTrained (): boolean { return this.#backward !== undefined }
 
-  /** ids int32 [rows] → [rows, hidden], the caller's. Throws VocabularyError. */
+  /** Computes hidden states [rows, hidden] of ids int32 [rows]. The caller frees them. Throws VocabularyError. */
   async forward (ids: Tensor): Promise<DeviceTensor> {
     const { hidden } = await this.#forward.run(this.#inputs(ids), { keep: 'all' })
     return hidden as DeviceTensor
   }
 
-  /** The same as a call of a chain; gives `hidden`. */
+  /** Prepares the embedding as a call in a sequence. The call's output is `hidden`. Throws VocabularyError. */
   call (ids: Tensor): ProgramCall {
     return { executable: this.#forward, inputs: this.#inputs(ids) }
   }
 
-  /** Of the likeliest tokens after `logits` [rows, vocabulary]; gives their `ids` int32 [rows] besides. */
+  /** Prepares the embedding of the likeliest tokens by `logits` [rows, vocabulary]. Outputs are `hidden` and `ids` int32 [rows]. */
   async likeliestCall (logits: OutputRef): Promise<ProgramCall> {
     const { device, model, key, format } = this.#weights
     const executable = await compiled(device, `embedding.likeliest ${key}`, () => likeliestProgram(model, endFormat(format)))
     return { executable, inputs: { logits, ...this.#table() } }
   }
 
-  /** The gradient of [rows, hidden] to that of the embedding, by name; none where it is frozen. */
+  /** Computes the embedding's gradient, by its name, from that of its hidden states [rows, hidden]; nothing where it is frozen. */
   async backward (ids: Tensor, hiddenGradient: AnyTensor): Promise<Map<string, DeviceTensor>> {
     if (this.#backward === undefined) return new Map()
     const { embedding } = this.#weights.model

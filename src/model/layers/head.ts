@@ -3,13 +3,13 @@ import { headWeights, type Model } from '../families/index.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, Executable, ProgramCall, OutputRef } from '../runtime/device.ts'
 import { IGNORED_TARGET, type Batch } from '../text/batches.ts'
-import { GradientSum } from '../training/gradient-sum.ts'
+import { GradientSum } from './gradient-sum.ts'
 import { logitsProgram, lossGradientProgram, lossProgram } from './head-programs.ts'
-import { checkTokens } from './tokens.ts'
+import { checkTokens } from './vocabulary-check.ts'
 import { endFormat } from './weight-format.ts'
 import type { ModelWeights } from './weights.ts'
 
-/** Logits that one run holds at most, 128 MiB of them; several such tensors are alive in its gradient. More rows take several runs. */
+/** The most logits of one run, 128 MiB of them; a run for gradients holds several such tensors. More rows take several runs. */
 const LOGITS_PER_RUN = 2 ** 25
 
 export interface Loss {
@@ -19,7 +19,7 @@ export interface Loss {
 }
 
 export interface HeadGradients extends Loss {
-  /** Of lossSum: `hidden` [rows, hidden], and what is trained by its name. */
+  /** The gradients of `lossSum`: that of `hidden` [rows, hidden], and those of trained tensors by their names. */
   readonly gradients: Map<string, DeviceTensor>
 }
 
@@ -29,7 +29,7 @@ interface HeadExecutables {
   readonly gradient: Executable
 }
 
-/** The final norm and the head: hidden states to logits, to a loss and to its gradients. */
+/** Computes the final norm and the head: from hidden states to logits, or to a loss and its gradients. */
 export class Head {
   readonly #weights: ModelWeights
   readonly #executables: HeadExecutables
@@ -41,7 +41,7 @@ export class Head {
     this.#parameters = parameters
   }
 
-  /** The final norm and the head must be among the weights by the time it is used. */
+  /** Compiles the programs. The final norm and the head must be among the weights by the time that they run. */
   static async open (weights: ModelWeights): Promise<Head> {
     const { device, model, trainable, key } = weights
     const format = endFormat(weights.format)
@@ -54,13 +54,13 @@ export class Head {
     return new Head(weights, { logits, loss, gradient }, parameters)
   }
 
-  /** Logits of some of the rows of [rows, hidden]: float32 [taken, vocabulary]. No row is taken twice. */
+  /** Computes logits, float32 [taken, vocabulary], of some rows of [rows, hidden]. No row is taken twice. */
   async logits (hidden: AnyTensor, taken: readonly number[]): Promise<Tensor> {
     const { logits } = await this.#executables.logits.run(this.#logitsInputs(hidden, hidden.shape[0]!, taken))
     return logits as Tensor
   }
 
-  /** The same, of this many rows, as a call of a chain that generates; gives `logits`. */
+  /** Prepares the logits of some of `count` rows as a call in a sequence that generates. The call's output is `logits`. */
   async generationCall (hidden: AnyTensor | OutputRef, count: number, taken: readonly number[]): Promise<ProgramCall> {
     const { model } = this.#weights
     const format = endFormat(this.#weights.format)
@@ -75,7 +75,7 @@ export class Head {
     return { hidden, taken: rows, inverse, ...this.#inputs() }
   }
 
-  /** The loss of [rows, hidden] where targets count. Throws VocabularyError. */
+  /** Computes the loss of [rows, hidden] over the targets that count. Throws VocabularyError. */
   async loss (hidden: AnyTensor, targets: Batch['targets']): Promise<Loss> {
     const counted = countedRows(this.#weights.model, targets)
     let lossSum = 0
@@ -86,7 +86,7 @@ export class Head {
     return { lossSum, countedTokens: counted.length }
   }
 
-  /** The loss with its gradients, which are the caller's. Throws VocabularyError. */
+  /** Computes the loss with its gradients, which the caller frees. Throws VocabularyError. */
   async gradients (hidden: DeviceTensor, targets: Batch['targets']): Promise<HeadGradients> {
     const { device } = this.#weights
     using sum = new GradientSum(device)

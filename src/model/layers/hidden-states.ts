@@ -7,10 +7,10 @@ import { program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
 
-/** How rows, one sequence after another without padding, fall into sequences. */
+/** Sequences of rows that lie one after another without padding. */
 export interface Sequences {
   readonly lengths: readonly number[]
-  /** Of each sequence, in a model that reads prompts in both directions; left out or empty for others. */
+  /** The context of each sequence, in a model that reads prompts in both directions; left out or empty for other models. */
   readonly contexts?: readonly PromptContext[] | undefined
 }
 
@@ -20,16 +20,13 @@ export interface HiddenStates extends Sequences {
   readonly hidden: AnyTensor
 }
 
-/** How token ids, one array a sequence, fall into sequences of rows. Throws PromptError. */
+/** Describes the sequences of rows of these token ids, one array a sequence. Throws PromptError. */
 export function sequencesOf ({ prompts }: Model, ids: ReadonlyArray<readonly number[]>): Sequences {
   const lengths = ids.map((sequence) => sequence.length)
   return prompts === undefined ? { lengths } : { lengths, contexts: ids.map((sequence) => prompts.context(sequence, 'read')) }
 }
 
-/**
- * What contradicts the contexts of these sequences, which only a model that reads prompts in both directions has; undefined where nothing
- * does.
- */
+/** Says what is wrong with the contexts of sequences, which only models that read prompts in both directions have; undefined if nothing. */
 export function contextsFault ({ prompts }: Model, { lengths, contexts = [] }: Sequences): string | undefined {
   const expected = prompts === undefined ? 0 : lengths.length
   if (contexts.length !== expected) return `${contexts.length} contexts came where the model has ${expected}`
@@ -40,7 +37,41 @@ export function contextsFault ({ prompts }: Model, { lengths, contexts = [] }: S
   return undefined
 }
 
-/** Joins packed rows [rows_i, width], in order. The parts stay the caller's. */
+/** Consecutive sequences `[first, end)` of a batch, and their rows `[first, end)`. */
+export interface SequenceGroup {
+  readonly sequences: readonly [first: number, end: number]
+  readonly rows: readonly [first: number, end: number]
+}
+
+/** Places of a padded batch that are never too many. */
+const FEW_PLACES = 4096
+
+/**
+ * Splits a batch, in order, into groups of sequences that are padded to at most twice their rows. Attention pads a run's sequences to the
+ * longest of them: a sequence of 4,096 rows among a thousand short ones would take a thousand times the memory that it takes alone.
+ */
+export function evenGroups (lengths: readonly number[]): SequenceGroup[] {
+  const groups: SequenceGroup[] = []
+  let [sequence, row, most] = [0, 0, 0]
+  for (let i = 0, rows = 0; i < lengths.length; i++) {
+    const places = (i + 1 - sequence) * Math.max(most, lengths[i]!)
+    if (i > sequence && places > Math.max(FEW_PLACES, 2 * (rows + lengths[i]! - row))) {
+      groups.push({ sequences: [sequence, i], rows: [row, rows] })
+      ;[sequence, row, most] = [i, rows, 0]
+    }
+    most = Math.max(most, lengths[i]!)
+    rows += lengths[i]!
+    if (i === lengths.length - 1) groups.push({ sequences: [sequence, lengths.length], rows: [row, rows] })
+  }
+  return groups
+}
+
+/** Finds the greatest of these lengths, which may be more than a call takes arguments; 0 where there are none. */
+export function longest (lengths: readonly number[]): number {
+  return lengths.reduce((most, length) => Math.max(most, length), 0)
+}
+
+/** Joins packed rows [rows_i, width], in order. The caller keeps the parts, and frees the result. */
 export async function concatRows (device: Device, parts: readonly AnyTensor[]): Promise<DeviceTensor> {
   const executable = await compiled(device, `rows.concat ${parts.length} ${parts[0]!.shape[1]}`, () => {
     const graph = new Graph()
@@ -52,7 +83,7 @@ export async function concatRows (device: Device, parts: readonly AnyTensor[]): 
   return rows as DeviceTensor
 }
 
-/** Rows `start` up to `end` of [rows, width]. */
+/** Copies rows `[start, end)` of [rows, width]. The caller frees the copy. */
 export async function sliceRows (device: Device, rows: AnyTensor, start: number, end: number): Promise<DeviceTensor> {
   const executable = await compiled(device, `rows.slice ${rows.shape[1]}`, () => {
     const graph = new Graph()
@@ -64,7 +95,7 @@ export async function sliceRows (device: Device, rows: AnyTensor, start: number,
   return taken as DeviceTensor
 }
 
-/** The sum of two tensors of one shape. */
+/** Adds two tensors of one shape. The caller frees the result. */
 export async function addTensors (device: Device, a: AnyTensor, b: AnyTensor): Promise<DeviceTensor> {
   const executable = await compiled(device, 'add', () => {
     const graph = new Graph()
@@ -75,7 +106,7 @@ export async function addTensors (device: Device, a: AnyTensor, b: AnyTensor): P
   return sum as DeviceTensor
 }
 
-/** Where packed rows stand: what a program needs to pad them for attention and to pack them again. */
+/** The places of packed rows in a padded batch, which a program needs to pad rows for attention and to pack them again. */
 export interface RowLayout {
   /** int64 [rows, positions]: each row's position in its sequence, or its positions. */
   readonly positions: Tensor
@@ -89,26 +120,26 @@ export interface RowLayout {
 
 export function rowLayout ({ lengths, contexts = [] }: Sequences): RowLayout {
   const rows = lengths.reduce((sum, length) => sum + length, 0)
-  const longest = Math.max(...lengths)
-  const slots = new Int32Array(lengths.length * longest).fill(-1)
+  const width = longest(lengths)
+  const slots = new Int32Array(lengths.length * width).fill(-1)
   const places = new Int32Array(rows)
   let row = 0
   for (const [sequence, length] of lengths.entries()) {
     for (let position = 0; position < length; position++, row++) {
-      const place = sequence * longest + position
+      const place = sequence * width + position
       slots[place] = row
       places[row] = place
     }
   }
   return {
     positions: positionsOf(lengths.map((count, i) => ({ from: 0, count, context: contexts[i] }))),
-    slots: int32([lengths.length, longest], slots),
+    slots: int32([lengths.length, width], slots),
     places: int32([rows], places),
     ...(contexts.length === 0 ? {} : { contexts: int64([contexts.length], contexts.map(({ length }) => length)) })
   }
 }
 
-/** int64 [rows, positions] of rows [from, from + count) of each sequence. */
+/** Lists the positions, int64 [rows, positions], of rows [from, from + count) of each sequence. */
 export function positionsOf (
   sequences: ReadonlyArray<{ readonly from: number, readonly count: number, readonly context?: PromptContext | undefined }>
 ): Tensor {

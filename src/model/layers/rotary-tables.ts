@@ -1,5 +1,5 @@
 import type { Model } from '../families/family.ts'
-import { rotaryTables } from '../families/rotary.ts'
+import { rotaryTables } from '../families/rotary-embedding.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 
 /**

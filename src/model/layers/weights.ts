@@ -151,9 +151,8 @@ export class ModelWeights {
 
   /**
    * Whether programs that generate have frozen weights of this format fixed in them, and products that may round their input to 8 bits.
-   * Only
-   * then does a CPU compute on quantised codes as they are: for weights that are inputs it dequantises the matrix in every run, which takes
-   * many times as long as a row's product (bench/weights.ts).
+   * Only then does a CPU compute on quantised codes as they are: for weights that are inputs it dequantises the matrix in every run, which
+   * takes many times as long as a row's product (bench/weights.ts).
    */
   fixes (format: WeightFormat): boolean {
     return isQuantized(format) && this.device.kind !== 'webgpu'

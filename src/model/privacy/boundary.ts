@@ -35,48 +35,49 @@ import {
 import { Scope } from '../runtime/scope.ts'
 import { gaussian, wordsPerRow } from './noise.ts'
 
-/** What protects rows that leave the client. */
+/** How hidden states and gradients are protected when they leave a client. */
 export interface Protection {
-  /** Greatest L2 norm of a row; null leaves rows as they are, and there can then be no noise. */
+  /** Greatest L2 norm of a row. null leaves rows as they are, and allows no noise. */
   readonly clip: number | null
   /** Expected norm of a row's noise relative to the clip: sigma = noise · clip / sqrt(hidden) for each coordinate. */
   readonly noise: number
 }
 
 export interface Release {
-  /** The rows [rows, hidden] as they may leave, rounded; for int8 followed by their scales [rows]. */
+  /** The protected rows [rows, hidden], rounded for the wire; with int8 followed by their scales [rows]. */
   readonly tensors: Tensor[]
-  /** Share of the rows that were longer than the clip. */
+  /** The share of the rows that the clip shortened, 0 to 1. */
   readonly clippedFraction: number
 }
 
-/** Fresh random words and the noise's deviation on each coordinate; nothing where there is no noise. */
+/** The randomness of one release: uint32 words and the noise's standard deviation on each coordinate. Empty where there is no noise. */
 export type NoiseDraw = Readonly<Record<'words' | 'deviation', AnyTensor>> | Readonly<Record<string, never>>
 
-/** Rows that are still to be computed on their way out: calls that end a chain with what may leave of them. */
+/** A release whose rows are still to be computed. */
 export interface DeferredRelease {
+  /** The calls that compute the rows and protect them. The caller runs them as one sequence. */
   readonly calls: readonly ProgramCall[]
-  /** The release, of what the chain gives. */
+  /** Makes the release from the results of that sequence. */
   readonly released: (results: Readonly<Record<string, AnyTensor>>) => Release
 }
 
-/** The largest float16: larger values saturate instead of becoming infinite. */
+/** The largest float16. Larger values are rounded to it rather than to infinity. */
 const MAX_FLOAT16 = 65_504
 
-/** Float16 values up to this many are converted here: a program takes longer to start than they do. */
+/** Up to this many float16 values are converted by this thread, which takes less time than starting a program. */
 const FEW_VALUES = 2 ** 13
 
-/** Steps of an int8 row on either side of zero. */
+/** The number of steps of an int8 row on either side of zero. */
 const INT8_STEPS = 127
 
-/** Standard deviation of the noise on each coordinate. */
+/** Computes the standard deviation of the noise on each coordinate. */
 export function noiseDeviation ({ clip, noise }: Protection, hidden: number): number {
   return clip === null ? 0 : noise * clip / Math.sqrt(hidden)
 }
 
 /**
- * The one place where hidden states and gradients leave a party, and where they arrive: clip, noise, rounding; sealing follows on
- * the wire. Training, evaluation and generation, forward and backward, all pass here.
+ * Protects hidden states and gradients that leave a party, and decodes those that arrive. It clips, adds noise and rounds; the wire then
+ * seals. All tensors that cross go through this class: those of training, evaluation and generation, forward and backward.
  */
 export class Boundary {
   readonly #device: Device
@@ -91,7 +92,7 @@ export class Boundary {
   }
 
   /**
-   * Protects and rounds this many rows float32 [rows, hidden]. Noise is drawn afresh for every call, or is the keystream of the 32 bytes of
+   * Protects and rounds float32 rows [count, hidden]. Noise is drawn afresh for every call, or is the keystream of the 32 bytes of
    * `key`, which must never serve other rows or another protection: the difference of the two releases would be without noise.
    */
   async protect (rows: AnyTensor | Deferred, protection: Protection, count = rowsIn(rows), key?: Uint8Array): Promise<Release> {
@@ -100,7 +101,7 @@ export class Boundary {
     return released(calls.length === 0 ? {} : await this.#device.runSequence(calls))
   }
 
-  /** What one release of this many rows is noised with, which is the scope's: it may be drawn before there are rows. */
+  /** Draws the noise of one release of `count` rows, which may be before the rows are computed. The scope owns the tensors. */
   async drawNoise (scope: Scope, { clip: norm, noise }: Protection, count: number, key?: Uint8Array): Promise<NoiseDraw> {
     if (noise === 0) return {}
     if (norm === null) throw new RangeError('noise is relative to the clip, and there is none')
@@ -111,7 +112,7 @@ export class Boundary {
     return { words, deviation: float32([], [noiseDeviation({ clip: norm, noise }, this.#hidden)]) }
   }
 
-  /** A release of this many rows as calls of a chain that is to run once, with what was drawn for it under the same protection. */
+  /** Prepares a release of `count` rows, with noise that was drawn for it under the same protection. Its calls may run once only. */
   async protecting (
     rows: AnyTensor | Deferred,
     { clip: norm, noise }: Protection,
@@ -128,20 +129,20 @@ export class Boundary {
     }
   }
 
-  /** Rounds this many rows float32 [rows, hidden] for the wire, and nothing else: what a server sends down. */
+  /** Rounds float32 rows [count, hidden] for the wire without protecting them, as a server does. */
   async encode (rows: AnyTensor | Deferred, count?: number): Promise<Tensor[]> {
     const { calls, released } = await this.#encoding(rows, count)
     return released(calls.length === 0 ? {} : await this.#device.runSequence(calls)).tensors
   }
 
-  /** Rows float32 [rows, hidden] on the device from what came over the wire, already checked to be rows. */
+  /** Decodes rows that came over the wire, and were checked, to float32 [rows, hidden] on the device. The caller frees the result. */
   async decode (tensors: readonly Tensor[]): Promise<DeviceTensor> {
     const rows = await this.decoding(tensors)
     if (!isDeferred(rows)) return isDeviceTensor(rows) ? rows : await this.#device.upload(rows)
     return (await this.#device.runSequence(rows.calls, { keep: 'all' }))[rows.output] as DeviceTensor
   }
 
-  /** The same rows for a chain to begin with. */
+  /** Prepares the decoding of rows that came over the wire, as the beginning of a sequence of calls. */
   async decoding ([values, scales]: readonly Tensor[]): Promise<AnyTensor | Deferred> {
     if (values === undefined) throw new RangeError('there are no rows to decode')
     if (this.#rounding === 'fp32') return values
@@ -164,7 +165,7 @@ export class Boundary {
     return { calls, released: () => rounded(values) }
   }
 
-  /** Whether so many rows are converted to and from float16 without a program. */
+  /** Says whether this many rows are converted to and from float16 without a program. */
   #convertsHere (rows = Infinity): boolean {
     return this.#rounding === 'fp16' && rows * this.#hidden <= FEW_VALUES
   }
@@ -176,7 +177,7 @@ export class Boundary {
   }
 }
 
-/** What programs that round give. */
+/** Takes the tensors of a release from the results of a program that rounds. */
 function encodedIn ({ values, scales }: Readonly<Record<string, AnyTensor>>): Tensor[] {
   return [values, scales].filter((part) => part !== undefined) as Tensor[]
 }
@@ -217,7 +218,7 @@ function emitRounded (graph: Graph, rounding: Encoding, rows: Value): void {
   graph.output('scales', reshape(scales, ['rows']))
 }
 
-/** What the program does for fp16. */
+/** Rounds values to float16 as `emitRounded` does. */
 function halved ({ shape, data }: Tensor): Tensor {
   return tensor(
     'float16',

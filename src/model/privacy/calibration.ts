@@ -1,15 +1,11 @@
 import type { Tensor } from '../../tensor.ts'
-import type { Model } from '../families/index.ts'
 import { Graph } from '../graph/graph.ts'
 import { mul, reduceSum, sqrt } from '../graph/operators/index.ts'
 import { program } from '../graph/program.ts'
-import { sequencesOf, type HiddenStates } from '../layers/hidden-states.ts'
-import type { WeightSource } from '../layers/weights.ts'
-import { SeededRandom } from '../random.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
-import { loadClientModel } from '../training/client-model.ts'
-import { TrainableSpan } from '../training/trainable-span.ts'
+import { Scope } from '../runtime/scope.ts'
+import type { Boundary, Protection } from './boundary.ts'
 
 /** Blocks before which rows leave a client: hidden rows before `hidden`, gradient rows before `gradient`. */
 export interface Cuts {
@@ -23,71 +19,101 @@ export interface Clips {
   readonly gradient: Record<string, number>
 }
 
-const SEQUENCES = 4
-const SEQUENCE_TOKENS = 128
+/** What the model loses on the sample where hidden states are released with this much noise, in nats for each token. */
+export interface NoiseLoss {
+  readonly noise: number
+  readonly loss: number
+}
+
+/** The losses of each measured cut, by rising noise. The first is that without noise. */
+export type NoiseLosses = Record<string, NoiseLoss[]>
+
+export interface Calibration {
+  readonly clips: Clips
+  readonly losses: NoiseLosses
+}
+
+/** Runs a sample through a whole model, of which a device need not hold more than a block at a time. Hidden states are [tokens, hidden]. */
+export interface SampleRun {
+  readonly blocks: number
+  /** Computes the hidden states that enter the first block. The caller frees them. */
+  embed (): Promise<DeviceTensor>
+  /** Runs several hidden states through one block, which is loaded once. The caller frees what comes back, and what it gave. */
+  advance (block: number, hidden: readonly DeviceTensor[]): Promise<DeviceTensor[]>
+  /** Computes the gradient of the loss for the hidden states before a block. The caller frees it. */
+  gradient (block: number, hidden: DeviceTensor): Promise<DeviceTensor>
+  /** Computes the mean loss, in nats, of each of these hidden states after the last block. */
+  losses (hidden: readonly DeviceTensor[]): Promise<number[]>
+}
+
+export interface CalibrationSettings {
+  readonly cuts: Cuts
+  /** The clip norm of every cut; measured where it is left out. */
+  readonly clip?: number | undefined
+  /** Whether hidden states without noise are clipped too. */
+  readonly clipAlways: boolean
+  /** The noise that the loss is measured with, besides that of `NOISE_STEPS`. */
+  readonly noise: number
+}
+
+/** From noise that costs hardly anything to noise about as large as a state. Each is one more run of the sample through the model. */
+export const NOISE_STEPS: readonly number[] = [0.05, 0.1, 0.2, 0.5]
 
 /** The share of rows that the clip leaves as they are: the rest, above all the huge rows of first tokens, would cost everyone noise. */
 const QUANTILE = 0.95
 
-/** No adapters: they start as zero, and change no norm. */
-const FROZEN = { r: 1, alpha: 1, dropout: 0, rslora: false, targets: [], seed: '' }
-
 /**
- * Measures how long rows are at each cut of a model, on random tokens, so that no text is needed: the clip is a length that few rows
- * exceed. One block at a time is on the device, and for gradients the last blocks with the head.
+ * Measures on a sample of text how long rows are at each cut, and what noise costs. The clip is a length that few rows exceed. The losses
+ * are those of the untrained model, with hidden states protected and rounded as a client's are; they are measured at the first and the last
+ * of the cuts.
  */
-export async function calibrateClips (device: Device, model: Model, source: WeightSource, cuts: Cuts, signal: AbortSignal): Promise<Clips> {
-  const random = new SeededRandom('midspan clip')
-  const ids = Array.from({ length: SEQUENCES }, () => randomTokens(model, random))
-  const targets = ids.map((sequence) => [...sequence.slice(1), random.below(model.vocabularySize)])
-  const sequences = sequencesOf(model, ids)
-  const clips: Clips = { hidden: {}, gradient: {} }
-
-  const start = await loadClientModel(device, model, source, { inputBlocks: 0, outputBlocks: 0 }, FROZEN)
-  let { hidden } = await start.bottom.forward(ids, { keepResiduals: false })
-  start.weights.free()
-  for (let block = 0; block <= model.layers; block++) {
-    signal.throwIfAborted()
-    if (cuts.hidden.includes(block)) clips.hidden[block] = await typicalNorm(device, hidden)
-    if (cuts.gradient.includes(block))
-      clips.gradient[block] = await gradientNorm(device, model, source, { hidden, ...sequences }, targets, block)
-    if (block === model.layers) break
-    const span = await TrainableSpan.load(device, model, source, { first: block, end: block + 1 }, FROZEN)
-    const next = await span.forward({ hidden, ...sequences }, { keepResiduals: false })
-    span.free()
-    device.free(hidden)
-    hidden = next.hidden
-  }
-  device.free(hidden)
-  return clips
-}
-
-/** As many as a sequence has here. Where the model reads prompts in both directions, the first half is one. */
-function randomTokens ({ maxPositions, vocabularySize, prompts }: Model, random: SeededRandom): number[] {
-  const closing = prompts?.closing ?? []
-  const count = Math.min(SEQUENCE_TOKENS, maxPositions) - closing.length
-  const words = Array.from({ length: count }, () => {
-    let id: number
-    do id = random.below(vocabularySize); while (closing.includes(id))
-    return id
-  })
-  return words.toSpliced(Math.ceil(count / 2), 0, ...closing)
-}
-
-async function gradientNorm (
+export async function calibrate (
   device: Device,
-  model: Model,
-  source: WeightSource,
-  rows: HiddenStates,
-  targets: number[][],
-  block: number
-): Promise<number> {
-  const end = await loadClientModel(device, model, source, { inputBlocks: 0, outputBlocks: model.layers - block }, FROZEN)
-  const { gradient, gradients } = await end.top.train(rows, targets)
-  const norm = await typicalNorm(device, gradient)
-  device.free(gradient, ...gradients.values())
-  end.weights.free()
-  return norm
+  boundary: Boundary,
+  sample: SampleRun,
+  { cuts, clip, clipAlways, noise }: CalibrationSettings,
+  signal: AbortSignal,
+  onBlock?: (block: number, blocks: number) => void
+): Promise<Calibration> {
+  const clips: Clips = { hidden: {}, gradient: {} }
+  const measured = new Set([cuts.hidden[0], cuts.hidden.at(-1)])
+  const levels = [...new Set([0, ...NOISE_STEPS, noise])].sort((a, b) => a - b)
+  const variants: Array<{ readonly cut: number, readonly noise: number }> = []
+  let protectedStates: DeviceTensor[] = []
+  using scope = new Scope(device)
+  let hidden = scope.own(await sample.embed())
+  for (let block = 0; block <= sample.blocks; block++) {
+    signal.throwIfAborted()
+    onBlock?.(block, sample.blocks)
+    if (cuts.hidden.includes(block)) {
+      const norm = clips.hidden[block] = clip ?? await typicalNorm(device, hidden)
+      for (const noise of measured.has(block) ? levels : []) {
+        variants.push({ cut: block, noise })
+        protectedStates.push(scope.own(await released(boundary, hidden, { clip: noise > 0 || clipAlways ? norm : null, noise })))
+      }
+    }
+    if (cuts.gradient.includes(block)) {
+      const gradient = clip ?? scope.own(await sample.gradient(block, hidden))
+      clips.gradient[block] = typeof gradient === 'number' ? gradient : await typicalNorm(device, gradient)
+      if (typeof gradient !== 'number') scope.free(gradient)
+    }
+    if (block === sample.blocks) break
+    const [next, ...others] = await sample.advance(block, [hidden, ...protectedStates])
+    scope.free(hidden, ...protectedStates)
+    hidden = scope.own(next!)
+    protectedStates = others.map((state) => scope.own(state))
+  }
+  const losses: NoiseLosses = {}
+  for (const [i, loss] of (await sample.losses(protectedStates)).entries()) {
+    const { cut, noise } = variants[i]!
+    if (Number.isFinite(loss)) (losses[cut] ??= []).push({ noise, loss: Number(loss.toPrecision(4)) })
+  }
+  return { clips, losses }
+}
+
+/** Passes hidden states [tokens, hidden] through the boundary, as a client's go to a server. The caller frees what comes back. */
+async function released (boundary: Boundary, hidden: DeviceTensor, protection: Protection): Promise<DeviceTensor> {
+  return await boundary.decode((await boundary.protect(hidden, protection)).tensors)
 }
 
 /** The norm that the chosen share of rows [rows, hidden] stays below, rounded to three digits for people to read. */

@@ -4,8 +4,8 @@ import type { Device, Executable } from './device.ts'
 const caches = new WeakMap<Device, Map<string, Promise<Executable>>>()
 
 /**
- * The executable under this key on this device, built and compiled when first asked for and kept as long as the device. Equal keys must
- * mean equal programs.
+ * Returns the executable under a key on a device. The program is built and compiled when it is first asked for, and kept as long as the
+ * device. Equal keys must mean equal programs.
  */
 export async function compiled (device: Device, key: string, build: () => Program): Promise<Executable> {
   const cache = caches.get(device) ?? new Map<string, Promise<Executable>>()

@@ -4,7 +4,7 @@ import type { Program } from '../graph/program.ts'
 
 export type DeviceKind = 'cpu' | 'webgpu' | 'cuda'
 
-/** What products with a block's frozen matrices are computed in. Everything else, and the results, are float32. */
+/** The type that products with a block's frozen matrices are computed in. Everything else, and their results, are float32. */
 export const computeTypes = ['fp32', 'fp16'] as const
 export type ComputeType = typeof computeTypes[number]
 
@@ -17,15 +17,12 @@ export interface DeviceTensor {
 
 export type AnyTensor = Tensor | DeviceTensor
 
-/** Whether a tensor lives on a device rather than in host memory. */
+/** Says whether a tensor lives on a device rather than in host memory. */
 export function isDeviceTensor (value: AnyTensor): value is DeviceTensor {
   return 'id' in value
 }
 
-/**
- * Thrown when a device cannot do what was asked: a program that does not compile or run, a tensor that is not there, a device that is
- * closed.
- */
+/** Thrown when a program does not compile or run, when a tensor is not on the device, and when the device is closed. */
 export class DeviceError extends MidspanError {
   constructor (message: string, options: { cause?: unknown, next?: string } = {}) {
     super('E_DEVICE', message, options)
@@ -34,18 +31,18 @@ export class DeviceError extends MidspanError {
 
 export interface CompileOptions {
   /**
-   * Values for some of the program's inputs, fixed at compile time: onnxruntime may pre-pack them (faster decoding, one more copy, which
-   * counts as held).
+   * Values for some of the program's inputs, fixed when it is compiled. onnxruntime may reorder such values for its products: decoding is
+   * faster, and the device holds one more copy of them, which `DeviceMemory.heldBytes` counts.
    */
   constants?: Readonly<Record<string, AnyTensor>>
 }
 
 export interface RunOptions {
-  /** Outputs that stay on the device. The others come back as host tensors. */
+  /** Names of the outputs that stay on the device. The other outputs come back as host tensors. */
   keep?: 'all' | readonly string[]
   /**
-   * output name → input name: that input's device tensor has the output's values from then on (KV caches). A CPU writes them in place; a
-   * GPU gives the handle another buffer.
+   * Maps an output to an input whose device tensor takes the output's values, as KV caches need it. A CPU writes them in place; a GPU gives
+   * the handle another buffer.
    */
   inPlace?: Readonly<Record<string, string>>
 }
@@ -53,40 +50,40 @@ export interface RunOptions {
 /** A program compiled for a device. */
 export interface Executable {
   readonly program: Program
-  /** Host tensors given as inputs are copied; the caller keeps them. Throws DeviceError when the run fails. */
+  /** Runs the program. Host tensors among the inputs are copied, and stay the caller's. Throws DeviceError when the run fails. */
   run: (inputs: Readonly<Record<string, AnyTensor>>, options?: RunOptions) => Promise<Record<string, AnyTensor>>
   close: () => Promise<void>
 }
 
 export interface SequenceOptions extends Pick<RunOptions, 'keep'> {
-  /** Outputs of other calls than the last that come out as well, of the last that has one of the name. */
+  /** Names of outputs that come out besides those of the last call. Where several calls have an output of the name, the last one counts. */
   also?: readonly string[]
 }
 
-/** An input of a call: the output of this name of the last call before it that has one. */
+/** Refers to an output of an earlier call in a sequence. Where several calls have an output of the name, the last one counts. */
 export interface OutputRef {
   readonly output: string
 }
 
-/** One program of a chain. */
+/** A program with its inputs, as one step of a sequence. */
 export interface ProgramCall {
   readonly executable: Executable
   readonly inputs: Readonly<Record<string, AnyTensor | OutputRef>>
   readonly inPlace?: RunOptions['inPlace']
 }
 
-/** A result that is still to be computed: what the last of these calls gives under this name. */
+/** A result that is still to be computed: the output of this name of the last of these calls. */
 export interface Deferred {
   readonly calls: readonly ProgramCall[]
   readonly output: string
 }
 
-/** Whether a result is still to be computed. */
+/** Says whether a result is still to be computed. */
 export function isDeferred (value: AnyTensor | Deferred): value is Deferred {
   return 'calls' in value
 }
 
-/** The calls that compute a value, and how the call after them names it. */
+/** Returns the calls that compute a value, none where it is computed, and the input by which the next call takes the value. */
 export function continued (value: AnyTensor | Deferred): { calls: readonly ProgramCall[], input: AnyTensor | OutputRef } {
   return isDeferred(value) ? { calls: value.calls, input: { output: value.output } } : { calls: [], input: value }
 }
@@ -94,43 +91,45 @@ export function continued (value: AnyTensor | Deferred): { calls: readonly Progr
 export interface DeviceMemory {
   /** Bytes held by device tensors and by the constants of programs. */
   readonly heldBytes: number
-  /** Bytes copied in and out since the start: between the caller's memory and the device's, where the device is a GPU across the bus. */
+  /** Bytes copied to and from the device since it was opened; with a GPU, across the bus. */
   readonly uploadedBytes: number
   readonly downloadedBytes: number
 }
 
-/** The first elements of an AES-256-CTR keystream. */
+/** Elements of an AES-256-CTR keystream, uint32 each. */
 export interface Keystream {
   /** 32 bytes. */
   readonly key: Uint8Array
+  /** The first element; 0 when left out. */
+  readonly from?: number
   readonly elements: number
 }
 
-/** Where programs run. All of its work happens off the thread that calls it, one run at a time, in the order of the calls. */
+/** Runs programs and holds tensors. All work happens on a thread of the device's own, one run at a time, in the order of the calls. */
 export interface Device {
   readonly kind: DeviceKind
   readonly compute: ComputeType
   memory: () => Promise<DeviceMemory>
   compile: (program: Program, options?: CompileOptions) => Promise<Executable>
   /**
-   * Runs programs one after another without a word in between, which for small ones takes longer than they do. Resolves with the
-   * outputs of the last, and with those of these names that come last of the others; what the others pass on besides is forgotten.
-   * Throws DeviceError when a run fails.
+   * Runs programs one after another in one message to the device's thread: a message takes longer than a small program. Returns the outputs
+   * of the last call and those that `also` names. Throws DeviceError when a run fails.
    */
   runSequence: (calls: readonly ProgramCall[], options?: SequenceOptions) => Promise<Record<string, AnyTensor>>
-  /** Copies a tensor to the device. `given`: the caller gives its memory up, so that a device in the same memory need not copy it. */
+  /** Copies a tensor to the device. With `given` the caller gives its memory up, and a device in the same memory need not copy it. */
   upload: (value: Tensor, options?: { given?: boolean }) => Promise<DeviceTensor>
-  /** Makes a zero-filled tensor without copying one from the host. */
+  /** Makes a tensor of zeros without copying one from the host. The caller frees it. */
   zeros: (dtype: DType, shape: readonly number[]) => Promise<DeviceTensor>
   /**
-   * Random uint32 bits, made on the device's thread: elements of these keystreams, one after another, or of that of a fresh random key that
-   * nobody learns.
+   * Makes a tensor of random uint32 bits on the device's thread: the elements of these keystreams, one after another, or those of a
+   * keystream under a fresh random key that nobody learns. The caller frees the tensor.
    */
   randomBits: (shape: readonly number[], keystreams?: readonly Keystream[]) => Promise<DeviceTensor>
+  /** Copies a tensor to the host. The device tensor stays. */
   download: (value: DeviceTensor) => Promise<Tensor>
-  /** The same of many, in one message. */
+  /** Copies several tensors to the host, in one message. */
   downloadAll: (values: readonly DeviceTensor[]) => Promise<Tensor[]>
-  /** Frees device tensors, after the runs already asked for. Throws DeviceError for one that is not there, such as one already freed. */
+  /** Frees device tensors, once the runs already asked for have ended. Throws DeviceError for a tensor that is not on the device. */
   free: (...values: readonly DeviceTensor[]) => void
   close: () => Promise<void>
 }

@@ -1,6 +1,6 @@
 import { isDeviceTensor, type AnyTensor, type Device, type DeviceTensor } from './device.ts'
 
-/** Device tensors that must not outlive a piece of work. Frees them when disposed of, all but those handed on. */
+/** Owns device tensors that must not outlive a piece of work, and frees them when it is disposed of. */
 export class Scope implements Disposable {
   readonly #device: Device
   readonly #owned = new Set<DeviceTensor>()
@@ -9,24 +9,24 @@ export class Scope implements Disposable {
     this.#device = device
   }
 
-  /** Takes charge of a tensor; host tensors need none. Returns it. */
+  /** Owns a tensor from now on, and returns it. Host tensors need no owner. */
   own<T extends AnyTensor> (value: T): T {
     if (isDeviceTensor(value)) this.#owned.add(value)
     return value
   }
 
-  /** A tensor on the device, uploaded, and owned, where it is not. */
+  /** Returns a tensor on the device. A host tensor is uploaded, and the scope owns the copy. */
   async upload (value: AnyTensor): Promise<DeviceTensor> {
     return isDeviceTensor(value) ? value : this.own(await this.#device.upload(value))
   }
 
-  /** Frees tensors before the others. */
+  /** Frees tensors before the scope ends. */
   free (...values: readonly DeviceTensor[]): void {
     this.release(values)
     this.#device.free(...values)
   }
 
-  /** Hands tensors on: they are no longer freed here. */
+  /** Gives tensors up: their next owner frees them. */
   release (values: readonly DeviceTensor[]): void {
     for (const value of values) this.#owned.delete(value)
   }

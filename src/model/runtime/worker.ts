@@ -1,9 +1,10 @@
 // The thread that holds a device's sessions and tensors. Requests are served one at a time, in the order they come.
-import { createCipheriv, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { parentPort, workerData } from 'node:worker_threads'
 import * as ort from 'onnxruntime-node'
 import { bytesOf, elementCount, fromBytes, type DType, type Tensor } from '../../tensor.ts'
+import { keystreamBytes } from './keystream.ts'
 import type { Answer, Held, Operand, Outcome, Request, Run, WorkerOptions } from './messages.ts'
 import { hostProvider, hostTensor } from './providers/host.ts'
 import type { Provider } from './providers/provider.ts'
@@ -50,8 +51,7 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
             ? {}
             : { enableProfiling: true, profileFilePrefix: join(profile, `${request.session}-${request.name}`) }),
           // Each session has operator threads of its own. Between the operators of a run they spin, since waking them takes as long as a
-          // small
-          // operator does; after it they sleep, or they would slow the next session down, and the network's thread.
+          // small operator does; after it they sleep, or they would slow the next session down, and the network's thread.
           extra: { session: { force_spinning_stop: '1', intra_op: { allow_spinning: '1', spin_duration_us: '100' } } }
         })
       )
@@ -62,13 +62,8 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
     case 'zeros': return { held: [hold(await provider.zeros(request.dtype, request.shape))], values: [] }
     case 'random': {
       const keystreams = request.keystreams ?? [{ key: randomBytes(32), elements: elementCount(request.shape) }]
-      const bits = keystreams.map(({ key, elements }) =>
-        createCipheriv('aes-256-ctr', key, new Uint8Array(16)).update(new Uint8Array(elements * 4))
-      )
-      return {
-        held: [hold(await provider.store(fromBytes('uint32', request.shape, bits.length === 1 ? bits[0]! : Buffer.concat(bits))))],
-        values: []
-      }
+      const bits = fromBytes('uint32', request.shape, keystreamBytes(keystreams))
+      return { held: [hold(await provider.store(bits))], values: [] }
     }
     case 'download': return { held: [], values: await Promise.all(request.ids.map(async (id) => await provider.read(tensors.get(id)!))) }
     case 'free':

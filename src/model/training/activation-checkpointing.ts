@@ -2,20 +2,20 @@ import type { ResidualPolicy } from '../layers/block-programs.ts'
 
 export const residualSettings = ['saved', 'recomputed', 'auto'] as const
 
-/** A policy, or the better one by measurement. */
+/** A policy, or `auto`: the better one by measurement. */
 export type ResidualSetting = typeof residualSettings[number]
 
-/** What one training pass of a span took. */
+/** The cost of one forward and backward pass of a span. */
 export interface PassCost {
-  /** Rows, times the blocks that they passed. */
+  /** Rows, times the blocks that computed them. */
   readonly rows: number
-  /** Held from the way there to the way back. */
+  /** Bytes of activations held from the forward to the backward pass. */
   readonly bytes: number
-  /** Of the way there and back. */
+  /** Time of both passes together. */
   readonly ms: number
 }
 
-/** What passes took, a row and block: the fastest, and the largest. */
+/** The cost of a row in a block: the time of the fastest pass, and the bytes of the largest. */
 export interface RowCost {
   readonly bytesPerRow: number
   readonly msPerRow: number
@@ -23,23 +23,22 @@ export interface RowCost {
 
 export interface ResidualReport {
   readonly setting: ResidualSetting
-  /** What passes do now; undefined while it is measured. */
+  /** The policy that passes use now; undefined while both are measured. */
   readonly policy: ResidualPolicy | undefined
   readonly saved: RowCost | undefined
   readonly recomputed: RowCost | undefined
 }
 
-/** The first pass of each policy compiles and takes memory for the first time: it is not measured. */
+/** Passes of each policy that are not measured: the first one compiles, and takes memory for the first time. */
 const WARM_UPS = 1
-/** Other work disturbs single passes; the fastest of a few counts. */
+/** Passes of each policy that are measured, of which the fastest counts: other work disturbs single passes. */
 const MEASURED = 3
 
 const policies = ['recomputed', 'saved'] as const
 
 /**
- * Decides for each training pass of a span whether it saves residuals or recomputes them. With `auto` the first passes take turns; from
- * then
- * on the faster policy is kept, and saving only where its residuals stay within the limit. Both compute the same.
+ * Decides for each pass of a span whether it saves activations or computes them again. With `auto` the first passes take turns. From then
+ * on the faster policy is used, and `saved` only where its activations stay within the limit. Both policies compute the same.
  */
 export class ResidualChoice {
   readonly setting: ResidualSetting
@@ -53,19 +52,19 @@ export class ResidualChoice {
     this.#limitBytes = limitBytes
   }
 
-  /** The policies that passes may use. */
+  /** Returns the policies that passes may use. */
   get candidates (): readonly ResidualPolicy[] {
     return this.setting === 'auto' ? policies : [this.setting]
   }
 
-  /** For the next pass, of so many rows through so many blocks together. */
+  /** Chooses for the next pass. `rows` is the number of its rows, times the blocks that compute them. */
   next (rows: number): ResidualPolicy {
     const policy = this.#decide(rows)
     this.#begun[policy]++
     return policy
   }
 
-  /** Takes note of a pass that went there and back. */
+  /** Records the cost of a pass whose backward pass has ended. */
   record (policy: ResidualPolicy, { rows, bytes, ms }: PassCost): void {
     this.#ended[policy]++
     const { bytesPerRow = 0, msPerRow = Infinity } = this.#costs[policy] ?? {}

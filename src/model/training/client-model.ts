@@ -1,6 +1,7 @@
 import { int32, type Tensor } from '../../tensor.ts'
 import type { Partition, Model } from '../families/index.ts'
 import { Embedding } from '../layers/embedding.ts'
+import { accumulate } from '../layers/gradient-sum.ts'
 import { Head, type Loss } from '../layers/head.ts'
 import { sequencesOf, type HiddenStates } from '../layers/hidden-states.ts'
 import type { Trainable } from '../layers/trainable.ts'
@@ -8,17 +9,16 @@ import { ModelWeights, type WeightSource } from '../layers/weights.ts'
 import type { AnyTensor, Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import type { Batch } from '../text/batches.ts'
-import { accumulate } from './gradient-sum.ts'
 import { TrainableSpan, type ForwardOptions, type SavedActivations, type SpanOptions } from './trainable-span.ts'
 
 export type { Loss } from '../layers/head.ts'
 
 interface StepOptions {
-  /** Of dropout's random bits; needed where adapters drop out, and used once a step. */
+  /** The seed of dropout's random bits. Adapters that drop out need one, new for each step. */
   readonly seed?: string
 }
 
-/** Both ends of a model, which share their weights: `weights.trained` is all that they train. */
+/** A client's part of a model. Bottom and top share their weights; `weights.trained` holds everything that they train. */
 export interface ClientModel {
   readonly bottom: Bottom
   readonly top: Top
@@ -45,17 +45,17 @@ export async function loadClientModel (
   })
 }
 
-/** What a forward pass of the input end keeps. */
+/** The activations that a forward pass of the bottom saves. */
 export interface BottomActivations {
-  /** Frees them without a backward pass. */
+  /** Frees the activations without a backward pass. */
   readonly free: () => void
   readonly blocks: SavedActivations
-  /** What entered the first block. */
+  /** The hidden states that entered the first block. */
   readonly embedded: DeviceTensor
   readonly ids: Tensor
 }
 
-/** The embedding and the first blocks. */
+/** Computes the embedding and the first blocks. */
 export class Bottom {
   readonly span: TrainableSpan
   readonly #embedding: Embedding
@@ -65,7 +65,7 @@ export class Bottom {
     this.#embedding = embedding
   }
 
-  /** Token ids, one array a sequence, to the hidden states [rows, hidden] that enter the middle. They are the caller's. */
+  /** Computes the hidden states [rows, hidden] that enter the middle, from token ids, one array a sequence. The caller frees them. */
   async forward (
     sequences: Batch['ids'],
     { keepResiduals, seed }: StepOptions & Pick<ForwardOptions, 'keepResiduals'>
@@ -88,7 +88,7 @@ export class Bottom {
     return { hidden, residuals: { blocks: residuals, embedded, ids, free } }
   }
 
-  /** The gradient of what `forward` gave back to what is trained, by name; spends the residuals. */
+  /** Computes the gradients of trained tensors, by name, from that of a forward pass's result. Frees the saved activations. */
   async backward (residuals: BottomActivations, gradient: AnyTensor): Promise<Map<string, DeviceTensor>> {
     using scope = new Scope(this.span.device)
     scope.own(residuals.embedded)
@@ -100,13 +100,13 @@ export class Bottom {
 }
 
 export interface TopGradients extends Loss {
-  /** Of lossSum, for the rows that came in: [rows, hidden]. */
+  /** The gradient of `lossSum` for the rows that came in, [rows, hidden]. */
   readonly gradient: DeviceTensor
-  /** Of lossSum, for what is trained, by name. */
+  /** The gradients of `lossSum` for trained tensors, by name. */
   readonly gradients: Map<string, DeviceTensor>
 }
 
-/** The last blocks and the head. */
+/** Computes the last blocks and the head. */
 export class Top {
   readonly span: TrainableSpan
   readonly #head: Head
@@ -116,7 +116,7 @@ export class Top {
     this.#head = head
   }
 
-  /** Rows from the middle and their targets (IGNORED_TARGET where none counts) to the loss and its gradients, which are the caller's. */
+  /** Computes the loss of rows from the middle and its gradients. `targets` are IGNORED_TARGET where none counts. The caller frees them. */
   async train (rows: HiddenStates, targets: Batch['targets'], { seed }: StepOptions = {}): Promise<TopGradients> {
     const { device } = this.span
     using scope = new Scope(device)
@@ -135,13 +135,14 @@ export class Top {
     }
   }
 
+  /** Computes the loss of rows from the middle, without gradients. */
   async evaluate (rows: HiddenStates, targets: Batch['targets']): Promise<Loss> {
     using scope = new Scope(this.span.device)
     const { hidden } = await this.span.forward(rows, { keepResiduals: false })
     return await this.#head.loss(scope.own(hidden), targets)
   }
 
-  /** Logits of these rows, or of the last row of each sequence: float32 [taken, vocabulary]. */
+  /** Computes logits, float32 [taken, vocabulary], of these rows, or of the last row of each sequence. */
   async logits (rows: HiddenStates, taken: readonly number[] = lastRows(rows.lengths)): Promise<Tensor> {
     using scope = new Scope(this.span.device)
     const { hidden } = await this.span.forward(rows, { keepResiduals: false })
@@ -149,7 +150,7 @@ export class Top {
   }
 }
 
-/** The number of each sequence's last row. */
+/** Finds the number of each sequence's last row. */
 function lastRows (lengths: readonly number[]): number[] {
   let end = 0
   return lengths.map((length) => (end += length) - 1)

@@ -1,5 +1,6 @@
 import type { Tensor } from '../../tensor.ts'
 import type { Model } from '../families/index.ts'
+import { accumulate } from '../layers/gradient-sum.ts'
 import type { Loss } from '../layers/head.ts'
 import { sequencesOf } from '../layers/hidden-states.ts'
 import type { Trainable } from '../layers/trainable.ts'
@@ -10,7 +11,6 @@ import { Scope } from '../runtime/scope.ts'
 import type { Batch } from '../text/batches.ts'
 import type { ResidualSetting } from './activation-checkpointing.ts'
 import { loadClientModel, type ClientModel } from './client-model.ts'
-import { accumulate } from './gradient-sum.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from './optimizer.ts'
 import { Parameters } from './parameters.ts'
 
@@ -37,12 +37,12 @@ export type TrainingBatch = Pick<Batch, 'ids' | 'targets'>
 export class LocalTrainer {
   readonly parameters: Parameters
   readonly #device: Device
-  readonly #ends: ClientModel
+  readonly #client: ClientModel
   readonly #optimizer: Optimizer
 
-  constructor (device: Device, ends: ClientModel, optimizer: Optimizer, parameters: Parameters) {
+  constructor (device: Device, client: ClientModel, optimizer: Optimizer, parameters: Parameters) {
     this.#device = device
-    this.#ends = ends
+    this.#client = client
     this.#optimizer = optimizer
     this.parameters = parameters
   }
@@ -53,8 +53,9 @@ export class LocalTrainer {
     source: WeightSource,
     { trainable, optimizer, ...options }: LocalTrainerOptions
   ): Promise<LocalTrainer> {
-    const ends = await loadClientModel(device, model, source, { inputBlocks: model.layers, outputBlocks: 0 }, trainable, options)
-    return new LocalTrainer(device, ends, await Optimizer.open(device, optimizer), await Parameters.create(device, ends.weights.trained))
+    const client = await loadClientModel(device, model, source, { inputBlocks: model.layers, outputBlocks: 0 }, trainable, options)
+    const parameters = await Parameters.create(device, client.weights.trained)
+    return new LocalTrainer(device, client, await Optimizer.open(device, optimizer), parameters)
   }
 
   /** One optimiser step on the mean loss over the tokens of all batches, which are run one after another. */
@@ -78,7 +79,7 @@ export class LocalTrainer {
   }
 
   async evaluate (batch: TrainingBatch): Promise<Loss> {
-    const { bottom, top } = this.#ends
+    const { bottom, top } = this.#client
     using scope = new Scope(this.#device)
     const { hidden } = await bottom.forward(batch.ids, { keepResiduals: false })
     scope.own(hidden)
@@ -92,11 +93,11 @@ export class LocalTrainer {
 
   free (): void {
     this.parameters.free()
-    this.#ends.weights.free()
+    this.#client.weights.free()
   }
 
   async #gradients (batch: TrainingBatch, seed: string | undefined): Promise<Loss & { gradients: Map<string, DeviceTensor> }> {
-    const { bottom, top } = this.#ends
+    const { bottom, top } = this.#client
     const options = seed === undefined ? {} : { seed }
     using scope = new Scope(this.#device)
     const { hidden, residuals } = await bottom.forward(batch.ids, { keepResiduals: true, ...options })

@@ -14,7 +14,7 @@ export interface OptimizerSettings {
 
 export interface StepSettings {
   readonly learningRate: number
-  /** What gradients are multiplied by first: one over the tokens that they are summed over, times the clipping coefficient. */
+  /** The factor of gradients before anything else: the clipping coefficient over the number of tokens that they are summed over. */
   readonly scale: number
 }
 
@@ -27,7 +27,7 @@ export interface Moments {
   readonly t: number
 }
 
-/** One tensor's part in a step. */
+/** A tensor that takes a step, with its optimiser state and gradient. */
 export interface Stepping {
   readonly value: DeviceTensor
   readonly moments: Moments
@@ -37,7 +37,7 @@ export interface Stepping {
 /** AdamW's outputs take the place of these inputs. Each of them is read before the output that depends on it is written. */
 const IN_PLACE = { nextValue: 'value', nextM: 'm', nextV: 'v' }
 
-/** The part of a step that is arithmetic on tensors: one program for every shape, and all tensors in one message to the device. */
+/** Computes the steps of AdamW on a device: one program for tensors of every shape, and one message to the device for all of them. */
 export class Optimizer {
   readonly #device: Device
   readonly #settings: OptimizerSettings
@@ -65,7 +65,7 @@ export class Optimizer {
     })
   }
 
-  /** Takes one more step with each tensor: its value and moments change in place. Where it fails, some have changed. */
+  /** Steps each tensor once: its value and moments change in place. Where the device fails, some tensors have changed. */
   async step (tensors: readonly Stepping[], { learningRate, scale }: StepSettings): Promise<void> {
     if (tensors.length === 0) return
     const { beta1, beta2, epsilon, weightDecay } = this.#settings
@@ -88,7 +88,7 @@ export class Optimizer {
     })))
   }
 
-  /** The L2 norm over all of these tensors together. */
+  /** Computes the L2 norm over all of these tensors together. */
   async norm (tensors: Iterable<AnyTensor>): Promise<number> {
     let before: Tensor | OutputRef = scalar(0)
     const calls = []
@@ -101,14 +101,14 @@ export class Optimizer {
     return Math.sqrt((squares as Tensor).data[0] as number)
   }
 
-  /** `a · aWeight + b · bWeight`, on the device. The caller keeps both. */
+  /** Computes `a · aWeight + b · bWeight`. The caller keeps both tensors, and frees the result. */
   async weightedSum (a: AnyTensor, aWeight: number, b: AnyTensor, bWeight: number): Promise<DeviceTensor> {
     const { sum } = await this.#sum.run({ a, aWeight: scalar(aWeight), b, bWeight: scalar(bWeight) }, { keep: 'all' })
     return sum as DeviceTensor
   }
 }
 
-/** The factor that brings a gradient's norm down to the greatest allowed, as torch.nn.utils.clip_grad_norm_ has it. */
+/** Computes the factor that brings a gradient's norm down to the greatest allowed, as torch.nn.utils.clip_grad_norm_ does. */
 export function clippingCoefficient (norm: number, greatest: number | null): number {
   return greatest === null ? 1 : Math.min(1, greatest / (norm + 1e-6))
 }

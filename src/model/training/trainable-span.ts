@@ -1,9 +1,20 @@
 import type { Span } from '../../span.ts'
 import { bytesPerElement, elementCount, type Tensor } from '../../tensor.ts'
 import { kindOf, type Model } from '../families/family.ts'
-import { grownTables } from '../families/rotary.ts'
+import { grownTables } from '../families/rotary-embedding.ts'
 import { blockPrograms, type BlockPrograms, type ResidualPolicy } from '../layers/block-programs.ts'
-import { contextsFault, rowLayout, sliceRows, type HiddenStates, type Sequences } from '../layers/hidden-states.ts'
+import { GradientSum } from '../layers/gradient-sum.ts'
+import {
+  concatRows,
+  contextsFault,
+  evenGroups,
+  longest,
+  rowLayout,
+  sliceRows,
+  type HiddenStates,
+  type SequenceGroup,
+  type Sequences
+} from '../layers/hidden-states.ts'
 import { AdapterSettingsError, adapterTargets, dropoutKey } from '../layers/lora.ts'
 import type { Trainable } from '../layers/trainable.ts'
 import type { WeightFormat } from '../layers/weight-format.ts'
@@ -14,31 +25,36 @@ import { Scope } from '../runtime/scope.ts'
 import { ResidualChoice, type ResidualSetting } from './activation-checkpointing.ts'
 
 export interface SpanOptions {
-  /** Shares weights with other pieces of this machine; a set of the span's own when left out. */
+  /** Weights that the span shares with others on this machine; the span loads its own when this is left out. */
   readonly weights?: ModelWeights
-  /** What the span's own set keeps frozen matrices as; float32 when left out. */
+  /** The format of frozen matrices in the span's own weights; float32 when left out. */
   readonly format?: WeightFormat
-  /** Saved when left out: faster for wide models; recomputed holds less; auto measures. */
+  /** Activation checkpointing. `saved`, the default, is faster for wide models, `recomputed` takes less memory, `auto` measures both. */
   readonly policy?: ResidualSetting
-  /** Bytes of residuals that `auto` lets one pass save; no limit when left out. */
+  /** Bytes of activations that `auto` lets one pass save; no limit when left out. */
   readonly residualBytes?: number | undefined
 }
 
 export interface ForwardOptions {
   /** Whether a backward pass follows. */
   readonly keepResiduals: boolean
-  /** Blocks to pass, within the span; all of it when left out. */
+  /** The blocks `[first, end)` to compute, within the span; all of them when left out. */
   readonly first?: number
   readonly end?: number
-  /** Of dropout's random bits, of all rows in order; needed in training where adapters drop out. */
+  /** Seeds of dropout's random bits, for all rows in order. Training needs them where adapters drop out. */
   readonly seeds?: readonly RowSeed[]
 }
 
-/** Rows, one after another, whose random bits follow from this seed and their place among them alone; a seed is used once a step. */
+/** Rows whose random bits follow from this seed and a row's place among the seed's rows alone. A seed is used once a step. */
 export interface RowSeed {
   readonly rows: number
   readonly seed: string
+  /** The place of the first of these rows among all that the seed is for; 0 when left out. */
+  readonly from?: number
 }
+
+/** As `ForwardOptions`, with every choice made. */
+type RunOptions = Required<Pick<ForwardOptions, 'keepResiduals' | 'first' | 'end'>> & { readonly seeds: readonly RowSeed[] | undefined }
 
 interface BlockResiduals {
   readonly layer: number
@@ -46,15 +62,17 @@ interface BlockResiduals {
   readonly saved: Readonly<Record<string, DeviceTensor>>
 }
 
-/** What a forward pass keeps for its backward pass. */
+/** The activations that a forward pass saves for its backward pass. */
 export class SavedActivations {
   readonly blocks: BlockResiduals[] = []
   readonly layout: Readonly<Record<string, DeviceTensor>>
   readonly rows: number
   readonly seeds: readonly RowSeed[] | undefined
   readonly policy: ResidualPolicy
-  /** How long the way there took. */
+  /** The time that the forward pass took. */
   forwardMs = 0
+  /** The activations of each run, in the order of the rows, of a batch that takes several runs. Such a batch has nothing else here. */
+  parts: readonly SavedActivations[] = []
   readonly #scope: Scope
 
   constructor (
@@ -71,7 +89,7 @@ export class SavedActivations {
     this.policy = policy
   }
 
-  /** Bytes on the device from here to the backward pass. */
+  /** Counts the bytes that are held on the device until the backward pass. */
   get bytes (): number {
     return this.blocks.flatMap(({ hidden, saved }) => [hidden, ...Object.values(saved)]).reduce(
       (sum, { dtype, shape }) => sum + bytesPerElement[dtype] * elementCount(shape),
@@ -79,16 +97,17 @@ export class SavedActivations {
     )
   }
 
-  /** Frees them; a backward pass does that too. */
+  /** Frees the activations. A backward pass frees them too. */
   free (): void {
+    for (const part of this.parts) part.free()
     this.#scope[Symbol.dispose]()
   }
 }
 
 export interface SpanGradients {
-  /** Of the rows that went in, [rows, hidden]. */
+  /** The gradient of the rows that went in, [rows, hidden]. */
   readonly gradient: DeviceTensor
-  /** Of the trained tensors of the blocks passed, by name. */
+  /** The gradients of the trained tensors of the blocks passed, by name. */
   readonly adapters: Map<string, DeviceTensor>
 }
 
@@ -96,17 +115,17 @@ interface TrainingExecutables {
   readonly parameters: BlockPrograms['parameters']
   readonly forward: Executable
   readonly backward: Executable
-  /** Compiled when first asked for: few blocks are the first ones. */
+  /** Compiled when first asked for, since only the first block with anything to train needs it. */
   readonly backwardToParameters: () => Promise<Executable>
 }
 
 interface BlockExecutables {
   readonly evaluate: Executable
-  /** Of the policies that passes may use. */
+  /** The programs of each policy that passes may use. */
   readonly training: Partial<Record<ResidualPolicy, TrainingExecutables>>
 }
 
-/** Consecutive blocks on a device that compute forward and backward, for all of their rows or for some that board and alight within. */
+/** Computes consecutive blocks on a device, forward and backward. A pass goes through all of them, or through consecutive ones. */
 export class TrainableSpan {
   readonly device: Device
   readonly model: Model
@@ -149,20 +168,65 @@ export class TrainableSpan {
     return new TrainableSpan(set, span, blocks, residuals)
   }
 
-  /** The trained tensors of this span. What restores or sets them replaces them: do not keep the handles. */
+  /** Returns the trained tensors of this span by name. Setting or restoring them replaces the handles, which are not to be kept. */
   parameters (): Map<string, DeviceTensor> {
     return new Map(this.weights.parameterNames(this.span).map((name) => [name, this.weights.trained.get(name)!]))
   }
 
   /**
-   * Passes rows through blocks; the result is the caller's. The given rows stay the caller's: with `keepResiduals`, a device tensor must
-   * live until the backward pass.
+   * Computes blocks on rows [rows, hidden]. The caller frees the result, and keeps the given rows: with `keepResiduals`, a device tensor
+   * must live until the backward pass. Sequences whose lengths differ much are computed in several runs, since attention pads them.
    */
   async forward (
     rows: HiddenStates,
     { keepResiduals, first = this.span.first, end = this.span.end, seeds }: ForwardOptions
   ): Promise<{ hidden: DeviceTensor, residuals?: SavedActivations }> {
     this.#check(rows, first, end)
+    const groups = evenGroups(rows.lengths)
+    return groups.length === 1
+      ? await this.#forwardRun(rows, { keepResiduals, first, end, seeds })
+      : await this.#forwardGroups(rows, groups, { keepResiduals, first, end, seeds })
+  }
+
+  /** Passes groups of sequences through blocks, one after another. */
+  async #forwardGroups (
+    { hidden, lengths, contexts }: HiddenStates,
+    groups: readonly SequenceGroup[],
+    options: RunOptions
+  ): Promise<{ hidden: DeviceTensor, residuals?: SavedActivations }> {
+    const kept = new Scope(this.device)
+    using scope = new Scope(this.device)
+    const [outputs, parts]: [DeviceTensor[], SavedActivations[]] = [[], []]
+    try {
+      const rows = await scope.upload(hidden)
+      for (const { sequences: [firstSequence, endSequence], rows: [firstRow, endRow] } of groups) {
+        const run = await this.#forwardRun({
+          hidden: kept.own(await sliceRows(this.device, rows, firstRow, endRow)),
+          lengths: lengths.slice(firstSequence, endSequence),
+          ...(contexts === undefined ? {} : { contexts: contexts.slice(firstSequence, endSequence) })
+        }, { ...options, seeds: options.seeds === undefined ? undefined : seedsWithin(options.seeds, firstRow, endRow) })
+        outputs.push(scope.own(run.hidden))
+        if (run.residuals !== undefined) parts.push(run.residuals)
+      }
+      const joined = await concatRows(this.device, outputs)
+      if (options.keepResiduals) {
+        const residuals = new SavedActivations(kept, {}, rows.shape[0]!, options.seeds, parts[0]!.policy)
+        residuals.parts = parts
+        return { hidden: joined, residuals }
+      }
+      kept[Symbol.dispose]()
+      return { hidden: joined }
+    } catch (error) {
+      for (const part of parts) part.free()
+      kept[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  async #forwardRun (
+    rows: HiddenStates,
+    { keepResiduals, first, end, seeds }: RunOptions
+  ): Promise<{ hidden: DeviceTensor, residuals?: SavedActivations }> {
     const scope = new Scope(this.device)
     const startedAtMs = performance.now()
     try {
@@ -184,7 +248,7 @@ export class TrainableSpan {
         else if (hidden !== rows.hidden) scope.free(hidden)
         hidden = output!
       }
-      // No block to pass: the result is a tensor of its own all the same.
+      // Where there is no block to compute, the result is a tensor of its own all the same.
       if (first === end) hidden = await sliceRows(this.device, hidden, 0, residuals.rows)
       scope.release([hidden])
       residuals.forwardMs = performance.now() - startedAtMs
@@ -198,20 +262,53 @@ export class TrainableSpan {
   }
 
   /**
-   * Passes the gradient of what `forward` gave, [rows, hidden], back through the same blocks; spends the residuals. The gradients are the
-   * caller's.
+   * Computes the gradients of the blocks of a forward pass from the gradient of its result, [rows, hidden], and frees the saved
+   * activations. The caller frees the gradients.
    */
   async backward (residuals: SavedActivations, gradient: AnyTensor): Promise<SpanGradients> {
     const { gradient: input, adapters } = await this.#backward(residuals, gradient, true)
     return { gradient: input!, adapters }
   }
 
-  /** The same where nothing before the span is trained, so that the gradient of its rows is not needed. */
+  /** Does as `backward` where nothing before the span is trained, so that the gradient of its rows is not needed. */
   async backwardToParameters (residuals: SavedActivations, gradient: AnyTensor): Promise<SpanGradients['adapters']> {
     return (await this.#backward(residuals, gradient, false)).adapters
   }
 
   async #backward (
+    residuals: SavedActivations,
+    gradient: AnyTensor,
+    toInput: boolean
+  ): Promise<Pick<SpanGradients, 'adapters'> & { readonly gradient: DeviceTensor | undefined }> {
+    return residuals.parts.length === 0
+      ? await this.#backwardRun(residuals, gradient, toInput)
+      : await this.#backwardGroups(residuals, gradient, toInput)
+  }
+
+  async #backwardGroups (
+    residuals: SavedActivations,
+    gradient: AnyTensor,
+    toInput: boolean
+  ): Promise<Pick<SpanGradients, 'adapters'> & { readonly gradient: DeviceTensor | undefined }> {
+    using scope = new Scope(this.device)
+    using adapters = new GradientSum(this.device)
+    try {
+      const whole = await scope.upload(gradient)
+      const inputs: DeviceTensor[] = []
+      let row = 0
+      for (const part of residuals.parts) {
+        const own = scope.own(await sliceRows(this.device, whole, row, row += part.rows))
+        const result = await this.#backwardRun(part, own, toInput)
+        if (result.gradient !== undefined) inputs.push(scope.own(result.gradient))
+        await adapters.add(result.adapters)
+      }
+      return { gradient: toInput ? await concatRows(this.device, inputs) : undefined, adapters: adapters.take() }
+    } finally {
+      residuals.free()
+    }
+  }
+
+  async #backwardRun (
     residuals: SavedActivations,
     gradient: AnyTensor,
     toInput: boolean
@@ -254,13 +351,13 @@ export class TrainableSpan {
     }
   }
 
-  /** The blocks that a gradient must reach: those before have nothing to train. */
+  /** Returns the blocks that a gradient must reach. The blocks before them have nothing to train. */
   #fromFirstTrained ({ blocks, policy }: SavedActivations): BlockResiduals[] {
     const first = blocks.findIndex(({ layer }) => this.#training(layer, policy).parameters.length > 0)
     return first === -1 ? [] : blocks.slice(first)
   }
 
-  /** Frees the span's weights; only where it does not share them. */
+  /** Frees the span's weights. Only for spans that do not share them. */
   free (): void {
     this.weights.free()
   }
@@ -299,7 +396,7 @@ export class TrainableSpan {
     return this.#block(layer).training[policy]!
   }
 
-  /** The random bits of a block's adapters; the same for the same seeds. */
+  /** Makes the random bits of a block's adapters, which are the same for the same seeds. */
   async #dropout (scope: Scope, layer: number, { rows, seeds }: SavedActivations): Promise<Record<string, DeviceTensor>> {
     const { adapters } = this.weights.training(layer)
     if (adapters === undefined || adapters.dropout === 0) return {}
@@ -313,7 +410,11 @@ export class TrainableSpan {
       bits[`${name}.dropout`] = scope.own(
         await this.device.randomBits(
           [rows, inputSize],
-          seeds.map(({ rows, seed }) => ({ key: dropoutKey(seed, layer, name), elements: rows * inputSize }))
+          seeds.map(({ rows, seed, from = 0 }) => ({
+            key: dropoutKey(seed, layer, name),
+            from: from * inputSize,
+            elements: rows * inputSize
+          }))
         )
       )
     }
@@ -321,7 +422,7 @@ export class TrainableSpan {
   }
 
   async #layout (scope: Scope, sequences: Sequences): Promise<SavedActivations['layout']> {
-    const layout: Record<string, DeviceTensor> = { ...await this.weights.rotary.reaching(Math.max(...sequences.lengths)) }
+    const layout: Record<string, DeviceTensor> = { ...await this.weights.rotary.reaching(longest(sequences.lengths)) }
     for (
       const [name, part] of Object.entries<Tensor>({
         ...rowLayout(sequences),
@@ -344,6 +445,17 @@ export class TrainableSpan {
     const fault = contextsFault(this.model, sequences)
     if (fault !== undefined) throw new RangeError(fault)
   }
+}
+
+/** The seeds of rows [first, end) among those that the given ones are for. */
+function seedsWithin (seeds: readonly RowSeed[], first: number, end: number): RowSeed[] {
+  let start = 0
+  return seeds.flatMap(({ rows, seed, from = 0 }) => {
+    const [begin, stop] = [Math.max(first, start), Math.min(end, start + rows)]
+    const within = { rows: stop - begin, seed, from: from + begin - start }
+    start += rows
+    return within.rows > 0 ? [within] : []
+  })
 }
 
 async function blockExecutables (weights: ModelWeights, layer: number, policies: readonly ResidualPolicy[]): Promise<BlockExecutables> {

@@ -1,6 +1,6 @@
 import type { ResultOf } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
-import { chooseDevice } from '../../model/runtime/choose.ts'
+import { chooseDevice } from '../../model/runtime/device-choice.ts'
 import type { PeerStatus } from '../../protocols/status/status.ts'
 import type { RoleContext } from '../../roles/context.ts'
 import { startControlServer } from '../control/server.ts'

@@ -18,6 +18,8 @@ export interface CreateOptions {
   readonly noise: number
   readonly gradientNoise: number
   readonly clip: 'auto' | 'none' | number
+  /** A data file to measure clip norms and the cost of noise on; the built-in sample where it is absent. */
+  readonly calibrate?: string | undefined
   readonly wire: Charter['wire']
   readonly loraR: number
   readonly loraAlpha: number
@@ -67,13 +69,18 @@ const SEED_BYTES = 16
 const ALL_LINEAR = 'all-linear'
 
 /** Throws UsageError for options that no charter can hold, before a model that takes minutes to read is read. */
-export function checkOptions ({ inputBlocks, outputBlocks, clip, noise, gradientNoise }: CreateOptions, { layers }: Model): void {
+export function checkOptions (
+  { inputBlocks, outputBlocks, clip, calibrate, noise, gradientNoise }: CreateOptions,
+  { layers }: Model
+): void {
   if (inputBlocks.max + outputBlocks.max >= layers) {
     throw new UsageError(
       `the model has ${layers} blocks, and clients could keep ${inputBlocks.max + outputBlocks.max} of them`,
       'give smaller --input-blocks or --output-blocks, so that a middle is left'
     )
   }
+  if (clip === 'none' && calibrate !== undefined)
+    throw new UsageError('there is nothing to calibrate, for --clip is none', 'leave out --calibrate, or give --clip auto or a norm')
   if (clip === 'none' && (noise > 0 || gradientNoise > 0))
     throw new UsageError('noise is relative to the clip norm, and --clip is none', 'give --clip auto or a norm, or no noise')
 }

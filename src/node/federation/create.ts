@@ -4,8 +4,13 @@ import { openModelDirectory, type ModelDirectory } from '../../model/checkpoint/
 import { fingerprint } from '../../model/checkpoint/fingerprint.ts'
 import { checkModel, checkTiedHead, familyOf, modelOf, type Model } from '../../model/families/index.ts'
 import { checkTrainable } from '../../model/layers/trainable.ts'
-import { calibrateClips, type Clips, type Cuts } from '../../model/privacy/calibration.ts'
+import { Boundary } from '../../model/privacy/boundary.ts'
+import { calibrate, type Calibration, type Clips } from '../../model/privacy/calibration.ts'
+import { noiseCost, type NoiseCost } from '../../model/privacy/noise-cost.ts'
+import { builtInSample, readSample, type Sample } from '../../model/privacy/sample.ts'
 import { openDevice } from '../../model/runtime/open.ts'
+import { loadTokenizer } from '../../model/text/load.ts'
+import { BlockwiseRun } from '../../model/training/sample-run.ts'
 import { CharterInvalidError, signCharter, type Charter } from '../../protocols/charter/index.ts'
 import { homeAt, replaceFile } from '../home/home.ts'
 import { loadOrCreateIdentity } from '../home/identity.ts'
@@ -19,6 +24,8 @@ export type { CreateOptions } from './charter-builder.ts'
 export interface CreateDependencies {
   /** Called with the bytes of the model that were hashed since the last call. */
   readonly onProgress?: (bytes: number) => void
+  /** Called before each block through which the sample is run. */
+  readonly onCalibrate?: (block: number, blocks: number) => void
 }
 
 export interface CreatedFederation {
@@ -33,6 +40,8 @@ export interface CreatedFederation {
     readonly bytes: number
   }
   readonly clip: Clips | null
+  /** What the federation's least noise on hidden states costs, where clients keep the fewest blocks; null where it was not measured. */
+  readonly noiseCost: NoiseCost | null
 }
 
 /** Founds a federation around a model directory and makes `root` its server's home. Throws UsageError and the model's errors. */
@@ -40,7 +49,7 @@ export async function createFederation (
   root: string,
   options: CreateOptions,
   signal: AbortSignal,
-  { onProgress }: CreateDependencies = {}
+  { onProgress, onCalibrate }: CreateDependencies = {}
 ): Promise<CreatedFederation> {
   const directory = await openModelDirectory(options.model)
   const model = modelOf(directory.config)
@@ -51,10 +60,12 @@ export async function createFederation (
   const home = homeAt(root)
   return await withNewHome(home, async () => {
     const key = await loadOrCreateIdentity(home.identity)
+    const sample = await sampleFor(options, model, directory, signal)
     const imported = options.adapter === undefined ? {} : await importAdapter(home, options.adapter, model, trained.weights)
     const { tensors, files } = await fingerprint(directory, onProgress, signal)
     checkTiedHead(model, directory.path, tensors)
-    const clip = await clipsFor(options, model, directory, signal)
+    const calibration = sample === undefined ? undefined : await calibrated(options, model, directory, sample, signal, onCalibrate)
+    const clip = calibration?.clips ?? null
     const charter = {
       ...charterOf(options, model),
       ...trained,
@@ -68,7 +79,13 @@ export async function createFederation (
         tensors,
         files
       },
-      privacy: { noise: options.noise, gradientNoise: options.gradientNoise, clipAlways: typeof options.clip === 'number', clip }
+      privacy: {
+        noise: options.noise,
+        gradientNoise: options.gradientNoise,
+        clipAlways: typeof options.clip === 'number',
+        clip,
+        ...(calibration === undefined ? {} : { losses: calibration.losses })
+      }
     } as unknown as Charter // read-only parts of a model become plain JSON; signing checks the whole
     const signed = await signCharter(charter, key).catch(explain)
     const { allow, threads, device, compute, weights } = options
@@ -88,31 +105,42 @@ export async function createFederation (
       peerId: charter.founder,
       federation: { id: signed.id, name: charter.name },
       model: { path: directory.path, blocks: model.layers, hidden: model.hiddenSize, tensors: Object.keys(tensors).length, bytes },
-      clip
+      clip,
+      noiseCost: noiseCost(calibration?.losses, options.inputBlocks.min, options.noise) ?? null
     }
   })
 }
 
-/** A norm for each cut: measured on the model, the same for all, or none. */
-async function clipsFor (options: CreateOptions, model: Model, directory: ModelDirectory, signal: AbortSignal): Promise<Clips | null> {
-  const cuts = cutsOf(options, model.layers)
-  if (options.clip === 'auto') return await calibrated(options, model, directory, cuts, signal)
-  if (options.clip === 'none') return null
-  const { clip } = options
-  const all = (at: readonly number[]): Record<string, number> => Object.fromEntries(at.map((cut) => [cut, clip]))
-  return { hidden: all(cuts.hidden), gradient: all(cuts.gradient) }
-}
-
-async function calibrated (
-  { threads }: CreateOptions,
+/** Reads the text to calibrate on; undefined where there is no clip, and so nothing to measure. */
+async function sampleFor (
+  { calibrate: file, clip }: CreateOptions,
   model: Model,
   directory: ModelDirectory,
-  cuts: Cuts,
   signal: AbortSignal
-): Promise<Clips> {
+): Promise<Sample | undefined> {
+  if (clip === 'none') return undefined
+  const tokenizer = await loadTokenizer(directory.path)
+  return file === undefined ? builtInSample(tokenizer, model) : await readSample(file, tokenizer, model, signal)
+}
+
+/** Measures clip norms, and what noise costs, on a sample of text. */
+async function calibrated (
+  { clip, noise, threads, wire, ...ranges }: CreateOptions,
+  model: Model,
+  directory: ModelDirectory,
+  sample: Sample,
+  signal: AbortSignal,
+  onCalibrate: CreateDependencies['onCalibrate']
+): Promise<Calibration> {
   const device = await openDevice('cpu', threads === undefined ? {} : { threads })
   try {
-    return await calibrateClips(device, model, directory, cuts, signal)
+    const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: wire })
+    return await calibrate(device, boundary, new BlockwiseRun(device, model, directory, sample), {
+      cuts: cutsOf(ranges, model.layers),
+      clip: typeof clip === 'number' ? clip : undefined,
+      clipAlways: typeof clip === 'number',
+      noise
+    }, signal, onCalibrate)
   } finally {
     await device.close()
   }

@@ -4,6 +4,7 @@ import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { UsageError } from '../../errors.ts'
 import { PartialModelStore } from '../../model/checkpoint/store.ts'
 import { checkWeights, clientTensors, modelOf } from '../../model/families/index.ts'
+import { noiseCost, type NoiseCost } from '../../model/privacy/noise-cost.ts'
 import {
   type Charter,
   checkClientSettings,
@@ -52,6 +53,8 @@ export interface Joined {
   readonly updated: boolean
   readonly client: ClientSettings
   readonly blocks: number
+  /** What this client's noise on hidden states costs, as the founder measured it; null where the charter does not say. */
+  readonly noiseCost: NoiseCost | null
   /** What of the model is here now. */
   readonly files: readonly string[]
   readonly tensors: number
@@ -115,6 +118,7 @@ export async function joinFederation (
         updated: joined !== undefined,
         client,
         blocks: charter.model.blocks,
+        noiseCost: noiseCost(charter.privacy.losses, client.partition.inputBlocks, client.noise) ?? null,
         ...weights
       }
     } finally {

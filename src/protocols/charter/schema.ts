@@ -95,12 +95,23 @@ const rangeSchema = z.strictObject({ min: blocks, max: blocks }).refine(({ min, 
 /** Clip norms by cut: the number of the block before which rows leave the client's span. */
 const clipsSchema = z.record(z.string().regex(/^(0|[1-9]\d{0,3})$/, 'is not a block number'), z.number().positive())
 
+/** Noises that losses were measured with at one cut, at most. */
+const MAX_NOISE_LOSSES = 64
+
+/** What the founder measured by cut, on a sample of text: the model's loss with each noise, for clients to be told what theirs costs. */
+const lossesSchema = z.record(
+  z.string().regex(/^(0|[1-9]\d{0,3})$/, 'is not a block number'),
+  z.array(z.strictObject({ noise: z.number().min(0), loss: z.number().min(0) })).max(MAX_NOISE_LOSSES)
+)
+
 const privacySchema = z.strictObject({
   noise: z.number().min(0),
   gradientNoise: z.number().min(0),
   /** Whether rows are clipped even where a client adds no noise to them; otherwise they then stay exact. */
   clipAlways: z.boolean(),
-  clip: z.strictObject({ hidden: clipsSchema, gradient: clipsSchema }).nullable()
+  clip: z.strictObject({ hidden: clipsSchema, gradient: clipsSchema }).nullable(),
+  /** Absent in charters without a clip, and in those that were founded before losses were measured. */
+  losses: lossesSchema.optional()
 }).refine(({ clip, noise, gradientNoise }) => clip !== null || (noise === 0 && gradientNoise === 0), {
   error: 'noise is relative to the clip, and there is none', path: ['clip']
 })

@@ -1,79 +1,16 @@
 import type { Message } from '@bufbuild/protobuf'
-import type { GenMessage } from '@bufbuild/protobuf/codegenv2'
-import type { PeerId, Stream } from '@libp2p/interface'
-import type { Tensor } from '../../tensor.ts'
-import type { BodyLimits } from './body.ts'
+import type { Stream } from '@libp2p/interface'
+import type { Channel, ChannelOptions } from './channel-types.ts'
 import { HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS } from './constants.ts'
 import { ControlStream } from './control.ts'
-import { agreeAsClient, agreeAsServer, type Medium, type Parties } from './handshake.ts'
-import type { FrameKind } from './records.ts'
+import { agreeAsClient, agreeAsServer, type Medium } from './handshake.ts'
 import { SealedChannel, type Side } from './sealed-channel.ts'
-import type { RekeyPolicy } from './sealer.ts'
 import { StreamSink } from './sink.ts'
 import { StreamSource } from './source.ts'
 import { withDeadline } from './wait.ts'
 import { FailureSchema } from './wire_pb.ts'
 
-/** A message and the tensors that came with it; the tensors own their memory. */
-export interface Received<M> {
-  readonly message: M
-  readonly tensors: readonly Tensor[]
-}
-
-/** Counts as on the stream: ciphertext, headers and the handshake included. */
-export interface Traffic {
-  readonly sentBytes: number
-  readonly receivedBytes: number
-  readonly sentFrames: number
-  readonly receivedFrames: number
-}
-
-/** One frame, as told to `onFrame`. */
-export interface FrameInfo {
-  readonly direction: 'sent' | 'received'
-  readonly kind: FrameKind
-  readonly sequence: number
-  /** Plaintext. */
-  readonly bodyBytes: number
-  /** On the stream, without the header. */
-  readonly sealedBytes: number
-}
-
-/** A sealed session over one stream. Every error but a refused `send` ends it. */
-export interface Channel<Out, In> {
-  /** 32 hexadecimal digits. */
-  readonly sessionId: string
-  readonly remotePeer: PeerId
-  readonly traffic: Traffic
-  /**
-   * Sends a message with its tensors, after those before it; resolves when the stream can take more, and leaves the tensors alone then.
-   * The signal counts until the frame begins. Throws FrameTooLargeError (nothing was sent), ChannelClosedError, ChannelResetError,
-   * ChannelTimeoutError.
-   */
-  send (message: Out, tensors?: readonly Tensor[], signal?: AbortSignal): Promise<void>
-  /**
-   * The next message. One call at a time: a message whose receiver gave up by its signal goes to the next call.
-   * Throws ChannelClosedError after the peer's goodbye, RemoteError with its reason, and the errors of errors.ts.
-   */
-  receive (signal?: AbortSignal): Promise<Received<In>>
-  /** Says goodbye after what is still being sent, waits shortly for the peer's, and lets go of stream and keys. */
-  close (signal?: AbortSignal): Promise<void>
-  /** Tells the peer why, where a whole frame still fits in, and resets the stream. */
-  abort (error: Error): void
-}
-
-export interface ChannelOptions<Out extends Message, In extends Message> extends Parties {
-  readonly outgoing: GenMessage<Out>
-  readonly incoming: GenMessage<In>
-  /** What one frame may hold, in either direction. */
-  readonly limits: BodyLimits
-  /** How long a receive may wait for a byte, or a send for the peer to take one; 15 minutes unless given, Infinity for ever. */
-  readonly idleTimeoutMs?: number
-  /** 30 s unless given. */
-  readonly handshakeTimeoutMs?: number
-  readonly rekey?: RekeyPolicy
-  readonly onFrame?: (frame: FrameInfo) => void
-}
+export type { Channel, ChannelOptions, FrameInfo, Received, Traffic } from './channel-types.ts'
 
 /** Agrees on a session's keys on a fresh stream, as its client. Resets the stream where that fails. */
 export async function openChannel<Out extends Message, In extends Message> (

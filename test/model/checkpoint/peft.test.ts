@@ -13,6 +13,12 @@ import {
   type PeftAdapter
 } from '../../../src/model/checkpoint/peft.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
+import { readGolden } from '../../helpers/golden.ts'
+
+/** What PEFT saves for its kinds of LoRA, from test/reference/peft_configs_golden.py. */
+const { kinds } = readGolden<{
+  kinds: Record<string, { readonly config: { readonly init_lora_weights: string | boolean }, readonly plain: boolean }>
+}>('peft-configs.json')
 
 let dir: string
 beforeEach(async () => { dir = await mkdtemp(join(tmpdir(), 'midspan-peft-')) })
@@ -172,6 +178,52 @@ describe('an adapter directory', () => {
       code: 'E_ADAPTER',
       message: expect.stringMatching(field === 'r' && value === 3 ? 'rank 3' : field) as string
     })
+  })
+
+  it.each(Object.entries(kinds))('that PEFT makes with %s is read only where it is plain LoRA', async (_, { config, plain }) => {
+    await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
+    await writeFile(join(dir, 'adapter_config.json'), JSON.stringify({ ...config, r: 2 }))
+    const read = readPeftAdapter(dir)
+    if (plain) expect(await read).toMatchObject({ r: 2, alpha: 8, tensors })
+    else await expect(read).rejects.toThrow(`sets init_lora_weights to ${config.init_lora_weights}`)
+  })
+
+  it.each([
+    ['velora_config', { rank: 1 }], ['monteclora_config', {}], ['kasa_config', { beta: 1 }], ['use_bdlora', { target_modules_bd_a: [] }],
+    ['arrow_config', { top_k: 3 }], ['a_setting_of_tomorrow', 'yes'], ['init_lora_weights', 'tomorrow'], ['use_qalora', true]
+  ])('is refused by name for %s, %j, where that is set', async (field, value) => {
+    await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
+    await patchConfig({ [field]: value })
+    if (typeof value === 'object' && Object.keys(value).length === 0) return expect((await readPeftAdapter(dir)).r).toBe(2)
+    await expect(readPeftAdapter(dir)).rejects.toThrow(`sets ${field}`)
+  })
+
+  it.each(['lora_alpha', 'r', 'target_modules'])('is refused without %s, in these words', async (field) => {
+    await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
+    await patchConfig({ [field]: undefined })
+    await expect(readPeftAdapter(dir)).rejects.toMatchObject({
+      message: `${join(dir, 'adapter_config.json')} lacks ${field}`,
+      next: `add the ${field} that the adapter was trained with`
+    })
+  })
+
+  it('is refused in the format of MLX, in these words', async () => {
+    await writeFile(join(dir, 'adapter_config.json'), JSON.stringify({
+      fine_tune_type: 'lora', num_layers: 16, lora_parameters: { rank: 8, scale: 20, dropout: 0 }
+    }))
+    await expect(readPeftAdapter(dir)).rejects.toThrow('in the format of MLX')
+  })
+
+  it('has the embedding and the head by their paths where PEFT names them by their ends', async () => {
+    const own = [peftSavedName('model.embed_tokens.weight'), peftSavedName('lm_head.weight')]
+    const whole = new Map([...tensors, ...own.map((name) => [name, float32([1, 2], [1, 2])] as const)])
+    const modulesToSave = ['model.embed_tokens', 'lm_head']
+    await writePeftAdapter(dir, { ...adapter, modulesToSave, tensors: whole, dtype: 'F32' })
+    await patchConfig({ modules_to_save: ['embed_tokens', 'lm_head'] })
+    expect((await readPeftAdapter(dir)).modulesToSave).toEqual(modulesToSave)
+    // Saved beside an adapter because the vocabulary was resized, they are in no setting.
+    await patchConfig({ modules_to_save: null })
+    await expect(readPeftAdapter(dir)).rejects.toThrow("but the model's own: it was trained whole, or the vocabulary was resized")
   })
 
   it('is refused when a tensor lacks its partner or belongs to no target', async () => {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { familyOf, modelOf, supportedArchitectures, UnsupportedModelError } from '../../../src/model/families/index.ts'
-import { rotaryTables } from '../../../src/model/families/rotary.ts'
+import { rotaryTables } from '../../../src/model/families/rotary-embedding.ts'
 
 const config = {
   architectures: ['LlamaForCausalLM'],

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { modelOf } from '../../../src/model/families/index.ts'
-import { rotaryTables } from '../../../src/model/families/rotary.ts'
+import { rotaryTables } from '../../../src/model/families/rotary-embedding.ts'
 import { RotaryTables } from '../../../src/model/layers/rotary-tables.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'

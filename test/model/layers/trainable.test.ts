@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { peftBiasName } from '../../../src/model/checkpoint/peft.ts'
 import { modelOf } from '../../../src/model/families/index.ts'
+import { accumulate } from '../../../src/model/layers/gradient-sum.ts'
 import { checkTrainable, trainedShapes, type AdapterTraining, type TrainedBiases } from '../../../src/model/layers/trainable.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import { loadClientModel } from '../../../src/model/training/client-model.ts'
-import { accumulate } from '../../../src/model/training/gradient-sum.ts'
 import {
   baseWeights,
   decodeTensor,

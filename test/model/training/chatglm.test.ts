@@ -94,7 +94,7 @@ describe.each(chatglmRevisions)('the original ChatGLM, revision %s', (revision) 
     trainer.free()
   })
 
-  it('computes the same for rows that board within, beside others of another context', async () => {
+  it('computes the same for rows that enter within the span, beside others of another context', async () => {
     const { golden, model, sequences: { lengths, contexts }, source, trainable } = setUp(revision)
     const span = await TrainableSpan.load(device, model, source, { first: 0, end: model.layers }, trainable)
     const { hidden: first } = await span.forward({ hidden: decodeTensor(golden.hidden[0]!), lengths, contexts }, {

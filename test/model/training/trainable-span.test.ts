@@ -1,11 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { modelOf } from '../../../src/model/families/index.ts'
+import { modelOf, type Model } from '../../../src/model/families/index.ts'
+import { GradientSum } from '../../../src/model/layers/gradient-sum.ts'
 import { concatRows, sliceRows } from '../../../src/model/layers/hidden-states.ts'
 import type { AdapterSettings } from '../../../src/model/layers/lora.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../src/model/runtime/open.ts'
 import type { ResidualSetting } from '../../../src/model/training/activation-checkpointing.ts'
 import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
+import type { Tensor } from '../../../src/tensor.ts'
 import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 
@@ -33,6 +35,13 @@ async function goldenSpan (name: string, policy: ResidualSetting = 'saved', drop
     { policy }
   )
   return { golden, model, span, lengths: golden.ids.map((ids) => ids.length) }
+}
+
+/** One long sequence among so many of one row that padding them all to it would take thousands of places. */
+function unevenBatch ({ maxPositions, hiddenSize }: Model): { lengths: number[], rows: Tensor } {
+  const lengths = [1, 1, maxPositions, ...Array<number>(Math.ceil(5000 / maxPositions)).fill(1)]
+  const count = lengths.reduce((sum, length) => sum + length, 0)
+  return { lengths, rows: baseWeights({ seed: 'uneven', shapes: { rows: [count, hiddenSize] } }).get('rows')! }
 }
 
 describe('TrainableSpan against PyTorch', () => {
@@ -71,20 +80,20 @@ describe('TrainableSpan against PyTorch', () => {
 })
 
 describe('TrainableSpan', () => {
-  it('computes the same for rows that board and alight within', async () => {
+  it('computes the same for rows that enter and leave within the span', async () => {
     const { golden, span, lengths } = await goldenSpan('llama/gqa')
     await span.weights.setTrained(loraWeights(golden))
     const whole = decodeTensor(golden.hidden[0]!)
     const [a, b] = [await sliceRows(device, whole, 0, lengths[0]!), await sliceRows(device, whole, lengths[0]!, whole.shape[0]!)]
     const first = await span.forward({ hidden: a, lengths: lengths.slice(0, 1) }, { keepResiduals: true, end: 1 })
-    const boarded = await concatRows(device, [first.hidden, b])
-    const second = await span.forward({ hidden: boarded, lengths }, { keepResiduals: true, first: 1, end: 3 })
+    const joined = await concatRows(device, [first.hidden, b])
+    const second = await span.forward({ hidden: joined, lengths }, { keepResiduals: true, first: 1, end: 3 })
     const apart = await span.forward({ hidden: b, lengths: lengths.slice(1) }, { keepResiduals: false, first: 1 })
     const together = await sliceRows(device, second.hidden, lengths[0]!, whole.shape[0]!)
     expect(relativeError(await values(together), await values(apart.hidden))).toBeLessThan(1e-6)
     second.residuals!.free()
     first.residuals!.free()
-    device.free(a, b, boarded, first.hidden, second.hidden, apart.hidden, together)
+    device.free(a, b, joined, first.hidden, second.hidden, apart.hidden, together)
     span.free()
   })
 
@@ -114,6 +123,57 @@ describe('TrainableSpan', () => {
     expect(policy).toMatch(/^(saved|recomputed)$/)
     expect(recomputed!.bytesPerRow).toBe(4 * 32) // the rows that enter a block
     expect(saved!.bytesPerRow).toBeGreaterThan(recomputed!.bytesPerRow)
+    span.free()
+  })
+
+  it('computes sequences of very different lengths in several runs, as each alone', async () => {
+    const { model, golden, span } = await goldenSpan('llama/gqa')
+    await span.weights.setTrained(loraWeights(golden))
+    const { lengths, rows } = unevenBatch(model)
+    await span.weights.rotary.reaching(model.maxPositions)
+    const before = await device.memory()
+    const { hidden, residuals } = await span.forward({ hidden: rows, lengths }, { keepResiduals: true })
+    const evaluated = await span.forward({ hidden: rows, lengths }, { keepResiduals: false })
+    const { gradient, adapters } = await span.backward(residuals!, rows)
+    const sums = new GradientSum(device)
+    let start = 0
+    for (const length of lengths) {
+      const own = await sliceRows(device, rows, start, start + length)
+      const alone = await span.forward({ hidden: own, lengths: [length] }, { keepResiduals: true })
+      const back = await span.backward(alone.residuals!, own)
+      for (const [together, apart] of [[hidden, alone.hidden], [evaluated.hidden, alone.hidden], [gradient, back.gradient]] as const) {
+        const part = await sliceRows(device, together, start, start + length)
+        expect(relativeError(await values(part), await values(apart))).toBeLessThan(1e-5)
+        device.free(part)
+      }
+      await sums.add(back.adapters)
+      device.free(own, alone.hidden, back.gradient)
+      start += length
+    }
+    for (const [name, value] of sums.gradients)
+      expect(relativeError(await values(adapters.get(name)!), await values(value)), name).toBeLessThan(1e-4)
+    sums[Symbol.dispose]()
+    device.free(hidden, evaluated.hidden, gradient, ...adapters.values())
+    expect((await device.memory()).heldBytes).toBe(before.heldBytes)
+    span.free()
+  })
+
+  it('drops out by a row\'s place among all rows of its seed, however many runs compute them', async () => {
+    const { model, golden, span } = await goldenSpan('llama/gqa', 'saved', 0.4)
+    await span.weights.setTrained(loraWeights(golden))
+    const { lengths, rows } = unevenBatch(model)
+    const count = rows.shape[0]!
+    const seeds = [{ rows: 20, seed: 'a' }, { rows: count - 20, seed: 'b' }]
+    const uneven = await span.forward({ hidden: rows, lengths }, { keepResiduals: true, seeds })
+    // Rows that are sequences of their own see nothing but themselves: they come out alike where all rows are such, in one run.
+    const single = await span.forward({ hidden: rows, lengths: Array<number>(count).fill(1) }, { keepResiduals: true, seeds })
+    const [first, last] = [await values(uneven.hidden), await values(single.hidden)]
+    const tail = (all: ArrayLike<number>): number[] => Array.from(all).slice(-40 * model.hiddenSize)
+    expect(relativeError(tail(first), tail(last))).toBeLessThan(1e-6)
+    for (const { residuals, hidden } of [uneven, single]) {
+      residuals!.free()
+      device.free(hidden)
+    }
     span.free()
   })
 

@@ -2,10 +2,13 @@ import { readFile, readdir, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { SafetensorsFile, writeSafetensors } from '../../../src/model/checkpoint/safetensors.ts'
+import { NOISE_STEPS } from '../../../src/model/privacy/calibration.ts'
 import { createFederation } from '../../../src/node/federation/create.ts'
+import { homeAt } from '../../../src/node/home/home.ts'
+import { verifyCharter } from '../../../src/protocols/charter/index.ts'
 import { float32 } from '../../../src/tensor.ts'
 import { writeTinyModel } from '../../helpers/tiny-model.ts'
-import { foundOptions, temporaryDirectory } from '../fixture.ts'
+import { founded, foundOptions, hasStories, temporaryDirectory } from '../fixture.ts'
 
 /** Founds a federation with a tiny model whose configuration is changed. */
 async function foundWith (
@@ -47,5 +50,33 @@ describe('founding a federation', () => {
       code: 'E_TENSOR_MISMATCH',
       message: expect.stringContaining('lm_head.weight differs from model.embed_tokens.weight') as string
     })
+  })
+})
+
+describe('what noise costs', { skip: !hasStories }, () => {
+  it('is measured on the built-in sample, returned, and signed into the charter for those who join', async () => {
+    const { home, clip, noiseCost } = await founded({ clip: 'auto', noise: 0.5, inputBlocks: { min: 1, max: 1 } })
+    const { charter } = await verifyCharter(await readFile(homeAt(home).charter))
+    expect(charter.privacy.clip).toEqual(clip)
+    expect(charter.privacy.losses?.['1']?.map(({ noise }) => noise)).toEqual([0, ...NOISE_STEPS])
+    // The model writes English stories; a state that is half noise leaves it little to go by.
+    expect(noiseCost!.lossWithout).toBeLessThan(5)
+    expect(noiseCost!.lossWith).toBeGreaterThan(noiseCost!.lossWithout + 0.3)
+    expect(noiseCost!.usefulNoise).toBeLessThan(0.5)
+  })
+
+  it("is measured on the founder's own text, which must be there before the model is read", async () => {
+    const file = join(await temporaryDirectory(), 'own.txt')
+    await writeFile(file, 'Once upon a time there was a small bird that lived in a tall tree.\n\nOne day the bird saw a big red ball.\n')
+    const own = await founded({ calibrate: file, noise: 0 })
+    expect(own.noiseCost!.lossWithout).toBeLessThan((await founded({ noise: 0 })).noiseCost!.lossWithout)
+    await expect(founded({ calibrate: `${file}.absent` })).rejects.toThrow('own.txt.absent')
+  })
+
+  it('is not measured without a clip', async () => {
+    const { home, noiseCost } = await founded({ clip: 'none', noise: 0 })
+    expect(noiseCost).toBeNull()
+    expect((await verifyCharter(await readFile(homeAt(home).charter))).charter.privacy.losses).toBeUndefined()
+    await expect(founded({ clip: 'none', noise: 0, calibrate: 'text.txt' })).rejects.toMatchObject({ code: 'E_USAGE' })
   })
 })

@@ -1,4 +1,4 @@
-import { MICROSOFT } from '../emitter.ts'
+import { MICROSOFT } from '../attributes.ts'
 import { GraphError } from '../errors.ts'
 import type { Dim, Value } from '../graph.ts'
 import { apply, applyOne, requireDType, type Operator } from '../operator.ts'

@@ -1,6 +1,5 @@
-import type { Emitter } from '../emitter.ts'
 import { GraphError } from '../errors.ts'
-import type { Value } from '../graph.ts'
+import type { Emitter, Value } from '../graph.ts'
 import { applyOne, isFloat, type Operator } from '../operator.ts'
 import { broadcastShapes, format } from '../shapes.ts'
 import { sumTo } from './layout.ts'

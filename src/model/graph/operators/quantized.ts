@@ -1,13 +1,12 @@
 // Products with block-quantised matrices, in the layout of onnxruntime's MatMulNBits
 // (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits): each row of W [out, in] is cut
-// into
-// blocks of `blockSize` elements, the last one filled up with zeros. A block has one float32 scale, and a code for each element that stands
-// for (code - 2^(bits-1)) * scale. Codes are uint8 [out, blocks, blockSize * bits / 8]; of two 4-bit ones in a byte the first has the low
-// half.
+// into blocks of `blockSize` elements, the last one filled up with zeros. A block has one float32 scale, and a code for each element that
+// stands for (code - 2^(bits-1)) * scale. Codes are uint8 [out, blocks, blockSize * bits / 8]; of two 4-bit ones in a byte the first has
+// the low half.
 import { tensor, type Tensor } from '../../../tensor.ts'
-import { MICROSOFT, type Emitter } from '../emitter.ts'
+import { MICROSOFT } from '../attributes.ts'
 import { GraphError } from '../errors.ts'
-import type { Dim, Value, ValueType } from '../graph.ts'
+import type { Dim, Emitter, Value, ValueType } from '../graph.ts'
 import { applyOne, requireDType, type Operator } from '../operator.ts'
 import { format, sameShape } from '../shapes.ts'
 import { add, cast, clip, div, equal, greater, mul, neg, roundEven, where } from './elementwise.ts'
@@ -46,8 +45,7 @@ export function quantizedTypes<D extends Dim> (
 
 /**
  * Rounds each element of w [out, in] to the nearest of its block's 2^bits steps. The element farthest from zero becomes the lowest code
- * exactly,
- * so that no other is off by more than one step, and by more than half only when it is as large with the opposite sign.
+ * exactly, so that no other is off by more than one step, and by more than half only when it is as large with the opposite sign.
  */
 export function quantize (w: Value, { bits, blockSize }: Quantization): QuantizedMatrix {
   const [outputSize, inputSize] = w.shape as readonly [number, number]
@@ -146,9 +144,8 @@ export function dequantize ({ codes, scales }: QuantizedMatrix, attributes: Matr
 export interface QuantizedMatmulAttributes extends MatrixAttributes {
   /**
    * What onnxruntime may round x to while it multiplies: nothing, or 8-bit blocks of its own, as most engines do when they generate. Only
-   * with
-   * codes that are fixed when the program is compiled does CPU compute on them as they are; from inputs it dequantises the matrix in every
-   * run.
+   * with codes that are fixed when the program is compiled does CPU compute on them as they are; from inputs it dequantises the matrix in
+   * every run.
    */
   readonly activations: 'float32' | 'int8'
 }

@@ -30,9 +30,8 @@ export function plainRotary (size: number, base: number): RotaryTable {
 
 /**
  * How the rows turn that take a sequence to this length, of a model whose base grows ("dynamic NTK"). As in transformers, when a model of
- * its
- * own computes the sequence alone: all rows of one pass turn by the length after it. So rows that were generated one by one have turned by
- * other angles than the same rows in one pass, beyond what the model was trained on; and other sequences never matter.
+ * its own computes the sequence alone: all rows of one pass turn by the length after it. So rows that were generated one by one have turned
+ * by other angles than the same rows in one pass, beyond what the model was trained on; and other sequences never matter.
  */
 export function rotaryAt (rotary: RotaryTable, length: number): RotaryTable {
   const { size, interleaved, growth } = rotary
@@ -55,8 +54,7 @@ export interface RowRun {
 
 /**
  * Tables in place of rotaryTables' for rows of sequences of which some have outgrown what the model was trained on: cos and sin [rows, size
- * / 2]
- * and `positions` int64 [rows, 1], each row's place in them. Nothing where rotaryTables serve them all.
+ * / 2] and `positions` int64 [rows, 1], each row's place in them. Nothing where rotaryTables serve them all.
  */
 export function grownTables (
   rotary: RotaryTable,

@@ -1,6 +1,6 @@
-import { addTensors } from '../layers/hidden-states.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
+import { addTensors } from './hidden-states.ts'
 
 /**
  * Adds gradients into a sum, by name. Owns the gradients from the call on: each ends up in `sum` or is freed, also where an addition

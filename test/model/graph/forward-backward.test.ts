@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { differentiate } from '../../../src/model/graph/differentiate.ts'
+import { savePolicy, splitForwardBackward } from '../../../src/model/graph/forward-backward.ts'
 import { Graph } from '../../../src/model/graph/graph.ts'
 import { add, matmul, mul, rmsNorm, silu, split } from '../../../src/model/graph/operators/index.ts'
-import { partition, savePolicy } from '../../../src/model/graph/partition.ts'
 import { program } from '../../../src/model/graph/program.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 import { pseudoRandom } from './derivatives.ts'
@@ -36,28 +36,28 @@ const inputs = {
   'gradient.y': uniform([3, 4])
 }
 
-async function runPartition (policy: 'saved' | 'recomputed') {
+async function runSplit (policy: 'saved' | 'recomputed') {
   const { graph, forward, backward } = layer()
-  const parts = partition(graph, { name: 'layer', forward, backward, save: savePolicy(graph, policy) })
+  const parts = splitForwardBackward(graph, { name: 'layer', forward, backward, save: savePolicy(graph, policy) })
   const first = await runProgram(parts.forward, inputs)
   const residuals: Record<string, Tensor> = Object.fromEntries(parts.residuals.map(({ name }) => [name, first[name]!]))
   return { ...parts, y: first.y!, gradients: await runProgram(parts.backward, { ...inputs, ...residuals }) }
 }
 
-describe('partition', () => {
+describe('splitForwardBackward', () => {
   it('computes what the joint graph computes, whether values are saved or computed again', async () => {
     const { graph, forward, backward } = layer()
     for (const [name, value] of Object.entries({ ...forward, ...backward })) graph.output(name, value)
     const { y, ...gradients } = await runProgram(program('joint', graph), inputs)
     for (const policy of ['saved', 'recomputed'] as const) {
-      const parts = await runPartition(policy)
+      const parts = await runSplit(policy)
       expect(parts.y).toEqual(y)
       expect(parts.gradients).toEqual(gradients)
     }
   })
 
   it('saves the marked values that the backward program needs', async () => {
-    const { forward, backward, residuals } = await runPartition('saved')
+    const { forward, backward, residuals } = await runSplit('saved')
     expect(residuals).toEqual([{ name: 'residual.0', dtype: 'float32', shape: ['rows', 1] }, {
       name: 'residual.1',
       dtype: 'float32',
@@ -68,7 +68,7 @@ describe('partition', () => {
   })
 
   it('hands over nothing but inputs when everything is computed again', async () => {
-    const { forward, backward, residuals } = await runPartition('recomputed')
+    const { forward, backward, residuals } = await runSplit('recomputed')
     expect(residuals).toEqual([])
     expect(forward.outputs.map(({ name }) => name)).toEqual(['y'])
     expect(backward.inputs.map(({ name }) => name).sort()).toEqual(['down', 'gradient.y', 'norm', 'up', 'x'])
@@ -76,14 +76,14 @@ describe('partition', () => {
 
   it('never saves what depends on a gradient', () => {
     const { graph, forward, backward } = layer()
-    const { residuals, forward: { inputs: needed } } = partition(graph, { name: 'layer', forward, backward, save: () => true })
+    const { residuals, forward: { inputs: needed } } = splitForwardBackward(graph, { name: 'layer', forward, backward, save: () => true })
     expect(residuals.length).toBeGreaterThan(2)
     expect(needed.map(({ name }) => name)).not.toContain('gradient.y')
   })
 
   it('may save a value that is also an output', () => {
     const { graph, forward, backward } = layer()
-    const { forward: first } = partition(graph, {
+    const { forward: first } = splitForwardBackward(graph, {
       name: 'layer',
       forward: { ...forward, inverse: graph.nodes.find((node) => node.name === 'reciprocal')!.outputs[0]! },
       backward,

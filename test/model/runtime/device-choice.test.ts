@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
-import { chooseDevice, type DeviceWish, type Trials } from '../../../src/model/runtime/choose.ts'
+import { chooseDevice, type DeviceWish, type Trials } from '../../../src/model/runtime/device-choice.ts'
+import { tryOut } from '../../../src/model/runtime/device-trial.ts'
 import type { DeviceKind } from '../../../src/model/runtime/device.ts'
-import { tryOut } from '../../../src/model/runtime/trial.ts'
 import { isSoftwareDriver, vulkanDrivers } from '../../../src/model/runtime/vulkan.ts'
 
 const MISSING = { what: 'there is none', next: 'install one' }

@@ -49,8 +49,7 @@ export function checkWeights (model: Model, listing: TensorListing, names?: read
 
 /**
  * Checks that a listing is exactly a model: every weight, and none that would be left out of the computation. A head that is stored
- * although
- * it is tied may stay; its values are not looked at. Throws MissingTensorError or TensorMismatchError.
+ * although it is tied may stay; its values are not looked at. Throws MissingTensorError or TensorMismatchError.
  */
 export function checkModel (model: Model, listing: TensorListing): void {
   checkWeights(model, listing)

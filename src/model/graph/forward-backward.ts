@@ -1,35 +1,36 @@
 import type { Graph, Value } from './graph.ts'
-import { programOf, section, type Program, type TensorSpec } from './program.ts'
+import { programOf, type Program, type TensorSpec } from './program.ts'
+import { section } from './section.ts'
 
-export interface PartitionOptions {
+export interface SplitOptions {
   /** The programs are called `name.forward` and `name.backward`. */
   readonly name: string
   readonly forward: Readonly<Record<string, Value>>
   readonly backward: Readonly<Record<string, Value>>
-  /** Which values the forward program keeps for the backward one, where that needs them. */
+  /** Says whether the forward program may save a value for the backward program. Only values that the latter needs are saved. */
   readonly save: (value: Value) => boolean
 }
 
-export interface Partition {
+export interface ForwardBackward {
   readonly forward: Program
   readonly backward: Program
-  /** What the forward program puts out, and the backward program takes in, besides their named values. */
+  /** The saved activations: outputs of the forward program and inputs of the backward program, beside their named values. */
   readonly residuals: readonly TensorSpec[]
-  /** A backward program for some of the backward values alone, from the same residuals. */
+  /** Makes a program for some of the backward values alone, from the same saved activations. */
   readonly backwardOf: (names: readonly string[]) => Program
 }
 
-/** Keeps the values their authors marked, or none. */
+/** Chooses which values the forward program saves: those that the graph's authors marked, or none, so that all are computed again. */
 export function savePolicy (graph: Graph, policy: 'saved' | 'recomputed'): (value: Value) => boolean {
   return policy === 'saved' ? (value) => graph.isMarked(value) : () => false
 }
 
 /**
- * Splits a joint graph into a forward program, whose outputs are the named ones and the residuals, and a backward program, whose inputs are
- * the residuals and those of the graph's inputs that it needs. What the backward program needs and `save` declines is computed again
- * from these (the idea of PyTorch's AOTAutograd, https://pytorch.org/docs/stable/torch.compiler_faq.html).
+ * Splits a graph of a forward and a backward computation into two programs, as PyTorch's AOTAutograd partitioner does
+ * (https://pytorch.org/docs/stable/torch.compiler_faq.html). The forward program puts out the named values and the residuals. The backward
+ * program takes the residuals and the graph inputs that it needs. A value that it needs and that `save` declines is computed again.
  */
-export function partition (graph: Graph, { name, forward, backward, save }: PartitionOptions): Partition {
+export function splitForwardBackward (graph: Graph, { name, forward, backward, save }: SplitOptions): ForwardBackward {
   const forwardOutputs = new Map(Object.entries(forward))
   const backwardOutputs = new Map(Object.entries(backward))
   const available = computedFrom(graph, new Set(section(graph, forwardOutputs).inputs.keys()))
@@ -56,7 +57,7 @@ export function partition (graph: Graph, { name, forward, backward, save }: Part
   }
 }
 
-/** The values that these inputs determine: what a forward program could put out. */
+/** Finds the values that depend on these inputs alone: a forward program can put them out. */
 function computedFrom (graph: Graph, inputs: ReadonlySet<Value>): Set<Value> {
   const found = new Set(inputs)
   for (const node of graph.nodes) {

@@ -1,7 +1,7 @@
 // What families put their blocks together from.
 import type { Value } from '../graph/graph.ts'
 import { add, mul, silu, split } from '../graph/operators/index.ts'
-import type { BlockBuilder } from './builder.ts'
+import type { BlockBuilder } from './family.ts'
 
 /** A part of a block: x [rows, hidden] → [rows, hidden]. */
 export type Part = (b: BlockBuilder, x: Value) => Value

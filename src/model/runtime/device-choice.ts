@@ -1,8 +1,8 @@
 import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import type { Trial } from './device-trial.ts'
 import { DeviceError, type DeviceKind } from './device.ts'
 import { missingFor, onlySoftware } from './prerequisites.ts'
-import type { Trial } from './trial.ts'
 
 /** What a user asks for. `auto` takes a GPU that is faster than the CPU. */
 export type DeviceWish = 'auto' | DeviceKind
@@ -26,7 +26,7 @@ const GPUS = ['webgpu', 'cuda'] as const
 /** A driver that takes longer than this to multiply two matrices is of no use. */
 const TRIAL_TIMEOUT_MS = 30_000
 
-const TRIAL_ENTRY = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './trial.ts' : './trial.js', import.meta.url))
+const TRIAL_ENTRY = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './device-trial.ts' : './device-trial.js', import.meta.url))
 
 /** What a CUDA device costs: onnxruntime-node keeps no tensors on it. */
 const CUDA_COST = 'weights and activations cross the bus in every run, for onnxruntime-node holds no tensors in CUDA\'s memory'
