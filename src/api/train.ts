@@ -9,6 +9,8 @@ export const train = operation({
     rounds: z.int().min(1).default(100).describe('rounds of this client in total, those already done included'),
     noise: z.number().min(0).optional().describe('noise on hidden states, relative to the clip'),
     gradientNoise: z.number().min(0).optional().describe('noise on gradients, relative to the clip'),
+    rewind: z.boolean().default(false)
+      .describe("goes on from the server's rounds where this client has seen more, as after the server's state was restored"),
     fresh: z.boolean().default(false).describe('starts at the beginning of the data, and with initial adapters where they are not shared')
   }),
   progress: {

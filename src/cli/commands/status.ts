@@ -43,11 +43,12 @@ function describe (answer: ResultOf<'status'>): ReadonlyArray<readonly [string, 
   ]
 }
 
-function trainingText ({ active, round, done, rounds, members, waitingFor = [] }: TrainingStatus): string {
+function trainingText ({ active, round, done, rounds, members, waitingFor = [], fellBack = false }: TrainingStatus): string {
   return [
     ...(active === undefined ? [] : [active ? 'running' : 'not running']),
     ...(done === undefined || rounds === undefined ? [] : [`${done} of ${plural(rounds, 'round')} done`]),
     `the federation is at round ${round}`,
+    ...(fellBack ? ['from an older state, since the newest was damaged or missing at start'] : []),
     ...(members === undefined ? [] : [`${plural(members, 'client')} in it`]),
     ...(waitingFor.length === 0 ? [] : [`waiting for ${waitingFor.join(' and ')}`])
   ].join(', ')

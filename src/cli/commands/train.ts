@@ -35,6 +35,7 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
     ...grouped('Training', {
       rounds: defaulted('COUNT', integer({ min: 1 }), '100', 'Rounds in total, those already done included'),
       sequences: optional('COUNT', integer({ min: 1 }), 'Sequences of each round', 'as many as the charter allows a client'),
+      rewind: toggle("Go on from the server's rounds where this client has seen more, as after the server's state was restored"),
       fresh: toggle("Start from the federation's initial adapters instead of resuming")
     }),
     ...grouped('Privacy', clientNoise),

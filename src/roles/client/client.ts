@@ -19,13 +19,17 @@ export interface Client {
   readonly state: AdapterState
   readonly secret: ReleaseSecret
   readonly lock: TrainingLock
+  /** Whether the newest training progress was damaged or missing, so that an older one is used. */
+  readonly fellBack: boolean
 }
 
 /** Opens a client's parts, from what its home keeps. The caller closes the device of its runtime. */
 export async function openClient (context: ClientContext): Promise<Client> {
-  const { charter, charterHash, client: { partition }, paths, settings } = context
+  const { charter, charterHash, client: { partition }, paths, settings, logger } = context
   const path = join(paths.state, 'training.safetensors')
   const saved = await readProgress(path, Buffer.from(charterHash).toString('hex'), partition)
+  const fellBack = saved?.fellBack ?? false
+  if (fellBack) logger.warn({ round: saved?.meta.round }, 'the newest training progress is damaged or missing: the one before it is used')
   const secret = await ReleaseSecret.open(join(paths.state, 'noise.key'), charterHash)
   const runtime = await openClientRuntime({ charter, partition, modelPath: paths.model, role: settings })
   try {
@@ -36,7 +40,7 @@ export async function openClient (context: ClientContext): Promise<Client> {
     const sessions = new ClientSessions(context)
     const lock = new TrainingLock()
     const adapters = new AdapterSync({ context, sessions, parameters, state, lock, shapes })
-    return { context, runtime, sessions, adapters, state, secret, lock }
+    return { context, runtime, sessions, adapters, state, secret, lock, fellBack }
   } catch (error) {
     await runtime.device.close()
     throw error

@@ -9,7 +9,7 @@ import { train } from './operations/train.ts'
 /** Holds a client's part of the model and offers what its owner does with it. */
 export async function startClientRole (context: ClientContext): Promise<RunningRole> {
   const client = await openClient(context)
-  const { runtime, state, lock } = client
+  const { runtime, state, lock, fellBack } = client
   const { charter, client: { partition } } = context
   let stopped: Promise<void> | undefined
   return {
@@ -23,6 +23,7 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
           round: state.progress.round,
           done: state.progress.run?.done ?? 0,
           rounds: state.progress.run?.rounds ?? 0,
+          fellBack,
           residuals: [runtime.clientModel.bottom, runtime.clientModel.top].map(({ span }) => span.residuals.report)
         }
     }),

@@ -52,6 +52,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
   const model = charteredModel(charter)
   const span = servedSpan(charter)
   const state = await CoordinatorState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
+  if (state.fellBack) logger.warn({ round: state.round }, 'the newest training state is damaged or missing: the one before it is used')
   const directory = await openModelDirectory(context.paths.model)
   checkModel(model, directory)
   const device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
@@ -111,6 +112,7 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
         round: state.round,
         members: coordinator.members.size,
         waitingFor: coordinator.current?.waitingFor ?? [],
+        fellBack: state.fellBack,
         residuals: [blocks.residuals.report]
       },
       generation: {

@@ -67,11 +67,14 @@ export interface StateStore extends CommittedState {
 
 /** Keeps the state of training in a file, which is written atomically after every step, before anybody hears of the step. */
 export class CoordinatorState implements StateStore {
+  /** Whether the newest file was damaged or missing, and the one before it was read. */
+  readonly fellBack: boolean
   readonly #path: string
   #meta: Meta
   #tensors: ReadonlyMap<string, Tensor>
 
-  private constructor (path: string, meta: Meta, tensors: ReadonlyMap<string, Tensor>) {
+  private constructor (path: string, meta: Meta, tensors: ReadonlyMap<string, Tensor>, fellBack: boolean) {
+    this.fellBack = fellBack
     this.#path = path
     this.#meta = meta
     this.#tensors = tensors
@@ -81,11 +84,11 @@ export class CoordinatorState implements StateStore {
   static async open (path: string, federation: string): Promise<CoordinatorState> {
     const snapshot = await readSnapshot(path)
     if (snapshot === undefined)
-      return new CoordinatorState(path, { federation, round: 0, members: [], counted: {}, unaveragedTokens: {} }, new Map())
+      return new CoordinatorState(path, { federation, round: 0, members: [], counted: {}, unaveragedTokens: {} }, new Map(), false)
     const meta = metaSchema.safeParse(snapshot.meta)
     if (!meta.success) throw new StateError(`${path} is not a training state: ${z.prettifyError(meta.error).replaceAll('\n', ' ')}`)
     if (meta.data.federation !== federation) throw new StateError(`${path} belongs to another federation`, 'use the home that it came from')
-    return new CoordinatorState(path, meta.data, snapshot.tensors)
+    return new CoordinatorState(path, meta.data, snapshot.tensors, snapshot.fallback)
   }
 
   get round (): number { return this.#meta.round }

@@ -10,7 +10,7 @@ import { ClientTrainer } from '../training/trainer.ts'
 /** Takes part in training with a data file until as many rounds are done as were asked for. */
 export async function * train (
   client: Client,
-  { rounds, fresh, noise, gradientNoise, ...data }: ParametersOf<'train'>,
+  { rounds, fresh, rewind, noise, gradientNoise, ...data }: ParametersOf<'train'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'train'>> {
   const { context, runtime, state, lock, sessions, secret } = client
@@ -49,7 +49,8 @@ export async function * train (
       peer: context.peerId.toString(),
       protections: protectionOf(charter, settings),
       progress,
-      resumed: resumed !== undefined
+      resumed: resumed !== undefined,
+      rewind
     })
     let loss: number | null = null
     for await (const event of trainer.run(signal)) {

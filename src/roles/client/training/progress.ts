@@ -41,12 +41,18 @@ export interface Progress {
   readonly tensors: ReadonlyMap<string, Tensor>
 }
 
+/** Progress as it was read. */
+export interface SavedProgress extends Progress {
+  /** Whether the newest file was damaged or missing, and the one before it was read. */
+  readonly fellBack: boolean
+}
+
 /** Progress as last written with this partition, or undefined when this client has not trained yet. Throws ProgressError. */
 export async function readProgress (
   path: string,
   federation: string,
   { inputBlocks, outputBlocks }: Partition
-): Promise<Progress | undefined> {
+): Promise<SavedProgress | undefined> {
   const snapshot = await readSnapshot(path)
   if (snapshot === undefined) return undefined
   const meta = metaSchema.safeParse(snapshot.meta)
@@ -61,7 +67,7 @@ export async function readProgress (
       'set them back, or leave the federation and join it again'
     )
   }
-  return { meta: meta.data, tensors: snapshot.tensors }
+  return { meta: meta.data, tensors: snapshot.tensors, fellBack: snapshot.fallback }
 }
 
 export async function writeProgress (path: string, { meta, tensors }: Progress): Promise<void> {

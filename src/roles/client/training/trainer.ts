@@ -1,6 +1,6 @@
 import type { ProgressOf } from '../../../api/operations.ts'
 import { Backoff } from '../../../backoff.ts'
-import { isRetryable } from '../../../errors.ts'
+import { isRetryable, MidspanError } from '../../../errors.ts'
 import type { Boundary } from '../../../model/privacy/boundary.ts'
 import type { Device } from '../../../model/runtime/device.ts'
 import type { Batches, Cursor } from '../../../model/text/batches.ts'
@@ -8,6 +8,7 @@ import type { ClientModel } from '../../../model/training/client-model.ts'
 import { learningRateAt } from '../../../model/training/learning-rate.ts'
 import { clippingCoefficient } from '../../../model/training/optimizer.ts'
 import type { Charter, Partition } from '../../../protocols/charter/schema.ts'
+import { ROUNDS_AHEAD_NEXT, RoundsAheadError } from '../../../protocols/train/errors.ts'
 import type { ServerMessage } from '../../../protocols/train/messages.ts'
 import type { Coefficient, Step, Waiting } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
@@ -47,6 +48,8 @@ export interface ClientTrainerSettings {
   readonly progress: ProgressMeta & { readonly run: Run }
   /** Whether the run was begun before, so that work of it may have counted without this client's knowing. */
   readonly resumed: boolean
+  /** Whether the client goes on from the server's rounds where it has seen more than the server has. */
+  readonly rewind: boolean
 }
 
 /** Often enough that a server that comes back is found within a few seconds. */
@@ -74,6 +77,8 @@ export class ClientTrainer {
   #meta: ProgressMeta & { readonly run: Run }
   #work: ClientRound | undefined
   #begun: boolean
+  /** Whether the server has fewer rounds than this client has seen, and the client is about to go back to them. */
+  #rewinding = false
   readonly #traffic = new TrafficMeter()
   /** The last round in which a batch was released, also where its work was lost with the connection. */
   #releasedRound: number | undefined
@@ -107,7 +112,11 @@ export class ClientTrainer {
         }
       } catch (error) {
         signal.throwIfAborted()
-        if (!isRetryable(error)) throw error
+        if (this.#settings.rewind && !this.#rewinding && error instanceof MidspanError && error.code === RoundsAheadError.code) {
+          this.#rewinding = true
+          continue
+        }
+        if (!isRetryable(error)) throw asRoundsAhead(error)
         yield {
           type: 'waiting',
           reason: `the connection was lost (${error instanceof Error ? error.message : String(error)}); trying again`
@@ -172,7 +181,9 @@ export class ClientTrainer {
 
   async #enlist (stream: TrainingStream): Promise<undefined> {
     const { charter, partition } = this.#settings
-    await stream.send({ case: 'enlist', value: { middle: middleOf(charter, partition), round: this.#meta.round } })
+    // A client that goes back takes over all of the server's state, as one that has seen no round.
+    const round = this.#rewinding ? 0 : this.#meta.round
+    await stream.send({ case: 'enlist', value: { middle: middleOf(charter, partition), round } })
   }
 
   /** Finds out what became of the round that this client was cut off in, and takes over the state that it missed. */
@@ -180,8 +191,12 @@ export class ClientTrainer {
     { round, countedRound, names }: { round: number, countedRound: number, names: readonly string[] },
     tensors: readonly Tensor[]
   ): Promise<undefined> {
-    if (round < this.#meta.round) throw new BadMessageError(`the server is at round ${round}, and this client has seen ${this.#meta.round}`)
     if (round > MAX_ROUND) throw new BadMessageError(`the server is at round ${round}: there are ${MAX_ROUND} at most`)
+    if (round < this.#meta.round) {
+      if (!this.#rewinding) throw new RoundsAheadError(round, this.#meta.round)
+      return await this.#rewind(round, this.#c.state.checked(names, tensors))
+    }
+    this.#rewinding = false
     // The round goes on: what this client handed in for it may still count.
     if (round === this.#meta.round) {
       await this.#c.state.suspend()
@@ -194,6 +209,25 @@ export class ClientTrainer {
     else await this.#c.state.revert()
     await this.#c.state.adopt(state)
     await this.#goOn(round, counted && this.#begun)
+  }
+
+  /**
+   * Goes back to the server's round. With shared adapters the client takes over the server's; adapters of its own stay as they are. The rounds
+   * in between are done again, with the data that follows.
+   */
+  async #rewind (round: number, state: ReadonlyMap<string, Tensor>): Promise<undefined> {
+    const { strategy, state: own } = this.#c
+    const { run, round: seen } = this.#meta
+    await own.revert()
+    if (strategy.sharesAdapters && round === 0) await own.reset()
+    else await own.adopt(state)
+    this.#rewinding = false
+    this.#meta = { ...this.#meta, round, run: { ...run, done: Math.max(0, run.done - (seen - round)) } }
+    this.#notices.push(
+      `went back from round ${seen} to round ${round}, which the server is at` +
+        (strategy.sharesAdapters ? '' : "; this client's own blocks keep what they have learnt")
+    )
+    await this.#write()
   }
 
   /** Computes the passes of a round and hands in what they came to, unless the server ends the round meanwhile. */
@@ -357,6 +391,12 @@ export class ClientTrainer {
     const { training: { schedule, optimizer } } = this.#settings.charter
     return learningRateAt(schedule, optimizer.learningRate, round)
   }
+}
+
+/** Adds what to do to a server's refusal of a client that has seen more rounds. */
+function asRoundsAhead (error: unknown): unknown {
+  if (!(error instanceof MidspanError) || error.code !== RoundsAheadError.code) return error
+  return new MidspanError(error.code, error.message, { cause: error, next: ROUNDS_AHEAD_NEXT })
 }
 
 /** Says why there is nothing to do yet. */

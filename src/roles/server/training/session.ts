@@ -1,6 +1,7 @@
 import type { Model } from '../../../model/families/index.ts'
 import type { Sequences } from '../../../model/layers/hidden-states.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
+import { RoundsAheadError } from '../../../protocols/train/errors.ts'
 import { fromServer, type ClientMessage, type TrainServerChannel } from '../../../protocols/train/messages.ts'
 import type { Backward, Forward, GradientNorm } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
@@ -75,10 +76,7 @@ export class TrainSession {
 
   async #enlist (span: Span, clientRound: number): Promise<void> {
     const { coordinator, state } = this.#components
-    if (clientRound > state.round)
-      throw new BadMessageError(
-        `the client has seen ${clientRound} rounds, and this server only ${state.round}: one of them was restored from an older copy`
-      )
+    if (clientRound > state.round) throw new RoundsAheadError(state.round, clientRound)
     const before = this.#participant
     if (before !== undefined && (before.span.first !== span.first || before.span.end !== span.end))
       throw new BadMessageError('the client enlisted with other blocks than before on the same stream')
