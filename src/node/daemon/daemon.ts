@@ -111,7 +111,10 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       residualBytes: settings.residualBytes
     },
     logger,
-    dial: async (peer, protocol, signal) => await gate.dial(peer, protocol, signal),
+    dial: async (peer, protocol, signal) => {
+      if (!gate.isGreeted(peer)) links.dialNow()
+      return await gate.dial(peer, protocol, signal)
+    },
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },
     unhandle: async (protocol) => { await gate.unhandle(protocol) },
     onDisconnect: (listener) => gate.onDisconnect(listener)
@@ -146,7 +149,8 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       removed: (peer) => { role.removed?.(peer) }
     })
     : undefined
-  await startNode(node, listen)
+  const unused = await startNode(node, listen)
+  if (unused.length > 0) logger.warn({ addresses: unused }, 'cannot listen on some addresses, and listens on the others')
   cleanups.push(async () => { await links.stop() })
   await links.start()
 

@@ -1,0 +1,132 @@
+import { yamux } from '@chainsafe/libp2p-yamux'
+import type { MessageStream, Stream, StreamMuxerFactory } from '@libp2p/interface'
+
+type MuxerOptions = NonNullable<Parameters<typeof yamux>[0]>
+
+const KiB = 2 ** 10
+const MiB = 2 ** 20
+
+/** What one connection may cost this side. */
+export interface GuardLimits {
+  /** Bytes that the peer may send in all. */
+  readonly receivedBytes: number
+  /** Bytes that wait to be sent because the peer does not read. */
+  readonly unsentBytes: number
+  /** Streams that the peer may open at once, and then each second. */
+  readonly streams: number
+  readonly streamsPerSecond: number
+}
+
+/** A peer that has not been greeted identifies itself, says hello and is refused: 20 KiB over five streams. */
+export const STRANGER_LIMITS: GuardLimits = { receivedBytes: 256 * KiB, unsentBytes: 256 * KiB, streams: 40, streamsPerSecond: 5 }
+
+/** A member's sessions may each have a record of 1 MiB on the way when its connection stalls. */
+export const MEMBER_LIMITS: GuardLimits = { receivedBytes: Infinity, unsentBytes: 32 * MiB, streams: 200, streamsPerSecond: 50 }
+
+/** What a queued piece counts for at least: a frame of 12 bytes takes this much memory while it waits. */
+const MIN_PIECE_BYTES = 256
+
+/** Streams that a peer may have open, or half open, on one connection: what all protocols together allow it. */
+export const MAX_INBOUND_STREAMS = 32
+
+/** Why a connection was aborted whose peer cost this side more than a peer may. */
+export class CostlyPeerError extends Error {
+  override readonly name = 'CostlyPeerError'
+
+  constructor (what: string) {
+    super(`the peer ${what}`)
+  }
+}
+
+/** Holds one connection to its limits; those of members apply as soon as `isMember` says so. */
+export class ConnectionGuard {
+  readonly #isMember: () => boolean
+  readonly #end: (error: Error) => void
+  readonly #now: () => number
+  #receivedBytes = 0
+  #unsentBytes = 0
+  #streams = 0
+  #streamsSinceMs: number
+  #ended = false
+
+  constructor (isMember: () => boolean, end: (error: Error) => void, now: () => number = Date.now) {
+    this.#isMember = isMember
+    this.#end = end
+    this.#now = now
+    this.#streamsSinceMs = now()
+  }
+
+  /** Counts bytes that came in. */
+  received (byteLength: number): void {
+    this.#receivedBytes += byteLength
+    if (this.#receivedBytes > STRANGER_LIMITS.receivedBytes && this.#receivedBytes > this.#limits().receivedBytes)
+      this.#exceed(`sent ${this.#receivedBytes} bytes before it was greeted`)
+  }
+
+  /** Counts a piece that the transport did not take at once. */
+  queued (byteLength: number): void {
+    this.#unsentBytes += Math.max(byteLength, MIN_PIECE_BYTES)
+    if (this.#unsentBytes > STRANGER_LIMITS.unsentBytes && this.#unsentBytes > this.#limits().unsentBytes)
+      this.#exceed('does not read what it is sent')
+  }
+
+  /** Notes how many bytes are left to send after the transport took some. */
+  drained (unsentBytes: number): void {
+    this.#unsentBytes = unsentBytes
+  }
+
+  /** Counts a stream that the peer opened. */
+  opened (): void {
+    const { streams, streamsPerSecond } = this.#limits()
+    const nowMs = this.#now()
+    this.#streams = Math.max(this.#streams - (nowMs - this.#streamsSinceMs) / 1000 * streamsPerSecond, 0) + 1
+    this.#streamsSinceMs = nowMs
+    if (this.#streams > streams) this.#exceed('opens streams too often')
+  }
+
+  #limits (): GuardLimits {
+    return this.#isMember() ? MEMBER_LIMITS : STRANGER_LIMITS
+  }
+
+  #exceed (what: string): void {
+    if (this.#ended) return
+    this.#ended = true
+    this.#end(new CostlyPeerError(what))
+  }
+}
+
+/** The guards of connections, by the secured connection that a muxer runs on. */
+const guards = new WeakMap<MessageStream, ConnectionGuard>()
+
+/** Has a guard watch what passes over a secured connection and the transport below it. */
+export function guardConnection (transport: MessageStream, secured: MessageStream, guard: ConnectionGuard): void {
+  guards.set(secured, guard)
+  const send = secured.send.bind(secured)
+  secured.send = (data) => {
+    const hasRoom = send(data)
+    if (!hasRoom) guard.queued(data.byteLength)
+    return hasRoom
+  }
+  transport.addEventListener('message', ({ data }) => { guard.received(data.byteLength) })
+  transport.addEventListener('drain', () => { guard.drained(secured.writeBufferLength + transport.writeBufferLength) })
+}
+
+/** Yamux whose inbound streams are bounded, and counted by the guard of their connection. */
+export function guardedYamux (options: MuxerOptions): () => StreamMuxerFactory {
+  const create = yamux({ ...options, maxInboundStreams: MAX_INBOUND_STREAMS })
+  return () => {
+    const factory = create()
+    const createStreamMuxer = factory.createStreamMuxer.bind(factory)
+    factory.createStreamMuxer = (connection) => {
+      const muxer = createStreamMuxer(connection) as ReturnType<typeof createStreamMuxer> & { onRemoteStream: (stream: Stream) => void }
+      const guard = guards.get(connection)
+      const onRemoteStream = muxer.onRemoteStream.bind(muxer)
+      muxer.onRemoteStream = (stream) => {
+        onRemoteStream(stream)
+        guard?.opened()
+      }
+      return muxer
+    }
+    return factory
+  }
+}
