@@ -77,17 +77,33 @@ async function dialAddress (node: MidspanNode, address: Multiaddr, signal: Abort
   const missing = missingTransport(address)
   if (missing !== undefined) throw new MissingTransportError(missing)
   for (let attempt = 0; ; attempt++) {
-    const limit = AbortSignal.timeout(ADDRESS_TIMEOUT_MS)
     try {
-      const limited = AbortSignal.any([signal, limit])
-      const isRecord = address.getComponents()[0]?.name === 'dnsaddr'
-      return await (isRecord ? node.dial(address, { signal: limited }) : node.services.transports.dial(address, { signal: limited }))
+      return await dialOnce(node, address, signal)
     } catch (error) {
-      if (limit.aborted && !signal.aborted) throw new Error(`no answer within ${ADDRESS_TIMEOUT_MS / 1000} s`, { cause: error })
       const pauseMs = CLOSED_RETRY_MS[attempt]
       if (!wasClosed(error) || pauseMs === undefined) throw error
       await sleep(pauseMs * (0.5 + Math.random()), undefined, { signal })
     }
+  }
+}
+
+/** Dials with a signal of its own that is let go of in the end: the socket keeps it, and would be destroyed whenever it aborts. */
+async function dialOnce (node: MidspanNode, address: Multiaddr, signal: AbortSignal): Promise<Connection> {
+  signal.throwIfAborted()
+  const controller = new AbortController()
+  const give = (): void => { controller.abort(signal.reason) }
+  const timer = setTimeout(() => { controller.abort() }, ADDRESS_TIMEOUT_MS)
+  signal.addEventListener('abort', give, { once: true })
+  try {
+    const options = { signal: controller.signal }
+    const isRecord = address.getComponents()[0]?.name === 'dnsaddr'
+    return await (isRecord ? node.dial(address, options) : node.services.transports.dial(address, options))
+  } catch (error) {
+    if (controller.signal.aborted && !signal.aborted) throw new Error(`no answer within ${ADDRESS_TIMEOUT_MS / 1000} s`, { cause: error })
+    throw error
+  } finally {
+    clearTimeout(timer)
+    signal.removeEventListener('abort', give)
   }
 }
 

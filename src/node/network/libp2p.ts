@@ -104,7 +104,11 @@ export async function createMidspanNode (options: NodeOptions): Promise<MidspanN
       identify: identify(),
       ping: ping(),
       inbound: () => inbound,
-      transports: ({ transportManager }: { readonly transportManager: Transports }) => transportManager
+      // An object of its own: libp2p would start its transports a second time as a service.
+      transports: ({ transportManager }: { readonly transportManager: Transports }) => ({
+        getAddrs: () => transportManager.getAddrs(),
+        dial: async (address, options) => await transportManager.dial(address, options)
+      })
     }
   })
   node.addEventListener('connection:open', ({ detail: connection }) => {
