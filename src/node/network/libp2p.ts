@@ -105,7 +105,7 @@ export async function createMidspanNode (options: NodeOptions): Promise<MidspanN
       ping: ping(),
       inbound: () => inbound,
       // An object of its own: libp2p would start its transports a second time as a service.
-      transports: ({ transportManager }: { readonly transportManager: Transports }) => ({
+      transports: ({ transportManager }: { readonly transportManager: Transports }): Transports => ({
         getAddrs: () => transportManager.getAddrs(),
         dial: async (address, options) => await transportManager.dial(address, options)
       })
