@@ -21,8 +21,8 @@ const STRANGERS_PER_ADDRESS = 16
 const STRANGERS_PER_RECENT_ADDRESS = 64
 
 /** Handshakes that one address may begin at once, and then each second: each costs a few milliseconds of computing. */
-const HANDSHAKES = 20
-const HANDSHAKES_PER_SECOND = 5
+const HANDSHAKES = 10
+const HANDSHAKES_PER_SECOND = 2
 
 /** The same for an address from which a member came lately. */
 const RECENT_HANDSHAKES = 100
