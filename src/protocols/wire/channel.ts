@@ -3,7 +3,7 @@ import type { GenMessage } from '@bufbuild/protobuf/codegenv2'
 import type { PeerId, Stream } from '@libp2p/interface'
 import type { Tensor } from '../../tensor.ts'
 import type { BodyLimits } from './body.ts'
-import { HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS } from './constants.ts'
+import { HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS, STALL_TIMEOUT_MS } from './constants.ts'
 import { ControlStream } from './control.ts'
 import { agreeAsClient, agreeAsServer, type Medium, type Parties } from './handshake.ts'
 import type { FrameKind } from './records.ts'
@@ -67,7 +67,10 @@ export interface ChannelOptions<Out extends Message, In extends Message> extends
   readonly incoming: GenMessage<In>
   /** What one frame may hold, in either direction. */
   readonly limits: BodyLimits
-  /** How long a receive may wait for a byte, or a send for the peer to take one; 15 minutes unless given, Infinity for ever. */
+  /**
+   * How long a receive may wait for a frame; 5 minutes unless given, Infinity for ever. A frame that was begun, in either direction, may
+   * stand still for a minute, or for this long where that is less.
+   */
   readonly idleTimeoutMs?: number
   /** 30 s unless given. */
   readonly handshakeTimeoutMs?: number
@@ -100,7 +103,12 @@ async function establish<Out extends Message, In extends Message> (
   signal?: AbortSignal
 ): Promise<Channel<Out, In>> {
   const idleTimeoutMs = options.idleTimeoutMs ?? IDLE_TIMEOUT_MS
-  const medium: Medium = { stream, source: new StreamSource(stream, idleTimeoutMs), sink: new StreamSink(stream, idleTimeoutMs) }
+  const stallTimeoutMs = Math.min(idleTimeoutMs, STALL_TIMEOUT_MS)
+  const medium: Medium = {
+    stream,
+    source: new StreamSource(stream, idleTimeoutMs, stallTimeoutMs),
+    sink: new StreamSink(stream, stallTimeoutMs)
+  }
   const agree = side === 'client' ? agreeAsClient : agreeAsServer
   try {
     const agreement = await withDeadline(
