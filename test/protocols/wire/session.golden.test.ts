@@ -1,3 +1,4 @@
+import type * as nodeCrypto from 'node:crypto'
 import { createHash } from 'node:crypto'
 import { readFile, writeFile } from 'node:fs/promises'
 import { create } from '@bufbuild/protobuf'
@@ -16,7 +17,7 @@ const fixed = vi.hoisted(() => ({ draws: 0 }))
 
 // Random bytes are the only input of a session that is not given: the test fixes them.
 vi.mock('node:crypto', async (original) => {
-  const crypto = await original<typeof import('node:crypto')>()
+  const crypto = await original<typeof nodeCrypto>()
   return {
     ...crypto,
     randomBytes: (size: number) => Buffer.alloc(size, ++fixed.draws)
