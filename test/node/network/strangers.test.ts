@@ -39,11 +39,11 @@ async function connected (server: MidspanNode, localAddress?: string): Promise<R
 describe('a stranger', { timeout: 40_000 }, () => {
   it('that reads no answers to its pings is let go of', async () => {
     const { node, lines } = await serverOf()
-    const { secured, seen } = await connected(node)
+    const { connection, secured, seen } = await connected(node)
     secured.pause()
     secured.send(yamuxFrames(15_000, (index) => yamuxHeader(2, 1, 0, index)))
     await vi.waitFor(() => {
-      secured.send(yamuxFrames(1_000, (index) => yamuxHeader(2, 1, 0, index)))
+      if (connection.status === 'open') secured.send(yamuxFrames(1_000, (index) => yamuxHeader(2, 1, 0, index)))
       expect(seen()).toEqual([])
     }, PATIENT)
     expect(lines.join('\n')).toMatch(/a connection broke .*(does not read|before it was greeted|asks for answers)/)
@@ -77,7 +77,7 @@ describe('a stranger', { timeout: 40_000 }, () => {
     expect(connection.status).toBe('open')
     secured.pause()
     await vi.waitFor(() => {
-      secured.send(yamuxFrames(20_000, (index) => yamuxHeader(2, 1, 0, index)))
+      if (connection.status === 'open') secured.send(yamuxFrames(20_000, (index) => yamuxHeader(2, 1, 0, index)))
       expect(seen()).toEqual([])
     }, { timeout: 30_000, interval: 5 })
   })
