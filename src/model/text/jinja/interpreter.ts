@@ -8,8 +8,8 @@ import {
 } from './values.ts'
 
 /** How much a render may produce and compute: far beyond any conversation, far below what fills the memory or takes minutes. */
-const MAX_STEPS = 5_000_000
-const MAX_CHARACTERS = 256 * 1024 * 1024
+const MAX_STEPS = 1_000_000
+const MAX_CHARACTERS = 64 * 1024 * 1024
 const MAX_RANGE = 100_000
 const MAX_CALL_DEPTH = 100
 
