@@ -140,7 +140,7 @@ function chat (given: readonly Message[], learnFrom: number, system?: string | n
   const hasSystem = typeof system === 'string' && system !== ''
   if (hasSystem && given[0]!.role === 'system') return { reason: 'has a system text and a message by the system: only one can be told' }
   const all = hasSystem ? [{ role: 'system', content: system }, ...given] as Message[] : given
-  const from = learnFrom + all.length - given.length
+  const from = learnFrom === 0 ? 0 : learnFrom + all.length - given.length
   const unlearnt = new Set(all.flatMap(({ weight, train }, i) => weight === 0 || train === false ? [i] : []))
   const other = all.findIndex(({ weight }) => weight !== undefined && weight !== null && weight !== 0 && weight !== 1)
   if (other >= 0) return { reason: `messages.${other}.weight: only 0 and 1 are read` }
