@@ -10,10 +10,14 @@ function byteCharacters (): string[] {
 }
 
 /** A tokenizer with a token for each byte and for each special token, of which the first is the token with id 256. */
-export function byteTokenizer (special: readonly string[], config: Readonly<Record<string, unknown>>, eosTokens: readonly string[]): Tokenizer {
+export function byteTokenizer (
+  special: readonly string[],
+  config: Readonly<Record<string, unknown>>,
+  eosTokens: readonly string[]
+): Tokenizer {
   const engine = huggingFaceEngine({
     version: '1.0',
-    added_tokens: special.map((content, i) => ({ id: 256 + i, content, special: true, normalized: false, single_word: false, lstrip: false, rstrip: false })),
+    added_tokens: special.map((content, i) => ({ id: 256 + i, content, special: true, normalized: false })),
     normalizer: null,
     pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
     post_processor: null,

@@ -16,7 +16,8 @@ const answerFields: ReadonlySet<string> = new Set(['content', 'reasoning_content
 
 /**
  * Encodes a conversation in one render and finds the answers in it by where the template put each message. An answer begins where the
- * template has the assistant speak, and goes on through the token that ends it; one is added to the last answer where the template has none.
+ * template has the assistant speak, and goes on through the token that ends it.
+ * One is added to the last answer where the template has none.
  * Returns a reason where the template mixes an answer with other messages, leaves a message out, or does not end an answer.
  */
 export function maskChat (

@@ -160,5 +160,5 @@ function appends (decoder: unknown): boolean {
 function stepsOf (decoder: unknown): DecoderConfig[] {
   if (typeof decoder !== 'object' || decoder === null) return []
   const { type, decoders } = decoder as DecoderConfig
-  return type === 'Sequence' && Array.isArray(decoders) ? decoders.flatMap(stepsOf) : [decoder as DecoderConfig]
+  return type === 'Sequence' && Array.isArray(decoders) ? decoders.flatMap(stepsOf) : [decoder]
 }

@@ -55,7 +55,7 @@ function patchNormalizer (part: Part): void {
   const { config = {}, pattern } = part
   if (isA(part, 'PrecompiledNormalizer')) throw unknown('the normalizer Precompiled')
   if (isA(part, 'ReplaceNormalizer') && pattern instanceof RegExp)
-    part.normalize = (text) => text.replace(pattern, () => String(config.content ?? ''))
+    part.normalize = (text) => text.replace(pattern, () => typeof config.content === 'string' ? config.content : '')
   if (isA(part, 'StripNormalizer'))
     part.normalize = (text) => {
       const start = config.strip_left === true ? text.replace(new RegExp(`^${SPACE}+`, 'u'), '') : text

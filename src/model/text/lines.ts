@@ -11,7 +11,8 @@ const NEWLINE = 0x0a
 export type Line = { readonly line: number, readonly text: string } | { readonly line: number, readonly reason: string }
 
 /**
- * Reads a UTF-8 file, unpacked where its name ends in .gz, line by line in bounded memory. Lines that are too long or not UTF-8 come as reasons. Throws DatasetError for what is
+ * Reads a UTF-8 file, unpacked where its name ends in .gz, line by line in bounded memory.
+ * Lines that are too long or not UTF-8 come as reasons. Throws DatasetError for what is
  * no readable file.
  */
 export async function * readLines (path: string, signal?: AbortSignal): AsyncGenerator<Line> {

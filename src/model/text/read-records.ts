@@ -27,7 +27,9 @@ export interface ReadingOptions {
   readonly columns?: Columns | undefined
 }
 
-export type FoundRecord = { readonly line: number, readonly file?: string } & ({ readonly record: DataRecord } | { readonly reason: string })
+export type FoundRecord =
+  & { readonly line: number, readonly file?: string }
+  & ({ readonly record: DataRecord } | { readonly reason: string })
 
 /** A value of a file before its shape is known. */
 type FoundValue = { readonly line: number } & ({ readonly value: unknown } | { readonly reason: string })

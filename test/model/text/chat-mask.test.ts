@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import type { ChatMessage } from '../../../src/model/text/chat-template.ts'
 import { maskChat } from '../../../src/model/text/chat-mask.ts'
+import type { ChatMessage } from '../../../src/model/text/chat-template.ts'
 import type { Tokenizer } from '../../../src/model/text/tokenizer.ts'
 import { byteTokenizer } from '../../helpers/byte-tokenizer.ts'
 

@@ -1,7 +1,8 @@
 import { capitalized, isLower, isUpper, joined, lines, stringMethod, strip, wholeNumber } from './strings.ts'
 import { concat, Text } from './text.ts'
 import {
-  Callable, compare, Dict, equal, Float, isTrue, itemsOf, lengthOf, List, Namespace, numberOf, orUndefined, TemplateError, toJson, toText, typeName,
+  Callable, compare, Dict, equal, Float, isTrue, itemsOf, lengthOf, List, Namespace, numberOf, orUndefined,
+  TemplateError, toJson, toText, typeName,
   Undefined, type Arguments, type Value
 } from './values.ts'
 
@@ -179,8 +180,8 @@ export function applyFilter (name: string, value: Value, given: Arguments, looku
 
 type Test = (value: Value, ...given: Value[]) => boolean
 
-const same: Test = (a, b) => equal(a, b!)
-const less = (holds: (order: number) => boolean): Test => (a, b) => holds(compare(a, b!))
+const same: Test = (a, b) => equal(a, b)
+const less = (holds: (order: number) => boolean): Test => (a, b) => holds(compare(a, b))
 
 /** The tests of Jinja, by what follows `is`. */
 const tests: Readonly<Record<string, readonly [count: number, test: Test]>> = {
@@ -202,16 +203,16 @@ const tests: Readonly<Record<string, readonly [count: number, test: Test]>> = {
   even: [0, (value) => modulo(needNumber(value), 2) === 0],
   lower: [0, (value) => isLower(toText(value).value)],
   upper: [0, (value) => isUpper(toText(value).value)],
-  divisibleby: [1, (value, by) => modulo(needNumber(value), needNumber(by!)) === 0],
+  divisibleby: [1, (value, by) => modulo(needNumber(value), needNumber(by)) === 0],
   sameas: [1, (a, b) => a === b || (a instanceof Text && b instanceof Text && a.value === b.value)],
-  in: [1, (value, within) => contains(within!, value)],
+  in: [1, (value, within) => contains(within, value)],
   filter: [0, (value) => Object.hasOwn(filters, toText(value).value)],
   test: [0, (value) => Object.hasOwn(tests, toText(value).value)],
   equalto: [1, same],
   eq: [1, same],
   '==': [1, same],
-  ne: [1, (a, b) => !equal(a, b!)],
-  '!=': [1, (a, b) => !equal(a, b!)],
+  ne: [1, (a, b) => !equal(a, b)],
+  '!=': [1, (a, b) => !equal(a, b)],
   lt: [1, less((order) => order < 0)],
   lessthan: [1, less((order) => order < 0)],
   '<': [1, less((order) => order < 0)],

@@ -3,7 +3,8 @@ import { GENERATION, TEST_PREFIX, WITH_SCOPE, type Node } from './source.ts'
 import { collectionMethod, stringMethod } from './strings.ts'
 import { concat, Text } from './text.ts'
 import {
-  Callable, compare, Dict, equal, Float, isTrue, itemsOf, List, Namespace, numberOf, orUndefined, TemplateError, toText, typeName, Undefined, type Arguments,
+  Callable, compare, Dict, equal, Float, isTrue, itemsOf, List, Namespace, numberOf, orUndefined,
+  TemplateError, toText, typeName, Undefined, type Arguments,
   type Value
 } from './values.ts'
 
@@ -23,11 +24,9 @@ class Scope {
   }
 
   get (name: string): Value {
-    for (let scope: Scope | undefined = this; scope !== undefined; scope = scope.#parent) {
-      const value = scope.#variables.get(name)
-      if (value !== undefined) return value
-    }
-    return new Undefined(name)
+    const value = this.#variables.get(name)
+    if (value !== undefined) return value
+    return this.#parent === undefined ? new Undefined(name) : this.#parent.get(name)
   }
 
   set (name: string, value: Value): void {

@@ -1,4 +1,4 @@
-import { parse, tokenize } from '@huggingface/jinja'
+import * as jinja from '@huggingface/jinja'
 import { TemplateError } from './values.ts'
 
 /** The part of a syntax tree that the interpreter reads; `type` tells which fields a node has. */
@@ -8,7 +8,10 @@ export interface Node {
 }
 
 /** The library's tokens: their text and kind. */
-type Token = ReturnType<typeof tokenize>[number]
+interface Token {
+  readonly value: string
+  readonly type: string
+}
 
 /** The loop variable that stands for a `with` block: a loop of one step that is no loop to its body. */
 export const WITH_SCOPE = '__with__'
@@ -19,14 +22,21 @@ export const GENERATION = '__generation__'
 /** The filter that stands for a test with an argument. */
 export const TEST_PREFIX = '__test__'
 
+/** What is used of the library, whose published declarations do not resolve under Node's module rules. */
+const { parse, tokenize } = jinja as unknown as {
+  readonly parse: (tokens: readonly Token[]) => Node
+  readonly tokenize: (source: string, settings: { trim_blocks: boolean, lstrip_blocks: boolean }) => Token[]
+}
+
 /**
  * Parses a template with the settings of transformers (`trim_blocks`, `lstrip_blocks`). What the library's parser lacks (`raw`, `with`,
  * `generation`, tests with an argument) is written in terms of what it has. Throws for what is no template, and TemplateError for what the
  * library would read otherwise than Jinja.
  */
 export function parseTemplate (source: string): Node {
-  const tokens = tokenize(rewriteBlocks(source.replace(/\r\n?/g, '\n')), { trim_blocks: true, lstrip_blocks: true })
-  return parse(withTests(checked(tokens))) as unknown as Node
+  const settings = { trim_blocks: true, lstrip_blocks: true }
+  const tokens = tokenize(rewriteBlocks(source.replace(/\r\n?/g, '\n')), settings) as unknown as Token[]
+  return parse(withTests(checked(tokens)))
 }
 
 function rewriteBlocks (source: string): string {
@@ -99,7 +109,7 @@ function inLoopHead (tokens: readonly Token[], at: number): boolean {
 /** Turns a test that has an argument, which the library's parser does not know, into a filter that the interpreter takes for the test. */
 function withTests (tokens: Token[]): Token[] {
   const rewritten: Token[] = []
-  const make = (like: Token, type: string, value: string): Token => Object.assign(Object.create(Object.getPrototypeOf(like) as object) as Token, { type, value })
+  const make = (type: string, value: string): Token => ({ type, value })
   for (let i = 0; i < tokens.length; i++) {
     const token = tokens[i]!
     const negated = tokens[i + 1]?.value === 'not' && tokens[i + 1]?.type === 'Identifier'
@@ -112,10 +122,10 @@ function withTests (tokens: Token[]): Token[] {
       continue
     }
     const filter = `${TEST_PREFIX}${negated ? 'not__' : ''}${name.value}`
-    rewritten.push(make(token, 'Pipe', '|'), make(token, 'Identifier', filter))
+    rewritten.push(make('Pipe', '|'), make('Identifier', filter))
     i += negated ? 2 : 1
     if (next!.type === 'OpenParen') continue
-    rewritten.push(make(token, 'OpenParen', '('), ...tokens.slice(i + 1, i + 1 + argument), make(token, 'CloseParen', ')'))
+    rewritten.push(make('OpenParen', '('), ...tokens.slice(i + 1, i + 1 + argument), make('CloseParen', ')'))
     i += argument
     if (['Dot', 'OpenSquareBracket', 'OpenParen'].includes(tokens[i + 1]?.type ?? ''))
       throw new TemplateError(`the argument of "is ${name.value}" needs parentheses here`)
