@@ -55,7 +55,7 @@ export async function * readRecords (paths: readonly string[], options: ReadingO
   }
 }
 
-/** The data files that a path names: itself, or those of a directory in the order of their names. Throws DatasetError where there is none. */
+/** The data files that a path names: itself, or those of a directory in the order of their names. Throws DatasetError for none. */
 export async function filesOf (path: string): Promise<string[]> {
   const isDirectory = await stat(path).then((found) => found.isDirectory(), () => false)
   if (!isDirectory) return [path]
@@ -189,7 +189,8 @@ async function * readTable (path: string, delimiter: string, signal: AbortSignal
   const source = createReadStream(path)
   const bytes = path.toLowerCase().endsWith('.gz') ? source.pipe(createGunzip()) : source
   const parser = bytes.pipe(parse({
-    bom: true, columns: true, delimiter, info: true, relax_column_count: true, relax_quotes: true, skip_empty_lines: true, max_record_size: MAX_LINE_BYTES
+    bom: true, columns: true, delimiter, info: true, relax_column_count: true, relax_quotes: true,
+    skip_empty_lines: true, max_record_size: MAX_LINE_BYTES
   }))
   source.on('error', (error) => parser.destroy(error))
   bytes.on('error', (error: Error) => parser.destroy(error))

@@ -35,7 +35,7 @@ const { parse, tokenize } = jinja as unknown as {
  */
 export function parseTemplate (source: string): Node {
   const settings = { trim_blocks: true, lstrip_blocks: true }
-  const tokens = tokenize(rewriteBlocks(source.replace(/\r\n?/g, '\n')), settings) as unknown as Token[]
+  const tokens = tokenize(rewriteBlocks(source.replace(/\r\n?/g, '\n')), settings)
   return parse(withTests(checked(tokens)))
 }
 

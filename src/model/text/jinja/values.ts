@@ -208,7 +208,8 @@ export function toJson (value: Value, options: JsonOptions, depth = 0): Text {
   if (value instanceof Text) return jsonString(value, options)
   const [itemSeparator, keySeparator] = options.separators ?? [options.indent === undefined ? ', ' : ',', ': ']
   const within = (open: string, items: readonly Text[], close: string): Text => {
-    if (options.indent === undefined || items.length === 0) return concat([new Text(open), separated(items, itemSeparator), new Text(close)])
+    if (options.indent === undefined || items.length === 0)
+      return concat([new Text(open), separated(items, itemSeparator), new Text(close)])
     const line = `\n${options.indent.repeat(depth + 1)}`
     return concat([new Text(open + line), separated(items, itemSeparator + line), new Text(`\n${options.indent.repeat(depth)}${close}`)])
   }
