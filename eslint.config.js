@@ -51,6 +51,9 @@ export default defineConfig(
       'import-x/no-duplicates': 'error',
       'import-x/order': ['error', {
         groups: ['builtin', 'external', 'parent', 'sibling', 'index'],
+        // The examples import the package by its own name, which resolves only where it was built.
+        pathGroups: [{ pattern: 'midspan', group: 'external' }],
+        pathGroupsExcludedImportTypes: [],
         'newlines-between': 'never',
         alphabetize: { order: 'asc', caseInsensitive: true }
       }],

@@ -3,8 +3,8 @@
 //
 //   node custom-evaluation.ts                               where the package midspan is installed
 //   npm run example examples/custom-evaluation.ts           in a clone
-import { startLocalFederation } from './local-federation.ts'
 import type { ControlClient } from 'midspan'
+import { startLocalFederation } from './local-federation.ts'
 
 interface Item {
   readonly prompt: string

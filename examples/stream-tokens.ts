@@ -4,8 +4,8 @@
 //   npm run example examples/stream-tokens.ts               in a clone
 //
 // With a HOME, the client is the one whose daemon runs there; without, the example founds a federation of its own.
-import { startLocalFederation } from './local-federation.ts'
 import { ControlClient, homeAt } from 'midspan'
+import { startLocalFederation } from './local-federation.ts'
 
 const [home, prompt = 'On Monday'] = process.argv.slice(2)
 const signal = AbortSignal.timeout(300_000)

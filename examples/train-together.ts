@@ -4,8 +4,8 @@
 //   npm run example examples/train-together.ts              in a clone
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { startLocalFederation } from './local-federation.ts'
 import type { ControlClient, ResultOf } from 'midspan'
+import { startLocalFederation } from './local-federation.ts'
 
 const ROUNDS = 6
 

@@ -1,7 +1,7 @@
 import { ConnectionClosedError, StreamResetError } from '@libp2p/interface'
 import { describe, expect, it } from 'vitest'
 import { isRetryable, MidspanError, UsageError } from '../src/errors.ts'
-import { UnreachableError } from '../src/node/network/gate.ts'
+import { UnreachableError } from '../src/node/network/dial.ts'
 import { BusyError } from '../src/protocols/weights/messages.ts'
 import {
   BadMessageError,

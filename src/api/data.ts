@@ -2,7 +2,12 @@ import { z } from 'zod'
 
 /** How batches are made of a data file. */
 export const dataParameters = z.strictObject({
-  data: z.string().min(1).describe('the path of the data file'),
+  /** Files, or directories of files. */
+  data: z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]).describe('the path of the data file'),
+  /** Which column of the data stands for which field. */
+  map: z.record(z.string(), z.string()).optional().describe('the columns that stand for fields, by field'),
+  /** Goes on where more than half of the records are unusable. */
+  skipBadLines: z.boolean().default(false).describe('go on where more than half of the records are unusable'),
   sequences: z.int().min(1).optional().describe('sequences of a batch'),
   maxTokens: z.int().min(2).optional().describe('tokens of a sequence at most'),
   /** Packed unless the model reads prompts in both directions: cut anywhere, a prompt would lack its end. */

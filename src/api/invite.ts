@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { count, isoTime } from './fields.ts'
 import { operation } from './operation.ts'
 
-/** A longer life is as good as for ever, and an invite that cannot be taken back should not have it. */
+/** A longer life is as good as for ever. */
 export const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
 
 export const invite = operation({
@@ -15,9 +15,11 @@ export const invite = operation({
   progress: {},
   result: z.object({
     invite: z.string().describe('the line to hand over: a secret'),
+    id: z.string().describe('what the invite is revoked by'),
     role: z.enum(['client', 'server']),
     expires: isoTime,
     uses: count,
-    addresses: z.array(z.string()).readonly().describe('where the holder will dial')
+    addresses: z.array(z.string()).readonly().describe('where the holder will dial'),
+    warning: z.string().nullable().describe('from where the addresses cannot be reached, or which were left out; null where nothing is amiss')
   })
 })

@@ -3,15 +3,29 @@ import { evaluate } from './evaluate.ts'
 import { exportTrained } from './export.ts'
 import { generate } from './generate.ts'
 import { invite } from './invite.ts'
+import { invites } from './invites.ts'
 import { leave } from './leave.ts'
 import type { OperationSchema } from './operation.ts'
 import { peers } from './peers.ts'
 import { remove } from './remove.ts'
+import { revoke } from './revoke.ts'
 import { status } from './status.ts'
 import { train } from './train.ts'
 
 /** Every operation that a daemon may offer, by name. */
-export const operations = { status, peers, invite, leave, remove, train, evaluate, generate, export: exportTrained } as const
+export const operations = {
+  status,
+  peers,
+  invite,
+  invites,
+  revoke,
+  leave,
+  remove,
+  train,
+  evaluate,
+  generate,
+  export: exportTrained
+} as const
 
 export type OperationName = keyof typeof operations
 

@@ -7,5 +7,8 @@ export const remove = operation({
     peer: z.string().regex(/^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/, 'the peer is not an Ed25519 peer id').describe("the peer's id")
   }),
   progress: {},
-  result: z.object({ removed: z.string() })
+  result: z.object({
+    removed: z.string(),
+    openInvites: z.array(z.string()).readonly().optional().describe('ids of invites that the peer joined with and others can still use')
+  })
 })

@@ -6,10 +6,12 @@ import { exportTrained } from './commands/export.ts'
 import { generate } from './commands/generate.ts'
 import { init } from './commands/init.ts'
 import { invite } from './commands/invite.ts'
+import { invites } from './commands/invites.ts'
 import { join } from './commands/join.ts'
 import { leave } from './commands/leave.ts'
 import { peers } from './commands/peers.ts'
 import { remove } from './commands/remove.ts'
+import { revoke } from './commands/revoke.ts'
 import { status } from './commands/status.ts'
 import { train } from './commands/train.ts'
 
@@ -17,6 +19,8 @@ import { train } from './commands/train.ts'
 export const commands: readonly Command[] = [
   init,
   invite,
+  invites,
+  revoke,
   join,
   leave,
   remove,

@@ -3,6 +3,7 @@ import type { Charter } from '../protocols/charter/schema.ts'
 import * as generate from '../protocols/generate/constants.ts'
 import * as train from '../protocols/train/constants.ts'
 import type { BodyLimits } from '../protocols/wire/body.ts'
+import { IDLE_TIMEOUT_MS } from '../protocols/wire/constants.ts'
 
 /** A parameter's value and two moments, with its step count beside them. */
 const STATE_COPIES = 4
@@ -31,4 +32,9 @@ export function generateLimits (charter: Charter): BodyLimits {
     maxTensors: generate.MAX_TENSORS,
     maxTensorBytes: encodedBytes(charter.wire, charter.limits.maxSequenceTokens, charter.model.hidden)
   }
+}
+
+/** How long a session may wait for a message: a client may compute for a whole round's deadline, and a server wait for others as long. */
+export function idleTimeoutOf ({ training: { roundDeadlineMs } }: Charter): number {
+  return Math.max(IDLE_TIMEOUT_MS, 2 * roundDeadlineMs)
 }

@@ -34,6 +34,7 @@ const status: ResultOf<'status'> = {
   home: '/home',
   federation: { id: 'ab12', name: 'stories' },
   addresses: ['/ip4/127.0.0.1/tcp/1'],
+  listening: ['/ip4/127.0.0.1/tcp/1'],
   device: 'cpu',
   deviceReason: 'as set',
   blocks: null,
@@ -102,7 +103,9 @@ beforeAll(async () => {
       role: 'client',
       expires: '2026-01-01T00:00:00.000Z',
       uses: 3,
-      addresses: []
+      id: 'ab'.repeat(16),
+      addresses: [],
+      warning: null
     }),
     train: trainForever,
     evaluate: answering('evaluate', { type: 'progress', sequences: 1, tokens: 10 }, {

@@ -35,6 +35,10 @@ export class MidspanProcess {
     })
   }
 
+  get pid (): number {
+    return this.#child.pid ?? 0
+  }
+
   /** Waits for a line of standard output that begins so, and returns the rest of it. */
   async line (start: string, timeoutMs = 20_000): Promise<string> {
     const limit = Date.now() + timeoutMs

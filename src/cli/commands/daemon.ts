@@ -87,7 +87,7 @@ function introduce (status: ResultOf<'status'>, terminal: Terminal): void {
   terminal.line(`Peer ${status.peerId}, a ${status.role} (${status.agent})`)
   terminal.line(`Federation ${status.federation.name} (${status.federation.id})`)
   terminal.line(`${work(status)} on ${status.device} (${status.deviceReason})`)
-  for (const multiaddr of status.addresses) terminal.line(`Listening on ${multiaddr}`)
+  for (const multiaddr of status.listening) terminal.line(`Listening on ${multiaddr}`)
   if (!status.connected)
     terminal.note(`No server is connected: ${status.disconnectedReason ?? 'none was tried yet'}. This daemon goes on trying`)
   terminal.line('Daemon is ready')

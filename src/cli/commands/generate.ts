@@ -108,7 +108,7 @@ type Messages = NonNullable<GivenParameters<'generate'>['messages']>
 async function readMessages (file: string): Promise<Messages> {
   let value: unknown
   try {
-    value = JSON.parse(await readFile(file, 'utf8'))
+    value = JSON.parse((await readFile(file, 'utf8')).replace(/^\ufeff/, ''))
   } catch (error) {
     throw new UsageError(`${file} cannot be read as JSON: ${(error as Error).message}`, 'check the path and the file', error)
   }

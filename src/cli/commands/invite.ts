@@ -30,7 +30,8 @@ A mail program may break or quote the line: \`midspan join\` reads it all the sa
   ],
   async run ({ home, role, expires, uses, json }, { terminal, signal }) {
     const answer = await askDaemon(home, 'invite', { role, expiresMs: expires, uses }, signal, terminal)
-    if (json) terminal.json(answer)
-    else terminal.line(answer.invite)
+    if (json) return terminal.json(answer)
+    if (answer.warning !== null) terminal.note(`Note: ${answer.warning}`)
+    terminal.line(answer.invite)
   }
 })

@@ -1,13 +1,36 @@
-import { Template } from '@huggingface/jinja'
 import { shown } from '../../errors.ts'
 import { TokenizerError } from './errors.ts'
+import { renderTemplate } from './jinja/interpreter.ts'
+import { parseTemplate, type Node } from './jinja/source.ts'
+import { Text, type Mark } from './jinja/text.ts'
+import { Dict, List, type Value } from './jinja/values.ts'
+import { withinTime } from './time-limit.ts'
 import type { Json, SpecialTokens } from './tokenizer-config.ts'
 
 /** One turn of a conversation, as chat templates take it. */
 export interface ChatMessage {
   readonly role: string
   readonly content: string
+  /** What the assistant thought before it answered. */
+  readonly reasoning_content?: string
+  /** Who speaks, where several have one role. */
+  readonly name?: string
 }
+
+/** A conversation as a template wrote it. Positions are in UTF-16 units. */
+export interface RenderedChat {
+  readonly text: string
+  /** Which parts of the text were copied from which field of which message. */
+  readonly marks: readonly Mark[]
+  /** The parts [start, end) that the template itself marks as written by the assistant. */
+  readonly generated: ReadonlyArray<readonly [number, number]>
+}
+
+/** How long a template may take to read or to write one conversation. Every published template needs milliseconds. */
+const TIMEOUT_MS = 10_000
+
+/** A longer template is none: the longest published ones have a tenth of it. */
+const MAX_SOURCE_CHARACTERS = 512 * 1024
 
 /** How a model was trained to read a conversation: a Jinja template, as transformers' `apply_chat_template` runs it. */
 export class ChatTemplate {
@@ -15,34 +38,50 @@ export class ChatTemplate {
   readonly name: string
   /** Whether its text holds the tokens that otherwise stand around a text. */
   readonly holdsSpecialTokens: boolean
-  readonly #template: Template
+  readonly #template: Node
 
   /** Throws TokenizerError for a template that cannot be parsed. */
   constructor (name: string, source: string, holdsSpecialTokens = true) {
     this.name = name
     this.holdsSpecialTokens = holdsSpecialTokens
+    if (source.length > MAX_SOURCE_CHARACTERS) throw new TokenizerError(`${name} has more than ${MAX_SOURCE_CHARACTERS} characters`)
     try {
-      this.#template = new Template(source)
+      this.#template = withinTime(TIMEOUT_MS, () => parseTemplate(source))
     } catch (error) {
       throw new TokenizerError(`${name} cannot be read: ${messageOf(error)}`, undefined, error)
     }
   }
 
-  /** Throws TokenizerError where the template refuses the messages. */
+  /** Writes a conversation. Throws TokenizerError where the template refuses the messages, or takes too long. */
   render (messages: readonly ChatMessage[], specialTokens: SpecialTokens, addGenerationPrompt: boolean): string {
+    return this.renderMarked(messages, specialTokens, addGenerationPrompt).text
+  }
+
+  /** Writes a conversation and tells where each message went. Throws as `render` does. */
+  renderMarked (messages: readonly ChatMessage[], specialTokens: SpecialTokens, addGenerationPrompt: boolean): RenderedChat {
+    const tokens = Object.entries(specialTokens).map(([name, token]) => [name, new Text(token)] as const)
+    // Templates test `tools` and `documents` for null as well as for being defined; transformers always gives them.
+    const variables: Record<string, Value> = {
+      ...Object.fromEntries(tokens),
+      messages: new List(messages.map(messageValue)),
+      add_generation_prompt: addGenerationPrompt,
+      tools: null,
+      documents: null
+    }
     try {
-      // Templates test `tools` and `documents` for null as well as for being defined; transformers always gives them.
-      return this.#template.render({
-        ...specialTokens,
-        messages: messages.map((message) => ({ ...message })),
-        add_generation_prompt: addGenerationPrompt,
-        tools: null,
-        documents: null
-      })
+      const { text, generated } = withinTime(TIMEOUT_MS, () => renderTemplate(this.#template, variables, new Date()))
+      return { text: text.value, marks: text.marks, generated }
     } catch (error) {
       throw new TokenizerError(`${this.name} refuses these messages: ${messageOf(error)}`, undefined, error)
     }
   }
+}
+
+/** A message for the template. Every field but the role is marked, so that its place in the text is known. */
+function messageValue (message: ChatMessage, i: number): Dict {
+  const fields = Object.entries(message).filter((field): field is [string, string] => typeof field[1] === 'string')
+  return new Dict(new Map(fields.map(([field, value]) =>
+    [field, field === 'role' ? new Text(value) : Text.from(value, { message: i, field })])))
 }
 
 /**

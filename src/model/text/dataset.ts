@@ -1,7 +1,8 @@
-import { extname } from 'node:path'
+import { maskChat } from './chat-mask.ts'
 import { DatasetError, TokenizerError } from './errors.ts'
-import { readLines } from './lines.ts'
-import { parseRecord, type DataRecord } from './records.ts'
+import { readRecords } from './read-records.ts'
+import type { Columns, DataRecord } from './records.ts'
+import { commonLength } from './token-places.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 /** One record as tokens. */
@@ -10,9 +11,13 @@ export interface Example {
   readonly ids: Int32Array
   /** 1 where predicting this token counts. Always 0 for the first: nothing comes before it. Of the same length as `ids`. */
   readonly lossMask: Uint8Array
+  /** What of the record is not used. */
+  readonly notice?: string
 }
 
 export interface BadLine {
+  /** The file, where there are several. */
+  readonly file?: string
   readonly line: number
   readonly reason: string
 }
@@ -27,6 +32,11 @@ export interface Dataset {
   /** How many lines were unusable; the first of them, with reasons. */
   readonly badLineCount: number
   readonly badLines: readonly BadLine[]
+  /** How many records were found, the unusable included. */
+  readonly records: number
+  /** How many records are used otherwise than they are given, such as cut; the first of them. */
+  readonly noticeCount: number
+  readonly notices: readonly BadLine[]
 }
 
 export interface DatasetOptions {
@@ -39,42 +49,64 @@ export interface DatasetOptions {
   readonly lossOn: 'completion' | 'all'
   /** Why the model cannot learn from these ids, if it cannot. */
   readonly fault?: (ids: Int32Array) => string | undefined
+  /** How many tokens the model has; records with others are left out. */
+  readonly vocabularySize?: number
+  /** Columns that stand for others: `{ completion: 'answer' }` reads the completion from the column `answer`. */
+  readonly columns?: Columns | undefined
+  /** Whether to go on where more than half of the records are unusable. */
+  readonly skipBadLines?: boolean
 }
 
 /** How many bad lines are kept with their reasons: enough to see what is wrong with a file. */
 const MAX_BAD_LINES = 20
 
-/** Longer plain-text documents are cut at line ends: a tokenizer takes a document in one go, about half a second for this many. */
-const MAX_DOCUMENT_CHARACTERS = 64 * 1024
-
 /** How long encoding may hold the thread before others get their turn. */
 const SLICE_MS = 20
 
 /**
- * Reads and encodes a data file: `.txt` as documents between blank lines, anything else as JSONL (see `parseRecord`). The file is streamed;
- * the tokens stay in memory. Throws DatasetError when no line is usable.
+ * Reads and encodes data files (see docs/data.md). The files are streamed; the tokens stay in memory.
+ * Throws DatasetError when no record is usable, or when more than half are not and `skipBadLines` is not set.
  */
 export async function loadDataset (
-  path: string,
+  path: string | readonly string[],
   tokenizer: Tokenizer,
-  { maxLength = Infinity, lossOn, fault }: DatasetOptions,
+  { maxLength = Infinity, lossOn, fault, vocabularySize = Infinity, columns, skipBadLines = false }: DatasetOptions,
   signal?: AbortSignal
 ): Promise<Dataset> {
   const examples: Example[] = []
   const badLines: BadLine[] = []
-  const totals = { tokens: 0, countedTokens: 0, truncated: 0, badLineCount: 0 }
+  const notices: BadLine[] = []
+  const totals = { tokens: 0, countedTokens: 0, truncated: 0, badLineCount: 0, noticeCount: 0, records: 0 }
+  const note = (line: BadLine): void => {
+    totals.noticeCount++
+    if (notices.length < MAX_BAD_LINES) notices.push(line)
+  }
+  const paths = typeof path === 'string' ? [path] : path
   let sliceStart = performance.now()
-  for await (const { line, ...found } of readRecords(path, tokenizer.hasChatTemplate, signal)) {
-    const encoded = 'reason' in found ? found : encodeRecord(found.record, tokenizer, lossOn)
-    const cut = checked('reason' in encoded ? encoded : truncate(encoded, maxLength), fault)
-    if ('reason' in cut) {
+  for await (const { line, file, ...found } of readRecords(paths, { chatInstructions: tokenizer.hasChatTemplate, columns }, signal)) {
+    totals.records++
+    const place = { line, ...(file === undefined ? {} : { file }) }
+    const cut = 'reason' in found ? [found] : [...apart(found.record, tokenizer)].map((record) => {
+      const encoded = encodeRecord(record, tokenizer, lossOn)
+      const usable = 'reason' in encoded ? encoded : truncate(encoded, maxLength)
+      if ('ids' in encoded && 'ids' in usable && usable.ids.length < encoded.ids.length) {
+        totals.truncated++
+        note({ ...place, reason: `is cut at ${maxLength} of ${encoded.ids.length} tokens, so that its end is not learnt` })
+      }
+      return checked(usable, (ids) => beyond(ids, vocabularySize, tokenizer) ?? fault?.(ids))
+    })
+    for (const each of cut) {
+      if ('reason' in each) continue
+      const { ids, lossMask, notice } = each
+      examples.push({ ids, lossMask })
+      totals.tokens += ids.length
+      totals.countedTokens += count(lossMask)
+      if (notice !== undefined) note({ ...place, reason: notice })
+    }
+    const [bad] = cut.filter((each) => 'reason' in each)
+    if (bad !== undefined) {
       totals.badLineCount++
-      if (badLines.length < MAX_BAD_LINES) badLines.push({ line, reason: cut.reason })
-    } else {
-      examples.push(cut)
-      totals.tokens += cut.ids.length
-      totals.countedTokens += count(cut.lossMask)
-      if ('ids' in encoded && cut.ids.length < encoded.ids.length) totals.truncated++
+      if (badLines.length < MAX_BAD_LINES) badLines.push({ ...place, reason: bad.reason })
     }
     if (performance.now() - sliceStart > SLICE_MS) {
       signal?.throwIfAborted()
@@ -82,14 +114,22 @@ export async function loadDataset (
       sliceStart = performance.now()
     }
   }
-  if (examples.length === 0) {
-    const [first] = badLines
+  const [first] = badLines
+  const why = first === undefined ? '' : `: ${first.file === undefined ? '' : `${first.file} `}line ${first.line} ${first.reason}`
+  if (examples.length === 0) throw new DatasetError(`${paths.join(', ')} holds no usable record${why}`, 'see docs/data.md for the formats that Midspan reads')
+  if (totals.badLineCount * 2 > totals.records && !skipBadLines)
     throw new DatasetError(
-      `${path} holds no usable record${first === undefined ? '' : `: line ${first.line} ${first.reason}`}`,
-      'see the data formats that Midspan reads'
+      `${paths.join(', ')}: ${totals.badLineCount} of ${totals.records} records cannot be used${why}`,
+      'see docs/data.md for the formats that Midspan reads, or give --skip-bad-lines to use the others'
     )
-  }
-  return { examples, badLines, ...totals }
+  return { examples, badLines, notices, ...totals }
+}
+
+/** Names the first token that the model has no embedding for, if any. */
+function beyond (ids: Int32Array, vocabularySize: number, tokenizer: Tokenizer): string | undefined {
+  const id = ids.find((each) => each >= vocabularySize)
+  if (id === undefined) return undefined
+  return `holds the token ${JSON.stringify(tokenizer.decode([id], { skipSpecialTokens: false }))} (${id}), beyond the model's vocabulary of ${vocabularySize}`
 }
 
 /** Encodes a record, marking the tokens that count. Returns a reason where it cannot be used. */
@@ -108,8 +148,8 @@ export function encodeRecord (
   const text = prompt + completion
   if (text.trim() === '') return { reason: 'is empty' }
   if (tokenizer.answersContexts) return encodeAnswer(tokenizer.encode(prompt), completion, tokenizer)
-  const ids = Int32Array.from(withEnd(tokenizer.encode(text), tokenizer.eosId))
-  const from = record.kind === 'text' || lossOn === 'all' ? 0 : commonLength(tokenizer.encode(prompt), ids)
+  const ids = Int32Array.from(withEnd(encodeOnce(text, tokenizer), tokenizer.eosId))
+  const from = record.kind === 'text' || lossOn === 'all' ? 0 : commonLength(encodeOnce(prompt, tokenizer), ids)
   return { ids, lossMask: mask(ids.length, [[from, ids.length]]) }
 }
 
@@ -120,67 +160,41 @@ function encodeAnswer (context: readonly number[], answer: string, tokenizer: To
 }
 
 function encodeChat (
-  { messages, learnFrom }: Extract<DataRecord, { kind: 'chat' }>,
+  { messages, learnFrom, unlearnt }: Extract<DataRecord, { kind: 'chat' }>,
   tokenizer: Tokenizer,
   lossOn: DatasetOptions['lossOn']
-): Example {
-  const encode = (count: number, addGenerationPrompt: boolean): number[] =>
-    tokenizer.encodeChat(messages.slice(0, count), { addGenerationPrompt })
+): Example | { readonly reason: string } {
   if (tokenizer.answersContexts) {
     const last = messages.findLastIndex(({ role }) => role === 'assistant')
-    return encodeAnswer(encode(last, true), messages[last]!.content, tokenizer)
+    const context = tokenizer.encodeChat(messages.slice(0, last), { addGenerationPrompt: true })
+    return encodeAnswer(context, messages[last]!.content, tokenizer)
   }
-  const ids = Int32Array.from(encode(messages.length, false))
-  if (lossOn === 'all') return { ids, lossMask: mask(ids.length, [[0, ids.length]]) }
-  const turns = messages.flatMap(({ role }, i): Array<[number, number]> => {
-    if (role !== 'assistant' || i < learnFrom) return []
-    return [[i === 0 ? 0 : commonLength(encode(i, true), ids), commonLength(encode(i + 1, false), ids)]]
-  })
-  return { ids, lossMask: mask(ids.length, turns) }
+  const learns = (i: number): boolean => messages[i]!.role === 'assistant' && i >= learnFrom && unlearnt?.has(i) !== true
+  const masked = maskChat(messages, learns, tokenizer)
+  if ('reason' in masked) return masked
+  const { ids, answers, unused } = masked
+  const notice = unused.length === 0 ? {} : { notice: `has ${unused.join(' and ')}, which the chat template does not write` }
+  return { ids: Int32Array.from(ids), lossMask: mask(ids.length, lossOn === 'all' ? [[0, ids.length]] : answers), ...notice }
 }
 
-type FoundRecord = { line: number } & ({ record: DataRecord } | { reason: string })
-
-async function * readRecords (path: string, chatInstructions: boolean, signal: AbortSignal | undefined): AsyncGenerator<FoundRecord> {
-  if (extname(path).toLowerCase() === '.txt') {
-    yield * readDocuments(path, signal)
+/**
+ * The records to train on in place of one: where the chat template ends only the last answer, a conversation for each answer, so that each
+ * is learnt with its end.
+ */
+function * apart (record: DataRecord, tokenizer: Tokenizer): Generator<DataRecord> {
+  if (record.kind !== 'chat' || tokenizer.answersContexts || !tokenizer.hasChatTemplate || tokenizer.closesAnswers) {
+    yield record
     return
   }
-  for await (const found of readLines(path, signal)) {
-    if ('reason' in found) yield found
-    else if (found.text.trim() !== '') {
-      const record = parseRecord(found.text, chatInstructions)
-      yield 'reason' in record ? { line: found.line, reason: record.reason } : { line: found.line, record }
-    }
-  }
+  for (const [i, { role }] of record.messages.entries())
+    if (role === 'assistant' && i >= record.learnFrom && record.unlearnt?.has(i) !== true)
+      yield { ...record, messages: record.messages.slice(0, i + 1), learnFrom: i }
 }
 
-/** Groups lines into documents at blank lines; a document that grows too long ends early. */
-async function * readDocuments (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundRecord> {
-  let start = 1
-  let lines: string[] = []
-  let length = 0
-  for await (const found of readLines(path, signal)) {
-    if ('reason' in found) {
-      yield found
-      continue
-    }
-    const blank = found.text.trim() === ''
-    if (lines.length > 0 && (blank || length + found.text.length > MAX_DOCUMENT_CHARACTERS)) {
-      yield { line: start, record: { kind: 'text', text: lines.join('\n') } }
-      lines = []
-      length = 0
-    }
-    if (blank) continue
-    if (lines.length === 0) start = found.line
-    lines.push(found.text)
-    length += found.text.length + 1
-  }
-  if (lines.length > 0) yield { line: start, record: { kind: 'text', text: lines.join('\n') } }
-}
-
-function truncate ({ ids, lossMask }: Example, maxLength: number): Example | { reason: string } {
-  const cut = ids.length <= maxLength ? { ids, lossMask } : { ids: ids.slice(0, maxLength), lossMask: lossMask.slice(0, maxLength) }
+function truncate ({ ids, lossMask, ...rest }: Example, maxLength: number): Example | { reason: string } {
+  const cut = ids.length <= maxLength
+    ? { ids, lossMask, ...rest }
+    : { ids: ids.slice(0, maxLength), lossMask: lossMask.slice(0, maxLength), ...rest }
   if (count(cut.lossMask) > 0) return cut
   return { reason: ids.length > maxLength ? `has nothing to learn within its first ${maxLength} tokens` : 'has nothing to learn' }
 }
@@ -194,11 +208,10 @@ function withEnd (ids: number[], eosId: number | undefined): number[] {
   return eosId === undefined || ids.at(-1) === eosId ? ids : [...ids, eosId]
 }
 
-/** How many leading ids agree. A token that spans the border of prompt and answer belongs to the answer. */
-function commonLength (prefix: readonly number[], ids: Int32Array): number {
-  let length = 0
-  while (length < prefix.length && length < ids.length && prefix[length] === ids[length]) length++
-  return length
+/** Encodes a text that may begin with the token that begins a sequence, which is then not written twice. */
+function encodeOnce (text: string, tokenizer: Tokenizer): number[] {
+  const ids = tokenizer.encode(text)
+  return ids.length > 1 && ids[0] === tokenizer.bosId && ids[1] === tokenizer.bosId ? ids.slice(1) : ids
 }
 
 function mask (length: number, ranges: ReadonlyArray<readonly [number, number]>): Uint8Array {

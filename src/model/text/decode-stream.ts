@@ -7,14 +7,19 @@ const unfinished = /\ufffd{1,3}$/
  */
 export class DecodeStream {
   readonly #decode: (ids: readonly number[]) => string
+  readonly #appends: boolean
   /** The latest tokens: enough that those after them decode as they would in the whole text. */
   #window: number[]
   /** How much of the window's text was given out. */
   #given: number
 
-  /** `after` are ids that came before and are not given out, such as a prompt's: the text continues theirs. */
-  constructor (decode: (ids: readonly number[]) => string, after: readonly number[] = []) {
+  /**
+   * `after` are ids that came before and are not given out, such as a prompt's: the text continues theirs. `appends` says that a further
+   * token never changes text before it; without that, the text is certain only at the end, and `flush` gives all of it.
+   */
+  constructor (decode: (ids: readonly number[]) => string, after: readonly number[] = [], appends = false) {
     this.#decode = decode
+    this.#appends = appends
     this.#window = [...after]
     this.#given = decode(after).length
   }
@@ -22,6 +27,7 @@ export class DecodeStream {
   /** Adds one token; returns the text that is now certain, possibly none. */
   push (id: number): string {
     this.#window.push(id)
+    if (!this.#appends) return ''
     const text = this.#decode(this.#window)
     const settled = text.replace(unfinished, '')
     const fresh = settled.slice(this.#given)
@@ -37,11 +43,14 @@ export class DecodeStream {
     return rest
   }
 
-  /** Keeps only the last token, so that a long text is not decoded again for every token. A token without text of its own is no context. */
+  /**
+   * Keeps only the last token, so that a long text is not decoded again for every token. A token without text of its own, or with a part of
+   * a character, is no context.
+   */
   #shrink (last: number): void {
-    const { length } = this.#decode([last])
-    if (length === 0) return
+    const text = this.#decode([last])
+    if (text.length === 0 || text.includes('\ufffd')) return
     this.#window = [last]
-    this.#given = length
+    this.#given = text.length
   }
 }

@@ -9,6 +9,8 @@ export interface TokenEngine {
   readonly eosToken?: string
   /** Tokens at which generation stops besides those that the configuration names. */
   readonly stopTokens?: readonly string[]
+  /** False where a further token may change the text of those before it, so that a text is certain only at its end. */
+  readonly appendsText?: boolean
   /**
    * True for a prefix language model: it reads a whole context, closed by special tokens, before it writes. Then a sequence is an encoded
    * context followed by one answer, and the two are encoded apart.

@@ -1,25 +1,164 @@
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import type { TokenEngine } from './engine.ts'
+import { TokenizerError } from './errors.ts'
+import { patchParts, trimSpaceEnd } from './huggingface-patches.ts'
+import { withinTime } from './time-limit.ts'
+
+interface AddedToken {
+  readonly id: number
+  readonly content: string
+  readonly special: boolean
+  readonly single_word: boolean
+  readonly lstrip: boolean
+  readonly rstrip: boolean
+  readonly normalized: boolean
+}
 
 /** What is used of the library's class, whose published declarations do not resolve under Node's module rules. */
 interface Library {
-  encode: (text: string, options: { add_special_tokens: boolean }) => { ids: number[] }
-  decode: (ids: number[], options: { skip_special_tokens: boolean }) => string
+  encode: (text: string, options: { add_special_tokens: boolean }) => { ids: Array<number | undefined> }
+  decode: (ids: number[], options: { skip_special_tokens: boolean, clean_up_tokenization_spaces: boolean }) => string
   token_to_id: (token: string) => number | undefined
+  encode_text: (text: string | null) => string[] | null
+  readonly added_tokens: readonly AddedToken[]
+  readonly model: { (tokens: string[]): string[], readonly vocab: ReadonlyArray<string | undefined> }
+  readonly normalizer: ((text: string) => string) | null
+  readonly pre_tokenizer: ((text: string, options: { section_index: number }) => string[]) | null
+  readonly splitter_unnormalized: Splitter
+  readonly splitter_normalized: Splitter
+}
+
+interface Splitter {
+  split: (text: string) => string[]
 }
 
 const Library = HuggingFaceTokenizer as unknown as new (tokenizer: object, config: object) => Library
 
+/** How long a text may take, where patterns of the file divide it: published ones take a tenth of a second for a megabyte. */
+const TIMEOUT_MS = 10_000
+const TIMEOUT_MS_PER_CHARACTER = 0.1
+
 /**
  * The engine of a parsed tokenizer.json. Texts and ids are those of the Python `tokenizers` library, with two differences when decoding
  * byte tokens: bytes that are no UTF-8 become U+FFFD one by one rather than in whole runs, and U+FEFF at the start of a run is dropped.
- * Throws the library's errors.
+ * Spaces are never "cleaned up": the text of some ids is what they were made of.
+ * Throws the library's errors, and TokenizerError for what the library does otherwise than Python's.
  */
 export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = {}): TokenEngine {
   const library = new Library(tokenizer, tokenizerConfig)
-  return {
-    encode: (text, addSpecialTokens) => library.encode(text, { add_special_tokens: addSpecialTokens }).ids,
-    decode: (ids, skipSpecialTokens) => ids.length === 0 ? '' : library.decode([...ids], { skip_special_tokens: skipSpecialTokens }),
-    idOf: (token) => library.token_to_id(token)
+  const { normalizer, pre_tokenizer: preTokenizer, decoder, model } = tokenizer as Readonly<Record<string, unknown>>
+  const { continuing_subword_prefix: prefix, type } = (model ?? {}) as { continuing_subword_prefix?: unknown, type?: unknown }
+  if (type === 'BPE' && typeof prefix === 'string' && prefix !== '')
+    throw new TokenizerError('a continuing_subword_prefix of BPE is not read as the Python library does')
+  patchParts(library as unknown as Parameters<typeof patchParts>[0])
+  library.encode_text = (text) => text === null ? null : encodeText(library, text)
+  const limited = (hasPatterns: boolean) => <T>(characters: number, run: () => T): T => {
+    if (!hasPatterns) return run()
+    try {
+      return withinTime(Math.ceil(TIMEOUT_MS + TIMEOUT_MS_PER_CHARACTER * characters), run)
+    } catch (error) {
+      throw new TokenizerError(`the tokenizer failed on a text: ${error instanceof Error ? error.message : String(error)}`, undefined, error)
+    }
   }
+  const encoding = limited(holdsPattern(normalizer) || holdsPattern(preTokenizer))
+  const decoding = limited(holdsPattern(decoder))
+  return {
+    encode: (text, addSpecialTokens) =>
+      encoding(text.length, () => library.encode(text, { add_special_tokens: addSpecialTokens }).ids.filter((id) => id !== undefined)),
+    decode: (ids, skipSpecialTokens) => {
+      const known = ids.filter((id) => library.model.vocab[id] !== undefined)
+      if (known.length === 0) return ''
+      return decoding(known.length, () =>
+        library.decode(known, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false }))
+    },
+    idOf: (token) => library.token_to_id(token),
+    appendsText: appends(decoder)
+  }
+}
+
+/** Divides a text at the added tokens that are written in it, as the Python library does, and encodes what is between them. */
+function encodeText (library: Library, text: string): string[] {
+  const { normalizer, pre_tokenizer: preTokenizer } = library
+  const [plain, normalized] = [false, true].map((wanted) =>
+    new Map(library.added_tokens.filter((token) => (token.normalized && normalizer !== null) === wanted)
+      .map((token) => [wanted ? normalizer!(token.content) : token.content, token])))
+  return withoutAdded(text, library.splitter_unnormalized, plain!).flatMap((part) => {
+    if (part.token !== undefined) return [part.token]
+    const changed = normalizer === null ? part.text : normalizer(part.text)
+    return withoutAdded(changed, library.splitter_normalized, normalized!).flatMap((inner) => {
+      if (inner.token !== undefined) return [inner.token]
+      if (inner.text === '') return []
+      const first = part.start === 0 && inner.start === 0
+      return library.model(preTokenizer === null ? [inner.text] : preTokenizer(inner.text, { section_index: first ? 0 : 1 }))
+    })
+  })
+}
+
+interface Section {
+  readonly start: number
+  readonly text: string
+  /** The content of the added token that the section is. */
+  readonly token?: string
+}
+
+function withoutAdded (text: string, splitter: Splitter, tokens: ReadonlyMap<string, AddedToken>): Section[] {
+  if (tokens.size === 0) return [{ start: 0, text }]
+  const sections: Section[] = []
+  let [at, done] = [0, 0]
+  for (const piece of splitter.split(text)) {
+    const start = at
+    const end = at + piece.length
+    at = end
+    const token = tokens.get(piece)
+    if (token === undefined || start < done || (token.single_word && !standsAlone(text, start, end))) continue
+    const from = token.lstrip ? Math.max(done, trimSpaceEnd(text.slice(0, start)).length) : start
+    if (from > done) sections.push({ start: done, text: text.slice(done, from) })
+    sections.push({ start: from, text: piece, token: token.content })
+    done = token.rstrip ? end + /^\p{White_Space}*/u.exec(text.slice(end))![0].length : end
+  }
+  if (done < text.length) sections.push({ start: done, text: text.slice(done) })
+  return sections
+}
+
+function standsAlone (text: string, start: number, end: number): boolean {
+  const word = '[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]'
+  return !new RegExp(`${word}$`, 'u').test(text.slice(Math.max(0, start - 2), start)) && !new RegExp(`^${word}`, 'u').test(text.slice(end, end + 2))
+}
+
+/** Whether a part of the file has a regular expression. */
+function holdsPattern (part: unknown): boolean {
+  if (typeof part !== 'object' || part === null) return false
+  return Object.entries(part).some(([name, value]) => name === 'Regex' || holdsPattern(value))
+}
+
+interface DecoderConfig {
+  readonly type?: unknown
+  readonly decoders?: unknown
+  readonly stop?: unknown
+  readonly pattern?: { readonly String?: unknown } | null
+}
+
+/** Whether a further token never changes the text of those before it. */
+function appends (decoder: unknown): boolean {
+  const steps = stepsOf(decoder)
+  let joined = false
+  return steps.every(({ type, stop, pattern }) => {
+    const literal = pattern?.String
+    switch (type) {
+      case 'ByteLevel': case 'Metaspace': case 'WordPiece': return !joined
+      case 'Fuse': case 'ByteFallback':
+        joined = true
+        return true
+      // In a joined text a longer pattern could match across two tokens.
+      case 'Replace': return !joined || (typeof literal === 'string' && literal.length === 1)
+      case 'Strip': return stop === 0 || stop === undefined
+      default: return false
+    }
+  })
+}
+
+function stepsOf (decoder: unknown): DecoderConfig[] {
+  if (typeof decoder !== 'object' || decoder === null) return []
+  const { type, decoders } = decoder as DecoderConfig
+  return type === 'Sequence' && Array.isArray(decoders) ? decoders.flatMap(stepsOf) : [decoder]
 }

@@ -1,4 +1,5 @@
 import { open, stat, type FileHandle } from 'node:fs/promises'
+import { createGunzip } from 'node:zlib'
 import { DatasetError } from './errors.ts'
 
 /** A line may not be longer: beyond it the file is not what it seems, and memory is at stake. */
@@ -10,13 +11,16 @@ const NEWLINE = 0x0a
 export type Line = { readonly line: number, readonly text: string } | { readonly line: number, readonly reason: string }
 
 /**
- * Reads a UTF-8 file line by line in bounded memory. Lines that are too long or not UTF-8 come as reasons. Throws DatasetError for what is
+ * Reads a UTF-8 file, unpacked where its name ends in .gz, line by line in bounded memory.
+ * Lines that are too long or not UTF-8 come as reasons. Throws DatasetError for what is
  * no readable file.
  */
 export async function * readLines (path: string, signal?: AbortSignal): AsyncGenerator<Line> {
   const decoder = new TextDecoder('utf-8', { fatal: true })
   const handle = await openFile(path)
-  const stream = handle.createReadStream({ highWaterMark: 256 * 1024 })
+  const file = handle.createReadStream({ highWaterMark: 256 * 1024 })
+  const stream = path.toLowerCase().endsWith('.gz') ? file.pipe(createGunzip()) : file
+  file.on('error', (error) => stream.destroy(error))
   let line = 1
   let held: Uint8Array[] = []
   let heldBytes = 0
@@ -46,8 +50,12 @@ export async function * readLines (path: string, signal?: AbortSignal): AsyncGen
       if (from < chunk.byteLength) hold(chunk.subarray(from))
     }
     if (heldBytes > 0) yield take()
+  } catch (error) {
+    if (!/^(Z_|ERR_ZLIB)/.test((error as NodeJS.ErrnoException).code ?? '')) throw error
+    throw new DatasetError(`${path} cannot be unpacked: ${(error as Error).message}`, 'check that the file is whole', error)
   } finally {
     stream.destroy()
+    file.destroy()
   }
 }
 

@@ -1,4 +1,4 @@
-import type { ChatMessage, ChatTemplate } from './chat-template.ts'
+import type { ChatMessage, ChatTemplate, RenderedChat } from './chat-template.ts'
 import { DecodeStream } from './decode-stream.ts'
 import type { TokenEngine } from './engine.ts'
 import { TokenizerError } from './errors.ts'
@@ -28,6 +28,8 @@ export class Tokenizer {
   readonly #engine: TokenEngine
   readonly #specialTokens: SpecialTokens
   readonly #template: ChatTemplate | undefined
+  #generationPrompt: string | undefined
+  #closesAnswers: boolean | undefined
 
   constructor (engine: TokenEngine, { tokenizerConfig = {}, config = {}, generationConfig = {}, chatTemplate }: TokenizerSettings = {}) {
     this.answersContexts = engine.answersContexts === true
@@ -65,7 +67,7 @@ export class Tokenizer {
 
   /** Decodes ids as they are generated. `after` are the prompt's ids, which the text continues. */
   createDecodeStream (after: readonly number[] = []): DecodeStream {
-    return new DecodeStream((ids) => this.decode(ids), after)
+    return new DecodeStream((ids) => this.decode(ids), after, this.#engine.appendsText !== false)
   }
 
   /**
@@ -76,9 +78,67 @@ export class Tokenizer {
     return this.#chatTemplate().render(messages, this.#specialTokens, addGenerationPrompt)
   }
 
+  /** Writes a conversation and tells where each message went. Throws as `applyChatTemplate` does. */
+  renderChat (messages: readonly ChatMessage[]): RenderedChat {
+    return this.#chatTemplate().renderMarked(messages, this.#specialTokens, false)
+  }
+
+  /** The token ids of a conversation that the chat template wrote. */
+  encodeRendered (text: string): number[] {
+    return this.encode(text, { addSpecialTokens: !this.#chatTemplate().holdsSpecialTokens })
+  }
+
   /** The token ids of a conversation, written by the chat template. Throws as `applyChatTemplate` does. */
   encodeChat (messages: readonly ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): number[] {
-    return this.encode(this.applyChatTemplate(messages, options), { addSpecialTokens: !this.#chatTemplate().holdsSpecialTokens })
+    return this.encodeRendered(this.applyChatTemplate(messages, options))
+  }
+
+  /** Whether generation stops at a token. */
+  isStop (id: number): boolean {
+    return id === this.eosId || this.eosIds.includes(id)
+  }
+
+  /** Whether a token is no part of the text. */
+  isSpecial (id: number): boolean {
+    return this.decode([id]) === '' && this.decode([id], { skipSpecialTokens: false }).trim() !== ''
+  }
+
+  /** What the chat template writes to have the assistant speak; empty where it writes nothing. */
+  get generationPrompt (): string {
+    this.#generationPrompt ??= this.#findGenerationPrompt()
+    return this.#generationPrompt
+  }
+
+  /** Whether the chat template ends an answer that is followed by a question with a token at which generation stops. */
+  get closesAnswers (): boolean {
+    this.#closesAnswers ??= this.#findClosesAnswers()
+    return this.#closesAnswers
+  }
+
+  #findGenerationPrompt (): string {
+    try {
+      const messages = [{ role: 'user', content: 'a' }]
+      const [without, withPrompt] = [false, true].map((addGenerationPrompt) => this.applyChatTemplate(messages, { addGenerationPrompt }))
+      return withPrompt!.startsWith(without!) ? withPrompt!.slice(without!.length) : ''
+    } catch (error) {
+      if (error instanceof TokenizerError) return ''
+      throw error
+    }
+  }
+
+  #findClosesAnswers (): boolean {
+    const turn = (role: string, content: string): ChatMessage => ({ role, content })
+    try {
+      const { text, marks } = this.renderChat([turn('user', 'a'), turn('assistant', 'b'), turn('user', 'c'), turn('assistant', 'd')])
+      const [answer, question] = [1, 2].map((message) => marks.find(({ source }) => source.message === message))
+      if (answer === undefined || question === undefined) return true
+      const between = this.encode(text.slice(answer.end, question.start), { addSpecialTokens: false })
+      const first = between.find((id) => this.decode([id], { skipSpecialTokens: false }).trim() !== '')
+      return between.some((id) => this.isStop(id)) || (first !== undefined && this.isSpecial(first))
+    } catch (error) {
+      if (error instanceof TokenizerError) return true
+      throw error
+    }
   }
 
   #chatTemplate (): ChatTemplate {

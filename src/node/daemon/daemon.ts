@@ -13,6 +13,7 @@ import { loadSettings, type Settings } from '../home/settings.ts'
 import { Gate } from '../network/gate.ts'
 import { createMidspanNode, startNode, type MidspanNode } from '../network/libp2p.ts'
 import { ServerLinks } from '../network/server-links.ts'
+import { checkAnnounced } from '../network/transports.ts'
 import { AGENT } from '../process/version.ts'
 import { openLog } from './logging.ts'
 import { operationsOf } from './operations.ts'
@@ -85,6 +86,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const choice = await chooseDevice(settings.device, signal)
   logger.info({ device: choice.kind, reason: choice.reason }, 'device chosen')
 
+  for (const address of settings.announce) checkAnnounced(address, peerId.toString())
   const node = await createMidspanNode({
     privateKey: key,
     role: isServer ? 'server' : 'client',
@@ -111,7 +113,10 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       residualBytes: settings.residualBytes
     },
     logger,
-    dial: async (peer, protocol, signal) => await gate.dial(peer, protocol, signal),
+    dial: async (peer, protocol, signal) => {
+      if (!gate.isGreeted(peer)) links.dialNow()
+      return await gate.dial(peer, protocol, signal)
+    },
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },
     unhandle: async (protocol) => { await gate.unhandle(protocol) },
     onDisconnect: (listener) => gate.onDisconnect(listener)
@@ -146,7 +151,8 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       removed: (peer) => { role.removed?.(peer) }
     })
     : undefined
-  await startNode(node, listen)
+  const unused = await startNode(node, listen)
+  if (unused.length > 0) logger.warn({ addresses: unused }, 'cannot listen on some addresses, and listens on the others')
   cleanups.push(async () => { await links.stop() })
   await links.start()
 
@@ -166,6 +172,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       home: home.root,
       federation: { id: signed.id, name: charter.name },
       addresses: node.getMultiaddrs().map(String),
+      listening: node.services.transports.getAddrs().map((address) => `${address.toString()}/p2p/${peerId.toString()}`),
       device,
       deviceReason: settings.compute === 'fp32' ? choice.reason : `${choice.reason}; products with weights in ${settings.compute}`,
       blocks: isServer ? blockSpan(blocks) : null,

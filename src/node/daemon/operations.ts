@@ -9,6 +9,7 @@ import type { Membership } from '../federation/membership.ts'
 import type { Home } from '../home/home.ts'
 import { updateConfig } from '../home/settings.ts'
 import type { Gate } from '../network/gate.ts'
+import { chooseInviteAddresses } from '../network/invite-addresses.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
 import type { ServerLinks } from '../network/server-links.ts'
 import { listPeers } from './peer-status.ts'
@@ -40,7 +41,18 @@ export function operationsOf (running: Running): OfferedOperations {
     return {
       ...role.operations,
       ...common,
-      async *invite (parameters) { yield await invite(running, parameters) },
+      async *invite (parameters) { yield await invite(running, services, parameters) },
+      async *invites () {
+        yield {
+          invites: services.invites().map(({ expiresAtMs, ...rest }) => ({ ...rest, expires: new Date(expiresAtMs).toISOString() }))
+        }
+      },
+      async *revoke ({ invite: id }) {
+        const revoked = await services.revoke(id)
+        if (revoked === undefined)
+          throw new UsageError('no invite, or more than one, has this id', 'copy an id from: midspan invites')
+        yield { revoked }
+      },
       async *remove ({ peer }) { yield await remove(services, peer) }
     }
   }
@@ -53,23 +65,29 @@ export function operationsOf (running: Running): OfferedOperations {
 
 async function invite (
   { node, membership: { key, signed } }: Running,
+  services: ServerServices,
   { role, expiresMs, uses }: ParametersOf<'invite'>
 ): Promise<ResultOf<'invite'>> {
   const expiresAtMs = Date.now() + expiresMs
-  const made = await createInvite({
-    federation: signed.id,
-    addresses: farthestFirst(node.getMultiaddrs().map(String)),
+  const { addresses, warning } = chooseInviteAddresses(node.getMultiaddrs())
+  const made = await createInvite({ federation: signed.id, addresses: addresses.map(String), role, expiresAtMs, uses }, key)
+  await services.issue(made)
+  return {
+    invite: formatInvite(made),
+    id: made.nonce,
     role,
-    expiresAtMs,
-    uses
-  }, key)
-  return { invite: formatInvite(made), role, expires: new Date(expiresAtMs).toISOString(), uses, addresses: made.addresses }
+    expires: new Date(expiresAtMs).toISOString(),
+    uses,
+    addresses: made.addresses,
+    warning: warning ?? null
+  }
 }
 
 async function remove (services: ServerServices, peer: string): Promise<ResultOf<'remove'>> {
   if (!await services.remove(peerIdOf(peer)))
     throw new UsageError(`${peer} has no place in this federation`, 'those that have one are the members in: midspan status --json')
-  return { removed: peer }
+  const openInvites = services.invites().filter(({ usedBy }) => usedBy.includes(peer)).map(({ id }) => id)
+  return { removed: peer, ...(openInvites.length === 0 ? {} : { openInvites }) }
 }
 
 function peerIdOf (text: string): PeerId {
@@ -78,12 +96,6 @@ function peerIdOf (text: string): PeerId {
   } catch (error) {
     throw new UsageError(`the peer ${text} is not an Ed25519 peer id`, 'copy its id from: midspan status --json', error)
   }
-}
-
-/** An invite holds few addresses: those that only this machine can dial come last. */
-function farthestFirst (addresses: readonly string[]): string[] {
-  const isLoopback = (address: string): number => Number(/^\/(ip4\/127\.|ip6\/::1\/)/.test(address))
-  return addresses.toSorted((a, b) => isLoopback(a) - isLoopback(b))
 }
 
 /**

@@ -1,7 +1,14 @@
 import type { PeerId, Stream } from '@libp2p/interface'
 import { openModelDirectory } from '../../model/checkpoint/directory.ts'
 import { protocolId } from '../../protocols/charter/index.ts'
-import { Admission, HelloHost, type AdmissionState, type AdmittedPeer } from '../../protocols/hello/index.ts'
+import {
+  Admission,
+  HelloHost,
+  type AdmissionState,
+  type AdmittedPeer,
+  type Invite,
+  type OutstandingInvite
+} from '../../protocols/hello/index.ts'
 import { answerStatus, type PeerStatus } from '../../protocols/status/status.ts'
 import { WeightsService } from '../../protocols/weights/index.ts'
 import type { Logger } from '../../roles/context.ts'
@@ -9,6 +16,7 @@ import { readAdmission, writeAdmission, type Membership } from '../federation/me
 import { servableOf, weightSource } from '../federation/servable-weights.ts'
 import type { Home } from '../home/home.ts'
 import type { Settings } from '../home/settings.ts'
+import { addressKey } from '../network/address-key.ts'
 import type { Gate } from '../network/gate.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
 import { AGENT } from '../process/version.ts'
@@ -30,7 +38,7 @@ export interface ServerServicesOptions {
 /** Streams of hello that one connection may have open at once. */
 const MAX_HELLO_STREAMS = 2
 
-/** How long a refused peer has to read why: its connection ending at once could reach it before the refusal does. */
+/** How long a refused peer has to read why: the end of its connection could reach it before the refusal does. */
 const REFUSAL_READING_MS = 2_000
 
 /** How long a refused peer's other streams have to end before its connection is cut. */
@@ -44,19 +52,29 @@ export interface Member extends AdmittedPeer {
 /** What a server's operator asks of its services. */
 export interface ServerServices {
   members (): Member[]
-  /** Takes a peer's place away and hangs up. Resolves to whether it had one. */
+  /** Takes a peer's place away and hangs up. Resolves to whether it had one. The peer stays removed until it is invited anew. */
   remove (peer: PeerId): Promise<boolean>
+  /** Notes an invite that was made, so that it can be listed and revoked. */
+  issue (invite: Invite): Promise<void>
+  /** The invites that can still be used. */
+  invites (): OutstandingInvite[]
+  /** Ends an invite by its id or the beginning of it. Resolves to its id, or undefined where no single invite begins so. */
+  revoke (id: string): Promise<string | undefined>
 }
 
 /** Registers what every server offers: hello for all, weights and status for those it welcomed. */
 export async function offerServerServices (options: ServerServicesOptions): Promise<ServerServices> {
   const { home, node, gate, logger, membership: { signed }, model, status } = options
   const admission = await admissionOf(options)
-  const host = helloHost(options, admission)
+  const persist = inTurn(async (state: AdmissionState) => { await writeAdmission(home, state) })
+  const host = helloHost(options, admission, persist)
   await node.handle(protocolId('hello'), async (stream, connection) => {
     const peer = connection.remotePeer
     try {
-      if (await host.answer(stream, peer)) return
+      if (await host.answer(stream, peer, addressKey(connection.remoteAddr))) {
+        gate.supersede(connection)
+        return
+      }
     } catch (error) {
       logger.warn({ peer: peer.toString(), err: error }, 'a hello failed')
     }
@@ -84,6 +102,16 @@ export async function offerServerServices (options: ServerServicesOptions): Prom
         for (const connection of node.getConnections(peer)) connection.abort(new Error('removed'))
       })
       return had
+    },
+    issue: async (invite) => {
+      admission.issue(invite)
+      await persist(admission.state)
+    },
+    invites: () => admission.outstanding(),
+    revoke: async (id) => {
+      const revoked = admission.revoke(id)
+      if (revoked !== undefined) await persist(admission.state)
+      return revoked
     }
   }
 }
@@ -100,12 +128,17 @@ async function admissionOf ({ home, membership: { signed, peerId }, settings }: 
   }, await readAdmission(home))
 }
 
-function helloHost ({ home, gate, logger, membership: { signed }, removed }: ServerServicesOptions, admission: Admission): HelloHost {
+function helloHost (
+  { gate, logger, membership: { signed }, removed }: ServerServicesOptions,
+  admission: Admission,
+  persist: (state: AdmissionState) => Promise<void>
+): HelloHost {
   return new HelloHost({
     agent: AGENT,
     charter: signed,
     admission,
-    persist: inTurn(async (state) => { await writeAdmission(home, state) }),
+    persist,
+    advertised: async (peer) => await gate.advertisedRole(peer),
     welcomed: (peer, role, agent) => { gate.greet(peer, role, agent) },
     left: (peer) => {
       logger.info({ peer: peer.toString() }, 'a peer left the federation')
@@ -115,7 +148,7 @@ function helloHost ({ home, gate, logger, membership: { signed }, removed }: Ser
   })
 }
 
-/** Writes of the same state, one after the other: each writes what is newest when its turn comes. */
+/** Returns a writer of one state whose writes follow one another: each writes the state as it is when its turn comes. */
 function inTurn (write: (state: AdmissionState) => Promise<void>): (state: AdmissionState) => Promise<void> {
   let last = Promise.resolve()
   return async (state) => {

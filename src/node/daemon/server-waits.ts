@@ -140,7 +140,8 @@ function isWaiting (event: unknown): boolean {
 /** Whether a promise settles in time. */
 async function settles (promise: Promise<unknown>, ms: number): Promise<boolean> {
   const { promise: late, resolve } = Promise.withResolvers<boolean>()
-  const timer = setTimeout(() => { resolve(false) }, ms)
+  // A timer drops fractions: rounded down, it would end just before its time.
+  const timer = setTimeout(() => { resolve(false) }, Math.ceil(ms))
   try {
     return await Promise.race([promise.then(() => true, () => true), late])
   } finally {

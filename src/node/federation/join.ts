@@ -21,8 +21,7 @@ import { HomeInUseError, homeAt, replaceFile, type Home } from '../home/home.ts'
 import { loadOrCreateIdentity } from '../home/identity.ts'
 import { withHome } from '../home/lock.ts'
 import { readConfig, updateConfig } from '../home/settings.ts'
-import { withPeer } from '../network/addresses.ts'
-import { UnreachableError } from '../network/gate.ts'
+import { dialPeer, UnreachableError } from '../network/dial.ts'
 import { createMidspanNode, type MidspanNode } from '../network/libp2p.ts'
 import { AGENT } from '../process/version.ts'
 import { readServers, writeServers } from './membership.ts'
@@ -223,12 +222,13 @@ async function open (
   protocol: string,
   signal: AbortSignal
 ): Promise<Stream> {
+  const what = `the server ${server.toString()}`
+  const connection = node.getConnections(server)[0] ?? await dialPeer(node, server, addresses, what, signal)
   try {
-    const known = node.getConnections(server).length > 0
-    return await node.dialProtocol(known ? server : withPeer(addresses, server), protocol, { signal })
+    return await connection.newStream(protocol, { signal })
   } catch (error) {
     signal.throwIfAborted()
-    throw new UnreachableError(`the server ${server.toString()}`, error)
+    throw new UnreachableError(what, error)
   }
 }
 

@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { UsageError } from '../../errors.ts'
 import { verifyCharter, type SignedCharter } from '../../protocols/charter/index.ts'
 import { peerIdSchema } from '../../protocols/charter/schema.ts'
-import type { AdmissionState } from '../../protocols/hello/index.ts'
+import { emptyAdmission, type AdmissionState } from '../../protocols/hello/index.ts'
 import { NoFederationError, readIfPresent, replaceFile, type Home } from '../home/home.ts'
 import { loadIdentity } from '../home/identity.ts'
 
@@ -23,12 +23,23 @@ export interface KnownAddress {
 
 const serversSchema = z.array(z.strictObject({ peerId: peerIdSchema, addresses: z.array(z.string()) }))
 
+const roleSchema = z.enum(['client', 'server'])
+
 const admissionSchema = z.strictObject({
   peers: z.record(
     peerIdSchema,
-    z.strictObject({ role: z.enum(['client', 'server']), how: z.enum(['invite', 'allow-list', 'open']), at: z.iso.datetime() })
+    z.strictObject({ role: roleSchema, how: z.enum(['invite', 'allow-list', 'open']), at: z.iso.datetime() })
   ),
-  invites: z.record(z.string().regex(/^[0-9a-f]{32}$/), z.strictObject({ expiresAtMs: z.number(), usedBy: z.array(peerIdSchema) }))
+  invites: z.record(z.string().regex(/^[0-9a-f]{32}$/), z.strictObject({
+    expiresAtMs: z.number(),
+    usedBy: z.array(peerIdSchema),
+    role: roleSchema.optional(),
+    uses: z.int().optional(),
+    issuedAtMs: z.number().optional(),
+    revoked: z.boolean().optional()
+  })),
+  /** A home of before peers could be removed for good has none. */
+  removed: z.record(peerIdSchema, z.number()).default({})
 })
 
 /** Reads and checks what a home belongs to. Throws NoFederationError, or the charter's errors. */
@@ -48,7 +59,7 @@ export async function writeServers (home: Home, servers: readonly KnownAddress[]
 }
 
 export async function readAdmission (home: Home): Promise<AdmissionState> {
-  return await readJson(home.admission, admissionSchema) ?? { peers: {}, invites: {} }
+  return await readJson(home.admission, admissionSchema) ?? emptyAdmission()
 }
 
 export async function writeAdmission (home: Home, state: AdmissionState): Promise<void> {

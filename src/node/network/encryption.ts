@@ -1,11 +1,35 @@
 import { createSecretKey, type KeyObject } from 'node:crypto'
 import { noise, type NoiseComponents } from '@chainsafe/libp2p-noise'
 import { defaultCrypto, nodeCrypto } from '@chainsafe/libp2p-noise/crypto'
-import type { AbortOptions, ConnectionEncrypter, MessageStream } from '@libp2p/interface'
+import type {
+  AbortOptions,
+  ConnectionEncrypter,
+  MessageStream,
+  MultiaddrConnection,
+  PeerId,
+  SecuredConnection
+} from '@libp2p/interface'
 import { Uint8ArrayList } from 'uint8arraylist'
 
-/** libp2p's Noise, at less cost a message. */
-export function connectionEncrypter (): (components: NoiseComponents) => ConnectionEncrypter {
+/** What a connection became by its handshake: the transport below it, the secured connection above, and whose it is. */
+export interface SecuredTransport {
+  readonly transport: MultiaddrConnection
+  readonly secured: MessageStream
+  readonly remotePeer: PeerId
+}
+
+/** Hooks of a node around the handshakes of its connections. */
+export interface EncrypterHooks {
+  /** Called before an inbound handshake. Throws where it must not begin. */
+  readonly beforeInbound?: (transport: MultiaddrConnection) => void
+  /** Called with each secured connection before anything is sent over it. */
+  readonly onSecured?: (connection: SecuredTransport) => void
+}
+
+/** libp2p's Noise at less cost a message: key objects in place of key bytes, one write a short message, delayed window updates. */
+export function connectionEncrypter (
+  { beforeInbound = () => {}, onSecured = () => {} }: EncrypterHooks = {}
+): (components: NoiseComponents) => ConnectionEncrypter {
   const create = noise({
     crypto: {
       ...defaultCrypto,
@@ -17,12 +41,20 @@ export function connectionEncrypter (): (components: NoiseComponents) => Connect
   })
   return (components) => {
     const encrypter = create(components)
+    const finish = <Secured extends SecuredConnection> (transport: MessageStream, secured: Secured): Secured => {
+      useQuietDecoder(secured.connection)
+      delayWindowUpdates(transport, secured.connection)
+      // libp2p hands the transport's own connection to its encrypter where no private network lies between.
+      onSecured({ transport: transport as MultiaddrConnection, secured: secured.connection, remotePeer: secured.remotePeer })
+      return secured
+    }
     return {
       protocol: encrypter.protocol,
-      secureInbound: async (connection, options) =>
-        gathered(connection, withQuietDecoder(await encrypter.secureInbound(inOnePiece(connection), options))),
-      secureOutbound: async (connection, options) =>
-        gathered(connection, withQuietDecoder(await encrypter.secureOutbound(inOnePiece(connection), options)))
+      secureInbound: async (connection, options) => {
+        beforeInbound(connection as MultiaddrConnection)
+        return finish(connection, await encrypter.secureInbound(sendWhole(connection), options))
+      },
+      secureOutbound: async (connection, options) => finish(connection, await encrypter.secureOutbound(sendWhole(connection), options))
     }
   }
 }
@@ -30,8 +62,8 @@ export function connectionEncrypter (): (components: NoiseComponents) => Connect
 const keys = new WeakMap<Uint8Array, KeyObject>()
 
 /**
- * The same key as an object: Node 24 takes ten times as long to begin a message with a key given as bytes. Noise passes it on to
- * node:crypto, which takes either.
+ * Returns a key as an object, because Node 24 takes ten times as long to begin a message with a key given as bytes. Noise passes the key
+ * on to node:crypto, which takes either.
  */
 function prepared (bytes: Uint8Array): Uint8Array {
   const key = keys.get(bytes) ?? createSecretKey(bytes)
@@ -39,65 +71,67 @@ function prepared (bytes: Uint8Array): Uint8Array {
   return key as unknown as Uint8Array
 }
 
-/** Larger lists cost more to copy than their pieces to handle one by one. */
+/** A longer list of bytes costs more to copy than its pieces cost to handle one by one. */
 const JOINED_UP_TO_BYTES = 16 * 1024
 
-/** A short list of bytes as what it makes up. */
+/** Returns a short list of bytes as one array, and a long list as it is. */
 function joined<Bytes extends { readonly byteLength: number, readonly subarray: () => Uint8Array }> (bytes: Bytes): Bytes | Uint8Array {
   return bytes.byteLength <= JOINED_UP_TO_BYTES ? bytes.subarray() : bytes
 }
 
 /**
- * Has a connection send short messages whole: each of their pieces would be a write to the socket of its own, and a packet that the other
- * end wakes for.
+ * Makes a connection send each short message as one array. Otherwise each piece of a message would be a write to the socket of its own,
+ * and a packet for which the other end wakes.
  */
-function inOnePiece<Connection extends MessageStream> (connection: Connection): Connection {
+function sendWhole<Connection extends MessageStream> (connection: Connection): Connection {
   const send = connection.send.bind(connection)
   connection.send = (data) => send(joined(data))
   return connection
 }
 
-/** The longest message that a length of two bytes can tell of. */
+/** The longest message of Noise: its length is written in two bytes. */
 const MAX_LENGTH = 2 ** 16 - 1
 
-/** A length of two bytes, most significant first. Where there are fewer, the longest: no message of that length is here either. */
+/**
+ * Reads a length of two bytes, the most significant first. Where fewer bytes are there, returns the greatest length: a decoder then waits
+ * for more bytes, as it does for any message that is not complete.
+ */
 function decodeLength (bytes: Uint8Array | Uint8ArrayList): number {
   if (bytes.byteLength < 2) return MAX_LENGTH
   return bytes instanceof Uint8Array ? (bytes[0] as number) * 256 + (bytes[1] as number) : bytes.get(0) * 256 + bytes.get(1)
 }
 
 /**
- * Noise looks for a length after every message, and learns from an error that there is none: to throw one costs as much as to decrypt the
- * message.
+ * Replaces the function that reads lengths in a secured connection's decoder. After every message Noise tries to read another length, and
+ * its own function throws where none is there, which costs as much as to decrypt the message.
  */
-function withQuietDecoder<Secured extends { readonly connection: MessageStream }> (secured: Secured): Secured {
-  const { decoder } = secured.connection as MessageStream & { readonly decoder?: { lengthDecoder?: unknown } }
+function useQuietDecoder (connection: MessageStream & { readonly decoder?: { lengthDecoder?: unknown } }): void {
+  const { decoder } = connection
   if (typeof decoder?.lengthDecoder === 'function') decoder.lengthDecoder = decodeLength
-  return secured
 }
 
 /**
- * How a yamux frame begins (version, type, two bytes of flags) that answers a message: it gives back what the message took of the sender's
- * window, and says nothing else. Frames of this type that open or close a stream have flags.
+ * The first four bytes of a yamux frame that is only a window update: version 0, type 1, no flags. It allows the other end to send as many
+ * bytes as this end has read. A frame of type 1 with flags opens or closes a stream.
  */
 const WINDOW_UPDATE = [0, 1, 0, 0]
 
-/** Such a frame has no data after its header. */
+/** The length of a yamux frame without data. */
 const MUXER_HEADER_BYTES = 12
 
-/** How long such a frame may wait for a message to go with: that of a large model's next token. */
-const MOST_DELAY_MS = 50
+/** How long a window update may wait for a message to leave with: as long as a large model takes for its next token. */
+const MAX_DELAY_MS = 50
 
-/** What may come in meanwhile: below the least window by far, so that no sender waits for what is kept. */
-const MOST_RECEIVED_BYTES = 64 * 1024
+/** Bytes that may come in while window updates wait: far below the smallest window, so that no sender runs out of window. */
+const MAX_RECEIVED_BYTES = 64 * 1024
 
 /**
- * Has a secured connection keep what gives back a window for the message that follows it: the other end need not wake for it, least of
- * all while it computes. Where none follows soon, or much comes in, it leaves alone. Nothing overtakes anything.
+ * Makes a secured connection keep window updates back until the next message and send both in one write, so that the other end, which may
+ * be computing, wakes once. Window updates leave alone after MAX_DELAY_MS, and at once after MAX_RECEIVED_BYTES came in. The order of
+ * frames stays as it is.
  */
-function gathered<Secured extends { readonly connection: MessageStream }> (raw: MessageStream, secured: Secured): Secured {
-  const { connection } = secured
-  const [send, close] = [connection.send.bind(connection), connection.close.bind(connection)]
+function delayWindowUpdates (transport: MessageStream, secured: MessageStream): void {
+  const [send, close] = [secured.send.bind(secured), secured.close.bind(secured)]
   const kept = new Uint8ArrayList()
   let receivedBytes = 0
   let timer: NodeJS.Timeout | undefined
@@ -109,29 +143,28 @@ function gathered<Secured extends { readonly connection: MessageStream }> (raw: 
     return bytes
   }
   const flush = (): void => {
-    if (kept.byteLength === 0 || connection.status !== 'open') return
+    if (kept.byteLength === 0 || secured.status !== 'open') return
     try {
       send(takeKept())
     } catch {
-      // The connection under it ended first, and says so itself.
+      // The transport ended first, and tells its users so itself.
     }
   }
-  // Not of the secured connection: with a listener before the muxer's, it would not keep what comes before that one.
-  raw.addEventListener('message', ({ data }) => { receivedBytes += data.byteLength })
-  connection.send = (data) => {
+  // The transport's event is counted: a listener on the secured connection would make it deliver bytes before the muxer listens.
+  transport.addEventListener('message', ({ data }) => { receivedBytes += data.byteLength })
+  secured.send = (data) => {
     const mayWait = data instanceof Uint8Array && data.byteLength === MUXER_HEADER_BYTES &&
       WINDOW_UPDATE.every((byte, index) => data[index] === byte)
-    if (mayWait && receivedBytes < MOST_RECEIVED_BYTES) {
-      timer ??= setTimeout(flush, MOST_DELAY_MS)
+    if (mayWait && receivedBytes < MAX_RECEIVED_BYTES) {
+      timer ??= setTimeout(flush, MAX_DELAY_MS)
       kept.append(data)
       return true
     }
     receivedBytes = 0
     return send(kept.byteLength === 0 ? data : new Uint8ArrayList(takeKept(), data))
   }
-  connection.close = async (options?: AbortOptions) => {
+  secured.close = async (options?: AbortOptions) => {
     flush()
     await close(options)
   }
-  return secured
 }

@@ -1,9 +1,9 @@
 import type { Connection, PeerId, Stream } from '@libp2p/interface'
-import { isDefect, MidspanError } from '../../errors.ts'
 import { RefusedError, REFUSALS } from '../../protocols/hello/index.ts'
 import { ControlStream } from '../../protocols/wire/control.ts'
 import { FailureSchema } from '../../protocols/wire/wire_pb.ts'
 import type { HandleOptions, Logger, ProtocolHandler } from '../../roles/context.ts'
+import { UnreachableError } from './dial.ts'
 import { roleAmong, type MidspanNode, type Role } from './libp2p.ts'
 
 /** A peer that was let in, or that let us in, on a connection that still stands. */
@@ -14,68 +14,58 @@ export interface GreetedPeer {
   readonly since: Date
 }
 
-/** There is no way to a peer now. */
-export class UnreachableError extends MidspanError {
-  static readonly code = 'E_UNREACHABLE'
-
-  constructor (what: string, cause?: unknown) {
-    super(UnreachableError.code, `${what} cannot be reached${cause instanceof Error ? `: ${cause.message.split('\n')[0]}` : ''}`, {
-      next: 'check that it runs, and that its address can be reached from here',
-      cause,
-      // A peer that does not speak a protocol will not learn it by being asked again.
-      retryable: !isDefect(cause) && !(cause instanceof Error && cause.name === 'UnsupportedProtocolError')
-    })
-  }
-}
-
 /** Streams of one protocol on one connection; a role that needs more says so. */
 const MAX_INBOUND_STREAMS = 4
 
-/**
- * A peer that dials says hello at once; one that does not keeps its connection no longer than this, or strangers could take all there are.
- */
-const HELLO_WITHIN_MS = 30_000
+/** A peer that dials says hello at once, within four round trips; one that does not gives its place to others. */
+const HELLO_WITHIN_MS = 10_000
 
-/** A peer needs one connection, and for a moment two when it comes back before its old one is known to be broken. */
+/** A peer needs one connection, and several for a moment while its network changes. */
 const MAX_CONNECTIONS_PER_PEER = 4
 
 /** How long a peer that is refused anyway may keep its stream. */
 const REFUSAL_TIMEOUT_MS = 5_000
+
+/** A stream is opened in two round trips; on a slow uplink they wait behind the tensors that are being sent. */
+const OPEN_TIMEOUT_MS = 30_000
+
+/** How long the identify protocol may take on a new connection: one round trip. */
+const IDENTIFY_TIMEOUT_MS = 5_000
+
+/** How often the peer store is cleared of strangers that were written to it while they left. */
+const SWEEP_INTERVAL_MS = 60_000
 
 /** Every protocol but hello passes through here: only peers that said hello, and were welcomed, on a standing connection get through. */
 export class Gate {
   readonly #node: MidspanNode
   readonly #logger: Logger
   readonly #greeted = new Map<string, GreetedPeer>()
-  /** What connected peers advertise, as soon as they were identified. */
+  /** The role that each connected peer advertises, from when it was identified. */
   readonly #advertised = new Map<string, Role | 'none'>()
+  /** What waits to hear the role that a peer advertises. */
+  readonly #identified = new Map<string, Set<() => void>>()
   readonly #listeners = new Set<(peer: PeerId) => void>()
 
   constructor (node: MidspanNode, logger: Logger, helloWithinMs = HELLO_WITHIN_MS) {
     this.#node = node
     this.#logger = logger
-    node.addEventListener('connection:open', ({ detail: connection }) => {
-      if (connection.direction !== 'inbound') return
-      const { remotePeer } = connection
-      if (node.getConnections(remotePeer).indexOf(connection) >= MAX_CONNECTIONS_PER_PEER) {
-        logger.warn({ peer: remotePeer.toString() }, 'a peer has too many connections')
-        connection.abort(new Error('too many connections'))
-        return
-      }
-      const timer = setTimeout(() => {
-        if (connection.status === 'open' && !this.isGreeted(remotePeer)) connection.abort(new Error('the peer said no hello'))
-      }, helloWithinMs)
-      timer.unref()
-      connection.addEventListener('close', () => { clearTimeout(timer) }, { once: true })
-    })
+    node.services.inbound.onRefused(({ address, reason }) => { logger.warn({ address, reason }, 'no room for a connection') })
+    node.addEventListener('connection:open', ({ detail: connection }) => { this.#watch(connection, helloWithinMs) })
     node.addEventListener('peer:disconnect', ({ detail }) => {
       this.#advertised.delete(detail.toString())
       this.forget(detail)
+      this.#forgetStored(detail)
     })
     node.addEventListener('peer:identify', ({ detail: { peerId, protocols } }) => {
       if (!this.#isConnected(peerId)) return
       this.#advertised.set(peerId.toString(), roleAmong(protocols) ?? 'none')
+      for (const resume of this.#identified.get(peerId.toString()) ?? []) resume()
       this.#checkRole(peerId)
+    })
+    node.addEventListener('start', () => {
+      const sweep = setInterval(() => { void this.#sweep() }, SWEEP_INTERVAL_MS)
+      sweep.unref()
+      node.addEventListener('stop', () => { clearInterval(sweep) }, { once: true })
     })
   }
 
@@ -84,6 +74,7 @@ export class Gate {
     if (!this.#isConnected(peerId)) return
     const since = this.#greeted.get(peerId.toString())?.since ?? new Date()
     this.#greeted.set(peerId.toString(), { peerId, role, agent, since })
+    this.#node.services.inbound.greet(peerId.toString())
     this.#logger.info({ peer: peerId.toString(), role, agent }, 'greeted a peer')
     this.#checkRole(peerId)
   }
@@ -91,8 +82,37 @@ export class Gate {
   /** Lets a peer through no more, and tells whoever listens for that. */
   forget (peerId: PeerId): void {
     if (!this.#greeted.delete(peerId.toString())) return
+    this.#node.services.inbound.forget(peerId.toString())
     this.#logger.info({ peer: peerId.toString() }, 'a peer is gone')
     for (const listener of this.#listeners) listener(peerId)
+  }
+
+  /**
+   * Closes a peer's older connections: one that says hello again on a new connection has lost them, and what runs over them would wait
+   * until they are known to be dead.
+   */
+  supersede (newest: Connection): void {
+    for (const connection of this.#node.getConnections(newest.remotePeer)) {
+      if (connection !== newest && connection.timeline.open <= newest.timeline.open) {
+        connection.abort(new Error('the peer said hello on a newer connection'))
+      }
+    }
+  }
+
+  /** Resolves to the role that a connected peer advertises by identify, `none` where it advertises no role or does not identify itself. */
+  async advertisedRole (peerId: PeerId): Promise<Role | 'none'> {
+    const id = peerId.toString()
+    const known = this.#advertised.get(id)
+    if (known !== undefined) return known
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const waiting = this.#identified.get(id) ?? new Set()
+    this.#identified.set(id, waiting.add(resolve))
+    const timer = setTimeout(resolve, IDENTIFY_TIMEOUT_MS)
+    await promise
+    clearTimeout(timer)
+    waiting.delete(resolve)
+    if (waiting.size === 0) this.#identified.delete(id)
+    return this.#advertised.get(id) ?? 'none'
   }
 
   isGreeted (peerId: PeerId): boolean {
@@ -133,15 +153,52 @@ export class Gate {
     await this.#node.unhandle(protocol)
   }
 
-  /** Opens a stream to a greeted peer. Throws UnreachableError where there is none. */
+  /** Opens a stream to a greeted peer on its newest connection. Throws UnreachableError where there is no way to it within 30 s. */
   async dial (peerId: PeerId, protocol: string, signal: AbortSignal): Promise<Stream> {
-    if (!this.isGreeted(peerId)) throw new UnreachableError(peerId.toString())
+    const connection = this.#newestConnection(peerId)
+    if (!this.isGreeted(peerId) || connection === undefined) throw new UnreachableError(peerId.toString())
     try {
-      return await this.#node.dialProtocol(peerId, protocol, { signal })
+      return await connection.newStream(protocol, { signal: AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]) })
     } catch (error) {
       signal.throwIfAborted()
       throw new UnreachableError(peerId.toString(), error)
     }
+  }
+
+  #newestConnection (peerId: PeerId): Connection | undefined {
+    return this.#node.getConnections(peerId).filter(({ status }) => status === 'open')
+      .toSorted((a, b) => b.timeline.open - a.timeline.open)[0]
+  }
+
+  /** Has a new connection say hello in time, and closes the oldest of its peer's where the peer has too many. */
+  #watch (connection: Connection, helloWithinMs: number): void {
+    const { remotePeer } = connection
+    connection.addEventListener('close', ({ error }) => {
+      if (error !== undefined) this.#logger.info({ peer: remotePeer.toString(), reason: error.message }, 'a connection broke')
+    }, { once: true })
+    if (connection.direction !== 'inbound') return
+    const others = this.#node.getConnections(remotePeer).filter((other) => other !== connection)
+      .toSorted((a, b) => a.timeline.open - b.timeline.open)
+    for (const other of others.slice(0, Math.max(others.length - MAX_CONNECTIONS_PER_PEER + 1, 0))) {
+      other.abort(new Error('the peer has newer connections'))
+    }
+    const timer = setTimeout(() => {
+      if (connection.status === 'open' && !this.isGreeted(remotePeer)) connection.abort(new Error('the peer said no hello'))
+    }, helloWithinMs)
+    timer.unref()
+    connection.addEventListener('close', () => { clearTimeout(timer) }, { once: true })
+  }
+
+  /** Deletes what libp2p stored of a peer that left: it keeps 60 KB of every stranger for six hours. */
+  #forgetStored (peerId: PeerId): void {
+    void this.#node.peerStore.delete(peerId).catch((error: unknown) => {
+      this.#logger.debug({ peer: peerId.toString(), err: error }, 'could not forget a peer')
+    })
+  }
+
+  /** Deletes stored peers that are not connected: a stream that was being opened while its peer left stored the peer again. */
+  async #sweep (): Promise<void> {
+    for (const { id } of await this.#node.peerStore.all().catch(() => [])) if (!this.#isConnected(id)) this.#forgetStored(id)
   }
 
   #isConnected (peerId: PeerId): boolean {
@@ -161,10 +218,13 @@ export class Gate {
   }
 }
 
-/** Waits for the peer's first words: a stream that is reset before its protocol is agreed on carries no refusal. */
+/**
+ * Refuses a stream. Waits for the peer's first message before it does: a stream that is reset before its protocol is agreed on carries no
+ * refusal.
+ */
 async function refuse (stream: Stream, { remotePeer }: Connection): Promise<void> {
   const control = new ControlStream(stream, { outgoing: FailureSchema, incoming: FailureSchema })
-  await control.read(AbortSignal.timeout(REFUSAL_TIMEOUT_MS)).catch(() => {}) // whatever it says
+  await control.read(AbortSignal.timeout(REFUSAL_TIMEOUT_MS)).catch(() => {}) // the answer is the same whatever the message is
   control.abort(
     new RefusedError(REFUSALS.notAdmitted, 'peer', `${remotePeer.toString()} is not admitted to this federation, or has not said hello`)
   )

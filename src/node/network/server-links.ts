@@ -8,15 +8,27 @@ import { RefusedError, REFUSALS, sayHello } from '../../protocols/hello/index.ts
 import type { KnownServer, Logger } from '../../roles/context.ts'
 import type { KnownAddress } from '../federation/membership.ts'
 import { AGENT } from '../process/version.ts'
-import { withPeer } from './addresses.ts'
-import { UnreachableError, type Gate } from './gate.ts'
+import { dialPeer, UnreachableError } from './dial.ts'
+import type { Gate } from './gate.ts'
 import type { MidspanNode } from './libp2p.ts'
 
-/** A server that restarts is back within seconds, and training waits for it; a refusal seldom becomes a welcome. */
-const FIRST_RETRY_MS = 750
-const LAST_RETRY_MS = 10_000
+/** A server that restarts is back within seconds, and training waits for it: it is dialled again about once a second. */
+const FIRST_RETRY_MS = 250
+const LAST_RETRY_MS = 1_500
+
+/** How long a server is dialled that often; one that is away for longer is dialled less often. */
+const EAGER_MS = 3_600_000
+const PATIENT_RETRY_MS = 10_000
+
+/** A refusal seldom becomes a welcome. */
 const REFUSED_RETRY_MS = 60_000
 const HELLO_TIMEOUT_MS = 30_000
+
+/** Says how long to wait at least for the next dial, after the server has been away for `awayMs`. */
+export function leastPauseMs (refused: boolean, awayMs: number): number {
+  if (refused) return REFUSED_RETRY_MS
+  return awayMs < EAGER_MS ? 0 : PATIENT_RETRY_MS
+}
 
 export interface LinksOptions {
   readonly node: MidspanNode
@@ -34,6 +46,10 @@ export class ServerLinks {
   #loops: Array<Promise<void>> = []
   /** Why the last try to connect to a server failed, by peer id. */
   readonly #failures = new Map<string, MidspanError>()
+  /** Ends the pauses between dials. */
+  #waking = new AbortController()
+  /** The addresses of each server, by peer id, the one that answered last first. */
+  readonly #addresses = new Map<string, readonly string[]>()
 
   constructor (options: LinksOptions) {
     this.#options = options
@@ -46,6 +62,13 @@ export class ServerLinks {
       this.#loops.push(this.#keep(server, resolve))
       await promise
     }))
+  }
+
+  /** Dials at once each server that is not connected, in place of waiting for its next turn. */
+  dialNow (): void {
+    const waking = this.#waking
+    this.#waking = new AbortController()
+    waking.abort()
   }
 
   /** Why no server is connected; undefined while one is, or none was tried. */
@@ -93,14 +116,16 @@ export class ServerLinks {
     const { signal } = this.#stopping
     const peer = peerIdFromString(server.peerId)
     const backoff = new Backoff({ firstMs: FIRST_RETRY_MS, greatestMs: LAST_RETRY_MS })
+    let lostMs = Date.now()
     while (!signal.aborted) {
       let refused = false
       try {
-        await this.#connect(peer, server.addresses)
+        await this.#connect(peer, server)
         backoff.reset()
         this.#failures.delete(server.peerId)
         tried()
         await this.#gone(peer)
+        lostMs = Date.now()
       } catch (error) {
         if (signal.aborted) break
         logger.warn({ peer: server.peerId, err: error }, 'could not connect to a server')
@@ -111,7 +136,7 @@ export class ServerLinks {
         refused = error instanceof RefusedError
         tried()
       }
-      await backoff.wait(signal, refused ? REFUSED_RETRY_MS : 0).catch(() => {})
+      await backoff.wait(AbortSignal.any([signal, this.#waking.signal]), leastPauseMs(refused, Date.now() - lostMs)).catch(() => {})
     }
     tried()
   }
@@ -130,13 +155,21 @@ export class ServerLinks {
     signal.removeEventListener('abort', stop)
   }
 
-  async #connect (peer: PeerId, addresses: readonly string[]): Promise<void> {
+  async #connect (peer: PeerId, { peerId, addresses }: KnownAddress): Promise<void> {
     const { node, gate, charterHash } = this.#options
     const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(HELLO_TIMEOUT_MS)])
-    await node.dial(withPeer(addresses.map((address) => multiaddr(address)), peer), { signal })
-    const stream = await node.dialProtocol(peer, protocolId('hello'), { signal })
-    const { agent, role } = await sayHello(stream, { agent: AGENT, role: 'client', federation: charterHash }, signal)
-    if (role !== 'server') throw new RefusedError(REFUSALS.role, 'role', `${peer.toString()} is a ${role}, not a server`)
-    gate.greet(peer, 'server', agent)
+    const known = (this.#addresses.get(peerId) ?? addresses).map((address) => multiaddr(address))
+    const connection = await dialPeer(node, peer, known, `the server ${peerId}`, signal)
+    try {
+      const stream = await connection.newStream(protocolId('hello'), { signal })
+      const { agent, role } = await sayHello(stream, { agent: AGENT, role: 'client', federation: charterHash }, signal)
+      if (role !== 'server') throw new RefusedError(REFUSALS.role, 'role', `${peerId} is a ${role}, not a server`)
+      gate.greet(peer, 'server', agent)
+    } catch (error) {
+      connection.abort(new Error('no welcome came over this connection'))
+      throw error
+    }
+    const answered = connection.remoteAddr.toString().split('/p2p/')[0] as string
+    this.#addresses.set(peerId, addresses.toSorted((a, b) => Number(b.startsWith(answered)) - Number(a.startsWith(answered))))
   }
 }

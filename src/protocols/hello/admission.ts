@@ -5,8 +5,35 @@ import type { Invite, InvitedRole } from './invite.ts'
 export interface AdmissionState {
   /** By peer id. */
   peers: Record<string, AdmittedPeer>
-  /** Which peers used an invite, by its nonce. */
-  invites: Record<string, { expiresAtMs: number, usedBy: string[] }>
+  /** Invites that were made or used and have not expired, by their nonce. */
+  invites: Record<string, InviteRecord>
+  /** When a peer was removed, in milliseconds since 1970, by peer id. */
+  removed: Record<string, number>
+}
+
+/** What a server remembers of an invite. */
+export interface InviteRecord {
+  expiresAtMs: number
+  usedBy: string[]
+  /** Unknown for an invite that was used and not noted when it was made. */
+  role?: InvitedRole | undefined
+  uses?: number | undefined
+  issuedAtMs?: number | undefined
+  revoked?: boolean | undefined
+}
+
+/** An invite that can still be used. */
+export interface OutstandingInvite {
+  /** Its nonce, in hex. */
+  readonly id: string
+  readonly role: InvitedRole
+  readonly expiresAtMs: number
+  readonly usesLeft: number
+  readonly usedBy: readonly string[]
+}
+
+export function emptyAdmission (): AdmissionState {
+  return { peers: {}, invites: {}, removed: {} }
 }
 
 export interface AdmittedPeer {
@@ -40,13 +67,19 @@ export interface AdmissionPolicy {
   readonly maxClients: number
 }
 
+/** No invite lasts longer: a revoked one that was never noted is remembered for this long. */
+const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
+
+/** An invite's whole id. */
+const NONCE = /^[0-9a-f]{32}$/
+
 /** Decides who is let in. Holds no sockets and no files: the caller persists `state` when `admit` changed it. */
 export class Admission {
   readonly state: AdmissionState
   readonly #policy: AdmissionPolicy
   readonly #now: () => number
 
-  constructor (policy: AdmissionPolicy, state: AdmissionState = { peers: {}, invites: {} }, now: () => number = Date.now) {
+  constructor (policy: AdmissionPolicy, state: AdmissionState = emptyAdmission(), now: () => number = Date.now) {
     this.#policy = policy
     this.state = state
     this.#now = now
@@ -65,13 +98,58 @@ export class Admission {
     const how = this.#ground(candidate, role)
     this.#checkRoom(candidate.peer, role)
     if (how === 'invite' && candidate.invite !== undefined) this.#use(candidate.invite, candidate.peer)
+    delete this.state.removed[candidate.peer]
     this.state.peers[candidate.peer] = { role, how, at: new Date(this.#now()).toISOString() }
     return { role, changed: true }
   }
 
-  /** Takes a peer's place away. Returns whether it had one. An invite it used stays used. */
-  remove (peer: string): boolean {
+  /** Whether a peer has a place now. */
+  has (peer: string): boolean {
+    const known = this.state.peers[peer]
+    return known !== undefined && this.#stillHolds(peer, known)
+  }
+
+  /** Gives a peer's place back, as the peer asked. Returns whether it had one. It may come back as it came. */
+  leave (peer: string): boolean {
     return Object.hasOwn(this.state.peers, peer) && delete this.state.peers[peer]
+  }
+
+  /**
+   * Takes a peer's place away, as the operator asked. Returns whether it had one. The peer stays removed until it shows an invite for one
+   * peer that was made after this, or stands on the allow-list.
+   */
+  remove (peer: string): boolean {
+    if (!this.leave(peer)) return false
+    this.state.removed[peer] = this.#now()
+    return true
+  }
+
+  /** Notes an invite that was made, so that it can be listed and revoked. */
+  issue ({ nonce, role, expiresAtMs, uses }: Pick<Invite, 'nonce' | 'role' | 'expiresAtMs' | 'uses'>): void {
+    this.#dropExpired()
+    this.state.invites[nonce] = { expiresAtMs, usedBy: [], role, uses, issuedAtMs: this.#now() }
+  }
+
+  /** The invites that can still be used, those that expire first first. */
+  outstanding (): OutstandingInvite[] {
+    return Object.entries(this.state.invites).flatMap(([id, { role = 'client', uses, usedBy, expiresAtMs, revoked }]) => {
+      const usesLeft = (uses ?? usedBy.length) - usedBy.length
+      const isOpen = revoked !== true && expiresAtMs > this.#now() && usesLeft > 0
+      return isOpen ? [{ id, role, expiresAtMs, usesLeft, usedBy: [...usedBy] }] : []
+    }).toSorted((a, b) => a.expiresAtMs - b.expiresAtMs)
+  }
+
+  /**
+   * Ends an invite for good: nobody can use it any more, and who used it keeps its place. The id is the invite's nonce in hex or the
+   * beginning of it, as `outstanding` lists it. Returns the full id, or undefined where no invite or more than one begins so.
+   */
+  revoke (id: string): string | undefined {
+    const found = Object.keys(this.state.invites).filter((nonce) => nonce.startsWith(id))
+    const nonce = found.length === 1 ? found[0] : NONCE.test(id) ? id : undefined
+    if (nonce === undefined) return undefined
+    const record = this.state.invites[nonce] ??= { expiresAtMs: this.#now() + MAX_INVITE_MS, usedBy: [] }
+    record.revoked = true
+    return nonce
   }
 
   /** A place lasts while the ground it was given on does; one by invite lasts until it is removed. */
@@ -81,12 +159,26 @@ export class Admission {
 
   #ground ({ peer, invite }: Candidate, role: InvitedRole): AdmittedPeer['how'] {
     if (this.#policy.allow.has(peer)) return 'allow-list'
+    this.#checkRemoved(peer, invite)
     if (invite !== undefined && this.#policy.mode !== 'allow-list') {
       this.#checkInvite(invite, peer, role)
       return 'invite'
     }
     if (this.#policy.mode === 'open' && role === 'client') return 'open'
     throw new RefusedError(REFUSALS.notAdmitted, 'peer', `${peer} is not admitted to this federation`)
+  }
+
+  /** A removed peer needs an invite that was made for one peer after it was removed: an older one, or one for many, is not meant for it. */
+  #checkRemoved (peer: string, invite: Invite | undefined): void {
+    const removedAtMs = this.state.removed[peer]
+    if (removedAtMs === undefined) return
+    const issuedAtMs = invite === undefined ? undefined : this.state.invites[invite.nonce]?.issuedAtMs
+    if (invite?.uses === 1 && issuedAtMs !== undefined && issuedAtMs > removedAtMs) return
+    throw new RefusedError(
+      REFUSALS.notAdmitted,
+      'peer',
+      `${peer} was removed from this federation; only an invite made for it alone since then lets it in`
+    )
   }
 
   #checkInvite (invite: Invite, peer: string, role: InvitedRole): void {
@@ -103,7 +195,8 @@ export class Admission {
       )
     }
     if (invite.role !== role) throw refuseRole(role, invite.role)
-    const usedBy = this.state.invites[invite.nonce]?.usedBy ?? []
+    const { usedBy = [], revoked } = this.state.invites[invite.nonce] ?? {}
+    if (revoked === true) throw new RefusedError(REFUSALS.inviteRevoked, 'invite', 'the invite was revoked')
     if (!usedBy.includes(peer) && usedBy.length >= invite.uses) {
       throw new RefusedError(
         REFUSALS.inviteUsed,
@@ -114,11 +207,17 @@ export class Admission {
   }
 
   #use (invite: Invite, peer: string): void {
-    for (const [nonce, { expiresAtMs }] of Object.entries(this.state.invites)) {
-      if (expiresAtMs <= this.#now()) delete this.state.invites[nonce] // it is refused as expired from now on
-    }
-    const record = this.state.invites[invite.nonce] ??= { expiresAtMs: invite.expiresAtMs, usedBy: [] }
+    this.#dropExpired()
+    const { nonce, expiresAtMs, role, uses } = invite
+    const record = this.state.invites[nonce] ??= { expiresAtMs, usedBy: [], role, uses }
     if (!record.usedBy.includes(peer)) record.usedBy.push(peer)
+  }
+
+  /** Forgets invites that are refused as expired from now on. */
+  #dropExpired (): void {
+    for (const [nonce, { expiresAtMs }] of Object.entries(this.state.invites)) {
+      if (expiresAtMs <= this.#now()) delete this.state.invites[nonce]
+    }
   }
 
   #checkRoom (peer: string, role: InvitedRole): void {

@@ -20,13 +20,17 @@ export interface HelloHostOptions {
   readonly persist: (state: AdmissionState) => Promise<void>
   /** Called before the welcome is sent: from now on the peer may use the other protocols. */
   readonly welcomed: (peer: PeerId, role: InvitedRole, agent: string) => void
-  /** Called when the peer gave its place back. */
+  /** Called when the peer gave its place back, or lost it. */
   readonly left: (peer: PeerId) => void
-  readonly attempts?: AttemptLimit
+  /** Resolves to the role that the peer's node advertises by identify, or to `none`. */
+  readonly advertised: (peer: PeerId) => Promise<string>
 }
 
 /** A peer says hello once a connection; more than this in a minute is a fault or an attack. */
 const MAX_HELLOS_PER_MINUTE = 10
+
+/** Hellos a minute from one address by peers that have no place: peer ids cost nothing, addresses do. */
+const MAX_STRANGERS_HELLOS_PER_MINUTE = 60
 const MINUTE_MS = 60_000
 
 const FEDERATION_BYTES = 32
@@ -34,20 +38,23 @@ const FEDERATION_BYTES = 32
 /** Answers hellos: checks the invite, asks the admission policy, and welcomes or refuses. */
 export class HelloHost {
   readonly #options: HelloHostOptions
-  readonly #attempts: AttemptLimit
+  readonly #attempts = new AttemptLimit(MAX_HELLOS_PER_MINUTE, MINUTE_MS)
+  readonly #strangersAttempts = new AttemptLimit(MAX_STRANGERS_HELLOS_PER_MINUTE, MINUTE_MS)
   /** Whether a change was made that could not be kept: it is kept with the next hello. */
   #unsaved = false
 
   constructor (options: HelloHostOptions) {
     this.#options = options
-    this.#attempts = options.attempts ?? new AttemptLimit(MAX_HELLOS_PER_MINUTE, MINUTE_MS)
   }
 
-  /** Answers one hello. Resolves to whether the peer may stay connected; throws the wire's errors. */
-  async answer (stream: Stream, peer: PeerId, signal?: AbortSignal): Promise<boolean> {
+  /**
+   * Answers one hello of a peer, which came from `address` as far as attempts are counted. Resolves to whether the peer may stay
+   * connected; throws the wire's errors.
+   */
+  async answer (stream: Stream, peer: PeerId, address: string, signal?: AbortSignal): Promise<boolean> {
     const control = new ControlStream(stream, asHost)
     try {
-      if (!this.#attempts.allow(peer.toString())) throw new RefusedError(REFUSALS.tooOften, 'hello', 'this peer said hello too often')
+      this.#checkAttempts(peer, address)
       const { message: hello } = await control.read(signal)
       await (hello.leaving ? this.#goodbye(control, peer, signal) : this.#welcome(control, peer, hello, signal))
       await control.close(signal)
@@ -63,9 +70,16 @@ export class HelloHost {
     }
   }
 
+  #checkAttempts (peer: PeerId, address: string): void {
+    if (!this.#attempts.allow(peer.toString())) throw new RefusedError(REFUSALS.tooOften, 'hello', 'this peer said hello too often')
+    if (!this.#options.admission.has(peer.toString()) && !this.#strangersAttempts.allow(address))
+      throw new RefusedError(REFUSALS.tooOften, 'hello', 'too many peers said hello from this address')
+  }
+
   async #welcome (control: ControlStream<Answer, Hello>, peer: PeerId, hello: Hello, signal: AbortSignal | undefined): Promise<void> {
     const { charter, admission, welcomed } = this.#options
     const candidate = await candidateOf(peer, hello)
+    checkAdvertised(hello.role, await this.#options.advertised(peer))
     const { role, changed } = admission.admit(candidate)
     if (changed || this.#unsaved) await this.#save()
     welcomed(peer, role, plainText(hello.agent))
@@ -76,18 +90,20 @@ export class HelloHost {
     }
   }
 
-  /** Takes a peer's place away, as if it had left. Resolves to whether it had one. */
+  /** Takes a peer's place away, as the operator asked. Resolves to whether it had one. */
   async remove (peer: PeerId): Promise<boolean> {
-    const { admission, left } = this.#options
-    const had = admission.remove(peer.toString())
-    if (had) await this.#save()
-    left(peer)
-    return had
+    return await this.#end(peer, this.#options.admission.remove(peer.toString()))
   }
 
   async #goodbye (control: ControlStream<Answer, Hello>, peer: PeerId, signal: AbortSignal | undefined): Promise<void> {
-    await this.remove(peer)
+    await this.#end(peer, this.#options.admission.leave(peer.toString()))
     await control.write(this.#welcomeMessage(0), undefined, signal)
+  }
+
+  async #end (peer: PeerId, had: boolean): Promise<boolean> {
+    if (had) await this.#save()
+    this.#options.left(peer)
+    return had
   }
 
   async #save (): Promise<void> {
@@ -117,6 +133,18 @@ async function candidateOf (peer: PeerId, hello: Hello): Promise<Candidate> {
     protocols: hello.protocols,
     invite: invite.byteLength === 0 ? undefined : await verifyInvite(invite)
   }
+}
+
+/** Throws RefusedError where a peer asks for a role that its node does not advertise: others could not tell what it is. */
+function checkAdvertised (role: string, advertised: string): void {
+  if (role === advertised || (role !== 'client' && role !== 'server')) return
+  throw new RefusedError(
+    REFUSALS.role,
+    'identify',
+    advertised === 'none'
+      ? `this peer asks to be a ${role}, and its node does not advertise /midspan/role/${role}/1.0.0 by identify`
+      : `this peer asks to be a ${role}, and its node advertises the role ${advertised}`
+  )
 }
 
 function refusalOf (error: RefusedError): Answer {

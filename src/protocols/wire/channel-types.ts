@@ -60,7 +60,10 @@ export interface ChannelOptions<Out extends Message, In extends Message> extends
   readonly incoming: GenMessage<In>
   /** What one frame may hold, in either direction. */
   readonly limits: BodyLimits
-  /** How long a receive may wait for a byte, or a send for the peer to take one; 15 minutes unless given, Infinity for ever. */
+  /**
+   * How long a receive may wait for a frame; 5 minutes unless given, Infinity for ever. A frame that was begun, in either direction, may
+   * stand still for a minute, or for this long where that is less.
+   */
   readonly idleTimeoutMs?: number
   /** 30 s unless given. */
   readonly handshakeTimeoutMs?: number

@@ -1,7 +1,7 @@
 import type { Message } from '@bufbuild/protobuf'
 import type { Stream } from '@libp2p/interface'
 import type { Channel, ChannelOptions } from './channel-types.ts'
-import { HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS } from './constants.ts'
+import { HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS, STALL_TIMEOUT_MS } from './constants.ts'
 import { ControlStream } from './control.ts'
 import { agreeAsClient, agreeAsServer, type Medium } from './handshake.ts'
 import { SealedChannel, type Side } from './sealed-channel.ts'
@@ -37,7 +37,12 @@ async function establish<Out extends Message, In extends Message> (
   signal?: AbortSignal
 ): Promise<Channel<Out, In>> {
   const idleTimeoutMs = options.idleTimeoutMs ?? IDLE_TIMEOUT_MS
-  const medium: Medium = { stream, source: new StreamSource(stream, idleTimeoutMs), sink: new StreamSink(stream, idleTimeoutMs) }
+  const stallTimeoutMs = Math.min(idleTimeoutMs, STALL_TIMEOUT_MS)
+  const medium: Medium = {
+    stream,
+    source: new StreamSource(stream, idleTimeoutMs, stallTimeoutMs),
+    sink: new StreamSink(stream, stallTimeoutMs)
+  }
   const agree = side === 'client' ? agreeAsClient : agreeAsServer
   try {
     const agreement = await withDeadline(

@@ -66,8 +66,14 @@ export const REKEY_AFTER_MS = 3_600_000
 /** One and a half round trips and a few milliseconds of arithmetic, on a slow link behind other traffic. */
 export const HANDSHAKE_TIMEOUT_MS = 30_000
 
-/** Between two messages a server may compute, or wait for others, for minutes. */
-export const IDLE_TIMEOUT_MS = 15 * 60_000
+/**
+ * Between two messages a peer may compute, or wait for others, for minutes. A peer that is gone is noticed sooner: the node measures
+ * whether its connection lives.
+ */
+export const IDLE_TIMEOUT_MS = 5 * 60_000
+
+/** A frame that was begun goes on: its bytes are made already, and only a network or a hostile peer holds them back. */
+export const STALL_TIMEOUT_MS = 60_000
 
 /** A control request is answered from memory or a disk. */
 export const CONTROL_TIMEOUT_MS = 60_000

@@ -132,15 +132,39 @@ function controlFormat (maxMessageBytes: number, maxPayloadBytes: number): Frame
   }
 }
 
-/** Sends a last frame where none is half sent, gives it a moment to leave, and resets the stream. */
+/**
+ * Sends a last frame and the stream's end, and resets the stream where the peer has not ended its side within a grace. A reset right
+ * behind the frame would make some implementations drop the frame unread. Where a frame is half sent, nothing can be told, and the stream
+ * is reset at once.
+ */
 export function tellAndReset (stream: Stream, sink: StreamSink, error: Error, lastFrame: () => Iterable<Uint8ArrayList>): void {
-  if (!sink.busy && stream.writeStatus === 'writable') {
-    try {
-      for (const bytes of lastFrame()) sink.writeNow(bytes)
-    } catch {
-      // The stream broke first: there is nobody to tell.
-    }
+  if (sink.busy || stream.writeStatus !== 'writable' || !sendNow(sink, lastFrame)) {
+    resetWhenSent(stream, error)
+    return
   }
+  const grace = AbortSignal.timeout(ABORT_TIMEOUT_MS)
+  const reset = (): void => { stream.abort(error) }
+  grace.addEventListener('abort', reset)
+  stream.addEventListener('close', () => { grace.removeEventListener('abort', reset) })
+  stream.close({ signal: grace }).then(async () => { await stream.closeRead() }).catch(reset)
+}
+
+/** Sends a frame as far as the stream takes it. Returns whether there was one, and somebody to send it to. */
+function sendNow (sink: StreamSink, frame: () => Iterable<Uint8ArrayList>): boolean {
+  let hasBytes = false
+  try {
+    for (const bytes of frame()) {
+      sink.writeNow(bytes)
+      hasBytes = true
+    }
+  } catch {
+    return false // the stream broke first
+  }
+  return hasBytes
+}
+
+/** Resets a stream once its bytes have left, or after a while. */
+function resetWhenSent (stream: Stream, error: Error): void {
   if (stream.writeBufferLength === 0) {
     stream.abort(error)
     return

@@ -82,7 +82,7 @@ async function readExactly (source: StreamSource, size: number): Promise<Uint8Ar
 }
 
 async function readOrThrow (source: StreamSource): Promise<Uint8Array> {
-  const chunk = await source.read()
+  const chunk = await source.read('within a frame')
   if (chunk === undefined) throw new FrameTruncatedError('within a frame')
   return chunk
 }

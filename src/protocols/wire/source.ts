@@ -5,15 +5,15 @@ import { ChannelResetError } from './errors.ts'
 import { startTimeout } from './wait.ts'
 
 /**
- * A stream's bytes, pulled. Listens from its construction, so construct it before the first await of a handler.
- * Holds at most PAUSE_AT_BYTES and one event above the stream, small pieces counted as more than they are; it is paused while its reader is
- * slow
- * (iterating a stream itself would buffer without bound).
+ * Gives a stream's bytes to a reader that asks for them. Listens from its construction, so construct it before the first await of a
+ * handler. Holds at most PAUSE_AT_BYTES and one event above the stream, a small piece counted as more than it is, and pauses the stream
+ * while its reader is slow: iterating a stream itself would buffer without bound.
  */
 export class StreamSource implements AsyncIterable<Uint8Array> {
   /** Bytes received on the stream so far. */
   receivedBytes = 0
   readonly #idleTimeoutMs: number
+  readonly #stallTimeoutMs: number
   readonly #stream: Stream
   #chunks: Uint8Array[] = []
   #first = 0
@@ -22,9 +22,10 @@ export class StreamSource implements AsyncIterable<Uint8Array> {
   #failure: Error | undefined
   #wake: (() => void) | undefined
 
-  constructor (stream: Stream, idleTimeoutMs: number) {
+  constructor (stream: Stream, idleTimeoutMs: number, stallTimeoutMs = idleTimeoutMs) {
     this.#stream = stream
     this.#idleTimeoutMs = idleTimeoutMs
+    this.#stallTimeoutMs = stallTimeoutMs
     if (stream.status === 'reset' || stream.status === 'aborted') this.#failure = new ChannelResetError()
     if (stream.readableEnded) this.#ended = true
     stream.addEventListener('message', this.#onMessage)
@@ -32,14 +33,17 @@ export class StreamSource implements AsyncIterable<Uint8Array> {
     stream.addEventListener('close', this.#onClose)
   }
 
-  /** The next bytes, or undefined at the end of the stream. Throws ChannelResetError or ChannelTimeoutError. */
-  async read (): Promise<Uint8Array | undefined> {
+  /**
+   * Reads the next bytes, or undefined at the end of the stream. Within a frame they are waited for less long. Throws ChannelResetError or
+   * ChannelTimeoutError.
+   */
+  async read (where: 'between frames' | 'within a frame' = 'between frames'): Promise<Uint8Array | undefined> {
     while (this.#first === this.#chunks.length) {
       this.#resumeWhenLow()
       if (this.#first < this.#chunks.length) break
       if (this.#failure !== undefined) throw this.#failure
       if (this.#ended) return undefined
-      await this.#nextEvent()
+      await this.#nextEvent(where === 'within a frame' ? this.#stallTimeoutMs : this.#idleTimeoutMs)
     }
     const chunk = this.#chunks[this.#first++] as Uint8Array
     if (this.#first === this.#chunks.length) {
@@ -99,12 +103,12 @@ export class StreamSource implements AsyncIterable<Uint8Array> {
     if (this.#queuedBytes <= RESUME_AT_BYTES && this.#stream.readStatus === 'paused') this.#stream.resume()
   }
 
-  async #nextEvent (): Promise<void> {
+  async #nextEvent (timeoutMs: number): Promise<void> {
     let timer: NodeJS.Timeout | undefined
     try {
       await new Promise<void>((resolve, reject) => {
         this.#wake = resolve
-        timer = startTimeout('nothing was received', this.#idleTimeoutMs, reject)
+        timer = startTimeout('nothing was received', timeoutMs, reject)
       })
     } finally {
       this.#wake = undefined

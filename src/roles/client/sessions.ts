@@ -7,7 +7,7 @@ import * as train from '../../protocols/train/messages.ts'
 import { openChannel, type Channel, type ChannelOptions } from '../../protocols/wire/channel.ts'
 import { shapesOf } from '../charter-settings.ts'
 import type { ClientContext } from '../context.ts'
-import { generateLimits, trainLimits } from '../message-limits.ts'
+import { generateLimits, idleTimeoutOf, trainLimits } from '../message-limits.ts'
 import { TrainingStream } from '../middle/training-stream.ts'
 
 /** Thrown when no server of the federation can be reached. */
@@ -62,7 +62,13 @@ export class ClientSessions {
     for (const { peerId } of servers) {
       try {
         const stream = await this.#context.dial(peerId, options.protocol, signal)
-        return await openChannel(stream, { ...options, identity, remotePeer: peerId, charter: charterHash }, signal)
+        return await openChannel(stream, {
+          ...options,
+          identity,
+          remotePeer: peerId,
+          charter: charterHash,
+          idleTimeoutMs: idleTimeoutOf(this.#context.charter)
+        }, signal)
       } catch (error) {
         signal.throwIfAborted()
         if (!isRetryable(error)) throw error

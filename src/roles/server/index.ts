@@ -23,7 +23,7 @@ import type { Tensor } from '../../tensor.ts'
 import { charteredModel, deviceLine, shapesOf, trainableOf } from '../charter-settings.ts'
 import type { RoleContext, RunningRole } from '../context.ts'
 import { ExportError, writeExport } from '../export.ts'
-import { generateLimits, trainLimits } from '../message-limits.ts'
+import { generateLimits, idleTimeoutOf, trainLimits } from '../message-limits.ts'
 import { LocalStage } from '../middle/local-stage.ts'
 import { aggregationOf } from '../training/aggregation/factory.ts'
 import { CoordinatorState } from '../training/coordinator-state.ts'
@@ -188,7 +188,8 @@ class Sessions {
   ): Promise<void> {
     const { identity, charter, charterHash, logger } = this.#context
     const others = this.list().filter(({ peer }) => peer === remotePeer.toString()).length
-    const channel = await acceptChannel(stream, { ...options, identity, remotePeer, charter: charterHash }, this.#signal)
+    const parties = { identity, remotePeer, charter: charterHash }
+    const channel = await acceptChannel(stream, { ...options, ...parties, idleTimeoutMs: idleTimeoutOf(charter) }, this.#signal)
     try {
       if (others >= charter.limits.maxSessionsPerClient) throw new TooManySessionsError(charter.limits.maxSessionsPerClient)
       await serve(channel, this.#signal)

@@ -108,7 +108,7 @@ describe('a data set', () => {
       messages,
       tools: []
     }]
-    const data = await load('tools.jsonl', lines.map((line) => JSON.stringify(line)).join('\n'), undefined, chatty)
+    const data = await load('tools.jsonl', lines.map((line) => JSON.stringify(line)).join('\n'), { lossOn: 'completion', skipBadLines: true }, chatty)
     expect(data.badLines).toEqual([{ line: 1, reason: 'tools: conversations with tools are not read' }, {
       line: 2,
       reason: 'messages.1.tool_calls: conversations with tools are not read'
@@ -152,7 +152,8 @@ describe('a data set', () => {
       '{"messages":[{"role":"user","content":"a"}]}',
       '{"text":" "}'
     ]
-    const data = await load('bad.jsonl', ['{"text":"a"}', ...bad, ...Array<string>(100).fill('?')].join('\n'))
+    const lines = ['{"text":"a"}', ...bad, ...Array<string>(100).fill('?')].join('\n')
+    const data = await load('bad.jsonl', lines, { lossOn: 'completion', skipBadLines: true })
     expect(data.badLineCount).toBe(bad.length + 100)
     expect(data.badLines).toHaveLength(20)
     expect(data.badLines.slice(0, 8).map(({ line, reason }) => `${line} ${reason}`)).toEqual([
@@ -180,7 +181,8 @@ describe('a data set', () => {
   it('reports lines that are not UTF-8 or far too long, and reads on', async () => {
     const data = await load(
       'bytes.jsonl',
-      Buffer.concat([Buffer.of(0xff, 0x0a), Buffer.alloc(MAX_LINE_BYTES + 1, 0x20), Buffer.from('\n{"text":"a"}')])
+      Buffer.concat([Buffer.of(0xff, 0x0a), Buffer.alloc(MAX_LINE_BYTES + 1, 0x20), Buffer.from('\n{"text":"a"}')]),
+      { lossOn: 'completion', skipBadLines: true }
     )
     expect(data.badLines.map(({ reason }) => reason)).toEqual(['is not UTF-8', `is longer than ${MAX_LINE_BYTES} bytes`])
     expect(data.examples).toHaveLength(1)

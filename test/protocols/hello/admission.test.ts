@@ -118,6 +118,105 @@ describe('admission', () => {
   })
 })
 
+describe('a removed peer', () => {
+  it('does not come back with the invite that it used, nor with another made before', async () => {
+    const subject = await admission()
+    const [used, older] = [await invite(), await invite()]
+    for (const each of [used, older]) subject.issue(each)
+    subject.admit(await candidate(2, { invite: used }))
+    subject.remove(await peerOf(2))
+    for (const each of [used, older, undefined]) {
+      const peer = await candidate(2, { invite: each })
+      expect(() => subject.admit(peer)).toThrow(refusal('E_NOT_ADMITTED', 'peer'))
+    }
+  })
+
+  it('does not come back with an invite for several, whenever it was made', async () => {
+    let now = NOW
+    const subject = new Admission(await policy(), undefined, () => now)
+    const shared = await invite({ uses: 3 })
+    subject.issue(shared)
+    subject.admit(await candidate(2, { invite: shared }))
+    subject.remove(await peerOf(2))
+    const later = await invite({ uses: 3, expiresAtMs: NOW + 2000 })
+    now = NOW + 1
+    subject.issue(later)
+    for (const each of [shared, later]) {
+      const peer = await candidate(2, { invite: each })
+      expect(() => subject.admit(peer)).toThrow(refusal('E_NOT_ADMITTED', 'peer'))
+    }
+    expect(subject.admit(await candidate(3, { invite: shared }))).toMatchObject({ changed: true })
+  })
+
+  it('comes back with an invite made for one since then, also after a restart', async () => {
+    const before = await admission()
+    before.admit(await candidate(2, { invite: await invite() }))
+    before.remove(await peerOf(2))
+    const subject = new Admission(await policy(), JSON.parse(JSON.stringify(before.state)) as Admission['state'], () => NOW + 1)
+    const fresh = await invite()
+    const unnoted = await candidate(2, { invite: fresh })
+    expect(() => subject.admit(unnoted)).toThrow(refusal('E_NOT_ADMITTED', 'peer'))
+    subject.issue(fresh)
+    expect(subject.admit(await candidate(2, { invite: fresh }))).toMatchObject({ changed: true })
+    expect(subject.state.removed).toEqual({})
+  })
+
+  it('stays out of a federation that is open', async () => {
+    const subject = await admission({ mode: 'open' })
+    subject.admit(await candidate(2))
+    subject.remove(await peerOf(2))
+    const again = await candidate(2)
+    expect(() => subject.admit(again)).toThrow(refusal('E_NOT_ADMITTED', 'peer'))
+  })
+
+  it('is not one that left by itself', async () => {
+    const subject = await admission({ mode: 'open' })
+    subject.admit(await candidate(2))
+    subject.leave(await peerOf(2))
+    expect(subject.admit(await candidate(2))).toMatchObject({ changed: true })
+  })
+})
+
+describe('an outstanding invite', () => {
+  it('is listed until it is used up, revoked or expired', async () => {
+    let now = NOW
+    const subject = new Admission(await policy(), undefined, () => now)
+    const [shared, single] = [await invite({ uses: 2, expiresAtMs: NOW + 2000 }), await invite()]
+    for (const each of [shared, single]) subject.issue(each)
+    subject.admit(await candidate(2, { invite: shared }))
+    expect(subject.outstanding()).toEqual([
+      { id: single.nonce, role: 'client', expiresAtMs: NOW + 1000, usesLeft: 1, usedBy: [] },
+      { id: shared.nonce, role: 'client', expiresAtMs: NOW + 2000, usesLeft: 1, usedBy: [await peerOf(2)] }
+    ])
+    expect(subject.revoke(single.nonce.slice(0, 8))).toBe(single.nonce)
+    expect(subject.outstanding().map(({ id }) => id)).toEqual([shared.nonce])
+    now = NOW + 2000
+    expect(subject.outstanding()).toEqual([])
+  })
+
+  it('lets nobody in once it is revoked, and leaves those who used it', async () => {
+    const subject = await admission()
+    const shared = await invite({ uses: 3 })
+    subject.issue(shared)
+    subject.admit(await candidate(2, { invite: shared }))
+    subject.revoke(shared.nonce)
+    const late = await candidate(3, { invite: shared })
+    expect(() => subject.admit(late)).toThrow(refusal('E_INVITE_REVOKED', 'invite'))
+    expect(subject.admit(await candidate(2))).toMatchObject({ changed: false })
+  })
+
+  it('can be revoked by its whole id where it was never noted, and not by a beginning that several share', async () => {
+    const subject = await admission()
+    const old = await invite()
+    expect(subject.revoke(old.nonce.slice(0, 8))).toBeUndefined()
+    expect(subject.revoke(old.nonce)).toBe(old.nonce)
+    const peer = await candidate(2, { invite: old })
+    expect(() => subject.admit(peer)).toThrow(refusal('E_INVITE_REVOKED', 'invite'))
+    for (let count = 0; count < 20; count++) subject.issue(await invite())
+    expect(subject.revoke('')).toBeUndefined()
+  })
+})
+
 describe('an attempt limit', () => {
   it('allows so many in a window, for each key', () => {
     let now = 0

@@ -22,8 +22,10 @@ async function hosted (changes: Partial<AdmissionPolicy> = {}) {
   })
   const events: string[] = []
   const disk = { full: false }
+  const node = { advertises: 'client' }
   const host = new HelloHost({
     agent: 'host/1', charter, admission,
+    advertised: async () => node.advertises,
     persist: async () => {
       if (disk.full) throw new Error('no space')
       events.push('persisted')
@@ -32,9 +34,9 @@ async function hosted (changes: Partial<AdmissionPolicy> = {}) {
     left: () => { events.push('left') }
   })
   const peer: PeerId = peerIdFromString(await peerOf(2))
-  const say = async (greeting: Partial<Greeting> = {}) => {
+  const say = async (greeting: Partial<Greeting> = {}, from = peer, address = '192.0.2.1') => {
     const [client, server] = await streamPair()
-    const answered = host.answer(server, peer)
+    const answered = host.answer(server, from, address)
     const [said, stays] = await Promise.allSettled([
       sayHello(client, { agent: 'test\u001b[31m/1', role: 'client', ...greeting }, soon()),
       answered
@@ -42,7 +44,7 @@ async function hosted (changes: Partial<AdmissionPolicy> = {}) {
     if (said.status === 'rejected') throw said.reason as Error
     return { ...said.value, stays: stays.status === 'fulfilled' && stays.value }
   }
-  return { charter, events, disk, host, peer, say }
+  return { charter, admission, events, disk, node, host, peer, say }
 }
 
 describe('hello', () => {
@@ -105,11 +107,40 @@ describe('hello', () => {
     await expect(say()).rejects.toMatchObject({ code: 'E_TOO_OFTEN' })
   })
 
+  it('takes no place and no invite for a peer whose node does not advertise the role, and names what is missing', async () => {
+    const { admission, charter, node, say } = await hosted()
+    const invite = await createInvite(
+      { federation: charter.id, addresses: [], role: 'client', expiresAtMs: Date.now() + 1000, uses: 1 },
+      await keyOf(1)
+    )
+    for (const [advertises, words] of [['none', /does not advertise \/midspan\/role\/client\/1\.0\.0/], ['server', /role server/]] as const) {
+      node.advertises = advertises
+      await expect(say({ invite: invite.bytes })).rejects.toMatchObject({
+        code: 'E_ROLE', field: 'identify', message: expect.stringMatching(words) as string
+      })
+    }
+    expect(admission.state).toMatchObject({ peers: {}, invites: {} })
+    node.advertises = 'client'
+    await say({ invite: invite.bytes })
+  })
+
+  it('is refused to new peers of an address that says it too often, and not to members there', async () => {
+    const { say } = await hosted({ mode: 'open', maxClients: 1 })
+    await say()
+    let code: unknown
+    for (let seed = 3; seed < 70 && code !== 'E_TOO_OFTEN'; seed++) {
+      code = await say({}, peerIdFromString(await peerOf(seed))).then(() => 'welcome', (error: { code: string }) => error.code)
+    }
+    expect(code).toBe('E_TOO_OFTEN')
+    await expect(say({}, peerIdFromString(await peerOf(99)), '192.0.2.2')).rejects.toMatchObject({ code: 'E_FEDERATION_FULL' })
+    await say()
+  })
+
   it('admits nobody for any bytes', async () => {
     await fc.assert(fc.asyncProperty(fc.uint8Array({ minLength: 1, maxLength: 100 }), async (bytes) => {
       const { host, peer, events } = await hosted()
       const [client, server] = await streamPair()
-      const answered = host.answer(server, peer).catch(() => false)
+      const answered = host.answer(server, peer, '192.0.2.1').catch(() => false)
       client.send(bytes)
       await client.close()
       expect(await answered).toBe(false)

@@ -14,7 +14,8 @@ export async function * evaluate (
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'evaluate'>> {
   const { charter } = context
-  const { dataset, batches } = await loadBatches(data, runtime.tokenizer, charter, signal)
+  // A record of its own context: its loss does not depend on its neighbours.
+  const { dataset, batches } = await loadBatches({ ...data, packing: data.packing ?? 'padded' }, runtime.tokenizer, charter, signal)
   yield { type: 'start', records: dataset.examples.length, skippedLines: dataset.badLines }
   const protection = protectionOf(charter, context.client).hidden
   const startedAtMs = Date.now()

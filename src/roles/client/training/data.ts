@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { pipeline } from 'node:stream/promises'
 import type { DataOptions } from '../../../api/data.ts'
 import { UsageError } from '../../../errors.ts'
 import { PromptError, type PromptReading } from '../../../model/families/index.ts'
 import { Batches } from '../../../model/text/batches.ts'
 import { loadDataset, type Dataset } from '../../../model/text/dataset.ts'
+import { filesOf } from '../../../model/text/read-records.ts'
 import type { Tokenizer } from '../../../model/text/tokenizer.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../../protocols/train/constants.ts'
@@ -20,7 +20,7 @@ export async function loadBatches (
 ): Promise<{ dataset: Dataset, batches: Batches }> {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
   const longest = Math.min(maxSequenceTokens, maxTokensPerClient)
-  const { prompts } = charteredModel(charter)
+  const { prompts, vocabularySize } = charteredModel(charter)
   const { packing = prompts === undefined ? 'packed' : 'padded', lossOn, seed, maxTokens = longest } = options
   if (prompts !== undefined && packing === 'packed')
     throw new UsageError(
@@ -40,6 +40,9 @@ export async function loadBatches (
   const bounds = packing === 'padded' ? { maxLength: maxTokens + 1 } : {}
   const dataset = await loadDataset(options.data, tokenizer, {
     lossOn,
+    vocabularySize,
+    columns: options.map,
+    skipBadLines: options.skipBadLines,
     ...bounds,
     ...(prompts === undefined ? {} : { fault: promptFault(prompts) })
   }, signal)
@@ -62,6 +65,7 @@ function promptFault ({ context }: PromptReading): (ids: Int32Array) => string |
 /** Tells one run's work from another's: SHA-256 of the data and of how batches are made of it. */
 export async function runKey ({ data, ...options }: DataOptions): Promise<string> {
   const contents = createHash('sha256')
-  await pipeline(createReadStream(data), contents)
+  for (const file of (await Promise.all((typeof data === 'string' ? [data] : data).map(filesOf))).flat())
+    for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) contents.update(chunk)
   return createHash('sha256').update(JSON.stringify({ contents: contents.digest('hex'), ...options })).digest('hex')
 }

@@ -13,6 +13,8 @@ import { BadMessageError } from '../../../../src/protocols/wire/errors.ts'
 import { AdapterState } from '../../../../src/roles/client/training/adapter-state.ts'
 import { ClientTrainer, type ClientTrainerComponents, type ClientTrainerSettings } from '../../../../src/roles/client/training/trainer.ts'
 import { TrainingStream } from '../../../../src/roles/middle/training-stream.ts'
+import { aggregationOf } from '../../../../src/roles/training/aggregation/factory.ts'
+import type { TrainingPlan } from '../../../../src/roles/training/plan.ts'
 import { float32, int32, isFiniteTensor, type Tensor } from '../../../../src/tensor.ts'
 
 const NAME = '0.self_attn.q_proj.lora_A'
@@ -85,9 +87,15 @@ describe("a server's numbers", () => {
             },
             abort: () => {}
           }
+          const plan = {
+            strategy: 'client-batch',
+            ends: mode === 'average' ? { mode, every: 1 } : { mode },
+            training: { maxGradientNorm: 1, gradientNormScope: 'party', minClients: 1 }
+          } as unknown as TrainingPlan
           const trainer = new ClientTrainer({
             device,
             state,
+            strategy: aggregationOf(plan).client,
             sessions: { training: async () => await Promise.resolve(new TrainingStream(channel as unknown as TrainClientChannel)) },
             batches: { at: (cursor: object) => ({ next: cursor }) }
           } as unknown as ClientTrainerComponents, {

@@ -1,0 +1,31 @@
+import type { Multiaddr } from '@multiformats/multiaddr'
+
+const IPV6_GROUPS = 8
+const NETWORK_GROUPS = 4
+
+/**
+ * Returns the key under which connections from an address are counted: the address for IPv4, the /64 network for IPv6, since whoever has
+ * one address of a /64 network has all of them.
+ */
+export function addressKey (address: Multiaddr): string {
+  for (const { name, value } of address.getComponents()) {
+    if (name === 'ip4' && value !== undefined) return value
+    if (name === 'ip6' && value !== undefined) return ipv6Key(value)
+  }
+  return 'other'
+}
+
+function ipv6Key (address: string): string {
+  const embedded = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1]
+  if (embedded !== undefined) return embedded
+  const [left = '', right] = address.toLowerCase().split('::')
+  const head = groupsOf(left)
+  const tail = groupsOf(right ?? '')
+  const zeros = right === undefined ? 0 : Math.max(IPV6_GROUPS - head.length - tail.length, 0)
+  const groups = [...head, ...Array.from({ length: zeros }, () => '0'), ...tail]
+  return `${groups.slice(0, NETWORK_GROUPS).map((group) => group.replace(/^0+(?=.)/, '')).join(':')}::/64`
+}
+
+function groupsOf (text: string): string[] {
+  return text === '' ? [] : text.split(':')
+}

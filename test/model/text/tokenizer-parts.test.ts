@@ -1,0 +1,74 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { huggingFaceEngine } from '../../../src/model/text/huggingface-engine.ts'
+import { Tokenizer } from '../../../src/model/text/tokenizer.ts'
+import { readGolden } from '../../helpers/golden.ts'
+
+interface Case {
+  readonly name: string
+  readonly ids: number[][]
+  readonly decoded: string[]
+  readonly pre_tokenizer: object
+  readonly added_tokens: object[]
+}
+
+const { base, texts, cases } = readGolden<{
+  readonly base: object
+  readonly texts: readonly string[]
+  readonly cases: readonly Case[]
+}>('tokenizer_parts.json')
+
+describe('issue 9, A4: a tokenizer.json', () => {
+  it.each(cases.map((each) => [each.name, each] as const))('is read as the Python library reads it: %s', (_, { ids, decoded, pre_tokenizer, added_tokens }) => {
+    const engine = huggingFaceEngine({ ...base, pre_tokenizer, added_tokens })
+    expect(texts.map((text) => engine.encode(text, false))).toEqual(ids)
+    expect(ids.map((each) => engine.decode(each, true))).toEqual(decoded)
+  })
+
+  it.each([
+    [{ pre_tokenizer: { type: 'Split', pattern: { Regex: 'a' }, behavior: 'Sideways', invert: false } }, 'the behavior Sideways'],
+    [{ normalizer: { type: 'Precompiled', precompiled_charsmap: '' } }, 'Precompiled']
+  ])('with what is not read so is refused by name: %s', (part, name) => {
+    expect(() => huggingFaceEngine({ ...base, ...part })).toThrow(name)
+  })
+})
+
+describe('issue 9, A32: a founder cannot hang a client with a tokenizer', () => {
+  it('whose replacements grow without bound', () => {
+    const normalizers = Array.from({ length: 40 }, () => ({ type: 'Replace', pattern: { String: 'a' }, content: 'aa' }))
+    expect(() => huggingFaceEngine({ ...base, normalizer: { type: 'Sequence', normalizers } })).toThrow('256 times')
+  })
+
+  it('whose pattern backtracks for ever', { timeout: 60_000 }, () => {
+    const engine = huggingFaceEngine({ ...base, pre_tokenizer: { type: 'Split', pattern: { Regex: '(a+)+b' }, behavior: 'Isolated', invert: false } })
+    expect(() => engine.encode('a'.repeat(60), false)).toThrow('took longer than')
+  })
+})
+
+describe('issue 9, A1: a stream', () => {
+  const levels = { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true }
+  const wordPiece = { type: 'WordPiece', prefix: '##', cleanup: true }
+  const decoders = {
+    ByteLevel: levels,
+    'WordPiece with clean-up': wordPiece,
+    'BPEDecoder, which ends words': { type: 'BPEDecoder', suffix: 'a' },
+    'CTC, which joins repeated tokens': { type: 'CTC', pad_token: 'a', word_delimiter_token: '|', cleanup: true },
+    'a replacement across tokens': { type: 'Sequence', decoders: [{ type: 'Fuse' }, { type: 'Replace', pattern: { String: 'ab' }, content: '' }] },
+    'an end that is stripped': { type: 'Sequence', decoders: [{ type: 'Fuse' }, { type: 'Strip', content: 'a', start: 0, stop: 2 }] }
+  }
+
+  it.each(Object.entries(decoders))('is the decoding of all its ids, whatever they are: %s', (_, decoder) => {
+    const tokenizer = new Tokenizer(huggingFaceEngine({ ...base, decoder }, { clean_up_tokenization_spaces: true }))
+    fc.assert(fc.property(fc.array(fc.oneof(fc.nat(263), fc.constantFrom(32, 39, 44, 46, 97, 98, 115, 220)), { maxLength: 30 }), (ids) => {
+      const stream = tokenizer.createDecodeStream()
+      expect(ids.map((id) => stream.push(id)).join('') + stream.flush()).toBe(tokenizer.decode(ids))
+    }), { numRuns: 100 })
+  })
+
+  it.each([true, undefined])('keeps the spaces before punctuation, where clean_up_tokenization_spaces is %s', (cleanUp) => {
+    const tokenizer = new Tokenizer(huggingFaceEngine(base, cleanUp === undefined ? {} : { clean_up_tokenization_spaces: cleanUp }))
+    const stream = tokenizer.createDecodeStream()
+    const ids = tokenizer.encode("print('a', 'status') . n't")
+    expect(ids.map((id) => stream.push(id)).join('') + stream.flush()).toBe("print('a', 'status') . n't")
+  })
+})
