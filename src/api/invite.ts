@@ -20,6 +20,8 @@ export const invite = operation({
     expires: isoTime,
     uses: count,
     addresses: z.array(z.string()).readonly().describe('where the holder will dial'),
-    warning: z.string().nullable().describe('from where the addresses cannot be reached, or which were left out; null where nothing is amiss')
+    warning: z.string().nullable().describe(
+      'from where the addresses cannot be reached, or which were left out; null where nothing is amiss'
+    )
   })
 })

@@ -18,7 +18,9 @@ const training = z.object({
   rounds: count.optional().describe('a client: rounds of its run in total'),
   members: count.optional().describe('a server: clients that take part'),
   waitingFor: z.array(z.string()).readonly().optional().describe('a server: peers that the round waits for'),
-  fellBack: z.boolean().optional().describe('whether the newest training state was damaged or missing at start, so that an older one is used'),
+  fellBack: z.boolean().optional().describe(
+    'whether the newest training state was damaged or missing at start, so that an older one is used'
+  ),
   residuals: z.array(residuals).readonly().describe('how passes of this peer keep what their way back needs')
 })
 

@@ -31,7 +31,9 @@ Reads the whole model once to fingerprint it, and runs it on a sample of text to
     let hashedBytes = 0
     let measured = ''
     const show = (): void => {
-      progress.draw(`Founding: ${bytes(hashedBytes)} of the model fingerprinted${measured}, ${seconds((performance.now() - startedAt) / 1000)} so far`)
+      progress.draw(
+        `Founding: ${bytes(hashedBytes)} of the model fingerprinted${measured}, ${seconds((performance.now() - startedAt) / 1000)} so far`
+      )
     }
     const beat = setInterval(show, BEAT_MS)
     const founded = await createFederation(home, options, signal, {

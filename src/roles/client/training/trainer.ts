@@ -212,7 +212,8 @@ export class ClientTrainer {
   }
 
   /**
-   * Goes back to the server's round. With shared adapters the client takes over the server's; adapters of its own stay as they are. The rounds
+   * Goes back to the server's round. With shared adapters the client takes over the server's; adapters of its own stay as they are. The
+   * rounds
    * in between are done again, with the data that follows.
    */
   async #rewind (round: number, state: ReadonlyMap<string, Tensor>): Promise<undefined> {

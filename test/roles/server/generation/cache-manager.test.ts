@@ -31,7 +31,12 @@ describe('chooseEvictions', () => {
 
   it('makes enough room by caches that may go, or takes none', () => {
     const any = fc.array(
-      fc.record({ client: fc.constantFrom('a', 'b', 'c'), bytes: fc.integer({ min: 1, max: 40 }), idleMs: fc.nat(10_000), isBusy: fc.boolean() })
+      fc.record({
+        client: fc.constantFrom('a', 'b', 'c'),
+        bytes: fc.integer({ min: 1, max: 40 }),
+        idleMs: fc.nat(10_000),
+        isBusy: fc.boolean()
+      })
         .map(({ client, bytes, idleMs, isBusy }) => account(client, bytes, idleMs, isBusy)),
       { maxLength: 8 }
     )
