@@ -199,7 +199,6 @@ describe.skipIf(!hasData(MODEL))('client B between client A and the server', { t
     ['an altered tag', 'E_FRAME_FORGED', () => (frame) => [flipped(frame, frame.length - 1)]],
     ['a replayed frame', 'E_FRAME_REPLAYED', () => (frame) => [frame, frame]],
     ['a dropped or reordered frame', 'E_FRAME_REORDERED', () => (frame) => [changedHeader(frame, { sequence: ATTACKED + 1 }), frame]],
-    ['a stream cut between frames', 'E_FRAME_TRUNCATED', () => () => 'end'],
     ['a frame of another session', 'E_FRAME_FOREIGN', (stolen) => () => [stolen]],
     ['a frame of another session under this one\'s name', 'E_FRAME_FORGED', (stolen) => (frame) => {
       const { bytes, value } = decodeLength(frame)!
@@ -221,6 +220,27 @@ describe.skipIf(!hasData(MODEL))('client B between client A and the server', { t
       expect(tap.streams.findLast(({ protocol }) => protocol === GENERATE_PROTOCOL)!.frames[direction].length).toBeGreaterThan(ATTACKED)
     })
   }
+
+  it.each(['c2s', 's2c'] as const)('cuts a stream between frames (%s), and the text goes on as it was on another stream', async (direction) => {
+    let cut = false
+    tap.attack = on(direction, (frame) => {
+      if (cut) return [frame]
+      cut = true
+      return 'end'
+    })
+    expect((await a.generate({ ids: [1], maxTokens: 12 })).ids).toEqual(sample.slice(1, 13))
+    expect(cut).toBe(true)
+  })
+
+  it.each(['c2s', 's2c'] as const)('cuts every stream between frames (%s), and the client gives up by its timeout', async (direction) => {
+    tap.attack = on(direction, () => 'end')
+    await expect(a.generate({ ids: [1], maxTokens: 12, timeoutMs: 2_000 })).rejects.toMatchObject({
+      code: expect.stringMatching(/^E_(FRAME_TRUNCATED|SERVER_TIMEOUT)$/) as string
+    })
+    await vi.waitFor(() => {
+      expect(federation.server.daemon.status().generation).toMatchObject({ sequences: 0, cacheBytes: 0 })
+    }, 10_000)
+  })
 
   it('cannot offer a key of its own in the server\'s place', async () => {
     const server = serverId()
