@@ -16,8 +16,7 @@ export function cachedHeadSize ({ headSize }: Model): number {
 /**
  * Builds the attention of one block over the tokens of several sequences, each with a KV cache of its own. Every token attends to the
  * positions before it in its own sequence, within the block's window. With `reads`, prompts are read in both directions: each sequence has
- * a
- * context that all of its tokens attend to; the attention is then computed from the present keys and values, and onnxruntime's attention
+ * a context that all of its tokens attend to; the attention is then computed from the present keys and values, and onnxruntime's attention
  * only fills the caches.
  */
 export function cachedAttention (
@@ -71,8 +70,7 @@ function resizeHeads (x: Value, heads: number, from: number, to: number): Value 
 /**
  * Builds the attention of one sequence whose prompt is read in both directions. The rotated queries q [1, rows, heads * size] attend to
  * presentKey and presentValue [1, kvHeads, capacity, size]. The graph's input `indices` [length] names the positions that the cache holds
- * with
- * these rows; its input `context` [1] is the number of positions in the context, which every row attends to besides those before it.
+ * with these rows; its input `context` [1] is the number of positions in the context, which every row attends to besides those before it.
  */
 function contextAttention (model: Model, sequence: number, q: Value, presentKey: Value, presentValue: Value): Value {
   const { graph } = q

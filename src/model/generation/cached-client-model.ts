@@ -30,8 +30,7 @@ export interface NextToken {
 
 /**
  * Runs the bottom and the top of a model for one sequence that grows: the embedding with the first blocks, and the last blocks with the
- * head.
- * The hidden states between them are the caller's to take through the middle.
+ * head. The hidden states between them are the caller's to take through the middle.
  */
 export class CachedClientModel {
   readonly #weights: ModelWeights
@@ -48,8 +47,7 @@ export class CachedClientModel {
 
   /**
    * Makes KV caches for a sequence of up to `capacity` tokens. The caller frees the model with `free`, and keeps the weights, which hold
-   * the
-   * blocks of the bottom and the top.
+   * the blocks of the bottom and the top.
    */
   static async create (weights: ModelWeights, { inputBlocks, outputBlocks }: Partition, capacity: number): Promise<CachedClientModel> {
     const { device, model } = weights
@@ -69,10 +67,8 @@ export class CachedClientModel {
 
   /**
    * Embeds the next tokens and runs the bottom blocks on them. Returns the calls that compute the hidden states [ids, hidden]; the tokens
-   * count
-   * as part of the sequence from now on, so the caller runs the calls before it asks for others. The first call has the whole prompt where
-   * the
-   * model reads prompts in both directions. Throws PromptError.
+   * count as part of the sequence from now on, so the caller runs the calls before it asks for others. The first call has the whole prompt
+   * where the model reads prompts in both directions. Throws PromptError.
    */
   async embed (ids: readonly number[]): Promise<Deferred> {
     const { embedding, bottom } = this.#parts
@@ -120,10 +116,8 @@ export class CachedClientModel {
 
   /**
    * Computes `logits`, and embeds the likeliest next token in the same message to the device, before the caller has seen the logits.
-   * `release`
-   * appends the calls that protect the token's hidden state [1, hidden]. A caller that chooses another token first rewinds to the position
-   * of
-   * this one.
+   * `release` appends the calls that protect the token's hidden state [1, hidden]. A caller that chooses another token first rewinds to the
+   * position of this one.
    */
   async logitsAndNext (
     hidden: AnyTensor | Deferred,

@@ -18,8 +18,7 @@ export interface SequenceChunk {
   readonly context?: PromptContext | undefined
   /**
    * The length of the sequence after the pass that this chunk is a part of; `cache.length + count` where it is left out. The rotary angles
-   * of a
-   * model whose base grows follow from it, so that a pass in chunks computes what the whole pass does.
+   * of a model whose base grows follow from it, so that a pass in chunks computes what the whole pass does.
    */
   readonly passEnd?: number
 }
@@ -38,8 +37,7 @@ export class CachedSpan {
   /**
    * Takes hidden states [sum of counts, hidden], one chunk after another, through the blocks of a span, and writes keys and values to the
    * caches. Returns hidden states of the same shape, which the caller frees with those given. The caller sets the caches' lengths once all
-   * of
-   * their blocks have run. Throws RangeError for a chunk that its cache cannot take.
+   * of their blocks have run. Throws RangeError for a chunk that its cache cannot take.
    */
   async forward (hidden: AnyTensor, chunks: readonly SequenceChunk[], span: Span): Promise<DeviceTensor> {
     const { first, end } = span

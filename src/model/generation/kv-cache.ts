@@ -12,8 +12,7 @@ import { cachedHeadSize } from './cached-attention.ts'
 
 /**
  * The number of positions that a new cache has memory for. onnxruntime's cached attention clears the positions beyond a sequence's length
- * in
- * every step, which takes time in proportion to the memory; so a cache grows with its sequence, by doubling, and does not begin at its
+ * in every step, which takes time in proportion to the memory; so a cache grows with its sequence, by doubling, and does not begin at its
  * capacity.
  */
 const FIRST_POSITIONS = 256

@@ -24,8 +24,7 @@ export class LocalGenerator {
 
   /**
    * Loads a model. `'weights'` as trainable generates with the weights of the checkpoint in float32; otherwise `format` is the format of
-   * the
-   * frozen weights beside the adapters. The caller frees the generator.
+   * the frozen weights beside the adapters. The caller frees the generator.
    */
   static async load (
     device: Device,
@@ -45,8 +44,7 @@ export class LocalGenerator {
 
   /**
    * Continues a prompt of at least one token, and yields token after token until a stop token, `maxTokens` tokens or the last position of
-   * the
-   * model. Throws RangeError for a prompt of another length.
+   * the model. Throws RangeError for a prompt of another length.
    */
   async *generate (
     prompt: readonly number[],

@@ -21,8 +21,7 @@ export interface SamplingOptions {
 
 /**
  * Chooses the token at position `step` of a sequence from its logits [vocabulary]. The random number of a step follows from the seed and
- * the
- * step alone, so that an interrupted generation can go on with the same tokens.
+ * the step alone, so that an interrupted generation can go on with the same tokens.
  */
 export type Sampler = (logits: Float32Array, step: number) => number
 
@@ -112,8 +111,7 @@ function reaching (ids: Uint32Array, weights: Float64Array, target: number): Uin
 
 /**
  * Returns the ids of the `count` largest logits, largest first, equal logits in the order of their ids. A logit and its id share one
- * float64
- * (32 + 21 bits), because a typed array of numbers sorts many times faster than an array with a comparison function.
+ * float64 (32 + 21 bits), because a typed array of numbers sorts many times faster than an array with a comparison function.
  */
 function likeliest (logits: Float32Array, count: number): Uint32Array {
   const threshold = count === logits.length ? -Infinity : kthLargest(logits, count)

@@ -28,6 +28,8 @@ export interface BatchRunnerComponents {
   readonly device: Device
   readonly blocks: CachedSpan
   readonly boundary: Boundary
+  /** Tokens of one sequence that a run of the model may have. */
+  readonly maxChunkTokens: number
 }
 
 /** Takes the chunks of a plan through their blocks, all in one run where their spans allow it. */
@@ -59,7 +61,7 @@ export class BatchRunner {
   async #runAlone (chunk: BatchChunk): Promise<Tensor[]> {
     const { boundary, blocks } = this.#c
     const { sequence: { cache, span }, position, count, tensors } = chunk
-    cache.length = position
+    await this.#prepare(chunk)
     const { calls, input } = continued(await boundary.decoding(tensors))
     const through = await blocks.forwardCalls(input, [sequenceChunk(chunk)], span)
     const encoded = await boundary.encode({ calls: [...calls, ...through], output: 'output' }, count)
@@ -73,7 +75,7 @@ export class BatchRunner {
     const byId = new Map(chunks.map((chunk) => [chunk.sequence.id, chunk]))
     const hidden = new Map<BatchChunk, DeviceTensor>()
     for (const chunk of chunks) {
-      chunk.sequence.cache.length = chunk.position
+      await this.#prepare(chunk)
       hidden.set(chunk, scope.own(await boundary.decode(chunk.tensors)))
     }
     for (const { first, end, items } of segments(chunks.map(({ sequence: { id, span }, count }) => ({ id, rows: count, ...span })))) {
@@ -83,6 +85,15 @@ export class BatchRunner {
     for (const chunk of chunks) results.push(await boundary.encode(hidden.get(chunk)!))
     for (const { sequence: { cache }, position, count } of chunks) cache.length = position + count
     return results
+  }
+
+  /**
+   * Sets a cache to the position of its chunk, with room for the rest of the request, so that the room is made once. A cache that keeps a
+   * window then forgets nothing until the next request, and a request of one run's size can be repeated however it was cut.
+   */
+  async #prepare ({ sequence: { cache }, position, requestEnd }: BatchChunk): Promise<void> {
+    cache.length = position
+    await cache.reserve(Math.min(requestEnd, position + this.#c.maxChunkTokens))
   }
 
   /** Replaces the hidden states of these chunks by those after blocks that all of them pass. */

@@ -22,8 +22,7 @@ export class CacheFullError extends MidspanError {
 export class CacheEvictedError extends MidspanError {
   constructor () {
     super('E_CACHE_EVICTED', 'the cache of the idle sequence was given up for another client', {
-      next: 'open the sequence again and repeat what was sent',
-      retryable: true
+      next: 'open the sequence again and repeat what was sent', retryable: true
     })
   }
 }
@@ -57,8 +56,7 @@ export interface Account {
  * Chooses the caches to evict, least recently used first, so that `client` can have `bytes` more of `totalBytes`. Returns their ids, or
  * undefined where there is no way. A cache that has a request stays. Of the others, those that were not used for IDLE_MS may go; and, where
  * the client stays within an equal share of all clients that hold caches, those of clients beyond that share, down to the share. What a
- * client
- * has within its share is therefore not taken from it while it is in use, unless more clients come.
+ * client has within its share is therefore not taken from it while it is in use, unless more clients come.
  */
 export function chooseEvictions (
   accounts: ReadonlyMap<string, Account>,
@@ -126,8 +124,7 @@ export class CacheManager {
 
   /**
    * Opens a sequence of up to `capacity` tokens. Where there is no room for its cache, it evicts idle caches, and waits for a while where
-   * none
-   * may be evicted. The caller closes the sequence. Throws CacheFullError.
+   * none may be evicted. The caller closes the sequence. Throws CacheFullError.
    */
   async open (id: string, client: string, span: Span, capacity: number, signal?: AbortSignal): Promise<CachedSequence> {
     const { device, model } = this.#c

@@ -5,7 +5,7 @@ import type { CachedSpan } from '../../../model/generation/cached-span.ts'
 import type { Boundary } from '../../../model/privacy/boundary.ts'
 import type { Device } from '../../../model/runtime/device.ts'
 import type { Span } from '../../../span.ts'
-import { tensor, type Tensor } from '../../../tensor.ts'
+import { bytesOf, fromBytes, tensor, type Tensor } from '../../../tensor.ts'
 import { checkPosition, tokensOf, type CachedHiddenStates, type StageCache } from '../../middle/stage.ts'
 import { BatchRunner, type BatchChunk, type ChunkResult } from './batch-runner.ts'
 import { CacheManager, type CachedSequence } from './cache-manager.ts'
@@ -19,8 +19,8 @@ export class SequenceClosedError extends MidspanError {
 }
 
 /**
- * What one run carries. A run with 512 tokens of a prompt takes about twenty times as long as one with a single token, which must wait for
- * it; with 128 tokens about six times, at nearly the same speed of the prompt. 32 sequences bound the programs that a server compiles.
+ * Bounds a run. Single tokens wait for the prompts that share their run: on two CPU threads at hidden size 512, a run of 512 tokens took 25
+ * times as long as a run of one, and a run of 128 tokens 7 times, at nearly the same speed of the prompt. 32 sequences bound the programs.
  */
 export const DEFAULT_LIMITS: SchedulerLimits = {
   maxBatchedTokens: 512,
@@ -60,12 +60,13 @@ export class GenerationEngine {
   readonly #requests: Request[] = []
   #history = NO_HISTORY
   #working: Promise<void> | undefined
-  /** The run in progress. */
+  /** The run in progress, and the requests that have chunks in it. */
   #running: Promise<unknown> | undefined
+  #inRun: ReadonlySet<Request> = new Set()
 
   constructor ({ device, model, blocks, boundary, cacheBytes }: GenerationEngineComponents, limits = DEFAULT_LIMITS) {
     this.caches = new CacheManager({ device, model, totalBytes: cacheBytes })
-    this.#runner = new BatchRunner({ device, blocks, boundary })
+    this.#runner = new BatchRunner({ device, blocks, boundary, maxChunkTokens: maxChunkTokens(model) })
     this.#limits = { ...limits, maxBatchedTokens: Math.min(limits.maxBatchedTokens, maxChunkTokens(model)) }
   }
 
@@ -76,15 +77,21 @@ export class GenerationEngine {
 
   /**
    * Takes hidden states through the blocks of their sequence, in as many runs as the scheduler plans, and appends them to its cache. A
-   * sequence
-   * has one request at a time. A request whose signal aborts is given up before its next run. Throws CacheEvictedError.
+   * sequence has one request at a time. A request whose signal aborts is given up before its next run. Throws CacheEvictedError.
    */
   async compute (sequence: CachedSequence, states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
     signal?.throwIfAborted()
     this.caches.acquire(sequence)
     const { promise, resolve, reject } = Promise.withResolvers<readonly Tensor[]>()
     const request: Request = {
-      sequence, ...states, position: sequence.cache.length, count: tokensOf(states.tensors), done: 0, results: [], resolve, reject
+      sequence,
+      ...states,
+      position: sequence.cache.length,
+      count: tokensOf(states.tensors),
+      done: 0,
+      results: [],
+      resolve,
+      reject
     }
     const onAbort = (): void => { this.#end(request, () => { reject(signal?.reason) }) }
     signal?.addEventListener('abort', onAbort, { once: true })
@@ -107,36 +114,41 @@ export class GenerationEngine {
       this.#history = plan.history
       const byId = new Map(this.#requests.map((request) => [request.sequence.id, request]))
       const planned = plan.chunks.map(({ id, tokens }) => ({ request: byId.get(id)!, tokens }))
+      this.#inRun = new Set(planned.map(({ request }) => request))
       const run = this.#runner.run(planned.map(({ request, tokens }) => chunkOf(request, tokens)))
       this.#running = run
       const results = await run
+      this.#inRun = new Set()
       for (const [i, { request, tokens }] of planned.entries()) this.#take(request, tokens, results[i]!)
     }
   }
 
   /** Adds the result of a chunk to its request, and answers the request where it was the last. */
   #take (request: Request, tokens: number, result: ChunkResult): void {
-    if (!this.#requests.includes(request)) return
+    if (!this.#requests.includes(request)) {
+      this.caches.release(request.sequence)
+      return
+    }
     if ('error' in result) {
       this.#end(request, () => { request.reject(result.error) })
       return
     }
     request.done += tokens
     request.results.push(result.tensors)
-    if (request.done === request.count) this.#end(request, () => { request.resolve(joined(request.results)) })
+    if (request.done === request.count) this.#end(request, () => { request.resolve(joinRows(request.results)) })
   }
 
-  /** Takes a request out of the queue, if it is there, and settles it. */
+  /** Takes a request out of the queue, if it is there, and settles it. Its cache stays in use until the run that it is in has ended. */
   #end (request: Request, settle: () => void): void {
     const index = this.#requests.indexOf(request)
     if (index < 0) return
     this.#requests.splice(index, 1)
-    this.caches.release(request.sequence)
+    if (!this.#inRun.has(request)) this.caches.release(request.sequence)
     settle()
   }
 }
 
-/** One open sequence of a client, as the session that serves it sees it. */
+/** A sequence on the server, as the session of its client uses it. */
 export class EngineSequence implements StageCache {
   readonly #engine: GenerationEngine
   readonly #sequence: CachedSequence
@@ -147,14 +159,14 @@ export class EngineSequence implements StageCache {
   }
 
   get capacity (): number { return this.#sequence.cache.capacity }
-
   get length (): number { return this.#sequence.cache.length }
 
-  /** Whether tokens from this position on can be computed: the keys and values that they attend to are in the cache. */
+  /** Returns whether the cache still has every key that tokens from `position` on attend to. */
   holds (position: number): boolean {
     return this.#sequence.cache.holds(position)
   }
 
+  /** Computes hidden states through the span and appends them to the cache. Throws CacheEvictedError. */
   async forward (states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
     return await this.#engine.compute(this.#sequence, states, signal)
   }
@@ -169,48 +181,36 @@ export class EngineSequence implements StageCache {
   }
 }
 
-/**
- * A request as the scheduler sees it. A prompt that a model reads in both directions is computed whole: its tokens attend to each other.
- */
-function pending ({ sequence: { id, client }, context, position, count, done }: Request): PendingRequest {
-  return { id, client, tokens: count - done, indivisible: context !== undefined && position === 0 ? count : 1 }
+/** Describes a request to the scheduler. A context that is read in both directions comes with the token after it in one chunk. */
+function pending ({ sequence: { id, client }, position, context, count, done }: Request): PendingRequest {
+  return { id, client, tokens: count - done, indivisible: context === undefined || position + done > 0 ? 1 : context.length + 1 }
 }
 
-/** The next tokens of a request. */
-function chunkOf ({ sequence, position, tensors, context, count, done }: Request, tokens: number): BatchChunk {
+/** Returns the next `count` tokens of a request. */
+function chunkOf ({ sequence, position, context, tensors, count: requestCount, done }: Request, count: number): BatchChunk {
   return {
     sequence,
     position: position + done,
-    count: tokens,
-    tensors: tensors.map((part) => rowsOf(part, done, done + tokens)),
+    count,
+    tensors: tensors.map((part) => rowsOf(part, done, done + count)),
     context,
-    requestEnd: position + count
+    requestEnd: position + requestCount
   }
 }
 
-/** Rows `[first, end)` of a tensor [rows, …], over the same memory. */
-function rowsOf (value: Tensor, first: number, end: number): Tensor {
-  const [rows = 0, ...rest] = value.shape
-  if (first === 0 && end === rows) return value
-  const width = value.data.length / rows
-  return tensor(value.dtype, [end - first, ...rest], value.data.subarray(first * width, end * width))
+/** Returns rows [start, end) of a host tensor [rows, ...], without a copy. */
+function rowsOf ({ dtype, shape: [rows = 0, ...rest], data }: Tensor, start: number, end: number): Tensor {
+  const width = data.length / rows
+  return tensor(dtype, [end - start, ...rest], data.subarray(start * width, end * width))
 }
 
-/** The hidden states of all chunks of a request, and for int8 their scales, one chunk after the other. */
-function joined (results: ReadonlyArray<readonly Tensor[]>): readonly Tensor[] {
-  const [first, ...others] = results
+/** Joins the tensors of consecutive chunks [rows, ...], each with those at its place in the others. */
+function joinRows (chunks: ReadonlyArray<readonly Tensor[]>): readonly Tensor[] {
+  const [first, ...others] = chunks
   if (first === undefined || others.length === 0) return first ?? []
-  return first.map((part, index) => concatenated(results.map((tensors) => tensors[index] ?? part)))
-}
-
-function concatenated (parts: readonly Tensor[]): Tensor {
-  const [{ dtype, shape: [, ...rest], data }] = parts as [Tensor, ...Tensor[]]
-  const length = parts.reduce((total, part) => total + part.data.length, 0)
-  const values = new (data.constructor as new (length: number) => Float32Array)(length)
-  let offset = 0
-  for (const part of parts) {
-    values.set(part.data as Float32Array, offset)
-    offset += part.data.length
-  }
-  return tensor(dtype, [parts.reduce((total, part) => total + (part.shape[0] ?? 0), 0), ...rest], values)
+  return first.map((head, place) => {
+    const parts = chunks.map((chunk) => chunk[place]!)
+    const rows = parts.reduce((sum, { shape }) => sum + shape[0]!, 0)
+    return fromBytes(head.dtype, [rows, ...head.shape.slice(1)], Buffer.concat(parts.map(bytesOf)))
+  })
 }

@@ -33,8 +33,7 @@ export interface SchedulerLimits {
 export interface SchedulerHistory {
   /**
    * The tokens that each client has been served, for the clients that were served more than the least served client with a request. A
-   * client
-   * that is not named counts as served as much as that one.
+   * client that is not named counts as served as much as that one.
    */
   readonly served: ReadonlyMap<string, number>
   /** Whether the last plan was an indivisible chunk beyond the budget, which makes decode steps wait. */
@@ -58,17 +57,14 @@ export const NO_HISTORY: SchedulerHistory = { served: new Map(), wasAlone: false
 /**
  * Plans the next run: decode steps first, then chunks of prompts with what is left of the token budget. The client that has been served the
  * fewest tokens comes first, among decode steps and among prompts, and a client's requests follow in the order of their arrival (the
- * virtual
- * token counter of https://arxiv.org/abs/2401.00588). So:
+ * virtual token counter of https://arxiv.org/abs/2401.00588). So:
  *
  * - A run has at most `maxBatchedTokens` tokens and `maxSequences` sequences. The one exception is an indivisible chunk for which the
- * budget
- *   beside the decode steps is too small: it runs alone, and never in two runs one after the other while a decode step waits.
+ *   budget beside the decode steps is too small: it runs alone, and never in two runs one after the other while a decode step waits.
  * - Every decode step is in every other run, unless there are more of them than a run may have.
  * - While prompts wait that can be cut anywhere, one of them gets at least one token in every run that is not another's alone.
- * - The served tokens of two clients that both have prompts waiting grow apart by at most `quantum`, or by the largest indivisible chunk,
- * and
- *   by their decode steps.
+ * - The served tokens of two clients that both have prompts waiting grow apart by at most `quantum` and the largest indivisible chunk,
+ *   besides their decode steps.
  *
  * It is a pure function: equal states give equal plans. The plan is empty only where there are no requests.
  */

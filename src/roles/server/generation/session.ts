@@ -14,25 +14,33 @@ export interface GenerationComponents {
   readonly engine: GenerationEngine
 }
 
-/** Serves one sequence until its stream ends, and frees its KV cache however the stream ends. Rejects with what ended the stream. */
+/**
+ * Serves one sequence until its stream ends, and frees its cache however that happens. A request is given up when the stream ends before
+ * its answer.
+ */
 export async function serveGeneration (
   channel: GenerateServerChannel,
-  { charter, model, engine }: GenerationComponents,
+  components: GenerationComponents,
   signal: AbortSignal
 ): Promise<void> {
-  const sequence = await open(channel, charter, engine, await channel.receive(signal), signal)
+  const sequence = await begin(channel, components, await channel.receive(signal), signal)
   try {
     await channel.send(fromServer({ case: 'ready', value: {} }))
-    for (;;) await compute(channel, { charter, model }, sequence, await channel.receive(signal), signal)
+    for (let next = channel.receive(signal);;) {
+      const received = await next
+      const ended = new AbortController()
+      next = channel.receive(signal)
+      next.catch((error: unknown) => { ended.abort(error) })
+      await compute(channel, components, sequence, received, AbortSignal.any([signal, ended.signal]))
+    }
   } finally {
     await sequence.close()
   }
 }
 
-async function open (
+async function begin (
   channel: GenerateServerChannel,
-  charter: Charter,
-  engine: GenerationEngine,
+  { charter, engine }: GenerationComponents,
   { message: { kind } }: Received<ClientMessage>,
   signal: AbortSignal
 ): Promise<EngineSequence> {
@@ -45,7 +53,7 @@ async function open (
 
 async function compute (
   channel: GenerateServerChannel,
-  { charter, model }: Omit<GenerationComponents, 'engine'>,
+  { charter, model }: GenerationComponents,
   sequence: EngineSequence,
   { message: { kind }, tensors }: Received<ClientMessage>,
   signal: AbortSignal
