@@ -66,18 +66,19 @@ export class Attacker {
   }
 
   /**
-   * A session whose frames carry any bytes: rightly sealed, whatever is inside. Resolves with what the server said until it ended the
-   * stream.
+   * Opens a session whose frames carry any bytes, rightly sealed. Resolves when the server has ended the stream: with the bytes of its answer,
+   * or with the error that a reset gave.
    */
-  async sealed (protocol: string, ...bodies: Uint8Array[]): Promise<Error | undefined> {
+  async sealed (protocol: string, ...bodies: Uint8Array[]): Promise<number | Error> {
     const stream = await this.stream(protocol)
     const medium = { stream, source: new StreamSource(stream, TIMEOUT_MS), sink: new StreamSink(stream, TIMEOUT_MS) }
     const { sessionId, c2s } = await agreeAsClient(medium, this.#parties(protocol), AbortSignal.timeout(TIMEOUT_MS))
     const sealer = new FrameSealer(c2s, { protocol, sessionId, direction: 'c2s' })
     try {
       for (const body of bodies) for (const record of sealer.seal('message', [body])) stream.send(record)
-      for await (const chunk of medium.source) void chunk
-      return undefined
+      let answerBytes = 0
+      for await (const chunk of medium.source) answerBytes += chunk.byteLength
+      return answerBytes
     } catch (error) {
       return error as Error
     }

@@ -97,7 +97,7 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     ['blocks backwards', evaluate([1], { first: 4, end: 1 }), [rows(1)]],
     ['blocks that no partition leaves to the server', evaluate([1], { first: 0, end: 4 }), [rows(1)]],
     ['no blocks', { case: 'enlist', value: { round: 0 } }, []],
-    ['a round that is yet to come', { case: 'enlist', value: { middle: MIDDLE, round: 1000 } }, []],
+    ['a round that is yet to come', { case: 'enlist', value: { middle: MIDDLE, round: 1000 } }, [], 'E_ROUNDS_AHEAD'],
     ['forward rows before it enlisted', { case: 'forward', value: { round: 0, lengths: [1] } }, [rows(1)]],
     ['gradient rows before it enlisted', { case: 'backward', value: { round: 0, tokens: 1 } }, [rows(1)]],
     ['a contribution before it enlisted', { case: 'contribution', value: { round: 0, names: ['0.self_attn.q_proj.lora_A'] } }, [rows(1)]],
@@ -173,7 +173,10 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
   it.each([TRAIN_PROTOCOL, GENERATE_PROTOCOL])('survives any bytes that are rightly sealed on %s', async (protocol) => {
     await fc.assert(
       fc.asyncProperty(fc.array(fc.uint8Array({ maxLength: 300 }), { minLength: 1, maxLength: 3 }), async (bodies) => {
-        expect(await attacker.sealed(protocol, ...bodies)).toBeInstanceOf(Error)
+        const end = await attacker.sealed(protocol, ...bodies)
+        // The server refuses with a frame that says why, or with a reset; it does not leave the stream open.
+        if (end instanceof Error) expect(end).not.toMatchObject({ code: 'E_CHANNEL_TIMEOUT' })
+        else expect(end).toBeGreaterThan(0)
       }),
       { numRuns: 12 }
     )
