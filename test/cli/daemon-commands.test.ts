@@ -207,6 +207,15 @@ describe('commands that talk to the daemon', () => {
     await writeFile(file, '[{"role":"user","content":"hi"}]')
     await run(['generate', '--home', root, '--messages', file])
     expect(asked.get('generate')).toMatchObject({ messages: [{ role: 'user', content: 'hi' }] })
+    const parts = [{ role: 'user', name: 'ada', content: ['hi', { type: 'text', text: 'there' }] }]
+    await writeFile(file, JSON.stringify(parts))
+    await run(['generate', '--home', root, '--messages', file])
+    expect(asked.get('generate')).toMatchObject({ messages: parts })
+    await writeFile(file, '[{"role":"user","content":[{"type":"image"}]}]')
+    expect(await run(['generate', '--home', root, '--messages', file])).toMatchObject({
+      code: 2,
+      err: expect.stringContaining('messages.0.content') as string
+    })
     await writeFile(file, '[{"role":"user"}]')
     expect(await run(['generate', '--home', root, '--messages', file])).toMatchObject({
       code: 2,
