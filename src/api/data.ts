@@ -3,7 +3,7 @@ import { z } from 'zod'
 /** How batches are made of a data file. */
 export const dataParameters = z.strictObject({
   /** Files, or directories of files. */
-  data: z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]).describe('the path of the data file'),
+  data: z.union([z.string().min(1), z.array(z.string().min(1)).min(1).readonly()]).describe('paths of files, or of directories of files'),
   /** Which column of the data stands for which field. */
   map: z.record(z.string(), z.string()).optional().describe('the columns that stand for fields, by field'),
   /** Goes on where more than half of the records are unusable. */

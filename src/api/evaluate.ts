@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { dataParameters } from './data.ts'
-import { count, finiteOrNull, skippedLines, timeoutMs, traffic, waiting } from './fields.ts'
+import { count, dataFound, finiteOrNull, timeoutMs, traffic, waiting } from './fields.ts'
 import { operation } from './operation.ts'
 
 export const evaluate = operation({
@@ -10,7 +10,7 @@ export const evaluate = operation({
     timeoutMs
   }),
   progress: {
-    start: z.object({ type: z.literal('start'), records: count.describe('records that are evaluated'), skippedLines }),
+    start: z.object({ type: z.literal('start'), records: count.describe('records that are evaluated'), ...dataFound }),
     waiting,
     progress: z.object({
       type: z.literal('progress'),
@@ -25,6 +25,7 @@ export const evaluate = operation({
     tokens: count.describe('tokens that the loss counted'),
     sequences: count,
     seconds: z.number(),
+    ...dataFound,
     ...traffic
   })
 })

@@ -31,11 +31,22 @@ export type Waiting = z.output<typeof waiting>
 export const timeoutMs = z.int().min(1).max(MAX_TIMER_MS).default(120_000)
   .describe('milliseconds without anything from a server after which the operation gives up')
 
-/** Lines of a data file that cannot be used. */
-export const skippedLines = z.array(z.object({
-  line: z.int().min(1).describe('counted from 1'),
+const dataLines = z.array(z.object({
+  file: z.string().optional().describe('the file, where there are several'),
+  line: z.int().min(1).describe('the line, or the row where a format has rows, counted from 1'),
   reason: z.string()
-})).readonly().describe('lines of the data that cannot be used, the first of them')
+})).readonly()
+
+/** What was found in the data: how many records, which of them cannot be used, and which are used otherwise than they are given. */
+export const dataFound = {
+  recordsRead: count.describe('records that were read, those that cannot be used included'),
+  skipped: count.describe('records that cannot be used'),
+  skippedLines: dataLines.describe('the first of the records that cannot be used'),
+  noticed: count.describe('remarks on records that are used otherwise than they are given, such as cut'),
+  notices: dataLines.describe('the first of these remarks')
+}
+
+export type DataFound = z.output<z.ZodObject<typeof dataFound>>
 
 /** A number for people that may be no number: null where it is not finite. */
 export const finiteOrNull = z.number().nullable()

@@ -2,11 +2,23 @@ import { z } from 'zod'
 import { count, timeoutMs, traffic, waiting } from './fields.ts'
 import { operation } from './operation.ts'
 
+const contentPart = z.union([z.string(), z.strictObject({ type: z.literal('text'), text: z.string() })])
+
+/** A message of a conversation, in the shape that training data has it. */
+const message = z.strictObject({
+  role: z.string(),
+  content: z.union([z.string(), z.array(contentPart).readonly()]),
+  reasoning_content: z.string().optional(),
+  name: z.string().optional()
+})
+
+export type Message = z.output<typeof message>
+
 export const generate = operation({
   about: 'Continues a prompt',
   parameters: z.strictObject({
     prompt: z.string().optional().describe('text to continue'),
-    messages: z.array(z.strictObject({ role: z.string(), content: z.string() })).min(1).readonly().optional().describe(
+    messages: z.array(message).min(1).readonly().optional().describe(
       'a conversation to answer'
     ),
     ids: z.array(z.int().min(0)).min(1).readonly().optional().describe('token ids to continue, exactly as given'),

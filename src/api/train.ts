@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { dataParameters } from './data.ts'
-import { count, finiteOrNull, skippedLines, traffic, waiting } from './fields.ts'
+import { count, dataFound, finiteOrNull, traffic, waiting } from './fields.ts'
 import { operation } from './operation.ts'
 
 export const train = operation({
@@ -21,7 +21,7 @@ export const train = operation({
       rounds: count.describe('rounds of this run in total'),
       resumedFrom: count.optional().describe('rounds done when a run is resumed'),
       records: count.describe('records that are learnt from'),
-      skippedLines
+      ...dataFound
     }),
     waiting,
     round: z.object({

@@ -43,6 +43,11 @@ export function repeated<T> (value: string, parse: Parse<T>, about: string, show
   return { value, parse: (text) => [parse(text)], about, fallback: [], repeat: true, ...(shown === undefined ? {} : { shown }) }
 }
 
+/** Makes an option without which the command cannot run, and which may be given several times. */
+export function mandatoryRepeated<T> (value: string, parse: Parse<T>, about: string): Option<readonly T[]> {
+  return { ...repeated(value, parse, about), mandatory: true }
+}
+
 /** Makes an option that is on or off. */
 export function toggle (about: string): Option<boolean> {
   return { parse: boolean, about, fallback: false }

@@ -1,5 +1,5 @@
-import { defaulted, optional, toggle } from './option.ts'
-import { choice, duration, integer, number, size } from './values.ts'
+import { defaulted, mandatoryRepeated, optional, repeated, toggle } from './option.ts'
+import { choice, duration, fieldColumn, integer, number, path, size } from './values.ts'
 
 /** Options that mean the same in several commands. */
 
@@ -44,6 +44,26 @@ export const weights = optional(
   "What the frozen weights of this peer's blocks are kept as: fp32, fp16, int8 or int4. Less memory and faster generation for another, close model; see docs/weights.md",
   'fp32'
 )
+
+/** The data that training and evaluation read, and how. */
+export const dataOptions = {
+  data: mandatoryRepeated('PATH', path, 'A file or directory of JSONL, JSON, CSV, TSV, Parquet or plain text; see docs/data.md'),
+  map: repeated('FIELD=COLUMN', fieldColumn, 'Read a field from a column of another name, such as completion=answer'),
+  skipBadLines: toggle('Go on where more than half of the records cannot be used'),
+  maxTokens: optional('COUNT', integer({ min: 2 }), 'Tokens of a sequence at most', "the charter's limit"),
+  lossOn: defaulted(
+    'WHAT',
+    choice('completion', 'all'),
+    'completion',
+    'Tokens that the loss counts: completion, where the data tells it apart, or all'
+  ),
+  seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'Order of the records', '0')
+}
+
+/** Returns the columns by field as the daemon takes them; undefined where no column has another name. */
+export function fieldMap (pairs: ReadonlyArray<readonly [string, string]>): Record<string, string> | undefined {
+  return pairs.length === 0 ? undefined : Object.fromEntries(pairs)
+}
 
 /** Noise beyond this drowns any signal. */
 export const NOISE_BOUNDS = { min: 0, max: 1000 } as const

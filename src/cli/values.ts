@@ -187,3 +187,10 @@ export function address (value: string): string {
   if (!/^(\/[^/\s]+)+$/.test(value)) throw new UsageError('is not a multiaddr such as /ip4/127.0.0.1/tcp/4001')
   return value
 }
+
+/** Parses a field and the column that it is read from, such as completion=answer. */
+export function fieldColumn (value: string): readonly [string, string] {
+  const [, field, column] = /^([^=]+)=(.+)$/.exec(value) ?? []
+  if (field === undefined || column === undefined) throw new UsageError('is not a field and a column such as completion=answer')
+  return [field, column]
+}

@@ -56,7 +56,7 @@ describe('events that leave a daemon', () => {
     expect(() => { checkEvent('generate', { ...done, more: 1 } as never) }).toThrow('the field more is unknown')
     const skippedLines = [{ line: 1, reason: 'x', text: 'secret' }]
     expect(() => {
-      checkEvent('evaluate', { type: 'start', records: 1, skippedLines })
+      checkEvent('evaluate', { type: 'start', records: 1, recordsRead: 2, skipped: 1, skippedLines, noticed: 0, notices: [] })
     }).toThrow('the field skippedLines.0.text is unknown')
   })
 

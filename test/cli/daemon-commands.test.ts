@@ -14,6 +14,7 @@ import { run } from './helpers.ts'
 import { midspan, MidspanProcess } from './process.ts'
 
 const silent: Logger = { debug () {}, info () {}, warn () {}, error () {} }
+const allUsed = { recordsRead: 12, skipped: 0, skippedLines: [], noticed: 0, notices: [] }
 const traffic = { sentBytes: 2048, receivedBytes: 1024 }
 const generated: ResultOf<'generate'> = {
   type: 'done',
@@ -71,9 +72,15 @@ function answering<Name extends OperationName> (name: Name, ...events: Array<Eve
   }
 }
 
-async function * trainForever (parameters: ParametersOf<'train'>, signal: AbortSignal): AsyncGenerator<EventOf<'train'>> {
+/** Has nothing to do for one round, and trains for more until it is stopped. */
+async function * trainUntilStopped (parameters: ParametersOf<'train'>, signal: AbortSignal): AsyncGenerator<EventOf<'train'>> {
   asked.set('train', parameters)
-  yield { type: 'start', round: 0, done: 0, rounds: 100, records: 12, skippedLines: [{ line: 3, reason: 'is not JSON' }] }
+  if (parameters.rounds === 1) {
+    yield { type: 'done', rounds: 1, loss: null, seconds: 0, ...traffic }
+    return
+  }
+  const found = { ...allUsed, recordsRead: 13, skipped: 1, skippedLines: [{ line: 3, reason: 'is not JSON' }] }
+  yield { type: 'start', round: 0, done: 0, rounds: 100, records: 12, ...found }
   yield {
     type: 'round',
     round: 1,
@@ -107,7 +114,7 @@ beforeAll(async () => {
       addresses: [],
       warning: null
     }),
-    train: trainForever,
+    train: trainUntilStopped,
     evaluate: answering('evaluate', { type: 'progress', sequences: 1, tokens: 10 }, {
       type: 'result',
       loss: 1.5,
@@ -115,6 +122,7 @@ beforeAll(async () => {
       tokens: 100,
       sequences: 5,
       seconds: 2,
+      ...allUsed,
       ...traffic
     }),
     generate: answering('generate', { type: 'text', text: 'there was ' }, { type: 'text', text: 'a cat' }, generated),
@@ -199,6 +207,15 @@ describe('commands that talk to the daemon', () => {
     await writeFile(file, '[{"role":"user","content":"hi"}]')
     await run(['generate', '--home', root, '--messages', file])
     expect(asked.get('generate')).toMatchObject({ messages: [{ role: 'user', content: 'hi' }] })
+    const parts = [{ role: 'user', name: 'ada', content: ['hi', { type: 'text', text: 'there' }] }]
+    await writeFile(file, JSON.stringify(parts))
+    await run(['generate', '--home', root, '--messages', file])
+    expect(asked.get('generate')).toMatchObject({ messages: parts })
+    await writeFile(file, '[{"role":"user","content":[{"type":"image"}]}]')
+    expect(await run(['generate', '--home', root, '--messages', file])).toMatchObject({
+      code: 2,
+      err: expect.stringContaining('messages.0.content') as string
+    })
     await writeFile(file, '[{"role":"user"}]')
     expect(await run(['generate', '--home', root, '--messages', file])).toMatchObject({
       code: 2,
@@ -210,6 +227,20 @@ describe('commands that talk to the daemon', () => {
     const { out } = await run(['evaluate', '--home', root, '--data', 'x'])
     expect(out).toBe('Loss 1.5000, perplexity 4.48, over 100 tokens of 5 sequences (2.0s, sent 2.0 KiB, received 1.0 KiB)\n')
     expect(JSON.parse((await run(['evaluate', '--home', root, '--data', 'x', '--json'])).out)).toMatchObject({ loss: 1.5, tokens: 100 })
+  })
+
+  it.each([['train', '--rounds', '1'], ['evaluate']])('send how the data is to be read: %s', async (name, ...more) => {
+    const data = ['--data', 'a.jsonl', '--data', '/b.csv', '--map', 'prompt=asked', '--map', 'completion=to=ld', '--skip-bad-lines']
+    const { code } = await run([name, ...more, '--home', root, ...data, '--packing', 'packed', '--loss-on', 'all', '--seed', '7'])
+    expect(code).toBe(0)
+    expect(asked.get(name)).toMatchObject({
+      data: [join(process.cwd(), 'a.jsonl'), '/b.csv'],
+      map: { prompt: 'asked', completion: 'to=ld' },
+      skipBadLines: true,
+      packing: 'packed',
+      lossOn: 'all',
+      seed: 7
+    })
   })
 
   it('tell what the daemon refused, with the exit code of its kind', async () => {
@@ -228,6 +259,6 @@ describe('commands that talk to the daemon', () => {
     const { code, err } = await training.stop('SIGINT')
     expect([code, err]).toEqual([130, 'midspan: interrupted (run it again to resume)\n'])
     await hungUp
-    expect(asked.get('train')).toMatchObject({ data: join(process.cwd(), 'notes.jsonl'), rounds: 100 })
+    expect(asked.get('train')).toMatchObject({ data: [join(process.cwd(), 'notes.jsonl')], rounds: 100 })
   })
 })

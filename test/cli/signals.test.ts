@@ -25,7 +25,7 @@ describe('commands that are told to stop', { timeout: 60_000 }, () => {
     home = await mkdtemp(join(tmpdir(), 'midspan-signals-'))
     server = await startControlServer(homeAt(home), {
       async *train (_, signal) {
-        yield { type: 'start', round: 0, done: 0, rounds: 1, records: 1, skippedLines: [] }
+        yield { type: 'start', round: 0, done: 0, rounds: 1, records: 1, recordsRead: 1, skipped: 0, skippedLines: [], noticed: 0, notices: [] }
         for (;;) {
           yield { type: 'waiting', reason: 'nobody is here' }
           await Promise.race([once(signal, 'abort'), new Promise((resolve) => setTimeout(resolve, 20))])

@@ -7,6 +7,7 @@ import {
   clip,
   duration,
   ends,
+  fieldColumn,
   hexSeed,
   integer,
   list,
@@ -117,7 +118,11 @@ describe('values of options', () => {
     expect(path('a/b')).toBe(`${process.cwd()}/a/b`)
   })
 
-  it.each([[address, 'localhost:4001'], [address, '/ip4/1.2.3.4/tcp/1 2'], [peerId, 'QmFoo'], [hexSeed, 'xyz'], [boolean, 'yes'], [
+  it('reads a field and its column, whose name may hold the sign between them', () => {
+    expect(fieldColumn('completion=the answer=')).toEqual(['completion', 'the answer='])
+  })
+
+  it.each([[fieldColumn, 'completion'], [fieldColumn, '=answer'], [fieldColumn, 'completion='], [address, 'localhost:4001'], [address, '/ip4/1.2.3.4/tcp/1 2'], [peerId, 'QmFoo'], [hexSeed, 'xyz'], [boolean, 'yes'], [
     text,
     ''
   ]])('refuses with %o the text %j', (parse, given) => {

@@ -66,7 +66,10 @@ describe('the operations of a federation', { timeout: 120_000 }, () => {
     const file = federation.path('broken.jsonl')
     await writeFile(file, `${await readFile(data, 'utf8')}not JSON\n`)
     const { err } = await run(['evaluate', '--home', client().home, '--data', file, '--limit', '1'])
-    expect(err).toMatch(/^1 line cannot be used:\n {2}line \d+: [^\n]+\n$/)
+    expect(err).toMatch(/^1 of \d+ records \([^)]+%\) cannot be used:\n {2}line \d+: [^\n]+\n$/)
+    const result = await ask('evaluate', { data: [data, file], limit: 1 })
+    expect(result).toMatchObject({ skipped: 1, skippedLines: [{ file }] })
+    expect(result.recordsRead).toBeGreaterThan(2)
   })
 
   it('generate from the begin token where the prompt is empty', async () => {

@@ -2,11 +2,11 @@ import type { ResultOf } from '../../api/operations.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { bytes, lossText, plural, seconds } from '../format.ts'
-import { grouped, mandatory, optional } from '../option.ts'
-import { json, timeout } from '../shared-options.ts'
-import { integer, path } from '../values.ts'
+import { grouped, optional } from '../option.ts'
+import { dataOptions, fieldMap, json, timeout } from '../shared-options.ts'
+import { choice, integer } from '../values.ts'
+import { foundText } from '../views/data-found.ts'
 import { ProgressLine } from '../views/progress-line.ts'
-import { skippedText } from '../views/skipped-lines.ts'
 
 export const evaluate = command({
   name: 'evaluate',
@@ -17,23 +17,28 @@ export const evaluate = command({
   details: 'The model runs across the network with the adapters as they are. Nothing is learned, and the text stays here.',
   options: {
     ...grouped('Data', {
-      data: mandatory('FILE', path, 'JSONL or plain text, as for train'),
-      maxTokens: optional('COUNT', integer({ min: 2 }), 'Tokens of a sequence at most', "the charter's limit"),
+      ...dataOptions,
+      packing: optional(
+        'HOW',
+        choice('packed', 'padded'),
+        'padded: a record a sequence, with a context of its own; packed: sequences filled with consecutive records',
+        'padded'
+      ),
       sequences: optional('COUNT', integer({ min: 1 }), 'Sequences sent at once', 'as many as the charter allows a client'),
-      limit: optional('COUNT', integer({ min: 1 }), 'Sequences in all, at most', 'the whole file')
+      limit: optional('COUNT', integer({ min: 1 }), 'Sequences in all, at most', 'all of the data')
     }),
     ...grouped('Network', { timeout }),
     ...grouped('Output', { json })
   },
   examples: [{ command: 'midspan evaluate --data heldout.jsonl', about: 'loss and perplexity over a file' }],
-  async run ({ home, json, timeout, data, maxTokens, sequences, limit }, { terminal, signal }) {
+  async run ({ home, json, timeout, debug: _debug, config: _config, map, ...rest }, { terminal, signal }) {
     const progress = new ProgressLine(terminal)
-    const parameters = { data, maxTokens, sequences, limit, timeoutMs: timeout }
+    const parameters = { ...rest, map: fieldMap(map), timeoutMs: timeout }
     try {
       for await (const event of callDaemon(home, 'evaluate', parameters, signal)) {
         switch (event.type) {
           case 'start':
-            for (const line of skippedText(event.skippedLines)) terminal.note(line)
+            for (const line of foundText(event)) terminal.note(line)
             break
           case 'waiting':
             progress.wait(event.reason)

@@ -18,7 +18,7 @@ export const generate = command({
   options: {
     ...grouped('Input', {
       prompt: optional('TEXT', String, "Text to continue; an empty one continues the model's begin token"),
-      messages: optional('FILE', path, "A JSON array of { role, content }, put through the model's chat template"),
+      messages: optional('FILE', path, "A JSON array of { role, content }, put through the model's chat template; docs/data.md says what a message may hold"),
       ids: optional('ID,…', list(integer({ min: 0 }), { repeats: true }), 'Token ids to continue, exactly as given')
     }),
     ...grouped('Sampling', {
@@ -120,5 +120,5 @@ async function readMessages (file: string): Promise<Messages> {
 
 function isMessage (value: unknown): value is Messages[number] {
   const { role, content } = (value ?? {}) as { role?: unknown, content?: unknown }
-  return typeof role === 'string' && typeof content === 'string'
+  return typeof role === 'string' && (typeof content === 'string' || Array.isArray(content))
 }

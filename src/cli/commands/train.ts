@@ -1,9 +1,9 @@
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { InterruptedError } from '../exit.ts'
-import { defaulted, grouped, mandatory, optional, toggle } from '../option.ts'
-import { clientNoise, json } from '../shared-options.ts'
-import { choice, integer, path } from '../values.ts'
+import { defaulted, grouped, optional, toggle } from '../option.ts'
+import { clientNoise, dataOptions, fieldMap, json } from '../shared-options.ts'
+import { choice, integer } from '../values.ts'
 import { TrainView } from '../views/train-view.ts'
 
 export const train = command({
@@ -16,21 +16,13 @@ export const train = command({
 Stopping at any time loses nothing: run the same command again and it resumes.`,
   options: {
     ...grouped('Data', {
-      data: mandatory('FILE', path, 'JSONL (text, prompt and completion, messages, or instruction, input and output) or plain text'),
-      maxTokens: optional('COUNT', integer({ min: 2 }), 'Tokens of a sequence at most', "the charter's limit"),
+      ...dataOptions,
       packing: optional(
         'HOW',
         choice('packed', 'padded'),
         'packed: sequences filled with consecutive records; padded: a record a sequence',
         'packed where the model allows it'
-      ),
-      lossOn: defaulted(
-        'WHAT',
-        choice('completion', 'all'),
-        'completion',
-        'Tokens that the loss counts: completion, where the data tells it apart, or all'
-      ),
-      seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'Order of the records', '0')
+      )
     }),
     ...grouped('Training', {
       rounds: defaulted('COUNT', integer({ min: 1 }), '100', 'Rounds in total, those already done included'),
@@ -44,9 +36,11 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
   examples: [
     { command: 'midspan train --data notes.jsonl --rounds 100', about: 'a hundred rounds on a file of records' },
     { command: 'midspan train --data notes.jsonl --rounds 200', about: 'a hundred more' },
+    { command: 'midspan train --data faq.csv --map prompt=asked --map completion=told', about: 'a table with columns of other names' },
     { command: 'midspan train --data notes.jsonl --json | jq .loss', about: 'events for a program, one JSON object a line' }
   ],
-  async run ({ home, json, debug: _debug, config: _config, ...parameters }, { terminal, signal }) {
+  async run ({ home, json, debug: _debug, config: _config, map, ...rest }, { terminal, signal }) {
+    const parameters = { ...rest, map: fieldMap(map) }
     const view = new TrainView(terminal, json)
     try {
       for await (const event of callDaemon(home, 'train', parameters, signal)) view.show(event)

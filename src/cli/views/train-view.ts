@@ -1,8 +1,8 @@
 import type { EventOf, ProgressOf, ResultOf } from '../../api/operations.ts'
 import { bytes, digits, lossText, plural, seconds } from '../format.ts'
 import type { Terminal } from '../terminal.ts'
+import { foundText } from './data-found.ts'
 import { bar, ProgressLine } from './progress-line.ts'
-import { skippedText } from './skipped-lines.ts'
 
 export type TrainEvent = EventOf<'train'>
 export type TrainRound = Extract<ProgressOf<'train'>, { readonly type: 'round' }>
@@ -43,9 +43,9 @@ export class TrainView {
     this.#progress.clear()
   }
 
-  #start ({ done, rounds, records, skippedLines }: TrainStart): void {
+  #start ({ done, rounds, records, ...found }: TrainStart): void {
     this.#terminal.note(`Training on ${plural(records, 'record')}: ${done} of ${plural(rounds, 'round')} done so far`)
-    for (const line of skippedText(skippedLines)) this.#terminal.note(line)
+    for (const line of foundText(found)) this.#terminal.note(line)
   }
 
   #round (event: TrainRound): void {

@@ -25,10 +25,14 @@ const noTools = z.union([z.null(), z.tuple([])], tools).optional()
 
 const part = z.union([z.string(), z.object({ type: z.literal('text', 'content with parts other than text is not read'), text: z.string() })])
 
-/** Parts of a text stand on lines of their own, as servers that take such messages write them. */
+/** Joins the parts of a text: each stands on lines of its own, as servers that take such messages write them. */
+export function joinParts (parts: ReadonlyArray<string | { readonly text: string }>): string {
+  return parts.map((each) => typeof each === 'string' ? each : each.text).join('\n')
+}
+
 const content = z.union([
   z.string(),
-  z.array(part).transform((parts) => parts.map((each) => typeof each === 'string' ? each : each.text).join('\n'))
+  z.array(part).transform(joinParts)
 ])
 
 const message = z.object({

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { TrainView, type TrainRound } from '../../../src/cli/views/train-view.ts'
 import { recordedTerminal } from '../helpers.ts'
 
+const allUsed = { recordsRead: 1, skipped: 0, skippedLines: [], noticed: 0, notices: [] }
 const round: TrainRound = {
   type: 'round',
   round: 1,
@@ -23,7 +24,7 @@ describe('training as it is shown', () => {
   it('is a line a round where nobody watches, and its result alone goes to standard output', () => {
     const { terminal, out, err } = recordedTerminal(false)
     const view = new TrainView(terminal, false)
-    view.show({ type: 'start', round: 0, done: 0, rounds: 4, records: 1, skippedLines: [] })
+    view.show({ type: 'start', round: 0, done: 0, rounds: 4, records: 1, ...allUsed })
     view.show({ type: 'waiting', reason: 'no server is connected' })
     view.show(round)
     view.show({ type: 'done', rounds: 4, loss: 4, seconds: 75, sentBytes: 8192, receivedBytes: 4096 })
@@ -58,17 +59,25 @@ describe('training as it is shown', () => {
     expect(err.text).toBe('\r\u001b[K')
   })
 
-  it('says which lines cannot be used, the first five by number', () => {
+  it('says how many records cannot be used, the first five by line', () => {
     const { terminal, err } = recordedTerminal(false)
     const skippedLines = Array.from({ length: 7 }, (_, index) => ({ line: index + 1, reason: 'is not JSON' }))
-    new TrainView(terminal, false).show({ type: 'start', round: 13, done: 10, rounds: 20, resumedFrom: 10, records: 2, skippedLines })
+    const found = { ...allUsed, recordsRead: 40, skipped: 38, skippedLines }
+    new TrainView(terminal, false).show({ type: 'start', round: 13, done: 10, rounds: 20, resumedFrom: 10, records: 2, ...found })
     const lines = err.text.split('\n')
     expect(lines.slice(0, 3)).toEqual([
       'Training on 2 records: 10 of 20 rounds done so far',
-      '7 lines cannot be used:',
+      '38 of 40 records (95%) cannot be used:',
       '  line 1: is not JSON'
     ])
-    expect(lines.at(-2)).toBe('  and 2 more')
+    expect(lines.at(-2)).toBe('  and 33 more')
+  })
+
+  it('says which records are used otherwise than given, with the file where there are several', () => {
+    const { terminal, err } = recordedTerminal(false)
+    const notices = [{ file: '/b.csv', line: 4, reason: 'is cut at 9 of 12 tokens' }]
+    new TrainView(terminal, false).show({ type: 'start', round: 0, done: 0, rounds: 1, records: 1, ...allUsed, noticed: 1, notices })
+    expect(err.text).toContain('\n1 remark on records that are used:\n  /b.csv line 4: is cut at 9 of 12 tokens\n')
   })
 
   it('tells a client that a round went on without it', () => {

@@ -101,7 +101,7 @@ describe('operations that wait for servers', () => {
     const offered = waitingForServers({
       async *evaluate () {
         await delay(100)
-        yield { type: 'start', records: 1, skippedLines: [] }
+        yield { type: 'start', records: 1, recordsRead: 1, skipped: 0, skippedLines: [], noticed: 0, notices: [] }
       }
     }, linked, 20)
     const { events, error } = await collect(offered.evaluate!(parseParameters('evaluate', { data: 'x', timeoutMs: 30 }), never()))

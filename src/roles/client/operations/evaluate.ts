@@ -3,7 +3,7 @@ import { IGNORED_TARGET, type Batch } from '../../../model/text/batches.ts'
 import { protectionOf } from '../../charter-settings.ts'
 import type { Client } from '../client.ts'
 import { routeOf } from '../server-route.ts'
-import { loadBatches } from '../training/data.ts'
+import { foundIn, loadBatches } from '../training/data.ts'
 import { evaluateBatch } from '../training/evaluation.ts'
 import { finite } from './finite.ts'
 
@@ -14,9 +14,10 @@ export async function * evaluate (
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'evaluate'>> {
   const { charter } = context
-  // A record of its own context: its loss does not depend on its neighbours.
+  // Each record has a context of its own: its loss does not depend on its neighbours.
   const { dataset, batches } = await loadBatches({ ...data, packing: data.packing ?? 'padded' }, runtime.tokenizer, charter, signal)
-  yield { type: 'start', records: dataset.examples.length, skippedLines: dataset.badLines }
+  const found = foundIn(dataset)
+  yield { type: 'start', records: dataset.examples.length, ...found }
   const protection = protectionOf(charter, context.client).hidden
   const startedAtMs = Date.now()
   const stream = await sessions.training(signal)
@@ -42,6 +43,7 @@ export async function * evaluate (
       tokens,
       sequences,
       seconds: (Date.now() - startedAtMs) / 1000,
+      ...found,
       sentBytes,
       receivedBytes
     }

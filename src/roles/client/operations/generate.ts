@@ -1,6 +1,9 @@
 import { randomInt } from 'node:crypto'
+import type { Message } from '../../../api/generate.ts'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { UsageError } from '../../../errors.ts'
+import type { ChatMessage } from '../../../model/text/chat-template.ts'
+import { joinParts } from '../../../model/text/records.ts'
 import { protectionOf } from '../../charter-settings.ts'
 import type { Client } from '../client.ts'
 import { generateTokens, Sequence } from '../generation/generator.ts'
@@ -100,8 +103,18 @@ function promptIds (
   const unknown = ids?.find((id) => id >= model.vocabularySize)
   if (unknown !== undefined) throw new UsageError(`token ${unknown} is not in the vocabulary of ${model.vocabularySize}`)
   if (ids !== undefined) return ids
-  const encoded = messages === undefined ? tokenizer.encode(prompt ?? '') : tokenizer.encodeChat(messages, { addGenerationPrompt: true })
+  const encoded = messages === undefined ? tokenizer.encode(prompt ?? '') : tokenizer.encodeChat(messages.map(chatMessage), { addGenerationPrompt: true })
   const start = encoded.length > 0 ? encoded : [tokenizer.bosId].filter((id) => id !== undefined)
   if (start.length === 0) throw new UsageError('the prompt has no tokens', 'give some text')
   return start
+}
+
+/** Returns a message as chat templates take it. */
+function chatMessage ({ role, content, reasoning_content: thought, name }: Message): ChatMessage {
+  return {
+    role,
+    content: typeof content === 'string' ? content : joinParts(content),
+    ...(thought === undefined ? {} : { reasoning_content: thought }),
+    ...(name === undefined ? {} : { name })
+  }
 }

@@ -3,7 +3,7 @@ import { checkClientSettings } from '../../../protocols/charter/index.ts'
 import { protectionOf } from '../../charter-settings.ts'
 import { aggregationOf } from '../../training/aggregation/factory.ts'
 import type { Client } from '../client.ts'
-import { loadBatches, runKey } from '../training/data.ts'
+import { foundIn, loadBatches, runKey } from '../training/data.ts'
 import type { ProgressMeta, Run } from '../training/progress.ts'
 import { ClientTrainer } from '../training/trainer.ts'
 
@@ -39,7 +39,7 @@ export async function * train (
       rounds,
       ...(run.done > 0 ? { resumedFrom: run.done } : {}),
       records: dataset.examples.length,
-      skippedLines: dataset.badLines
+      ...foundIn(dataset)
     }
     const startedAtMs = Date.now()
     const { device, clientModel: model, boundary } = runtime

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import type { DataOptions } from '../../../api/data.ts'
+import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
 import { PromptError, type PromptReading } from '../../../model/families/index.ts'
 import { Batches } from '../../../model/text/batches.ts'
@@ -59,6 +60,17 @@ function promptFault ({ context }: PromptReading): (ids: Int32Array) => string |
       if (error instanceof PromptError) return 'has no mask token before the end of its prompt'
       throw error
     }
+  }
+}
+
+/** Tells what was found in the data, as the events that report it have it. */
+export function foundIn (dataset: Dataset): DataFound {
+  return {
+    recordsRead: dataset.records,
+    skipped: dataset.badLineCount,
+    skippedLines: dataset.badLines,
+    noticed: dataset.noticeCount,
+    notices: dataset.notices
   }
 }
 
