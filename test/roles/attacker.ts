@@ -66,8 +66,8 @@ export class Attacker {
   }
 
   /**
-   * Opens a session whose frames carry any bytes, rightly sealed. Resolves when the server has ended the stream: with the bytes of its answer,
-   * or with the error that a reset gave.
+   * Opens a session whose frames carry any bytes, rightly sealed. Resolves when the server has ended the stream: with the bytes of its
+   * answer, or with the error that a reset gave.
    */
   async sealed (protocol: string, ...bodies: Uint8Array[]): Promise<number | Error> {
     const stream = await this.stream(protocol)
@@ -81,6 +81,9 @@ export class Attacker {
       return answerBytes
     } catch (error) {
       return error as Error
+    } finally {
+      // The server keeps a refused stream for a while, so that the refusal can be read, and a client may have only few streams.
+      stream.abort(new Error('the answer is read'))
     }
   }
 
