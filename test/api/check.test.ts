@@ -31,8 +31,8 @@ describe('parameters', () => {
   })
 
   it('are refused where a field is unknown, also within', () => {
-    expect(() => parseParameters('generate', { messages: [{ role: 'user', content: '', name: 'x' }] }))
-      .toThrow('generate: messages.0.name: is not known')
+    expect(() => parseParameters('generate', { messages: [{ role: 'user', content: '', nickname: 'x' }] }))
+      .toThrow('generate: messages.0.nickname: is not known')
   })
 
   it('end in parameters or in a UsageError, whatever comes', () => {
