@@ -47,7 +47,7 @@ const TIMEOUT_MS_PER_CHARACTER = 0.1
 export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = {}): TokenEngine {
   const library = new Library(tokenizer, tokenizerConfig)
   const { normalizer, pre_tokenizer: preTokenizer, decoder, model } = tokenizer as Readonly<Record<string, unknown>>
-  const { continuing_subword_prefix: prefix, type } = (model ?? {}) as { continuing_subword_prefix?: unknown, type?: unknown }
+  const { continuing_subword_prefix: prefix, type, unk_token: unknown } = (model ?? {}) as Readonly<Record<string, unknown>>
   if (type === 'BPE' && typeof prefix === 'string' && prefix !== '')
     throw new TokenizerError('a continuing_subword_prefix of BPE is not read as the Python library does')
   patchParts(library as unknown as Parameters<typeof patchParts>[0])
@@ -60,11 +60,14 @@ export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = 
       throw new TokenizerError(`the tokenizer failed on a text: ${error instanceof Error ? error.message : String(error)}`, undefined, error)
     }
   }
+  // The library has no model of whole words: it gives words outside the vocabulary no id.
+  const unknownId = type === 'WordLevel' && typeof unknown === 'string' ? library.token_to_id(unknown) : undefined
   const encoding = limited(holdsPattern(normalizer) || holdsPattern(preTokenizer))
   const decoding = limited(holdsPattern(decoder))
   return {
     encode: (text, addSpecialTokens) =>
-      encoding(text.length, () => library.encode(text, { add_special_tokens: addSpecialTokens }).ids.filter((id) => id !== undefined)),
+      encoding(text.length, () => library.encode(text, { add_special_tokens: addSpecialTokens }).ids)
+        .map((id) => id ?? unknownId).filter((id) => id !== undefined),
     decode: (ids, skipSpecialTokens) => {
       const known = ids.filter((id) => library.model.vocab[id] !== undefined)
       if (known.length === 0) return ''

@@ -72,3 +72,13 @@ describe('issue 9, A1: a stream', () => {
     expect(ids.map((id) => stream.push(id)).join('') + stream.flush()).toBe("print('a', 'status') . n't")
   })
 })
+
+describe('a model of whole words', () => {
+  it('gives words outside its vocabulary the id of the unknown token', () => {
+    const engine = huggingFaceEngine({
+      added_tokens: [], normalizer: null, pre_tokenizer: { type: 'WhitespaceSplit' }, post_processor: null, decoder: null,
+      model: { type: 'WordLevel', vocab: { unk: 0, a: 1 }, unk_token: 'unk' }
+    })
+    expect(engine.encode('b a c', false)).toEqual([0, 1, 0])
+  })
+})
