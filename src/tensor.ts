@@ -72,3 +72,23 @@ export function isWithinMagnitude ({ dtype, data }: Tensor, most: number): boole
   }
   return true
 }
+
+/** Returns rows [start, end) of a tensor [rows, ...], over the same memory. */
+export function tensorRows ({ dtype, shape: [rows = 0, ...row], data }: Tensor, start: number, end: number): Tensor {
+  const width = data.length / Math.max(rows, 1)
+  return tensor(dtype, [end - start, ...row], data.subarray(start * width, end * width))
+}
+
+/** Joins tensors of one type, [rows, ...] each, along their first axis. Throws RangeError where there are none. */
+export function joinTensorRows (parts: readonly Tensor[]): Tensor {
+  const [first] = parts
+  if (first === undefined) throw new RangeError('there are no tensors to join')
+  const all = new arrayOf[first.dtype](parts.reduce((sum, { data }) => sum + data.length, 0))
+  let offset = 0
+  for (const { data } of parts) {
+    // The parts have one type, which the compiler cannot know.
+    (all as Float32Array).set(data as Float32Array, offset)
+    offset += data.length
+  }
+  return tensor(first.dtype, [parts.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0), ...first.shape.slice(1)], all)
+}

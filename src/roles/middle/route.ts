@@ -3,7 +3,7 @@ import { isRetryable } from '../../errors.ts'
 import type { PromptContext } from '../../model/families/index.ts'
 import { ChannelTimeoutError } from '../../protocols/wire/errors.ts'
 import type { Span } from '../../span.ts'
-import { tensor, type Tensor, type TensorData } from '../../tensor.ts'
+import { joinTensorRows, tensorRows, type Tensor } from '../../tensor.ts'
 import {
   checkPosition,
   tokensOf,
@@ -198,7 +198,7 @@ class RouteCache implements StageCache {
     for (const { tensors, context } of this.#history) {
       if (length >= position) break
       const tokens = Math.min(tokensOf(tensors), position - length)
-      kept.push({ tensors: tensors.map((part) => firstRows(part, tokens)), context })
+      kept.push({ tensors: tensors.map((part) => tensorRows(part, 0, tokens)), context })
       length += tokens
     }
     this.#history = kept
@@ -260,27 +260,11 @@ function merged (history: readonly CachedHiddenStates[], maxTokens: number): Cac
   return groups.map((group) => {
     const [first, ...others] = group as [CachedHiddenStates, ...CachedHiddenStates[]]
     if (others.length === 0) return first
-    return { tensors: first.tensors.map((_, part) => joined(group.map(({ tensors }) => tensors[part] as Tensor))), context: first.context }
+    const tensors = first.tensors.map((_, part) => joinTensorRows(group.map((states) => states.tensors[part] as Tensor)))
+    return { tensors, context: first.context }
   })
 }
 
 function sameContext (a: PromptContext | undefined, b: PromptContext | undefined): boolean {
   return a?.length === b?.length && a?.maskPosition === b?.maskPosition
-}
-
-/** Joins tensors of one type along their first axis. */
-function joined (parts: readonly Tensor[]): Tensor {
-  const { dtype, shape: [, ...row], data } = parts[0] as Tensor
-  const all = new (data.constructor as new (length: number) => TensorData)(parts.reduce((sum, part) => sum + part.data.length, 0))
-  let offset = 0
-  for (const part of parts) {
-    (all as Float32Array).set(part.data as Float32Array, offset)
-    offset += part.data.length
-  }
-  return tensor(dtype, [parts.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0), ...row], all)
-}
-
-/** Returns a tensor of the first rows of another, over the same memory. */
-function firstRows ({ dtype, shape: [rows = 0, ...row], data }: Tensor, count: number): Tensor {
-  return tensor(dtype, [count, ...row], data.subarray(0, data.length / Math.max(rows, 1) * count))
 }

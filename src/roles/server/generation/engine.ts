@@ -5,7 +5,7 @@ import type { CachedSpan } from '../../../model/generation/cached-span.ts'
 import type { Boundary } from '../../../model/privacy/boundary.ts'
 import type { Device } from '../../../model/runtime/device.ts'
 import type { Span } from '../../../span.ts'
-import { bytesOf, fromBytes, tensor, type Tensor } from '../../../tensor.ts'
+import { joinTensorRows, tensorRows, type Tensor } from '../../../tensor.ts'
 import { checkPosition, tokensOf, type CachedHiddenStates, type StageCache } from '../../middle/stage.ts'
 import { BatchRunner, type BatchChunk, type ChunkResult } from './batch-runner.ts'
 import { CacheManager, type CachedSequence } from './cache-manager.ts'
@@ -192,25 +192,15 @@ function chunkOf ({ sequence, position, context, tensors, count: requestCount, d
     sequence,
     position: position + done,
     count,
-    tensors: tensors.map((part) => rowsOf(part, done, done + count)),
+    tensors: tensors.map((part) => tensorRows(part, done, done + count)),
     context,
     requestEnd: position + requestCount
   }
-}
-
-/** Returns rows [start, end) of a host tensor [rows, ...], without a copy. */
-function rowsOf ({ dtype, shape: [rows = 0, ...rest], data }: Tensor, start: number, end: number): Tensor {
-  const width = data.length / rows
-  return tensor(dtype, [end - start, ...rest], data.subarray(start * width, end * width))
 }
 
 /** Joins the tensors of consecutive chunks [rows, ...], each with those at its place in the others. */
 function joinRows (chunks: ReadonlyArray<readonly Tensor[]>): readonly Tensor[] {
   const [first, ...others] = chunks
   if (first === undefined || others.length === 0) return first ?? []
-  return first.map((head, place) => {
-    const parts = chunks.map((chunk) => chunk[place]!)
-    const rows = parts.reduce((sum, { shape }) => sum + shape[0]!, 0)
-    return fromBytes(head.dtype, [rows, ...head.shape.slice(1)], Buffer.concat(parts.map(bytesOf)))
-  })
+  return first.map((_, place) => joinTensorRows(chunks.map((chunk) => chunk[place]!)))
 }

@@ -64,7 +64,7 @@ export const NO_HISTORY: SchedulerHistory = { served: new Map(), wasAlone: false
  * - Every decode step is in every other run, unless there are more of them than a run may have.
  * - While prompts wait that can be cut anywhere, one of them gets at least one token in every run that is not another's alone.
  * - The served tokens of two clients that both have prompts waiting grow apart by at most `quantum` and the largest indivisible chunk,
- *   besides their decode steps.
+ *   besides their decode steps, where a run has a place for every sequence.
  *
  * It is a pure function: equal states give equal plans. The plan is empty only where there are no requests.
  */
