@@ -34,6 +34,11 @@ export function clientSpans (charter: Charter, { inputBlocks, outputBlocks }: Cl
   return [{ first: 0, end: inputBlocks }, { first: blocks - outputBlocks, end: blocks }]
 }
 
+/** The blocks that some client of this charter does not compute itself: what its servers serve together. */
+export function servableSpan ({ model: { blocks }, partitions: { inputBlocks, outputBlocks } }: Charter): Span {
+  return { first: inputBlocks.min, end: blocks - outputBlocks.min }
+}
+
 /** What protects a client's rows, at the cuts of its partition. */
 export function protectionOf (
   charter: Charter,

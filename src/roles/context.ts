@@ -5,6 +5,7 @@ import type { WeightFormat } from '../model/layers/weight-format.ts'
 import type { ComputeType, DeviceKind } from '../model/runtime/device.ts'
 import type { ResidualSetting } from '../model/training/activation-checkpointing.ts'
 import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
+import type { Span } from '../span.ts'
 import type { Logger } from './logger.ts'
 
 export type { Logger } from './logger.ts'
@@ -31,10 +32,32 @@ export interface RoleSettings {
   readonly compute: ComputeType
 }
 
-/** A server that a client knows, and whether it can be reached now. */
+/** How much a server has to do, and how fast it is, as it says itself. */
+export interface ServerLoad {
+  /** Sealed sessions that are open. */
+  readonly sessions: number
+  /** Tokens that wait for a run. */
+  readonly queuedTokens: number
+  /** Bytes of KV cache that may still be given out. */
+  readonly freeCacheBytes: number
+  /** Measured tokens a second through its whole span, many at a time; 0 while nothing was measured. */
+  readonly prefillTokensPerSecond: number
+  /** Measured tokens a second through its whole span, one at a time; 0 while nothing was measured. */
+  readonly decodeTokensPerSecond: number
+}
+
+/** A server that a peer knows, what it serves, and whether it can be reached now. */
 export interface KnownServer {
   readonly peerId: PeerId
   readonly connected: boolean
+  /** Whether it leads the rounds of training. */
+  readonly isCoordinator: boolean
+  /** The blocks that it serves; undefined while this peer has not heard of them. */
+  readonly span: Span | undefined
+  /** Undefined while this peer has not heard of it. */
+  readonly load: ServerLoad | undefined
+  /** Milliseconds of a message there and back, as measured last; undefined while nothing was measured. */
+  readonly roundTripMs: number | undefined
 }
 
 /** All that a role sees of the node it runs in. */
@@ -63,17 +86,33 @@ export interface RoleContext {
   onDisconnect (listener: (peer: PeerId) => void): () => void
 }
 
+/** The servers of a federation, as this peer knows them. */
+export interface ServerDirectory {
+  /** The servers other than this peer. */
+  servers (): readonly KnownServer[]
+  /** Calls back when `servers` would return something else: one came, went, or serves other blocks. Returns how to stop that. */
+  onServersChanged (listener: () => void): () => void
+}
+
 /** A client's context: what it chose within the charter, and whom it works with. */
-export interface ClientContext extends RoleContext {
+export interface ClientContext extends RoleContext, ServerDirectory {
   readonly client: ClientSettings
-  /** The servers of the federation that this client knows. */
-  servers (): KnownServer[]
+}
+
+/** A server's context: what it serves, and who leads. */
+export interface ServerContext extends RoleContext, ServerDirectory {
+  /** The blocks that this server serves. */
+  readonly span: Span
+  /** The server that leads the rounds of training. It may be this one. */
+  readonly coordinator: PeerId
 }
 
 /** A role at work. */
 export interface RunningRole {
   /** What `status` shows of it: plain JSON. */
   status (): RoleStatus
+  /** A server: how much it has to do, for those who choose among servers. */
+  load? (): ServerLoad
   /** Ends what is in progress with a peer that lost its place in the federation, so that nobody waits for it. */
   removed? (peer: string): void
   /** By name, such as `train`. */
@@ -97,5 +136,5 @@ export interface RoleStatus {
   readonly generation?: GenerationStatus | null
 }
 
-export type StartServerRole = (context: RoleContext) => Promise<RunningRole>
+export type StartServerRole = (context: ServerContext) => Promise<RunningRole>
 export type StartClientRole = (context: ClientContext) => Promise<RunningRole>

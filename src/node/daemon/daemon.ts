@@ -1,8 +1,10 @@
+import { peerIdFromString } from '@libp2p/peer-id'
 import type { ResultOf } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
 import { chooseDevice } from '../../model/runtime/device-choice.ts'
 import type { PeerStatus } from '../../protocols/status/status.ts'
-import type { RoleContext } from '../../roles/context.ts'
+import { servableSpan } from '../../roles/charter-settings.ts'
+import type { RoleContext, ServerDirectory } from '../../roles/context.ts'
 import { startControlServer } from '../control/server.ts'
 import { resolveClientSettings } from '../federation/join.ts'
 import { readMembership, readServers, type Membership } from '../federation/membership.ts'
@@ -121,13 +123,24 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     unhandle: async (protocol) => { await gate.unhandle(protocol) },
     onDisconnect: (listener) => gate.onDisconnect(listener)
   }
-  const links = new ServerLinks({ node, gate, logger, charterHash: signed.hash, servers: isServer ? [] : await readServers(home) })
+  const links = new ServerLinks({
+    node,
+    gate,
+    logger,
+    charterHash: signed.hash,
+    servers: isServer ? [] : await readServers(home),
+    coordinator: charter.founder
+  })
   const client = isServer ? undefined : resolveClientSettings(charter, settings)
 
   signal?.throwIfAborted()
+  const directory: ServerDirectory = {
+    servers: () => links.servers(),
+    onServersChanged: (listener) => links.onServersChanged(listener)
+  }
   const role = client === undefined
-    ? await roles.server(context)
-    : await roles.client({ ...context, client, servers: () => links.servers() })
+    ? await roles.server({ ...context, ...directory, span: servableSpan(charter), coordinator: peerIdFromString(charter.founder) })
+    : await roles.client({ ...context, ...directory, client })
   cleanups.push(async () => {
     await role.stop()
   })

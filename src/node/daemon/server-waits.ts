@@ -4,10 +4,12 @@ import { waiting, type Waiting } from '../../api/fields.ts'
 import type { EventOf, OfferedOperations, OperationName } from '../../api/operations.ts'
 import { MidspanError } from '../../errors.ts'
 import { RefusedError, REFUSALS } from '../../protocols/hello/index.ts'
+import type { KnownServer } from '../../roles/context.ts'
 import type { ServerLinks } from '../network/server-links.ts'
 
 /** What this file asks of a client's connections to its servers. */
-export type Links = Pick<ServerLinks, 'servers' | 'failure'> & {
+export type Links = Pick<ServerLinks, 'failure'> & {
+  servers (): ReadonlyArray<Pick<KnownServer, 'connected'>>
   /** Tries to connect now, in place of after the pause between tries. */
   dialNow? (): void
 }

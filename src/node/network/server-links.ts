@@ -37,6 +37,8 @@ export interface LinksOptions {
   /** SHA-256 of the charter that this client pinned. */
   readonly charterHash: Uint8Array
   readonly servers: readonly KnownAddress[]
+  /** The peer id of the server that leads the rounds of training. */
+  readonly coordinator: string
 }
 
 /** Keeps a client connected to its servers: dials, says hello, and starts again when a connection is lost. */
@@ -50,6 +52,7 @@ export class ServerLinks {
   #waking = new AbortController()
   /** The addresses of each server, by peer id, the one that answered last first. */
   readonly #addresses = new Map<string, readonly string[]>()
+  readonly #listeners = new Set<() => void>()
 
   constructor (options: LinksOptions) {
     this.#options = options
@@ -79,8 +82,21 @@ export class ServerLinks {
   servers (): KnownServer[] {
     return this.#options.servers.map(({ peerId }) => {
       const id = peerIdFromString(peerId)
-      return { peerId: id, connected: this.#options.gate.isGreeted(id) }
+      return {
+        peerId: id,
+        connected: this.#options.gate.isGreeted(id),
+        isCoordinator: peerId === this.#options.coordinator,
+        span: undefined,
+        load: undefined,
+        roundTripMs: undefined
+      }
     })
+  }
+
+  /** Calls back when a server came or went. Returns how to stop that. */
+  onServersChanged (listener: () => void): () => void {
+    this.#listeners.add(listener)
+    return () => { this.#listeners.delete(listener) }
   }
 
   /**
@@ -124,7 +140,9 @@ export class ServerLinks {
         backoff.reset()
         this.#failures.delete(server.peerId)
         tried()
+        this.#notify()
         await this.#gone(peer)
+        this.#notify()
         lostMs = Date.now()
       } catch (error) {
         if (signal.aborted) break
@@ -139,6 +157,10 @@ export class ServerLinks {
       await backoff.wait(AbortSignal.any([signal, this.#waking.signal]), leastPauseMs(refused, Date.now() - lostMs)).catch(() => {})
     }
     tried()
+  }
+
+  #notify (): void {
+    for (const listener of this.#listeners) listener()
   }
 
   /** Resolves when the peer's last connection is gone, or the links stop. */

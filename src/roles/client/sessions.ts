@@ -57,7 +57,7 @@ export class ClientSessions {
     signal: AbortSignal
   ): Promise<Channel<Out, In>> {
     const { identity, charterHash } = this.#context
-    const servers = this.#context.servers().sort((a, b) => Number(b.connected) - Number(a.connected))
+    const servers = this.#context.servers().toSorted((a, b) => Number(b.connected) - Number(a.connected))
     let cause: unknown
     for (const { peerId } of servers) {
       try {

@@ -13,7 +13,6 @@ import { withAdapter } from '../../model/training/initial-adapter.ts'
 import { Optimizer } from '../../model/training/optimizer.ts'
 import { Parameters } from '../../model/training/parameters.ts'
 import { TrainableSpan } from '../../model/training/trainable-span.ts'
-import type { Charter } from '../../protocols/charter/schema.ts'
 import { GENERATE_PROTOCOL } from '../../protocols/generate/constants.ts'
 import * as generate from '../../protocols/generate/messages.ts'
 import { MAX_TRAIN_STREAMS, TRAIN_PROTOCOL } from '../../protocols/train/constants.ts'
@@ -21,7 +20,7 @@ import * as train from '../../protocols/train/messages.ts'
 import { acceptChannel, type Channel, type ChannelOptions } from '../../protocols/wire/channel.ts'
 import type { Tensor } from '../../tensor.ts'
 import { charteredModel, deviceLine, shapesOf, trainableOf } from '../charter-settings.ts'
-import type { RoleContext, RunningRole } from '../context.ts'
+import type { RoleContext, RunningRole, ServerContext } from '../context.ts'
 import { ExportError, writeExport } from '../export.ts'
 import { generateLimits, idleTimeoutOf, trainLimits } from '../message-limits.ts'
 import { LocalStage } from '../middle/local-stage.ts'
@@ -47,10 +46,9 @@ export class StoppingError extends MidspanError {
 }
 
 /** Serves the middle of a federation's model: training rounds and generation, for all of its clients. */
-export async function startServerRole (context: RoleContext): Promise<RunningRole> {
-  const { charter, logger, settings: { device: kind, threads, compute, weights: format, residuals, residualBytes } } = context
+export async function startServerRole (context: ServerContext): Promise<RunningRole> {
+  const { charter, logger, span, settings: { device: kind, threads, compute, weights: format, residuals, residualBytes } } = context
   const model = charteredModel(charter)
-  const span = servedSpan(charter)
   const state = await CoordinatorState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
   if (state.fellBack) logger.warn({ round: state.round }, 'the newest training state is damaged or missing: the one before it is used')
   const directory = await openModelDirectory(context.paths.model)
@@ -140,11 +138,6 @@ export async function startServerRole (context: RoleContext): Promise<RunningRol
     },
     stop: async () => { await (stopped ??= stop()) }
   }
-}
-
-/** The blocks that some client of this charter does not compute itself. */
-function servedSpan ({ model: { blocks }, partitions: { inputBlocks, outputBlocks } }: Charter): { first: number, end: number } {
-  return { first: inputBlocks.min, end: blocks - outputBlocks.min }
 }
 
 type Serve<Out, In> = (channel: Channel<Out, In>, signal: AbortSignal) => Promise<void>

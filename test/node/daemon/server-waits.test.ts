@@ -1,5 +1,4 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { peerIdFromString } from '@libp2p/peer-id'
 import { describe, expect, it } from 'vitest'
 import { parseParameters } from '../../../src/api/check.ts'
 import type { EventOf } from '../../../src/api/operations.ts'
@@ -7,10 +6,9 @@ import { MidspanError } from '../../../src/errors.ts'
 import { saysWaits, waitingForServers, type Links } from '../../../src/node/daemon/server-waits.ts'
 import { RefusedError, REFUSALS } from '../../../src/protocols/hello/index.ts'
 
-const peerId = peerIdFromString('12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN')
 const never = (): AbortSignal => new AbortController().signal
-const linked: Links = { servers: () => [{ peerId, connected: true }], failure: () => undefined }
-const down: Links = { servers: () => [{ peerId, connected: false }], failure: () => new MidspanError('E_UNREACHABLE', 'nobody listens') }
+const linked: Links = { servers: () => [{ connected: true }], failure: () => undefined }
+const down: Links = { servers: () => [{ connected: false }], failure: () => new MidspanError('E_UNREACHABLE', 'nobody listens') }
 const round = { type: 'waiting', reason: 'the next round begins when this one is over' } as const
 const generated: EventOf<'generate'> = {
   type: 'done', text: '', ids: [], reason: 'length', promptTokens: 1, tokens: 0, prefillSeconds: 0, decodeSeconds: 0, tokensPerSecond: 0,
@@ -42,7 +40,7 @@ describe('operations that wait for servers', () => {
 
   it('begin when a server is connected', async () => {
     let connected = false
-    const links: Links = { ...down, servers: () => [{ peerId, connected }] }
+    const links: Links = { ...down, servers: () => [{ connected }] }
     const offered = waitingForServers({ async *generate () { yield generated } }, links, 20)
     setTimeout(() => { connected = true }, 30)
     const { events, error } = await collect(offered.generate!(parseParameters('generate', { prompt: 'x' }), never()))

@@ -16,7 +16,7 @@ import { protocolId } from '../../../src/protocols/charter/index.ts'
 import { sayHello } from '../../../src/protocols/hello/index.ts'
 import { askStatus } from '../../../src/protocols/status/status.ts'
 import { fetchPieces, type MissingPiece, type PieceStore } from '../../../src/protocols/weights/index.ts'
-import type { RoleContext } from '../../../src/roles/context.ts'
+import type { ServerContext } from '../../../src/roles/context.ts'
 import { ask, founded, hasStories, idleRoles, inviteFrom, loopback, running, temporaryDirectory } from '../fixture.ts'
 
 const soon = (): AbortSignal => AbortSignal.timeout(15_000)
@@ -293,7 +293,7 @@ describe.runIf(hasStories)('a daemon', () => {
     const stop = new AbortController()
     const roles = { ...idleRoles, server: async () => {
       stop.abort(new Error('enough'))
-      return await idleRoles.server({} as RoleContext)
+      return await idleRoles.server({} as ServerContext)
     } }
     await expect(startDaemon(home, { listen: loopback }, { roles, signal: stop.signal })).rejects.toThrow('enough')
     await running(home, loopback)
