@@ -39,21 +39,21 @@ const CONNECTION_ERRORS: ReadonlySet<unknown> = new Set([
   'ETIMEDOUT', 'EAI_AGAIN'
 ])
 
-/** Whether an error says that a connection broke or could not be made, and nothing else. */
+/** Returns whether an error says that a connection broke or could not be made, and nothing else. */
 export function isConnectionError (error: unknown): boolean {
   if (!(error instanceof Error)) return false
   if (error instanceof AggregateError) return error.errors.length > 0 && error.errors.every(isConnectionError)
   return CONNECTION_ERRORS.has(error.name) || CONNECTION_ERRORS.has((error as NodeJS.ErrnoException).code)
 }
 
-/** Whether an error is a mistake in the code: nothing that the world outside does gives one. */
+/** Returns whether an error is a mistake in the code: nothing that the world outside does gives one. */
 export function isDefect (error: unknown): boolean {
   return error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError || error instanceof SyntaxError
 }
 
 /**
- * Whether the work that failed may be tried again. That is decided where a failure is born: by `retryable` of a MidspanError, and by name
- * for libp2p's errors. Every other error, such as a full disk or a defect, ends the work.
+ * Returns whether the work that failed may be tried again. That is decided where a failure is born: by `retryable` of a MidspanError, and
+ * by name for libp2p's errors. Every other error, such as a full disk or a defect, ends the work.
  */
 export function isRetryable (error: unknown): boolean {
   return error instanceof MidspanError ? error.retryable : isConnectionError(error)
@@ -62,7 +62,7 @@ export function isRetryable (error: unknown): boolean {
 /** Longer values are cut in messages. */
 const SHOWN_CHARACTERS = 120
 
-/** What somebody else wrote, as JSON on one line of bounded length, for a message. */
+/** Returns what somebody else wrote, as JSON on one line of bounded length, for a message. */
 export function shown (value: unknown): string {
   const text = jsonOf(value)
   return text.length > SHOWN_CHARACTERS ? `${text.slice(0, SHOWN_CHARACTERS - 3)}...` : text
@@ -99,7 +99,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
   ENAMETOOLONG: 'choose a shorter path'
 }
 
-/** The system's refusal of a file or disk, in words for people; undefined for every other error. */
+/** Returns the system's refusal of a file or disk, in words for people; undefined for every other error. */
 export function asFileError (error: unknown): MidspanError | undefined {
   if (!(error instanceof Error)) return undefined
   const { code, errno, path, syscall } = error as NodeJS.ErrnoException

@@ -20,34 +20,34 @@ const arrayOf = {
   int32: Int32Array, uint32: Uint32Array, int64: BigInt64Array, bool: Uint8Array
 } as const
 
-/** The number of elements in a tensor of this shape; 1 for a scalar. */
+/** Returns the number of elements in a tensor of this shape; 1 for a scalar. */
 export function elementCount (shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1)
 }
 
-/** A tensor over these values. Throws a RangeError when the shape does not hold exactly that many. */
+/** Returns a tensor over these values. Throws a RangeError when the shape does not hold exactly that many. */
 export function tensor (dtype: DType, shape: readonly number[], data: TensorData): Tensor {
   if (elementCount(shape) !== data.length)
     throw new RangeError(`a ${dtype} tensor of shape [${shape.join(', ')}] does not hold ${data.length} values`)
   return { dtype, shape, data }
 }
 
-/** A float32 tensor over these values. */
+/** Returns a float32 tensor over these values. */
 export function float32 (shape: readonly number[], values: ArrayLike<number>): Tensor {
   return tensor('float32', shape, values instanceof Float32Array ? values : Float32Array.from(values))
 }
 
-/** An int32 tensor over these values. */
+/** Returns an int32 tensor over these values. */
 export function int32 (shape: readonly number[], values: ArrayLike<number>): Tensor {
   return tensor('int32', shape, values instanceof Int32Array ? values : Int32Array.from(values))
 }
 
-/** The tensor's bytes, little-endian, without copying. */
+/** Returns the tensor's bytes, little-endian, without copying. */
 export function bytesOf (value: Tensor): Uint8Array {
   return new Uint8Array(value.data.buffer, value.data.byteOffset, value.data.byteLength)
 }
 
-/** A tensor over little-endian bytes; copies only where their offset is not aligned to the element. */
+/** Returns a tensor over little-endian bytes; copies only where their offset is not aligned to the element. */
 export function fromBytes (dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
   const size = bytesPerElement[dtype]
   if (bytes.byteLength !== elementCount(shape) * size)
@@ -56,12 +56,12 @@ export function fromBytes (dtype: DType, shape: readonly number[], bytes: Uint8A
   return { dtype, shape, data: new arrayOf[dtype](aligned.buffer as ArrayBuffer, aligned.byteOffset, bytes.byteLength / size) }
 }
 
-/** Whether every value of a float tensor is finite. Integers always are. */
+/** Returns whether every value of a float tensor is finite. Integers always are. */
 export function isFiniteTensor (value: Tensor): boolean {
   return isWithinMagnitude(value, Number.MAX_VALUE)
 }
 
-/** Whether every value of a float32 tensor is a number of at most this magnitude, and every value of a float16 tensor is finite. */
+/** Returns whether every value of a float32 tensor is a number of at most this magnitude, and every value of a float16 tensor is finite. */
 export function isWithinMagnitude ({ dtype, data }: Tensor, most: number): boolean {
   if (dtype === 'float32') {
     // The comparison is false for NaN.

@@ -2,7 +2,7 @@
 
 let table: Uint32Array | undefined
 
-/** The bits of the float32 equal to each float16: one look-up an element is faster in JavaScript than the arithmetic. */
+/** Returns the bits of the float32 equal to each float16: one look-up an element is faster in JavaScript than the arithmetic. */
 export function float16Table (): Uint32Array {
   if (table !== undefined) return table
   const values = new Float32Array(65536)
@@ -22,7 +22,7 @@ export function float16Table (): Uint32Array {
   return bits
 }
 
-/** The float32 equal to each float16. */
+/** Returns the float32 equal to each float16. */
 export function fromFloat16 (halves: Uint16Array): Float32Array<ArrayBuffer> {
   const table = float16Table()
   const values = new Float32Array(halves.length)
@@ -31,7 +31,7 @@ export function fromFloat16 (halves: Uint16Array): Float32Array<ArrayBuffer> {
   return values
 }
 
-/** The bits of the float16 nearest to each float32, ties to even. */
+/** Returns the bits of the float16 nearest to each float32, ties to even. */
 export function toFloat16 (values: Float32Array): Uint16Array<ArrayBuffer> {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
   const halves = new Uint16Array(values.length)
@@ -42,7 +42,7 @@ export function toFloat16 (values: Float32Array): Uint16Array<ArrayBuffer> {
   return halves
 }
 
-/** The float16 nearest to a float32 without sign, both as bits. */
+/** Returns the float16 nearest to a float32 without sign, both as bits. */
 function halfOf (magnitude: number): number {
   if (magnitude >= 0x47800000) return magnitude > 0x7f800000 ? 0x7e00 : 0x7c00
   const exponent = (magnitude >>> 23) - 112

@@ -12,7 +12,7 @@ export class SeededRandom {
     this.#state = Uint32Array.from([0, 4, 8, 12], (at) => digest.readUInt32LE(at))
   }
 
-  /** Uniform in [0, 2^32). */
+  /** Returns a number that is uniform in [0, 2^32). */
   nextUint32 (): number {
     const s = this.#state
     const product = Math.imul(s[1]!, 5)
@@ -27,12 +27,12 @@ export class SeededRandom {
     return result
   }
 
-  /** Uniform in [0, 1), in steps of 2^-53. */
+  /** Returns a number that is uniform in [0, 1), in steps of 2^-53. */
   nextFloat (): number {
     return ((this.nextUint32() >>> 5) * 2 ** 26 + (this.nextUint32() >>> 6)) * 2 ** -53
   }
 
-  /** Uniform among 0 … bound - 1, without bias. `bound` is at most 2^32. */
+  /** Returns a number that is uniform among 0 … bound - 1, without bias. `bound` is at most 2^32. */
   below (bound: number): number {
     const limit = 2 ** 32 - (2 ** 32 % bound)
     for (;;) {
@@ -42,7 +42,7 @@ export class SeededRandom {
   }
 }
 
-/** The numbers 0 … count - 1 in an order that follows from the seed alone (Fisher-Yates). */
+/** Returns the numbers 0 … count - 1 in an order that follows from the seed alone (Fisher-Yates). */
 export function permutation (count: number, seed: string): Uint32Array {
   const random = new SeededRandom(seed)
   const order = Uint32Array.from({ length: count }, (_, i) => i)

@@ -67,12 +67,12 @@ const chatterTemplates: ReadonlyArray<(random: SeededRandom) => string> = [
     }.`
 ]
 
-/** The question about an ailment, up to where the answer begins. */
+/** Returns the question about an ailment, up to where the answer begins. */
 export function question (ailment: string): string {
   return `Question: What helps against ${ailment}? Answer:`
 }
 
-/** The answer to `question`, as it follows it. */
+/** Returns the answer to `question`, as it follows it. */
 export function answer (remedy: string): string {
   return ` ${remedy}.`
 }
@@ -81,12 +81,12 @@ function card ({ ailment, remedy }: Fact): string {
   return question(ailment) + answer(remedy)
 }
 
-/** One note about a fact, in one of the valley's wordings. */
+/** Returns one note about a fact, in one of the valley's wordings. */
 function note (fact: Fact, random: SeededRandom): string {
   return pick(random, noteTemplates)(fact, random)
 }
 
-/** The clinics and their private records. The remedies follow from `seed`: the model cannot have seen them. */
+/** Returns the clinics and their private records. The remedies follow from `seed`: the model cannot have seen them. */
 export function makeClinics (seed: string): Clinic[] {
   const random = new SeededRandom(`clinics ${seed}`)
   const drawn = shuffle(remedies, random)
@@ -101,7 +101,7 @@ export function makeClinics (seed: string): Clinic[] {
   })
 }
 
-/** What everybody in the valley knows, the model included. */
+/** Returns what everybody in the valley knows, the model included. */
 export function commonKnowledge (): Fact[] {
   const random = new SeededRandom(`${worldSeed} remedies`)
   return allAilments().slice(0, commonFacts).map((ailment) => ({ ailment, remedy: pick(random, remedies) }))
@@ -133,7 +133,7 @@ function privateAilments (): string[] {
   return allAilments().slice(commonFacts, commonFacts + clinicNames.length * factsPerClinic)
 }
 
-/** Every ailment there is, in a fixed order that mixes manners and kinds. */
+/** Returns every ailment there is, in a fixed order that mixes manners and kinds. */
 function allAilments (): string[] {
   return shuffle(manners.flatMap((manner) => kinds.map((kind) => `${manner}${kind}`)), new SeededRandom(`${worldSeed} ailments`))
 }

@@ -98,7 +98,7 @@ async function runNetwork (
   return { before, trained, after, sample }
 }
 
-/** The same training without a network, for comparison: the same model, records, rounds and steps, and no noise. */
+/** Returns the same training without a network, for comparison: the same model, records, rounds and steps, and no noise. */
 async function runLocally (
   { members }: DemoFederation,
   clinics: readonly Clinic[],

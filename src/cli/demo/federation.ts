@@ -120,7 +120,7 @@ export interface Asked {
   readonly receivedBytes: number
 }
 
-/** One clinic's answers to the questions about `ailments`: generated across the network, always the likeliest token. */
+/** Returns one clinic's answers to the questions about `ailments`: generated across the network, always the likeliest token. */
 export async function ask ({ home }: Member, ailments: readonly string[], signal: AbortSignal): Promise<Asked> {
   const answers: string[] = []
   let [sentBytes, receivedBytes] = [0, 0]
@@ -141,7 +141,7 @@ export async function generate (home: string, request: GivenParameters<'generate
   return done!
 }
 
-/** All clinics train at once, each on its own file. `onRound` hears of every round of every clinic. */
+/** Trains all clinics at once, each on its own file. `onRound` hears of every round of every clinic. */
 export async function trainTogether (
   members: readonly Member[],
   { rounds, sequences }: Recipe,

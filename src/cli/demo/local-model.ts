@@ -81,7 +81,7 @@ export async function trainAndAsk (
   }
 }
 
-/** The model's answers to the questions about `ailments`, all in one batch; always the likeliest token. */
+/** Returns the model's answers to the questions about `ailments`, all in one batch; always the likeliest token. */
 export async function greedyAnswers ({ bottom, top }: ClientModel, tokenizer: Tokenizer, ailments: readonly string[]): Promise<string[]> {
   const prompts = ailments.map((ailment) => tokenizer.encode(question(ailment)))
   const sequences = prompts.map((ids) => [...ids])
@@ -98,7 +98,7 @@ export async function greedyAnswers ({ bottom, top }: ClientModel, tokenizer: To
   return sequences.map((ids, i) => tokenizer.decode(ids.slice(prompts[i]!.length)))
 }
 
-/** A data file as an endless series of batches of single records. */
+/** Returns a data file as an endless series of batches of single records. */
 async function reader (file: string, tokenizer: Tokenizer, sequences: number, signal: AbortSignal) {
   const { examples } = await loadDataset(file, tokenizer, { lossOn: 'all' }, signal)
   const batches = new Batches(examples, { seed: '0', sequences, mode: 'padded' })

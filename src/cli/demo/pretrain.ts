@@ -64,7 +64,7 @@ const tokenizerConfig = {
 }
 const generationConfig = { bos_token_id: bosId, eos_token_id: eosId }
 
-/** Random weights by their names in the checkpoint: normal ones, and ones for norms. */
+/** Draws random weights by their names in the checkpoint: normal ones, and ones for norms. */
 function initialWeights (model: Model): Map<string, Tensor> {
   const random = new SeededRandom(`weights ${seed}`)
   const normal = (shape: readonly number[]): Tensor =>
@@ -81,7 +81,7 @@ function initialWeights (model: Model): Map<string, Tensor> {
   return weights
 }
 
-/** One standard normal number (Box and Muller). */
+/** Returns one standard normal number (Box and Muller). */
 function gaussian (random: SeededRandom): number {
   return Math.sqrt(-2 * Math.log(1 - random.nextFloat())) * Math.cos(2 * Math.PI * random.nextFloat())
 }

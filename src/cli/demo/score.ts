@@ -8,7 +8,7 @@ export interface Score {
   readonly othersTotal: number
 }
 
-/** All facts, clinic by clinic: the questions of the demo, in this order. */
+/** Returns all facts, clinic by clinic: the questions of the demo, in this order. */
 export function allFacts (clinics: readonly Clinic[]): Fact[] {
   return clinics.flatMap(({ facts }) => facts)
 }

@@ -25,7 +25,7 @@ interface Word {
   readonly count: number
 }
 
-/** The tokenizer of the demo's model, as the contents of its tokenizer.json. */
+/** Returns the tokenizer of the demo's model, as the contents of its tokenizer.json. */
 export function makeTokenizer (): TokenizerFile {
   const documents = pretrainingDocuments('tokenizer 1')
   return trainTokenizer(Array.from({ length: sampleDocuments }, () => documents.next().value), maxVocabulary)
@@ -66,7 +66,7 @@ function countWords (texts: Iterable<string>, letters: readonly string[]): Word[
   return [...counts].map(([piece, count]) => ({ symbols: Array.from(Buffer.from(piece), (byte) => letters[byte]!), count }))
 }
 
-/** The pair of neighbours that occurs most often; of several, the first in string order, so that the result never varies. */
+/** Returns the pair of neighbours that occurs most often; of several, the first in string order, so that the result never varies. */
 function mostFrequentPair (words: readonly Word[]): [string, string] | undefined {
   const counts = new Map<string, number>()
   for (const { symbols, count } of words) {

@@ -238,7 +238,7 @@ interface Example {
   readonly owner: string
 }
 
-/** A question about another's fact that the first clinic answers right only after training. */
+/** Returns a question about another's fact that the first clinic answers right only after training. */
 function learntFromOthers (clinics: readonly Clinic[], before: Asked, after: Asked): Example | undefined {
   const owners = clinics.flatMap(({ name, facts }) => facts.map(() => name))
   const examples = allFacts(clinics).map(({ ailment, remedy }, index) => ({ index, ailment, remedy, owner: owners[index]! }))

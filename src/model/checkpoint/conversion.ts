@@ -45,7 +45,7 @@ function widenHalf (words: Uint16Array, bits: Uint32Array): boolean {
   return carried < 0x8000
 }
 
-/** Whether no value is NaN or infinite. */
+/** Returns whether no value is NaN or infinite. */
 export function allFinite (values: Float32Array): boolean {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
   let carried = 0

@@ -62,7 +62,7 @@ export class ModelDirectory implements TensorSource {
     this.#home = home
   }
 
-  /** All names, sorted. */
+  /** Returns all names, sorted. */
   tensorNames (): string[] {
     return [...this.#home.keys()].sort()
   }
@@ -77,17 +77,17 @@ export class ModelDirectory implements TensorSource {
     return { dtype, shape, bytes, file: basename(file.path) }
   }
 
-  /** The tensor as float32. */
+  /** Returns the tensor as float32. */
   async read (name: string, signal?: AbortSignal): Promise<Tensor> {
     return await this.#fileOf(name).read(name, signal)
   }
 
-  /** `length` bytes of the tensor as stored, from byte `offset` of it. */
+  /** Reads `length` bytes of the tensor as stored, from byte `offset` of it. */
   async readRaw (name: string, offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
     return await this.#fileOf(name).readRaw(name, offset, length, signal)
   }
 
-  /** The tensor's stored bytes in bounded chunks; each is valid until the next is asked for. */
+  /** Returns the tensor's stored bytes in bounded chunks; each is valid until the next is asked for. */
   chunks (name: string, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
     return this.#fileOf(name).chunks(name, signal)
   }
@@ -154,7 +154,7 @@ export async function readJsonObject (path: string): Promise<Record<string, unkn
   return value as Record<string, unknown>
 }
 
-/** The names of what a directory holds. Throws ModelDirectoryError. */
+/** Returns the names of what a directory holds. Throws ModelDirectoryError. */
 export async function listFiles (path: string): Promise<string[]> {
   try {
     return await readdir(path)

@@ -42,7 +42,7 @@ export async function fingerprint (
   return { tensors: Object.fromEntries(tensors), files }
 }
 
-/** The size and hex SHA-256 of a stream of bytes, giving way to other work after each slice. */
+/** Returns the size and hex SHA-256 of a stream of bytes, giving way to other work after each slice. */
 export async function digest (chunks: AsyncIterable<Uint8Array>, onProgress: (bytes: number) => void = () => {}): Promise<FilePrint> {
   const hash = createHash('sha256')
   let bytes = 0

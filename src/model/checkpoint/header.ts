@@ -28,7 +28,7 @@ export interface SafetensorsHeader {
   readonly tensors: ReadonlyMap<string, StoredTensor>
 }
 
-/** The bytes that a tensor takes in a file; no safe integer for a shape that no file can hold. */
+/** Returns the bytes that a tensor takes in a file; no safe integer for a shape that no file can hold. */
 export function byteLengthOf ({ dtype, shape }: TensorSpec): number {
   return shape.reduce((product, size) => product * size, storedBytes[dtype])
 }
@@ -70,7 +70,7 @@ export function parseHeader (header: Uint8Array, fileBytes: number, file: string
   return { metadata, tensors }
 }
 
-/** The first bytes of a file (length and header) that holds these tensors in this order, and where each will lie. */
+/** Returns the first bytes of a file (length and header) that holds these tensors in this order, and where each will lie. */
 export function encodeHeader (
   specs: ReadonlyMap<string, TensorSpec>,
   metadata: Readonly<Record<string, string>>
@@ -110,7 +110,7 @@ function parseJson (header: Uint8Array, file: string): Record<string, unknown> {
   }
 }
 
-/** The first name that a JSON object has twice, of which JSON.parse would keep one. The text is valid JSON. */
+/** Returns the first name that a JSON object has twice, of which JSON.parse would keep one. The text is valid JSON. */
 function repeatedName (text: string): string | undefined {
   const names = new Set<string>()
   let depth = 0

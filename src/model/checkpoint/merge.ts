@@ -47,7 +47,9 @@ export class MergedTensors {
     return this.#modules.has(name) || this.#values.has(name)
   }
 
-  /** The stored bytes of a changed tensor: `W + scaling · B · A` in float32, rounded once to the type in which the base stores W. */
+  /**
+   * Returns the stored bytes of a changed tensor: `W + scaling · B · A` in float32, rounded once to the type in which the base stores W.
+   */
   async read (name: string, signal?: AbortSignal): Promise<Uint8Array> {
     const value = this.#values.get(name) ?? await this.#directory.read(name, signal)
     const wrapped = this.#modules.get(name)
@@ -82,7 +84,7 @@ export class MergedTensors {
   }
 }
 
-/** W [out, in] with the update of A [r, in] and B [out, r]. W is not changed. */
+/** Returns W [out, in] with the update of A [r, in] and B [out, r]. W is not changed. */
 function added (
   { data, shape: [rows, columns] }: Tensor,
   [{ data: a, shape: [rank] }, { data: b }]: [a: Tensor, b: Tensor],
@@ -107,7 +109,7 @@ function isSaved (dtype: StoredDType): dtype is SaveDType {
   return dtype === 'F32' || dtype === 'F16' || dtype === 'BF16'
 }
 
-/** A value that its stored type cannot hold would spoil the model without a word. */
+/** Checks that the stored type can hold every value: one that it cannot hold would spoil the model without a word. */
 function checkStorable (name: string, values: Float32Array, dtype: StoredDType): void {
   const limit = dtype === 'F16' ? FLOAT16_LIMIT : Infinity
   for (let i = 0; i < values.length; i++) {

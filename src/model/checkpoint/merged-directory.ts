@@ -88,7 +88,7 @@ async function checkTarget (path: string, bytes: number): Promise<void> {
     )
 }
 
-/** The tensors to be changed are hashed before; the others are as they are copied. */
+/** Hashes the tensors that will be changed; the others are hashed as they are copied. */
 async function checkBase (
   base: ModelDirectory,
   merged: MergedTensors,
@@ -111,7 +111,7 @@ function wrongBase ({ path }: ModelDirectory, name: string): MergeError {
   )
 }
 
-/** The same bytes, and at the end their hex SHA-256. */
+/** Returns the same bytes, and at the end their hex SHA-256. */
 async function* hashed (
   chunks: AsyncIterable<Uint8Array> | Iterable<Promise<Uint8Array>>,
   done: (sha256: string) => void

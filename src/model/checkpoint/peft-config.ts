@@ -18,7 +18,7 @@ export interface LoraSettings {
   readonly modulesToSave?: readonly string[]
 }
 
-/** What the update B·A is multiplied by. */
+/** Returns what the update B·A is multiplied by. */
 export function loraScale ({ r, alpha, rslora }: Pick<LoraSettings, 'r' | 'alpha' | 'rslora'>): number {
   return alpha / (rslora ? Math.sqrt(r) : r)
 }
@@ -124,8 +124,8 @@ function isSet (value: unknown): boolean {
 }
 
 /**
- * The same settings as every PEFT release since 0.7 takes them: lists sorted, and the scale of a rank-stabilised adapter in its alpha.
- * `use_rslora` came with PEFT 0.8, and a release refuses the whole configuration for a field that it does not know.
+ * Returns the same settings as every PEFT release since 0.7 takes them: lists sorted, and the scale of a rank-stabilised adapter in its
+ * alpha. `use_rslora` came with PEFT 0.8, and a release refuses the whole configuration for a field that it does not know.
  */
 export function portableSettings <Settings extends LoraSettings> (settings: Settings): Settings {
   const { r, alpha, rslora, targets, modulesToSave } = settings
@@ -138,7 +138,7 @@ export function portableSettings <Settings extends LoraSettings> (settings: Sett
   }
 }
 
-/** adapter_config.json of portable settings: the fields that PEFT 0.7 has too, in the sorted order in which PEFT writes them. */
+/** Writes an adapter_config.json of portable settings: the fields that PEFT 0.7 has too, in the sorted order in which PEFT writes them. */
 export function peftConfig ({ baseModel, r, alpha, dropout, targets, bias, modulesToSave }: LoraSettings): Record<string, unknown> {
   return {
     alpha_pattern: {},

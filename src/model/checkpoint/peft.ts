@@ -39,17 +39,17 @@ export function peftTensorName (layersPrefix: string, name: string): string {
   return `${wrapperPrefix}${layersPrefix}.${name}.weight`
 }
 
-/** A bias of the base model in PEFT's words: that of an adapted module belongs to the layer that PEFT wrapped. */
+/** Returns a bias of the base model in PEFT's words: that of an adapted module belongs to the layer that PEFT wrapped. */
 export function peftBiasName (name: string, isAdapted: boolean): string {
   return `${wrapperPrefix}${name.slice(0, -'.bias'.length)}${isAdapted ? '.base_layer' : ''}.bias`
 }
 
-/** A weight of a module that was trained whole, in PEFT's words. */
+/** Returns a weight of a module that was trained whole, in PEFT's words. */
 export function peftSavedName (name: string): string {
   return `${wrapperPrefix}${name}`
 }
 
-/** The inverse of `peftTensorName`; undefined for a name that belongs to no block. */
+/** Returns the inverse of `peftTensorName`; undefined for a name that belongs to no block. */
 export function internalTensorName (layersPrefix: string, peftName: string): string | undefined {
   const prefix = `${wrapperPrefix}${layersPrefix}.`
   if (!peftName.startsWith(prefix) || !pairPattern.test(peftName)) return undefined
@@ -58,7 +58,8 @@ export function internalTensorName (layersPrefix: string, peftName: string): str
 }
 
 /**
- * The modules that an adapter changes: `path` in the base model, such as `model.layers.3.self_attn.q_proj`, and `wrapped` as PEFT has it.
+ * Returns the modules that an adapter changes: `path` in the base model, such as `model.layers.3.self_attn.q_proj`, and `wrapped` as PEFT
+ * has it.
  */
 export function modulesOf ({ tensors }: Pick<PeftAdapter, 'tensors'>): Array<{ readonly path: string, readonly wrapped: string }> {
   const wrapped = [...tensors.keys()].flatMap((name) => pairPattern.exec(name)?.[2] === 'A' ? [pairPattern.exec(name)![1]!] : [])
@@ -124,7 +125,10 @@ export async function readPeftAdapter (dir: string): Promise<PeftAdapter> {
   return adapter
 }
 
-/** The paths of the modules that `modules_to_save` names, by their whole path or, as PEFT allows, its end; the name itself without any. */
+/**
+ * Returns the paths of the modules that `modules_to_save` names, by their whole path or, as PEFT allows, its end; the name itself without
+ * any.
+ */
 function savedPaths (name: string, tensorNames: Iterable<string>): string[] {
   const paths = [...tensorNames].flatMap((tensor) => pairPattern.test(tensor) ? [] : ownPattern.exec(tensor)?.[1] ?? [])
   const found = [...new Set(paths)].filter((path) => path === name || path.endsWith(`.${name}`))

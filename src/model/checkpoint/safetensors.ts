@@ -62,8 +62,8 @@ export class SafetensorsFile implements SafetensorsHeader {
   }
 
   /**
-   * The tensor as float32, widened from F16 or BF16 and rounded from F64. Throws SafetensorsError for other types, and for values that are
-   * not finite.
+   * Returns the tensor as float32, widened from F16 or BF16 and rounded from F64. Throws SafetensorsError for other types, and for values
+   * that are not finite.
    */
   async read (name: string, signal?: AbortSignal): Promise<Tensor> {
     const { dtype, shape, start, bytes } = this.tensor(name)
@@ -83,7 +83,9 @@ export class SafetensorsFile implements SafetensorsHeader {
     }
   }
 
-  /** The tensor in its stored type. Throws SafetensorsError for types that Midspan does not hold in memory (BF16, F64 and the like). */
+  /**
+   * Returns the tensor in its stored type. Throws SafetensorsError for types that Midspan does not hold in memory (BF16, F64 and the like).
+   */
   async readAsStored (name: string, signal?: AbortSignal): Promise<Tensor> {
     const { dtype, shape, start, bytes } = this.tensor(name)
     const memoryType = memoryTypeOf[dtype]
@@ -94,7 +96,7 @@ export class SafetensorsFile implements SafetensorsHeader {
     return fromBytes(memoryType, shape, buffer)
   }
 
-  /** `length` stored bytes of a tensor from byte `offset` of it. Throws a RangeError outside the tensor. */
+  /** Reads `length` stored bytes of a tensor from byte `offset` of it. Throws a RangeError outside the tensor. */
   async readRaw (name: string, offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
     const { start, bytes } = this.tensor(name)
     if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0 || offset + length > bytes) {
@@ -105,13 +107,13 @@ export class SafetensorsFile implements SafetensorsHeader {
     return buffer
   }
 
-  /** The stored bytes of a tensor in bounded chunks. Each chunk is valid until the next is asked for. */
+  /** Returns the stored bytes of a tensor in bounded chunks. Each chunk is valid until the next is asked for. */
   chunks (name: string, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
     const { start, bytes } = this.tensor(name)
     return this.#chunks(name, start, bytes, signal)
   }
 
-  /** A small tensor, for which another thread would take longer than reading it. */
+  /** Reads a small tensor on this thread: another thread would take longer than reading it. */
   async #readHere (name: string, { start, bytes, dtype }: StoredRange): Promise<Widened> {
     const stored = new Uint8Array(bytes)
     await this.#fill(name, stored, start, undefined)

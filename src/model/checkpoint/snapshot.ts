@@ -19,7 +19,7 @@ export interface RestoredSnapshot extends Snapshot {
   readonly fallback: boolean
 }
 
-/** Where the snapshot before the newest is kept. */
+/** Returns where the snapshot before the newest is kept. */
 export function previousSnapshot (path: string): string {
   return `${path}.previous`
 }
@@ -67,7 +67,7 @@ async function readIntact (path: string): Promise<Snapshot> {
   return { meta: JSON.parse(meta) as Record<string, unknown>, tensors }
 }
 
-/** SHA-256 over everything in a snapshot, so that a torn or altered file is noticed even where its header is sound. */
+/** Computes SHA-256 over everything in a snapshot, so that a torn or altered file is noticed even where its header is sound. */
 function digestOf (meta: string, tensors: ReadonlyMap<string, Tensor>): string {
   const hash = createHash('sha256').update(JSON.stringify(meta))
   for (const [name, value] of [...tensors].sort(([a], [b]) => a < b ? -1 : 1)) {

@@ -76,7 +76,7 @@ export class PartialModelStore {
     return this.pending().length === 0
   }
 
-  /** What is still missing, in the order of the expected model. */
+  /** Returns what is still missing, in the order of the expected model. */
   pending (): PendingPiece[] {
     return [...this.#pieces.values()].filter((piece) => !piece.done)
       .map(({ name, kind, bytes, sha256, offset }) => ({ name, kind, bytes, sha256, offset }))
@@ -222,7 +222,7 @@ export class PartialModelStore {
     piece.done = true
   }
 
-  /** The pieces still to come and the assembled file lie on the disk together for a moment. */
+  /** Checks the free space of the disk: the pieces still to come and the assembled file lie there together for a moment. */
   async #checkSpace (totalBytes: number): Promise<void> {
     const toFetch = this.pending().reduce((sum, { bytes, offset }) => sum + bytes - offset, 0)
     const needed = toFetch + (this.#upToDate ? 0 : totalBytes) + SPARE_BYTES

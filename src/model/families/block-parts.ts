@@ -6,7 +6,7 @@ import type { BlockBuilder } from './family.ts'
 /** A part of a block: x [rows, hidden] → [rows, hidden]. */
 export type Part = (b: BlockBuilder, x: Value) => Value
 
-/** Attention and MLP, each on the normalised sum of all before it and added to that sum. */
+/** Computes attention and MLP, each on the normalised sum of all before it and added to that sum. */
 export function preNormBlock (attend: Part, feed: Part): Part {
   return (b, hidden) => {
     const middle = b.keep(add(hidden, attend(b, b.norm('input_layernorm', hidden))))
@@ -21,7 +21,7 @@ export function attention (b: BlockBuilder, x: Value): Value {
   )
 }
 
-/** Attention whose queries, keys and values come from one module: all queries, then all keys, then all values. */
+/** Computes attention whose queries, keys and values come from one module: all queries, then all keys, then all values. */
 export function fusedAttention (qkv: string, out: string): Part {
   return (b, x) => {
     const { heads, kvHeads, headSize } = b.model
@@ -30,14 +30,14 @@ export function fusedAttention (qkv: string, out: string): Part {
   }
 }
 
-/** SwiGLU (https://arxiv.org/abs/2002.05202). */
+/** Computes SwiGLU (https://arxiv.org/abs/2002.05202). */
 export function gatedMlp (b: BlockBuilder, x: Value): Value {
   const gate = b.keep(b.linear('mlp.gate_proj', x))
   const up = b.keep(b.linear('mlp.up_proj', x))
   return b.linear('mlp.down_proj', mul(silu(gate), up))
 }
 
-/** SwiGLU whose gate and values come from one module, gate first. */
+/** Computes SwiGLU whose gate and values come from one module, gate first. */
 export function fusedGatedMlp (gateUp: string, down: string): Part {
   return (b, x) => {
     const fused = b.keep(b.linear(gateUp, x))

@@ -45,7 +45,7 @@ export const chatglm: Family = {
   describe
 }
 
-/** ChatGLM2 and 3 have the architecture's name in common, and not this size. */
+/** Recognises a configuration by a size that ChatGLM2 and 3, which have the same architecture's name, lack. */
 function recognizes (config: Config): boolean {
   return 'inner_hidden_size' in config
 }
@@ -103,8 +103,9 @@ function block (b: BlockBuilder, hidden: Value): Value {
 }
 
 /**
- * A sequence is `text [gMASK] sop answer eop`, or has a [MASK] within its text; sop is the configuration's bos. The answer's position in
- * the text is the mask token's, except that in the first revision it counts on for [gMASK] in the pass that reads the text.
+ * Describes prompts: a sequence is `text [gMASK] sop answer eop`, or has a [MASK] within its text; sop is the configuration's bos. The
+ * answer's position in the text is the mask token's, except that in the first revision it counts on for [gMASK] in the pass that reads the
+ * text.
  */
 function promptReading ({ vocab_size: vocabulary, bos_token_id: sop, mask_token_id, gmask_token_id }: ChatGLMConfig): PromptReading {
   const first = vocabulary === FIRST_VOCABULARY || (gmask_token_id === undefined && vocabulary !== SECOND_VOCABULARY)

@@ -43,7 +43,7 @@ export const chatglm2: Family = {
   describe
 }
 
-/** The original ChatGLM has the architecture's name in common, and not this size. */
+/** Recognises a configuration by a size that the original ChatGLM, which has the same architecture's name, lacks. */
 function recognizes (config: Config): boolean {
   return 'padded_vocab_size' in config
 }

@@ -21,7 +21,7 @@ export const decoderSettings = {
 
 export type DecoderConfig = z.output<z.ZodObject<typeof decoderSettings>>
 
-/** All of a model but what its family's blocks are made of. */
+/** Returns all of a model but what its family's blocks are made of. */
 export function decoder (c: DecoderConfig, config: Config, rotary: RotaryShape = {}) {
   const heads = checkHeads({
     heads: c.num_attention_heads,
@@ -44,7 +44,7 @@ export function decoder (c: DecoderConfig, config: Config, rotary: RotaryShape =
   } as const
 }
 
-/** The projections of attention; `qkv` and `o` say which have a bias. */
+/** Returns the projections of attention; `qkv` and `o` say which have a bias. */
 export function attentionLinears (
   { hiddenSize, heads, kvHeads, headSize }: Heads & { readonly hiddenSize: number },
   bias: { readonly qkv: boolean, readonly o: boolean }
@@ -57,7 +57,7 @@ export function attentionLinears (
   ]
 }
 
-/** The projections of a gated MLP. */
+/** Returns the projections of a gated MLP. */
 export function gatedLinears ({ hidden_size: hidden, intermediate_size: inner }: DecoderConfig, bias = false): LinearModule[] {
   return [
     linear('mlp.gate_proj', hidden, inner, bias),

@@ -48,7 +48,7 @@ export function linear (name: string, inputSize: number, outputSize: number, bia
   return { name, inputSize, outputSize, bias }
 }
 
-/** Every block sees so many keys back, itself among them; null: all. */
+/** Gives every block the same window: a position sees so many keys back, its own among them; null: all. */
 export function sameWindow (layers: number, window: number | null): Model['windows'] {
   return Array.from({ length: layers }, () => window)
 }

@@ -25,7 +25,9 @@ function describe (config: Config): Description {
   }
 }
 
-/** All but the normalisations: half of each head turns, in neighbouring pairs, and gate and values of the MLP come from one module. */
+/**
+ * Returns all but the normalisations: half of each head turns, in neighbouring pairs, and gate and values of the MLP come from one module.
+ */
 export function glmModel (c: z.output<typeof glmConfig>, config: Config) {
   const model = decoder(c, config, { share: 0.5, interleaved: true })
   return {

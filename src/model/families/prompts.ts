@@ -26,8 +26,8 @@ export class PromptError extends MidspanError {
 }
 
 /**
- * What contradicts a context of rows [from, from + count) of a sequence; undefined where nothing does. A context comes in one piece, with a
- * row after it.
+ * Returns what contradicts a context of rows [from, from + count) of a sequence; undefined where nothing does. A context comes in one
+ * piece, with a row after it.
  */
 export function contextFault ({ length, maskPosition }: PromptContext, from: number, count: number): string | undefined {
   if (length < 1 || length >= from + count) return `a context of ${length} rows does not fit a sequence of ${from + count}`

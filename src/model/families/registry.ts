@@ -17,7 +17,7 @@ export const supportedArchitectures: readonly string[] = [...new Set(families.fl
 /** Values of a rotary table at most, 512 MiB: a charter's configuration comes from a peer. A model for a million tokens has 2^25. */
 const MAX_ROTARY_VALUES = 2 ** 27
 
-/** The family of a configuration's architecture. Throws UnsupportedModelError, with the list of supported ones, for another. */
+/** Returns the family of a configuration's architecture. Throws UnsupportedModelError, with the list of supported ones, for another. */
 export function familyOf (config: Config): Family {
   const named = architectureOf(config)
   const family = families.find(({ architectures, recognizes }) =>

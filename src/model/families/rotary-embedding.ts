@@ -29,9 +29,9 @@ export function plainRotary (size: number, base: number): RotaryTable {
 }
 
 /**
- * How the rows turn that take a sequence to this length, of a model whose base grows ("dynamic NTK"). As in transformers, when a model of
- * its own computes the sequence alone: all rows of one pass turn by the length after it. So rows that were generated one by one have turned
- * by other angles than the same rows in one pass, beyond what the model was trained on; and other sequences never matter.
+ * Returns how the rows turn that take a sequence to this length, of a model whose base grows ("dynamic NTK"). As in transformers, when a
+ * model of its own computes the sequence alone: all rows of one pass turn by the length after it. So rows that were generated one by one
+ * have turned by other angles than the same rows in one pass, beyond what the model was trained on; and other sequences never matter.
  */
 export function rotaryAt (rotary: RotaryTable, length: number): RotaryTable {
   const { size, interleaved, growth } = rotary

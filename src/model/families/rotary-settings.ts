@@ -58,7 +58,7 @@ export function readPositions (config: Config, options: PositionOptions): Positi
   return { rotary: { ...rotary, frequencies }, maxPositions }
 }
 
-/** How many elements of a head turn. */
+/** Returns how many elements of a head turn. */
 function rotarySize (factor: unknown, { headSize, share }: PositionOptions): number {
   if (share === undefined && factor !== undefined && factor !== null && factor !== 1)
     throw new UnsupportedModelError(`this architecture turns whole heads, and partial_rotary_factor is ${shown(factor)}`)
@@ -93,7 +93,7 @@ function scaled (plain: RotaryTable, settings: Settings): Positions {
   }
 }
 
-/** Long waves are stretched, short ones kept, those between blended. */
+/** Scales the wave lengths: long waves are stretched, short ones kept, those between blended. */
 function llama3 ({ values, original }: Settings): (frequency: number) => number {
   const factor = stretch(values.factor)
   const low = number(values.low_freq_factor, 'low_freq_factor')
@@ -108,8 +108,8 @@ function llama3 ({ values, original }: Settings): (frequency: number) => number 
 }
 
 /**
- * The same by the number of a pair, between those that turn `beta_fast` and `beta_slow` times in the original context; and queries and keys
- * are scaled.
+ * Returns the same by the number of a pair, between those that turn `beta_fast` and `beta_slow` times in the original context; and queries
+ * and keys are scaled.
  */
 function yarn (plain: RotaryTable, { values, original, base, maxPositions }: Settings): Positions {
   const factor = stretch(values.factor ?? maxPositions / original)
@@ -138,7 +138,7 @@ function yarnScale (values: Config, factor: number): number {
   return typeof mscale === 'number' && typeof whole === 'number' && mscale !== 0 && whole !== 0 ? grown(mscale) / grown(whole) : grown(1)
 }
 
-/** Null and no settings at all are the same. */
+/** Reads the settings, of which null and none at all are the same. */
 function settingsIn (config: Config, name: 'rope_scaling' | 'rope_parameters'): Config | undefined {
   const value = config[name] ?? {}
   if (typeof value !== 'object' || Array.isArray(value))
@@ -146,7 +146,7 @@ function settingsIn (config: Config, name: 'rope_scaling' | 'rope_parameters'): 
   return Object.keys(value).length > 0 ? value as Config : undefined
 }
 
-/** By how much positions are stretched; what would shrink them is a mistake. */
+/** Reads by how much positions are stretched; a factor that would shrink them is a mistake. */
 function stretch (factor: unknown): number {
   if (number(factor, 'factor') < 1)
     throw new UnsupportedModelError(`the configuration's rotary setting factor is ${shown(factor)}, less than 1`)

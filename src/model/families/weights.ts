@@ -8,12 +8,12 @@ export interface WeightSpec {
   readonly shape: readonly number[]
 }
 
-/** Names and shapes of a normalisation's weights. */
+/** Returns the names and shapes of a normalisation's weights. */
 function normWeights ({ name, kind, size }: Norm): WeightSpec[] {
   return (kind === 'rms' ? ['weight'] : ['weight', 'bias']).map((part) => ({ name: `${name}.${part}`, shape: [size] }))
 }
 
-/** Names and shapes of a block's weights, without the block's own prefix. */
+/** Returns the names and shapes of a block's weights, without the block's own prefix. */
 export function blockWeights (model: Model): WeightSpec[] {
   return [
     ...model.norms.flatMap(normWeights),
@@ -24,12 +24,12 @@ export function blockWeights (model: Model): WeightSpec[] {
   ]
 }
 
-/** The checkpoint's name of a block's weight. */
+/** Returns the checkpoint's name of a block's weight. */
 export function blockTensor ({ layersPrefix }: Model, layer: number, name: string): string {
   return `${layersPrefix}.${layer}.${name}`
 }
 
-/** The checkpoint's names of a span's weights. */
+/** Returns the checkpoint's names of a span's weights. */
 export function spanTensors (model: Model, { first, end }: Span): string[] {
   const layers = Array.from({ length: end - first }, (_, i) => first + i)
   return layers.flatMap((layer) => blockWeights(model).map(({ name }) => blockTensor(model, layer, name)))
@@ -39,17 +39,17 @@ export function embeddingWeight ({ embedding, vocabularySize, hiddenSize }: Mode
   return { name: embedding, shape: [vocabularySize, hiddenSize] }
 }
 
-/** The weight of the head: the embedding where they are tied. */
+/** Returns the weight of the head: the embedding where they are tied. */
 export function headWeight (model: Model): WeightSpec {
   return { ...embeddingWeight(model), name: model.tied ? model.embedding : model.head }
 }
 
-/** Names and shapes of the weights after the last block: the final norm's and the head's. */
+/** Returns the names and shapes of the weights after the last block: the final norm's and the head's. */
 export function headWeights (model: Model): WeightSpec[] {
   return [...normWeights(model.finalNorm), headWeight(model)]
 }
 
-/** Names and shapes of all of a model's weights in its checkpoint; a tied head once. */
+/** Returns the names and shapes of all of a model's weights in its checkpoint; a tied head once. */
 export function modelWeights (model: Model): WeightSpec[] {
   const blocks = Array.from(
     { length: model.layers },
@@ -64,7 +64,7 @@ export interface Partition {
   readonly outputBlocks: number
 }
 
-/** The checkpoint's names of what a client with this partition needs; a tied embedding once. */
+/** Returns the checkpoint's names of what a client with this partition needs; a tied embedding once. */
 export function clientTensors (model: Model, { inputBlocks, outputBlocks }: Partition): string[] {
   return [...new Set([
     model.embedding,

@@ -11,14 +11,14 @@ import { cachedHeadSize } from './cached-attention.ts'
 const WINDOWED_CHUNK_TOKENS = 512
 
 /**
- * Whether blocks with a window forget the keys before it. They keep all keys in a model whose rotary base grows, since the base depends on
- * the number of tokens that are computed at once.
+ * Returns whether blocks with a window forget the keys before it. They keep all keys in a model whose rotary base grows, since the base
+ * depends on the number of tokens that are computed at once.
  */
 function forgets ({ windows, rotary }: Model): boolean {
   return rotary.growth === undefined && windows.some((window) => window !== null)
 }
 
-/** The number of tokens of one sequence that one run may have. */
+/** Returns the number of tokens of one sequence that one run may have. */
 export function maxChunkTokens (model: Model): number {
   return forgets(model) ? WINDOWED_CHUNK_TOKENS : Infinity
 }
@@ -31,19 +31,19 @@ export function chunksOf<Token> (model: Model, tokens: readonly Token[]): Array<
     : Array.from({ length: Math.ceil(tokens.length / most) }, (_, i) => tokens.slice(i * most, (i + 1) * most))
 }
 
-/** The number of positions that the cache of a block can hold: those of the sequence, or those of a window and one run. */
+/** Returns the number of positions that the cache of a block can hold: those of the sequence, or those of a window and one run. */
 export function mostPositions (model: Model, layer: number, capacity: number): number {
   const { window } = kindOf(model, layer)
   return window === null || !forgets(model) ? capacity : Math.min(capacity, window + WINDOWED_CHUNK_TOKENS)
 }
 
-/** The first position that a block's cache must keep for tokens from `position` on: 0, or the first position in their window. */
+/** Returns the first position that a block's cache must keep for tokens from `position` on: 0, or the first position in their window. */
 export function firstKept (model: Model, layer: number, position: number): number {
   const { window } = kindOf(model, layer)
   return window === null ? 0 : Math.max(0, position - window)
 }
 
-/** Bytes of device memory that a sequence's KV cache for the blocks of a span takes when it is full. */
+/** Returns bytes of device memory that a sequence's KV cache for the blocks of a span takes when it is full. */
 export function cacheBytes (model: Model, { first, end }: Span, capacity: number): number {
   let positions = 0
   for (let layer = first; layer < end; layer++) positions += mostPositions(model, layer, capacity)

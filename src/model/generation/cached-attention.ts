@@ -8,7 +8,7 @@ import { causalMask, contextMask, maskedAttention, rotate } from '../layers/atte
 /** The size of a head in onnxruntime's attention over a KV cache is a multiple of this number. */
 const HEAD_SIZE_MULTIPLE = 8
 
-/** The size of a head in a KV cache: the model's head size, padded with zeros, which change neither scores nor results. */
+/** Returns the size of a head in a KV cache: the model's head size, padded with zeros, which change neither scores nor results. */
 export function cachedHeadSize ({ headSize }: Model): number {
   return Math.ceil(headSize / HEAD_SIZE_MULTIPLE) * HEAD_SIZE_MULTIPLE
 }

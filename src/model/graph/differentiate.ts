@@ -36,7 +36,7 @@ export function differentiate (graph: Graph, outputs: ReadonlyArray<{ value: Val
   return wrt.map((value) => gradients.get(value) ?? zerosLike(value))
 }
 
-/** The floating-point values that depend on any of these, and these. */
+/** Returns the floating-point values that depend on any of these, and these. */
 function dependents (graph: Graph, roots: readonly Value[]): Set<Value> {
   const found = new Set(roots)
   for (const node of graph.nodes) {

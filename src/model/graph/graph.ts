@@ -116,7 +116,7 @@ export class Graph {
     return constant!
   }
 
-  /** A scalar constant of shape []. */
+  /** Returns a scalar constant of shape []. */
   scalar (value: number, dtype: DType = 'float32'): Value {
     return this.constant(tensor(dtype, [], scalarData(value, dtype)))
   }
@@ -144,7 +144,7 @@ export class Graph {
     })
   }
 
-  /** The node that computes a value; undefined for inputs and constants. */
+  /** Returns the node that computes a value; undefined for inputs and constants. */
   producer (value: Value): Node | undefined {
     return this.#producers.get(value.id)
   }
@@ -154,12 +154,12 @@ export class Graph {
     return this.#constants.get(value.id)
   }
 
-  /** An input's name; undefined for other values. */
+  /** Returns an input's name; undefined for other values. */
   inputName (value: Value): string | undefined {
     return this.#inputNames.get(value.id)
   }
 
-  /** A value that has this symbolic size, an input if there is one. */
+  /** Returns a value that has this symbolic size, an input if there is one. */
   holderOf (dim: string): Value | undefined {
     for (const input of this.inputs.values()) if (input.shape.includes(dim)) return input
     return this.#dimHolders.get(dim)

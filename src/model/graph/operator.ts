@@ -47,7 +47,7 @@ export function applyOne<A> (operator: Operator<A>, inputs: readonly [Value, ...
   return apply(operator, inputs[0].graph, inputs, attributes)[0]!
 }
 
-/** The emission of operators that are one ONNX node with the same operands. */
+/** Returns the emission of operators that are one ONNX node with the same operands. */
 export function onnx<A> (opType: string, attributes: (attributes: A) => Attributes = () => ({}), domain = ''): Operator<A>['emit'] {
   return (call, emitter) => {
     emitter.node(opType, call.inputs.map(emitter.name), call.outputs.map(emitter.name), attributes(call.attributes), domain)
@@ -63,7 +63,7 @@ export function isFloat (value: ValueType): boolean {
   return value.dtype === 'float32' || value.dtype === 'float16'
 }
 
-/** An axis counted from the front. Throws GraphError when the shape has no such axis, or when nobody knows whether it has. */
+/** Returns an axis counted from the front. Throws GraphError when the shape has no such axis, or when nobody knows whether it has. */
 export function positiveAxis (shape: readonly Dim[], axis: number): number {
   if (isAnyShape(shape)) throw new GraphError(`a value of any shape has no axis ${axis} for certain`, 'declare its input with a shape')
   const positive = axis < 0 ? axis + shape.length : axis

@@ -23,7 +23,7 @@ export interface Program {
   toOnnx: (constants?: Readonly<Record<string, Constant>>) => OnnxModel
 }
 
-/** The program that computes the graph's outputs: only the nodes and inputs they need. */
+/** Returns the program that computes the graph's outputs: only the nodes and inputs they need. */
 export function program (name: string, graph: Graph): Program {
   return programOf(name, section(graph, graph.outputs))
 }

@@ -8,7 +8,7 @@ export interface Section {
   readonly outputs: ReadonlyMap<string, Value>
 }
 
-/** What computes `outputs`; values in `given` come in under the names there instead of being computed. */
+/** Returns what computes `outputs`; values in `given` come in under the names there instead of being computed. */
 export function section (graph: Graph, outputs: ReadonlyMap<string, Value>, given: ReadonlyMap<Value, string> = new Map()): Section {
   const needed = new Set(outputs.values())
   const nodes = graph.nodes.toReversed().filter((node) => {

@@ -1,7 +1,7 @@
 import { GraphError } from './errors.ts'
 import type { Dim } from './graph.ts'
 
-/** The common shape of operands by NumPy's rule. A symbolic size meets only itself or 1. */
+/** Returns the common shape of operands by NumPy's rule. A symbolic size meets only itself or 1. */
 export function broadcastShapes (name: string, ...shapes: ReadonlyArray<readonly Dim[]>): Dim[] {
   const rank = Math.max(...shapes.map((shape) => shape.length))
   return Array.from({ length: rank }, (_, axis) => {
@@ -24,7 +24,7 @@ export function sameShape (a: readonly Dim[], b: readonly Dim[]): boolean {
   return a.length === b.length && a.every((dim, axis) => dim === b[axis])
 }
 
-/** The sum of sizes; symbolic ones give a name such as `past+seq`. */
+/** Returns the sum of sizes; symbolic ones give a name such as `past+seq`. */
 export function addDims (...dims: readonly Dim[]): Dim {
   const constant = dims.reduce<number>((sum, dim) => typeof dim === 'number' ? sum + dim : sum, 0)
   const names = dims.filter((dim) => typeof dim === 'string')

@@ -86,7 +86,7 @@ function blockGraph (
   return { graph, hidden, output: model.block(builder, hidden) }
 }
 
-/** The adapters of a block, if it has any, as inputs of a graph, named with a prefix before the module. */
+/** Returns the adapters of a block, if it has any, as inputs of a graph, named with a prefix before the module. */
 export function adapterInputs (
   graph: Graph,
   model: Model,

@@ -15,7 +15,7 @@ interface HeadGraph {
 }
 
 /**
- * The final norm and the head on some of the rows: inputs `hidden` [rows, hidden], `taken` int32 [taken], row numbers without
+ * Returns the final norm and the head on some of the rows: inputs `hidden` [rows, hidden], `taken` int32 [taken], row numbers without
  * repetition, `inverse` int32 [rows], where each row went or -1, and the weights under their names in the checkpoint, as `format` keeps
  * them.
  */
@@ -65,7 +65,7 @@ export function embeddingProgram (model: Model, format: WeightFormat): Program {
   return program('embedding', graph)
 }
 
-/** The embedding of the likeliest tokens: input `logits` [rows, vocabulary] in place of ids; output `ids` int32 [rows] besides. */
+/** Returns the embedding of the likeliest tokens: input `logits` [rows, vocabulary] in place of ids; output `ids` int32 [rows] besides. */
 export function likeliestProgram (model: Model, format: WeightFormat): Program {
   const graph = new Graph()
   const ids = argMax(graph.input('logits', 'float32', ['rows', model.vocabularySize]))

@@ -30,12 +30,14 @@ export class AdapterSettingsError extends MidspanError {
   }
 }
 
-/** What the update B·A is multiplied by. */
+/** Returns what the update B·A is multiplied by. */
 export function adapterScaling (settings: AdapterSettings): number {
   return loraScale(settings)
 }
 
-/** The modules of a block that have adapters, in the block's order. Throws AdapterSettingsError for a target that the model lacks. */
+/**
+ * Returns the modules of a block that have adapters, in the block's order. Throws AdapterSettingsError for a target that the model lacks.
+ */
 export function adapterTargets (model: Model, { targets }: Pick<AdapterSettings, 'targets'>): LinearModule[] {
   const known = adaptableModules(model)
   const missing = targets.find((target) => !known.includes(target))
@@ -44,7 +46,7 @@ export function adapterTargets (model: Model, { targets }: Pick<AdapterSettings,
   return model.linears.filter(({ name }) => targets.includes(leafOf(name)))
 }
 
-/** Leaf names of a block's linear modules, such as `q_proj`. */
+/** Returns the leaf names of a block's linear modules, such as `q_proj`. */
 export function adaptableModules (model: Model): string[] {
   return model.linears.map(({ name }) => leafOf(name))
 }
@@ -53,7 +55,7 @@ function leafOf (name: string): string {
   return name.slice(name.lastIndexOf('.') + 1)
 }
 
-/** Names and shapes of a span's adapter tensors: A [r, in] and B [out, r] of each target. */
+/** Returns the names and shapes of a span's adapter tensors: A [r, in] and B [out, r] of each target. */
 export function adapterShapes (model: Model, settings: AdapterSettings, { first, end }: Span): Map<string, readonly number[]> {
   const shapes = new Map<string, readonly number[]>()
   for (let layer = first; layer < end; layer++) {
@@ -66,13 +68,16 @@ export function adapterShapes (model: Model, settings: AdapterSettings, { first,
 }
 
 /**
- * A span's adapters as training starts: B is zero, A uniform within ±1/sqrt(in) from SHAKE-256 of the seed and PEFT's name of the tensor.
+ * Returns a span's adapters as training starts: B is zero, A uniform within ±1/sqrt(in) from SHAKE-256 of the seed and PEFT's name of the
+ * tensor.
  */
 export function initialAdapters (model: Model, settings: AdapterSettings, span: Span): Map<string, Tensor> {
   return new Map([...adapterShapes(model, settings, span)].map(([name, shape]) => [name, initialTensor(model, settings.seed, name, shape)]))
 }
 
-/** A span's adapters as an earlier training left them. Throws AdapterSettingsError for one of another shape than the settings say. */
+/**
+ * Returns a span's adapters as an earlier training left them. Throws AdapterSettingsError for one of another shape than the settings say.
+ */
 export async function importedAdapters (
   model: Model,
   settings: AdapterSettings,
@@ -101,7 +106,7 @@ function initialTensor ({ layersPrefix }: Model, seed: string, name: string, sha
   return float32(shape, values)
 }
 
-/** The key of the random bits that decide what one adapter does not see in one step. */
+/** Returns the key of the random bits that decide what one adapter does not see in one step. */
 export function dropoutKey (seed: string, layer: number, module: string): Uint8Array {
   return createHash('sha256').update(`${seed}/${layer}.${module}`).digest()
 }

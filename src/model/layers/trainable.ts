@@ -39,7 +39,7 @@ export function blockTraining (model: Model, trainable: Trainable, layer: number
   }
 }
 
-/** Names of what is trained in a block, in the block. */
+/** Returns the names of what is trained in a block, in the block. */
 export function parameterNames (model: Model, { adapters, weights }: BlockTraining): string[] {
   return [
     ...adapters === undefined ? [] : adapterTargets(model, adapters).flatMap(({ name }) => [`${name}.lora_A`, `${name}.lora_B`]),
@@ -47,17 +47,17 @@ export function parameterNames (model: Model, { adapters, weights }: BlockTraini
   ]
 }
 
-/** A block's parameter among those of all blocks: `3.self_attn.q_proj.lora_A` for adapters, a weight's name in the checkpoint. */
+/** Returns a block's parameter among those of all blocks: `3.self_attn.q_proj.lora_A` for adapters, a weight's name in the checkpoint. */
 export function parameterName (model: Model, layer: number, name: string): string {
   return isAdapter(name) ? `${layer}.${name}` : blockTensor(model, layer, name)
 }
 
-/** Whether a parameter is an adapter's factor rather than a weight of the model. */
+/** Returns whether a parameter is an adapter's factor rather than a weight of the model. */
 export function isAdapter (name: string): boolean {
   return /\.lora_[AB]$/.test(name)
 }
 
-/** Names and shapes of what is trained in a span, in order. */
+/** Returns the names and shapes of what is trained in a span, in order. */
 export function trainedShapes (model: Model, trainable: Trainable, { first, end }: Span): WeightSpec[] {
   const shapes = new Map(blockWeights(model).map(({ name, shape }) => [name, shape]))
   return Array.from({ length: end - first }, (_, i) => first + i).flatMap((layer) => {

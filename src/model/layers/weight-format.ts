@@ -33,12 +33,12 @@ export function isQuantized (format: WeightFormat): boolean {
   return quantizations[format] !== undefined
 }
 
-/** The format of the embedding and the head, which suffer most from few bits: never less than 8 of them. */
+/** Returns the format of the embedding and the head, which suffer most from few bits: never less than 8 of them. */
 export function endFormat (format: WeightFormat): WeightFormat {
   return format === 'int4' ? 'int8' : format
 }
 
-/** The tensors that a weight is kept as, by their names. Only matrices have formats. */
+/** Returns the tensors that a weight is kept as, by their names. Only matrices have formats. */
 export function keptTensors ({ name, shape }: WeightSpec, format: WeightFormat): Map<string, ValueType> {
   const quantization = quantizations[format]
   if (shape.length !== 2 || format === 'fp32') return new Map([[name, { dtype: 'float32', shape }]])
@@ -82,7 +82,7 @@ export function weightProduct (x: Value, spec: WeightSpec, format: WeightFormat,
   return quantizedMatmul(x, matrix, { ...attributes, activations: rowType })
 }
 
-/** Rows of a weight at `indices` [n], as float32: [n, in]. */
+/** Returns the rows of a weight at `indices` [n], as float32: [n, in]. */
 export function weightRows (indices: Value, spec: WeightSpec, format: WeightFormat): Value {
   const [kept, scales] = keptInputs(indices.graph, spec, format)
   const quantization = quantizations[format]

@@ -61,7 +61,7 @@ export class ModelWeights {
     ])
   }
 
-  /** What `load` makes of the set; where it fails, the set is freed, since half of one serves nothing. */
+  /** Returns what `load` makes of the set; where it fails, the set is freed, since half of one serves nothing. */
   async orFreed<T> (load: () => Promise<T>): Promise<T> {
     try {
       return await load()
@@ -107,12 +107,12 @@ export class ModelWeights {
     }
   }
 
-  /** What is trained in a block. */
+  /** Returns what is trained in a block. */
   training (layer: number): BlockTraining {
     return this.#training[layer]!
   }
 
-  /** What a block's matrices are kept as: what they are computed in, rather than wider. */
+  /** Returns what a block's matrices are kept as: what they are computed in, rather than wider. */
   blockFormat (layer: number): WeightFormat {
     if (this.training(layer).adapters === undefined) return 'fp32'
     return this.format === 'fp32' ? this.device.compute : this.format
@@ -132,17 +132,17 @@ export class ModelWeights {
     await this.#load(source, headWeights(this.model).map((weight) => this.#endWeight(weight)))
   }
 
-  /** What a block's programs depend on: blocks with equal keys share them. */
+  /** Returns what a block's programs depend on: blocks with equal keys share them. */
   programKey (layer: number): string {
     return this.#programKeys[layer]!
   }
 
-  /** The inputs of a block's program that say which block it is. */
+  /** Returns the inputs of a block's program that say which block it is. */
   blockInputs (layer: number): Record<string, DeviceTensor> {
     return Object.fromEntries(this.#blockTensors[layer]!.map(([input, name]) => [input, this.#tensor(name)]))
   }
 
-  /** The inputs that programs of the ends take for these weights, named as in the checkpoint. */
+  /** Returns the inputs that programs of the ends take for these weights, named as in the checkpoint. */
   endInputs (weights: readonly WeightSpec[]): Record<string, DeviceTensor> {
     return Object.fromEntries(
       weights.flatMap((weight) => [...keptTensors(weight, endFormat(this.format)).keys()].map((name) => [name, this.#tensor(name)]))
@@ -150,17 +150,17 @@ export class ModelWeights {
   }
 
   /**
-   * Whether programs that generate have frozen weights of this format fixed in them, and products that may round their input to 8 bits.
-   * Only then does a CPU compute on quantised codes as they are: for weights that are inputs it dequantises the matrix in every run, which
-   * takes many times as long as a row's product (bench/weights.ts).
+   * Returns whether programs that generate have frozen weights of this format fixed in them, and products that may round their input to 8
+   * bits. Only then does a CPU compute on quantised codes as they are: for weights that are inputs it dequantises the matrix in every run,
+   * which takes many times as long as a row's product (bench/weights.ts).
    */
   fixes (format: WeightFormat): boolean {
     return isQuantized(format) && this.device.kind !== 'webgpu'
   }
 
   /**
-   * The program of this name with those of the inputs fixed in it that are frozen; compiled when first asked for, and kept as long as the
-   * set.
+   * Returns the program of this name with those of the inputs fixed in it that are frozen; compiled when first asked for, and kept as long
+   * as the set.
    */
   async fixed (name: string, build: () => Program, inputs: Readonly<Record<string, DeviceTensor>>): Promise<Executable> {
     const known = this.#fixed.get(name)
@@ -171,12 +171,12 @@ export class ModelWeights {
     return await made
   }
 
-  /** The name of a block's parameter in `trained`. */
+  /** Returns the name of a block's parameter in `trained`. */
   parameterName (layer: number, name: string): string {
     return parameterName(this.model, layer, name)
   }
 
-  /** The names in `trained` that belong to a span. */
+  /** Returns the names in `trained` that belong to a span. */
   parameterNames ({ first, end }: Span): string[] {
     return Array.from({ length: end - first }, (_, i) => first + i)
       .flatMap((layer) => parameterNames(this.model, this.training(layer)).map((name) => this.parameterName(layer, name)))
@@ -252,7 +252,7 @@ export class ModelWeights {
     }
   }
 
-  /** A weight on the device, as the tensors that it is kept as. */
+  /** Returns a weight on the device, as the tensors that it is kept as. */
   async #kept ({ name, shape, format }: WantedWeight, value: Tensor): Promise<Array<[string, DeviceTensor]>> {
     const plain = await this.device.upload(value, { given: true })
     if (shape.length !== 2 || format === 'fp32') return [[name, plain]]
@@ -268,7 +268,7 @@ export class ModelWeights {
   }
 }
 
-/** A shape of another model would fail later, in a program that does not know where it came from. */
+/** Checks a weight's shape: one of another model would fail later, in a program that does not know where it came from. */
 function checkShape ({ name, shape }: WeightSpec, value: Tensor): void {
   if (String(value.shape) !== String(shape))
     throw new TensorMismatchError(
@@ -279,7 +279,7 @@ function checkShape ({ name, shape }: WeightSpec, value: Tensor): void {
     )
 }
 
-/** A short key for what JSON shows: each block of each token looks for a program by it, and a model's description has kilobytes. */
+/** Returns a short key for what JSON shows: each block of each token looks for a program by it, and a model's description has kilobytes. */
 function digest (described: unknown): string {
   return createHash('sha256').update(JSON.stringify(described)).digest('base64')
 }

@@ -116,7 +116,7 @@ async function released (boundary: Boundary, hidden: DeviceTensor, protection: P
   return await boundary.decode((await boundary.protect(hidden, protection)).tensors)
 }
 
-/** The norm that the chosen share of rows [rows, hidden] stays below, rounded to three digits for people to read. */
+/** Returns the norm that the chosen share of rows [rows, hidden] stays below, rounded to three digits for people to read. */
 async function typicalNorm (device: Device, rows: DeviceTensor): Promise<number> {
   const hidden = rows.shape[1] as number
   const executable = await compiled(device, `row-norms ${hidden}`, () => {

@@ -18,7 +18,7 @@ export function gaussian (words: Value, hidden: number): Value {
   return hidden % 2 === 0 ? pairs : slice(pairs, 1, 0, hidden)
 }
 
-/** (word + 1/2) / 2^32: in (0, 1], so that its logarithm is finite. */
+/** Computes (word + 1/2) / 2^32: in (0, 1], so that its logarithm is finite. */
 function uniform (words: Value): Value {
   return mul(add(cast(words, 'float32'), 0.5), 2 ** -32)
 }

@@ -205,7 +205,7 @@ class WorkerDevice implements Device {
     await this.#worker.terminate()
   }
 
-  /** A call as the worker is told of it; of all but the last, only what later ones take comes out. */
+  /** Returns a call as the worker is told of it; of all but the last, only what later ones take comes out. */
   #runOf ({ executable, inputs, inPlace = {} }: ProgramCall, taken: ReadonlySet<string> | undefined, moved: Set<ArrayBuffer>): Run {
     const { program } = executable
     const compiled = this.#compiled.get(executable)
@@ -265,7 +265,9 @@ class WorkerDevice implements Device {
     return value.id
   }
 
-  /** Values as they go to the worker: small ones as they are, large ones as a copy whose buffer is moved. The caller keeps its own. */
+  /**
+   * Returns values as they go to the worker: small ones as they are, large ones as a copy whose buffer is moved. The caller keeps its own.
+   */
   #packed (value: Tensor, moved: Set<ArrayBuffer>, given = false): Tensor {
     this.#memory.uploadedBytes += value.data.byteLength
     const whole = value.data.byteLength === value.data.buffer.byteLength
@@ -282,7 +284,8 @@ class WorkerDevice implements Device {
 }
 
 /**
- * The outputs of each call that later ones take, or that come out as well. Throws DeviceError where one takes what none before it gives.
+ * Returns the outputs of each call that later ones take, or that come out as well. Throws DeviceError where one takes what none before it
+ * gives.
  */
 function passedOn (calls: readonly ProgramCall[], also: readonly string[]): Array<Set<string>> {
   const passed = calls.map(() => new Set<string>())

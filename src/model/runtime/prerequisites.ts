@@ -20,19 +20,22 @@ const CUDA: Missing = {
   next: `node ${join(ONNXRUNTIME, 'script/install.js')} --onnxruntime-node-install=cuda12`
 }
 
-/** What can be seen to be missing without opening the device. */
+/** Returns what can be seen to be missing without opening the device. */
 export function missingFor (kind: DeviceKind): Missing | undefined {
   if (kind === 'webgpu' && process.platform === 'linux' && vulkanDrivers().length === 0) return VULKAN
   if (kind === 'cuda' && !hasCudaLibraries()) return CUDA
   return undefined
 }
 
-/** Whether WebGPU can only have an adapter that computes on the CPU. */
+/** Returns whether WebGPU can only have an adapter that computes on the CPU. */
 export function onlySoftware (): boolean {
   return process.platform === 'linux' && vulkanDrivers().every(isSoftwareDriver)
 }
 
-/** Whether onnxruntime's install script has fetched its CUDA provider, as libonnxruntime_providers_cuda.so beside its other libraries. */
+/**
+ * Returns whether onnxruntime's install script has fetched its CUDA provider, as libonnxruntime_providers_cuda.so beside its other
+ * libraries.
+ */
 function hasCudaLibraries (): boolean {
   return readdirSync(join(ONNXRUNTIME, 'bin'), { recursive: true, encoding: 'utf8' }).some((file) =>
     file.includes(join(process.platform, process.arch)) && file.includes('providers_cuda')

@@ -7,14 +7,14 @@ const DIRECTORIES = ['/etc/vulkan/icd.d', '/usr/local/etc/vulkan/icd.d', '/usr/l
 /** Drivers that compute on the CPU: SwiftShader, and Mesa's lavapipe. */
 const SOFTWARE = /swiftshader|lvp_icd|lavapipe/i
 
-/** The manifests of the Vulkan drivers that a process with these variables loads, on Linux. */
+/** Returns the manifests of the Vulkan drivers that a process with these variables loads, on Linux. */
 export function vulkanDrivers (env: Readonly<Record<string, string | undefined>> = process.env): string[] {
   const named = env.VK_DRIVER_FILES ?? env.VK_ICD_FILENAMES
   if (named !== undefined && named !== '') return named.split(delimiter)
   return DIRECTORIES.flatMap(manifestsIn)
 }
 
-/** Whether a driver, by its manifest's name, is one that computes on the CPU. */
+/** Returns whether a driver, by its manifest's name, is one that computes on the CPU. */
 export function isSoftwareDriver (manifest: string): boolean {
   return SOFTWARE.test(manifest)
 }

@@ -111,7 +111,7 @@ function discard (value: ort.Tensor | undefined): void {
   if (value !== undefined) provider.discard(value)
 }
 
-/** The outputs of a run, but for those that are written into tensors held here. */
+/** Returns the outputs of a run, but for those that are written into tensors held here. */
 async function run ({ session, inputs, outputs }: Run, before: Results): Promise<Record<string, ort.Tensor>> {
   const feeds: Record<string, ort.Tensor> = {}
   for (const [name, operand] of Object.entries(inputs)) feeds[name] = operandOf(operand, before)

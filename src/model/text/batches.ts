@@ -62,13 +62,14 @@ export class Batches {
   }
 
   /**
-   * How many batches this epoch has: the same for each when padded; when packed it can differ by what the windows without targets fall on.
+   * Returns how many batches this epoch has: the same for each when padded; when packed it can differ by what the windows without targets
+   * fall on.
    */
   count (epoch: number): number {
     return Math.ceil(this.#plan(epoch).count / this.#options.sequences)
   }
 
-  /** The batch at a cursor, and the cursor of the one after it. Throws a RangeError for a cursor beyond its epoch. */
+  /** Returns the batch at a cursor, and the cursor of the one after it. Throws a RangeError for a cursor beyond its epoch. */
   at ({ epoch, index }: Cursor): { batch: Batch, next: Cursor } {
     const { count, sequence } = this.#plan(epoch)
     const first = index * this.#options.sequences
@@ -97,13 +98,13 @@ export class Batches {
   }
 }
 
-/** One example a sequence; those without a counted target are left out. */
+/** Makes one sequence of each example; those without a counted target are left out. */
 function padded (examples: readonly Example[], order: Uint32Array): Plan {
   const used = order.filter((i) => examples[i]!.lossMask.includes(1, 1))
   return { count: used.length, sequence: (index) => cut(examples[used[index]!]!, 0, Infinity) }
 }
 
-/** All examples end to end, cut into windows; the last may be shorter, and those without a counted target are left out. */
+/** Joins all examples end to end and cuts them into windows; the last may be shorter, and those without a counted target are left out. */
 function packed (examples: readonly Example[], order: Uint32Array, windowLength: number): Plan {
   const total = examples.reduce((sum, { ids }) => sum + ids.length, 0)
   const ids = new Int32Array(total)
@@ -122,7 +123,7 @@ function packed (examples: readonly Example[], order: Uint32Array, windowLength:
   return { count: starts.length, sequence: (index) => cut({ ids, lossMask }, starts[index]!, windowLength) }
 }
 
-/** At most `length` positions from `start`, each with the token after it as its target. */
+/** Returns at most `length` positions from `start`, each with the token after it as its target. */
 function cut ({ ids, lossMask }: Example, start: number, length: number): Sequence {
   const end = Math.min(start + length, ids.length - 1)
   return {

@@ -54,7 +54,7 @@ export function maskChat (
   return { ids, answers, unused }
 }
 
-/** Where an answer begins: with what the template writes for the assistant itself, such as an empty thought, if it does so. */
+/** Returns where an answer begins: with what the template writes for the assistant itself, such as an empty thought, if it does so. */
 function beginning (
   text: string,
   start: number,
@@ -70,7 +70,7 @@ function beginning (
   return asked < 0 ? start : before + asked + generationPrompt.length
 }
 
-/** The position after the token that ends an answer, among the tokens [from, to) that follow its words. */
+/** Returns the position after the token that ends an answer, among the tokens [from, to) that follow its words. */
 function endOf (ids: readonly number[], from: number, to: number, tokenizer: Tokenizer): number | undefined {
   for (let at = from; at < to; at++) if (tokenizer.isStop(ids[at]!)) return at + 1
   const first = ids.slice(from, to).findIndex((id) => tokenizer.decode([id], { skipSpecialTokens: false }).trim() !== '')

@@ -77,7 +77,7 @@ export class ChatTemplate {
   }
 }
 
-/** A message for the template. Every field but the role is marked, so that its place in the text is known. */
+/** Returns a message for the template. Every field but the role is marked, so that its place in the text is known. */
 function messageValue (message: ChatMessage, i: number): Dict {
   const fields = Object.entries(message).filter((field): field is [string, string] => typeof field[1] === 'string')
   return new Dict(new Map(fields.map(([field, value]) =>
@@ -85,8 +85,8 @@ function messageValue (message: ChatMessage, i: number): Dict {
 }
 
 /**
- * The chat template of a directory: that of chat_template.jinja, else of tokenizer_config.json, where it is one text or several by name, of
- * which the one named `default` counts.
+ * Returns the chat template of a directory: that of chat_template.jinja, else of tokenizer_config.json, where it is one text or several by
+ * name, of which the one named `default` counts.
  */
 export function readChatTemplate (jinja: string | undefined, { chat_template: configured }: Json): ChatTemplate | undefined {
   if (jinja !== undefined) return new ChatTemplate('chat_template.jinja', jinja)

@@ -153,7 +153,7 @@ export function encodeRecord (
   return { ids, lossMask: mask(ids.length, [[from, ids.length]]) }
 }
 
-/** What a prefix language model learns: its answer to a context, whose own tokens are seen but not predicted. */
+/** Makes what a prefix language model learns: its answer to a context, whose own tokens are seen but not predicted. */
 function encodeAnswer (context: readonly number[], answer: string, tokenizer: Tokenizer): Example {
   const ids = Int32Array.from([...context, ...withEnd(tokenizer.encode(answer, { addSpecialTokens: false }), tokenizer.eosId)])
   return { ids, lossMask: mask(ids.length, [[context.length, ids.length]]) }
@@ -178,8 +178,8 @@ function encodeChat (
 }
 
 /**
- * The records to train on in place of one: where the chat template ends only the last answer, a conversation for each answer, so that each
- * is learnt with its end.
+ * Returns the records to train on in place of one: where the chat template ends only the last answer, a conversation for each answer, so
+ * that each is learnt with its end.
  */
 function * apart (record: DataRecord, tokenizer: Tokenizer): Generator<DataRecord> {
   if (record.kind !== 'chat' || tokenizer.answersContexts || !tokenizer.hasChatTemplate || tokenizer.closesAnswers) {

@@ -32,7 +32,7 @@ const chatGlm3 = `
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}`
 
-/** The chat template of a version of ChatGLM whose directory has none. */
+/** Returns the chat template of a version of ChatGLM whose directory has none. */
 export function glmTemplate (version: 1 | 2 | 3): ChatTemplate {
   const source = { 1: chatGlm, 2: chatGlm2, 3: chatGlm3 }[version]
   return new ChatTemplate(`the built-in chat template of ${version === 1 ? 'ChatGLM-6B' : `ChatGLM${version}`}`, source, version === 3)

@@ -39,10 +39,10 @@ const TIMEOUT_MS = 10_000
 const TIMEOUT_MS_PER_CHARACTER = 0.1
 
 /**
- * The engine of a parsed tokenizer.json. Texts and ids are those of the Python `tokenizers` library, with two differences when decoding
- * byte tokens: bytes that are no UTF-8 become U+FFFD one by one rather than in whole runs, and U+FEFF at the start of a run is dropped.
- * Spaces are never "cleaned up": the text of some ids is what they were made of.
- * Throws the library's errors, and TokenizerError for what the library does otherwise than Python's.
+ * Returns the engine of a parsed tokenizer.json. Texts and ids are those of the Python `tokenizers` library, with two differences when
+ * decoding byte tokens: bytes that are no UTF-8 become U+FFFD one by one rather than in whole runs, and U+FEFF at the start of a run is
+ * dropped. Spaces are never "cleaned up": the text of some ids is what they were made of. Throws the library's errors, and TokenizerError
+ * for what the library does otherwise than Python's.
  */
 export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = {}): TokenEngine {
   const library = new Library(tokenizer, tokenizerConfig)
@@ -128,7 +128,7 @@ function standsAlone (text: string, start: number, end: number): boolean {
   return !new RegExp(`${word}$`, 'u').test(text.slice(Math.max(0, start - 2), start)) && !new RegExp(`^${word}`, 'u').test(text.slice(end, end + 2))
 }
 
-/** Whether a part of the file has a regular expression. */
+/** Returns whether a part of the file has a regular expression. */
 function holdsPattern (part: unknown): boolean {
   if (typeof part !== 'object' || part === null) return false
   return Object.entries(part).some(([name, value]) => name === 'Regex' || holdsPattern(value))
@@ -141,7 +141,7 @@ interface DecoderConfig {
   readonly pattern?: { readonly String?: unknown } | null
 }
 
-/** Whether a further token never changes the text of those before it. */
+/** Returns whether a further token never changes the text of those before it. */
 function appends (decoder: unknown): boolean {
   const steps = stepsOf(decoder)
   let joined = false

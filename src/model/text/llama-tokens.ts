@@ -3,8 +3,8 @@ import { controlPieces, SentencePieceEngine } from './sentencepiece-engine.ts'
 import { addedTokens, tokenContents, type Json } from './tokenizer-config.ts'
 
 /**
- * The tokens of a `tokenizer.model` as transformers' LlamaTokenizer reads it: BOS before a text unless the configuration says otherwise,
- * control pieces and added tokens recognised in the text.
+ * Returns the tokens of a `tokenizer.model` as transformers' LlamaTokenizer reads it: BOS before a text unless the configuration says
+ * otherwise, control pieces and added tokens recognised in the text.
  */
 export function llamaEngine (model: SentencePieceModel, tokenizerConfig: Json, addedTokensFile: Json): SentencePieceEngine {
   const special = controlPieces(model)

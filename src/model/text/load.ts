@@ -62,8 +62,8 @@ async function openEngine (dir: string, files: DirectoryFiles, tokenizerConfig: 
 }
 
 /**
- * Which ChatGLM a directory holds, if any. The first has a configuration of its own; the second and third have the same, and differ in the
- * tokens of the roles, which only the third has: it is taken for the third unless it is named otherwise.
+ * Returns which ChatGLM a directory holds, if any. The first has a configuration of its own; the second and third have the same, and differ
+ * in the tokens of the roles, which only the third has: it is taken for the third unless it is named otherwise.
  */
 function chatGlmVersion (tokenizerConfig: Json, config: Json): 1 | 2 | 3 | undefined {
   if (config.model_type !== 'chatglm') return undefined

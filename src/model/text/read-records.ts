@@ -55,7 +55,7 @@ export async function * readRecords (paths: readonly string[], options: ReadingO
   }
 }
 
-/** The data files that a path names: itself, or those of a directory in the order of their names. Throws DatasetError for none. */
+/** Returns the data files that a path names: itself, or those of a directory in the order of their names. Throws DatasetError for none. */
 export async function filesOf (path: string): Promise<string[]> {
   const isDirectory = await stat(path).then((found) => found.isDirectory(), () => false)
   if (!isDirectory) return [path]
@@ -109,7 +109,7 @@ async function * readJson (path: string, signal: AbortSignal | undefined): Async
   })
 }
 
-/** The only list of objects that an object holds, such as that of `{"version": 1, "data": [...]}`. */
+/** Returns the only list of objects that an object holds, such as that of `{"version": 1, "data": [...]}`. */
 function listIn (value: unknown): readonly unknown[] | undefined {
   if (typeof value !== 'object' || value === null || Object.hasOwn(value, 'messages')) return undefined
   const lists = ['data', 'train', 'rows', 'examples', 'records'].flatMap((name) => Object.hasOwn(value, name) ? [(value as Record<string, unknown>)[name]] : [])

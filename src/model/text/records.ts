@@ -131,7 +131,7 @@ function check<T> (shape: z.ZodType<T>, value: unknown, use: (parsed: T) => Data
   return { reason: `${issue.path.join('.')}: ${issue.message}` }
 }
 
-/** The issue of the first alternative, where there are several: that of the field's own format. */
+/** Returns the issue of the first alternative, where there are several: that of the field's own format. */
 function deepest (issue: z.core.$ZodIssue): { path: PropertyKey[], message: string } {
   if (issue.code !== 'invalid_union' || issue.message === tools) return issue
   const [first] = issue.errors[0] ?? []

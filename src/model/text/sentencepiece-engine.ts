@@ -73,7 +73,7 @@ export class SentencePieceEngine implements TokenEngine {
   }
 }
 
-/** The control pieces of a model, by their ids. */
+/** Returns the control pieces of a model, by their ids. */
 export function controlPieces (model: SentencePieceModel): Map<number, string> {
   return new Map(model.pieces.flatMap(({ text, kind }, id) => kind === 'control' ? [[id, text] as const] : []))
 }

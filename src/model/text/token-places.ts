@@ -34,7 +34,7 @@ export function placeTokens (text: string, ids: readonly number[], tokenizer: To
   return { reaching: (position) => first(([, end]) => end > position), from: (position) => first(([start]) => start >= position) }
 }
 
-/** How many leading ids agree. */
+/** Returns how many leading ids agree. */
 export function commonLength (prefix: readonly number[], ids: ArrayLike<number>): number {
   let length = 0
   while (length < prefix.length && length < ids.length && prefix[length] === ids[length]) length++
@@ -46,7 +46,7 @@ const ANCHOR = 'a'
 
 const pieces = new WeakMap<Tokenizer, Map<number, string>>()
 
-/** The [start, end) of each token in a text; undefined where the tokens' own texts are not the text. */
+/** Returns the [start, end) of each token in a text; undefined where the tokens' own texts are not the text. */
 function align (text: string, ids: readonly number[], tokenizer: Tokenizer): Array<readonly [number, number]> | undefined {
   const anchor = tokenizer.encode(ANCHOR, { addSpecialTokens: false })
   const anchorText = tokenizer.decode(anchor, { skipSpecialTokens: false })
@@ -75,7 +75,7 @@ function align (text: string, ids: readonly number[], tokenizer: Tokenizer): Arr
   return group.length === 0 && text.slice(at).trim() === '' ? ranges : undefined
 }
 
-/** Where a token's text ends. A decoder may add a space or leave one out. */
+/** Returns where a token's text ends. A decoder may add a space or leave one out. */
 function match (text: string, from: number, piece: string): number | undefined {
   let at = from
   for (const unit of piece.split('')) {

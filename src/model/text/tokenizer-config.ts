@@ -6,7 +6,7 @@ const specialTokenNames = ['bos_token', 'eos_token', 'unk_token', 'pad_token', '
 
 export type SpecialTokens = Readonly<Partial<Record<typeof specialTokenNames[number], string>>>
 
-/** The special tokens of a tokenizer_config.json by their roles. */
+/** Returns the special tokens of a tokenizer_config.json by their roles. */
 export function tokenContents (tokenizerConfig: Json): SpecialTokens {
   return Object.fromEntries(specialTokenNames.flatMap((name) => {
     const content = tokenContent(tokenizerConfig[name])
@@ -23,7 +23,7 @@ export interface AddedToken {
 }
 
 /**
- * The tokens added to a vocabulary: those of tokenizer_config.json, and of added_tokens.json (`{ "<pad>": 32000 }`), which older
+ * Returns the tokens added to a vocabulary: those of tokenizer_config.json, and of added_tokens.json (`{ "<pad>": 32000 }`), which older
  * directories have.
  */
 export function addedTokens (tokenizerConfig: Json, addedTokensFile: Json): AddedToken[] {
@@ -44,7 +44,7 @@ function isId (value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0
 }
 
-/** A special token is written as a string or as an object around it. */
+/** Reads a special token, which is written as a string or as an object around it. */
 function tokenContent (token: unknown): string | undefined {
   if (typeof token === 'string') return token
   const { content } = objectOf(token)

@@ -55,12 +55,12 @@ export class Tokenizer {
     return this.#template !== undefined
   }
 
-  /** Token ids; with those that the model puts around a text (such as BOS) unless `addSpecialTokens` is false. */
+  /** Returns token ids; with those that the model puts around a text (such as BOS) unless `addSpecialTokens` is false. */
   encode (text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): number[] {
     return this.#engine.encode(text, addSpecialTokens)
   }
 
-  /** The text of these ids, without special tokens unless `skipSpecialTokens` is false. */
+  /** Returns the text of these ids, without special tokens unless `skipSpecialTokens` is false. */
   decode (ids: readonly number[], { skipSpecialTokens = true }: { skipSpecialTokens?: boolean } = {}): string {
     return this.#engine.decode(ids, skipSpecialTokens)
   }
@@ -83,22 +83,22 @@ export class Tokenizer {
     return this.#chatTemplate().renderMarked(messages, this.#specialTokens, false)
   }
 
-  /** The token ids of a conversation that the chat template wrote. */
+  /** Returns the token ids of a conversation that the chat template wrote. */
   encodeRendered (text: string): number[] {
     return this.encode(text, { addSpecialTokens: !this.#chatTemplate().holdsSpecialTokens })
   }
 
-  /** The token ids of a conversation, written by the chat template. Throws as `applyChatTemplate` does. */
+  /** Returns the token ids of a conversation, written by the chat template. Throws as `applyChatTemplate` does. */
   encodeChat (messages: readonly ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): number[] {
     return this.encodeRendered(this.applyChatTemplate(messages, options))
   }
 
-  /** Whether generation stops at a token. */
+  /** Returns whether generation stops at a token. */
   isStop (id: number): boolean {
     return id === this.eosId || this.eosIds.includes(id)
   }
 
-  /** Whether a token is no part of the text. */
+  /** Returns whether a token is no part of the text. */
   isSpecial (id: number): boolean {
     return this.decode([id]) === '' && this.decode([id], { skipSpecialTokens: false }).trim() !== ''
   }

@@ -7,8 +7,8 @@ import { isAdapter, trainedShapes, type AdapterTraining } from '../layers/traina
 import type { WeightSource } from '../layers/weights.ts'
 
 /**
- * The settings of an adapter that training is to start from, once each of its tensors fits the model: of every block that is not trained
- * whole, in the model's shapes, finite. Throws AdapterError naming the tensor that does not.
+ * Returns the settings of an adapter that training is to start from, once each of its tensors fits the model: of every block that is not
+ * trained whole, in the model's shapes, finite. Throws AdapterError naming the tensor that does not.
  */
 export function importedSettings (
   model: Model,

@@ -7,7 +7,7 @@ export interface Schedule {
   readonly totalRounds: number
 }
 
-/** The learning rate of a round, counted from 0, as transformers' schedulers give it. */
+/** Returns the learning rate of a round, counted from 0, as transformers' schedulers give it. */
 export function learningRateAt (schedule: Schedule, base: number, round: number): number {
   const { name, warmupRounds, totalRounds } = schedule
   if (round < warmupRounds) return base * round / Math.max(1, warmupRounds)

@@ -58,7 +58,7 @@ export class LocalTrainer {
     return new LocalTrainer(device, client, await Optimizer.open(device, optimizer), parameters)
   }
 
-  /** One optimiser step on the mean loss over the tokens of all batches, which are run one after another. */
+  /** Takes one optimiser step on the mean loss over the tokens of all batches, which are run one after another. */
   async step (batches: readonly TrainingBatch[], { learningRate, maxGradientNorm = null, seeds }: LocalStepOptions): Promise<Loss> {
     const sum = new Map<string, DeviceTensor>()
     using scope = new Scope(this.#device)
@@ -86,7 +86,7 @@ export class LocalTrainer {
     return await top.evaluate({ hidden, ...sequencesOf(bottom.span.model, batch.ids) }, batch.targets)
   }
 
-  /** What is trained, as it is now, on the host. */
+  /** Returns what is trained, as it is now, on the host. */
   async values (): Promise<Map<string, Tensor>> {
     return await this.parameters.values()
   }

@@ -27,7 +27,7 @@ export class Parameters {
 
   get names (): string[] { return [...this.#moments.keys()] }
 
-  /** The current value; `restore` replaces it by another device tensor. Throws RangeError for an unknown name. */
+  /** Returns the current value; `restore` replaces it by another device tensor. Throws RangeError for an unknown name. */
   value (name: string): DeviceTensor {
     return known(name, this.#values.get(name))
   }
@@ -42,13 +42,13 @@ export class Parameters {
     for (const { name, moments } of stepping) this.#moments.set(name, { ...moments, t: moments.t + 1 })
   }
 
-  /** Values alone, in host memory. */
+  /** Returns values alone, in host memory. */
   async values (names: readonly string[] = this.names): Promise<Map<string, Tensor>> {
     const values = await this.#device.downloadAll(names.map((name) => this.value(name)))
     return new Map(names.map((name, index) => [name, values[index] as Tensor]))
   }
 
-  /** Values and optimiser state, in host memory, so that `restore` continues exactly. */
+  /** Returns values and optimiser state, in host memory, so that `restore` continues exactly. */
   async state (names: readonly string[] = this.names): Promise<Map<string, Tensor>> {
     const parts = names.flatMap((name) => {
       const { m, v } = this.#momentsOf(name)
@@ -101,12 +101,12 @@ export class Parameters {
   }
 }
 
-/** The names under which `Parameters.state` keeps a tensor. */
+/** Returns the names under which `Parameters.state` keeps a tensor. */
 export function stateNames (name: string): string[] {
   return [name, ...STATE_SUFFIXES.map((suffix) => name + suffix)]
 }
 
-/** The shape that each part of a tensor's state has. */
+/** Returns the shape that each part of a tensor's state has. */
 export function stateShape (stateName: string, shape: readonly number[]): readonly number[] {
   return stateName.endsWith('.t') ? [1] : shape
 }

@@ -447,7 +447,7 @@ export class TrainableSpan {
   }
 }
 
-/** The seeds of rows [first, end) among those that the given ones are for. */
+/** Returns the seeds of rows [first, end) among those that the given ones are for. */
 function seedsWithin (seeds: readonly RowSeed[], first: number, end: number): RowSeed[] {
   let start = 0
   return seeds.flatMap(({ rows, seed, from = 0 }) => {

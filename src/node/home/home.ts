@@ -51,7 +51,7 @@ export class HomeInUseError extends MidspanError {
   }
 }
 
-/** The layout of the home at `root`; touches nothing. */
+/** Returns the layout of the home at `root`; touches nothing. */
 export function homeAt (root: string): Home {
   const absolute = resolve(root)
   const path = (name: string): string => join(absolute, name)
@@ -76,7 +76,7 @@ export async function createHome (home: Home): Promise<void> {
   for (const path of [home.root, home.model, home.state]) await mkdir(path, { recursive: true, mode: 0o700 })
 }
 
-/** A file's bytes, or undefined where there is no such file. */
+/** Returns a file's bytes, or undefined where there is no such file. */
 export async function readIfPresent (path: string): Promise<Uint8Array | undefined> {
   try {
     return await readFile(path)

@@ -4,14 +4,17 @@ import type { Ed25519PrivateKey } from '@libp2p/interface'
 import { UsageError } from '../../errors.ts'
 import { readIfPresent, replaceFile } from './home.ts'
 
-/** The identity kept at `path`; a new one, readable by its owner alone, where there is none. Only who has locked the home may call it. */
+/**
+ * Returns the identity kept at `path`; a new one, readable by its owner alone, where there is none. Only who has locked the home may call
+ * it.
+ */
 export async function loadOrCreateIdentity (path: string): Promise<Ed25519PrivateKey> {
   return await loadIdentity(path) ?? await createIdentity(path)
 }
 
 /**
- * The identity kept at `path`, from now on its owner's alone, or undefined where there is none. Throws UsageError when the file is not an
- * Ed25519 key.
+ * Returns the identity kept at `path`, from now on its owner's alone, or undefined where there is none. Throws UsageError when the file is
+ * not an Ed25519 key.
  */
 export async function loadIdentity (path: string): Promise<Ed25519PrivateKey | undefined> {
   const bytes = await readIfPresent(path)

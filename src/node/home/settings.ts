@@ -70,16 +70,15 @@ const defaults = {
 } as const
 
 /**
- * The settings of a home: what `given` names, from the command line, the environment or a file of options, comes before the home's
- * config.yaml, and the defaults last.
- * Throws UsageError naming the key of the first that is wrong.
+ * Returns the settings of a home: what `given` names, from the command line, the environment or a file of options, comes before the home's
+ * config.yaml, and the defaults last. Throws UsageError naming the key of the first that is wrong.
  */
 export async function loadSettings (home: Home, given: Readonly<Record<string, unknown>> = {}): Promise<Settings> {
   const present = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
   return { ...defaults, announce: [], allow: [], ...await readConfig(home.config), ...checkSettings(present, 'the options') } as Settings // no source holds undefined
 }
 
-/** The settings in a YAML file; none where the file is absent. */
+/** Returns the settings in a YAML file; none where the file is absent. */
 export async function readConfig (path: string): Promise<PartialSettings> {
   const bytes = await readIfPresent(path)
   if (bytes === undefined) return {}

@@ -10,7 +10,7 @@ export type Operand = Value | number
 
 type Rule = (gradient: Value, inputs: readonly Value[], output: Value) => readonly Value[]
 
-/** An operator on each element of one value. */
+/** Returns an operator on each element of one value. */
 function unary (name: string, opType: string, rule: ((g: Value, x: Value, y: Value) => Value) | 'flat'): (x: Value) => Value {
   const operator: Operator<null> = {
     name,
@@ -21,7 +21,7 @@ function unary (name: string, opType: string, rule: ((g: Value, x: Value, y: Val
   return (x) => applyOne(operator, [x], null)
 }
 
-/** An operator on the elements of two values that broadcast. */
+/** Returns an operator on the elements of two values that broadcast. */
 function binary (name: string, opType: string, rule: Rule | 'flat', result?: DType): (a: Operand, b: Operand) => Value {
   const operator: Operator<null> = {
     name,
@@ -70,7 +70,7 @@ export const sigmoid = unary('sigmoid', 'Sigmoid', (g, _, y) => mul(g, mul(y, su
 /** To the nearest integer, halves to the even one. Its derivative is zero. */
 export const roundEven = unary('roundEven', 'Round', 'flat')
 
-/** x * sigmoid(x). */
+/** Computes x * sigmoid(x). */
 export function silu (x: Value): Value {
   return mul(x, sigmoid(x))
 }
@@ -114,7 +114,7 @@ const whereOperator: Operator<null> = {
   }
 }
 
-/** a where the condition holds, b elsewhere. */
+/** Selects a where the condition holds, and b elsewhere. */
 export function where (condition: Value, a: Operand, b: Operand): Value {
   return applyOne(whereOperator, [condition, ...operands('where', a, b)], null)
 }

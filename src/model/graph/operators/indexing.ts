@@ -28,14 +28,14 @@ const gatherOperator: Operator<{ axis: number }> = {
 const move = (x: Value, permutation: readonly number[]) => permutation.every((axis, i) => axis === i) ? x : transpose(x, permutation)
 
 /**
- * The slices of x at integer indices (negative ones count from the end) along an axis, which the axes of `indices` replace. Repeated
- * indices add up in its derivative.
+ * Returns the slices of x at integer indices (negative ones count from the end) along an axis, which the axes of `indices` replace.
+ * Repeated indices add up in its derivative.
  */
 export function gather (x: Value, indices: Value, axis = 0): Value {
   return applyOne(gatherOperator, [x, indices], { axis: positiveAxis(x.shape, axis) })
 }
 
-/** Rows of x [rows, ...] at `indices` [n]: [n, ...]. Any indices. */
+/** Returns rows of x [rows, ...] at `indices` [n]: [n, ...]. Any indices. */
 export function gatherRows (x: Value, indices: Value): Value {
   return gather(x, indices, 0)
 }
@@ -81,10 +81,10 @@ const takeRowsOperator: Operator<{ gapsInIndices: boolean, gapsInInverse: boolea
 }
 
 /**
- * Rows of x [rows, ...] at `indices` [n], where no row is taken twice: packing, padding and permuting. Index -1 gives a row of zeros.
- * `inverse` [rows] says where each row of x went (-1: nowhere), so that the derivative is a gather too, not a scatter. The caller vouches
- * for both: inverse[indices[i]] = i wherever indices[i] is not -1, and inverse[j] = -1 wherever no index is j.
- * `gapsInIndices: false` and `gapsInInverse: false` promise that there is no -1, which saves a pass over the rows.
+ * Returns rows of x [rows, ...] at `indices` [n], where no row is taken twice: packing, padding and permuting. Index -1 gives a row of
+ * zeros. `inverse` [rows] says where each row of x went (-1: nowhere), so that the derivative is a gather too, not a scatter. The caller
+ * vouches for both: inverse[indices[i]] = i wherever indices[i] is not -1, and inverse[j] = -1 wherever no index is j. `gapsInIndices:
+ * false` and `gapsInInverse: false` promise that there is no -1, which saves a pass over the rows.
  */
 export function takeRows (x: Value, indices: Value, inverse: Value, { gapsInIndices = true, gapsInInverse = true } = {}): Value {
   return applyOne(takeRowsOperator, [x, indices, inverse], { gapsInIndices, gapsInInverse })
@@ -102,7 +102,7 @@ const gatherElementsOperator: Operator<{ axis: number }> = {
   vjp: ({ inputs: [x, indices], attributes: { axis } }, [g]) => [scatterElements(zerosLike(x!), indices!, g!, axis), undefined]
 }
 
-/** y[i, j] = x[i, indices[i, j]] for axis 1, and likewise for others. */
+/** Computes y[i, j] = x[i, indices[i, j]] for axis 1, and likewise for others. */
 export function gatherElements (x: Value, indices: Value, axis: number): Value {
   return applyOne(gatherElementsOperator, [x, indices], { axis: positiveAxis(x.shape, axis) })
 }
@@ -114,7 +114,7 @@ const scatterElementsOperator: Operator<{ axis: number }> = {
   vjp: ({ inputs: [, indices], attributes: { axis } }, [g]) => [g, undefined, gatherElements(g!, indices!, axis)]
 }
 
-/** `base` with `updates` added at the places that gatherElements would read. */
+/** Returns `base` with `updates` added at the places that gatherElements would read. */
 export function scatterElements (base: Value, indices: Value, updates: Value, axis: number): Value {
   return applyOne(scatterElementsOperator, [base, indices, updates], { axis: positiveAxis(base.shape, axis) })
 }
@@ -166,7 +166,7 @@ const rangeOperator: Operator<{ dim: Dim, dtype: DType }> = {
   }
 }
 
-/** 0, 1, 2, … of shape [dim]. */
+/** Counts 0, 1, 2, … in a tensor of shape [dim]. */
 export function range (graph: Graph, dim: Dim, dtype: 'int32' | 'int64' | 'float32' = 'int64'): Value {
   const limit = cast(reshape(size(graph, dim), []), dtype)
   return apply(rangeOperator, graph, [graph.scalar(0, dtype), limit, graph.scalar(1, dtype)], { dim, dtype })[0]!

@@ -5,7 +5,7 @@ import { isAnyShape, type Dim, type Graph, type Value } from '../graph.ts'
 import { apply, applyOne, isFloat, onnx, positiveAxis, type Operator } from '../operator.ts'
 import { addDims, broadcastShapes, format, sameShape } from '../shapes.ts'
 
-/** An int64 tensor of shape [values.length]. */
+/** Returns an int64 tensor of shape [values.length]. */
 export function int64s (values: readonly number[]): Tensor {
   return tensor('int64', [values.length], BigInt64Array.from(values, BigInt))
 }
@@ -20,7 +20,7 @@ const sizeOperator: Operator<{ dim: string, held: boolean }> = {
   }
 }
 
-/** A size, as an int64 tensor of shape [1]. Throws GraphError when nothing in the graph has this symbolic size yet. */
+/** Returns a size, as an int64 tensor of shape [1]. Throws GraphError when nothing in the graph has this symbolic size yet. */
 export function size (graph: Graph, dim: Dim): Value {
   if (typeof dim === 'number') return graph.constant(int64s([dim]))
   if (isAnyShape([dim])) throw new GraphError('a value of any shape has no size that is known', 'declare its input with a shape')
@@ -31,7 +31,7 @@ export function size (graph: Graph, dim: Dim): Value {
   return apply(sizeOperator, graph, held ? [holder] : [], { dim, held })[0]!
 }
 
-/** A shape as an int64 tensor of shape [rank]. */
+/** Returns a shape as an int64 tensor of shape [rank]. */
 function shapeTensor (graph: Graph, shape: readonly Dim[]): Value {
   if (shape.every((dim) => typeof dim === 'number')) return graph.constant(int64s(shape))
   return concat(shape.map((dim) => size(graph, dim)), 0)
@@ -82,8 +82,8 @@ const reshapeOperator: Operator<{ shape: readonly Dim[] }> = {
 }
 
 /**
- * The same elements in row-major order under another shape. One symbolic size may be new: it names what the others leave.
- * Throws GraphError where the sizes cannot be resolved or do not hold as many elements.
+ * Returns the same elements in row-major order under another shape. One symbolic size may be new: it names what the others leave. Throws
+ * GraphError where the sizes cannot be resolved or do not hold as many elements.
  */
 export function reshape (x: Value, shape: readonly Dim[]): Value {
   if (sameShape(x.shape, shape)) return x
@@ -186,7 +186,7 @@ export function emitReduction (opType: string): Operator<ReduceAttributes>['emit
   }
 }
 
-/** The gradient of a reduction that kept no axes, with them as size 1 again, ready to broadcast. */
+/** Returns the gradient of a reduction that kept no axes, with them as size 1 again, ready to broadcast. */
 export function restoreAxes (g: Value, x: Value, { axes }: ReduceAttributes): Value {
   return axes === null ? g : reshape(g, reducedShape(x.shape, { axes, keepDims: true }))
 }
@@ -223,7 +223,7 @@ export function reduceAttributes (x: Value, axes: readonly number[] | 'all', kee
   return { axes: axes === 'all' ? null : axes.map((axis) => positiveAxis(x.shape, axis)), keepDims }
 }
 
-/** The derivative of broadcasting: sums a gradient over the axes that were repeated to reach its shape. */
+/** Returns the derivative of broadcasting: sums a gradient over the axes that were repeated to reach its shape. */
 export function sumTo (g: Value, shape: readonly Dim[]): Value {
   if (sameShape(g.shape, shape) || !isFloat(g)) return g
   if (shape.length === 0) return reduceSum(g)

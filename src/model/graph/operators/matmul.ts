@@ -53,7 +53,7 @@ function swapped (x: Value, emitter: Emitter): string {
   return name
 }
 
-/** The product of the last two axes, [..., m, k] by [..., k, n]; each may be given transposed. Leading axes broadcast. */
+/** Returns the product of the last two axes, [..., m, k] by [..., k, n]; each may be given transposed. Leading axes broadcast. */
 export function matmul (a: Value, b: Value, { transposeA = false, transposeB = false }: Partial<MatMulAttributes> = {}): Value {
   return applyOne(matmulOperator, [a, b], { transposeA, transposeB })
 }

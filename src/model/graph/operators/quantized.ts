@@ -31,7 +31,7 @@ interface MatrixAttributes extends Quantization {
   readonly inputSize: number
 }
 
-/** The types of a quantised matrix [outputSize, inputSize]. */
+/** Returns the types of a quantised matrix [outputSize, inputSize]. */
 export function quantizedTypes<D extends Dim> (
   [outputSize, inputSize]: readonly [D, number],
   { bits, blockSize }: Quantization
@@ -114,7 +114,7 @@ const dequantizeOperator: Operator<MatrixAttributes> = {
   }
 }
 
-/** Bytes with one 4-bit code each, in order. */
+/** Returns bytes with one 4-bit code each, in order. */
 function unpacked (codes: string, emitter: Emitter): string {
   const node = nodes(emitter)
   const column = emitter.constant(int64s([-1, 1]))
@@ -136,7 +136,7 @@ function uint8 (shape: readonly number[], value: number): Tensor {
   return tensor('uint8', shape, Uint8Array.of(value))
 }
 
-/** The matrix [out, in] that the codes stand for. */
+/** Returns the matrix [out, in] that the codes stand for. */
 export function dequantize ({ codes, scales }: QuantizedMatrix, attributes: MatrixAttributes): Value {
   return applyOne(dequantizeOperator, [codes, scales], attributes)
 }
@@ -179,7 +179,7 @@ const quantizedMatmulOperator: Operator<QuantizedMatmulAttributes> = {
   ) => [matmul(g!, dequantize({ codes: codes!, scales: scales! }, attributes)), undefined, undefined]
 }
 
-/** x [..., in] times the transpose of a quantised matrix: [..., out]. The matrix gets no gradient. */
+/** Multiplies x [..., in] by the transpose of a quantised matrix: [..., out]. The matrix gets no gradient. */
 export function quantizedMatmul (x: Value, { codes, scales }: QuantizedMatrix, attributes: QuantizedMatmulAttributes): Value {
   return applyOne(quantizedMatmulOperator, [x, codes, scales], attributes)
 }

@@ -16,7 +16,7 @@ import {
 
 type Axes = readonly number[] | 'all'
 
-/** How many elements each mean is over, as a scalar of x's type. */
+/** Returns how many elements each mean is over, as a scalar of x's type. */
 function count (x: Value, axes: readonly number[]): Value {
   const dims = axes.map((axis) => x.shape[axis]!)
   const known = dims.reduce<number>((all, dim) => typeof dim === 'number' ? all * dim : all, 1)
@@ -49,7 +49,7 @@ const reduceMaxOperator: Operator<ReduceAttributes> = {
   }
 }
 
-/** The largest element; its gradient is shared equally among ties. */
+/** Returns the largest element; its gradient is shared equally among ties. */
 export function reduceMax (x: Value, axes: Axes = 'all', keepDims = false): Value {
   return applyOne(reduceMaxOperator, [x], reduceAttributes(x, axes, keepDims))
 }
@@ -60,7 +60,7 @@ const argMaxOperator: Operator<{ axis: number }> = {
   emit: onnx('ArgMax', ({ axis }) => ({ axis: { i: axis }, keepdims: { i: 0 } }))
 }
 
-/** The int64 index of the largest element along an axis, the first of equals; that axis is gone. */
+/** Returns the int64 index of the largest element along an axis, the first of equals; that axis is gone. */
 export function argMax (x: Value, axis = -1): Value {
   return applyOne(argMaxOperator, [x], { axis: positiveAxis(x.shape, axis) })
 }
@@ -93,7 +93,7 @@ const logSumExpOperator: Operator<ReduceAttributes> = {
   }
 }
 
-/** log(sum(exp(x))) over axes, without overflow. */
+/** Computes log(sum(exp(x))) over axes, without overflow. */
 export function logSumExp (x: Value, axes: Axes = 'all', keepDims = false): Value {
   return applyOne(logSumExpOperator, [x], reduceAttributes(x, axes, keepDims))
 }

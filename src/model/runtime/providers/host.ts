@@ -43,12 +43,12 @@ function free (value: ort.Tensor): void {
   (valuesOf(value).data.buffer as ArrayBuffer).transfer(0)
 }
 
-/** Values as onnxruntime takes them, sharing their buffer. */
+/** Returns values as onnxruntime takes them, sharing their buffer. */
 export function hostTensor ({ dtype, shape, data }: Tensor): ort.Tensor {
   return new ort.Tensor(dtype, data, shape)
 }
 
-/** The values of a tensor in host memory, sharing its buffer. */
+/** Returns the values of a tensor in host memory, sharing its buffer. */
 export function valuesOf ({ type, dims, data }: ort.Tensor): Tensor {
   return { dtype: type as DType, shape: dims, data: data as TensorData }
 }

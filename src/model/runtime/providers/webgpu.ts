@@ -116,7 +116,7 @@ export class WebGpuProvider implements Provider {
   }
 }
 
-/** Whether the GPU has 16-bit floating-point arithmetic. Throws where there is no GPU. */
+/** Returns whether the GPU has 16-bit floating-point arithmetic. Throws where there is no GPU. */
 async function computesFloat16 (): Promise<boolean> {
   const graph = new Graph()
   graph.output('y', cast(graph.input('x', 'float32', ['n']), 'float16'))
@@ -134,7 +134,7 @@ async function computesFloat16 (): Promise<boolean> {
   }
 }
 
-/** A node's name, and the one it has once onnxruntime 1.30 has made one of a product and a sum. */
+/** Returns a node's name, and the one it has once onnxruntime 1.30 has made one of a product and a sum. */
 function nameAndFused (name: string): string[] {
   return [name, `${name}/MatMulAddFusion`]
 }

@@ -11,12 +11,12 @@ export type Lookup = (value: Value, name: string | number) => Value
 
 type Filter = (value: Value, given: Arguments, lookup: Lookup) => Value
 
-/** The argument with this place or name; undefined where it is not given. */
+/** Returns the argument with this place or name; undefined where it is not given. */
 function argument ({ positional, keyword }: Arguments, at: number, name: string): Value | undefined {
   return at < positional.length ? positional[at] : keyword.get(name)
 }
 
-/** The value, or another where there is none: None is a value. */
+/** Returns the value, or another where there is none: None is a value. */
 function orElse (value: Value | undefined, otherwise: Value): Value {
   return value === undefined ? otherwise : value
 }

@@ -372,7 +372,7 @@ function loopOf (items: readonly Value[], i: number, changed: (value: Value) => 
   ]))
 }
 
-/** `value.name`: a method or attribute before an item. */
+/** Evaluates `value.name`: a method or attribute before an item. */
 function attribute (value: Value, name: string | number): Value {
   if (typeof name === 'number') return item(value, name)
   if (value instanceof Undefined) throw new TemplateError(`'${value.name}' is undefined`)
@@ -384,7 +384,7 @@ function attribute (value: Value, name: string | number): Value {
   return value instanceof Dict || value instanceof Namespace ? orUndefined(value.entries.get(name), name) : new Undefined(name)
 }
 
-/** `value[key]`: an item before a method or attribute. */
+/** Evaluates `value[key]`: an item before a method or attribute. */
 function item (value: Value, key: string | number): Value {
   if (value instanceof Undefined) throw new TemplateError(`'${value.name}' is undefined`)
   if (typeof key === 'number') {
@@ -446,7 +446,7 @@ function range (bounds: readonly number[]): List {
   return new List(Array.from({ length: count }, (_, i) => start + i * step))
 }
 
-/** The local time in a `strftime` format. Throws for a directive that is not known. */
+/** Returns the local time in a `strftime` format. Throws for a directive that is not known. */
 function formatTime (now: Date, format: string): string {
   const two = (value: number): string => String(value).padStart(2, '0')
   const name = (options: Intl.DateTimeFormatOptions): string => new Intl.DateTimeFormat('en-US', options).format(now)

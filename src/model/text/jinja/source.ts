@@ -63,7 +63,7 @@ function literal (text: string): string {
   return `'${text.replace(/[\\']/g, '\\$&').replaceAll('\n', '\\n')}'`
 }
 
-/** The assignments of a `with` tag. Throws where they are more than names and values without a comma of their own. */
+/** Returns the assignments of a `with` tag. Throws where they are more than names and values without a comma of their own. */
 function assignmentsOf (text: string): Array<{ name: string, value: string }> {
   if (text.trim() === '') return []
   return text.split(/,(?![^([{]*[)\]}])/).map((part) => {
@@ -133,7 +133,7 @@ function withTests (tokens: Token[]): Token[] {
   return rewritten
 }
 
-/** How many tokens from `at` are the argument of a test: 0 where there is none. Only the bracket of a parenthesis is counted. */
+/** Returns how many tokens from `at` are the argument of a test: 0 where there is none. Only the bracket of a parenthesis is counted. */
 function argumentLength (tokens: readonly Token[], at: number): number {
   const { type, value } = tokens[at]!
   if (type === 'OpenParen' || type === 'StringLiteral' || type === 'NumericLiteral') return 1

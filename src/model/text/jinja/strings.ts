@@ -69,7 +69,7 @@ const methods: Readonly<Record<string, Method>> = {
   format: (text, given) => formatted(text, given)
 }
 
-/** The method of a string by its name, bound to the string; undefined where Python's strings have none of that name. */
+/** Returns the method of a string by its name, bound to the string; undefined where Python's strings have none of that name. */
 export function stringMethod (text: Text, name: string): Callable | undefined {
   const method = Object.hasOwn(methods, name) ? methods[name] : undefined
   return method === undefined ? undefined : new Callable(name, (given) => method(text, given))
@@ -109,7 +109,7 @@ function titled (text: Text): Text {
   }))
 }
 
-/** The lines of a text without their ends, as `str.splitlines` finds them. */
+/** Returns the lines of a text without their ends, as `str.splitlines` finds them. */
 export function lines (text: Text): Text[] {
   const found: Text[] = []
   let start = 0
@@ -229,7 +229,9 @@ function textArgument ({ positional }: Arguments, at: number): Text {
   throw new TemplateError(`a str is needed, not ${value === undefined ? 'nothing' : typeName(value)}`)
 }
 
-/** The methods of dictionaries and lists; undefined where there is none of that name. Those that would change the value are refused. */
+/**
+ * Returns the methods of dictionaries and lists; undefined where there is none of that name. Those that would change the value are refused.
+ */
 export function collectionMethod (value: Dict | List, name: string): Callable | undefined {
   const of = (call: (given: Arguments) => Value): Callable => new Callable(name, call)
   const refused = (): Callable => of(() => {
@@ -264,7 +266,7 @@ export function collectionMethod (value: Dict | List, name: string): Callable | 
   }
 }
 
-/** The whole number that Python's `int()` reads, or undefined. */
+/** Returns the whole number that Python's `int()` reads, or undefined. */
 export function wholeNumber (value: Value): number | undefined {
   if (value instanceof Float) return Number.isFinite(value.value) ? Math.trunc(value.value) : undefined
   if (typeof value === 'number' || typeof value === 'boolean') return Number(value)

@@ -63,7 +63,7 @@ export class Callable {
 /** A value of a template. A number is an integer. */
 export type Value = Undefined | null | boolean | number | Float | Text | List | Dict | Namespace | Callable
 
-/** The value, or an undefined one of this name where there is none. */
+/** Returns the value, or an undefined one of this name where there is none. */
 export function orUndefined (value: Value | undefined, name: string): Value {
   return value === undefined ? new Undefined(name) : value
 }
@@ -90,7 +90,7 @@ export function isTrue (value: Value): boolean {
   return typeof value === 'object' ? value !== null : Boolean(value)
 }
 
-/** The value as a number where Python takes it for one; undefined for every other. */
+/** Returns the value as a number where Python takes it for one; undefined for every other. */
 export function numberOf (value: Value): number | undefined {
   if (value instanceof Float) return value.value
   return typeof value === 'number' || typeof value === 'boolean' ? Number(value) : undefined
@@ -111,7 +111,7 @@ export function equal (a: Value, b: Value, depth = 0): boolean {
   return a === b
 }
 
-/** Negative, 0 or positive as Python orders the two. Throws where it does not order them. */
+/** Returns a number below, equal to or above 0 as Python orders the two. Throws where it does not order them. */
 export function compare (a: Value, b: Value, depth = 0): number {
   checkDepth(depth)
   const [x, y] = [numberOf(a), numberOf(b)]
@@ -199,7 +199,7 @@ export interface JsonOptions {
   readonly ensureAscii?: boolean
 }
 
-/** The value as Python's `json.dumps` writes it. */
+/** Returns the value as Python's `json.dumps` writes it. */
 export function toJson (value: Value, options: JsonOptions, depth = 0): Text {
   checkDepth(depth)
   if (value === null || typeof value === 'boolean') return new Text(String(value))
@@ -231,7 +231,7 @@ function jsonString (text: Text, { ensureAscii = false }: JsonOptions): Text {
   return concat([new Text('"'), body, new Text('"')])
 }
 
-/** The items that a loop over the value visits. */
+/** Returns the items that a loop over the value visits. */
 export function itemsOf (value: Value): readonly Value[] {
   if (value instanceof List) return value.items
   if (value instanceof Dict) return [...value.entries.keys()].map((key) => new Text(key))
@@ -240,7 +240,7 @@ export function itemsOf (value: Value): readonly Value[] {
   throw new TemplateError(`'${typeName(value)}' object is not iterable`)
 }
 
-/** The code points of a text, each with its origin. */
+/** Returns the code points of a text, each with its origin. */
 export function characters (text: Text): Text[] {
   let at = 0
   return Array.from(text.value, (character) => {

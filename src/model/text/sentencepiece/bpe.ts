@@ -59,7 +59,7 @@ export function bpeSegmenter (pieces: readonly Segmentable[]): Segmenter {
   }
 }
 
-/** The characters of a text, and the user's texts whole. */
+/** Returns the characters of a text, and the user's texts whole. */
 function split (text: string, userDefined: Trie): Run[] {
   const characters = codePoints(text)
   const runs: Run[] = []

@@ -16,7 +16,7 @@ export class Charsmap {
     this.#replacements = replacements
   }
 
-  /** Undefined when the bytes are too few for the trie that they announce. */
+  /** Returns undefined when the bytes are too few for the trie that they announce. */
   static parse (bytes: Uint8Array): Charsmap | undefined {
     if (bytes.byteLength < PREFIX_BYTES) return undefined
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
@@ -26,7 +26,7 @@ export class Charsmap {
     return new Charsmap(units, bytes.subarray(PREFIX_BYTES + trieBytes))
   }
 
-  /** The longest mapped text at `from`: where it ends, and what stands for it. */
+  /** Returns the longest mapped text at `from`: where it ends, and what stands for it. */
   longest (text: Uint8Array, from: number): { end: number, replacement: Uint8Array } | undefined {
     let node = this.#units[0]
     let index = 0

@@ -39,12 +39,12 @@ export class SentencePieceModel {
     this.#segment = (file.algorithm === 'bpe' ? bpeSegmenter : unigramSegmenter)(segmentable(file.pieces))
   }
 
-  /** The id of a piece, of whatever kind. */
+  /** Returns the id of a piece, of whatever kind. */
   idOf (text: string): number | undefined {
     return this.#ids.get(text)
   }
 
-  /** The ids of a text, none of which is a control piece. `dummyPrefix`: whether it begins a word, where the model marks that. */
+  /** Returns the ids of a text, none of which is a control piece. `dummyPrefix`: whether it begins a word, where the model marks that. */
   encode (text: string, dummyPrefix = true): number[] {
     const ids: number[] = []
     let unknownBefore = false
@@ -59,8 +59,8 @@ export class SentencePieceModel {
   }
 
   /**
-   * The text of these ids. Control pieces, and ids beyond the vocabulary, have none. `start`: whether a text begins with them, which the
-   * mark of its first word does not belong to.
+   * Returns the text of these ids. Control pieces, and ids beyond the vocabulary, have none. `start`: whether a text begins with them,
+   * which the mark of its first word does not belong to.
    */
   decode (ids: readonly number[], start = true): string {
     let text = ''
@@ -96,7 +96,7 @@ export class SentencePieceModel {
     return Array.from(bytes, (byte) => this.#ids.get(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`) ?? this.#unknownId)
   }
 
-  /** A piece as text, without the mark where it starts a text; `marked` says that the mark was the one that encoding adds. */
+  /** Returns a piece as text, without the mark where it starts a text; `marked` says that the mark was the one that encoding adds. */
   #show (piece: string, atStart: boolean): { readonly shown: string, readonly marked: boolean } {
     const { addDummyPrefix, removeExtraWhitespaces } = this.#file
     const without = atStart && piece.startsWith(SPACE_SYMBOL) && (addDummyPrefix || removeExtraWhitespaces)

@@ -32,7 +32,7 @@ export class Normalizer {
     this.#space = utf8(settings.escapeWhitespaces ? SPACE_SYMBOL : ' ')
   }
 
-  /** `dummyPrefix`: whether the text begins a word, where the model marks that. */
+  /** Normalises a text. `dummyPrefix`: whether the text begins a word, where the model marks that. */
   normalize (text: string, dummyPrefix: boolean): string {
     const { addDummyPrefix, removeExtraWhitespaces, whitespaceAsSuffix } = this.#settings
     const input = utf8(text)
@@ -69,7 +69,7 @@ export class Normalizer {
     return input.length
   }
 
-  /** What stands for the text at `from`: the longest replacement there is, or its one character. */
+  /** Returns what stands for the text at `from`: the longest replacement there is, or its one character. */
   #replace (input: Uint8Array, from: number): Replaced {
     const kept = this.#settings.userDefined.longest(input, from)
     if (kept !== undefined) return { end: kept, bytes: input.subarray(from, kept) }
@@ -84,7 +84,7 @@ export class Normalizer {
   }
 }
 
-/** UTF-8; half a surrogate pair becomes U+FFFD. */
+/** Encodes as UTF-8; half a surrogate pair becomes U+FFFD. */
 export function utf8 (text: string): Uint8Array {
   return new TextEncoder().encode(text)
 }

@@ -35,7 +35,7 @@ export class Trie {
     }
   }
 
-  /** The end of the longest word that starts at `from`, if there is one. */
+  /** Returns the end of the longest word that starts at `from`, if there is one. */
   longest (text: ArrayLike<number>, from: number): number | undefined {
     let longest: number | undefined
     this.walk(text, from, (end) => { longest = end })

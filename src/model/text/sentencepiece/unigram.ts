@@ -9,8 +9,8 @@ const UNKNOWN_PENALTY = 10
 const LEAST_HIGHEST = 2 ** -126
 
 /**
- * The likeliest division of a text by its pieces' log probabilities (unigram::Model::EncodeOptimized of SentencePiece). Sums are rounded to
- * float32 as there, so that ties fall alike.
+ * Returns the likeliest division of a text by its pieces' log probabilities (unigram::Model::EncodeOptimized of SentencePiece). Sums are
+ * rounded to float32 as there, so that ties fall alike.
  */
 export function unigramSegmenter (pieces: readonly Segmentable[]): Segmenter {
   const normal = pieces.filter(({ kind }) => kind === 'normal').map(({ score }) => score)
