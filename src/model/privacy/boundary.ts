@@ -17,6 +17,7 @@ import {
   reshape,
   roundEven,
   sqrt,
+  sub,
   where,
   zerosLike
 } from '../graph/operators/index.ts'
@@ -63,6 +64,9 @@ export interface DeferredRelease {
 
 /** The largest float16. Larger values are rounded to it rather than to infinity. */
 const MAX_FLOAT16 = 65_504
+
+/** Rows of norm 0 are divided by this. */
+const LEAST_NORM = 1e-30
 
 /** Up to this many float16 values are converted by this thread, which takes less time than starting a program. */
 const FEW_VALUES = 2 ** 13
@@ -129,6 +133,18 @@ export class Boundary {
     }
   }
 
+  /**
+   * Takes a gradient [rows, hidden] of released rows back through their clip, to that of the rows [rows, hidden] as they were: for a row h
+   * of norm n above the clip C, with u = h / n, it is (C / n) (g - u (u · g)); for the others g. Noise and rounding count as the identity.
+   * The caller frees the result and both arguments. Throws RangeError where nothing is clipped.
+   */
+  async clipBackward (rows: DeviceTensor, gradient: DeviceTensor, { clip: norm }: Protection): Promise<DeviceTensor> {
+    if (norm === null) throw new RangeError('the rows were not clipped')
+    const executable = await this.#executable('clip-backward', () => clipBackwardProgram(this.#hidden))
+    const inputs = { rows, gradient, clip: float32([], [norm]) }
+    return (await this.#device.runSequence([{ executable, inputs }], { keep: 'all' })).rowsGradient as DeviceTensor
+  }
+
   /** Rounds float32 rows [count, hidden] for the wire without protecting them, as a server does. */
   async encode (rows: AnyTensor | Deferred, count?: number): Promise<Tensor[]> {
     const { calls, released } = await this.#encoding(rows, count)
@@ -189,14 +205,30 @@ function rowsIn (rows: AnyTensor | Deferred): number {
 
 function releaseProgram (name: string, hidden: number, rounding: Encoding, noisy: boolean): Program {
   const graph = new Graph()
-  const rows = graph.input('rows', 'float32', ['rows', hidden])
-  const most = graph.input('clip', 'float32', [])
-  const norms = sqrt(reduceSum(mul(rows, rows), [1], true))
-  const longer = greater(norms, most)
-  const clipped = mul(rows, where(longer, div(most, maximum(norms, 1e-30)), add(zerosLike(norms), 1)))
+  const { rows, longer, scale } = clipping(graph, hidden)
+  const clipped = mul(rows, scale)
   graph.output('clipped', reduceMean(cast(longer, 'float32')))
   emitRounded(graph, rounding, noisy ? add(clipped, noise(graph, hidden)) : clipped)
   return program(`boundary-${name}-${rounding}`, graph)
+}
+
+function clipBackwardProgram (hidden: number): Program {
+  const graph = new Graph()
+  const { rows, norms, longer, scale } = clipping(graph, hidden)
+  const gradient = graph.input('gradient', 'float32', ['rows', hidden])
+  const direction = div(rows, norms)
+  const radial = mul(direction, reduceSum(mul(direction, gradient), [1], true))
+  graph.output('rowsGradient', mul(sub(gradient, mul(radial, cast(longer, 'float32'))), scale))
+  return program('boundary-clip-backward', graph)
+}
+
+/** Declares the inputs `rows` [rows, hidden] and `clip` []; finds the rows longer than the clip, and what each is multiplied by [rows, 1]. */
+function clipping (graph: Graph, hidden: number): Record<'rows' | 'norms' | 'longer' | 'scale', Value> {
+  const rows = graph.input('rows', 'float32', ['rows', hidden])
+  const most = graph.input('clip', 'float32', [])
+  const norms = maximum(sqrt(reduceSum(mul(rows, rows), [1], true)), LEAST_NORM)
+  const longer = greater(norms, most)
+  return { rows, norms, longer, scale: where(longer, div(most, norms), add(zerosLike(norms), 1)) }
 }
 
 function noise (graph: Graph, hidden: number): Value {

@@ -48,6 +48,41 @@ describe('Boundary', () => {
     for (const norm of norms(released).slice(2)) expect(norm).toBeCloseTo(3, 5)
   })
 
+  it('takes a gradient back through the clip: the derivative of rows above it and on either side', async () => {
+    const [count, clip] = [6, 3]
+    const rows = rowsOf(count)
+    const values = rows.data as Float32Array
+    values.subarray(0, HIDDEN).fill(0)
+    values.subarray(HIDDEN, 2 * HIDDEN).fill(0.01)
+    const weights = Float32Array.from({ length: count * HIDDEN }, (_, i) => Math.cos(i * 1.7))
+    const at = boundary()
+    const held = [await device.upload(rows), await device.upload(float32([count, HIDDEN], weights))] as const
+    const result = await at.clipBackward(...held, { clip, noise: 0.5 })
+    const gradient = (await device.download(result)).data as Float32Array
+    device.free(...held, result)
+    // In float64, of the sum of weights times clipped rows, which is linear or smooth at each of these rows.
+    const clippedSum = (row: number, column: number, change: number): number => {
+      const moved = Float64Array.from(values.subarray(row * HIDDEN, (row + 1) * HIDDEN))
+      moved[column] = (moved[column] as number) + change
+      const scale = Math.min(1, clip / Math.max(Math.hypot(...moved), 1e-30))
+      return moved.reduce((sum, value, i) => sum + value * scale * (weights[row * HIDDEN + i] as number), 0)
+    }
+    const step = 1e-5
+    for (let row = 0; row < count; row++) {
+      for (const column of [0, 7, HIDDEN - 1]) {
+        const numeric = (clippedSum(row, column, step) - clippedSum(row, column, -step)) / (2 * step)
+        expect(gradient[row * HIDDEN + column]).toBeCloseTo(numeric, 4)
+      }
+    }
+    expect(gradient.subarray(0, 2 * HIDDEN)).toEqual(weights.subarray(0, 2 * HIDDEN))
+  })
+
+  it('has no way back through a clip that there is not', async () => {
+    const held = await device.upload(rowsOf(1))
+    await expect(boundary().clipBackward(held, held, { clip: null, noise: 0 })).rejects.toThrow('were not clipped')
+    device.free(held)
+  })
+
   it('adds Gaussian noise of the given deviation, independent in rows and columns', async () => {
     const count = 4000
     const zeros = float32([count, HIDDEN], new Float32Array(count * HIDDEN))

@@ -39,6 +39,8 @@ export interface ClientRoundSettings {
 /** A pass on its way: what `finish` needs of `forward` and `learn`. */
 interface Pass extends Figures {
   readonly batch: Batch
+  /** What left, before its clip; undefined where nothing is clipped. */
+  hidden: DeviceTensor | undefined
   activations: BottomActivations | undefined
   gradients: Map<string, DeviceTensor>
   lossSum: number
@@ -110,10 +112,11 @@ export class ClientRound implements Disposable {
     const { batch, next } = batches.at(this.#cursor)
     using scope = new Scope(device)
     const { hidden, residuals } = await bottom.forward(batch.ids, { keepResiduals: true, seed: this.#seed() })
-    scope.own(hidden)
+    if (!releases.clips('hidden')) scope.own(hidden)
     if (residuals === undefined) throw new Error('a training pass kept no residuals')
     this.#current = {
       batch,
+      hidden: releases.clips('hidden') ? hidden : undefined,
       activations: residuals,
       gradients: new Map(),
       lossSum: 0,
@@ -148,12 +151,14 @@ export class ClientRound implements Disposable {
 
   /** Ends the pass with the gradient that came back from the middle: the first blocks and the embedding learn from it. */
   async finish (tensors: readonly Tensor[]): Promise<void> {
-    const { device, model: { bottom }, boundary } = this.#c
+    const { device, model: { bottom }, boundary, releases } = this.#c
     const pass = this.#inProgress()
-    const { activations, lossSum, tokens, inputTokens, clippedFraction } = pass
+    const { hidden, activations, lossSum, tokens, inputTokens, clippedFraction } = pass
     if (activations === undefined) throw new Error('the pass is finished')
     using scope = new Scope(device)
-    const gradient = scope.own(await boundary.decode(tensors))
+    const released = scope.own(await boundary.decode(tensors))
+    const gradient = hidden === undefined ? released : scope.own(await releases.backward('hidden', scope.own(hidden), released))
+    pass.hidden = undefined
     pass.activations = undefined
     await accumulate(device, pass.gradients, await bottom.backward(activations, gradient))
     const { gradients } = pass
@@ -167,6 +172,7 @@ export class ClientRound implements Disposable {
     const pass = this.#current
     this.#current = undefined
     pass?.activations?.free()
+    if (pass?.hidden !== undefined) this.#c.device.free(pass.hidden)
     this.#c.device.free(...pass?.gradients.values() ?? [])
     this.#sum[Symbol.dispose]()
   }

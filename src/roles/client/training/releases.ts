@@ -52,4 +52,17 @@ export class Releases {
     this.#kept.set(name, release)
     return release
   }
+
+  /** Whether rows that leave are clipped, so that `backward` needs them. */
+  clips (direction: Direction): boolean {
+    return this.#protections[direction].clip !== null
+  }
+
+  /**
+   * Takes a gradient [rows, hidden] of what left back to the rows as they were. The caller frees the result, which is another tensor than
+   * the arguments. Throws RangeError where nothing is clipped.
+   */
+  async backward (direction: Direction, rows: DeviceTensor, gradient: DeviceTensor): Promise<DeviceTensor> {
+    return await this.#c.boundary.clipBackward(rows, gradient, this.#protections[direction])
+  }
 }
