@@ -222,7 +222,10 @@ function clipBackwardProgram (hidden: number): Program {
   return program('boundary-clip-backward', graph)
 }
 
-/** Declares the inputs `rows` [rows, hidden] and `clip` []; finds the rows longer than the clip, and what each is multiplied by [rows, 1]. */
+/**
+ * Declares the inputs `rows` [rows, hidden] and `clip` []. Finds the rows that are longer than the clip, and what each row is multiplied by
+ * [rows, 1].
+ */
 function clipping (graph: Graph, hidden: number): Record<'rows' | 'norms' | 'longer' | 'scale', Value> {
   const rows = graph.input('rows', 'float32', ['rows', hidden])
   const most = graph.input('clip', 'float32', [])
