@@ -60,6 +60,33 @@ const peer: PeerLine = {
   address: '/ip4/127.0.0.1/tcp/2'
 }
 
+const servers: ResultOf<'servers'> = {
+  servers: [{
+    peerId: '12D3KooWServer',
+    isSelf: false,
+    isCoordinator: true,
+    connected: true,
+    blocks: { first: 1, end: 3 },
+    roundTripMs: 1.234,
+    load: { sessions: 2, queuedTokens: 1, freeCacheBytes: 2 ** 20, prefillTokensPerSecond: 800, decodeTokensPerSecond: 0 },
+    agent: 'midspan/0.1.0',
+    addresses: ['/ip4/127.0.0.1/tcp/2']
+  }, {
+    peerId: '12D3KooWOther',
+    isSelf: false,
+    isCoordinator: false,
+    connected: false,
+    blocks: null,
+    roundTripMs: null,
+    load: null,
+    agent: null,
+    addresses: []
+  }],
+  middle: { first: 1, end: 4 },
+  coverage: [{ blocks: { first: 1, end: 3 }, servers: 1 }, { blocks: { first: 3, end: 4 }, servers: 0 }],
+  missing: [{ first: 3, end: 4 }]
+}
+
 let root: string
 let server: ControlServer
 /** The parameters that came, by operation. */
@@ -106,6 +133,7 @@ beforeAll(async () => {
   server = await startControlServer(homeAt(root), {
     status: answering('status', status),
     peers: answering('peers', { peers: [peer] }),
+    servers: answering('servers', servers),
     invite: answering('invite', {
       invite: 'midspan-invite-line',
       role: 'client',
@@ -181,6 +209,16 @@ describe('commands that talk to the daemon', () => {
     expect(head).toMatch(/^PEER +ROLE +BLOCKS +ROUND TRIP +PATH +SESSIONS +SINCE +ADDRESS$/)
     expect(row).toMatch(/^12D3KooWServer +server +1-4 +1\.23 ms +direct +1 +2026-01-01T00:00:00\.000Z +\/ip4/)
     expect(JSON.parse((await run(['peers', '--home', root, '--json'])).out)).toEqual({ peers: [peer] })
+  })
+
+  it('show who serves which blocks, and which blocks nobody serves', async () => {
+    const { out } = await run(['servers', '--home', root])
+    const [head, first, second, ...coverage] = out.trim().split('\n')
+    expect(head).toMatch(/^SERVER +BLOCKS +CONNECTED +ROUND TRIP +SESSIONS +QUEUE +FREE CACHE +PREFILL +DECODE$/)
+    expect(first).toMatch(/^12D3KooWServer +1-3 +yes +1\.23 ms +2 +1 token +1\.0 MiB +800 tokens\/s +- +leads$/)
+    expect(second).toMatch(/^12D3KooWOther +- +no( +-)+$/)
+    expect(coverage).toEqual(['blocks 1-3 are served by 1 server', 'blocks 3-4 are served by nobody'])
+    expect(JSON.parse((await run(['servers', '--home', root, '--json'])).out)).toEqual(servers)
   })
 
   it('print an invite as one line, with its time in milliseconds on the way', async () => {

@@ -120,6 +120,16 @@ describe.skipIf(!hasData(MODEL))('a federation, from the command line', { timeou
     expectRefusal(await run(['join', await invite(), '--home', home('b'), '--input-blocks', '3']), 4, /input/i)
   })
 
+  it('refuses blocks with an invite for a client, and an invite for a server without blocks', async () => {
+    expectRefusal(await run(['join', await invite(), '--home', home('w'), '--blocks', '1-3']), 2, /invite is for a client/)
+    const forServer = (await run(['invite', '--home', home('s'), '--role', 'server'])).out.trim()
+    expectRefusal(await run(['join', forServer, '--home', home('w')]), 2, /--blocks FIRST-END/)
+    expectRefusal(await run(['join', forServer, '--home', home('w'), '--blocks', '3-1']), 2, /'3-1' is not a span/)
+    expectRefusal(await run(['join', forServer, '--home', home('w'), '--blocks', '1-3', '--noise', '1']), 2, /for servers/)
+    expectRefusal(await run(['join', forServer, '--home', home('w'), '--blocks', 'auto']), 2, /--memory SIZE/)
+    expectRefusal(await run(['join', forServer, '--home', home('w'), '--blocks', 'auto', '--memory', '1MiB']), 2, /too small for one block/)
+  })
+
   it('refuses less noise than the floor, naming it', async () => {
     expectRefusal(await run(['join', await invite(), '--home', home('c'), '--noise', '0.1']), 4, 'noise')
   })

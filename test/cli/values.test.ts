@@ -17,6 +17,8 @@ import {
   peerId,
   range,
   size,
+  span,
+  spanOrAuto,
   text
 } from '../../src/cli/values.ts'
 import { UsageError } from '../../src/errors.ts'
@@ -35,6 +37,15 @@ describe('values of options', () => {
 
   it('refuses a duration beyond its limit, and says the limit', () => {
     expect(() => duration({ max: '7d' })('30d')).toThrow(expect.objectContaining({ message: 'is longer than 7d', next: 'give 7d at most' }))
+  })
+
+  it.each([['4-12', { first: 4, end: 12 }], [' 0-1 ', { first: 0, end: 1 }]])('reads the span %j', (given, blocks) => {
+    expect(span(given)).toEqual(blocks)
+    expect([spanOrAuto(given), spanOrAuto('auto')]).toEqual([blocks, 'auto'])
+  })
+
+  it.each(['', '4', '4-', '4-4', '12-4', '4..12', '-1-3', '4-12-13', '4-99999', 'all'])('refuses the span %j', (given) => {
+    expect(() => spanOrAuto(given)).toThrow(UsageError)
   })
 
   it.each([['64MiB', 67_108_864], ['2GB', 2e9], ['1 KiB', 1024], ['10B', 10], ['0.5GiB', 536_870_912]])(

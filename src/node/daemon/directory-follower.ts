@@ -63,6 +63,7 @@ export class DirectoryFollower {
   #stream: DirectoryStream | undefined
   #running: Promise<void> = Promise.resolve()
   #saving: Promise<void> = Promise.resolve()
+  #isStopping = false
 
   private constructor (
     options: FollowerOptions,
@@ -118,10 +119,10 @@ export class DirectoryFollower {
     }))
   }
 
-  /** The other servers of the directory. */
+  /** The other servers of the directory that can be dialled. */
   found (): KnownAddress[] {
     const known = new Set([...this.#fixed.map(({ peerId }) => peerId), this.#options.membership.peerId.toString()])
-    return this.announcements().filter(({ peer }) => !known.has(peer)).map(({ peer, addresses }) => ({ peerId: peer, addresses }))
+    return this.announcements().filter(({ peer, addresses }) => !known.has(peer) && addresses.length > 0).map(({ peer, addresses }) => ({ peerId: peer, addresses }))
   }
 
   start (): void {
@@ -131,6 +132,7 @@ export class DirectoryFollower {
 
   /** Says that this server stops, where it is one and the coordinator can be told, and follows no longer. */
   async stop (): Promise<void> {
+    this.#isStopping = true
     const stream = this.#stream
     if (stream !== undefined && this.#options.announced !== undefined)
       await stream.leave(AbortSignal.timeout(LEAVE_TIMEOUT_MS)).catch(() => {})
@@ -143,12 +145,12 @@ export class DirectoryFollower {
     const { gate, logger, membership: { signed: { charter: { founder } } } } = this.#options
     const { signal } = this.#stopping
     const backoff = new Backoff({ firstMs: FIRST_RETRY_MS, greatestMs: LAST_RETRY_MS })
-    while (!signal.aborted) {
+    while (!this.#isStopping) {
       try {
         await this.#untilGreeted()
         await this.#follow(() => { backoff.reset() })
       } catch (error) {
-        if (signal.aborted) return
+        if (this.#isStopping) return
         if (gate.roleOf(founder) !== undefined) logger.warn({ peer: founder, err: error }, 'the directory cannot be followed')
       }
       await backoff.wait(signal).catch(() => {})

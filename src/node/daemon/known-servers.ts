@@ -13,7 +13,10 @@ export interface KnownServersOptions {
   readonly roundTripMs: (peer: string) => number | undefined
 }
 
-/** The other servers of a federation: what they announced, and how they are connected to this peer. */
+/**
+ * The other servers of a federation: what they announced, and how they are connected to this peer. A server that is connected and not in
+ * the directory, since it stops or has no place any more, is none of them.
+ */
 export class KnownServers implements ServerDirectory {
   readonly #options: KnownServersOptions
   readonly #listeners = new Set<() => void>()
@@ -34,7 +37,7 @@ export class KnownServers implements ServerDirectory {
   servers (): KnownServer[] {
     const { self, coordinator, announcements, roundTripMs } = this.#options
     const announced = new Map([...announcements()].map((announcement) => [announcement.peer, announcement]))
-    const ids = new Set([coordinator.toString(), ...announced.keys(), ...this.#connected.keys()])
+    const ids = new Set([coordinator.toString(), ...announced.keys()])
     ids.delete(self.toString())
     return [...ids].map((id) => {
       const announcement = announced.get(id)

@@ -28,6 +28,8 @@ describe('settings', () => {
     ['noize: 1', /config\.yaml: noize is not a setting/],
     ['threads: many', /config\.yaml: threads: /],
     ['weights: int3', /config\.yaml: weights: /],
+    ['blocks: 5-3', /config\.yaml: blocks: is not a span such as 4-12/],
+    ['blocks: auto', /config\.yaml: blocks: is not a span/],
     ['listen: [everywhere]', /config\.yaml: listen\.0: is not a multiaddr/],
     ['a: [', /config\.yaml is not YAML/],
     ['- 1', /config\.yaml: the settings/]
