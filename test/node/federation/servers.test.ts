@@ -1,15 +1,27 @@
 import { readFile, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Ed25519PrivateKey } from '@libp2p/interface'
+import { multiaddr } from '@multiformats/multiaddr'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import type { ResultOf } from '../../../src/api/operations.ts'
 import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
+import { writePeftAdapter } from '../../../src/model/checkpoint/peft.ts'
+import { SafetensorsFile } from '../../../src/model/checkpoint/safetensors.ts'
 import { startDaemon, type Daemon, type DaemonStatus } from '../../../src/node/daemon/daemon.ts'
+import { serverMemory } from '../../../src/node/federation/block-memory.ts'
 import { joinAsServer } from '../../../src/node/federation/join-server.ts'
 import { joinFederation } from '../../../src/node/federation/join.ts'
+import { readMembership } from '../../../src/node/federation/membership.ts'
 import { homeAt } from '../../../src/node/home/home.ts'
+import { loadOrCreateIdentity } from '../../../src/node/home/identity.ts'
 import { readConfig } from '../../../src/node/home/settings.ts'
+import { createMidspanNode, type MidspanNode } from '../../../src/node/network/libp2p.ts'
+import { protocolId } from '../../../src/protocols/charter/index.ts'
+import { createAnnouncement, DIRECTORY_PROTOCOL, DirectoryStream } from '../../../src/protocols/directory/index.ts'
+import { sayHello } from '../../../src/protocols/hello/index.ts'
 import type { ClientContext, ServerContext } from '../../../src/roles/context.ts'
+import type { Tensor } from '../../../src/tensor.ts'
 import { writeTinyModel } from '../../helpers/tiny-model.ts'
 import { ask, founded, idleRoles, inviteFrom, loopback, temporaryDirectory } from '../fixture.ts'
 
@@ -42,6 +54,24 @@ async function started<Context extends ServerContext | ClientContext> (
 const founder = async (changes: object = {}) => {
   const { home } = await founded({ model, clip: 'none', noise: 0, wire: 'fp32', ...changes })
   return await started<ServerContext>(home)
+}
+
+/** A peer of an identity that runs no daemon. */
+async function strangerOf (privateKey: Ed25519PrivateKey): Promise<MidspanNode> {
+  const node = await createMidspanNode({ privateKey, role: 'client', listen: [] })
+  await node.start()
+  onTestFinished(async () => { await node.stop() })
+  return node
+}
+
+/** Writes a PEFT adapter of rank 2 on the queries of the tiny model. */
+async function writeQueryAdapter (path: string): Promise<void> {
+  const names = [0, 1, 2, 3, 4].map((layer) => `base_model.model.model.layers.${layer}.self_attn.q_proj`)
+  const tensors = new Map<string, Tensor>(names.flatMap((name): Array<[string, Tensor]> => [
+    [`${name}.lora_A.weight`, { dtype: 'float32', shape: [2, 16], data: new Float32Array(32).fill(0.5) }],
+    [`${name}.lora_B.weight`, { dtype: 'float32', shape: [16, 2], data: new Float32Array(32).fill(0.25) }]
+  ]))
+  await writePeftAdapter(path, { baseModel: null, r: 2, alpha: 4, dropout: 0, targets: ['q_proj'], rslora: false, tensors, dtype: 'F32' })
 }
 
 /** A home that joined as a server. */
@@ -102,6 +132,39 @@ describe('a server that joins', () => {
     expect(await joinAsServer(home, { invite, blocks: { first: 1, end: 4 }, model }, soon())).toMatchObject({ fetchedBytes: 0, model })
     await expect(stat(join(home, 'model', 'model.safetensors'))).rejects.toMatchObject({ code: 'ENOENT' })
     await started(home)
+  })
+
+  it('fetches the adapters that training starts from on its blocks, also beside a model directory', async () => {
+    const adapter = join(await temporaryDirectory(), 'adapter')
+    await writeQueryAdapter(adapter)
+    const { home: founderHome } = await founder({ adapter })
+    const invite = await inviteFrom(founderHome, { role: 'server', uses: 2 })
+    const blocks = { first: 2, end: 4 }
+    const adapters = [2, 3].flatMap((layer) =>
+      ['A', 'B'].map((side) => `base_model.model.model.layers.${layer}.self_attn.q_proj.lora_${side}.weight`))
+    const [fetched, beside] = [await temporaryDirectory(), await temporaryDirectory()]
+    await joinAsServer(fetched, { invite, blocks }, soon())
+    await joinAsServer(beside, { invite, blocks, model }, soon())
+    for (const home of [fetched, beside]) {
+      const { context } = await started<ServerContext>(home)
+      expect([...(await SafetensorsFile.open(context.paths.adapter)).tensors.keys()]).toEqual(expect.arrayContaining(adapters))
+    }
+    const file = await SafetensorsFile.open(join(beside, 'model', 'model.safetensors'))
+    expect([...file.tensors.keys()].toSorted()).toEqual(adapters.toSorted())
+  })
+
+  it('takes the blocks that the federation lacks most, within its memory', async () => {
+    const { home: founderHome } = await founder({ blocks: { first: 1, end: 3 }, cacheBytes: 1024 })
+    const invite = await inviteFrom(founderHome, { role: 'server' })
+    const home = await temporaryDirectory()
+    const join = async (memoryBytes: number) => await joinAsServer(home, { invite, blocks: 'auto', memoryBytes }, soon())
+    await expect(join(10_000)).rejects.toMatchObject({
+      code: 'E_USAGE', message: expect.stringMatching(/^the memory is too small for one block, which takes \d+ MiB/) as string
+    })
+    expect(await join(2 ** 30)).toMatchObject({ span: { first: 1, end: 4 } })
+    const { blockBytes, fixedBytes } = serverMemory((await readMembership(homeAt(home))).signed.charter, { format: 'fp32', residuals: 'saved' })
+    expect(await join(fixedBytes + (blockBytes[2] as number))).toMatchObject({ updated: true, span: { first: 3, end: 4 } })
+    expect(await readConfig(homeAt(home).config)).toMatchObject({ blocks: '3-4' })
   })
 
   it('is told what is wrong, in one line, with what to do', async () => {
@@ -209,5 +272,40 @@ describe('servers', () => {
     await until(() => client.context.servers().every(({ connected }) => !connected))
     await until(() => client.daemon.status().disconnectedReason !== null)
     expect(worker.daemon.node.getConnections(client.daemon.node.peerId)).toEqual([])
+    await client.stop()
+    const { certificate } = JSON.parse(await readFile(homeAt(client.home).certificate, 'utf8')) as { certificate: string }
+    const { key, signed } = await readMembership(homeAt(client.home))
+    const node = await strangerOf(key)
+    const hello = await node.dialProtocol(multiaddr(worker.daemon.status().addresses[0]), protocolId('hello'), { signal: soon() })
+    await expect(sayHello(hello, {
+      agent: 'test', role: 'client', federation: signed.hash, certificate: new Uint8Array(Buffer.from(certificate, 'base64'))
+    }, soon())).rejects.toMatchObject({ code: 'E_CERTIFICATE_REVOKED' })
+  })
+
+  it('let nobody in without a certificate', async () => {
+    const lead = await founder({ admission: 'open' })
+    const worker = await started<ServerContext>(await joinedWorker(lead.home))
+    const node = await strangerOf(await loadOrCreateIdentity(join(await temporaryDirectory(), 'identity.key')))
+    const open = async (protocol: string) =>
+      await node.dialProtocol(multiaddr(worker.daemon.status().addresses[0]), protocol, { signal: soon() })
+    await expect(sayHello(await open(protocolId('hello')), { agent: 'test', role: 'client' }, soon())).rejects.toMatchObject({
+      code: 'E_CERTIFICATE_MISSING'
+    })
+    const stream = new DirectoryStream(await open(DIRECTORY_PROTOCOL), { federation: '', middle: { first: 0, end: 1 } })
+    await stream.sync({ instance: new Uint8Array(0), version: 0 })
+    await expect(stream.read(soon())).rejects.toThrow()
+  })
+
+  it('are not announced by clients, nor in the name of others', async () => {
+    const lead = await founder()
+    const client = await started<ClientContext>(await joinedClient(lead.home), [])
+    const { key, signed } = await readMembership(homeAt(client.home))
+    const scope = { federation: signed.id, middle: { first: 1, end: 4 } }
+    const stream = new DirectoryStream(await client.context.dial(lead.daemon.node.peerId, DIRECTORY_PROTOCOL, soon()), scope)
+    await stream.announce(await createAnnouncement({
+      federation: signed.id, span: scope.middle, addresses: [], agent: '', protocols: {}, load: undefined, sequence: Date.now()
+    }, key))
+    await expect(stream.read(soon())).rejects.toMatchObject({ code: 'E_ANNOUNCEMENT_PEER' })
+    expect((await serversAt(lead.home)).servers).toHaveLength(1)
   })
 })
