@@ -9,6 +9,7 @@ import type { OperationSchema } from './operation.ts'
 import { peers } from './peers.ts'
 import { remove } from './remove.ts'
 import { revoke } from './revoke.ts'
+import { servers } from './servers.ts'
 import { status } from './status.ts'
 import { train } from './train.ts'
 
@@ -16,6 +17,7 @@ import { train } from './train.ts'
 export const operations = {
   status,
   peers,
+  servers,
   invite,
   invites,
   revoke,

@@ -57,10 +57,11 @@ export const status = operation({
     deviceReason: z.string().describe('why this device, and why not the others'),
     blocks: span.nullable().describe('a server: the blocks that it serves'),
     partition: z.object({ inputBlocks: count, outputBlocks: count }).nullable().describe('a client: the blocks that it holds'),
-    connected: z.boolean().describe('a client: to at least one server; a server: it listens'),
+    coordinator: z.string().describe('the peer id of the server that leads the rounds of training'),
+    connected: z.boolean().describe('a client: to at least one server; a worker: to the coordinator; the coordinator: it listens'),
     disconnectedReason: z.string().nullable()
-      .describe('a client: why it is connected to no server, and what to do about it; null while it is, or has not tried'),
-    members: z.array(member).readonly().nullable().describe('a server: who has a place in the federation, connected or not'),
+      .describe('why a client or a worker is connected to no server, and what to do about it; null while it is, or has not tried'),
+    members: z.array(member).readonly().nullable().describe('the coordinator: who has a place in the federation, connected or not'),
     training: training.nullable(),
     generation: generation.nullable(),
     since: isoTime.describe('when the daemon started: ISO 8601')

@@ -12,6 +12,7 @@ import { leave } from './commands/leave.ts'
 import { peers } from './commands/peers.ts'
 import { remove } from './commands/remove.ts'
 import { revoke } from './commands/revoke.ts'
+import { servers } from './commands/servers.ts'
 import { status } from './commands/status.ts'
 import { train } from './commands/train.ts'
 
@@ -27,6 +28,7 @@ export const commands: readonly Command[] = [
   daemon,
   status,
   peers,
+  servers,
   train,
   evaluate,
   generate,

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path'
 import { UsageError } from '../errors.ts'
+import { parseSpan, type Span } from '../span.ts'
 
 /**
  * Turns the text of one option into its value. Throws UsageError whose message completes the sentence "--option 'text' …",
@@ -122,6 +123,19 @@ export function blockNumbers (text: string): readonly number[] {
   })
   if (new Set(blocks).size !== blocks.length) throw new UsageError('names a block twice')
   return blocks
+}
+
+/** Parses the blocks of a server, `FIRST-END`: the first one and the one after the last. */
+export function span (text: string): Span {
+  const span = parseSpan(text)
+  if (span === undefined)
+    throw new UsageError('is not a span such as 4-12: the first block, and the block after the last', 'give 4-12 for the blocks 4 to 11')
+  return span
+}
+
+/** Parses the blocks of a server, or `auto`. */
+export function spanOrAuto (text: string): Span | 'auto' {
+  return text === 'auto' ? text : span(text)
 }
 
 /** Parses `auto`, `none` or the L2 norm that rows are clipped to. */

@@ -35,7 +35,9 @@ export function clientSpans (charter: Charter, { inputBlocks, outputBlocks }: Cl
 }
 
 /** The blocks that some client of this charter does not compute itself: what its servers serve together. */
-export function servableSpan ({ model: { blocks }, partitions: { inputBlocks, outputBlocks } }: Charter): Span {
+export function servableSpan (
+  { model: { blocks }, partitions: { inputBlocks, outputBlocks } }: { readonly model: Pick<Charter['model'], 'blocks'> } & Pick<Charter, 'partitions'>
+): Span {
   return { first: inputBlocks.min, end: blocks - outputBlocks.min }
 }
 

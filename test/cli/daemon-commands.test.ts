@@ -40,6 +40,7 @@ const status: ResultOf<'status'> = {
   deviceReason: 'as set',
   blocks: null,
   partition: { inputBlocks: 1, outputBlocks: 2 },
+  coordinator: '12D3KooWServer',
   connected: true,
   disconnectedReason: null,
   members: null,
@@ -178,7 +179,7 @@ describe('commands that talk to the daemon', () => {
     const { out } = await run(['peers', '--home', root])
     const [head, row] = out.split('\n')
     expect(head).toMatch(/^PEER +ROLE +BLOCKS +ROUND TRIP +PATH +SESSIONS +SINCE +ADDRESS$/)
-    expect(row).toMatch(/^12D3KooWServer +server +1-3 +1\.23 ms +direct +1 +2026-01-01T00:00:00\.000Z +\/ip4/)
+    expect(row).toMatch(/^12D3KooWServer +server +1-4 +1\.23 ms +direct +1 +2026-01-01T00:00:00\.000Z +\/ip4/)
     expect(JSON.parse((await run(['peers', '--home', root, '--json'])).out)).toEqual({ peers: [peer] })
   })
 

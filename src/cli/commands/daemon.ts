@@ -42,6 +42,7 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
   },
   examples: [
     { command: 'midspan daemon --home s --listen /ip4/0.0.0.0/tcp/4001', about: 'a server that others can reach' },
+    { command: 'midspan daemon --home w1 --listen /ip4/0.0.0.0/tcp/4002', about: 'a worker, which computes its blocks' },
     { command: 'midspan daemon --home a', about: 'a client' }
   ],
   async run (

@@ -15,6 +15,7 @@ import {
   peerId,
   range,
   size,
+  span,
   text
 } from '../values.ts'
 
@@ -24,6 +25,12 @@ const federation = grouped('Federation', {
   role: defaulted('ROLE', choice('server'), 'server', 'Only a server, which has the model, can found a federation'),
   model: mandatory('DIR', path, 'A Hugging Face directory: config.json, a tokenizer and safetensors files'),
   name: mandatory('NAME', text, 'What people call the federation'),
+  blocks: optional(
+    'FIRST-END',
+    span,
+    'Blocks that this server serves: the first one, and the one after the last. Others wait for servers that join',
+    'all that servers can serve'
+  ),
   admission: defaulted(
     'HOW',
     choice('invite', 'allow-list', 'open'),

@@ -9,11 +9,11 @@ export const invite = command({
   operation: 'invite',
   group: 'Found and join',
   summary: 'Print an invite to hand to somebody',
-  details: `Whoever holds the line that this prints can join until it expires: send it over a channel you trust. Only a server invites.
+  details: `Whoever holds the line that this prints can join until it expires: send it over a channel you trust. Only the founder's server invites.
 A mail program may break or quote the line: \`midspan join\` reads it all the same.`,
   options: {
     ...grouped('Invite', {
-      role: defaulted('ROLE', choice('client'), 'client', 'What the holder may join as: only clients can join yet'),
+      role: defaulted('ROLE', choice('client', 'server'), 'client', 'What the holder may join as: a client, or a server of some blocks'),
       expires: defaulted(
         'DURATION',
         duration({ max: '3650d' }),
@@ -26,7 +26,8 @@ A mail program may break or quote the line: \`midspan join\` reads it all the sa
   },
   examples: [
     { command: 'midspan invite --home s --expires 24h', about: 'for one client, until tomorrow' },
-    { command: 'midspan invite --home s --uses 20 --expires 7d', about: 'for a class' }
+    { command: 'midspan invite --home s --uses 20 --expires 7d', about: 'for a class' },
+    { command: 'midspan invite --home s --role server', about: 'for somebody with a GPU, who serves some of the blocks' }
   ],
   async run ({ home, role, expires, uses, json }, { terminal, signal }) {
     const answer = await askDaemon(home, 'invite', { role, expiresMs: expires, uses }, signal, terminal)

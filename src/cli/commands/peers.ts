@@ -1,4 +1,5 @@
 import type { PeerLine } from '../../api/peers.ts'
+import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
 import { digits, table } from '../format.ts'
@@ -11,7 +12,7 @@ export const peers = command({
   group: 'Look',
   summary: 'List the peers that are connected',
   details:
-    'For each: its id, role, the blocks it serves, the round-trip time, whether the path is direct or relayed, its open sessions, and since when.',
+    'For each: its id, role, the blocks it serves (4-12: from 4 on, before 12), the round-trip time, whether the path is direct or relayed, its open sessions, and since when.',
   options: grouped('Output', { json }),
   examples: [{ command: 'midspan peers', about: 'who is there, and how near' }],
   async run ({ home, json }, { terminal, signal }) {
@@ -28,7 +29,7 @@ const HEAD = ['PEER', 'ROLE', 'BLOCKS', 'ROUND TRIP', 'PATH', 'SESSIONS', 'SINCE
 
 function row ({ peerId, role, blocks, roundTripMs, path, sessions, since, address }: PeerLine): readonly string[] {
   return [
-    peerId, role, blocks === null ? '-' : `${blocks.first}-${blocks.end - 1}`, roundTripMs === null ? '-' : `${digits(roundTripMs)} ms`,
+    peerId, role, blocks === null ? '-' : spanText(blocks), roundTripMs === null ? '-' : `${digits(roundTripMs)} ms`,
     path, String(sessions), since, address
   ]
 }

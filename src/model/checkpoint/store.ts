@@ -32,7 +32,8 @@ interface Piece extends FilePrint {
   busy: boolean
 }
 
-const WEIGHTS_FILE = 'model.safetensors'
+/** The file with the tensors of a partial model. */
+export const WEIGHTS_FILE = 'model.safetensors'
 
 /** Bytes for the header and for rounding up to file system blocks, left free on top of what is computed. */
 const SPARE_BYTES = 16 * 1024 * 1024

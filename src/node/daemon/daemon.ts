@@ -1,27 +1,39 @@
+import { join } from 'node:path'
 import { peerIdFromString } from '@libp2p/peer-id'
 import type { ResultOf } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
+import { WEIGHTS_FILE } from '../../model/checkpoint/store.ts'
 import { chooseDevice } from '../../model/runtime/device-choice.ts'
+import { PROTOCOL_VERSIONS, type ClientSettings } from '../../protocols/charter/index.ts'
 import type { PeerStatus } from '../../protocols/status/status.ts'
 import { servableSpan } from '../../roles/charter-settings.ts'
 import type { RoleContext, ServerDirectory } from '../../roles/context.ts'
+import type { Span } from '../../span.ts'
 import { startControlServer } from '../control/server.ts'
 import { resolveClientSettings } from '../federation/join.ts'
-import { readMembership, readServers, type Membership } from '../federation/membership.ts'
+import { readMembership, type KnownAddress, type Membership } from '../federation/membership.ts'
+import { spanOfSettings } from '../federation/served-span.ts'
 import { homeAt, type Home } from '../home/home.ts'
 import { lockHome } from '../home/lock.ts'
 import { checkHome } from '../home/open-to-others.ts'
 import { loadSettings, type Settings } from '../home/settings.ts'
 import { Gate } from '../network/gate.ts'
+import { chooseInviteAddresses } from '../network/invite-addresses.ts'
 import { createMidspanNode, startNode, type MidspanNode } from '../network/libp2p.ts'
+import { RoundTrips } from '../network/round-trips.ts'
 import { ServerLinks } from '../network/server-links.ts'
 import { checkAnnounced } from '../network/transports.ts'
 import { AGENT } from '../process/version.ts'
+import type { Announced } from './announcer.ts'
+import { DirectoryFollower } from './directory-follower.ts'
+import { FounderDirectory } from './founder-directory.ts'
+import { offerFounderServices } from './founder-services.ts'
+import { KnownServers } from './known-servers.ts'
 import { openLog } from './logging.ts'
 import { operationsOf } from './operations.ts'
 import { blockSpan } from './peer-status.ts'
 import { roles as defaultRoles, type Roles } from './roles.ts'
-import { offerServerServices } from './server-services.ts'
+import { offerWorkerServices } from './worker-services.ts'
 
 /** What `midspan status` shows. */
 export type DaemonStatus = ResultOf<'status'>
@@ -42,6 +54,9 @@ export interface DaemonOptions {
 }
 
 const DEFAULT_SERVER_LISTEN = ['/ip4/0.0.0.0/tcp/4001']
+
+/** Workers that a client keeps connections to: more than any route through a model has stages. */
+const MAX_LINKED_WORKERS = 64
 
 /**
  * Runs the peer whose home is at `root`. Resolves when it is ready: a server listens, a client has tried its servers once.
@@ -82,6 +97,10 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   if (settings.role === undefined)
     throw new UsageError(`${home.config} does not say what this peer is`, 'restore it, or add `role: server` or `role: client`')
   const isServer = settings.role === 'server'
+  const isFounder = isServer && peerId.toString() === charter.founder
+  const span = isServer ? spanOfSettings(charter, settings.blocks, isFounder) : undefined
+  const coordinator = peerIdFromString(charter.founder)
+  const paths = { state: home.state, ...modelPaths(home, settings, isFounder) }
   const logger = openLog(home.log, settings.logLevel)
   const listen = settings.listen ?? (isServer ? DEFAULT_SERVER_LISTEN : [])
   const since = new Date()
@@ -91,7 +110,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   for (const address of settings.announce) checkAnnounced(address, peerId.toString())
   const node = await createMidspanNode({
     privateKey: key,
-    role: isServer ? 'server' : 'client',
+    role: settings.role,
     listen,
     announce: settings.announce,
     maxConnections: settings.maxConnections
@@ -100,12 +119,53 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     await node.stop()
   })
   const gate = new Gate(node, logger)
-  const context: RoleContext = {
+  const scope = { federation: signed.id, middle: servableSpan(charter) }
+  const announced = (): Announced => ({
+    federation: signed.id,
+    span: span as Span,
+    addresses: chooseInviteAddresses(node.getMultiaddrs()).addresses.map(String),
+    agent: AGENT,
+    protocols: PROTOCOL_VERSIONS,
+    load: role.load?.()
+  })
+  const follower = isFounder ? undefined : await DirectoryFollower.open({
+    home, gate, logger, membership, scope,
+    announced: isServer ? announced : undefined,
+    onServersChanged: () => {
+      links.setServers(serversToLink())
+      known.changed()
+    },
+    onCertificate: () => { links.dialNow() },
+    onRevoked: (peers) => { worker?.revoke(peers) }
+  })
+  // A worker waits for the coordinator, and for clients, to be asked; they come to it.
+  const serversToLink = (): KnownAddress[] => follower === undefined
+    ? []
+    : [...follower.joined(), ...isServer ? [] : follower.found().slice(0, MAX_LINKED_WORKERS)]
+  const links = new ServerLinks({
+    node,
+    gate,
+    logger,
+    role: settings.role,
+    charterHash: signed.hash,
+    certificate: () => follower?.certificate(),
+    servers: follower?.joined() ?? []
+  })
+  const roundTrips = new RoundTrips(node, gate)
+  let directory: FounderDirectory | undefined
+  const known = new KnownServers({
+    gate,
+    self: peerId,
+    coordinator,
+    announcements: () => (directory ?? follower)?.announcements() ?? [],
+    roundTripMs: (peer) => roundTrips.ofServer(peer)
+  })
+  const context: RoleContext & ServerDirectory = {
     identity: key,
     peerId,
     charter,
     charterHash: signed.hash,
-    paths: { state: home.state, model: isServer ? modelOf(settings) : home.model, adapter: home.adapter },
+    paths,
     settings: {
       device: choice.kind,
       threads: settings.threads,
@@ -121,26 +181,16 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     },
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },
     unhandle: async (protocol) => { await gate.unhandle(protocol) },
-    onDisconnect: (listener) => gate.onDisconnect(listener)
+    onDisconnect: (listener) => gate.onDisconnect(listener),
+    servers: () => known.servers(),
+    onServersChanged: (listener) => known.onServersChanged(listener)
   }
-  const links = new ServerLinks({
-    node,
-    gate,
-    logger,
-    charterHash: signed.hash,
-    servers: isServer ? [] : await readServers(home),
-    coordinator: charter.founder
-  })
   const client = isServer ? undefined : resolveClientSettings(charter, settings)
 
   signal?.throwIfAborted()
-  const directory: ServerDirectory = {
-    servers: () => links.servers(),
-    onServersChanged: (listener) => links.onServersChanged(listener)
-  }
-  const role = client === undefined
-    ? await roles.server({ ...context, ...directory, span: servableSpan(charter), coordinator: peerIdFromString(charter.founder) })
-    : await roles.client({ ...context, ...directory, client })
+  const role = span === undefined || client !== undefined
+    ? await roles.client({ ...context, client: client as ClientSettings })
+    : await roles.server({ ...context, span, coordinator })
   cleanups.push(async () => {
     await role.stop()
   })
@@ -158,16 +208,38 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       uptimeMs: Date.now() - since.getTime()
     }
   }
-  const services = isServer
-    ? await offerServerServices({
-      home, node, gate, logger, membership, settings, model: context.paths.model, status: peerStatus,
-      removed: (peer) => { role.removed?.(peer) }
+  const services = isFounder
+    ? await offerFounderServices({
+      home, node, gate, logger, membership, settings, model: paths.model, status: peerStatus,
+      removed: (peer) => {
+        directory?.forget(peer)
+        role.removed?.(peer)
+      }
     })
     : undefined
+  const worker = span === undefined || isFounder
+    ? undefined
+    : await offerWorkerServices({
+      node, gate, logger, membership, span, ...paths, status: peerStatus, removed: (peer) => { role.removed?.(peer) }
+    })
   const unused = await startNode(node, listen)
   if (unused.length > 0) logger.warn({ addresses: unused }, 'cannot listen on some addresses, and listens on the others')
+  roundTrips.start()
+  cleanups.push(() => { roundTrips.stop() })
+  if (services !== undefined) {
+    const started = directory = new FounderDirectory({
+      gate, membership, services, scope, announced, onServersChanged: () => { known.changed() }
+    })
+    cleanups.push(() => { started.stop() })
+    await started.start()
+  }
   cleanups.push(async () => { await links.stop() })
   await links.start()
+  if (follower !== undefined) {
+    follower.start()
+    cleanups.push(async () => { await follower.stop() })
+    links.setServers(serversToLink())
+  }
 
   const { promise: stopped, resolve } = Promise.withResolvers<void>()
   let stopping: Promise<void> | undefined
@@ -190,7 +262,8 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       deviceReason: settings.compute === 'fp32' ? choice.reason : `${choice.reason}; products with weights in ${settings.compute}`,
       blocks: isServer ? blockSpan(blocks) : null,
       partition: client?.partition ?? null,
-      connected: isServer ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
+      coordinator: charter.founder,
+      connected: isFounder ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
       disconnectedReason: failure === undefined ? null : `${failure.message}${failure.next === undefined ? '' : ` (${failure.next})`}`,
       members: services?.members() ?? null,
       training,
@@ -200,7 +273,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   }
   const control = await startControlServer(
     home,
-    operationsOf({ home, membership, services, node, gate, links, role, status, stop }),
+    operationsOf({ home, membership, services, follower, node, gate, links, known, span, role, isClient: !isServer, status, stop }),
     logger
   )
   cleanups.push(async () => {
@@ -208,6 +281,15 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   })
   logger.info({ peer: peerId.toString(), federation: signed.id, role: settings.role }, 'ready')
   return { node, status, stopped, stop }
+}
+
+/** Where the model is, and the adapter that training starts from. */
+function modelPaths (home: Home, { role, model }: Settings, isFounder: boolean): { readonly model: string, readonly adapter: string } {
+  if (role === 'client') return { model: home.model, adapter: home.adapter }
+  // A worker fetches the adapters of its blocks with its weights, or alone where it has a model directory.
+  if (!isFounder) return { model: model ?? home.model, adapter: join(home.model, WEIGHTS_FILE) }
+  if (model === undefined) throw new UsageError('the home does not say where the server\'s model is', 'add `model: DIR` to its config.yaml')
+  return { model, adapter: home.adapter }
 }
 
 /** Undoes steps, the last first; one that fails does not keep the others from being undone. */
@@ -224,9 +306,4 @@ async function unwind (cleanups: Array<() => Promise<void> | void>): Promise<voi
     throw new MidspanError('E_STOP', 'the daemon did not stop cleanly', {
       cause: failures.length === 1 ? failures[0] : new AggregateError(failures)
     })
-}
-
-function modelOf ({ model }: Settings): string {
-  if (model === undefined) throw new UsageError('the home does not say where the server\'s model is', 'add `model: DIR` to its config.yaml')
-  return model
 }

@@ -5,6 +5,7 @@ import type { OfferedOperations, ParametersOf, ResultOf } from '../../api/operat
 import { UsageError } from '../../errors.ts'
 import { createInvite, formatInvite } from '../../protocols/hello/index.ts'
 import type { RunningRole } from '../../roles/context.ts'
+import type { Span } from '../../span.ts'
 import type { Membership } from '../federation/membership.ts'
 import type { Home } from '../home/home.ts'
 import { updateConfig } from '../home/settings.ts'
@@ -12,29 +13,39 @@ import type { Gate } from '../network/gate.ts'
 import { chooseInviteAddresses } from '../network/invite-addresses.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
 import type { ServerLinks } from '../network/server-links.ts'
+import type { DirectoryFollower } from './directory-follower.ts'
+import type { FounderServices } from './founder-services.ts'
+import type { KnownServers } from './known-servers.ts'
 import { listPeers } from './peer-status.ts'
-import type { ServerServices } from './server-services.ts'
+import { listServers } from './server-list.ts'
 import { waitingForServers } from './server-waits.ts'
 
 /** A daemon's parts, as its operations need them. */
 export interface Running {
   readonly home: Home
   readonly membership: Membership
-  /** A server's. */
-  readonly services: ServerServices | undefined
+  /** A founder's. */
+  readonly services: FounderServices | undefined
+  /** Everybody else's. */
+  readonly follower: DirectoryFollower | undefined
   readonly node: MidspanNode
   readonly gate: Gate
   readonly links: ServerLinks
+  readonly known: KnownServers
+  /** The blocks that this peer serves, where it is a server. */
+  readonly span: Span | undefined
   readonly role: RunningRole
+  readonly isClient: boolean
   readonly status: () => ResultOf<'status'>
   readonly stop: () => Promise<void>
 }
 
 /** Returns what the control socket of a daemon offers: what its role does, and what every member of its kind can be asked. */
 export function operationsOf (running: Running): OfferedOperations {
-  const { node, gate, links, role, status, services } = running
+  const { node, gate, links, role, isClient, status, services } = running
   const common: OfferedOperations = {
     async *status () { yield status() },
+    async *servers () { yield listServers(running) },
     async *peers (_, signal) { yield { peers: await listPeers(node, gate, role, signal) } }
   }
   if (services !== undefined) {
@@ -57,7 +68,7 @@ export function operationsOf (running: Running): OfferedOperations {
     }
   }
   return {
-    ...waitingForServers(role.operations, links),
+    ...isClient ? waitingForServers(role.operations, links) : role.operations,
     ...common,
     async *leave ({ timeoutMs }, signal) { yield await leave(running, timeoutMs, signal) }
   }
@@ -65,7 +76,7 @@ export function operationsOf (running: Running): OfferedOperations {
 
 async function invite (
   { node, membership: { key, signed } }: Running,
-  services: ServerServices,
+  services: FounderServices,
   { role, expiresMs, uses }: ParametersOf<'invite'>
 ): Promise<ResultOf<'invite'>> {
   const expiresAtMs = Date.now() + expiresMs
@@ -83,7 +94,7 @@ async function invite (
   }
 }
 
-async function remove (services: ServerServices, peer: string): Promise<ResultOf<'remove'>> {
+async function remove (services: FounderServices, peer: string): Promise<ResultOf<'remove'>> {
   if (!await services.remove(peerIdOf(peer)))
     throw new UsageError(`${peer} has no place in this federation`, 'those that have one are the members in: midspan status --json')
   const openInvites = services.invites().filter(({ usedBy }) => usedBy.includes(peer)).map(({ id }) => id)
@@ -103,7 +114,7 @@ function peerIdOf (text: string): PeerId {
  * A server that does not answer in time is not told: leaving does not depend on it.
  */
 async function leave (
-  { home, links, membership: { signed }, role, stop }: Running,
+  { home, links, follower, membership: { signed }, role, stop }: Running,
   timeoutMs: number,
   signal: AbortSignal
 ): Promise<ResultOf<'leave'>> {
@@ -114,8 +125,18 @@ async function leave (
     if (limit.aborted) return []
     throw error
   })
-  for (const path of [home.charter, home.servers, home.model, home.state]) await rm(path, { recursive: true, force: true })
-  await updateConfig(home, { role: undefined, inputBlocks: undefined, outputBlocks: undefined, noise: undefined, gradientNoise: undefined })
+  await follower?.stop()
+  const { charter, servers, certificate, model, state } = home
+  for (const path of [charter, servers, certificate, model, state]) await rm(path, { recursive: true, force: true })
+  await updateConfig(home, {
+    role: undefined,
+    blocks: undefined,
+    model: undefined,
+    inputBlocks: undefined,
+    outputBlocks: undefined,
+    noise: undefined,
+    gradientNoise: undefined
+  })
   setImmediate(() => { stop().catch(() => {}) })
   return { left: signed.id, told }
 }

@@ -1,36 +1,24 @@
 import type { PeerId, Stream } from '@libp2p/interface'
 import { openModelDirectory } from '../../model/checkpoint/directory.ts'
-import { protocolId } from '../../protocols/charter/index.ts'
-import {
-  Admission,
-  HelloHost,
-  type AdmissionState,
-  type AdmittedPeer,
-  type Invite,
-  type OutstandingInvite
-} from '../../protocols/hello/index.ts'
+import { protocolId, type SignedCharter } from '../../protocols/charter/index.ts'
+import { HelloHost, type Gatekeeper } from '../../protocols/hello/index.ts'
 import { answerStatus, type PeerStatus } from '../../protocols/status/status.ts'
 import { WeightsService } from '../../protocols/weights/index.ts'
 import type { Logger } from '../../roles/context.ts'
-import { readAdmission, writeAdmission, type Membership } from '../federation/membership.ts'
-import { servableOf, weightSource } from '../federation/servable-weights.ts'
-import type { Home } from '../home/home.ts'
-import type { Settings } from '../home/settings.ts'
+import { heldPart, servableOf, weightSource } from '../federation/servable-weights.ts'
 import { addressKey } from '../network/address-key.ts'
 import type { Gate } from '../network/gate.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
 import { AGENT } from '../process/version.ts'
 
-export interface ServerServicesOptions {
-  readonly home: Home
+export interface HelloServiceOptions {
   readonly node: MidspanNode
   readonly gate: Gate
   readonly logger: Logger
-  readonly membership: Membership
-  readonly settings: Settings
-  /** The model directory. */
-  readonly model: string
-  readonly status: () => PeerStatus
+  readonly signed: SignedCharter
+  readonly admission: Gatekeeper
+  /** Keeps what the admission decided. */
+  readonly persist: () => Promise<void>
   /** Called when a peer left the federation or was removed from it. */
   readonly removed: (peer: string) => void
 }
@@ -44,30 +32,21 @@ const REFUSAL_READING_MS = 2_000
 /** How long a refused peer's other streams have to end before its connection is cut. */
 const CLOSE_TIMEOUT_MS = 2_000
 
-/** A peer that has a place in the federation, connected or not. */
-export interface Member extends AdmittedPeer {
-  readonly peerId: string
-}
-
-/** What a server's operator asks of its services. */
-export interface ServerServices {
-  members (): Member[]
-  /** Takes a peer's place away and hangs up. Resolves to whether it had one. The peer stays removed until it is invited anew. */
-  remove (peer: PeerId): Promise<boolean>
-  /** Notes an invite that was made, so that it can be listed and revoked. */
-  issue (invite: Invite): Promise<void>
-  /** The invites that can still be used. */
-  invites (): OutstandingInvite[]
-  /** Ends an invite by its id or the beginning of it. Resolves to its id, or undefined where no single invite begins so. */
-  revoke (id: string): Promise<string | undefined>
-}
-
-/** Registers what every server offers: hello for all, weights and status for those it welcomed. */
-export async function offerServerServices (options: ServerServicesOptions): Promise<ServerServices> {
-  const { home, node, gate, logger, membership: { signed }, model, status } = options
-  const admission = await admissionOf(options)
-  const persist = inTurn(async (state: AdmissionState) => { await writeAdmission(home, state) })
-  const host = helloHost(options, admission, persist)
+/** Answers hellos, and closes the connections of those who are not let in. */
+export async function offerHello ({ node, gate, logger, signed, admission, persist, removed }: HelloServiceOptions): Promise<HelloHost> {
+  const host = new HelloHost({
+    agent: AGENT,
+    charter: signed,
+    admission,
+    persist,
+    advertised: async (peer) => await gate.advertisedRole(peer),
+    welcomed: (peer, role, agent) => { gate.greet(peer, role, agent) },
+    left: (peer) => {
+      logger.info({ peer: peer.toString() }, 'a peer left the federation')
+      gate.forget(peer)
+      removed(peer.toString())
+    }
+  })
   await node.handle(protocolId('hello'), async (stream, connection) => {
     const peer = connection.remotePeer
     try {
@@ -84,78 +63,45 @@ export async function offerServerServices (options: ServerServicesOptions): Prom
       connection.abort(error as Error)
     })
   }, { maxInboundStreams: MAX_HELLO_STREAMS })
+  return host
+}
+
+export interface WeightsOptions {
+  readonly gate: Gate
+  readonly signed: SignedCharter
+  /** The model directory. */
+  readonly model: string
+  /** The file of the adapter that training starts from, where the charter has one. */
+  readonly adapter: string
+  /** The tensors that this server has; all that the charter names, unless given. */
+  readonly held?: ReadonlySet<string>
+}
+
+/** Serves weights to members: to each what its role may have, and what this server has of that. */
+export async function offerWeights ({ gate, signed: { charter }, model, adapter, held }: WeightsOptions): Promise<void> {
+  const { client, server } = servableOf(charter)
+  const [toClients, toServers] = held === undefined ? [client, server] : [heldPart(client, held), heldPart(server, held)]
   const weights = new WeightsService(
-    await weightSource(await openModelDirectory(model), signed.charter, home.adapter),
-    servableOf(signed.charter)
+    await weightSource(await openModelDirectory(model), charter, adapter, held),
+    (peer) => gate.roleOf(peer) === 'server' ? toServers : toClients
   )
   await gate.handle(protocolId('weights'), async (stream, peer) => {
     await weights.serve(stream, peer.toString())
   })
+}
+
+/** Answers members who ask what this server does. */
+export async function offerStatus (gate: Gate, status: () => PeerStatus): Promise<void> {
   await gate.handle(protocolId('status'), async (stream) => {
     await answerStatus(stream, status)
   })
-  return {
-    members: () => Object.entries(admission.state.peers).map(([peerId, member]) => ({ peerId, ...member })),
-    remove: async (peer) => {
-      const had = await host.remove(peer)
-      await node.hangUp(peer, { signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch(() => {
-        for (const connection of node.getConnections(peer)) connection.abort(new Error('removed'))
-      })
-      return had
-    },
-    issue: async (invite) => {
-      admission.issue(invite)
-      await persist(admission.state)
-    },
-    invites: () => admission.outstanding(),
-    revoke: async (id) => {
-      const revoked = admission.revoke(id)
-      if (revoked !== undefined) await persist(admission.state)
-      return revoked
-    }
-  }
 }
 
-async function admissionOf ({ home, membership: { signed, peerId }, settings }: ServerServicesOptions): Promise<Admission> {
-  const { charter } = signed
-  return new Admission({
-    mode: charter.admission,
-    federation: signed.id,
-    server: peerId.toString(),
-    allow: new Set(settings.allow),
-    protocols: charter.protocols,
-    maxClients: charter.limits.maxClients
-  }, await readAdmission(home))
-}
-
-function helloHost (
-  { gate, logger, membership: { signed }, removed }: ServerServicesOptions,
-  admission: Admission,
-  persist: (state: AdmissionState) => Promise<void>
-): HelloHost {
-  return new HelloHost({
-    agent: AGENT,
-    charter: signed,
-    admission,
-    persist,
-    advertised: async (peer) => await gate.advertisedRole(peer),
-    welcomed: (peer, role, agent) => { gate.greet(peer, role, agent) },
-    left: (peer) => {
-      logger.info({ peer: peer.toString() }, 'a peer left the federation')
-      gate.forget(peer)
-      removed(peer.toString())
-    }
+/** Closes every connection of a peer that has no place any more. */
+export async function hangUp (node: MidspanNode, peer: PeerId): Promise<void> {
+  await node.hangUp(peer, { signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch(() => {
+    for (const connection of node.getConnections(peer)) connection.abort(new Error('removed'))
   })
-}
-
-/** Returns a writer of one state whose writes follow one another: each writes the state as it is when its turn comes. */
-function inTurn (write: (state: AdmissionState) => Promise<void>): (state: AdmissionState) => Promise<void> {
-  let last = Promise.resolve()
-  return async (state) => {
-    const mine = last.then(async () => { await write(state) })
-    last = mine.catch(() => {})
-    await mine
-  }
 }
 
 /** Resolves when a stream is closed, or after a while. */

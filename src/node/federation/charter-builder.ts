@@ -5,12 +5,16 @@ import { adaptableModules, adapterTargets } from '../../model/layers/lora.ts'
 import type { TrainedBiases } from '../../model/layers/trainable.ts'
 import type { Cuts } from '../../model/privacy/calibration.ts'
 import { CHARTER_VERSION, PROTOCOL_VERSIONS, type Charter } from '../../protocols/charter/index.ts'
+import type { Span } from '../../span.ts'
 import type { PartialSettings } from '../home/settings.ts'
+import { servedSpan } from './served-span.ts'
 
 /** What a founder decides: the options of `midspan init`. */
 export interface CreateOptions {
   readonly model: string
   readonly name: string
+  /** The blocks that the founder's own server serves; all that servers can serve where it is absent. */
+  readonly blocks?: Span | undefined
   readonly admission: Charter['admission']
   readonly allow: readonly string[]
   readonly inputBlocks: { readonly min: number, readonly max: number }
@@ -70,7 +74,7 @@ const ALL_LINEAR = 'all-linear'
 
 /** Throws UsageError for options that no charter can hold, before a model that takes minutes to read is read. */
 export function checkOptions (
-  { inputBlocks, outputBlocks, clip, calibrate, noise, gradientNoise }: CreateOptions,
+  { inputBlocks, outputBlocks, blocks, clip, calibrate, noise, gradientNoise }: CreateOptions,
   { layers }: Model
 ): void {
   if (inputBlocks.max + outputBlocks.max >= layers) {
@@ -79,6 +83,7 @@ export function checkOptions (
       'give smaller --input-blocks or --output-blocks, so that a middle is left'
     )
   }
+  if (blocks !== undefined) servedSpan({ model: { blocks: layers }, partitions: { inputBlocks, outputBlocks } }, blocks)
   if (clip === 'none' && calibrate !== undefined)
     throw new UsageError('there is nothing to calibrate, for --clip is none', 'leave out --calibrate, or give --clip auto or a norm')
   if (clip === 'none' && (noise > 0 || gradientNoise > 0))

@@ -12,6 +12,7 @@ import { openDevice } from '../../model/runtime/open.ts'
 import { loadTokenizer } from '../../model/text/load.ts'
 import { BlockwiseRun } from '../../model/training/sample-run.ts'
 import { CharterInvalidError, signCharter, type Charter } from '../../protocols/charter/index.ts'
+import { spanText } from '../../span.ts'
 import { homeAt, replaceFile } from '../home/home.ts'
 import { loadOrCreateIdentity } from '../home/identity.ts'
 import { withNewHome } from '../home/lock.ts'
@@ -88,10 +89,11 @@ export async function createFederation (
       }
     } as unknown as Charter // read-only parts of a model become plain JSON; signing checks the whole
     const signed = await signCharter(charter, key).catch(explain)
-    const { allow, threads, device, compute, weights } = options
+    const { blocks, allow, threads, device, compute, weights } = options
     await updateConfig(home, {
       role: 'server',
       model: directory.path,
+      blocks: blocks === undefined ? undefined : spanText(blocks),
       allow: allow.length === 0 ? undefined : [...allow],
       threads,
       device,

@@ -15,13 +15,31 @@ export interface Membership {
   readonly signed: SignedCharter
 }
 
-/** A server that a client knows. */
+/** A server that a member knows. */
 export interface KnownAddress {
   readonly peerId: string
   readonly addresses: readonly string[]
 }
 
-const serversSchema = z.array(z.strictObject({ peerId: peerIdSchema, addresses: z.array(z.string()) }))
+/** A server as a home keeps it. */
+export interface SavedServer extends KnownAddress {
+  /** Its signed announcement, in base64; absent for a server of which the home knows no more than its addresses. */
+  readonly announcement?: string | undefined
+}
+
+/** What a home keeps of what the founder signed for it. */
+export interface SavedProof {
+  /** In base64. */
+  readonly certificate?: string | undefined
+  /** In base64: servers only. */
+  readonly revocations?: string | undefined
+}
+
+const base64Schema = z.base64()
+const serversSchema = z.array(
+  z.strictObject({ peerId: peerIdSchema, addresses: z.array(z.string()), announcement: base64Schema.optional() })
+)
+const proofSchema = z.strictObject({ certificate: base64Schema.optional(), revocations: base64Schema.optional() })
 
 const roleSchema = z.enum(['client', 'server'])
 
@@ -39,7 +57,9 @@ const admissionSchema = z.strictObject({
     revoked: z.boolean().optional()
   })),
   /** A home of before peers could be removed for good has none. */
-  removed: z.record(peerIdSchema, z.number()).default({})
+  removed: z.record(peerIdSchema, z.number()).default({}),
+  /** A home of before members had certificates has none. */
+  left: z.record(peerIdSchema, z.number()).default({})
 })
 
 /** Reads and checks what a home belongs to. Throws NoFederationError, or the charter's errors. */
@@ -50,12 +70,20 @@ export async function readMembership (home: Home): Promise<Membership> {
   return { key, peerId: peerIdFromPrivateKey(key), signed: await verifyCharter(bytes) }
 }
 
-export async function readServers (home: Home): Promise<KnownAddress[]> {
+export async function readServers (home: Home): Promise<SavedServer[]> {
   return await readJson(home.servers, serversSchema) ?? []
 }
 
-export async function writeServers (home: Home, servers: readonly KnownAddress[]): Promise<void> {
+export async function writeServers (home: Home, servers: readonly SavedServer[]): Promise<void> {
   await replaceFile(home.servers, JSON.stringify(servers, null, 2))
+}
+
+export async function readProof (home: Home): Promise<SavedProof> {
+  return await readJson(home.certificate, proofSchema) ?? {}
+}
+
+export async function writeProof (home: Home, proof: SavedProof): Promise<void> {
+  await replaceFile(home.certificate, JSON.stringify(proof, null, 2))
 }
 
 export async function readAdmission (home: Home): Promise<AdmissionState> {

@@ -4,40 +4,85 @@ import { UsageError } from '../../errors.ts'
 import type { ModelDirectory } from '../../model/checkpoint/directory.ts'
 import { peftTensorName } from '../../model/checkpoint/peft.ts'
 import { SafetensorsFile } from '../../model/checkpoint/safetensors.ts'
-import { clientTensors } from '../../model/families/index.ts'
+import type { ExpectedModel } from '../../model/checkpoint/store.ts'
+import { checkWeights, clientTensors, spanTensors } from '../../model/families/index.ts'
 import { isAdapter } from '../../model/layers/trainable.ts'
 import { allowedPartitions, type Charter, type Partition } from '../../protocols/charter/index.ts'
 import type { Servable, WeightSource } from '../../protocols/weights/index.ts'
-import { charteredModel, clientSpans, shapesOf } from '../../roles/charter-settings.ts'
+import { charteredModel, clientSpans, servableSpan, shapesOf } from '../../roles/charter-settings.ts'
+import type { Span } from '../../span.ts'
 
-/** What a federation's clients may fetch: the companion files, and the tensors of every allowed partition's ends. */
-export function servableOf (charter: Charter): Servable {
+/**
+ * What a federation's members may fetch, by their role: the companion files, and for clients the tensors of every allowed partition's ends,
+ * for servers those of every block that servers serve.
+ */
+export function servableOf (charter: Charter): Readonly<Record<'client' | 'server', Servable>> {
+  const files = new Set(Object.keys(charter.model.files))
   return {
-    files: new Set(Object.keys(charter.model.files)),
-    tensors: new Set(allowedPartitions(charter).flatMap((partition) => tensorsOfEnds(charter, partition)))
+    client: { files, tensors: new Set(allowedPartitions(charter).flatMap((partition) => tensorsOfEnds(charter, partition))) },
+    server: { files, tensors: new Set(tensorsOfSpan(charter, servableSpan(charter))) }
   }
+}
+
+/** The part of what may be fetched that a server with these blocks has. */
+export function heldPart ({ files, tensors }: Servable, held: ReadonlySet<string>): Servable {
+  return { files, tensors: tensors.intersection(held) }
 }
 
 /** What a client with this partition fetches: the weights of its ends, and the adapters on them where training starts from given ones. */
 export function tensorsOfEnds (charter: Charter, partition: Partition): string[] {
-  const model = charteredModel(charter)
-  const weights = clientTensors(model, partition)
-  if (charter.adapters.initial === undefined) return weights
-  const adapters = shapesOf(charter, clientSpans(charter, partition)).filter(({ name }) => isAdapter(name)).map(({ name }) =>
-    peftTensorName(model.layersPrefix, name)
-  )
-  return [...weights, ...adapters]
+  return [...clientTensors(charteredModel(charter), partition), ...initialAdapters(charter, clientSpans(charter, partition))]
+}
+
+/** What a server of these blocks fetches: their weights, and the adapters on them where training starts from given ones. */
+export function tensorsOfSpan (charter: Charter, span: Span): string[] {
+  return [...spanTensors(charteredModel(charter), span), ...initialAdapters(charter, [span])]
+}
+
+/** The names of the adapters on these blocks that training starts from; none where they follow from the seed. */
+export function initialAdapters (charter: Charter, spans: readonly Span[]): string[] {
+  if (charter.adapters.initial === undefined) return []
+  const { layersPrefix } = charteredModel(charter)
+  return shapesOf(charter, spans).filter(({ name }) => isAdapter(name)).map(({ name }) => peftTensorName(layersPrefix, name))
 }
 
 /**
- * The bytes of a model directory, and of the adapter that training starts from, if the charter has one. Throws UsageError when they are
- * not those of the charter, as far as names and sizes tell.
+ * Returns what a partial model with these tensors consists of, with the sizes and hashes of the charter. Throws MissingTensorError and
+ * TensorMismatchError where the charter's list does not fit its model, and UsageError where it lacks an adapter.
  */
-export async function weightSource (directory: ModelDirectory, charter: Charter, adapterPath: string): Promise<WeightSource> {
+export function expectedModel (charter: Charter, names: readonly string[]): ExpectedModel {
+  const { model: { tensors, files }, adapters: { initial = {} } } = charter
+  checkWeights(charteredModel(charter), {
+    path: 'the charter',
+    has: (name) => Object.hasOwn(tensors, name),
+    info: (name) => tensors[name]!,
+    tensorNames: () => Object.keys(tensors)
+  }, names)
+  const prints = { ...initial, ...tensors }
+  const missing = names.find((name) => !Object.hasOwn(prints, name))
+  if (missing !== undefined)
+    throw new UsageError(
+      `the charter describes no tensor ${missing}, which training starts from`,
+      "ask the founder: the federation's adapter is incomplete"
+    )
+  return { tensors: Object.fromEntries(names.map((name) => [name, prints[name]!])), files }
+}
+
+/**
+ * The bytes of a model directory, and of the adapter that training starts from, if the charter has one: of these tensors, or of all that
+ * the charter names. Throws UsageError when they are not those of the charter, as far as names and sizes tell.
+ */
+export async function weightSource (
+  directory: ModelDirectory,
+  charter: Charter,
+  adapterPath: string,
+  held?: ReadonlySet<string>
+): Promise<WeightSource> {
   const { model: { files, tensors }, adapters: { initial = {} } } = charter
+  const isHeld = (name: string): boolean => held?.has(name) !== false
   const adapter = charter.adapters.initial === undefined ? undefined : await SafetensorsFile.open(adapterPath)
   for (const [name, { bytes }] of Object.entries(initial)) {
-    if (adapter?.tensors.get(name)?.bytes !== bytes)
+    if (isHeld(name) && adapter?.tensors.get(name)?.bytes !== bytes)
       throw new UsageError(`${adapterPath} is not the adapter of the charter: ${name} is missing or has another size`, 'restore the file')
   }
   for (const [name, { bytes }] of Object.entries(files)) {
@@ -45,13 +90,13 @@ export async function weightSource (directory: ModelDirectory, charter: Charter,
     if (size !== bytes) throw changed(directory, name)
   }
   for (const [name, { bytes }] of Object.entries(tensors)) {
-    if (!directory.has(name) || directory.info(name).bytes !== bytes) throw changed(directory, name)
+    if (isHeld(name) && (!directory.has(name) || directory.info(name).bytes !== bytes)) throw changed(directory, name)
   }
   return {
     sizeOf: (kind, name) => (kind === 'file' ? files[name] : tensors[name] ?? initial[name])?.bytes ?? 0,
     read: async (kind, name, offset, length, signal) => {
       if (kind === 'file') return await readRange(join(directory.path, name), offset, length)
-      return await (adapter?.tensors.has(name) === true ? adapter : directory).readRaw(name, offset, length, signal)
+      return await (Object.hasOwn(tensors, name) ? directory : adapter ?? directory).readRaw(name, offset, length, signal)
     }
   }
 }

@@ -13,9 +13,11 @@ export interface Home {
   readonly charter: string
   /** Who was admitted, and which invites were used: servers only. */
   readonly admission: string
-  /** Addresses of the servers this peer knows. */
+  /** The servers that this peer knows: where they can be dialled, and what they announced. */
   readonly servers: string
-  /** The parts of the model that a client holds. A server's model stays where it is. */
+  /** The founder's certificate for this peer, and a server's list of those that were revoked. */
+  readonly certificate: string
+  /** The parts of the model that a client holds, or that a server fetched. A founder's model stays where it is. */
   readonly model: string
   /** A founder's copy of the adapter that training starts from. */
   readonly adapter: string
@@ -62,6 +64,7 @@ export function homeAt (root: string): Home {
     charter: path('charter.json'),
     admission: path('admission.json'),
     servers: path('servers.json'),
+    certificate: path('certificate.json'),
     model: path('model'),
     adapter: path('adapter.safetensors'),
     state: path('state'),

@@ -6,6 +6,7 @@ import { weightFormats } from '../../model/layers/weight-format.ts'
 import { computeTypes } from '../../model/runtime/device.ts'
 import { residualSettings } from '../../model/training/activation-checkpointing.ts'
 import { peerIdSchema } from '../../protocols/charter/schema.ts'
+import { parseSpan } from '../../span.ts'
 import { readIfPresent, replaceFile, type Home } from './home.ts'
 
 const address = z.string().refine(isMultiaddr, 'is not a multiaddr, such as /ip4/127.0.0.1/tcp/4001')
@@ -18,8 +19,11 @@ const scale = z.number().min(0).max(1000)
 const settingsSchema = z.strictObject({
   /** What this peer is: written by `init` and `join`. */
   role: z.enum(['server', 'client']).optional(),
-  /** A server's Hugging Face model directory. */
+  /** A server's Hugging Face model directory; a worker's is in its home unless given. */
   model: z.string().min(1).optional(),
+  /** A server's blocks, `FIRST-END`: the first one and the one after the last. All that it can serve unless given. */
+  blocks: z.string().refine((text) => parseSpan(text) !== undefined, 'is not a span such as 4-12: the first block and the one after the last')
+    .optional(),
   /** Multiaddrs to listen on. */
   listen: z.array(address).max(16).optional(),
   /** Multiaddrs to tell others instead of those listened on: a forwarded port, a public name. */

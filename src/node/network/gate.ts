@@ -45,6 +45,7 @@ export class Gate {
   /** What waits to hear the role that a peer advertises. */
   readonly #identified = new Map<string, Set<() => void>>()
   readonly #listeners = new Set<(peer: PeerId) => void>()
+  readonly #greetedListeners = new Set<(peer: GreetedPeer) => void>()
 
   constructor (node: MidspanNode, logger: Logger, helloWithinMs = HELLO_WITHIN_MS) {
     this.#node = node
@@ -73,10 +74,12 @@ export class Gate {
   greet (peerId: PeerId, role: Role, agent: string): void {
     if (!this.#isConnected(peerId)) return
     const since = this.#greeted.get(peerId.toString())?.since ?? new Date()
-    this.#greeted.set(peerId.toString(), { peerId, role, agent, since })
+    const peer = { peerId, role, agent, since }
+    this.#greeted.set(peerId.toString(), peer)
     this.#node.services.inbound.greet(peerId.toString())
     this.#logger.info({ peer: peerId.toString(), role, agent }, 'greeted a peer')
     this.#checkRole(peerId)
+    if (this.isGreeted(peerId)) for (const listener of this.#greetedListeners) listener(peer)
   }
 
   /** Lets a peer through no more, and tells whoever listens for that. */
@@ -121,6 +124,17 @@ export class Gate {
 
   greeted (): GreetedPeer[] {
     return [...this.#greeted.values()]
+  }
+
+  /** The role that a greeted peer has, by its id; undefined for a peer that is not greeted. */
+  roleOf (peer: string): Role | undefined {
+    return this.#greeted.get(peer)?.role
+  }
+
+  /** Calls back when a peer is greeted. Returns how to stop that. */
+  onGreeted (listener: (peer: GreetedPeer) => void): () => void {
+    this.#greetedListeners.add(listener)
+    return () => { this.#greetedListeners.delete(listener) }
   }
 
   /** Calls back when a greeted peer is gone. Returns how to stop that. */

@@ -5,12 +5,12 @@ import { Backoff } from '../../backoff.ts'
 import { MidspanError } from '../../errors.ts'
 import { protocolId } from '../../protocols/charter/index.ts'
 import { RefusedError, REFUSALS, sayHello } from '../../protocols/hello/index.ts'
-import type { KnownServer, Logger } from '../../roles/context.ts'
+import type { Logger } from '../../roles/context.ts'
 import type { KnownAddress } from '../federation/membership.ts'
 import { AGENT } from '../process/version.ts'
 import { dialPeer, UnreachableError } from './dial.ts'
 import type { Gate } from './gate.ts'
-import type { MidspanNode } from './libp2p.ts'
+import type { MidspanNode, Role } from './libp2p.ts'
 
 /** A server that restarts is back within seconds, and training waits for it: it is dialled again about once a second. */
 const FIRST_RETRY_MS = 250
@@ -34,37 +34,68 @@ export interface LinksOptions {
   readonly node: MidspanNode
   readonly gate: Gate
   readonly logger: Logger
-  /** SHA-256 of the charter that this client pinned. */
+  /** What this peer is. */
+  readonly role: Role
+  /** SHA-256 of the charter that this peer pinned. */
   readonly charterHash: Uint8Array
+  /** Returns the certificate that this peer shows to servers, where it has one. */
+  readonly certificate?: () => Uint8Array | undefined
+  /** The servers to connect to at first. */
   readonly servers: readonly KnownAddress[]
-  /** The peer id of the server that leads the rounds of training. */
-  readonly coordinator: string
 }
 
-/** Keeps a client connected to its servers: dials, says hello, and starts again when a connection is lost. */
+/** A server that this peer keeps a connection to, and whether it has one now. */
+export interface LinkedServer {
+  readonly peerId: PeerId
+  readonly connected: boolean
+}
+
+interface Link {
+  readonly peer: PeerId
+  /** The addresses of the server, the one that answered last first. */
+  addresses: readonly string[]
+  /** Whether the server is still to be dialled when its connection is lost. */
+  isWanted: boolean
+  readonly stopping: AbortController
+  done: Promise<void>
+}
+
+/** Keeps a peer connected to servers: dials, says hello, and starts again when a connection is lost. */
 export class ServerLinks {
   readonly #options: LinksOptions
   readonly #stopping = new AbortController()
-  #loops: Array<Promise<void>> = []
+  /** By peer id, in the order of the servers that were given. */
+  readonly #links = new Map<string, Link>()
   /** Why the last try to connect to a server failed, by peer id. */
   readonly #failures = new Map<string, MidspanError>()
   /** Ends the pauses between dials. */
   #waking = new AbortController()
-  /** The addresses of each server, by peer id, the one that answered last first. */
-  readonly #addresses = new Map<string, readonly string[]>()
-  readonly #listeners = new Set<() => void>()
 
   constructor (options: LinksOptions) {
     this.#options = options
   }
 
-  /** Starts connecting. Resolves when each server was tried once. */
+  /** Starts connecting to the servers of the options. Resolves when each was tried once. */
   async start (): Promise<void> {
-    await Promise.all(this.#options.servers.map(async (server) => {
-      const { promise, resolve } = Promise.withResolvers<void>()
-      this.#loops.push(this.#keep(server, resolve))
-      await promise
-    }))
+    await Promise.all(this.#options.servers.map(async (server) => { await this.#add(server) }))
+  }
+
+  /**
+   * Connects to these servers from now on. One that is left out keeps a connection that it has, since work may go on over it, and is not
+   * dialled again.
+   */
+  setServers (servers: readonly KnownAddress[]): void {
+    if (this.#stopping.signal.aborted) return
+    const wanted = new Map(servers.map((server) => [server.peerId, server]))
+    for (const [id, link] of this.#links) {
+      link.isWanted = wanted.has(id)
+      if (!link.isWanted && !this.#options.gate.isGreeted(link.peer)) link.stopping.abort()
+    }
+    for (const server of servers) {
+      const link = this.#links.get(server.peerId)
+      if (link === undefined || link.stopping.signal.aborted) void this.#add(server)
+      else link.addresses = inOrderOf(link.addresses, server.addresses)
+    }
   }
 
   /** Dials at once each server that is not connected, in place of waiting for its next turn. */
@@ -76,27 +107,13 @@ export class ServerLinks {
 
   /** Why no server is connected; undefined while one is, or none was tried. */
   failure (): MidspanError | undefined {
-    return this.servers().some(({ connected }) => connected) ? undefined : this.#failures.values().next().value
+    if (this.servers().some(({ connected }) => connected)) return undefined
+    return [...this.#links.keys()].map((id) => this.#failures.get(id)).find((failure) => failure !== undefined)
   }
 
-  servers (): KnownServer[] {
-    return this.#options.servers.map(({ peerId }) => {
-      const id = peerIdFromString(peerId)
-      return {
-        peerId: id,
-        connected: this.#options.gate.isGreeted(id),
-        isCoordinator: peerId === this.#options.coordinator,
-        span: undefined,
-        load: undefined,
-        roundTripMs: undefined
-      }
-    })
-  }
-
-  /** Calls back when a server came or went. Returns how to stop that. */
-  onServersChanged (listener: () => void): () => void {
-    this.#listeners.add(listener)
-    return () => { this.#listeners.delete(listener) }
+  servers (): LinkedServer[] {
+    return [...this.#links.values()].filter(({ isWanted }) => isWanted)
+      .map(({ peer }) => ({ peerId: peer, connected: this.#options.gate.isGreeted(peer) }))
   }
 
   /**
@@ -104,13 +121,13 @@ export class ServerLinks {
    * Returns the servers that were told; one that was not goes on counting this peer as a member.
    */
   async leave (signal: AbortSignal): Promise<string[]> {
-    const { node, logger } = this.#options
+    const { node, logger, role } = this.#options
     const connected = this.servers().filter(({ connected }) => connected).map(({ peerId }) => peerId)
     await this.stop()
     const told = await Promise.all(connected.map(async (peer) => {
       try {
         const stream = await node.dialProtocol(peer, protocolId('hello'), { signal })
-        await sayHello(stream, { agent: AGENT, role: 'client', leaving: true }, signal)
+        await sayHello(stream, { agent: AGENT, role, leaving: true }, signal)
         return [peer.toString()]
       } catch (error) {
         signal.throwIfAborted()
@@ -123,50 +140,60 @@ export class ServerLinks {
 
   async stop (): Promise<void> {
     this.#stopping.abort()
-    await Promise.all(this.#loops)
-    this.#loops = []
+    await Promise.all([...this.#links.values()].map(async ({ done }) => { await done }))
+    this.#links.clear()
   }
 
-  async #keep (server: KnownAddress, tried: () => void): Promise<void> {
+  /** Begins to keep a connection. Resolves when the server was tried once. */
+  async #add ({ peerId, addresses }: KnownAddress): Promise<void> {
+    const before = this.#links.get(peerId)
+    const tried = Promise.withResolvers<void>()
+    const link: Link = {
+      peer: peerIdFromString(peerId),
+      addresses,
+      isWanted: true,
+      stopping: new AbortController(),
+      done: Promise.resolve()
+    }
+    this.#links.set(peerId, link)
+    link.done = (before?.done ?? Promise.resolve()).then(async () => { await this.#keep(link, tried.resolve) }).then(() => {
+      if (this.#links.get(peerId) === link && !this.#stopping.signal.aborted) this.#links.delete(peerId)
+    })
+    await tried.promise
+  }
+
+  async #keep (link: Link, tried: () => void): Promise<void> {
     const { logger } = this.#options
-    const { signal } = this.#stopping
-    const peer = peerIdFromString(server.peerId)
+    const signal = AbortSignal.any([this.#stopping.signal, link.stopping.signal])
+    const peer = link.peer.toString()
     const backoff = new Backoff({ firstMs: FIRST_RETRY_MS, greatestMs: LAST_RETRY_MS })
     let lostMs = Date.now()
-    while (!signal.aborted) {
+    while (!signal.aborted && link.isWanted) {
       let refused = false
       try {
-        await this.#connect(peer, server)
+        await this.#connect(link, signal)
         backoff.reset()
-        this.#failures.delete(server.peerId)
+        this.#failures.delete(peer)
         tried()
-        this.#notify()
-        await this.#gone(peer)
-        this.#notify()
+        await this.#gone(link.peer, signal)
         lostMs = Date.now()
       } catch (error) {
         if (signal.aborted) break
-        logger.warn({ peer: server.peerId, err: error }, 'could not connect to a server')
-        this.#failures.set(
-          server.peerId,
-          error instanceof MidspanError ? error : new UnreachableError(`the server ${server.peerId}`, error)
-        )
+        logger.warn({ peer, err: error }, 'could not connect to a server')
+        this.#failures.set(peer, error instanceof MidspanError ? error : new UnreachableError(`the server ${peer}`, error))
         refused = error instanceof RefusedError
         tried()
       }
+      if (!link.isWanted) break
       await backoff.wait(AbortSignal.any([signal, this.#waking.signal]), leastPauseMs(refused, Date.now() - lostMs)).catch(() => {})
     }
+    this.#failures.delete(peer)
     tried()
   }
 
-  #notify (): void {
-    for (const listener of this.#listeners) listener()
-  }
-
-  /** Resolves when the peer's last connection is gone, or the links stop. */
-  async #gone (peer: PeerId): Promise<void> {
+  /** Resolves when the peer's last connection is gone, or the signal aborts. */
+  async #gone (peer: PeerId, signal: AbortSignal): Promise<void> {
     const { gate } = this.#options
-    const { signal } = this.#stopping
     const { promise, resolve } = Promise.withResolvers<void>()
     const off = gate.onDisconnect((other) => { if (other.equals(peer)) resolve() })
     const stop = (): void => { resolve() }
@@ -177,21 +204,28 @@ export class ServerLinks {
     signal.removeEventListener('abort', stop)
   }
 
-  async #connect (peer: PeerId, { peerId, addresses }: KnownAddress): Promise<void> {
-    const { node, gate, charterHash } = this.#options
-    const signal = AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(HELLO_TIMEOUT_MS)])
-    const known = (this.#addresses.get(peerId) ?? addresses).map((address) => multiaddr(address))
-    const connection = await dialPeer(node, peer, known, `the server ${peerId}`, signal)
+  async #connect (link: Link, stopped: AbortSignal): Promise<void> {
+    const { node, gate, role, charterHash, certificate } = this.#options
+    const { peer } = link
+    const signal = AbortSignal.any([stopped, AbortSignal.timeout(HELLO_TIMEOUT_MS)])
+    const addresses = link.addresses.map((address) => multiaddr(address))
+    const connection = await dialPeer(node, peer, addresses, `the server ${peer.toString()}`, signal)
     try {
       const stream = await connection.newStream(protocolId('hello'), { signal })
-      const { agent, role } = await sayHello(stream, { agent: AGENT, role: 'client', federation: charterHash }, signal)
-      if (role !== 'server') throw new RefusedError(REFUSALS.role, 'role', `${peerId} is a ${role}, not a server`)
-      gate.greet(peer, 'server', agent)
+      const welcome = await sayHello(stream, { agent: AGENT, role, federation: charterHash, certificate: certificate?.() }, signal)
+      if (welcome.role !== 'server') throw new RefusedError(REFUSALS.role, 'role', `${peer.toString()} is a ${welcome.role}, not a server`)
+      gate.greet(peer, 'server', welcome.agent)
     } catch (error) {
       connection.abort(new Error('no welcome came over this connection'))
       throw error
     }
     const answered = connection.remoteAddr.toString().split('/p2p/')[0] as string
-    this.#addresses.set(peerId, addresses.toSorted((a, b) => Number(b.startsWith(answered)) - Number(a.startsWith(answered))))
+    link.addresses = link.addresses.toSorted((a, b) => Number(b.startsWith(answered)) - Number(a.startsWith(answered)))
   }
+}
+
+/** Returns new addresses in the order of those known before, and after them those that are new. */
+function inOrderOf (known: readonly string[], addresses: readonly string[]): readonly string[] {
+  const kept = known.filter((address) => addresses.includes(address))
+  return [...kept, ...addresses.filter((address) => !kept.includes(address))]
 }

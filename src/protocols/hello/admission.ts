@@ -1,5 +1,7 @@
+import { CERTIFICATE_LIFETIME_MS } from './certificate.ts'
 import { RefusedError, REFUSALS } from './errors.ts'
 import type { Invite, InvitedRole } from './invite.ts'
+import { MAX_REVOKED } from './revocations.ts'
 
 /** What a server remembers of whom it let in: plain JSON. */
 export interface AdmissionState {
@@ -9,6 +11,8 @@ export interface AdmissionState {
   invites: Record<string, InviteRecord>
   /** When a peer was removed, in milliseconds since 1970, by peer id. */
   removed: Record<string, number>
+  /** When a peer gave its place back, in milliseconds since 1970, by peer id: while a certificate that it was given may hold. */
+  left: Record<string, number>
 }
 
 /** What a server remembers of an invite. */
@@ -33,7 +37,7 @@ export interface OutstandingInvite {
 }
 
 export function emptyAdmission (): AdmissionState {
-  return { peers: {}, invites: {}, removed: {} }
+  return { peers: {}, invites: {}, removed: {}, left: {} }
 }
 
 export interface AdmittedPeer {
@@ -52,6 +56,25 @@ export interface Candidate {
   readonly protocols: Readonly<Record<string, string>>
   /** Its signature was checked already. */
   readonly invite: Invite | undefined
+  /** Nothing of it was checked. */
+  readonly certificate?: Uint8Array | undefined
+}
+
+/** Decides who is let in. */
+export interface Gatekeeper {
+  /** Lets a peer in, or throws RefusedError. Gives its role, and whether there is something to be kept. */
+  admit (candidate: Candidate): Promise<AdmissionDecision> | AdmissionDecision
+  /** Whether a peer has a place now. */
+  has (peer: string): boolean
+  /** Gives a peer's place back, as the peer asked. Returns whether it had one. */
+  leave (peer: string): boolean
+  /** Takes a peer's place away, as the operator asked. Returns whether it had one. */
+  remove (peer: string): boolean
+}
+
+export interface AdmissionDecision {
+  readonly role: InvitedRole
+  readonly changed: boolean
 }
 
 export interface AdmissionPolicy {
@@ -73,8 +96,10 @@ const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
 /** An invite's whole id. */
 const NONCE = /^[0-9a-f]{32}$/
 
-/** Decides who is let in. Holds no sockets and no files: the caller persists `state` when `admit` changed it. */
-export class Admission {
+/**
+ * Decides who is let in as the charter says. Holds no sockets and no files: the caller persists `state` when `admit` changed it.
+ */
+export class Admission implements Gatekeeper {
   readonly state: AdmissionState
   readonly #policy: AdmissionPolicy
   readonly #now: () => number
@@ -86,9 +111,9 @@ export class Admission {
   }
 
   /** Lets a peer in, or throws RefusedError. Returns its role and whether the state changed. */
-  admit (candidate: Candidate): { role: InvitedRole, changed: boolean } {
-    this.#checkFederation(candidate)
-    this.#checkVersions(candidate)
+  admit (candidate: Candidate): AdmissionDecision {
+    checkFederation(candidate, this.#policy.federation)
+    checkVersions(candidate, this.#policy.protocols)
     const role = roleOf(candidate)
     const known = this.state.peers[candidate.peer]
     if (known !== undefined && this.#stillHolds(candidate.peer, known)) {
@@ -99,6 +124,7 @@ export class Admission {
     this.#checkRoom(candidate.peer, role)
     if (how === 'invite' && candidate.invite !== undefined) this.#use(candidate.invite, candidate.peer)
     delete this.state.removed[candidate.peer]
+    delete this.state.left[candidate.peer]
     this.state.peers[candidate.peer] = { role, how, at: new Date(this.#now()).toISOString() }
     return { role, changed: true }
   }
@@ -111,7 +137,11 @@ export class Admission {
 
   /** Gives a peer's place back, as the peer asked. Returns whether it had one. It may come back as it came. */
   leave (peer: string): boolean {
-    return Object.hasOwn(this.state.peers, peer) && delete this.state.peers[peer]
+    if (!this.#takeOut(peer)) return false
+    this.state.left[peer] = this.#now()
+    const oldest = this.revoked().length < MAX_REVOKED ? this.#now() - CERTIFICATE_LIFETIME_MS : Math.min(...Object.values(this.state.left))
+    for (const [id, leftAtMs] of Object.entries(this.state.left)) if (leftAtMs <= oldest) delete this.state.left[id]
+    return true
   }
 
   /**
@@ -119,9 +149,20 @@ export class Admission {
    * peer that was made after this, or stands on the allow-list.
    */
   remove (peer: string): boolean {
-    if (!this.leave(peer)) return false
+    if (!this.#takeOut(peer)) return false
     this.state.removed[peer] = this.#now()
     return true
+  }
+
+  /** The peers that have no place any more, and that may hold a certificate which has not expired: the latest first, a bounded number. */
+  revoked (): string[] {
+    const sinceMs = this.#now() - CERTIFICATE_LIFETIME_MS
+    return [...Object.entries(this.state.removed), ...Object.entries(this.state.left)].filter(([, atMs]) => atMs > sinceMs)
+      .toSorted(([, a], [, b]) => b - a).slice(0, MAX_REVOKED).map(([peer]) => peer)
+  }
+
+  #takeOut (peer: string): boolean {
+    return Object.hasOwn(this.state.peers, peer) && delete this.state.peers[peer]
   }
 
   /** Notes an invite that was made, so that it can be listed and revoked. */
@@ -226,32 +267,34 @@ export class Admission {
     if (others >= this.#policy.maxClients)
       throw new RefusedError(REFUSALS.full, 'role', `the federation has its ${this.#policy.maxClients} clients already`)
   }
+}
 
-  #checkFederation ({ federation }: Candidate): void {
-    if (federation !== undefined && federation !== this.#policy.federation) {
+/** Throws RefusedError where a peer has pinned another federation's charter. */
+export function checkFederation ({ federation }: Candidate, ours: string): void {
+  if (federation === undefined || federation === ours) return
+  throw new RefusedError(
+    REFUSALS.federation,
+    'federation',
+    `this server belongs to the federation ${ours.slice(0, 16)}…, not to ${federation.slice(0, 16)}…`
+  )
+}
+
+/** Throws RefusedError where a peer does not speak a protocol as the federation does. */
+export function checkVersions ({ protocols }: Candidate, ours: AdmissionPolicy['protocols']): void {
+  for (const [name, version] of Object.entries(ours)) {
+    const theirs = Object.hasOwn(protocols, name) ? protocols[name] : undefined
+    if (theirs?.split('.')[0] !== version.split('.')[0]) {
       throw new RefusedError(
-        REFUSALS.federation,
-        'federation',
-        `this server belongs to the federation ${this.#policy.federation.slice(0, 16)}…, not to ${federation.slice(0, 16)}…`
+        REFUSALS.version,
+        `protocols.${name}`,
+        `the federation speaks ${name} ${version}, and this peer speaks ${theirs ?? 'none'}`
       )
-    }
-  }
-
-  #checkVersions ({ protocols }: Candidate): void {
-    for (const [name, version] of Object.entries(this.#policy.protocols)) {
-      const theirs = Object.hasOwn(protocols, name) ? protocols[name] : undefined
-      if (theirs?.split('.')[0] !== version.split('.')[0]) {
-        throw new RefusedError(
-          REFUSALS.version,
-          `protocols.${name}`,
-          `the federation speaks ${name} ${version}, and this peer speaks ${theirs ?? 'none'}`
-        )
-      }
     }
   }
 }
 
-function roleOf ({ role }: Candidate): InvitedRole {
+/** Reads the role that a peer asks for. Throws RefusedError where there is no such role. */
+export function roleOf ({ role }: Candidate): InvitedRole {
   if (role === 'client' || role === 'server') return role
   throw new RefusedError(REFUSALS.role, 'role', 'a peer is a client or a server')
 }

@@ -17,6 +17,8 @@ export interface Greeting {
   /** The hash of the charter this peer has pinned; without one the host sends its charter. */
   readonly federation?: Uint8Array | undefined
   readonly invite?: Uint8Array | undefined
+  /** The founder's certificate, for a server that did not admit this peer itself. */
+  readonly certificate?: Uint8Array | undefined
   /** Give the place in the federation back. */
   readonly leaving?: boolean
 }

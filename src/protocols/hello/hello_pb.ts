@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/hello/hello.proto.
  */
 export const file_protocols_hello_hello: GenFile = /*@__PURE__*/
-  fileDesc("Chtwcm90b2NvbHMvaGVsbG8vaGVsbG8ucHJvdG8SEG1pZHNwYW4uaGVsbG8udjEixgEKBUhlbGxvEg0KBWFnZW50GAEgASgJEgwKBHJvbGUYAiABKAkSOQoJcHJvdG9jb2xzGAMgAygLMiYubWlkc3Bhbi5oZWxsby52MS5IZWxsby5Qcm90b2NvbHNFbnRyeRISCgpmZWRlcmF0aW9uGAQgASgMEg4KBmludml0ZRgFIAEoDBIPCgdsZWF2aW5nGAYgASgIGjAKDlByb3RvY29sc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiPgoHV2VsY29tZRINCgVhZ2VudBgBIAEoCRIMCgRyb2xlGAIgASgJEhYKDmNoYXJ0ZXJfbGVuZ3RoGAMgASgNIjcKB1JlZnVzYWwSDAoEY29kZRgBIAEoCRINCgVmaWVsZBgCIAEoCRIPCgdtZXNzYWdlGAMgASgJIm4KBkFuc3dlchIsCgd3ZWxjb21lGAEgASgLMhkubWlkc3Bhbi5oZWxsby52MS5XZWxjb21lSAASLAoHcmVmdXNhbBgCIAEoCzIZLm1pZHNwYW4uaGVsbG8udjEuUmVmdXNhbEgAQggKBmFuc3dlciIpCgZJbnZpdGUSDAoEYm9keRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwihQEKCkludml0ZUJvZHkSEgoKZmVkZXJhdGlvbhgBIAEoDBIOCgZzZXJ2ZXIYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygMEgwKBHJvbGUYBCABKAkSFQoNZXhwaXJlc19hdF9tcxgFIAEoBBIMCgR1c2VzGAYgASgNEg0KBW5vbmNlGAcgASgMYgZwcm90bzM");
+  fileDesc("Chtwcm90b2NvbHMvaGVsbG8vaGVsbG8ucHJvdG8SEG1pZHNwYW4uaGVsbG8udjEi2wEKBUhlbGxvEg0KBWFnZW50GAEgASgJEgwKBHJvbGUYAiABKAkSOQoJcHJvdG9jb2xzGAMgAygLMiYubWlkc3Bhbi5oZWxsby52MS5IZWxsby5Qcm90b2NvbHNFbnRyeRISCgpmZWRlcmF0aW9uGAQgASgMEg4KBmludml0ZRgFIAEoDBIPCgdsZWF2aW5nGAYgASgIEhMKC2NlcnRpZmljYXRlGAcgASgMGjAKDlByb3RvY29sc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiPgoHV2VsY29tZRINCgVhZ2VudBgBIAEoCRIMCgRyb2xlGAIgASgJEhYKDmNoYXJ0ZXJfbGVuZ3RoGAMgASgNIjcKB1JlZnVzYWwSDAoEY29kZRgBIAEoCRINCgVmaWVsZBgCIAEoCRIPCgdtZXNzYWdlGAMgASgJIm4KBkFuc3dlchIsCgd3ZWxjb21lGAEgASgLMhkubWlkc3Bhbi5oZWxsby52MS5XZWxjb21lSAASLAoHcmVmdXNhbBgCIAEoCzIZLm1pZHNwYW4uaGVsbG8udjEuUmVmdXNhbEgAQggKBmFuc3dlciIpCgZJbnZpdGUSDAoEYm9keRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwihQEKCkludml0ZUJvZHkSEgoKZmVkZXJhdGlvbhgBIAEoDBIOCgZzZXJ2ZXIYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygMEgwKBHJvbGUYBCABKAkSFQoNZXhwaXJlc19hdF9tcxgFIAEoBBIMCgR1c2VzGAYgASgNEg0KBW5vbmNlGAcgASgMIm4KD0NlcnRpZmljYXRlQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEgwKBHBlZXIYAiABKAkSDAoEcm9sZRgDIAEoCRIUCgxpc3N1ZWRfYXRfbXMYBCABKAQSFQoNZXhwaXJlc19hdF9tcxgFIAEoBCJFCg9SZXZvY2F0aW9uc0JvZHkSEgoKZmVkZXJhdGlvbhgBIAEoDBIPCgd2ZXJzaW9uGAIgASgEEg0KBXBlZXJzGAMgAygJYgZwcm90bzM");
 
 /**
  * The first thing a peer says on a connection.
@@ -59,6 +59,13 @@ export type Hello = Message<"midspan.hello.v1.Hello"> & {
    * @generated from field: bool leaving = 6;
    */
   leaving: boolean;
+
+  /**
+   * A SignedRecord of a CertificateBody, for a server that did not admit the peer itself; empty when it has none.
+   *
+   * @generated from field: bytes certificate = 7;
+   */
+  certificate: Uint8Array;
 };
 
 /**
@@ -243,4 +250,86 @@ export type InviteBody = Message<"midspan.hello.v1.InviteBody"> & {
  */
 export const InviteBodySchema: GenMessage<InviteBody> = /*@__PURE__*/
   messageDesc(file_protocols_hello_hello, 5);
+
+/**
+ * The founder's word that a peer is a member. Signed by the founder's identity, over "midspan/certificate/1\0" and this.
+ *
+ * @generated from message midspan.hello.v1.CertificateBody
+ */
+export type CertificateBody = Message<"midspan.hello.v1.CertificateBody"> & {
+  /**
+   * The federation's id.
+   *
+   * @generated from field: bytes federation = 1;
+   */
+  federation: Uint8Array;
+
+  /**
+   * The member's peer id.
+   *
+   * @generated from field: string peer = 2;
+   */
+  peer: string;
+
+  /**
+   * server or client.
+   *
+   * @generated from field: string role = 3;
+   */
+  role: string;
+
+  /**
+   * Milliseconds since 1970.
+   *
+   * @generated from field: uint64 issued_at_ms = 4;
+   */
+  issuedAtMs: bigint;
+
+  /**
+   * @generated from field: uint64 expires_at_ms = 5;
+   */
+  expiresAtMs: bigint;
+};
+
+/**
+ * Describes the message midspan.hello.v1.CertificateBody.
+ * Use `create(CertificateBodySchema)` to create a new message.
+ */
+export const CertificateBodySchema: GenMessage<CertificateBody> = /*@__PURE__*/
+  messageDesc(file_protocols_hello_hello, 6);
+
+/**
+ * The peers whose certificates no longer hold. Signed by the founder's identity, over "midspan/revocations/1\0" and this.
+ *
+ * @generated from message midspan.hello.v1.RevocationsBody
+ */
+export type RevocationsBody = Message<"midspan.hello.v1.RevocationsBody"> & {
+  /**
+   * The federation's id.
+   *
+   * @generated from field: bytes federation = 1;
+   */
+  federation: Uint8Array;
+
+  /**
+   * A later list has a greater number.
+   *
+   * @generated from field: uint64 version = 2;
+   */
+  version: bigint;
+
+  /**
+   * Their peer ids.
+   *
+   * @generated from field: repeated string peers = 3;
+   */
+  peers: string[];
+};
+
+/**
+ * Describes the message midspan.hello.v1.RevocationsBody.
+ * Use `create(RevocationsBodySchema)` to create a new message.
+ */
+export const RevocationsBodySchema: GenMessage<RevocationsBody> = /*@__PURE__*/
+  messageDesc(file_protocols_hello_hello, 7);
 

@@ -5,7 +5,7 @@ import type { SignedCharter } from '../charter/signed.ts'
 import { MAX_CONTROL_PAYLOAD_BYTES } from '../wire/constants.ts'
 import { ControlStream } from '../wire/control.ts'
 import { plainText } from '../wire/text.ts'
-import type { Admission, AdmissionState, Candidate } from './admission.ts'
+import type { Candidate, Gatekeeper } from './admission.ts'
 import { RefusedError, REFUSALS } from './errors.ts'
 import { AnswerSchema, type Answer, type Hello } from './hello_pb.ts'
 import { type InvitedRole, verifyInvite } from './invite.ts'
@@ -15,9 +15,9 @@ import { AttemptLimit } from './rate.ts'
 export interface HelloHostOptions {
   readonly agent: string
   readonly charter: SignedCharter
-  readonly admission: Admission
-  /** Keeps the admission state; a peer is welcomed only after this resolved. */
-  readonly persist: (state: AdmissionState) => Promise<void>
+  readonly admission: Gatekeeper
+  /** Keeps what the admission decided; a peer is welcomed only after this resolved. */
+  readonly persist: () => Promise<void>
   /** Called before the welcome is sent: from now on the peer may use the other protocols. */
   readonly welcomed: (peer: PeerId, role: InvitedRole, agent: string) => void
   /** Called when the peer gave its place back, or lost it. */
@@ -80,7 +80,7 @@ export class HelloHost {
     const { charter, admission, welcomed } = this.#options
     const candidate = await candidateOf(peer, hello)
     checkAdvertised(hello.role, await this.#options.advertised(peer))
-    const { role, changed } = admission.admit(candidate)
+    const { role, changed } = await admission.admit(candidate)
     if (changed || this.#unsaved) await this.#save()
     welcomed(peer, role, plainText(hello.agent))
     const bytes = candidate.federation === undefined ? charter.bytes : new Uint8Array(0)
@@ -107,9 +107,8 @@ export class HelloHost {
   }
 
   async #save (): Promise<void> {
-    const { admission, persist } = this.#options
     try {
-      await persist(admission.state)
+      await this.#options.persist()
     } catch (error) {
       this.#unsaved = true
       throw error
@@ -123,7 +122,7 @@ export class HelloHost {
 }
 
 async function candidateOf (peer: PeerId, hello: Hello): Promise<Candidate> {
-  const { federation, invite } = hello
+  const { federation, invite, certificate } = hello
   if (federation.byteLength !== 0 && federation.byteLength !== FEDERATION_BYTES)
     throw new RefusedError(REFUSALS.badHello, 'federation', 'the federation is not a SHA-256')
   return {
@@ -131,7 +130,8 @@ async function candidateOf (peer: PeerId, hello: Hello): Promise<Candidate> {
     role: hello.role,
     federation: federation.byteLength === 0 ? undefined : toString(federation, 'hex'),
     protocols: hello.protocols,
-    invite: invite.byteLength === 0 ? undefined : await verifyInvite(invite)
+    invite: invite.byteLength === 0 ? undefined : await verifyInvite(invite),
+    certificate: certificate.byteLength === 0 ? undefined : certificate
   }
 }
 

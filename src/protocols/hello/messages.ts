@@ -28,7 +28,14 @@ export const asHost: ControlOptions<Answer, Hello> = {
 
 /** A hello of this release. */
 export function helloOf (
-  fields: { agent: string, role: string, federation?: Uint8Array | undefined, invite?: Uint8Array | undefined, leaving?: boolean }
+  fields: {
+    agent: string,
+    role: string,
+    federation?: Uint8Array | undefined,
+    invite?: Uint8Array | undefined,
+    certificate?: Uint8Array | undefined,
+    leaving?: boolean
+  }
 ): Hello {
   return create(HelloSchema, {
     agent: fields.agent,
@@ -36,6 +43,7 @@ export function helloOf (
     protocols: { ...PROTOCOL_VERSIONS },
     federation: fields.federation ?? new Uint8Array(0),
     invite: fields.invite ?? new Uint8Array(0),
+    certificate: fields.certificate ?? new Uint8Array(0),
     leaving: fields.leaving ?? false
   })
 }

@@ -19,16 +19,16 @@ export const asServer: ControlOptions<Part, Request> = {
   outgoing: PartSchema, incoming: RequestSchema, maxMessageBytes: MAX_MESSAGE_BYTES, maxPayloadBytes: MAX_CONTROL_PAYLOAD_BYTES
 }
 
-/** A part of the model that no client may have, or that there is not. */
+/** A part of the model that the peer may not have, or that there is not. */
 export class NotServedError extends MidspanError {
   static readonly code = 'E_NOT_SERVED'
 
   constructor (what: string) {
-    super(NotServedError.code, `${what} is not served to clients`)
+    super(NotServedError.code, `${what} is not served to this peer`)
   }
 }
 
-/** A part of the model that clients may have, and that the server cannot read now. */
+/** A part of the model that the peer may have, and that the server cannot read now. */
 export class UnreadableError extends MidspanError {
   static readonly code = 'E_UNREADABLE'
 

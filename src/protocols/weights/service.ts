@@ -14,7 +14,7 @@ export interface WeightSource {
   read (kind: PieceKind, name: string, offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array>
 }
 
-/** What may leave the server: everything else is refused. */
+/** What may leave the server for one peer: everything else is refused. */
 export interface Servable {
   readonly files: ReadonlySet<string>
   readonly tensors: ReadonlySet<string>
@@ -26,16 +26,17 @@ const MAX_STREAMS = 16
 /** A peer fetches over one stream, and for a moment two when it comes back before its old one is known to be broken. */
 const MAX_STREAMS_PER_PEER = 2
 
-/** Serves the parts of a model that clients may have. */
+/** Serves the parts of a model that members may have. */
 export class WeightsService {
   readonly #source: WeightSource
-  readonly #servable: Servable
+  readonly #servableTo: (peer: string) => Servable
   /** Open streams, by peer id. */
   readonly #streams = new Map<string, number>()
 
-  constructor (source: WeightSource, servable: Servable) {
+  /** `servableTo` says what a peer, by its id, may have. */
+  constructor (source: WeightSource, servableTo: (peer: string) => Servable) {
     this.#source = source
-    this.#servable = servable
+    this.#servableTo = servableTo
   }
 
   /**
@@ -45,12 +46,13 @@ export class WeightsService {
   async serve (stream: Stream, peer: string, signal?: AbortSignal): Promise<void> {
     const control = new ControlStream(stream, asServer)
     const mine = this.#count(peer, 1)
+    const servable = this.#servableTo(peer)
     try {
       if (mine > MAX_STREAMS_PER_PEER || this.#all() > MAX_STREAMS) throw new BusyError()
       for (;;) {
         const request = await readRequest(control, signal)
         if (request === undefined) break
-        await this.#send(control, request, signal)
+        await this.#send(control, request, servable, signal)
       }
       await control.close(signal)
     } catch (error) {
@@ -72,8 +74,13 @@ export class WeightsService {
     return this.#streams.values().reduce((sum, streams) => sum + streams, 0)
   }
 
-  async #send (control: ControlStream<Part, Request>, request: Request, signal: AbortSignal | undefined): Promise<void> {
-    const kind = this.#kindOf(request)
+  async #send (
+    control: ControlStream<Part, Request>,
+    request: Request,
+    servable: Servable,
+    signal: AbortSignal | undefined
+  ): Promise<void> {
+    const kind = kindOf(request, servable)
     const size = this.#source.sizeOf(kind, request.name)
     let offset = Number(request.offset)
     if (offset > size) throw new NotServedError(`byte ${request.offset} of ${request.name}, which has ${size},`)
@@ -92,13 +99,13 @@ export class WeightsService {
       throw new UnreadableError(name, error)
     }
   }
+}
 
-  #kindOf ({ kind, name }: Request): PieceKind {
-    const known = kinds[kind]
-    if (known === undefined || !this.#servable[`${known}s`].has(name))
-      throw new NotServedError(`${known ?? 'what was asked for'} ${JSON.stringify(name.slice(0, 100))}`)
-    return known
-  }
+function kindOf ({ kind, name }: Request, servable: Servable): PieceKind {
+  const known = kinds[kind]
+  if (known === undefined || !servable[`${known}s`].has(name))
+    throw new NotServedError(`${known ?? 'what was asked for'} ${JSON.stringify(name.slice(0, 100))}`)
+  return known
 }
 
 async function readRequest (control: ControlStream<Part, Request>, signal: AbortSignal | undefined): Promise<Request | undefined> {

@@ -23,6 +23,8 @@ export interface ControlOptions<Out extends Message, In extends Message> {
   readonly incoming: GenMessage<In>
   /** The largest message in either direction; 256 KiB unless given. */
   readonly maxMessageBytes?: number
+  /** The largest message that is taken in, where it differs. */
+  readonly maxIncomingBytes?: number
   /** The largest payload beside a message; 0 unless given, at most 1 MiB. */
   readonly maxPayloadBytes?: number
   /** How long one read or write may make no progress; 60 s unless given. */
@@ -59,7 +61,7 @@ export class ControlStream<Out extends Message, In extends Message> {
     this.#maxPayloadBytes = Math.min(options.maxPayloadBytes ?? 0, MAX_CONTROL_PAYLOAD_BYTES)
     this.#source = source ?? new StreamSource(stream, timeoutMs)
     this.#sink = sink ?? new StreamSink(stream, timeoutMs)
-    this.#parts = decodeFrames(this.#source, controlFormat(this.#maxMessageBytes, this.#maxPayloadBytes))
+    this.#parts = decodeFrames(this.#source, controlFormat(options.maxIncomingBytes ?? this.#maxMessageBytes, this.#maxPayloadBytes))
   }
 
   /**

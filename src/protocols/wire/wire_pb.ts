@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/wire/wire.proto.
  */
 export const file_protocols_wire_wire: GenFile = /*@__PURE__*/
-  fileDesc("Chlwcm90b2NvbHMvd2lyZS93aXJlLnByb3RvEg9taWRzcGFuLndpcmUudjEiOAoET3BlbhIQCghwcm90b2NvbBgBIAEoCRINCgVub25jZRgCIAEoDBIPCgdjaGFydGVyGAMgASgMIjwKBU9mZmVyEg8KB3Nlc3Npb24YASABKAwSDwoHa2VtX2tleRgCIAEoDBIRCglzaWduYXR1cmUYAyABKAwiKQoHQ29uZmlybRILCgNlbmMYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMIigKB0ZhaWx1cmUSDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJImIKC0ZyYW1lSGVhZGVyEg8KB3Nlc3Npb24YASABKAwSEAoIc2VxdWVuY2UYAiABKA0SDAoEa2luZBgDIAEoDRITCgtib2R5X2xlbmd0aBgEIAEoDRINCgVlcG9jaBgFIAEoDSJNCgpCb2R5SGVhZGVyEg8KB21lc3NhZ2UYASABKAwSLgoHdGVuc29ycxgCIAMoCzIdLm1pZHNwYW4ud2lyZS52MS5UZW5zb3JIZWFkZXIiLAoMVGVuc29ySGVhZGVyEg0KBWR0eXBlGAEgASgNEg0KBXNoYXBlGAIgAygNImMKDUNvbnRyb2xIZWFkZXISDwoHbWVzc2FnZRgBIAEoDBIWCg5wYXlsb2FkX2xlbmd0aBgCIAEoDRIpCgdmYWlsdXJlGAMgASgLMhgubWlkc3Bhbi53aXJlLnYxLkZhaWx1cmViBnByb3RvMw");
+  fileDesc("Chlwcm90b2NvbHMvd2lyZS93aXJlLnByb3RvEg9taWRzcGFuLndpcmUudjEiOAoET3BlbhIQCghwcm90b2NvbBgBIAEoCRINCgVub25jZRgCIAEoDBIPCgdjaGFydGVyGAMgASgMIjwKBU9mZmVyEg8KB3Nlc3Npb24YASABKAwSDwoHa2VtX2tleRgCIAEoDBIRCglzaWduYXR1cmUYAyABKAwiKQoHQ29uZmlybRILCgNlbmMYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMIigKB0ZhaWx1cmUSDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJImIKC0ZyYW1lSGVhZGVyEg8KB3Nlc3Npb24YASABKAwSEAoIc2VxdWVuY2UYAiABKA0SDAoEa2luZBgDIAEoDRITCgtib2R5X2xlbmd0aBgEIAEoDRINCgVlcG9jaBgFIAEoDSJNCgpCb2R5SGVhZGVyEg8KB21lc3NhZ2UYASABKAwSLgoHdGVuc29ycxgCIAMoCzIdLm1pZHNwYW4ud2lyZS52MS5UZW5zb3JIZWFkZXIiLAoMVGVuc29ySGVhZGVyEg0KBWR0eXBlGAEgASgNEg0KBXNoYXBlGAIgAygNImMKDUNvbnRyb2xIZWFkZXISDwoHbWVzc2FnZRgBIAEoDBIWCg5wYXlsb2FkX2xlbmd0aBgCIAEoDRIpCgdmYWlsdXJlGAMgASgLMhgubWlkc3Bhbi53aXJlLnYxLkZhaWx1cmUiLwoMU2lnbmVkUmVjb3JkEgwKBGJvZHkYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMYgZwcm90bzM");
 
 /**
  * The client opens a session.
@@ -261,4 +261,32 @@ export type ControlHeader = Message<"midspan.wire.v1.ControlHeader"> & {
  */
 export const ControlHeaderSchema: GenMessage<ControlHeader> = /*@__PURE__*/
   messageDesc(file_protocols_wire_wire, 7);
+
+/**
+ * What a peer says under its identity, for others to read later.
+ *
+ * @generated from message midspan.wire.v1.SignedRecord
+ */
+export type SignedRecord = Message<"midspan.wire.v1.SignedRecord"> & {
+  /**
+   * An encoded message of the record's kind.
+   *
+   * @generated from field: bytes body = 1;
+   */
+  body: Uint8Array;
+
+  /**
+   * By the identity of whoever the kind says, over the kind's domain string and the body.
+   *
+   * @generated from field: bytes signature = 2;
+   */
+  signature: Uint8Array;
+};
+
+/**
+ * Describes the message midspan.wire.v1.SignedRecord.
+ * Use `create(SignedRecordSchema)` to create a new message.
+ */
+export const SignedRecordSchema: GenMessage<SignedRecord> = /*@__PURE__*/
+  messageDesc(file_protocols_wire_wire, 8);
 

@@ -49,7 +49,7 @@ async function linked (server: MidspanNode, port: number, options: Partial<NodeO
   const gate = new Gate(node, silent)
   await node.start()
   const links = new ServerLinks({
-    node, gate, logger: silent, charterHash: new Uint8Array(32), coordinator: server.peerId.toString(),
+    node, gate, logger: silent, role: 'client', charterHash: new Uint8Array(32),
     servers: [{ peerId: server.peerId.toString(), addresses: [`/ip4/127.0.0.1/tcp/${port}`] }]
   })
   onTestFinished(async () => { await links.stop() })

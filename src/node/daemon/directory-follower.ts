@@ -1,0 +1,253 @@
+import { Backoff } from '../../backoff.ts'
+import {
+  createAnnouncement,
+  DIRECTORY_PROTOCOL,
+  DirectoryStream,
+  KnownDirectory,
+  verifyAnnouncement,
+  type Announcement,
+  type DirectoryScope,
+  type DirectoryUpdate
+} from '../../protocols/directory/index.ts'
+import { isHalfSpent, verifyCertificate, verifyRevocations, type Certificate, type Revocations } from '../../protocols/hello/index.ts'
+import type { Logger } from '../../roles/context.ts'
+import {
+  readProof,
+  readServers,
+  writeProof,
+  writeServers,
+  type KnownAddress,
+  type Membership
+} from '../federation/membership.ts'
+import type { Home } from '../home/home.ts'
+import type { Gate } from '../network/gate.ts'
+import { Announcer, type Announced } from './announcer.ts'
+
+export interface FollowerOptions {
+  readonly home: Home
+  readonly gate: Gate
+  readonly logger: Logger
+  readonly membership: Membership
+  readonly scope: DirectoryScope
+  /** A server: what it says of itself. */
+  readonly announced?: (() => Announced) | undefined
+  /** Called when a server came, went, or serves something else. */
+  readonly onServersChanged: () => void
+  /** Called when this peer got another certificate. */
+  readonly onCertificate: () => void
+  /** A server: called with the peers that are no members any more. */
+  readonly onRevoked: (peers: ReadonlySet<string>) => void
+}
+
+/** The pauses before the coordinator is asked again after its stream broke. */
+const FIRST_RETRY_MS = 500
+const LAST_RETRY_MS = 30_000
+
+/** How long a server that stops tries to say so. */
+const LEAVE_TIMEOUT_MS = 1_000
+
+/** How often it is looked whether the certificate is to be renewed. */
+const RENEW_INTERVAL_MS = 3_600_000
+
+/**
+ * Follows the coordinator's directory: keeps a copy of it and the certificate in the home, and announces this peer where it is a server.
+ * While the coordinator is away, what the home has is what is known.
+ */
+export class DirectoryFollower {
+  readonly #options: FollowerOptions
+  readonly #directory: KnownDirectory
+  readonly #fixed: readonly KnownAddress[]
+  readonly #stopping = new AbortController()
+  #certificate: Certificate | undefined
+  #revocations: Revocations | undefined
+  #stream: DirectoryStream | undefined
+  #running: Promise<void> = Promise.resolve()
+  #saving: Promise<void> = Promise.resolve()
+
+  private constructor (
+    options: FollowerOptions,
+    fixed: readonly KnownAddress[],
+    entries: readonly Announcement[],
+    proof: { readonly certificate: Certificate | undefined, readonly revocations: Revocations | undefined }
+  ) {
+    this.#options = options
+    this.#fixed = fixed
+    this.#directory = new KnownDirectory(entries)
+    this.#certificate = proof.certificate
+    this.#revocations = proof.revocations
+  }
+
+  /** Reads what the home has. Entries and certificates that do not hold are left out: the coordinator gives others. */
+  static async open (options: FollowerOptions): Promise<DirectoryFollower> {
+    const { home, scope, membership: { signed: { id, charter: { founder } } } } = options
+    const saved = await readServers(home)
+    const entries = await Promise.all(saved.map(async ({ announcement }) =>
+      announcement === undefined ? undefined : await verifyAnnouncement(decoded(announcement), scope).catch(() => undefined)))
+    const proof = await readProof(home)
+    return new DirectoryFollower(
+      options,
+      saved.filter(({ peerId, announcement }) => peerId === founder || announcement === undefined)
+        .map(({ peerId, addresses }) => ({ peerId, addresses })),
+      entries.filter((entry) => entry !== undefined),
+      {
+        certificate: proof.certificate === undefined
+          ? undefined
+          : await verifyCertificate(decoded(proof.certificate), founder).catch(() => undefined),
+        revocations: proof.revocations === undefined
+          ? undefined
+          : await verifyRevocations(decoded(proof.revocations), founder, id).catch(() => undefined)
+      }
+    )
+  }
+
+  /** What the servers of the federation say of themselves, as far as this peer has heard. */
+  announcements (): Announcement[] {
+    return [...this.#directory.entries.values()]
+  }
+
+  /** The certificate that this peer shows to servers which did not admit it themselves. */
+  certificate (): Uint8Array | undefined {
+    return this.#certificate?.bytes
+  }
+
+  /** The servers that were named when this peer joined, each with the addresses that it announced since. */
+  joined (): KnownAddress[] {
+    return this.#fixed.map(({ peerId, addresses }) => ({
+      peerId,
+      addresses: [...new Set([...addresses, ...this.#directory.entries.get(peerId)?.addresses ?? []])]
+    }))
+  }
+
+  /** The other servers of the directory. */
+  found (): KnownAddress[] {
+    const known = new Set([...this.#fixed.map(({ peerId }) => peerId), this.#options.membership.peerId.toString()])
+    return this.announcements().filter(({ peer }) => !known.has(peer)).map(({ peer, addresses }) => ({ peerId: peer, addresses }))
+  }
+
+  start (): void {
+    if (this.#revocations !== undefined) this.#options.onRevoked(this.#revocations.peers)
+    this.#running = this.#run()
+  }
+
+  /** Says that this server stops, where it is one and the coordinator can be told, and follows no longer. */
+  async stop (): Promise<void> {
+    const stream = this.#stream
+    if (stream !== undefined && this.#options.announced !== undefined)
+      await stream.leave(AbortSignal.timeout(LEAVE_TIMEOUT_MS)).catch(() => {})
+    this.#stopping.abort()
+    await this.#running
+    await this.#saving
+  }
+
+  async #run (): Promise<void> {
+    const { gate, logger, membership: { signed: { charter: { founder } } } } = this.#options
+    const { signal } = this.#stopping
+    const backoff = new Backoff({ firstMs: FIRST_RETRY_MS, greatestMs: LAST_RETRY_MS })
+    while (!signal.aborted) {
+      try {
+        await this.#untilGreeted()
+        await this.#follow(() => { backoff.reset() })
+      } catch (error) {
+        if (signal.aborted) return
+        if (gate.roleOf(founder) !== undefined) logger.warn({ peer: founder, err: error }, 'the directory cannot be followed')
+      }
+      await backoff.wait(signal).catch(() => {})
+    }
+  }
+
+  /** Resolves when the coordinator is connected. Throws when this peer stops. */
+  async #untilGreeted (): Promise<void> {
+    const { gate, membership: { signed: { charter: { founder } } } } = this.#options
+    const { signal } = this.#stopping
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const off = gate.onGreeted(({ peerId }) => { if (peerId.toString() === founder) resolve() })
+    const stop = (): void => { reject(signal.reason as Error) }
+    signal.addEventListener('abort', stop, { once: true })
+    if (signal.aborted) stop()
+    if (gate.roleOf(founder) !== undefined) resolve()
+    try {
+      await promise
+    } finally {
+      off()
+      signal.removeEventListener('abort', stop)
+    }
+  }
+
+  async #follow (onUpdate: () => void): Promise<void> {
+    const { gate, scope, membership: { key, signed: { charter: { founder } } }, announced } = this.#options
+    const { signal } = this.#stopping
+    const { peerId } = gate.greeted().find((peer) => peer.peerId.toString() === founder) ?? {}
+    if (peerId === undefined) return
+    const stream = new DirectoryStream(await gate.dial(peerId, DIRECTORY_PROTOCOL, signal), scope)
+    const announcer = announced === undefined
+      ? undefined
+      : new Announcer(announced, async (details) => { await stream.announce(await createAnnouncement(details, key), signal) })
+    const renewal = setInterval(() => {
+      if (this.#certificate === undefined || isHalfSpent(this.#certificate, Date.now()))
+        stream.sync(this.#directory.known, signal).catch(() => {}) // reading notices that the stream broke
+    }, RENEW_INTERVAL_MS)
+    renewal.unref()
+    try {
+      await stream.sync(this.#directory.known, signal)
+      await announcer?.start()
+      this.#stream = stream
+      for (;;) {
+        await this.#take(await stream.read(signal))
+        onUpdate()
+      }
+    } catch (error) {
+      stream.abort(error as Error)
+      throw error
+    } finally {
+      this.#stream = undefined
+      clearInterval(renewal)
+      announcer?.stop()
+    }
+  }
+
+  async #take (update: DirectoryUpdate): Promise<void> {
+    const { membership: { peerId, signed: { id, charter: { founder } } }, onServersChanged, onCertificate, onRevoked } = this.#options
+    const change = this.#directory.apply(update)
+    if (update.certificate !== undefined) {
+      const certificate = await verifyCertificate(update.certificate, founder)
+      if (certificate.peer === peerId.toString() && certificate.federation === id) {
+        this.#certificate = certificate
+        onCertificate()
+      }
+    }
+    if (update.revocations !== undefined) {
+      const revocations = await verifyRevocations(update.revocations, founder, id)
+      if (revocations.version > (this.#revocations?.version ?? -1)) {
+        this.#revocations = revocations
+        onRevoked(revocations.peers)
+      }
+    }
+    if (change === 'servers') onServersChanged()
+    if (change === 'servers' || update.certificate !== undefined || update.revocations !== undefined) this.#save()
+  }
+
+  /** Writes what is known to the home, after the writes before it. */
+  #save (): void {
+    const { home, logger } = this.#options
+    this.#saving = this.#saving.then(async () => {
+      const announcementOf = (peerId: string): string | undefined => {
+        const bytes = this.#directory.entries.get(peerId)?.bytes
+        return bytes === undefined ? undefined : encoded(bytes)
+      }
+      const servers = [...this.#fixed, ...this.found()]
+      await writeServers(home, servers.map((server) => ({ ...server, announcement: announcementOf(server.peerId) })))
+      await writeProof(home, {
+        certificate: this.#certificate === undefined ? undefined : encoded(this.#certificate.bytes),
+        revocations: this.#revocations === undefined ? undefined : encoded(this.#revocations.bytes)
+      })
+    }).catch((error: unknown) => { logger.warn({ err: error }, 'what is known of the servers cannot be kept') })
+  }
+}
+
+function encoded (bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('base64')
+}
+
+function decoded (text: string): Uint8Array {
+  return new Uint8Array(Buffer.from(text, 'base64'))
+}

@@ -1,0 +1,55 @@
+import type { ResultOf } from '../../api/operations.ts'
+import { servableSpan } from '../../roles/charter-settings.ts'
+import type { RunningRole } from '../../roles/context.ts'
+import type { Span } from '../../span.ts'
+import { coveredSpans } from '../federation/coverage.ts'
+import type { Membership } from '../federation/membership.ts'
+import { chooseInviteAddresses } from '../network/invite-addresses.ts'
+import type { MidspanNode } from '../network/libp2p.ts'
+import { AGENT } from '../process/version.ts'
+import type { KnownServers } from './known-servers.ts'
+
+/** What the list is made of. */
+export interface ServerListParts {
+  readonly membership: Membership
+  readonly known: KnownServers
+  readonly node: MidspanNode
+  readonly role: RunningRole
+  /** The blocks that this peer serves, where it is a server. */
+  readonly span: Span | undefined
+}
+
+/** Says who serves which blocks, this peer included where it is a server, and which blocks nobody serves. */
+export function listServers (
+  { membership: { peerId, signed: { charter } }, known, node, role, span }: ServerListParts
+): ResultOf<'servers'> {
+  const self = span === undefined ? [] : [{
+    peerId: peerId.toString(),
+    isSelf: true,
+    isCoordinator: peerId.toString() === charter.founder,
+    connected: true,
+    blocks: span,
+    roundTripMs: null,
+    load: role.load?.() ?? null,
+    agent: AGENT,
+    addresses: chooseInviteAddresses(node.getMultiaddrs()).addresses.map(String)
+  }]
+  const others = known.servers().map(({ peerId, isCoordinator, connected, span, roundTripMs, load }) => {
+    const announcement = known.announcementOf(peerId.toString())
+    return {
+      peerId: peerId.toString(),
+      isSelf: false,
+      isCoordinator,
+      connected,
+      blocks: span ?? null,
+      roundTripMs: roundTripMs ?? null,
+      load: load ?? null,
+      agent: announcement?.agent ?? null,
+      addresses: announcement?.addresses ?? []
+    }
+  })
+  const servers = [...self, ...others]
+  const middle = servableSpan(charter)
+  const coverage = coveredSpans(middle, servers.flatMap(({ blocks }) => blocks === null ? [] : [blocks]))
+  return { servers, middle, coverage, missing: coverage.filter(({ servers }) => servers === 0).map(({ blocks }) => blocks) }
+}

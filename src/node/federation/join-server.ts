@@ -1,0 +1,221 @@
+import { createReadStream } from 'node:fs'
+import { join } from 'node:path'
+import { peerIdFromPrivateKey } from '@libp2p/peer-id'
+import { UsageError } from '../../errors.ts'
+import { openModelDirectory } from '../../model/checkpoint/directory.ts'
+import { digest } from '../../model/checkpoint/fingerprint.ts'
+import type { ExpectedModel } from '../../model/checkpoint/store.ts'
+import type { WeightFormat } from '../../model/layers/weight-format.ts'
+import { verifyCharter, type Charter } from '../../protocols/charter/index.ts'
+import type { DirectoryScope } from '../../protocols/directory/index.ts'
+import { servableSpan } from '../../roles/charter-settings.ts'
+import { parseSpan, spanText, type Span } from '../../span.ts'
+import { HomeInUseError, homeAt, replaceFile, type Home } from '../home/home.ts'
+import { loadOrCreateIdentity } from '../home/identity.ts'
+import { withHome } from '../home/lock.ts'
+import { readConfig, updateConfig } from '../home/settings.ts'
+import { createMidspanNode } from '../network/libp2p.ts'
+import { serverMemory } from './block-memory.ts'
+import { askDirectory, fetchModel, introduce, readTarget, updateServers, type FetchedModel, type FetchEvent } from './introduction.ts'
+import { placeServer } from './placement.ts'
+import { expectedModel, initialAdapters, tensorsOfSpan } from './servable-weights.ts'
+import { servedSpan } from './served-span.ts'
+
+/** The options of `midspan join` for a server. */
+export interface JoinServerOptions {
+  /** A server invite's line, or the multiaddr of a server that has this peer on its allow-list. */
+  readonly invite: string
+  /**
+   * The blocks to serve, or `auto`: those within `memoryBytes` that the federation lacks most. Those of the home where it has joined
+   * before, unless given.
+   */
+  readonly blocks?: Span | 'auto' | undefined
+  /** Device memory that the server may use: with `auto` alone. */
+  readonly memoryBytes?: number | undefined
+  /** What the device keeps frozen matrices as; what the home's settings say, unless given. */
+  readonly weights?: WeightFormat | undefined
+  /** A Hugging Face model directory. Without one, the weights of the blocks are fetched into the home. */
+  readonly model?: string | undefined
+}
+
+export type JoinServerEvent =
+  | { readonly type: 'charter', readonly federation: { readonly id: string, readonly name: string }, readonly server: string }
+  | { readonly type: 'check', readonly totalBytes: number, readonly doneBytes: number }
+  | FetchEvent
+
+/** What joining came to, with what of the model is here now. */
+export interface JoinedServer extends FetchedModel {
+  readonly home: string
+  readonly peerId: string
+  readonly server: string
+  readonly federation: { readonly id: string, readonly name: string }
+  /** Whether the home had joined this federation before. */
+  readonly updated: boolean
+  /** The blocks that it serves. */
+  readonly span: Span
+  /** Blocks of the model. */
+  readonly blocks: number
+  /** Where its weights are. */
+  readonly model: string
+}
+
+/**
+ * Joins a federation as a server of some blocks and makes `root` its home. The weights are fetched, or found in a model directory, and
+ * each of their bytes is checked against the charter. Interrupted, it goes on where it was when it is called again. In a home that has
+ * joined this federation already it updates where the founder's server is found, and the blocks and the model that are given. Throws
+ * HomeInUseError for a home of another federation or of a client, and UsageError.
+ */
+export async function joinAsServer (
+  root: string,
+  options: JoinServerOptions,
+  signal: AbortSignal,
+  onEvent: (event: JoinServerEvent) => void = () => {}
+): Promise<JoinedServer> {
+  const target = await readTarget(options.invite)
+  if (target.invite?.role === 'client')
+    throw new UsageError(
+      'the invite is for a client, which serves no blocks',
+      'leave out --blocks, or ask for an invite that was made with --role server'
+    )
+  const home = homeAt(root)
+  return await withHome(home, async (charterBytes) => {
+    const joined = charterBytes === undefined ? undefined : await verifyCharter(charterBytes)
+    const key = await loadOrCreateIdentity(home.identity)
+    const peerId = peerIdFromPrivateKey(key).toString()
+    if (joined !== undefined && (target.invite?.federation ?? joined.id) !== joined.id) throw new HomeInUseError(home.root)
+    if (joined?.charter.founder === peerId) throw new HomeInUseError(home.root)
+    const wanted = await keptOptions(home, joined !== undefined, options)
+    const node = await createMidspanNode({ privateKey: key, role: 'server', listen: [] })
+    try {
+      await node.start()
+      const signed = await introduce(node, target, 'server', signal)
+      if (joined !== undefined && signed.id !== joined.id) throw new HomeInUseError(home.root)
+      const { charter } = signed
+      const federation = { id: signed.id, name: charter.name }
+      onEvent({ type: 'charter', federation, server: target.server.toString() })
+      const blocks = wanted.blocks === 'auto'
+        ? await placed(charter, wanted, async (scope) => {
+          const announcements = await askDirectory(node, target, scope, signal)
+          return announcements.filter(({ peer }) => peer !== peerId).map(({ span }) => span)
+        }, signed.id)
+        : wanted.blocks
+      const span = servedSpan(charter, blocks)
+      const expected = expectedModel(charter, tensorsOfSpan(charter, span))
+      const toFetch = wanted.model === undefined ? expected : adaptersOf(charter, expected, span)
+      if (wanted.model !== undefined) await checkDirectory(wanted.model, charter, span, onEvent, signal)
+      const { fetchedBytes } = Object.keys(toFetch.tensors).length === 0
+        ? { fetchedBytes: 0 }
+        : await fetchModel(node, target, 'server', toFetch, home.model, onEvent, signal)
+      await updateServers(home, target)
+      await updateConfig(home, { role: 'server', blocks: spanText(blocks), model: wanted.model, weights: wanted.weights })
+      // The charter is written last: with it the home belongs to the federation.
+      if (joined === undefined) await replaceFile(home.charter, signed.bytes)
+      return {
+        home: home.root,
+        peerId,
+        server: target.server.toString(),
+        federation,
+        updated: joined !== undefined,
+        span,
+        blocks: charter.model.blocks,
+        model: wanted.model ?? home.model,
+        files: Object.keys(expected.files),
+        tensors: Object.keys(expected.tensors).length,
+        tensorBytes: bytesOf(expected),
+        fetchedBytes
+      }
+    } finally {
+      await node.stop()
+    }
+  })
+}
+
+/** The blocks and the model that are given, or those of a home that has joined before. Throws UsageError where no blocks are known. */
+async function keptOptions (
+  home: Home,
+  hasJoined: boolean,
+  { blocks, memoryBytes, model, weights }: JoinServerOptions
+): Promise<Wanted> {
+  const config = hasJoined ? await readConfig(home.config) : {}
+  if (config.role === 'client') throw new HomeInUseError(home.root)
+  const wanted = blocks ?? parseSpan(config.blocks ?? '')
+  if (wanted === undefined)
+    throw new UsageError(
+      'which blocks this server serves is not said',
+      'name them with --blocks FIRST-END, or give --blocks auto --memory SIZE'
+    )
+  if (wanted === 'auto' && memoryBytes === undefined)
+    throw new UsageError('how much memory the server may use is not said', 'give --memory SIZE, such as --memory 12GiB')
+  if (wanted !== 'auto' && memoryBytes !== undefined)
+    throw new UsageError('the memory decides nothing where the blocks are named', 'leave out --memory, or give --blocks auto')
+  return { blocks: wanted, memoryBytes: memoryBytes ?? Infinity, model: model ?? config.model, weights: weights ?? config.weights }
+}
+
+/** Chooses the blocks that the federation lacks most within the memory. Throws UsageError where not one block fits. */
+async function placed (
+  charter: Charter,
+  { memoryBytes, weights = 'fp32' }: Wanted,
+  others: (scope: DirectoryScope) => Promise<readonly Span[]>,
+  federation: string
+): Promise<Span> {
+  const middle = servableSpan(charter)
+  const memory = serverMemory(charter, { format: weights, residuals: 'saved' })
+  const span = placeServer({ middle, ...memory }, memoryBytes, await others({ federation, middle }))
+  if (span !== undefined) return span
+  const leastMiB = Math.ceil((memory.fixedBytes + Math.min(...memory.blockBytes)) / 2 ** 20)
+  throw new UsageError(
+    `the memory is too small for one block, which takes ${leastMiB} MiB with its caches and activations in ${weights}`,
+    'give more with --memory, or a smaller format with --weights'
+  )
+}
+
+interface Wanted {
+  readonly blocks: Span | 'auto'
+  readonly memoryBytes: number
+  readonly model: string | undefined
+  readonly weights: WeightFormat | undefined
+}
+
+/** The part of an expected model that no model directory has: the adapters that training starts from. */
+function adaptersOf (charter: Charter, { tensors }: ExpectedModel, span: Span): ExpectedModel {
+  return { tensors: Object.fromEntries(initialAdapters(charter, [span]).map((name) => [name, tensors[name]!])), files: {} }
+}
+
+/** Checks the files of a model directory, and its tensors of these blocks, against the charter, byte by byte. Throws UsageError. */
+async function checkDirectory (
+  path: string,
+  charter: Charter,
+  span: Span,
+  onEvent: (event: JoinServerEvent) => void,
+  signal: AbortSignal
+): Promise<void> {
+  const directory = await openModelDirectory(path)
+  const { tensors, files } = charter.model
+  const names = tensorsOfSpan(charter, span).filter((name) => Object.hasOwn(tensors, name))
+  const different = (name: string): UsageError =>
+    new UsageError(
+      `${path} is not the model of the charter: ${name} is missing or differs`,
+      'name a directory of the same version of the model, or leave out --model to fetch the blocks'
+    )
+  for (const name of Object.keys(files)) {
+    const found = await digest(createReadStream(join(path, name), { signal })).catch((error: unknown) => {
+      signal.throwIfAborted()
+      throw (error as NodeJS.ErrnoException).code === 'ENOENT' ? different(name) : error
+    })
+    if (found.sha256 !== files[name]!.sha256) throw different(name)
+  }
+  const totalBytes = names.reduce((sum, name) => sum + tensors[name]!.bytes, 0)
+  let doneBytes = 0
+  for (const name of names) {
+    if (!directory.has(name) || directory.info(name).bytes !== tensors[name]!.bytes) throw different(name)
+    const { sha256 } = await digest(directory.chunks(name, signal), (bytes) => {
+      doneBytes += bytes
+      onEvent({ type: 'check', totalBytes, doneBytes })
+    })
+    if (sha256 !== tensors[name]!.sha256) throw different(name)
+  }
+}
+
+function bytesOf ({ tensors }: ExpectedModel): number {
+  return Object.values(tensors).reduce((sum, { bytes }) => sum + bytes, 0)
+}

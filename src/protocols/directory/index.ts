@@ -1,0 +1,7 @@
+export * from './announcement.ts'
+export * from './constants.ts'
+export * from './directory.ts'
+export * from './errors.ts'
+export * from './host.ts'
+export * from './known-directory.ts'
+export * from './member.ts'

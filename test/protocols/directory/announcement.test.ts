@@ -1,0 +1,95 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { createAnnouncement, verifyAnnouncement } from '../../../src/protocols/directory/index.ts'
+import { keyOf } from '../charter/fixture.ts'
+import { announcementOf, idOf, scope } from './fixture.ts'
+
+const refusal = (fault: string): object => expect.objectContaining({ code: `E_ANNOUNCEMENT_${fault}` }) as object
+
+describe('an announcement', () => {
+  it('is read as it was signed, and names its peer in no address', async () => {
+    const made = await announcementOf(1, { addresses: [`/ip4/192.0.2.1/tcp/4001/p2p/${await idOf(1)}`, '/dns4/example.org/tcp/4001'] })
+    expect(await verifyAnnouncement(made.bytes, scope)).toEqual(made)
+    expect(made.addresses).toEqual(['/ip4/192.0.2.1/tcp/4001', '/dns4/example.org/tcp/4001'])
+  })
+
+  it('may say nothing of its load', async () => {
+    const made = await announcementOf(1, { load: undefined })
+    expect((await verifyAnnouncement(made.bytes, scope)).load).toBeUndefined()
+  })
+
+  it.each([
+    ['of another federation', { federation: 'cd'.repeat(32) }, 'FEDERATION'],
+    ['with a span that is empty', { span: { first: 3, end: 3 } }, 'SPAN'],
+    ['with a span that is reversed', { span: { first: 5, end: 3 } }, 'SPAN'],
+    ['with blocks before the middle', { span: { first: 0, end: 3 } }, 'SPAN'],
+    ['with blocks after the middle', { span: { first: 3, end: 13 } }, 'SPAN'],
+    ['with an address that leads through a relay', {
+      addresses: ['/ip4/192.0.2.1/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit']
+    }, 'INVALID'],
+    ['with a load that is no number', {
+      load: { sessions: 0, queuedTokens: 0, freeCacheBytes: 0, prefillTokensPerSecond: NaN, decodeTokensPerSecond: 0 }
+    }, 'INVALID'],
+    ['with a load below nothing', {
+      load: { sessions: 0, queuedTokens: 0, freeCacheBytes: 0, prefillTokensPerSecond: 0, decodeTokensPerSecond: -1 }
+    }, 'INVALID'],
+    ['with a load without bounds', {
+      load: { sessions: 0, queuedTokens: 0, freeCacheBytes: 0, prefillTokensPerSecond: Infinity, decodeTokensPerSecond: 0 }
+    }, 'INVALID'],
+    ['that names a hundred protocols', {
+      protocols: Object.fromEntries(Array.from({ length: 100 }, (_, index) => [`p${index}`, '1.0.0']))
+    }, 'INVALID'],
+    ['that is too long', { agent: 'a'.repeat(5000) }, 'INVALID']
+  ])('is refused %s', async (_, changes, fault) => {
+    const { bytes } = await announcementOf(1, changes)
+    await expect(verifyAnnouncement(bytes, scope)).rejects.toEqual(refusal(fault))
+  })
+
+  it('keeps eight addresses', async () => {
+    const addresses = Array.from({ length: 20 }, (_, index) => `/ip4/192.0.2.${index}/tcp/1`)
+    expect((await announcementOf(1, { addresses })).addresses).toHaveLength(8)
+  })
+
+  it('says the same or is refused when any bit of it is changed', async () => {
+    const { bytes, ...said } = await announcementOf(1)
+    await fc.assert(fc.asyncProperty(fc.nat(bytes.byteLength * 8 - 1), async (bit) => {
+      const changed = Uint8Array.from(bytes)
+      changed[bit >> 3]! ^= 1 << (bit & 7)
+      const read = await verifyAnnouncement(changed, scope).catch((error: unknown) => error)
+      if (read instanceof Error) expect(read).toMatchObject({ code: expect.stringMatching(/^E_ANNOUNCEMENT_/) as string })
+      else expect(read).toMatchObject(said)
+    }), { numRuns: 150 })
+  })
+
+  it('is none of any other bytes, which are refused with a typed error', async () => {
+    await fc.assert(fc.asyncProperty(fc.uint8Array({ maxLength: 5000 }), async (bytes) => {
+      await expect(verifyAnnouncement(bytes, scope)).rejects.toMatchObject({ code: expect.stringMatching(/^E_ANNOUNCEMENT_/) as string })
+    }), { numRuns: 150 })
+  })
+
+  it('comes back as it was made, whatever it says', async () => {
+    const whole = fc.nat(2 ** 31)
+    const details = fc.record({
+      first: fc.integer({ min: 1, max: 11 }),
+      length: fc.integer({ min: 1, max: 11 }),
+      load: fc.record({
+        sessions: whole, queuedTokens: whole, freeCacheBytes: whole,
+        prefillTokensPerSecond: fc.double({ min: 0, max: 1e12, noNaN: true }),
+        decodeTokensPerSecond: fc.double({ min: 0, max: 1e12, noNaN: true })
+      }),
+      sequence: fc.nat(2 ** 48)
+    })
+    await fc.assert(fc.asyncProperty(details, async ({ first, length, load, sequence }) => {
+      const made = await createAnnouncement({
+        federation: scope.federation,
+        span: { first, end: Math.min(first + length, 12) },
+        addresses: [],
+        agent: '',
+        protocols: {},
+        load,
+        sequence
+      }, await keyOf(1))
+      expect(await verifyAnnouncement(made.bytes, scope)).toEqual(made)
+    }), { numRuns: 50 })
+  })
+})

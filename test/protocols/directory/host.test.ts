@@ -1,0 +1,141 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { streamPair } from '@libp2p/utils'
+import { describe, expect, it } from 'vitest'
+import { Directory, DirectoryHost, DirectoryStream, KnownDirectory, type DirectoryUpdate } from '../../../src/protocols/directory/index.ts'
+import { createCertificate, createRevocations, verifyCertificate } from '../../../src/protocols/hello/index.ts'
+import { keyOf } from '../charter/fixture.ts'
+import { announcementOf, idOf, load, scope } from './fixture.ts'
+
+const soon = (): AbortSignal => AbortSignal.timeout(10_000)
+const NOTHING = { instance: new Uint8Array(0), version: 0 }
+const FOUNDER = 1
+const CLIENT = 2
+const SERVER = 3
+
+async function hosted () {
+  const directory = new Directory()
+  const [server, client] = [await idOf(SERVER), await idOf(CLIENT)]
+  let revoked = { version: 1, peers: new Set<string>() }
+  const changes: string[] = []
+  const host = new DirectoryHost({
+    directory,
+    scope,
+    roleOf: (peer) => peer === server ? 'server' : peer === client ? 'client' : undefined,
+    certify: async (peer, role) => await createCertificate({ federation: scope.federation, peer, role }, await keyOf(FOUNDER)),
+    revocations: async () => await createRevocations({ federation: scope.federation, ...revoked }, await keyOf(FOUNDER)),
+    onChanged: (change) => { changes.push(change) },
+    pauseMs: { servers: 20, load: 60 }
+  })
+  const connect = async (seed: number) => {
+    const [near, far] = await streamPair()
+    const ended = host.serve(far, await idOf(seed)).then(() => undefined, (error: unknown) => error)
+    return { stream: new DirectoryStream(near, scope), ended }
+  }
+  const revoke = (version: number, peers: string[]): void => { revoked = { version, peers: new Set(peers) } }
+  return { directory, host, changes, connect, revoke }
+}
+
+const now = async (seed: number, changes = {}) => await announcementOf(seed, changes, Date.now())
+const peersOf = ({ entries }: DirectoryUpdate): string[] => entries.map(({ peer }) => peer)
+
+describe('the host of a directory', () => {
+  it('gives a member the directory and a certificate, and then what changes', async () => {
+    const { changes, connect } = await hosted()
+    const [server, client] = [await connect(SERVER), await connect(CLIENT)]
+    await client.stream.sync(NOTHING)
+    const first = await client.stream.read(soon())
+    expect(first).toMatchObject({ complete: true, entries: [], revocations: undefined })
+    expect(await verifyCertificate(first.certificate as Uint8Array, await idOf(FOUNDER))).toMatchObject({
+      peer: await idOf(CLIENT), role: 'client', federation: scope.federation
+    })
+    await server.stream.announce(await now(SERVER))
+    const second = await client.stream.read(soon())
+    expect(second).toMatchObject({ complete: false, certificate: undefined })
+    expect(peersOf(second)).toEqual([await idOf(SERVER)])
+    await server.stream.leave()
+    expect(await client.stream.read(soon())).toMatchObject({ complete: false, entries: [], removed: [await idOf(SERVER)] })
+    expect(changes).toEqual(['servers', 'servers'])
+  })
+
+  it('gives servers the list of revocations, and each later one', async () => {
+    const { host, connect, revoke } = await hosted()
+    const { stream } = await connect(SERVER)
+    await stream.sync(NOTHING)
+    const first = (await stream.read(soon())).revocations
+    revoke(2, [await idOf(CLIENT)])
+    host.notify('servers')
+    const second = (await stream.read(soon())).revocations
+    expect([first, second].map((list) => list === undefined)).toEqual([false, false])
+    expect(second).not.toEqual(first)
+  })
+
+  it('tells a member that comes back what it missed alone', async () => {
+    const { directory, connect } = await hosted()
+    const copy = new KnownDirectory()
+    const before = await connect(CLIENT)
+    await before.stream.sync(NOTHING)
+    copy.apply(await before.stream.read(soon()))
+    before.stream.abort(new Error('gone'))
+    directory.announce(await now(SERVER), await idOf(SERVER))
+    const after = await connect(CLIENT)
+    await after.stream.sync(copy.known)
+    const update = await after.stream.read(soon())
+    expect([update.complete, peersOf(update)]).toEqual([false, [await idOf(SERVER)]])
+  })
+
+  it('tells changes of load together, and less often', async () => {
+    const { connect } = await hosted()
+    const [server, client] = [await connect(SERVER), await connect(CLIENT)]
+    await client.stream.sync(NOTHING)
+    await client.stream.read(soon())
+    for (let sequence = 1; sequence <= 10; sequence++) {
+      await server.stream.announce(await now(SERVER, { sequence, load: { ...load, sessions: sequence } }))
+    }
+    let updates = 0
+    for (let sessions = 0; sessions !== 10; updates++) sessions = (await client.stream.read(soon())).entries[0]?.load?.sessions ?? 0
+    expect(updates).toBeLessThan(5)
+  })
+
+  it('takes no announcement of a client, and ends its stream saying why', async () => {
+    const { connect } = await hosted()
+    const { stream, ended } = await connect(CLIENT)
+    await stream.announce(await now(CLIENT))
+    await expect(stream.read(soon())).rejects.toMatchObject({ code: 'E_ANNOUNCEMENT_PEER' })
+    expect(await ended).toMatchObject({ code: 'E_ANNOUNCEMENT_PEER' })
+  })
+
+  it("takes no announcement in another server's name", async () => {
+    const { connect } = await hosted()
+    const { stream, ended } = await connect(SERVER)
+    await stream.announce(await now(4))
+    expect(await ended).toMatchObject({ code: 'E_ANNOUNCEMENT_PEER' })
+  })
+
+  it('ends the stream of a member that sends too much', async () => {
+    const { connect } = await hosted()
+    const { stream, ended } = await connect(CLIENT)
+    for (let count = 0; count < 61; count++) await stream.sync(NOTHING).catch(() => {})
+    expect(await ended).toMatchObject({ code: 'E_BUSY', retryable: true })
+  })
+
+  it('has one stream a member: the newest', async () => {
+    const { connect } = await hosted()
+    const older = await connect(CLIENT)
+    await older.stream.sync(NOTHING)
+    await older.stream.read(soon())
+    const newer = await connect(CLIENT)
+    await newer.stream.sync(NOTHING)
+    await newer.stream.read(soon())
+    await older.ended
+    await expect(older.stream.read(soon())).rejects.toMatchObject({ code: 'E_CHANNEL_CLOSED' })
+  })
+
+  it('tells a peer that is no member nothing', async () => {
+    const { connect } = await hosted()
+    const { stream } = await connect(9)
+    await stream.sync(NOTHING)
+    const answer = stream.read(AbortSignal.timeout(100)).then(() => 'told', () => 'not told')
+    await sleep(20)
+    expect(await answer).toBe('not told')
+  })
+})
