@@ -1,6 +1,7 @@
 import { encodedBytes } from '../encoding.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import * as generate from '../protocols/generate/constants.ts'
+import * as stage from '../protocols/stage/constants.ts'
 import * as train from '../protocols/train/constants.ts'
 import type { BodyLimits } from '../protocols/wire/body.ts'
 import { IDLE_TIMEOUT_MS } from '../protocols/wire/constants.ts'
@@ -31,6 +32,20 @@ export function generateLimits (charter: Charter): BodyLimits {
     maxMessageBytes: generate.MAX_MESSAGE_BYTES,
     maxTensors: generate.MAX_TENSORS,
     maxTensorBytes: encodedBytes(charter.wire, charter.limits.maxSequenceTokens, charter.model.hidden)
+  }
+}
+
+/** What one frame of a stage stream may hold: hidden states of several clients or of one, or a part of the adapters. */
+export function stageLimits (charter: Charter, shapes: ReadonlyArray<{ readonly shape: readonly number[] }>): BodyLimits {
+  const { wire, model: { hidden }, training: { maxTokensPerClient } } = charter
+  return {
+    maxMessageBytes: stage.MAX_MESSAGE_BYTES,
+    maxTensors: stage.MAX_TENSORS,
+    maxTensorBytes: Math.max(
+      encodedBytes(wire, Math.max(stage.MAX_STAGE_TOKENS, maxTokensPerClient), hidden),
+      stage.MAX_ADAPTER_PART_BYTES,
+      ...new Set(shapes.map((shape) => adapterBytes([shape])))
+    )
   }
 }
 

@@ -6,3 +6,6 @@ export const MAX_MESSAGE_BYTES = 256
 
 /** Values, and a scale per row. */
 export const MAX_TENSORS = 2
+
+/** Sequences that one connection may have open at once. */
+export const MAX_GENERATE_STREAMS = 4

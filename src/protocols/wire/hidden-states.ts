@@ -10,12 +10,22 @@ const MAX_MAGNITUDE = 1e9
  * would spoil the gradient of every client that shares a round with it. Throws BadMessageError.
  */
 export function checkHiddenStates (tensors: readonly Tensor[], expected: { wire: Encoding, rows: number, hidden: number }): void {
+  checkHiddenShapes(tensors, expected)
+  for (const part of tensors) checkMagnitude('the rows', part)
+}
+
+/** As `checkHiddenStates`, without a look at the values. Throws BadMessageError. */
+export function checkHiddenShapes (tensors: readonly Tensor[], expected: { wire: Encoding, rows: number, hidden: number }): void {
   const { wire, rows, hidden } = expected
   const [values, scale, ...others] = tensors
   expectTensor('rows', values, encodedType[wire], [rows, hidden])
   if (wire === 'int8') expectTensor('scales', scale, 'float32', [rows])
   if (others.length > 0 || (wire !== 'int8' && scale !== undefined)) throw new BadMessageError('more tensors came than rows need')
-  for (const part of tensors) checkMagnitude('the rows', part)
+}
+
+/** Whether every value of hidden states is finite and of sane size. */
+export function isSane (tensors: readonly Tensor[]): boolean {
+  return tensors.length > 0 && tensors.every((part) => isWithinMagnitude(part, MAX_MAGNITUDE))
 }
 
 /** Checks a tensor's type and shape. Throws BadMessageError. */

@@ -24,22 +24,22 @@ export function segments (items: readonly SegmentItem[], rowBudget = Infinity): 
   return cuts.slice(1).flatMap((end, index) => {
     const first = cuts[index] as number
     const active = ordered.filter((item) => item.first <= first && end <= item.end)
-    return groupsWithin(active, rowBudget).map((group) => ({ first, end, items: group.map(({ id }) => id) }))
+    return groupsWithin(active, ({ rows }) => rows, rowBudget).map((group) => ({ first, end, items: group.map(({ id }) => id) }))
   })
 }
 
-/** Splits items, in order, into the fewest consecutive groups whose rows stay within the budget. */
-function groupsWithin (items: readonly SegmentItem[], rowBudget: number): SegmentItem[][] {
-  const groups: SegmentItem[][] = []
+/** Splits items, in order, into the fewest consecutive groups whose rows stay within the budget. An item that exceeds it is alone. */
+export function groupsWithin<Item> (items: readonly Item[], rowsOf: (item: Item) => number, rowBudget: number): Item[][] {
+  const groups: Item[][] = []
   let rows = 0
   for (const item of items) {
     const group = groups.at(-1)
-    if (group === undefined || rows + item.rows > rowBudget) {
+    if (group === undefined || rows + rowsOf(item) > rowBudget) {
       groups.push([item])
-      rows = item.rows
+      rows = rowsOf(item)
     } else {
       group.push(item)
-      rows += item.rows
+      rows += rowsOf(item)
     }
   }
   return groups

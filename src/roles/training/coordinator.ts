@@ -18,6 +18,8 @@ export interface CoordinatorComponents {
   readonly state: StateStore
   readonly logger: Logger
   readonly clock?: Clock
+  /** Called when a step was made durable. */
+  readonly stepped?: () => void
 }
 
 /** The pause after a round that failed on this server's own account, so that a fault that lasts does not spin. */
@@ -35,16 +37,18 @@ export class Coordinator {
   readonly #state: StateStore
   readonly #clock: Clock
   readonly #logger: Logger
+  readonly #stepped: () => void
   readonly #attendance = new Attendance()
   #current: Round | undefined
 
-  constructor ({ plan, stage, strategy, state, logger, clock = systemClock }: CoordinatorComponents) {
+  constructor ({ plan, stage, strategy, state, logger, clock = systemClock, stepped = () => {} }: CoordinatorComponents) {
     this.#plan = plan
     this.#stage = stage
     this.#strategy = strategy
     this.#state = state
     this.#clock = clock
     this.#logger = logger
+    this.#stepped = stepped
     // Members of before a restart are expected back: the round that they were in waits for them, until its deadline.
     this.members = new Members(plan.limits.maxClients, state.members)
   }
@@ -176,6 +180,7 @@ export class Coordinator {
       throw error
     }
     this.#current = undefined
+    this.#stepped()
     this.#recordConduct(round, finished)
     // Participants as they are now: a client that came back while the step was written waits for it on its new stream.
     const audience = this.members.all

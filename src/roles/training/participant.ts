@@ -92,6 +92,8 @@ export interface StageOutput {
   readonly hidden: ReadonlyMap<string, readonly Tensor[]>
   /** Gradients of the middle's adapters after `backward`, by name: sums over the participants that have a gradient. */
   readonly adapterGradients: ReadonlyMap<string, DeviceTensor>
+  /** Participants whose hidden states or gradients overflowed on their way, as far as the stage looked: they have no part in the pass. */
+  readonly unsound?: ReadonlySet<string>
   /** Computes the gradients of the inputs, in the encoding of the wire, from those of the outputs. It can be called once. */
   backward (gradients: ReadonlyMap<string, { readonly tensors: readonly Tensor[] }>): Promise<ReadonlyMap<string, readonly Tensor[]>>
   /** Hands the adapter gradients over to the caller, who frees them. */
@@ -107,7 +109,7 @@ export interface StageGradients extends Disposable {
   add (gradients: ReadonlyMap<string, DeviceTensor>): Promise<void>
 }
 
-/** The blocks of the middle, as a round needs them: `LocalStage` on a device. */
+/** The blocks of the middle, as a round needs them: `LocalStage` on a device, `DistributedStage` on several servers. */
 export interface TrainingStage {
   /** Computes a pass, with the dropout that follows from the seed. The caller frees it. */
   forward (items: readonly StageInput[], options: { readonly dropoutSeed: string }): Promise<StageOutput>

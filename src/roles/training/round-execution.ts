@@ -160,9 +160,10 @@ export class RoundExecution implements Disposable {
     seed: string
   ): Promise<ReadonlySet<string>> {
     const { stage, strategy, logger } = this.#c
-    if (await strategy.isSummable(output.adapterGradients, this.#passes)) return new Set(replies.keys())
+    const candidates = [...replies.keys()].filter((peer) => output.unsound?.has(peer) !== true)
+    if (await strategy.isSummable(output.adapterGradients, this.#passes)) return new Set(candidates)
     const sound = new Set<string>()
-    for (const peer of replies.keys()) {
+    for (const peer of candidates) {
       const alone = await stage.forward(inputs.filter(({ id }) => id === peer), { dropoutSeed: seed })
       try {
         await alone.backward(replies)

@@ -9,7 +9,7 @@ import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkMagnitude, checkHiddenStates, expectTensor } from '../../../protocols/wire/hidden-states.ts'
 import type { Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
-import type { LocalStage } from '../../middle/local-stage.ts'
+import type { Stage } from '../../middle/stage.ts'
 import type { AggregationStrategy } from '../../training/aggregation/strategy.ts'
 import type { CommittedState } from '../../training/coordinator-state.ts'
 import type { Coordinator } from '../../training/coordinator.ts'
@@ -21,7 +21,7 @@ export interface TrainSessionComponents {
   readonly charter: Charter
   readonly model: Model
   readonly coordinator: Coordinator
-  readonly stage: Pick<LocalStage, 'evaluate'>
+  readonly stage: Pick<Stage, 'evaluate'>
   readonly strategy: AggregationStrategy
   readonly state: CommittedState
 }

@@ -52,7 +52,8 @@ export abstract class FederatedAdapters implements AggregationStrategy {
   async committed (except?: Span): Promise<NamedTensors & { round: number }> {
     const { state, parameters } = this.c
     const names = parameters.names.filter((name) => except === undefined || !isWithin(except, blockOf(name)))
-    const values = state.round === 0 ? await parameters.values(names) : state.tensors
+    // A first step that is being taken may have changed the parameters, and is not durable yet.
+    const values = state.round === 0 ? this.#initial ?? await parameters.values(names) : state.tensors
     return { round: state.round, ...pick(values, names) }
   }
 

@@ -1,0 +1,94 @@
+import type { Message } from '@bufbuild/protobuf'
+import type { PeerId, Stream } from '@libp2p/interface'
+import { MidspanError } from '../../errors.ts'
+import { acceptChannel, type Channel, type ChannelOptions } from '../../protocols/wire/channel.ts'
+import type { RoleContext } from '../context.ts'
+import { idleTimeoutOf } from '../message-limits.ts'
+
+/** Thrown when a peer opens more sessions than the charter gives one client. */
+export class TooManySessionsError extends MidspanError {
+  constructor (limit: number) {
+    super('E_TOO_MANY_SESSIONS', `a client may have ${limit} sessions at a time`, { next: 'close one first' })
+  }
+}
+
+/** Thrown at peers whose sessions end because this server stops. */
+export class StoppingError extends MidspanError {
+  constructor () {
+    super('E_STOPPING', 'the server is stopping', { next: 'try again when it is back' })
+  }
+}
+
+type Serve<Out, In> = (channel: Channel<Out, In>, signal: AbortSignal) => Promise<void>
+
+export interface SessionOptions<Out extends Message, In extends Message>
+  extends Pick<ChannelOptions<Out, In>, 'outgoing' | 'incoming' | 'limits'> {
+  /** Streams of the protocol that one connection may have open at once. */
+  readonly maxStreams: number
+  /** How long a session may wait for a message; as the charter has it for clients where this is left out. */
+  readonly idleTimeoutMs?: number
+}
+
+/** The sealed sessions that peers have with this server. */
+export class Sessions {
+  readonly #context: RoleContext
+  readonly #signal: AbortSignal
+  readonly #protocols: string[] = []
+  readonly #open = new Map<Promise<void>, { readonly peer: string, readonly kind: string }>()
+
+  constructor (context: RoleContext, signal: AbortSignal) {
+    this.#context = context
+    this.#signal = signal
+  }
+
+  list (): Array<{ readonly peer: string, readonly kind: string }> {
+    return [...this.#open.values()]
+  }
+
+  /** Takes no more sessions. */
+  async close (): Promise<void> {
+    await Promise.all(this.#protocols.map(async (protocol) => { await this.#context.unhandle(protocol) }))
+  }
+
+  /** Resolves when all sessions have ended. */
+  async ended (): Promise<void> {
+    await Promise.allSettled(this.#open.keys())
+  }
+
+  /** Serves a protocol, each session by a call of `serve`. What it throws ends the session, and the peer is told. */
+  async serve<Out extends Message, In extends Message> (
+    protocol: string,
+    options: SessionOptions<Out, In>,
+    serve: Serve<Out, In>
+  ): Promise<void> {
+    this.#protocols.push(protocol)
+    await this.#context.handle(protocol, async (stream, remotePeer) => {
+      const session = this.#run(stream, remotePeer, { ...options, protocol }, serve)
+      this.#open.set(session, { peer: remotePeer.toString(), kind: protocol.split('/')[2] ?? protocol })
+      await session.finally(() => { this.#open.delete(session) })
+    }, { maxInboundStreams: options.maxStreams })
+  }
+
+  async #run<Out extends Message, In extends Message> (
+    stream: Stream,
+    remotePeer: PeerId,
+    { maxStreams: _, ...options }: SessionOptions<Out, In> & { readonly protocol: string },
+    serve: Serve<Out, In>
+  ): Promise<void> {
+    const { identity, charter, charterHash, logger } = this.#context
+    const others = this.list().filter(({ peer }) => peer === remotePeer.toString()).length
+    const parties = { identity, remotePeer, charter: charterHash }
+    const channel = await acceptChannel(stream, { idleTimeoutMs: idleTimeoutOf(charter), ...options, ...parties }, this.#signal)
+    try {
+      if (others >= charter.limits.maxSessionsPerClient) throw new TooManySessionsError(charter.limits.maxSessionsPerClient)
+      await serve(channel, this.#signal)
+    } catch (error) {
+      if (error instanceof MidspanError && error.code === 'E_CHANNEL_CLOSED') {
+        await channel.close()
+        return
+      }
+      logger.info({ peer: remotePeer.toString(), protocol: options.protocol, err: error }, 'a session ended')
+      channel.abort(error instanceof Error ? error : new Error(String(error)))
+    }
+  }
+}

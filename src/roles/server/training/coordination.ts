@@ -1,0 +1,161 @@
+import { join } from 'node:path'
+import { Optimizer } from '../../../model/training/optimizer.ts'
+import { Parameters } from '../../../model/training/parameters.ts'
+import { STAGE_PROTOCOL } from '../../../protocols/stage/constants.ts'
+import * as stageMessages from '../../../protocols/stage/messages.ts'
+import { MAX_TRAIN_STREAMS, TRAIN_PROTOCOL } from '../../../protocols/train/constants.ts'
+import * as train from '../../../protocols/train/messages.ts'
+import { openChannel } from '../../../protocols/wire/channel.ts'
+import type { Span } from '../../../span.ts'
+import type { Tensor } from '../../../tensor.ts'
+import { servableSpan, shapesOf } from '../../charter-settings.ts'
+import type { KnownServer, ServerContext } from '../../context.ts'
+import { ExportError, writeExport } from '../../export.ts'
+import { idleTimeoutOf, stageLimits, trainLimits } from '../../message-limits.ts'
+import { aggregationOf } from '../../training/aggregation/factory.ts'
+import { blockOf, type AdapterShape, type AggregationStrategy } from '../../training/aggregation/strategy.ts'
+import { CoordinatorState } from '../../training/coordinator-state.ts'
+import { Coordinator } from '../../training/coordinator.ts'
+import type { ServerRuntime } from '../runtime.ts'
+import type { Sessions } from '../sessions.ts'
+import { DistributedStage } from './distributed-stage.ts'
+import { LocalHolder } from './holder.ts'
+import type { TrainingPart } from './part.ts'
+import { TrainSession } from './session.ts'
+import { WorkerLink } from './worker-link.ts'
+import type { AdapterSource } from './worker-session.ts'
+import { Workers } from './workers.ts'
+
+/** What a part of training is started with. */
+export interface TrainingPartComponents {
+  readonly context: ServerContext
+  readonly runtime: ServerRuntime
+  readonly sessions: Sessions
+  /** Ends all work. */
+  readonly signal: AbortSignal
+}
+
+/**
+ * Leads the rounds of training: serves clients' training streams, has its own blocks and workers compute, takes the optimiser's step and
+ * keeps the state.
+ */
+export async function startCoordination ({ context, runtime, sessions, signal }: TrainingPartComponents): Promise<TrainingPart> {
+  const { charter, logger, peerId } = context
+  const { device, model, source, weights, blocks, stage: localStage } = runtime
+  const state = await CoordinatorState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
+  if (state.fellBack) logger.warn({ round: state.round }, 'the newest training state is damaged or missing: the one before it is used')
+  const aggregation = aggregationOf(charter)
+  // The coordinator keeps what is the same for all holders of a block: it brings workers to the round, and clients that missed rounds.
+  await weights.loadTrained(source, aggregation.serverHoldsEnds ? { first: 0, end: model.layers } : servableSpan(charter))
+  const optimizer = await Optimizer.open(device, charter.training.optimizer)
+  const parameters = await Parameters.create(device, weights.trained)
+  await parameters.restore(state.tensors)
+
+  const shapes = shapesOf(charter, [{ first: 0, end: model.layers }])
+  const strategy = aggregation.server({ device, optimizer, parameters, shapes, state })
+  const workers = new Workers({
+    directory: context,
+    local: localStage.span.first < localStage.span.end ? new LocalHolder(peerId.toString(), localStage) : undefined,
+    blocks: model.layers,
+    link: linker({ context, runtime, shapes, adapters: adapterSource(strategy, state) }),
+    logger,
+    signal
+  })
+  const stage = new DistributedStage({ device, holders: workers, logger, signal })
+  const coordinator = new Coordinator({ plan: charter, stage, strategy, state, logger, stepped: () => { workers.refresh() } })
+  await sessions.serve(TRAIN_PROTOCOL, {
+    outgoing: train.ServerMessageSchema,
+    incoming: train.ClientMessageSchema,
+    limits: trainLimits(charter, shapes),
+    maxStreams: MAX_TRAIN_STREAMS
+  }, async (channel, ended) => {
+    await new TrainSession(channel, { charter, model, coordinator, stage, strategy, state }).run(ended)
+  })
+  const training = coordinator.run(signal)
+  return {
+    status: () => ({
+      round: state.round,
+      members: coordinator.members.peers,
+      training: {
+        round: state.round,
+        members: coordinator.members.size,
+        waitingFor: coordinator.current?.waitingFor ?? [],
+        fellBack: state.fellBack,
+        residuals: [blocks.residuals.report]
+      }
+    }),
+    removed: (peer) => { coordinator.expel(peer) },
+    operations: {
+      async *export (parameters, ended) {
+        if (!aggregation.serverHoldsEnds)
+          throw new ExportError(
+            'with personal ends this server knows only the middle',
+            'export on a client, each of which has ends of its own'
+          )
+        const { round, names, tensors } = await strategy.committed()
+        const values = new Map(names.map((name, index) => [name, tensors[index] as Tensor]))
+        yield* writeExport(
+          { ...parameters, model: parameters.model ?? context.paths.model, charter, trained: { round, values } },
+          ended
+        )
+      }
+    },
+    ended: async () => {
+      workers.stop()
+      await training
+    }
+  }
+}
+
+interface LinkerComponents extends Pick<TrainingPartComponents, 'context' | 'runtime'> {
+  readonly shapes: readonly AdapterShape[]
+  readonly adapters: AdapterSource
+}
+
+/** Returns how links to workers are made. */
+function linker ({ context, runtime: { device }, shapes, adapters }: LinkerComponents): (server: KnownServer, span: Span) => WorkerLink {
+  const { charter, charterHash, identity } = context
+  return ({ peerId }, span) => new WorkerLink({
+    peer: peerId.toString(),
+    span,
+    open: async (signal) => await openChannel(await context.dial(peerId, STAGE_PROTOCOL, signal), {
+      protocol: STAGE_PROTOCOL,
+      outgoing: stageMessages.CoordinatorMessageSchema,
+      incoming: stageMessages.WorkerMessageSchema,
+      limits: stageLimits(charter, shapes),
+      identity,
+      remotePeer: peerId,
+      charter: charterHash,
+      // Between rounds nothing is said for as long as nobody trains. Each question has a limit of its own.
+      idleTimeoutMs: Infinity
+    }, signal),
+    adapters,
+    device,
+    format: { wire: charter.wire, hidden: charter.model.hidden },
+    shapes: shapesOf(charter, [span]),
+    timeoutMs: idleTimeoutOf(charter),
+    announcedSpeed: () => {
+      const speed = context.servers().find((server) => server.peerId.equals(peerId))?.load?.prefillTokensPerSecond ?? 0
+      return speed > 0 ? speed * (span.end - span.first) : undefined
+    }
+  })
+}
+
+/** The committed adapters, as workers get them. */
+function adapterSource (strategy: AggregationStrategy, state: { readonly round: number }): AdapterSource {
+  return {
+    get round () { return state.round },
+    of: async ({ first, end }) => {
+      const { round, names, tensors } = await strategy.committed()
+      const own = names.flatMap((name, index) => {
+        const block = blockOf(name)
+        return first <= block && block < end ? [{ name, value: tensors[index] as Tensor }] : []
+      })
+      return { round, names: own.map(({ name }) => name), tensors: own.map(({ value }) => value) }
+    }
+  }
+}
+
+function hex (bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex')
+}

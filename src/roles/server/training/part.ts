@@ -1,0 +1,12 @@
+import type { OfferedOperations } from '../../../api/operations.ts'
+import type { TrainingStatus } from '../../../api/status.ts'
+
+/** A server's part in training: that of the coordinator, or that of a worker. */
+export interface TrainingPart {
+  status (): { readonly round: number, readonly members: readonly string[], readonly training: TrainingStatus }
+  /** Ends what is in progress with a peer that lost its place in the federation. */
+  removed (peer: string): void
+  readonly operations: OfferedOperations
+  /** Resolves when all work has ended, after the signal that the part was started with has aborted. */
+  ended (): Promise<void>
+}

@@ -1,0 +1,92 @@
+import type { Span } from '../../../span.ts'
+
+/** Who holds a span, as far as a plan needs it. */
+export interface SpanHolder {
+  readonly peer: string
+  readonly span: Span
+  /** Measured speed in any unit that all holders share; undefined while nothing was measured. */
+  readonly speed: number | undefined
+}
+
+/** Consecutive blocks `[first, end)` and who serves all of them: its replicas. */
+export interface ReplicatedStage<H> extends Span {
+  readonly replicas: readonly H[]
+}
+
+/** Whether a span holds all blocks of another one. */
+export function contains (outer: Span, { first, end }: Span): boolean {
+  return outer.first <= first && end <= outer.end
+}
+
+/** Returns the part of a span that lies in another one; its end is not above its first block where there is none. */
+export function overlap (a: Span, b: Span): Span {
+  return { first: Math.max(a.first, b.first), end: Math.min(a.end, b.end) }
+}
+
+/**
+ * Finds the longest stage from block `first` on, before block `end`, all of whose blocks have the same holders. Undefined where nobody
+ * holds the first block.
+ */
+export function stageFrom<H extends SpanHolder> (first: number, end: number, holders: readonly H[]): ReplicatedStage<H> | undefined {
+  const present = holders.filter(({ span }) => span.first <= first && first < span.end)
+  if (present.length === 0) return undefined
+  const cuts = [
+    end,
+    ...present.map(({ span }) => span.end),
+    ...holders.filter(({ span }) => span.first > first && span.end > span.first).map(({ span }) => span.first)
+  ]
+  return { first, end: Math.min(...cuts), replicas: present }
+}
+
+/** Finds the blocks of a span that nobody holds, as the fewest spans, in order. */
+export function uncovered ({ first, end }: Span, holders: ReadonlyArray<{ readonly span: Span }>): Span[] {
+  const holes: Span[] = []
+  let position = first
+  for (const { span } of holders.toSorted((a, b) => a.span.first - b.span.first)) {
+    if (span.first >= span.end) continue
+    if (span.first > position) holes.push({ first: position, end: Math.min(span.first, end) })
+    position = Math.max(position, span.end)
+    if (position >= end) return holes
+  }
+  if (position < end) holes.push({ first: position, end })
+  return holes
+}
+
+/** Something to be computed, and how much work it is, in any unit that all items share. */
+export interface WorkItem {
+  readonly id: string
+  readonly work: number
+}
+
+/**
+ * Spreads items over holders so that all of them are done at about the same time: the largest item first, each to the holder that would
+ * have it done soonest, and of several the one whose peer id comes first. A holder without a measured speed is taken to be as fast as the
+ * others on average. Returns the items of each holder that got some, by id; holders and items are ordered by their ids.
+ */
+export function spread<H extends SpanHolder, I extends WorkItem> (
+  items: readonly I[],
+  holders: readonly H[]
+): Array<{ readonly holder: H, readonly items: readonly I[] }> {
+  const measured = holders.flatMap(({ speed }) => speed !== undefined && speed > 0 ? [speed] : [])
+  const usual = measured.length === 0 ? 1 : measured.reduce((sum, speed) => sum + speed, 0) / measured.length
+  const queues = holders.toSorted((a, b) => order(a.peer, b.peer)).map((holder) => ({
+    holder,
+    speed: holder.speed !== undefined && holder.speed > 0 ? holder.speed : usual,
+    work: 0,
+    items: [] as I[]
+  }))
+  for (const item of items.toSorted((a, b) => b.work - a.work || order(a.id, b.id))) {
+    let best = queues[0]
+    for (const queue of queues)
+      if (best === undefined || (queue.work + item.work) / queue.speed < (best.work + item.work) / best.speed) best = queue
+    if (best === undefined) throw new RangeError('there is no holder to spread items over')
+    best.work += item.work
+    best.items.push(item)
+  }
+  return queues.filter((queue) => queue.items.length > 0)
+    .map(({ holder, items: own }) => ({ holder, items: own.toSorted((a, b) => order(a.id, b.id)) }))
+}
+
+function order (a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
+}
