@@ -72,7 +72,8 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
   const stage = new LocalStage({ device, span: blocks, boundary })
   const strategy = aggregation.server({ device, optimizer, parameters, shapes, state })
   const coordinator = new Coordinator({ plan: charter, stage, strategy, state, logger })
-  const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes: charter.limits.cacheBytes })
+  const { cacheBytes } = charter.limits
+  const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes, span })
 
   const stopping = new AbortController()
   const sessions = new Sessions(context, stopping.signal)
@@ -88,7 +89,7 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
     incoming: generate.ClientMessageSchema,
     limits: generateLimits(charter)
   }, async (channel, signal) => {
-    await serveGeneration(channel, { charter, model, engine }, signal)
+    await serveGeneration(channel, { charter, model, engine, span }, signal)
   })
   const training = coordinator.run(stopping.signal)
 
@@ -120,6 +121,7 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
         evictions: engine.caches.evictions
       }
     }),
+    load: () => ({ sessions: sessions.list().length, ...engine.load }),
     removed: (peer) => { coordinator.expel(peer) },
     operations: {
       async *export (parameters, signal) {
