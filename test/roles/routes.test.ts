@@ -95,6 +95,20 @@ describe.skipIf(!hasData(MODEL))('generation over several servers', { timeout: 1
     })
   })
 
+  it('goes on without the coordinator where the coordinator has no block of the middle, and says so', async () => {
+    const federation = await startWorkers({ model: dataPath(MODEL), clients: [{ inputBlocks: 2, outputBlocks: 1 }] }, {
+      founder: { first: 1, end: 2 },
+      workers: [{ first: 2, end: 4 }]
+    })
+    onTestFinished(async () => { await federation.stop() })
+    await federation.server.stop()
+    const events = await Array.fromAsync(federation.clients[0]!.peer.events('generate', { ids: [BOS], maxTokens: 10 }))
+    expect(events.at(-1)).toMatchObject({ ids: greedy.slice(0, 10) })
+    expect(events[0]).toMatchObject({
+      type: 'waiting', reason: expect.stringContaining('with the adapters that this client has') as string
+    })
+  })
+
   describe('with two holders of a span', () => {
     let federation: WorkersFederation
     let sampled: number[]

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import type { Message } from '../../../api/generate.ts'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
-import { UsageError } from '../../../errors.ts'
+import { isRetryable, UsageError } from '../../../errors.ts'
 import type { ChatMessage } from '../../../model/text/chat-template.ts'
 import { joinParts } from '../../../model/text/records.ts'
 import { protectionOf } from '../../charter-settings.ts'
@@ -11,7 +11,6 @@ import { generateTokens, Sequence, type GeneratedToken } from '../generation/gen
 import { Notices } from '../generation/notices.ts'
 import type { ClientRuntime } from '../runtime.ts'
 import { generationRoute } from '../server-route.ts'
-import { NoServerError } from '../sessions.ts'
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
@@ -32,8 +31,9 @@ export async function * generate (
   try {
     await adapters.refreshAlone(signal)
   } catch (error) {
-    if (!(error instanceof NoServerError)) throw error
-    notices.add(`${error.message}: the text is made with the adapters that this client has`)
+    signal.throwIfAborted()
+    if (!isRetryable(error)) throw error
+    notices.add(`${(error as Error).message}: the text is made with the adapters that this client has`)
   }
   const statistics = new RouteStatistics()
   const route = generationRoute({ context, leftOut, sessions }, {
