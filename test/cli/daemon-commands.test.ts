@@ -198,8 +198,8 @@ describe('commands that talk to the daemon', () => {
     expect([code, out]).toEqual([0, 'there was a cat\n'])
     expect(err.split('\n')).toEqual([
       '3 tokens at 3 tokens/s (the limit ended it), 4 prompt tokens in 0.5s, sent 2.0 KiB, received 1.0 KiB',
-      'blocks 1 to 2 at 12D3KooWFirst: 6 tokens, 12.3 ms an answer, 25% of the time',
-      'blocks 3 to 3 at 12D3KooWSecond: 12 tokens, 6 of them sent again, 40 ms an answer, 50% of the time',
+      'blocks 1-3 at 12D3KooWFirst: 6 tokens, 12.3 ms an answer, 25% of the time',
+      'blocks 3-4 at 12D3KooWSecond: 12 tokens, 6 of them sent again, 40 ms an answer, 50% of the time',
       ''
     ])
     expect(asked.get('generate')).toEqual({ prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, timeoutMs: 120_000 })

@@ -91,7 +91,7 @@ describe.skipIf(!hasData(MODEL))('generation over several servers', { timeout: 1
         await worker!.start()
       })
       expect(result.ids).toEqual(greedy)
-      expect(waits.some((reason) => reason.startsWith(`block 2: nobody serves them now (${worker!.peerId}`))).toBe(true)
+      expect(waits.some((reason) => reason.startsWith(`blocks 2-3: nobody serves them now (${worker!.peerId}`))).toBe(true)
     })
   })
 

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import type { GivenParameters, ResultOf } from '../../api/operations.ts'
 import { UsageError } from '../../errors.ts'
+import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { bytes, digits, plural, seconds } from '../format.ts'
@@ -103,9 +104,9 @@ function statsLine (done: ResultOf<'generate'>): string {
     }`
 }
 
-function legLine ({ server, blocks: { first, end }, tokens, replayedTokens, meanMs, share }: ResultOf<'generate'>['route'][number]): string {
+function legLine ({ server, blocks, tokens, replayedTokens, meanMs, share }: ResultOf<'generate'>['route'][number]): string {
   const again = replayedTokens === 0 ? '' : `, ${replayedTokens} of them sent again`
-  return `blocks ${first} to ${end - 1} at ${server}: ${plural(tokens, 'token')}${again}, ${digits(meanMs)} ms an answer, ` +
+  return `blocks ${spanText(blocks)} at ${server}: ${plural(tokens, 'token')}${again}, ${digits(meanMs)} ms an answer, ` +
     `${Math.round(100 * share)}% of the time`
 }
 

@@ -11,7 +11,7 @@ interface Failure {
   readonly untilMs: number
   /** How often it failed. */
   readonly failures: number
-  /** Whether it was seen disconnected since. */
+  /** Whether it was seen disconnected since, or not known any more. */
   wasGone: boolean
 }
 
@@ -47,11 +47,9 @@ export class LeftOutServers {
 
   #look (): void {
     const nowMs = this.#now()
-    for (const { peerId, connected } of this.#directory.servers()) {
-      const id = peerId.toString()
-      const failure = this.#failures.get(id)
-      if (failure === undefined) continue
-      if (!connected) failure.wasGone = true
+    const connected = new Set(this.#directory.servers().filter((server) => server.connected).map(({ peerId }) => peerId.toString()))
+    for (const [id, failure] of this.#failures) {
+      if (!connected.has(id)) failure.wasGone = true
       else if (failure.wasGone) this.#failures.set(id, { ...failure, untilMs: Math.min(failure.untilMs, nowMs), wasGone: false })
     }
   }

@@ -1,7 +1,7 @@
 import { Backoff } from '../../backoff.ts'
 import { isDefect, isRetryable, MidspanError } from '../../errors.ts'
 import { ChannelTimeoutError } from '../../protocols/wire/errors.ts'
-import type { Span } from '../../span.ts'
+import { spanText, type Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
 import { AnswerWait } from './answer-wait.ts'
 import { firstTokens, joined } from './history.ts'
@@ -51,10 +51,9 @@ export class StageError extends MidspanError {
   }
 }
 
-/** Says which blocks these are, for people: the last one of a span is named, in place of the one after it. */
-export function blocksText (spans: readonly Span[]): string {
-  const parts = spans.map(({ first, end }) => end - first === 1 ? `${first}` : `${first} to ${end - 1}`)
-  return `${spans.length === 1 && spans[0]!.end - spans[0]!.first === 1 ? 'block' : 'blocks'} ${parts.join(', ')}`
+/** Says which blocks these are, for people. */
+function blocksText (spans: readonly Span[]): string {
+  return `blocks ${spans.map(spanText).join(', ')}`
 }
 
 /** The cache of one stage of a route. */

@@ -5,7 +5,7 @@ import { allowedPartitions } from '../../protocols/charter/client.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../protocols/train/constants.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
-import type { Span } from '../../span.ts'
+import { spanText, type Span } from '../../span.ts'
 
 /** How a client says that its hidden states fall into sequences. */
 export interface SequenceFields {
@@ -30,8 +30,8 @@ export function checkSpan (charter: Charter, span: Span | undefined): Span {
 
 /** Thrown when a client asks for blocks that are another server's. */
 export class SpanNotServedError extends MidspanError {
-  constructor (served: Span, { first, end }: Span) {
-    super('E_SPAN_NOT_SERVED', `this server serves blocks ${served.first} to ${served.end - 1}, and not all of ${first} to ${end - 1}`, {
+  constructor (served: Span, wanted: Span) {
+    super('E_SPAN_NOT_SERVED', `this server serves blocks ${spanText(served)}, and not all of ${spanText(wanted)}`, {
       next: 'see `midspan servers` for who serves which blocks'
     })
   }

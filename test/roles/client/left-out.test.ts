@@ -10,6 +10,7 @@ const id = peerId.toString()
 describe('a server that failed', () => {
   let nowMs = 0
   let connected = true
+  let isKnown = true
   let listener = (): void => {}
   let leftOut: LeftOutServers
   const become = (now: boolean): void => {
@@ -19,8 +20,10 @@ describe('a server that failed', () => {
   beforeEach(() => {
     nowMs = 0
     connected = true
+    isKnown = true
     leftOut = new LeftOutServers({
-      servers: (): KnownServer[] => [{ peerId, connected, isCoordinator: false, span: undefined, load: undefined, roundTripMs: undefined }],
+      servers: (): KnownServer[] =>
+        isKnown ? [{ peerId, connected, isCoordinator: false, span: undefined, load: undefined, roundTripMs: undefined }] : [],
       onServersChanged (added) {
         listener = added
         return () => {}
@@ -55,6 +58,15 @@ describe('a server that failed', () => {
     expect(leftOut.has(id)).toBe(true)
     become(false)
     expect(leftOut.has(id)).toBe(true)
+    become(true)
+    expect(leftOut.has(id)).toBe(false)
+  })
+
+  it('is let in again when it left the directory and is back', () => {
+    leftOut.add(id)
+    isKnown = false
+    become(true)
+    isKnown = true
     become(true)
     expect(leftOut.has(id)).toBe(false)
   })
