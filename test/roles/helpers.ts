@@ -29,8 +29,6 @@ export interface FederationOptions {
   readonly clients: readonly ClientOptions[]
   /** Peers' identities follow from it, so that two federations with one seed have the same peer ids. Random without it. */
   readonly identities?: string
-  /** What the server does other than its own roles. */
-  readonly roles?: Roles
 }
 
 /** What a test passes to `train`, and the daemon's own defaults for the rest. */
@@ -70,12 +68,10 @@ export class TestPeer {
   readonly home: string
   readonly peerId: string
   readonly #listen: string[]
-  readonly #roles: Roles | undefined
   #daemon: Daemon
 
-  private constructor (home: string, daemon: Daemon, listen: string[], roles: Roles | undefined) {
+  private constructor (home: string, daemon: Daemon, listen: string[]) {
     this.home = home
-    this.#roles = roles
     this.#daemon = daemon
     this.peerId = daemon.status().peerId
     this.#listen = listen
@@ -87,8 +83,7 @@ export class TestPeer {
     return new TestPeer(
       home,
       daemon,
-      listen.length === 0 ? [] : daemon.node.getMultiaddrs().map((address) => address.toString().split('/p2p/')[0] ?? ''),
-      roles
+      listen.length === 0 ? [] : daemon.node.getMultiaddrs().map((address) => address.toString().split('/p2p/')[0] ?? '')
     )
   }
 
@@ -112,8 +107,7 @@ export class TestPeer {
 
   /** Starts it again where it was, after `stop`. */
   async start (): Promise<void> {
-    const options = this.#roles === undefined ? {} : { roles: this.#roles }
-    this.#daemon = await startDaemon(this.home, { listen: this.#listen, threads: 1 }, options)
+    this.#daemon = await startDaemon(this.home, { listen: this.#listen, threads: 1 })
   }
 }
 
@@ -175,7 +169,7 @@ const LOOPBACK = ['/ip4/127.0.0.1/tcp/0']
 const START_TIMEOUT_MS = 120_000
 
 /** Founds a federation, starts its server, and lets its clients join and start. Stop it after use. */
-export async function startFederation ({ model, charter = {}, clients, identities, roles }: FederationOptions): Promise<TestFederation> {
+export async function startFederation ({ model, charter = {}, clients, identities }: FederationOptions): Promise<TestFederation> {
   const root = await mkdtemp(join(tmpdir(), 'midspan-roles-'))
   const path = (name: string): string => join(root, name)
   const peers: TestPeer[] = []
@@ -190,7 +184,7 @@ export async function startFederation ({ model, charter = {}, clients, identitie
   try {
     await identify('server')
     const founded = await createFederation(path('server'), { ...foundDefaults, model, ...charter }, signal)
-    const server = await TestPeer.start(path('server'), LOOPBACK, roles)
+    const server = await TestPeer.start(path('server'), LOOPBACK)
     peers.push(server)
     const address = server.daemon.status().addresses[0] ?? ''
     const join = async (name: string, options: ClientOptions, roles?: Roles): Promise<TestClient> => {

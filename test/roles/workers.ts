@@ -1,59 +1,40 @@
-import { cp, mkdir } from 'node:fs/promises'
-import { basename } from 'node:path'
-import { roles, type Roles } from '../../src/node/daemon/roles.ts'
-import { joinFederation } from '../../src/node/federation/join.ts'
-import { readServers, writeServers } from '../../src/node/federation/membership.ts'
-import { homeAt } from '../../src/node/home/home.ts'
-import { loadOrCreateIdentity } from '../../src/node/home/identity.ts'
-import type { KnownServer } from '../../src/roles/context.ts'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { ResultOf } from '../../src/api/operations.ts'
+import { joinAsServer } from '../../src/node/federation/join-server.ts'
 import type { Span } from '../../src/span.ts'
-import { startFederation, TestClient, TestPeer, type ClientOptions, type FederationOptions, type TestFederation } from './helpers.ts'
+import { startFederation, TestPeer, type FederationOptions, type TestClient, type TestFederation } from './helpers.ts'
 
 const LOOPBACK = ['/ip4/127.0.0.1/tcp/0']
-const JOIN_TIMEOUT_MS = 60_000
+const TIMEOUT_MS = 60_000
+const LOOK_MS = 20
 
-/** A federation whose middle is on several servers: the founder, which serves everything or a part, and workers. */
-export interface WorkersFederation extends Omit<TestFederation, 'join'> {
+/** A federation whose middle is on several servers: the founder, which serves a part, and workers. */
+export interface WorkersFederation extends TestFederation {
   readonly workers: readonly TestPeer[]
 }
 
-/** Starts a federation of a founder and workers, and clients that know all of them. Stop it after use. */
+/** Starts a federation of a founder and workers, and clients that are connected to all of them. Stop it after use. */
 export async function startWorkers (
   { clients, ...options }: FederationOptions,
   spans: { readonly founder: Span, readonly workers: readonly Span[] }
 ): Promise<WorkersFederation> {
-  const federation = await startFederation({ ...options, clients: [], roles: serving(spans.founder) })
-  const peers: TestPeer[] = []
+  const { charter = {}, model } = options
+  const federation = await startFederation({ ...options, charter: { ...charter, blocks: spans.founder }, clients: [] })
+  const workers: TestPeer[] = []
+  const joined: TestClient[] = []
   const stop = async (): Promise<void> => {
-    for (const peer of peers.reverse()) await peer.stop()
+    for (const peer of workers.toReversed()) await peer.stop()
     await federation.stop()
   }
   try {
-    const workers: TestPeer[] = []
-    for (const [index, span] of spans.workers.entries()) {
+    for (const [index, blocks] of spans.workers.entries()) {
+      const { invite } = await federation.server.ask<ResultOf<'invite'>>('invite', { role: 'server', expiresMs: TIMEOUT_MS, uses: 1 })
       const home = federation.path(`worker-${index}`)
-      await mkdir(home)
-      await cp(federation.server.home, home, {
-        recursive: true,
-        filter: (path) => !['identity.key', 'daemon.lock', 'run', 'daemon.log'].includes(basename(path))
-      })
-      await loadOrCreateIdentity(homeAt(home).identity)
-      const worker = await TestPeer.start(home, LOOPBACK, serving(span))
-      workers.push(worker)
-      peers.push(worker)
+      await joinAsServer(home, { invite, blocks, model }, AbortSignal.timeout(TIMEOUT_MS))
+      workers.push(await TestPeer.start(home, LOOPBACK))
     }
-    const served = new Map([
-      [federation.server.peerId, spans.founder] as const,
-      ...workers.map(({ peerId }, i) => [peerId, spans.workers[i]!] as const)
-    ])
-    const joined: TestClient[] = []
-    for (const [index, client] of clients.entries()) {
-      const home = federation.path(`client-${index}`)
-      await join(home, federation.address, client, workers)
-      const peer = await TestPeer.start(home, [], knowing(served))
-      joined.push(new TestClient(peer))
-      peers.push(peer)
-    }
+    for (const [index, client] of clients.entries()) joined.push(await federation.join(`client-${index}`, client))
+    for (const { peer } of joined) await connectedTo(peer, 1 + workers.length)
     return { ...federation, clients: joined, workers, stop }
   } catch (error) {
     await stop()
@@ -61,27 +42,12 @@ export async function startWorkers (
   }
 }
 
-async function join (home: string, invite: string, options: ClientOptions, workers: readonly TestPeer[]): Promise<void> {
-  await joinFederation(home, { invite, ...options }, AbortSignal.timeout(JOIN_TIMEOUT_MS))
-  await writeServers(homeAt(home), [
-    ...await readServers(homeAt(home)),
-    ...workers.map(({ peerId, daemon }) => ({ peerId, addresses: daemon.node.getMultiaddrs().map((address) => address.toString()) }))
-  ])
-}
-
-/** Roles of a server that serves a part. */
-function serving (span: Span): Roles {
-  return { ...roles, server: async (context) => await roles.server({ ...context, span }) }
-}
-
-/** Roles of a client that knows what each server serves. */
-function knowing (served: ReadonlyMap<string, Span>): Roles {
-  return {
-    ...roles,
-    client: async (context) =>
-      await roles.client({
-        ...context,
-        servers: (): KnownServer[] => context.servers().map((server) => ({ ...server, span: served.get(server.peerId.toString()) }))
-      })
+/** Resolves when a peer has connections to this many servers. */
+export async function connectedTo (peer: TestPeer, count: number): Promise<void> {
+  const signal = AbortSignal.timeout(TIMEOUT_MS)
+  for (;;) {
+    const { servers } = await peer.ask<ResultOf<'servers'>>('servers')
+    if (servers.filter(({ connected }) => connected).length >= count) return
+    await delay(LOOK_MS, undefined, { signal })
   }
 }
