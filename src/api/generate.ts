@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { count, timeoutMs, traffic, waiting } from './fields.ts'
+import { count, span, timeoutMs, traffic, waiting } from './fields.ts'
 import { operation } from './operation.ts'
 
 const contentPart = z.union([z.string(), z.strictObject({ type: z.literal('text'), text: z.string() })])
@@ -10,6 +10,15 @@ const message = z.strictObject({
   content: z.union([z.string(), z.array(contentPart).readonly()]),
   reasoning_content: z.string().optional(),
   name: z.string().optional()
+})
+
+const leg = z.object({
+  server: z.string().describe('the peer id of a server that carried the text'),
+  blocks: span,
+  tokens: count.describe('tokens that it computed'),
+  replayedTokens: count.describe('tokens among them that it was sent again, in place of a server that was lost'),
+  meanMs: z.number().describe('milliseconds from the sending of hidden states to their answer, on average'),
+  share: z.number().describe("the share of the text's time that these answers took")
 })
 
 export type Message = z.output<typeof message>
@@ -44,6 +53,7 @@ export const generate = operation({
     prefillSeconds: z.number().describe('until the first token'),
     decodeSeconds: z.number().describe('from the first token to the last'),
     tokensPerSecond: z.number(),
-    ...traffic
+    ...traffic,
+    route: z.array(leg).readonly().describe('the servers that carried the text, by their blocks')
   })
 })

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import type { GivenParameters, ResultOf } from '../../api/operations.ts'
 import { UsageError } from '../../errors.ts'
+import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { bytes, digits, plural, seconds } from '../format.ts'
@@ -35,7 +36,7 @@ export const generate = command({
     }),
     ...grouped('Network', { timeout }),
     ...grouped('Output', {
-      stats: toggle('Print speed and bytes to standard error at the end'),
+      stats: toggle('Print speed, bytes and the servers of the route to standard error at the end'),
       json
     })
   },
@@ -80,7 +81,7 @@ export const generate = command({
         if (json) terminal.json(result)
         else terminal.write('\n')
         if (event.reason === 'context') terminal.note(contextLine(event, maxTokens))
-        if (stats) terminal.note(statsLine(event))
+        if (stats) for (const line of [statsLine(event), ...event.route.map(legLine)]) terminal.note(line)
       }
     } finally {
       progress.clear()
@@ -101,6 +102,12 @@ function statsLine (done: ResultOf<'generate'>): string {
     `${plural(done.promptTokens, 'prompt token')} in ${seconds(done.prefillSeconds)}, sent ${bytes(done.sentBytes)}, received ${
       bytes(done.receivedBytes)
     }`
+}
+
+function legLine ({ server, blocks, tokens, replayedTokens, meanMs, share }: ResultOf<'generate'>['route'][number]): string {
+  const again = replayedTokens === 0 ? '' : `, ${replayedTokens} of them sent again`
+  return `blocks ${spanText(blocks)} at ${server}: ${plural(tokens, 'token')}${again}, ${digits(meanMs)} ms an answer, ` +
+    `${Math.round(100 * share)}% of the time`
 }
 
 type Messages = NonNullable<GivenParameters<'generate'>['messages']>

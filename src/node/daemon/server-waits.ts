@@ -49,7 +49,9 @@ export function waitingForServers (offered: OfferedOperations, links: Links, qui
     },
     ...generate === undefined ? {} : {
       generate: (parameters, signal) =>
-        untilTimeout('generate', (inner) => generate(parameters, inner), { ...common, ...parameters, local: () => undefined }, signal)
+        untilTimeout(
+          'generate', (inner) => generate(parameters, inner), { ...common, ...parameters, local: () => undefined, said: reasonOf }, signal
+        )
     },
     ...exportTrained === undefined ? {} : {
       export: (parameters, signal) =>
@@ -61,6 +63,8 @@ export function waitingForServers (offered: OfferedOperations, links: Links, qui
 export interface Waits {
   readonly links: Links
   readonly local: LocalWork
+  /** What the operation itself said last that it waits for; it knows better where a server is connected. */
+  readonly said?: (last: unknown) => string | undefined
   readonly quietMs: number
   /** Without one, the operation waits on. */
   readonly timeoutMs?: number
@@ -100,7 +104,7 @@ async function connection (links: Links, signal: AbortSignal): Promise<void> {
 export async function * saysWaits<Name extends OperationName> (
   name: Name,
   work: Work<Name>,
-  { links, local, quietMs, timeoutMs = Infinity }: Waits,
+  { links, local, said = () => undefined, quietMs, timeoutMs = Infinity }: Waits,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<Name> | Waiting> {
   const left = new AbortController()
@@ -117,7 +121,7 @@ export async function * saysWaits<Name extends OperationName> (
         if (leftMs > 0 && await settles(next, Math.min(quietMs, leftMs))) break
         const busy = local(last)
         if (busy !== undefined) progressAtMs = performance.now()
-        const reason = busy ?? serverReason(links)
+        const reason = busy ?? serverReason(links, said(last))
         if (performance.now() - progressAtMs >= timeoutMs) throw new ServerTimeoutError(timeoutMs, reason)
         yield { type: 'waiting', reason }
       }
@@ -136,7 +140,12 @@ export async function * saysWaits<Name extends OperationName> (
 }
 
 function isWaiting (event: unknown): boolean {
-  return waiting.safeParse(event).success
+  return reasonOf(event) !== undefined
+}
+
+/** Returns what an event says that its operation waits for; undefined for events that bring more. */
+function reasonOf (event: unknown): string | undefined {
+  return waiting.safeParse(event).data?.reason
 }
 
 /** Whether a promise settles in time. */
@@ -152,9 +161,9 @@ async function settles (promise: Promise<unknown>, ms: number): Promise<boolean>
 }
 
 /** Says what is known of the servers that work waits for. */
-function serverReason (links: Links): string {
+function serverReason (links: Links, said: string | undefined): string {
   if (links.servers().some(({ connected }) => connected))
-    return "the server is connected, and neither its answer nor this machine's own work is done yet"
+    return said ?? "the server is connected, and neither its answer nor this machine's own work is done yet"
   const failure = links.failure()
   return failure === undefined ? 'no server is connected yet' : `no server is connected: ${failure.message}`
 }

@@ -71,7 +71,8 @@ export const ServerMessageSchema: GenMessage<ServerMessage> = /*@__PURE__*/
   messageDesc(file_protocols_generate_generate, 1);
 
 /**
- * Asks for a cache of `capacity` positions for the blocks [first, end).
+ * Asks for a cache of `capacity` positions for the blocks [first, end): some or all of those that the server serves. A server that
+ * does not serve all of them answers with the error E_SPAN_NOT_SERVED.
  *
  * @generated from message midspan.generate.Begin
  */
@@ -151,7 +152,7 @@ export const RowsSchema: GenMessage<Rows> = /*@__PURE__*/
   messageDesc(file_protocols_generate_generate, 4);
 
 /**
- * Tensors: the same rows after the middle.
+ * Tensors: the same rows after the blocks.
  *
  * @generated from message midspan.generate.Hidden
  */

@@ -3,6 +3,7 @@ import { Optimizer } from '../../model/training/optimizer.ts'
 import { clientSpans, shapesOf } from '../charter-settings.ts'
 import type { ClientContext } from '../context.ts'
 import { AdapterSync } from './adapter-sync.ts'
+import { LeftOutServers } from './left-out.ts'
 import { ReleaseSecret } from './release-secret.ts'
 import { openClientRuntime, type ClientRuntime } from './runtime.ts'
 import { ClientSessions } from './sessions.ts'
@@ -15,6 +16,7 @@ export interface Client {
   readonly context: ClientContext
   readonly runtime: ClientRuntime
   readonly sessions: ClientSessions
+  readonly leftOut: LeftOutServers
   readonly adapters: AdapterSync
   readonly state: AdapterState
   readonly secret: ReleaseSecret
@@ -40,7 +42,8 @@ export async function openClient (context: ClientContext): Promise<Client> {
     const sessions = new ClientSessions(context)
     const lock = new TrainingLock()
     const adapters = new AdapterSync({ context, sessions, parameters, state, lock, shapes })
-    return { context, runtime, sessions, adapters, state, secret, lock, fellBack }
+    const leftOut = new LeftOutServers(context)
+    return { context, runtime, sessions, leftOut, adapters, state, secret, lock, fellBack }
   } catch (error) {
     await runtime.device.close()
     throw error

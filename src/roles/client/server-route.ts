@@ -1,7 +1,14 @@
+import type { PeerId } from '@libp2p/interface'
 import type { Charter, Partition } from '../../protocols/charter/schema.ts'
+import type { GenerateClientChannel } from '../../protocols/generate/messages.ts'
 import type { Span } from '../../span.ts'
+import type { ClientContext } from '../context.ts'
 import { RemoteStage, type StageSessions } from '../middle/remote-stage.ts'
-import { Route, type RouteOptions } from '../middle/route.ts'
+import { RouteCache, type RouteOptions } from '../middle/route-cache.ts'
+import { Route } from '../middle/route.ts'
+import type { Stage } from '../middle/stage.ts'
+import type { LeftOutServers } from './left-out.ts'
+import { ServerChoice } from './server-choice.ts'
 
 export interface ServerRouteSettings {
   readonly charter: Charter
@@ -13,8 +20,37 @@ export function middleOf ({ model: { blocks } }: Charter, { inputBlocks, outputB
   return { first: inputBlocks, end: blocks - outputBlocks }
 }
 
-/** Returns a route through the middle: one server computes all of it. */
-export function routeOf (sessions: StageSessions, { charter, partition }: ServerRouteSettings, options: RouteOptions = {}): Route {
+/** Returns a route through the middle over the training stream: the coordinator sees to it that all of it is computed. */
+export function routeOf (sessions: Required<Pick<StageSessions, 'training'>>, { charter, partition }: ServerRouteSettings): Route {
   const { wire, model: { hidden } } = charter
-  return new Route([new RemoteStage(sessions, { span: middleOf(charter, partition), format: { wire, hidden } })], options)
+  return new Route([new RemoteStage(sessions, { span: middleOf(charter, partition), format: { wire, hidden } })])
+}
+
+export interface GenerationRouteComponents {
+  readonly context: Pick<ClientContext, 'charter' | 'client' | 'logger' | 'peerId' | 'servers' | 'onServersChanged'>
+  readonly leftOut: LeftOutServers
+  readonly sessions: {
+    generation (server: PeerId, signal?: AbortSignal): Promise<GenerateClientChannel>
+  }
+}
+
+/** Returns a route for sequences through the middle: each opening chooses among the servers that the client knows then. */
+export function generationRoute (
+  { context, leftOut, sessions }: GenerationRouteComponents,
+  options: RouteOptions
+): Pick<Stage, 'span' | 'openCache'> {
+  const { charter, client: { partition }, logger, peerId } = context
+  const { wire, model: { hidden } } = charter
+  const source = new ServerChoice({
+    directory: context,
+    leftOut,
+    seed: peerId.toString(),
+    logger,
+    stageOn: (server, span) =>
+      new RemoteStage({ openGeneration: async (signal) => await sessions.generation(server, signal) }, { span, format: { wire, hidden } })
+  })
+  return {
+    span: middleOf(charter, partition),
+    openCache: async (span, capacity, signal) => await RouteCache.open(source, span, { ...options, capacity }, signal)
+  }
 }

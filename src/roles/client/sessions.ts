@@ -1,4 +1,5 @@
 import type { Message } from '@bufbuild/protobuf'
+import type { PeerId } from '@libp2p/interface'
 import { isRetryable, MidspanError } from '../../errors.ts'
 import { GENERATE_PROTOCOL } from '../../protocols/generate/constants.ts'
 import * as generate from '../../protocols/generate/messages.ts'
@@ -10,10 +11,10 @@ import type { ClientContext } from '../context.ts'
 import { generateLimits, idleTimeoutOf, trainLimits } from '../message-limits.ts'
 import { TrainingStream } from '../middle/training-stream.ts'
 
-/** Thrown when no server of the federation can be reached. */
+/** Thrown when the server that leads the rounds cannot be reached. */
 export class NoServerError extends MidspanError {
-  constructor (cause?: unknown) {
-    super('E_NO_SERVER', 'no server of the federation can be reached', {
+  constructor (server?: PeerId, cause?: unknown) {
+    super('E_NO_SERVER', `${server === undefined ? 'no coordinator is known' : `the coordinator ${server.toString()} cannot be reached`}`, {
       next: 'see `midspan peers`; the daemon keeps trying', retryable: true, ...(cause === undefined ? {} : { cause })
     })
   }
@@ -27,23 +28,30 @@ export class ClientSessions {
     this.#context = context
   }
 
-  /** Opens a training stream. The caller closes it. Throws NoServerError, and a server's refusal. */
+  /** Opens a training stream with the coordinator. The caller closes it. Throws NoServerError, and the coordinator's refusal. */
   async training (signal: AbortSignal): Promise<TrainingStream> {
     const { charter } = this.#context
     const shapes = shapesOf(charter, [{ first: 0, end: charter.model.blocks }])
-    return new TrainingStream(
-      await this.#open({
-        protocol: TRAIN_PROTOCOL,
-        outgoing: train.ClientMessageSchema,
-        incoming: train.ServerMessageSchema,
-        limits: trainLimits(charter, shapes)
-      }, signal)
-    )
+    const coordinator = this.#context.servers().find(({ isCoordinator }) => isCoordinator)?.peerId
+    if (coordinator === undefined) throw new NoServerError()
+    try {
+      return new TrainingStream(
+        await this.#open(coordinator, {
+          protocol: TRAIN_PROTOCOL,
+          outgoing: train.ClientMessageSchema,
+          incoming: train.ServerMessageSchema,
+          limits: trainLimits(charter, shapes)
+        }, signal)
+      )
+    } catch (error) {
+      signal.throwIfAborted()
+      throw isRetryable(error) ? new NoServerError(coordinator, error) : error
+    }
   }
 
-  /** Opens a session for one sequence that grows. The caller closes it. Throws NoServerError, and a server's refusal. */
-  async generation (signal: AbortSignal): Promise<generate.GenerateClientChannel> {
-    return await this.#open({
+  /** Opens a session with a server for one sequence. The caller closes it. Throws what `dial` throws, and the server's refusal. */
+  async generation (server: PeerId, signal?: AbortSignal): Promise<generate.GenerateClientChannel> {
+    return await this.#open(server, {
       protocol: GENERATE_PROTOCOL,
       outgoing: generate.ClientMessageSchema,
       incoming: generate.ServerMessageSchema,
@@ -51,30 +59,19 @@ export class ClientSessions {
     }, signal)
   }
 
-  /** Opens a session with the first server that answers, one that is connected before one that is not. */
   async #open<Out extends Message, In extends Message> (
+    server: PeerId,
     options: Pick<ChannelOptions<Out, In>, 'protocol' | 'outgoing' | 'incoming' | 'limits'>,
-    signal: AbortSignal
+    signal: AbortSignal = new AbortController().signal
   ): Promise<Channel<Out, In>> {
-    const { identity, charterHash } = this.#context
-    const servers = this.#context.servers().toSorted((a, b) => Number(b.connected) - Number(a.connected))
-    let cause: unknown
-    for (const { peerId } of servers) {
-      try {
-        const stream = await this.#context.dial(peerId, options.protocol, signal)
-        return await openChannel(stream, {
-          ...options,
-          identity,
-          remotePeer: peerId,
-          charter: charterHash,
-          idleTimeoutMs: idleTimeoutOf(this.#context.charter)
-        }, signal)
-      } catch (error) {
-        signal.throwIfAborted()
-        if (!isRetryable(error)) throw error
-        cause = error
-      }
-    }
-    throw new NoServerError(cause)
+    const { identity, charter, charterHash } = this.#context
+    const stream = await this.#context.dial(server, options.protocol, signal)
+    return await openChannel(stream, {
+      ...options,
+      identity,
+      remotePeer: server,
+      charter: charterHash,
+      idleTimeoutMs: idleTimeoutOf(charter)
+    }, signal)
   }
 }

@@ -1,8 +1,9 @@
 import type { Encoding } from '../../encoding.ts'
 import type { PromptContext } from '../../model/families/index.ts'
 import type { Sequences } from '../../model/layers/hidden-states.ts'
-import { fromClient, type GenerateClientChannel } from '../../protocols/generate/messages.ts'
-import { BadMessageError } from '../../protocols/wire/errors.ts'
+import { fromClient, type ClientMessage, type GenerateClientChannel, type ServerMessage } from '../../protocols/generate/messages.ts'
+import type { Received, Traffic } from '../../protocols/wire/channel.ts'
+import { BadMessageError, ChannelTimeoutError } from '../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../protocols/wire/hidden-states.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
@@ -129,10 +130,13 @@ export class RemoteCache implements StageCache {
 
   get length (): number { return this.#length }
 
+  get traffic (): Traffic { return this.#channel.traffic }
+
   async forward ({ tensors, context }: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
     const [position, count] = [this.#length, tokensOf(tensors)]
-    await this.#channel.send(fromClient({ case: 'rows', value: { position, count, ...contextFields(context) } }), tensors, signal)
-    const { message: { kind }, tensors: outputs } = await this.#channel.receive(signal)
+    const { message: { kind }, tensors: outputs } = await this.#answer(
+      fromClient({ case: 'rows', value: { position, count, ...contextFields(context) } }), tensors, signal
+    )
     if (kind.case !== 'hidden' || kind.value.position !== position)
       throw new BadMessageError('the server answered something else than it was asked')
     checkHiddenStates(outputs, { ...this.#format, rows: count })
@@ -147,6 +151,17 @@ export class RemoteCache implements StageCache {
 
   async close (): Promise<void> {
     await this.#channel.close()
+  }
+
+  /** Ends the session where the server is given up because it is late: it would go on computing, and hold its cache. */
+  async #answer (message: ClientMessage, tensors: readonly Tensor[], signal: AbortSignal | undefined): Promise<Received<ServerMessage>> {
+    try {
+      await this.#channel.send(message, tensors, signal)
+      return await this.#channel.receive(signal)
+    } catch (error) {
+      if (error instanceof ChannelTimeoutError) this.#channel.abort(error)
+      throw error
+    }
   }
 }
 

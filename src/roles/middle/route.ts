@@ -1,42 +1,8 @@
-import { Backoff } from '../../backoff.ts'
-import { isRetryable } from '../../errors.ts'
-import type { PromptContext } from '../../model/families/index.ts'
-import { ChannelTimeoutError } from '../../protocols/wire/errors.ts'
 import type { Span } from '../../span.ts'
-import { joinTensorRows, tensorRows, type Tensor } from '../../tensor.ts'
-import {
-  checkPosition,
-  tokensOf,
-  type BatchItem,
-  type CachedHiddenStates,
-  type ForwardPass,
-  type OutputGradient,
-  type PassOptions,
-  type Stage,
-  type StageCache
-} from './stage.ts'
-
-export interface RouteOptions {
-  /** How long a sequence may go without an answer, tries on new sessions included; no limit unless given. */
-  readonly timeoutMs?: number
-  /**
-   * Hidden states that are sent again together when a cache is built anew. 1 sends them as they were sent first, for models whose rotations
-   * depend on how many states come at once; unless given, as many as a windowed model takes.
-   */
-  readonly replayTokens?: number
-  /** Called with what a sequence waits for when its answer is late. */
-  readonly onWaiting?: (reason: string) => void
-}
-
-/** A run of a windowed model takes this many hidden states at most. */
-const REPLAY_TOKENS = 512
-
-/** A user is told what is waited for when nothing has come for so long. */
-const WAITING_AFTER_MS = 4_000
-
-/** A server that restarts is back within seconds. */
-const FIRST_RETRY_MS = 200
-const GREATEST_RETRY_MS = 5_000
+import type { Tensor } from '../../tensor.ts'
+import { RouteCache, type RouteOptions } from './route-cache.ts'
+import { FixedStages, partsOf } from './stage-source.ts'
+import type { BatchItem, ForwardPass, OutputGradient, PassOptions, Stage, StageCache } from './stage.ts'
 
 /** The ordered stages that carry one client's middle. It is a stage itself. */
 export class Route implements Stage {
@@ -80,30 +46,10 @@ export class Route implements Stage {
     return tensors
   }
 
-  /**
-   * Opens a cache that outlives the stages' own: when a stage is lost, it is opened again and gets what it had got before. Throws what
-   * ended the last try when that takes longer than the route's `timeoutMs`.
-   */
+  /** Opens a cache that outlives the stages' own: a stage that is lost is opened again and gets what it had got before. */
   async openCache (span: Span, capacity: number, signal?: AbortSignal): Promise<StageCache> {
-    const open = async (until?: AbortSignal): Promise<StageCache[]> => {
-      const caches: StageCache[] = []
-      try {
-        for (const stage of this.#stages)
-          for (const part of partsOf(span, stage)) caches.push(await stage.openCache(part, capacity, until))
-        return caches
-      } catch (error) {
-        await closeAll(caches)
-        throw error
-      }
-    }
-    return new RouteCache(capacity, await open(signal), open, this.#options)
+    return await RouteCache.open(new FixedStages(this.#stages), span, { ...this.#options, capacity }, signal)
   }
-}
-
-/** The part of a span that a stage computes: one, or none. */
-function partsOf<Part extends Span> (span: Part, { span: { first, end } }: Stage): Part[] {
-  const part = { ...span, first: Math.max(span.first, first), end: Math.min(span.end, end) }
-  return part.first < part.end ? [part] : []
 }
 
 interface StagePass {
@@ -133,138 +79,4 @@ class RoutePass implements ForwardPass {
   free (): void {
     for (const { pass } of this.#passes) pass.free()
   }
-}
-
-/** A cache over all stages of a route, with the released states that went into it: they are sent again as they were, never drawn anew. */
-class RouteCache implements StageCache {
-  readonly capacity: number
-  readonly #open: (signal?: AbortSignal) => Promise<StageCache[]>
-  readonly #options: RouteOptions
-  /** What the caches hold, in order. */
-  #history: CachedHiddenStates[] = []
-  #length = 0
-  /** Undefined while a stage is lost. */
-  #caches: StageCache[] | undefined
-
-  constructor (capacity: number, caches: StageCache[], open: (signal?: AbortSignal) => Promise<StageCache[]>, options: RouteOptions) {
-    this.capacity = capacity
-    this.#caches = caches
-    this.#open = open
-    this.#options = options
-  }
-
-  get length (): number { return this.#length }
-
-  async forward (states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
-    const { timeoutMs = Infinity, onWaiting = () => {} } = this.#options
-    const timedOut = new AbortController()
-    let last: unknown
-    const giveUp = timeoutMs === Infinity
-      ? undefined
-      : setTimeout(() => { timedOut.abort(last ?? new ChannelTimeoutError('the servers did not answer', timeoutMs)) }, timeoutMs)
-    const late = setTimeout(() => { onWaiting('the server has not answered yet') }, WAITING_AFTER_MS)
-    const until = signal === undefined ? timedOut.signal : AbortSignal.any([signal, timedOut.signal])
-    const backoff = new Backoff({ firstMs: FIRST_RETRY_MS, greatestMs: GREATEST_RETRY_MS })
-    try {
-      for (;;) {
-        try {
-          const outputs = await through(await this.#reopened(until), states, until)
-          this.#history.push(states)
-          this.#length += tokensOf(states.tensors)
-          return outputs
-        } catch (error) {
-          await this.#lose()
-          until.throwIfAborted()
-          if (!isRetryable(error)) throw error
-          clearTimeout(late)
-          if (last === undefined) onWaiting(`the connection was lost (${(error as Error).message}); the text goes on when it is back`)
-          last = error
-          await backoff.wait(until)
-        }
-      }
-    } catch (error) {
-      until.throwIfAborted()
-      throw error
-    } finally {
-      clearTimeout(giveUp)
-      clearTimeout(late)
-    }
-  }
-
-  rewind (position: number): void {
-    checkPosition(position, this.#length)
-    const kept: CachedHiddenStates[] = []
-    let length = 0
-    for (const { tensors, context } of this.#history) {
-      if (length >= position) break
-      const tokens = Math.min(tokensOf(tensors), position - length)
-      kept.push({ tensors: tensors.map((part) => tensorRows(part, 0, tokens)), context })
-      length += tokens
-    }
-    this.#history = kept
-    this.#length = position
-    for (const cache of this.#caches ?? []) cache.rewind(position)
-  }
-
-  async close (): Promise<void> {
-    await this.#lose()
-  }
-
-  /** The caches, opened again and filled with what they held where a stage was lost. */
-  async #reopened (signal: AbortSignal): Promise<readonly StageCache[]> {
-    if (this.#caches !== undefined) return this.#caches
-    const caches = await this.#open(signal)
-    this.#caches = caches
-    for (const states of merged(this.#history, this.#options.replayTokens ?? REPLAY_TOKENS)) await through(caches, states, signal)
-    return caches
-  }
-
-  async #lose (): Promise<void> {
-    const caches = this.#caches ?? []
-    this.#caches = undefined
-    await closeAll(caches)
-  }
-}
-
-/** Computes hidden states through the caches of all stages, in order. */
-async function through (
-  caches: readonly StageCache[],
-  { tensors, context }: CachedHiddenStates,
-  signal: AbortSignal
-): Promise<readonly Tensor[]> {
-  let outputs = tensors
-  for (const cache of caches) outputs = await cache.forward({ tensors: outputs, context }, signal)
-  return outputs
-}
-
-/** Closes caches, of which some may be lost already. */
-async function closeAll (caches: readonly StageCache[]): Promise<void> {
-  await Promise.allSettled(caches.map(async (cache) => { await cache.close() }))
-}
-
-/** Joins states that follow one another, up to a number of tokens. A context's own states stay as they are: they come in one message. */
-function merged (history: readonly CachedHiddenStates[], maxTokens: number): CachedHiddenStates[] {
-  const groups: CachedHiddenStates[][] = []
-  let tokens = 0
-  for (const states of history) {
-    const group = groups.at(-1)
-    const count = tokensOf(states.tensors)
-    if (group === undefined || tokens + count > maxTokens || !sameContext(group[0]?.context, states.context)) {
-      groups.push([states])
-      tokens = count
-    } else {
-      group.push(states)
-      tokens += count
-    }
-  }
-  return groups.map((group) => {
-    const [first, ...others] = group as [CachedHiddenStates, ...CachedHiddenStates[]]
-    if (others.length === 0) return first
-    const tensors = first.tensors.map((_, part) => joinTensorRows(group.map((states) => states.tensors[part] as Tensor)))
-    return { tensors, context: first.context }
-  })
-}
-
-function sameContext (a: PromptContext | undefined, b: PromptContext | undefined): boolean {
-  return a?.length === b?.length && a?.maskPosition === b?.maskPosition
 }

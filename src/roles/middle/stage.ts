@@ -55,6 +55,8 @@ export interface StageCache {
   readonly capacity: number
   /** Positions that the cache holds. */
   readonly length: number
+  /** Bytes on the wire so far, where the cache is on a server. */
+  readonly traffic?: { readonly sentBytes: number, readonly receivedBytes: number }
   /** Computes hidden states through the span and appends them to the cache. Resolves with the outputs [tokens, hidden]. */
   forward (states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]>
   /** Forgets every position from this one on. Throws RangeError for a position beyond `length`. */

@@ -1,10 +1,11 @@
+import { MidspanError } from '../../errors.ts'
 import { contextFault, type Model, type PromptContext } from '../../model/families/index.ts'
 import { contextsFault, type Sequences } from '../../model/layers/hidden-states.ts'
 import { allowedPartitions } from '../../protocols/charter/client.ts'
 import type { Charter } from '../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../protocols/train/constants.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
-import type { Span } from '../../span.ts'
+import { spanText, type Span } from '../../span.ts'
 
 /** How a client says that its hidden states fall into sequences. */
 export interface SequenceFields {
@@ -24,6 +25,22 @@ export function checkSpan (charter: Charter, span: Span | undefined): Span {
   ) {
     throw new BadMessageError(`the charter allows no middle of blocks ${first} to ${end}`)
   }
+  return { first, end }
+}
+
+/** Thrown when a client asks for blocks that are another server's. */
+export class SpanNotServedError extends MidspanError {
+  constructor (served: Span, wanted: Span) {
+    super('E_SPAN_NOT_SERVED', `this server serves blocks ${spanText(served)}, and not all of ${spanText(wanted)}`, {
+      next: 'see `midspan servers` for who serves which blocks'
+    })
+  }
+}
+
+/** Checks that a server has these blocks. Throws BadMessageError where the model has no such blocks, and SpanNotServedError. */
+export function checkServed ({ model: { blocks } }: Charter, served: Span, { first, end }: Span): Span {
+  if (first >= end || end > blocks) throw new BadMessageError(`the model has no blocks from ${first} up to ${end}`)
+  if (first < served.first || end > served.end) throw new SpanNotServedError(served, { first, end })
   return { first, end }
 }
 

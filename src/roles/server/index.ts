@@ -21,14 +21,15 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
   try {
     const components = { context, runtime, sessions, signal: stopping.signal }
     const training = await (isCoordinator(context) ? startCoordination(components) : startWork(components))
-    const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes: charter.limits.cacheBytes })
+    const { cacheBytes } = charter.limits
+    const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes, span })
     await sessions.serve(GENERATE_PROTOCOL, {
       outgoing: generate.ServerMessageSchema,
       incoming: generate.ClientMessageSchema,
       limits: generateLimits(charter),
       maxStreams: MAX_GENERATE_STREAMS
     }, async (channel, signal) => {
-      await serveGeneration(channel, { charter, model, engine }, signal)
+      await serveGeneration(channel, { charter, model, engine, span }, signal)
     })
 
     let stopped: Promise<void> | undefined
@@ -47,10 +48,11 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
         generation: {
           sequences: engine.caches.sequences,
           cacheBytes: engine.caches.heldBytes,
-          cacheLimitBytes: charter.limits.cacheBytes,
+          cacheLimitBytes: cacheBytes,
           evictions: engine.caches.evictions
         }
       }),
+      load: () => ({ sessions: sessions.list().length, ...engine.load }),
       removed: (peer) => { training.removed(peer) },
       operations: training.operations,
       stop: async () => { await (stopped ??= stop()) }

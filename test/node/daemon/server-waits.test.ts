@@ -12,7 +12,7 @@ const down: Links = { servers: () => [{ connected: false }], failure: () => new 
 const round = { type: 'waiting', reason: 'the next round begins when this one is over' } as const
 const generated: EventOf<'generate'> = {
   type: 'done', text: '', ids: [], reason: 'length', promptTokens: 1, tokens: 0, prefillSeconds: 0, decodeSeconds: 0, tokensPerSecond: 0,
-  sentBytes: 0, receivedBytes: 0
+  sentBytes: 0, receivedBytes: 0, route: []
 }
 
 async function hang (signal: AbortSignal): Promise<never> {
@@ -81,7 +81,9 @@ describe('operations that wait for servers', () => {
       }
     }, linked, 20)
     const { error } = await collect(offered.generate!(parseParameters('generate', { prompt: 'x', timeoutMs: 50 }), never()))
-    expect(error).toMatchObject({ code: 'E_SERVER_TIMEOUT' })
+    expect(error).toMatchObject({
+      code: 'E_SERVER_TIMEOUT', message: 'gave up after 0.05 s: the connection was lost; trying again'
+    })
   })
 
   it('give up also where the work does not heed its end', async () => {

@@ -13,7 +13,7 @@ export interface SequenceComponents {
   readonly weights: ModelWeights
   readonly boundary: Boundary
   /** What takes released hidden states through the middle. */
-  readonly route: Stage
+  readonly route: Pick<Stage, 'span' | 'openCache'>
 }
 
 export interface SequenceSettings {

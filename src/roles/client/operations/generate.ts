@@ -1,20 +1,20 @@
 import { randomInt } from 'node:crypto'
 import type { Message } from '../../../api/generate.ts'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
-import { UsageError } from '../../../errors.ts'
+import { isRetryable, UsageError } from '../../../errors.ts'
 import type { ChatMessage } from '../../../model/text/chat-template.ts'
 import { joinParts } from '../../../model/text/records.ts'
 import { protectionOf } from '../../charter-settings.ts'
+import { RouteStatistics } from '../../middle/route-statistics.ts'
 import type { Client } from '../client.ts'
-import { generateTokens, Sequence } from '../generation/generator.ts'
+import { generateTokens, Sequence, type GeneratedToken } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
 import type { ClientRuntime } from '../runtime.ts'
-import { routeOf } from '../server-route.ts'
-import { TrafficMeter } from '../traffic.ts'
+import { generationRoute } from '../server-route.ts'
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
-  { context, runtime, adapters, sessions }: Client,
+  { context, runtime, adapters, sessions, leftOut }: Client,
   { maxTokens, temperature, topK, topP, timeoutMs, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
@@ -27,45 +27,51 @@ export async function * generate (
       `the prompt has ${prompt.length} tokens, and a sequence of this federation ${charter.limits.maxSequenceTokens}`,
       'shorten it'
     )
-  await adapters.refreshAlone(signal)
-  const traffic = new TrafficMeter()
   const notices = new Notices()
-  const route = routeOf(
-    { openGeneration: async (until = signal) => traffic.watch(await sessions.generation(until)) },
-    { charter, partition },
-    {
-      timeoutMs,
-      onWaiting: (reason) => { notices.add(reason) },
-      // Rotations of such a model depend on how many hidden states come at once.
-      ...(model.rotary.growth === undefined ? {} : { replayTokens: 1 })
-    }
-  )
-  let sequence: Sequence | undefined
   try {
-    const wanted = Math.min(maxTokens, room)
-    sequence = await Sequence.open(
+    await adapters.refreshAlone(signal)
+  } catch (error) {
+    signal.throwIfAborted()
+    if (!isRetryable(error)) throw error
+    notices.add(`${(error as Error).message}: the text is made with the adapters that this client has`)
+  }
+  const statistics = new RouteStatistics()
+  const route = generationRoute({ context, leftOut, sessions }, {
+    timeoutMs,
+    statistics,
+    onWaiting: (reason) => { notices.add(reason) },
+    // Rotations of such a model depend on how many hidden states come at once.
+    ...(model.rotary.growth === undefined ? {} : { replayTokens: 1 })
+  })
+  const opened: { sequence?: Sequence, atMs: number } = { atMs: performance.now() }
+  const wanted = Math.min(maxTokens, room)
+  const tokens = async function * (): AsyncGenerator<GeneratedToken> {
+    const protection = protectionOf(charter, context.client).hidden
+    opened.sequence = await Sequence.open(
       { weights, boundary, route },
-      { protection: protectionOf(charter, context.client).hidden, partition, capacity: prompt.length + wanted },
+      { protection, partition, capacity: prompt.length + wanted },
       signal
     )
+    opened.atMs = performance.now()
+    const sampling = { temperature, seed: String(seed), ...(topK === undefined ? {} : { topK }), ...(topP === undefined ? {} : { topP }) }
+    yield * generateTokens(opened.sequence, prompt, sampling, {
+      maxTokens: wanted,
+      stopIds: input.ids === undefined ? tokenizer.eosIds : []
+    }, signal)
+  }
+  try {
     const stream = tokenizer.createDecodeStream(prompt)
     const ids: number[] = []
     let text = ''
     let stopped = false
-    const startedAt = performance.now()
-    let firstAt = startedAt
-    const sampling = { temperature, seed: String(seed), ...(topK === undefined ? {} : { topK }), ...(topP === undefined ? {} : { topP }) }
-    const tokens = generateTokens(sequence, prompt, sampling, {
-      maxTokens: wanted,
-      stopIds: input.ids === undefined ? tokenizer.eosIds : []
-    }, signal)
-    for await (const event of notices.among(tokens)) {
+    let firstAtMs = opened.atMs
+    for await (const event of notices.among(tokens())) {
       if ('notice' in event) {
         yield { type: 'waiting', reason: event.notice }
         continue
       }
       const { id, stop } = event
-      if (ids.length === 0) firstAt = performance.now()
+      if (ids.length === 0) firstAtMs = performance.now()
       ids.push(id)
       stopped = stop
       const piece = stop ? '' : stream.push(id)
@@ -74,8 +80,8 @@ export async function * generate (
     }
     const rest = stream.flush()
     if (rest !== '') yield { type: 'text', text: rest }
-    const decodeSeconds = (performance.now() - firstAt) / 1000
-    const { sentBytes, receivedBytes } = traffic.total
+    const endedAtMs = performance.now()
+    const decodeSeconds = (endedAtMs - firstAtMs) / 1000
     yield {
       type: 'done',
       text: text + rest,
@@ -83,14 +89,16 @@ export async function * generate (
       reason: stopped ? 'stop' : ids.length < maxTokens ? 'context' : 'length',
       promptTokens: prompt.length,
       tokens: ids.length,
-      prefillSeconds: (firstAt - startedAt) / 1000,
+      prefillSeconds: (firstAtMs - opened.atMs) / 1000,
       decodeSeconds,
       tokensPerSecond: ids.length > 1 ? (ids.length - 1) / decodeSeconds : 0,
-      sentBytes,
-      receivedBytes
+      ...statistics.traffic,
+      route: statistics.legs.filter(({ answers }) => answers > 0).map(({ server, span, tokens, replayedTokens, answers, ms }) => ({
+        server, blocks: span, tokens, replayedTokens, meanMs: ms / answers, share: Math.min(ms / (endedAtMs - opened.atMs), 1)
+      }))
     }
   } finally {
-    await sequence?.close()
+    await opened.sequence?.close()
   }
 }
 

@@ -6,10 +6,12 @@ import type { Boundary } from '../../../model/privacy/boundary.ts'
 import type { Device } from '../../../model/runtime/device.ts'
 import type { Span } from '../../../span.ts'
 import { joinTensorRows, tensorRows, type Tensor } from '../../../tensor.ts'
+import type { ServerLoad } from '../../context.ts'
 import { checkPosition, tokensOf, type CachedHiddenStates, type StageCache } from '../../middle/stage.ts'
 import { BatchRunner, type BatchChunk, type ChunkResult } from './batch-runner.ts'
 import { CacheManager, type CachedSequence } from './cache-manager.ts'
 import { NO_HISTORY, schedule, type PendingRequest, type SchedulerLimits } from './scheduler.ts'
+import { SpeedMeter } from './speed-meter.ts'
 
 /** Thrown for a request of a sequence that was closed before it was computed. */
 export class SequenceClosedError extends MidspanError {
@@ -50,6 +52,8 @@ export interface GenerationEngineComponents {
   readonly boundary: Boundary
   /** Device memory for the caches of all sequences together. */
   readonly cacheBytes: number
+  /** The blocks that the server has; the whole model unless given. Speeds are told for all of them. */
+  readonly span?: Span
 }
 
 /** Generates for several clients at once: it queues requests, and runs one plan of the scheduler after another while there are any. */
@@ -57,6 +61,8 @@ export class GenerationEngine {
   readonly caches: CacheManager
   readonly #runner: BatchRunner
   readonly #limits: SchedulerLimits
+  readonly #totalBytes: number
+  readonly #speed: SpeedMeter
   readonly #requests: Request[] = []
   #history = NO_HISTORY
   #working: Promise<void> | undefined
@@ -64,10 +70,23 @@ export class GenerationEngine {
   #running: Promise<unknown> | undefined
   #inRun: ReadonlySet<Request> = new Set()
 
-  constructor ({ device, model, blocks, boundary, cacheBytes }: GenerationEngineComponents, limits = DEFAULT_LIMITS) {
+  constructor ({ device, model, blocks, boundary, cacheBytes, span }: GenerationEngineComponents, limits = DEFAULT_LIMITS) {
+    this.#totalBytes = cacheBytes
+    this.#speed = new SpeedMeter(span === undefined ? model.layers : span.end - span.first)
     this.caches = new CacheManager({ device, model, totalBytes: cacheBytes })
     this.#runner = new BatchRunner({ device, blocks, boundary, maxChunkTokens: maxChunkTokens(model) })
     this.#limits = { ...limits, maxBatchedTokens: Math.min(limits.maxBatchedTokens, maxChunkTokens(model)) }
+  }
+
+  /** How much there is to do, and how fast it goes. */
+  get load (): Omit<ServerLoad, 'sessions'> {
+    const { prefillTokensPerSecond, decodeTokensPerSecond } = this.#speed
+    return {
+      queuedTokens: this.#requests.reduce((sum, { count, done }) => sum + count - done, 0),
+      freeCacheBytes: Math.max(0, this.#totalBytes - this.caches.heldBytes),
+      prefillTokensPerSecond,
+      decodeTokensPerSecond
+    }
   }
 
   /** Opens a sequence, named `id`, of up to `capacity` tokens of a client. The caller closes it. Throws CacheFullError. */
@@ -117,10 +136,18 @@ export class GenerationEngine {
       this.#inRun = new Set(planned.map(({ request }) => request))
       const run = this.#runner.run(planned.map(({ request, tokens }) => chunkOf(request, tokens)))
       this.#running = run
+      const startedAtMs = performance.now()
       const results = await run
       this.#inRun = new Set()
+      if (results.every((result) => 'tensors' in result)) this.#measure(planned, performance.now() - startedAtMs)
       for (const [i, { request, tokens }] of planned.entries()) this.#take(request, tokens, results[i]!)
     }
+  }
+
+  #measure (planned: ReadonlyArray<{ readonly request: Request, readonly tokens: number }>, ms: number): void {
+    const tokens = planned.reduce((sum, chunk) => sum + chunk.tokens, 0)
+    const tokenBlocks = planned.reduce((sum, { request: { sequence: { span } }, tokens: own }) => sum + own * (span.end - span.first), 0)
+    this.#speed.add({ tokens, blocks: tokenBlocks / tokens, ms })
   }
 
   /** Adds the result of a chunk to its request, and answers the request where it was the last. */

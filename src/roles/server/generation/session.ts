@@ -5,13 +5,16 @@ import { fromServer, type ClientMessage, type GenerateServerChannel } from '../.
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
-import { checkContext, checkSpan } from '../checks.ts'
+import type { Span } from '../../../span.ts'
+import { checkContext, checkServed } from '../checks.ts'
 import type { EngineSequence, GenerationEngine } from './engine.ts'
 
 export interface GenerationComponents {
   readonly charter: Charter
   readonly model: Model
   readonly engine: GenerationEngine
+  /** The blocks that the server has. */
+  readonly span: Span
 }
 
 /**
@@ -40,7 +43,7 @@ export async function serveGeneration (
 
 async function begin (
   channel: GenerateServerChannel,
-  { charter, engine }: GenerationComponents,
+  { charter, engine, span: served }: GenerationComponents,
   { message: { kind } }: Received<ClientMessage>,
   signal: AbortSignal
 ): Promise<EngineSequence> {
@@ -48,7 +51,7 @@ async function begin (
   const { capacity, ...span } = kind.value
   if (capacity < 1 || capacity > charter.limits.maxSequenceTokens)
     throw new BadMessageError(`a sequence of ${capacity} tokens was asked for: the charter allows 1 to ${charter.limits.maxSequenceTokens}`)
-  return await engine.open(channel.sessionId, channel.remotePeer.toString(), checkSpan(charter, span), capacity, signal)
+  return await engine.open(channel.sessionId, channel.remotePeer.toString(), checkServed(charter, served, span), capacity, signal)
 }
 
 async function compute (

@@ -63,6 +63,25 @@ describe('GenerationEngine', () => {
     free()
   })
 
+  it('tells how much there is to do, and how fast it went', async () => {
+    const { span, engine, states, free } = await setUp('llama/gqa', DEFAULT_LIMITS, 2 ** 20)
+    expect(engine.load).toEqual({ queuedTokens: 0, freeCacheBytes: 2 ** 20, prefillTokensPerSecond: 0, decodeTokensPerSecond: 0 })
+    const sequence = await engine.open('a', 'client', span, 64)
+    expect(engine.load.freeCacheBytes).toBe(2 ** 20 - engine.caches.heldBytes)
+    const { shape: [length, hidden], data } = states(0, 0)
+    const computing = sequence.forward({ tensors: [states(0, 0)], context: undefined })
+    expect(engine.load.queuedTokens).toBe(length)
+    await computing
+    await sequence.forward({ tensors: [float32([1, hidden!], (data as Float32Array).slice(0, hidden))], context: undefined })
+    await sequence.forward({ tensors: [float32([40, hidden!], new Float32Array(40 * hidden!).fill(0.1))], context: undefined })
+    const { queuedTokens, prefillTokensPerSecond, decodeTokensPerSecond } = engine.load
+    expect(queuedTokens).toBe(0)
+    expect(prefillTokensPerSecond).toBeGreaterThan(0)
+    expect(decodeTokensPerSecond).toBeGreaterThan(0)
+    await sequence.close()
+    free()
+  })
+
   it('computes positions again after a rewind', async () => {
     const { model, span, engine, states, free } = await setUp('llama/gqa', SMALL)
     const sequence = await engine.open('a', 'client', span, 32)

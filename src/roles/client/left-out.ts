@@ -1,0 +1,56 @@
+import type { ServerDirectory } from '../context.ts'
+
+/** How long a server that failed is left out of routes for the first time. Each further failure doubles it. */
+const LEFT_OUT_MS = 30_000
+const LONGEST_LEFT_OUT_MS = 600_000
+
+/** A server that did not fail for so long after it came back is trusted as at first. */
+const FORGIVEN_AFTER_MS = 600_000
+
+interface Failure {
+  readonly untilMs: number
+  /** How often it failed. */
+  readonly failures: number
+  /** Whether it was seen disconnected since, or not known any more. */
+  wasGone: boolean
+}
+
+/**
+ * Remembers which servers failed a short time ago, for all sequences of a client. A server that was gone and has come back is let in again
+ * at once.
+ */
+export class LeftOutServers {
+  readonly #directory: ServerDirectory
+  readonly #now: () => number
+  readonly #failures = new Map<string, Failure>()
+
+  /** `now` returns milliseconds since any fixed moment. */
+  constructor (directory: ServerDirectory, now = (): number => performance.now()) {
+    this.#directory = directory
+    this.#now = now
+    directory.onServersChanged(() => { this.#look() })
+  }
+
+  /** Leaves a server out of routes for a while. */
+  add (server: string): void {
+    const nowMs = this.#now()
+    for (const [id, { untilMs }] of this.#failures) if (nowMs > untilMs + FORGIVEN_AFTER_MS) this.#failures.delete(id)
+    const failures = (this.#failures.get(server)?.failures ?? 0) + 1
+    const untilMs = nowMs + Math.min(LEFT_OUT_MS * 2 ** (failures - 1), LONGEST_LEFT_OUT_MS)
+    this.#failures.set(server, { untilMs, failures, wasGone: false })
+    this.#look()
+  }
+
+  has (server: string): boolean {
+    return this.#now() < (this.#failures.get(server)?.untilMs ?? -Infinity)
+  }
+
+  #look (): void {
+    const nowMs = this.#now()
+    const connected = new Set(this.#directory.servers().filter((server) => server.connected).map(({ peerId }) => peerId.toString()))
+    for (const [id, failure] of this.#failures) {
+      if (!connected.has(id)) failure.wasGone = true
+      else if (failure.wasGone) this.#failures.set(id, { ...failure, untilMs: Math.min(failure.untilMs, nowMs), wasGone: false })
+    }
+  }
+}
