@@ -8,7 +8,7 @@ export const demo = command({
   group: 'Look',
   summary: 'Show a whole federation at work on this machine',
   details:
-    `A server and three clients, each a process of its own with private text of its own, train a small model together: what each can answer
+    `Three servers and three clients with private text, each a process of its own, train a small model together: what each can answer
 before and after, alone and together, what crossed the network, and where to go next. Takes a minute or two and leaves nothing behind.`,
   options: {
     rounds: defaulted('COUNT', integer({ min: 1 }), '80', 'Rounds of training; with many fewer, little is learnt'),

@@ -8,7 +8,7 @@ import { makeClinics, type Clinic } from './corpus.ts'
 import { ask, generate, modelDirectory, startFederation, trainTogether, type Asked, type DemoFederation, type Noise } from './federation.ts'
 import { trainAndAsk, type Recipe } from './local-model.ts'
 import { Processes } from './processes.ts'
-import type { LocalResults, NetworkResults } from './results.ts'
+import type { LocalResults, NetworkResults, Sample } from './results.ts'
 import { allFacts } from './score.ts'
 import { DemoView } from './view.ts'
 
@@ -25,6 +25,9 @@ export interface DemoOptions {
 const samplePrompt = 'On Monday'
 const sampleTokens = 40
 const sampleTemperature = 0.7
+
+/** Pieces of the sample after which a server is killed. */
+const killAfterPieces = 10
 
 /** Found by trial: so few rounds need large steps, and the linear fall to nothing ends them calmly. */
 function recipeFor (rounds: number): Recipe {
@@ -73,12 +76,13 @@ export async function runDemo ({ rounds, noise, seed, keep }: DemoOptions, termi
 }
 
 async function runNetwork (
-  { members }: DemoFederation,
+  federation: DemoFederation,
   clinics: readonly Clinic[],
   recipe: Recipe,
   view: DemoView,
   signal: AbortSignal
 ): Promise<NetworkResults> {
+  const { members } = federation
   const ailments = allFacts(clinics).map(({ ailment }) => ailment)
   const askAll = async (): Promise<Asked[]> => await Promise.all(members.map(async (member) => await ask(member, ailments, signal)))
   view.asking(ailments.length)
@@ -89,13 +93,20 @@ async function runNetwork (
   view.trained(trained)
   view.asking(ailments.length)
   const after = await askAll()
-  const sample = await generate(members[0]!.home, {
-    prompt: samplePrompt,
-    maxTokens: sampleTokens,
-    temperature: sampleTemperature,
-    seed: 1
-  }, signal)
-  return { before, trained, after, sample }
+  return { before, trained, after, sample: await generateTwice(federation, signal) }
+}
+
+/** Generates one text twice at the first clinic, the second time while a server that carries it is killed. */
+async function generateTwice ({ members: [first], workers }: DemoFederation, signal: AbortSignal): Promise<Sample> {
+  const { home } = first!
+  const request = { prompt: samplePrompt, maxTokens: sampleTokens, temperature: sampleTemperature, seed: 1 }
+  const undisturbed = await generate(home, request, signal)
+  const worker = workers.find(({ peerId }) => undisturbed.route.some(({ server }) => server === peerId)) ?? workers[0]!
+  let pieces = 0
+  const survived = await generate(home, request, signal, () => {
+    if (++pieces === killAfterPieces) worker.kill()
+  })
+  return { undisturbed, survived, killed: worker.peerId }
 }
 
 /** Returns the same training without a network, for comparison: the same model, records, rounds and steps, and no noise. */

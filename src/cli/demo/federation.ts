@@ -1,5 +1,6 @@
 import { stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { GivenParameters, ResultOf } from '../../api/operations.ts'
 import { askDaemon, callDaemon } from '../daemon-client.ts'
@@ -18,6 +19,15 @@ const maxTokensPerClient = 1024
 
 /** The longest record has 22 tokens. */
 const maxTokens = 32
+
+/** The founder serves the first half of the middle, and each of the others the second half. */
+const founderBlocks = '1-3'
+const workerBlocks = '3-5'
+const workers = 2
+
+/** Servers are known to the clinics within a second; a loaded machine may need many. */
+const knownTimeoutMs = 60_000
+const lookMs = 100
 
 /** The clinics cut the model at different blocks: they share rounds all the same. */
 const partitions = [{ inputBlocks: 1, outputBlocks: 1 }, { inputBlocks: 2, outputBlocks: 1 }, { inputBlocks: 1, outputBlocks: 2 }] as const
@@ -44,13 +54,22 @@ export interface Member {
   readonly partition: { readonly inputBlocks: number, readonly outputBlocks: number }
 }
 
+/** A server that joined the founder's. */
+export interface DemoWorker {
+  readonly peerId: string
+  /** Kills its process. */
+  readonly kill: () => void
+}
+
 export interface DemoFederation {
   readonly serverHome: string
   readonly server: ResultOf<'status'>
+  readonly servers: ResultOf<'servers'>
+  readonly workers: readonly DemoWorker[]
   readonly members: readonly Member[]
 }
 
-/** Founds a federation in `directory`, starts its server, and lets every clinic join and start, each in a process of its own. */
+/** Founds a federation in `directory`, starts its servers, and lets every clinic join and start, each in a process of its own. */
 export async function startFederation (
   processes: Processes,
   directory: string,
@@ -62,16 +81,52 @@ export async function startFederation (
   const serverHome = join(directory, 'server')
   await processes.run(['init', '--home', serverHome, ...founding(recipe, noise, clinics.length)], signal)
   await processes.startDaemon(['--home', serverHome, '--listen', '/ip4/127.0.0.1/tcp/0', ...threads], signal)
-  const members = await Promise.all(
-    clinics.map(async (clinic, i) => await enrol(processes, directory, serverHome, clinic, partitions[i % partitions.length]!, signal))
-  )
-  return { serverHome, server: await askDaemon(serverHome, 'status', {}, signal), members }
+  const [joinedWorkers, members] = await Promise.all([
+    Promise.all(Array.from({ length: workers }, async (_, i) => await addWorker(processes, directory, serverHome, i, signal))),
+    Promise.all(
+      clinics.map(async (clinic, i) => await enrol(processes, directory, serverHome, clinic, partitions[i % partitions.length]!, signal))
+    )
+  ])
+  for (const { home } of members) await allConnected(home, joinedWorkers, signal)
+  return {
+    serverHome,
+    server: await askDaemon(serverHome, 'status', {}, signal),
+    servers: await askDaemon(serverHome, 'servers', {}, signal),
+    workers: joinedWorkers,
+    members
+  }
+}
+
+/** Lets one more server join, with the second half of the middle. It fetches its blocks from the founder. */
+async function addWorker (
+  processes: Processes,
+  directory: string,
+  serverHome: string,
+  index: number,
+  signal: AbortSignal
+): Promise<DemoWorker> {
+  const home = join(directory, `worker-${index + 1}`)
+  const { invite } = await askDaemon(serverHome, 'invite', { role: 'server', expiresMs: 3_600_000, uses: 1 }, signal)
+  const { peerId } = await processes.run<{ peerId: string }>(['join', invite, '--home', home, '--blocks', workerBlocks], signal)
+  const kill = await processes.startDaemon(['--home', home, '--listen', '/ip4/127.0.0.1/tcp/0', ...threads], signal)
+  return { peerId, kill }
+}
+
+/** Waits until a clinic is connected to all of these servers. */
+async function allConnected (home: string, expected: readonly DemoWorker[], signal: AbortSignal): Promise<void> {
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(knownTimeoutMs)])
+  for (;;) {
+    const { servers } = await askDaemon(home, 'servers', {}, limit)
+    if (expected.every(({ peerId }) => servers.some((server) => server.peerId === peerId && server.connected))) return
+    await delay(lookMs, undefined, { signal: limit })
+  }
 }
 
 function founding ({ adapters, optimizer, learningRate, schedule, maxGradientNorm }: Recipe, noise: Noise, clients: number): string[] {
   return Object.entries({
     model: modelDirectory,
     name: federationName,
+    blocks: founderBlocks,
     'input-blocks': '1..2',
     'output-blocks': '1..2',
     noise: noise.hidden,
@@ -133,9 +188,16 @@ export async function ask ({ home }: Member, ailments: readonly string[], signal
   return { answers, sentBytes, receivedBytes }
 }
 
-export async function generate (home: string, request: GivenParameters<'generate'>, signal: AbortSignal): Promise<ResultOf<'generate'>> {
+/** Generates at one clinic. `onText` hears of every piece of the text. */
+export async function generate (
+  home: string,
+  request: GivenParameters<'generate'>,
+  signal: AbortSignal,
+  onText: () => void = () => {}
+): Promise<ResultOf<'generate'>> {
   let done: ResultOf<'generate'> | undefined
   for await (const event of callDaemon(home, 'generate', request, signal)) {
+    if (event.type === 'text') onText()
     if (event.type === 'done') done = event
   }
   return done!

@@ -41,8 +41,8 @@ export class Processes {
     return JSON.parse(output) as T
   }
 
-  /** Starts a daemon and waits until others can reach it. */
-  async startDaemon (options: readonly string[], signal: AbortSignal): Promise<void> {
+  /** Starts a daemon and waits until others can reach it. Resolves with what kills it on the spot, so that it says no goodbye. */
+  async startDaemon (options: readonly string[], signal: AbortSignal): Promise<() => void> {
     const child = this.#spawn(['daemon', ...options])
     this.#daemons.push(child)
     const errors = text(child.stderr!)
@@ -52,7 +52,7 @@ export class Processes {
     limit.addEventListener('abort', stop, { once: true })
     try {
       for await (const line of lines) {
-        if (line === 'Daemon is ready') return
+        if (line === 'Daemon is ready') return () => { child.kill('SIGKILL') }
       }
     } finally {
       limit.removeEventListener('abort', stop)

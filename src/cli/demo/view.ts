@@ -6,7 +6,7 @@ import { bar, ProgressLine } from '../views/progress-line.ts'
 import type { TrainRound } from '../views/train-view.ts'
 import { question, type Clinic } from './corpus.ts'
 import type { Asked, DemoFederation, Noise } from './federation.ts'
-import type { LocalResults, NetworkResults } from './results.ts'
+import type { LocalResults, NetworkResults, Sample } from './results.ts'
 import { allFacts, scoreOf, type Score } from './score.ts'
 
 const barColumns = 24
@@ -40,15 +40,16 @@ export class DemoView {
       `Each clinic has ${first!.facts.length} ailments that the others have never seen, and ${
         first!.records.length
       } records about them that it may not show.
-One server carries the middle of a small language model. The model knows the words, but none of these ailments' remedies.
-Server and clinics are four processes of ${'`midspan daemon`'}, on sockets of this machine. Noise on what leaves a clinic:
+Three servers carry the middle of a small language model: one the first half, and two the second half each. The model knows the words,
+but none of these ailments' remedies. Servers and clinics are six processes of ${'`midspan daemon`'}, on sockets of this machine. Noise on
+what leaves a clinic:
 ${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's expected noise norm, over the norm that rows are clipped to).`
     )
     this.#text(`A record of ${first!.name}: "${first!.records[0]!}"`)
     this.#working('Founding the federation; the clinics join')
   }
 
-  members ({ server, members }: DemoFederation, peers: readonly PeerLine[]): void {
+  members ({ servers, members }: DemoFederation, peers: readonly PeerLine[]): void {
     this.#progress.clear()
     this.#heading('Who joined')
     const roundTrip = (peerId: string): string => {
@@ -56,13 +57,13 @@ ${digits(hidden)} on hidden states, ${digits(gradient)} on gradients (a row's ex
       return ms === undefined || ms === null ? '' : `${digits(ms)} ms away`
     }
     this.#table([
-      [
-        'server',
-        shortId(server.peerId),
-        server.blocks === null ? '' : `serves blocks ${server.blocks.first} to ${server.blocks.end - 1}`,
+      ...servers.servers.map(({ peerId, blocks, isCoordinator }) => [
+        isCoordinator ? 'founder' : 'server',
+        shortId(peerId),
+        blocks === null ? '' : `serves blocks ${blocks.first} to ${blocks.end - 1}`,
         'has no text',
         ''
-      ],
+      ]),
       ...members.map((
         { clinic, peerId, partition, fileBytes }
       ) => [clinic.name, shortId(peerId), `keeps ${endSpans(partition)}`, `has ${bytes(fileBytes)} of text`, roundTrip(peerId)])
@@ -142,13 +143,23 @@ in one place, without noise: what the clinics may not do, and what the federatio
     this.#exchange('federated', example.ailment, after[0]!.answers[example.index]!)
   }
 
-  sample ([first]: readonly Clinic[], prompt: string, { text, tokens, tokensPerSecond }: ResultOf<'generate'>): void {
+  sample ([first]: readonly Clinic[], prompt: string, { undisturbed, survived, killed }: Sample): void {
+    const { text, tokens, tokensPerSecond, route } = undisturbed
     this.#heading('A sample, generated across the network')
     this.#text(`${this.#terminal.bold(prompt)}${text}`)
     this.#text(
       `${plural(tokens, 'token')} at ${digits(tokensPerSecond)} tokens/s: the first and last blocks at ${
         first!.name
-      }, the middle at the server, one row up and one down a token.`
+      }, the middle on ${
+        route.map(({ server, blocks }) => `${shortId(server)} (blocks ${blocks.first} to ${blocks.end - 1})`).join(' and ')
+      }.`
+    )
+    const replayed = survived.route.filter(({ replayedTokens }) => replayedTokens > 0)
+    const sent = replayed.map(({ server, replayedTokens }) => `${shortId(server)} got ${replayedTokens} released states again`)
+    this.#text(
+      `Generated once more, while server ${shortId(killed)} was killed: ${
+        survived.text === text ? 'the same text to the last token' : 'ANOTHER TEXT, which is a fault'
+      }${sent.length === 0 ? '' : `; ${sent.join(', ')}, none of them drawn anew`}.`
     )
   }
 
@@ -171,7 +182,7 @@ in one place, without noise: what the clinics may not do, and what the federatio
         bytes(asked(i).received)
       ]),
       [
-        'server',
+        'servers',
         '0 B',
         ...[
           trained.map((done) => done.receivedBytes),
@@ -183,9 +194,9 @@ in one place, without noise: what the clinics may not do, and what the federatio
     ])
     const noised = noise.hidden > 0 || noise.gradient > 0 ? 'clipped and noised ' : ''
     this.#text(
-      `What crosses between a clinic and the server is sealed for that server alone: no other clinic can open it, and none saw another's text or rows.
-The server opens ${noised}hidden states and gradients, sequence lengths, and the gradients of the adapters that clinics share. It sees no text,
-label, loss or token. Noise makes rows harder to read back, it does not make that impossible: the README says what holds.`)
+      `What crosses between a clinic and a server is sealed for that server alone: no other clinic can open it, and none saw another's text or rows.
+Servers open ${noised}hidden states and gradients, sequence lengths, and the founder's the gradients of the adapters that clinics share.
+They see no text, label, loss or token. Noise makes rows harder to read back, it does not make that impossible: the README says what holds.`)
   }
 
   whereToGo (): void {

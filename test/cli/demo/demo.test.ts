@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 
 const executable = fileURLToPath(new URL('../../../bin/midspan.js', import.meta.url))
 
-/** Eight processes start, and 216 questions are asked: about 20 seconds on two idle cores, minutes on busy ones. */
+/** Eleven processes start, and 216 questions are asked: about 20 seconds on two idle cores, minutes on busy ones. */
 const timeoutMs = 240_000
 
 /** Where the demo makes its own directory. */
@@ -29,7 +29,7 @@ function startDemo () {
 
 describe('midspan demo', () => {
   it(
-    'shows a federation of four processes from joining to where to go next, and leaves nothing behind',
+    'shows a federation of six processes from joining to where to go next, and leaves nothing behind',
     { timeout: timeoutMs },
     async () => {
       const { output, closed } = startDemo()
@@ -51,6 +51,7 @@ describe('midspan demo', () => {
       expect(at).toEqual([...at].sort((a, b) => a - b))
       expect(output.out).toMatch(/round 1\/2, 3 clients/)
       expect(output.out).toMatch(/2 rounds in/)
+      expect(output.out).toMatch(/was killed: the same text to the last token; …\w+ got \d+ released states again/)
       expect(await readdir(temporary)).toEqual([])
     }
   )
