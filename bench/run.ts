@@ -9,6 +9,7 @@ const BENCHMARKS = [
   { file: 'step.ts', title: 'Training step' },
   { file: 'batch.ts', title: 'Clients in one batch' },
   { file: 'decode.ts', title: 'Generation' },
+  { file: 'route.ts', title: 'Servers in series' },
   { file: 'goodput.ts', title: 'Sealed stream' },
   { file: 'weights.ts', title: 'Formats of frozen weights' },
   { file: 'pytorch.ts', title: 'Beside PyTorch' },

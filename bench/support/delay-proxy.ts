@@ -1,0 +1,50 @@
+import { once } from 'node:events'
+import { connect, createServer, type Socket } from 'node:net'
+
+/** A TCP proxy before a port of this machine, through which every byte takes as long. */
+export interface DelayProxy {
+  readonly port: number
+  /** Milliseconds that bytes take in each direction, from now on. */
+  oneWayMs: number
+  close (): void
+}
+
+/** Starts a proxy without delay. The caller closes it. */
+export async function startDelayProxy (targetPort: number): Promise<DelayProxy> {
+  const sockets = new Set<Socket>()
+  const carry = (from: Socket, to: Socket): void => {
+    from.on('data', (bytes: Buffer) => {
+      if (proxy.oneWayMs === 0) to.write(bytes)
+      else setTimeout(() => { if (!to.destroyed) to.write(bytes) }, proxy.oneWayMs)
+    })
+    from.on('error', () => { to.destroy() })
+    from.on('close', () => { to.destroy() })
+  }
+  const server = createServer({ noDelay: true }, (near) => {
+    const far = connect({ port: targetPort, host: '127.0.0.1', noDelay: true })
+    for (const socket of [near, far]) sockets.add(socket)
+    carry(near, far)
+    carry(far, near)
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const proxy: DelayProxy = {
+    port: (server.address() as { port: number }).port,
+    oneWayMs: 0,
+    close () {
+      server.close()
+      for (const socket of sockets) socket.destroy()
+    }
+  }
+  return proxy
+}
+
+/** Returns a port of this machine on which nobody listens. */
+export async function freePort (): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  server.close()
+  await once(server, 'close')
+  return port
+}
