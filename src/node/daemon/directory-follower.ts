@@ -122,7 +122,8 @@ export class DirectoryFollower {
   /** The other servers of the directory that can be dialled. */
   found (): KnownAddress[] {
     const known = new Set([...this.#fixed.map(({ peerId }) => peerId), this.#options.membership.peerId.toString()])
-    return this.announcements().filter(({ peer, addresses }) => !known.has(peer) && addresses.length > 0).map(({ peer, addresses }) => ({ peerId: peer, addresses }))
+    return this.announcements().filter(({ peer, addresses }) => !known.has(peer) && addresses.length > 0)
+      .map(({ peer, addresses }) => ({ peerId: peer, addresses }))
   }
 
   start (): void {
