@@ -244,6 +244,36 @@ describe('servers', () => {
     expect((await serversAt(lead.home)).missing).toEqual([{ first: 3, end: 4 }])
   })
 
+  it('are gone when the founder removes them, and when they leave', async () => {
+    const lead = await founder()
+    const worker = async () => await started<ServerContext>(await joinedWorker(lead.home))
+    const workers = [await worker(), await worker()] as const
+    const client = await started<ClientContext>(await joinedClient(lead.home), [])
+    await until(() => client.context.servers().length === 3)
+    await ask(lead.home, 'remove', { peer: workers[0].daemon.node.peerId.toString() })
+    await until(() => client.context.servers().length === 2)
+    expect(await ask(workers[1].home, 'leave')).toMatchObject({ told: [lead.daemon.node.peerId.toString()] })
+    await workers[1].daemon.stopped
+    await until(() => client.context.servers().length === 1)
+    expect((await ask<DaemonStatus>(lead.home, 'status')).members).toMatchObject([{ role: 'client' }])
+    expect(await readConfig(homeAt(workers[1].home).config)).toEqual({})
+  })
+
+  it('announce themselves again to a coordinator that restarts', async () => {
+    const lead = await founder()
+    const listen = lead.daemon.status().addresses.map((address) => address.split('/p2p/')[0]!)
+    const worker = await started<ServerContext>(await joinedWorker(lead.home))
+    const client = await started<ClientContext>(await joinedClient(lead.home), [])
+    const spans = () => client.context.servers().map(({ connected, span }) => connected ? span : undefined)
+    await until(() => spans().filter((span) => span !== undefined).length === 2)
+    await lead.stop()
+    await until(() => spans().filter((span) => span !== undefined).length === 1)
+    const again = await started<ServerContext>(lead.home, listen)
+    await until(() => again.context.servers().some(({ connected, span }) => connected && span?.first === 2))
+    await until(() => spans().filter((span) => span !== undefined).length === 2)
+    expect(worker.daemon.status().connected).toBe(true)
+  })
+
   it('work on with clients while the coordinator is away, also after they restart', async () => {
     const lead = await founder()
     const worker = await started<ServerContext>(await joinedWorker(lead.home))
