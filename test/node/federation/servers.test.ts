@@ -1,4 +1,5 @@
 import { readFile, rm, stat } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Ed25519PrivateKey } from '@libp2p/interface'
@@ -30,7 +31,7 @@ const soon = (): AbortSignal => AbortSignal.timeout(15_000)
 let model: string
 
 beforeAll(async () => {
-  model = join('/tmp', `midspan-servers-${process.pid}`)
+  model = join(tmpdir(), `midspan-servers-${process.pid}`)
   await writeTinyModel(model)
 })
 
