@@ -221,7 +221,7 @@ describe('commands that talk to the daemon', () => {
     expect(head).toMatch(/^SERVER +BLOCKS +CONNECTED +ROUND TRIP +SESSIONS +QUEUE +FREE CACHE +PREFILL +DECODE$/)
     expect(first).toMatch(/^12D3KooWServer +1-3 +yes +1\.23 ms +2 +1 token +1\.0 MiB +800 tokens\/s +- +leads$/)
     expect(second).toMatch(/^12D3KooWOther +- +no( +-)+$/)
-    expect(coverage).toEqual(['blocks 1-3 are served by 1 server', 'blocks 3-4 are served by nobody'])
+    expect(coverage).toEqual(['blocks 1-3 are served by 1 server each', 'blocks 3-4 are served by nobody'])
     expect(JSON.parse((await run(['servers', '--home', root, '--json'])).out)).toEqual(servers)
   })
 

@@ -130,6 +130,15 @@ describe.skipIf(!hasData(MODEL))('a federation, from the command line', { timeou
     expectRefusal(await run(['join', forServer, '--home', home('w'), '--blocks', 'auto', '--memory', '1MiB']), 2, /too small for one block/)
   })
 
+  it('joins as a server with blocks, and again without naming them', async () => {
+    const forServer = (await run(['invite', '--home', home('s'), '--role', 'server'])).out.trim()
+    const { out } = await run(['join', forServer, '--home', home('w'), '--blocks', '2-4', '--weights', 'int8'])
+    expect(out).toMatch(/^Joined stories \([0-9a-f]{64}\) as the server 12D3KooW\w+\nServes the blocks 2-4 of 5: \d+ tensors/)
+    expect((await run(['join', forServer, '--home', home('w')])).out).toMatch(/^Updated the way to stories .*\nServes the blocks 2-4 of 5/)
+    expect((await run(['join', address, '--home', home('w')])).out).toMatch(/^Updated the way to stories .*\nServes the blocks 2-4 of 5/)
+    expect(await readFile(join(home('w'), 'config.yaml'), 'utf8')).toBe('role: server\nblocks: 2-4\nweights: int8\n')
+  })
+
   it('refuses less noise than the floor, naming it', async () => {
     expectRefusal(await run(['join', await invite(), '--home', home('c'), '--noise', '0.1']), 4, 'noise')
   })

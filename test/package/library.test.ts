@@ -23,6 +23,7 @@ describe('the library', () => {
       'createDefaults',
       'createFederation',
       'homeAt',
+      'joinAsServer',
       'joinFederation',
       'startDaemon'
     ])

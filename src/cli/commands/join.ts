@@ -2,6 +2,7 @@ import { MidspanError, UsageError } from '../../errors.ts'
 import { describeNoiseCost } from '../../model/privacy/noise-cost.ts'
 import type { JoinServerEvent, JoinServerOptions } from '../../node/federation/join-server.ts'
 import type { JoinEvent, JoinOptions } from '../../node/federation/join.ts'
+import { homeAt } from '../../node/home/home.ts'
 import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { bytes, digits, endSpans, plural } from '../format.ts'
@@ -44,9 +45,9 @@ An invite is a secret, and other users of a machine see command lines: give it w
         'Blocks to serve: the first one, and the one after the last; or auto: those within --memory that the federation lacks most'
       ),
       memory: optional('SIZE', size, 'Device memory that --blocks auto may fill, such as 12GiB'),
-      weights,
       model: optional('DIR', path, "The model's directory; its bytes are checked against the charter", 'the weights of the blocks are fetched')
     }),
+    ...grouped('This machine', { weights }),
     ...grouped('Network', { timeout }),
     ...grouped('Output', { json })
   },
@@ -76,11 +77,13 @@ An invite is a secret, and other users of a machine see command lines: give it w
     }
     const surroundings: Surroundings = { home, json, terminal, signal: AbortSignal.any([signal, silent.signal]), show }
     const client = { inputBlocks, outputBlocks, noise, gradientNoise }
-    const server = { blocks, memoryBytes: memory, weights, model }
-    const joining = Object.values(server).every((value) => value === undefined)
-      ? joinAsClient({ invite, ...client }, surroundings)
-      : joinAsServer({ invite, ...server }, client, surroundings)
-    const report = await joining.finally(() => {
+    const server = { blocks, memoryBytes: memory, model }
+    const join = async (): Promise<() => void> => {
+      if (Object.values(server).every((value) => value === undefined) && await roleOfJoining(home, invite) === 'client')
+        return await joinAsClient({ invite, weights, ...client }, surroundings)
+      return await joinAsServer({ invite, weights, ...server }, client, surroundings)
+    }
+    const report = await join().finally(() => {
       clearTimeout(quiet)
       clearTimeout(limit)
       progress.clear()
@@ -125,7 +128,7 @@ async function joinAsServer (
   { home, json, terminal, signal, show }: Surroundings
 ): Promise<() => void> {
   if (Object.values(client).some((value) => value !== undefined))
-    throw new UsageError('--blocks, --memory, --weights and --model are for servers, the partition and the noise for clients', 'leave out one or the other')
+    throw new UsageError('--blocks, --memory and --model are for servers, the partition and the noise for clients', 'leave out one or the other')
   const { joinAsServer } = await import('../../node/federation/join-server.ts')
   const joined = await joinAsServer(home, options, signal, show)
   const { federation } = joined
@@ -140,6 +143,14 @@ async function joinAsServer (
     )
     terminal.line(`Start it with: midspan daemon --home ${home}`)
   }
+}
+
+/** What a peer joins as where no option says so: what its invite is for, or what the home is already. */
+async function roleOfJoining (home: string, invite: string): Promise<'client' | 'server'> {
+  const { looksLikeInvite, parseInvite } = await import('../../protocols/hello/index.ts')
+  if (looksLikeInvite(invite)) return (await parseInvite(invite)).role
+  const { readConfig } = await import('../../node/home/settings.ts')
+  return (await readConfig(homeAt(home).config)).role ?? 'client'
 }
 
 /** Thrown when the server of an invite says nothing for too long. Trying again later may help. */

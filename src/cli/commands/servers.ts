@@ -49,6 +49,6 @@ function speed (tokensPerSecond = 0): string {
 
 function coverageLines ({ coverage }: ResultOf<'servers'>): string[] {
   return coverage.map(({ blocks, servers }) =>
-    `blocks ${spanText(blocks)} are served by ${servers === 0 ? 'nobody' : plural(servers, 'server')}`
+    `blocks ${spanText(blocks)} are served by ${servers === 0 ? 'nobody' : `${plural(servers, 'server')} each`}`
   )
 }

@@ -43,7 +43,7 @@ export interface FollowerOptions {
 const FIRST_RETRY_MS = 500
 const LAST_RETRY_MS = 30_000
 
-/** How long a server that stops tries to say so. */
+/** How long a peer that stops tries to say so. */
 const LEAVE_TIMEOUT_MS = 1_000
 
 /** How often it is looked whether the certificate is to be renewed. */
@@ -122,7 +122,8 @@ export class DirectoryFollower {
   /** The other servers of the directory that can be dialled. */
   found (): KnownAddress[] {
     const known = new Set([...this.#fixed.map(({ peerId }) => peerId), this.#options.membership.peerId.toString()])
-    return this.announcements().filter(({ peer, addresses }) => !known.has(peer) && addresses.length > 0).map(({ peer, addresses }) => ({ peerId: peer, addresses }))
+    return this.announcements().filter(({ peer, addresses }) => !known.has(peer) && addresses.length > 0)
+      .map(({ peer, addresses }) => ({ peerId: peer, addresses }))
   }
 
   start (): void {
@@ -134,8 +135,9 @@ export class DirectoryFollower {
   async stop (): Promise<void> {
     this.#isStopping = true
     const stream = this.#stream
-    if (stream !== undefined && this.#options.announced !== undefined)
-      await stream.leave(AbortSignal.timeout(LEAVE_TIMEOUT_MS)).catch(() => {})
+    const limit = AbortSignal.timeout(LEAVE_TIMEOUT_MS)
+    // A stream that cannot be ended in time ends with its connection.
+    await (this.#options.announced === undefined ? stream?.close(limit) : stream?.leave(limit))?.catch(() => {})
     this.#stopping.abort()
     await this.#running
     await this.#saving
@@ -198,7 +200,7 @@ export class DirectoryFollower {
         onUpdate()
       }
     } catch (error) {
-      stream.abort(error as Error)
+      if (!this.#isStopping) stream.abort(error as Error)
       throw error
     } finally {
       this.#stream = undefined

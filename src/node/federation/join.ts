@@ -1,5 +1,6 @@
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { UsageError } from '../../errors.ts'
+import type { WeightFormat } from '../../model/layers/weight-format.ts'
 import { noiseCost, type NoiseCost } from '../../model/privacy/noise-cost.ts'
 import { type Charter, checkClientSettings, type ClientSettings, verifyCharter } from '../../protocols/charter/index.ts'
 import { HomeInUseError, homeAt, replaceFile, type Home } from '../home/home.ts'
@@ -20,6 +21,8 @@ export interface JoinOptions {
   /** The charter's floor, unless given. */
   readonly noise?: number | undefined
   readonly gradientNoise?: number | undefined
+  /** What the device keeps frozen matrices as; what the home's settings say, unless given. */
+  readonly weights?: WeightFormat | undefined
 }
 
 export type JoinEvent =
@@ -79,7 +82,8 @@ export async function joinFederation (
         role: 'client',
         ...client.partition,
         ...(options.noise === undefined ? {} : { noise: options.noise }),
-        ...(options.gradientNoise === undefined ? {} : { gradientNoise: options.gradientNoise })
+        ...(options.gradientNoise === undefined ? {} : { gradientNoise: options.gradientNoise }),
+        ...(options.weights === undefined ? {} : { weights: options.weights })
       })
       // The charter is written last: with it the home belongs to the federation.
       if (joined === undefined) await replaceFile(home.charter, signed.bytes)

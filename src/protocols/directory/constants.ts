@@ -36,5 +36,5 @@ export const MAX_MEMBER_MESSAGE_BYTES = MAX_ANNOUNCEMENT_BYTES + 256
 /** All entries at their largest, as many removals, a certificate and a list of revocations. */
 export const MAX_UPDATE_BYTES = MAX_SERVERS * (MAX_ANNOUNCEMENT_BYTES + 64) + MAX_REVOCATIONS_BYTES + 4096
 
-/** Messages of one member in a minute: a server sends two, and some more while it changes. */
-export const MAX_MESSAGES_PER_MINUTE = 60
+/** Messages of one member in a minute: a server that is busy sends six, and some more when it starts again. */
+export const MAX_MESSAGES_PER_MINUTE = 30

@@ -5,7 +5,7 @@ import { AttemptLimit } from '../hello/rate.ts'
 import type { Revocations } from '../hello/revocations.ts'
 import { STALL_TIMEOUT_MS } from '../wire/constants.ts'
 import { ControlStream } from '../wire/control.ts'
-import { BadMessageError, ChannelClosedError } from '../wire/errors.ts'
+import { BadMessageError, ChannelClosedError, ChannelResetError } from '../wire/errors.ts'
 import { StreamSource } from '../wire/source.ts'
 import { verifyAnnouncement, type DirectoryScope } from './announcement.ts'
 import { MAX_MESSAGES_PER_MINUTE } from './constants.ts'
@@ -46,8 +46,8 @@ export class DirectoryHost {
   }
 
   /**
-   * Serves a member's stream until it ends. A newer stream of the same member takes the place of an older one. Throws AnnouncementError,
-   * DirectoryRateError and the wire's errors after telling the peer.
+   * Serves a member's stream until it ends or breaks. A newer stream of the same member takes the place of an older one. Throws
+   * AnnouncementError, DirectoryRateError and the wire's errors after telling the peer.
    */
   async serve (stream: Stream, peer: string): Promise<void> {
     const session = new MemberSession(stream, peer, this.#options)
@@ -63,7 +63,8 @@ export class DirectoryHost {
       session.end()
     } catch (error) {
       session.end(error as Error)
-      throw error
+      // A member's connection may break at any time.
+      if (!(error instanceof ChannelResetError)) throw error
     } finally {
       if (this.#sessions.get(peer) === session) this.#sessions.delete(peer)
     }
@@ -118,6 +119,8 @@ class MemberSession {
   #dueMs = Infinity
   #timer: NodeJS.Timeout | undefined
   #isWriting = false
+  /** Whether the member waits for an answer. */
+  #isAsked = false
   #hasEnded = false
 
   constructor (stream: Stream, peer: string, options: DirectoryHostOptions) {
@@ -138,9 +141,11 @@ class MemberSession {
     }
   }
 
+  /** Takes note of what the member knows, and answers also where there is nothing to tell. */
   sync (instance: Uint8Array, version: number): void {
     this.#known = { instance, version }
-    this.#writeAt(0, true)
+    this.#isAsked = true
+    this.#writeAt(-Infinity)
   }
 
   due (change: Exclude<Change, 'nothing'>): void {
@@ -155,45 +160,43 @@ class MemberSession {
     else this.#control.abort(error)
   }
 
-  /** Writes an update at a time, or at an earlier one that was set before. One that was asked for is written also where it is empty. */
-  #writeAt (timeMs: number, isAsked = false): void {
-    if (this.#hasEnded || (timeMs >= this.#dueMs && !isAsked)) return
+  /** Writes an update at a time, or at an earlier one that was set before. While one is being written, the next one waits for it. */
+  #writeAt (timeMs: number): void {
+    if (this.#hasEnded || timeMs >= this.#dueMs) return
     clearTimeout(this.#timer)
     this.#dueMs = timeMs
-    this.#timer = setTimeout(() => { void this.#write(isAsked) }, Math.max(timeMs - performance.now(), 0))
+    if (this.#isWriting) return
+    this.#timer = setTimeout(() => { void this.#write() }, Math.max(timeMs - performance.now(), 0))
     this.#timer.unref()
   }
 
-  async #write (isAsked: boolean): Promise<void> {
-    if (this.#isWriting) {
-      // The write that is under way writes again.
-      this.#dueMs = -Infinity
-      return
-    }
+  async #write (): Promise<void> {
     this.#isWriting = true
+    this.#dueMs = Infinity
+    this.#lastMs = performance.now()
     try {
-      this.#dueMs = Infinity
-      this.#lastMs = performance.now()
-      const update = await this.#next(isAsked)
+      const update = await this.#next()
       if (update !== undefined && !this.#hasEnded) await this.#control.write(update)
     } catch (error) {
       this.end(error as Error)
     } finally {
       this.#isWriting = false
     }
-    if (this.#dueMs === -Infinity && !this.#hasEnded) {
-      this.#dueMs = Infinity
-      this.#writeAt(0, isAsked)
-    }
+    const dueMs = this.#dueMs
+    this.#dueMs = Infinity
+    this.#writeAt(dueMs)
   }
 
-  async #next (isAsked: boolean): Promise<Update | undefined> {
+  async #next (): Promise<Update | undefined> {
     const { directory, roleOf } = this.#options
-    const known = this.#known
     const role = roleOf(this.#peer)
-    if (known === undefined || role === undefined) return undefined
+    if (role === undefined) return undefined
     const certificate = await this.#newCertificate(role)
     const revocations = role === 'server' ? await this.#newRevocations() : undefined
+    // From here on nothing is waited for: what the member said meanwhile counts.
+    const [known, isAsked] = [this.#known, this.#isAsked]
+    this.#isAsked = false
+    if (known === undefined) return undefined
     const { entries, removed, ...delta } = directory.since(known.instance, known.version)
     const isEmpty = !delta.complete && entries.length + removed.length === 0 && certificate === undefined && revocations === undefined
     if (isEmpty && !isAsked) return undefined
