@@ -141,6 +141,7 @@ export class Workers implements Holders {
       cancelTimer()
       link.close(new WorkerGoneError())
       this.#workers.delete(peer)
+      this.#c.logger.info({ peer, blocks: blocksOf(link) }, 'a worker is gone')
     }
     for (const [peer, { server, span }] of found) {
       if (this.#workers.has(peer)) continue
