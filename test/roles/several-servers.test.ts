@@ -25,7 +25,7 @@ import type { Tensor } from '../../src/tensor.ts'
 import { relativeError } from '../helpers/golden.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
 import { adapterTensors, mixedPartitions } from './helpers.ts'
-import { startServers, type ServersFederation } from './servers.ts'
+import { startWorkers, type WorkersFederation } from './workers.ts'
 
 const ROUNDS = 4
 const TOLERANCE = 1e-4
@@ -52,7 +52,7 @@ describe('training over several servers', { timeout: 120_000 }, () => {
   let root: string
   let model: string
   let expected: Map<string, Tensor>
-  let federation: ServersFederation | undefined
+  let federation: WorkersFederation | undefined
 
   beforeAll(async () => {
     root = await mkdtemp(join(tmpdir(), 'midspan-several-'))
@@ -91,25 +91,26 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     return values
   }
 
-  async function start (founder: readonly [number, number], workers: Spans): Promise<ServersFederation> {
+  async function start (founder: readonly [number, number], workers: Spans): Promise<WorkersFederation> {
     const spanOf = ([first, end]: readonly [number, number]): Span => ({ first, end })
-    return federation = await startServers({
-      model, charter, clients: mixedPartitions, identities: 'several', founder: spanOf(founder), spans: workers.map(spanOf)
-    })
+    return federation = await startWorkers(
+      { model, charter, clients: mixedPartitions, identities: 'several' },
+      { founder: spanOf(founder), workers: workers.map(spanOf) }
+    )
   }
 
-  async function trainAll ({ clients }: ServersFederation): Promise<void> {
+  async function trainAll ({ clients }: WorkersFederation): Promise<void> {
     await Promise.all(clients.map(async (client, index) => await client.train({ data: data(index), rounds: ROUNDS, ...work })))
   }
 
-  async function expectEqual (started: ServersFederation): Promise<void> {
+  async function expectEqual (started: WorkersFederation): Promise<void> {
     const actual = adapterTensors(await started.clients[0]!.export(started.path('adapter')))
     expect([...actual.keys()].sort()).toEqual([...expected.keys()].sort())
     for (const [name, { data: values }] of expected)
       expect(relativeError(actual.get(name)!.data as Float32Array, values as Float32Array), name).toBeLessThan(TOLERANCE)
   }
 
-  const logOf = async ({ server }: ServersFederation): Promise<string> => await readFile(homeAt(server.home).log, 'utf8')
+  const logOf = async ({ server }: WorkersFederation): Promise<string> => await readFile(homeAt(server.home).log, 'utf8')
 
   it('over three in series comes to the parameters of one machine, and nobody but the coordinator has a worker compute', async () => {
     const started = await start([1, 2], [[2, 3], [3, 4]])
@@ -162,17 +163,17 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     const started = await start([1, 3], [])
     const training = trainAll(started)
     await expect.poll(async () => await logOf(started), POLL).toContain('training waits for blocks 3-4: nobody serves them')
-    const liar = await started.joinWorker('worker-liar', { first: 3, end: 4 }, answering(NaN))
+    const liar = await started.joinWorker('worker-liar', { first: 3, end: 4 }, { role: answering(NaN) })
     await expect.poll(async () => await logOf(started), POLL).toContain('a worker computes wrong, and is left out')
     const line = (await logOf(started)).split('\n').find((text) => text.includes('a worker computes wrong'))
     expect(line).toContain(liar.peerId)
-    await started.joinWorker('worker-late', { first: 3, end: 4 })
+    await started.joinWorker('worker-late', { first: 3, end: 4 }, { fetches: true })
     await training
     await expectEqual(started)
   })
 
   /** Has a client open a stage stream to a worker. Rejects with what the worker says. */
-  async function askWorker (started: ServersFederation): Promise<void> {
+  async function askWorker (started: WorkersFederation): Promise<void> {
     let context: ClientContext | undefined
     await started.join('client-curious', {}, {
       server: startServerRole,

@@ -84,6 +84,7 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
         residuals: [blocks.residuals.report]
       }
     }),
+    ready: async () => {},
     removed: (peer) => { coordinator.expel(peer) },
     operations: {
       async *export (parameters, ended) {
