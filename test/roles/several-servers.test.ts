@@ -140,14 +140,14 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     expect(await logOf(started)).toContain('a worker is gone')
   })
 
-  it('does so while replicas stop and start again in turn', async () => {
+  it('does so while replicas and the coordinator stop and start again in turn', async () => {
     const started = await start([1, 2], [[2, 4], [2, 4]])
     let isOver = false
     const restarts = (async () => {
       for (let turn = 0; !isOver; turn++) {
-        const worker = started.workers[turn % 2]!
-        await worker.stop()
-        await worker.start()
+        const peer = [...started.workers, started.server][turn % 3]!
+        await peer.stop()
+        await peer.start()
       }
     })()
     try {
@@ -163,6 +163,7 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     const started = await start([1, 3], [])
     const training = trainAll(started)
     await expect.poll(async () => await logOf(started), POLL).toContain('training waits for blocks 3-4: nobody serves them')
+    expect(started.server.daemon.status().training?.missing).toEqual([{ first: 3, end: 4 }])
     const liar = await started.joinWorker('worker-liar', { first: 3, end: 4 }, { role: answering(NaN) })
     await expect.poll(async () => await logOf(started), POLL).toContain('a worker computes wrong, and is left out')
     const line = (await logOf(started)).split('\n').find((text) => text.includes('a worker computes wrong'))

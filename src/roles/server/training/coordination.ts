@@ -80,6 +80,7 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
         round: state.round,
         members: coordinator.members.size,
         waitingFor: coordinator.current?.waitingFor ?? [],
+        missing: stage.missing,
         fellBack: state.fellBack,
         residuals: [blocks.residuals.report]
       }
