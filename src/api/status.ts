@@ -18,6 +18,9 @@ const training = z.object({
   rounds: count.optional().describe('a client: rounds of its run in total'),
   members: count.optional().describe('a server: clients that take part'),
   waitingFor: z.array(z.string()).readonly().optional().describe('a server: peers that the round waits for'),
+  missing: z.array(span).readonly().optional().describe(
+    'the coordinator: blocks that training waits for, since nobody serves them'
+  ),
   fellBack: z.boolean().optional().describe(
     'whether the newest training state was damaged or missing at start, so that an older one is used'
   ),

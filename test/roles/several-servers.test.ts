@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
@@ -11,11 +11,21 @@ import { loadDataset } from '../../src/model/text/dataset.ts'
 import { loadTokenizer } from '../../src/model/text/load.ts'
 import { LocalTrainer } from '../../src/model/training/local-trainer.ts'
 import type { CreateOptions } from '../../src/node/federation/create.ts'
+import { homeAt } from '../../src/node/home/home.ts'
+import { STAGE_PROTOCOL } from '../../src/protocols/stage/constants.ts'
+import { CoordinatorMessageSchema, fromWorker, WorkerMessageSchema } from '../../src/protocols/stage/messages.ts'
+import { acceptChannel, openChannel } from '../../src/protocols/wire/channel.ts'
+import { shapesOf } from '../../src/roles/charter-settings.ts'
+import { startClientRole } from '../../src/roles/client/index.ts'
+import type { ClientContext, StartServerRole } from '../../src/roles/context.ts'
+import { stageLimits } from '../../src/roles/message-limits.ts'
+import { startServerRole } from '../../src/roles/server/index.ts'
+import type { Span } from '../../src/span.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { relativeError } from '../helpers/golden.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
-import { mixedPartitions } from './helpers.ts'
-import { adaptersOf, TestNetwork, train, type NetworkPeer } from './server/training/network.ts'
+import { adapterTensors, mixedPartitions } from './helpers.ts'
+import { startWorkers, type WorkersFederation } from './workers.ts'
 
 const ROUNDS = 4
 const TOLERANCE = 1e-4
@@ -31,6 +41,9 @@ const charter: Partial<CreateOptions> = {
   loraTargets: ['q', 'down'],
   seed: '5eed'
 }
+/** Daemons on a busy machine take their time. */
+const POLL = { timeout: 20_000 }
+
 const work = { packing: 'padded', sequences: 3, maxTokens: 32 } as const
 
 type Spans = ReadonlyArray<readonly [first: number, end: number]>
@@ -39,7 +52,7 @@ describe('training over several servers', { timeout: 120_000 }, () => {
   let root: string
   let model: string
   let expected: Map<string, Tensor>
-  let network: TestNetwork | undefined
+  let federation: WorkersFederation | undefined
 
   beforeAll(async () => {
     root = await mkdtemp(join(tmpdir(), 'midspan-several-'))
@@ -52,8 +65,8 @@ describe('training over several servers', { timeout: 120_000 }, () => {
   })
   afterAll(async () => { await rm(root, { recursive: true, force: true }) })
   afterEach(async () => {
-    await network?.stop()
-    network = undefined
+    await federation?.stop()
+    federation = undefined
   })
 
   const data = (client: number): string => join(root, `${client}.jsonl`)
@@ -78,55 +91,138 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     return values
   }
 
-  /** A federation whose founder and workers have these blocks; a founder with none has the workers do all. */
-  async function federation (
-    founder: readonly [number, number],
-    workers: Spans
-  ): Promise<{ workers: NetworkPeer[], clients: NetworkPeer[] }> {
-    const home = await mkdtemp(join(root, 'federation-'))
-    network = await TestNetwork.found(home, model, charter)
-    await network.startCoordinator({ first: founder[0], end: founder[1] })
-    const started: NetworkPeer[] = []
-    for (const [index, [first, end]] of workers.entries()) started.push(await network.startWorker(`worker-${index}`, { first, end }))
-    const clients: NetworkPeer[] = []
-    for (const [index, options] of mixedPartitions.entries()) clients.push(await network.startClient(`client-${index}`, options))
-    return { workers: started, clients }
+  async function start (founder: readonly [number, number], workers: Spans): Promise<WorkersFederation> {
+    const spanOf = ([first, end]: readonly [number, number]): Span => ({ first, end })
+    return federation = await startWorkers(
+      { model, charter, clients: mixedPartitions, identities: 'several' },
+      { founder: spanOf(founder), workers: workers.map(spanOf) }
+    )
   }
 
-  async function trainAll (clients: readonly NetworkPeer[], onRound?: (round: number) => void): Promise<void> {
-    await Promise.all(clients.map(async (client, index) =>
-      await train(client, { data: data(index), rounds: ROUNDS, ...work }, index === 0 ? onRound : undefined)))
+  async function trainAll ({ clients }: WorkersFederation): Promise<void> {
+    await Promise.all(clients.map(async (client, index) => await client.train({ data: data(index), rounds: ROUNDS, ...work })))
   }
 
-  async function expectEqual (client: NetworkPeer): Promise<void> {
-    const actual = await adaptersOf(client, await mkdtemp(join(root, 'adapter-')))
+  async function expectEqual (started: WorkersFederation): Promise<void> {
+    const actual = adapterTensors(await started.clients[0]!.export(started.path('adapter')))
     expect([...actual.keys()].sort()).toEqual([...expected.keys()].sort())
     for (const [name, { data: values }] of expected)
       expect(relativeError(actual.get(name)!.data as Float32Array, values as Float32Array), name).toBeLessThan(TOLERANCE)
   }
 
-  it.each<[string, readonly [number, number], Spans]>([
-    ['two in series', [1, 2], [[2, 4]]],
-    ['three in series', [1, 2], [[2, 3], [3, 4]]],
-    ['two replicas', [1, 4], [[1, 4]]],
-    ['two in series of two replicas each', [1, 3], [[1, 3], [3, 4], [3, 4]]],
-    ['a founder without blocks and two workers', [1, 1], [[1, 3], [3, 4]]]
-  ])('over %s comes to the parameters of one machine', async (_, founder, workers) => {
-    const { clients } = await federation(founder, workers)
-    await trainAll(clients)
-    await expectEqual(clients[0]!)
+  const logOf = async ({ server }: WorkersFederation): Promise<string> => await readFile(homeAt(server.home).log, 'utf8')
+
+  it('over three in series comes to the parameters of one machine, and nobody but the coordinator has a worker compute', async () => {
+    const started = await start([1, 2], [[2, 3], [3, 4]])
+    await trainAll(started)
+    await expectEqual(started)
+    await expect(askWorker(started)).rejects.toMatchObject({ code: 'E_NOT_COORDINATOR' })
   })
 
-  it('survives that a worker is cut off in the middle of a pass, and comes back', async () => {
-    const { clients, workers } = await federation([1, 2], [[2, 4]])
-    const [worker] = workers
-    await trainAll(clients, (round) => {
-      if (round !== 1) return
-      setTimeout(() => {
-        network!.cut('worker-0', worker!)
-        setTimeout(() => { void network!.connect('worker-0', worker!) }, 300)
-      }, 5)
-    })
-    await expectEqual(clients[0]!)
+  it('over two in series of two replicas each comes to the parameters of one machine', async () => {
+    const started = await start([1, 3], [[1, 3], [3, 4], [3, 4]])
+    await trainAll(started)
+    await expectEqual(started)
   })
+
+  it('does so while the only holder of blocks is cut off in the middle of passes', async () => {
+    const started = await start([1, 2], [[2, 4]])
+    const [worker] = started.workers
+    const cuts = [0, 1, 2].map((cut) => setTimeout(() => {
+      for (const connection of worker!.daemon.node.getConnections()) connection.abort(new Error('the network is down'))
+    }, 150 + 700 * cut))
+    try {
+      await trainAll(started)
+    } finally {
+      for (const cut of cuts) clearTimeout(cut)
+    }
+    await expectEqual(started)
+    expect(await logOf(started)).toContain('a worker is gone')
+  })
+
+  it('does so while replicas and the coordinator stop and start again in turn', async () => {
+    const started = await start([1, 2], [[2, 4], [2, 4]])
+    let isOver = false
+    const restarts = (async () => {
+      for (let turn = 0; !isOver; turn++) {
+        const peer = [...started.workers, started.server][turn % 3]!
+        await peer.stop()
+        await peer.start()
+      }
+    })()
+    try {
+      await trainAll(started)
+    } finally {
+      isOver = true
+      await restarts
+    }
+    await expectEqual(started)
+  })
+
+  it('waits for blocks that nobody serves, and leaves a worker out whose answers are not finite, saying so', async () => {
+    const started = await start([1, 3], [])
+    const training = trainAll(started)
+    await expect.poll(async () => await logOf(started), POLL).toContain('training waits for blocks 3-4: nobody serves them')
+    expect(started.server.daemon.status().training?.missing).toEqual([{ first: 3, end: 4 }])
+    const liar = await started.joinWorker('worker-liar', { first: 3, end: 4 }, { role: answering(NaN) })
+    await expect.poll(async () => await logOf(started), POLL).toContain('a worker computes wrong, and is left out')
+    const line = (await logOf(started)).split('\n').find((text) => text.includes('a worker computes wrong'))
+    expect(line).toContain(liar.peerId)
+    await started.joinWorker('worker-late', { first: 3, end: 4 }, { fetches: true })
+    await training
+    await expectEqual(started)
+  })
+
+  /** Has a client open a stage stream to a worker. Rejects with what the worker says. */
+  async function askWorker (started: WorkersFederation): Promise<void> {
+    let context: ClientContext | undefined
+    await started.join('client-curious', {}, {
+      server: startServerRole,
+      client: async (given) => await startClientRole(context = given)
+    })
+    const worker = started.workers[0]!.daemon.node.peerId
+    await expect.poll(() => context!.servers().some(({ peerId, connected }) => connected && peerId.equals(worker)), POLL).toBe(true)
+    const { identity, charter, charterHash } = context!
+    const channel = await openChannel(await context!.dial(worker, STAGE_PROTOCOL, AbortSignal.timeout(5_000)), {
+      protocol: STAGE_PROTOCOL,
+      outgoing: CoordinatorMessageSchema,
+      incoming: WorkerMessageSchema,
+      limits: stageLimits(charter, shapesOf(charter, [{ first: 0, end: charter.model.blocks }])),
+      identity,
+      remotePeer: worker,
+      charter: charterHash
+    })
+    await channel.receive(AbortSignal.timeout(5_000))
+  }
 })
+
+/** The role of a worker that takes adapters, and answers every pass with hidden states of this value. */
+function answering (value: number): StartServerRole {
+  return async (context) => await startServerRole({
+    ...context,
+    handle: async (protocol, handler, options) => {
+      const { identity, charter, charterHash } = context
+      await context.handle(protocol, protocol !== STAGE_PROTOCOL ? handler : async (stream, remotePeer) => {
+        const channel = await acceptChannel(stream, {
+          protocol,
+          outgoing: WorkerMessageSchema,
+          incoming: CoordinatorMessageSchema,
+          limits: stageLimits(charter, shapesOf(charter, [{ first: 0, end: charter.model.blocks }])),
+          identity,
+          remotePeer,
+          charter: charterHash
+        })
+        for (;;) {
+          const { message: { request, kind }, tensors } = await channel.receive()
+          if (kind.case === 'loadAdapters')
+            await channel.send(fromWorker(request, { case: 'loaded', value: { round: kind.value.round } }))
+          else
+            await channel.send(
+              fromWorker(request, { case: 'hidden', value: {} }),
+              tensors.map(({ dtype, shape, data }) => ({ dtype, shape, data: new Float32Array(data.length).fill(value) }))
+            )
+        }
+      }, options)
+    }
+  })
+}

@@ -1,5 +1,6 @@
 import type { ResultOf } from '../../api/operations.ts'
 import type { GenerationStatus, TrainingStatus } from '../../api/status.ts'
+import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
 import { bytes, digits, endSpans, plural, table } from '../format.ts'
@@ -44,14 +45,15 @@ function describe (answer: ResultOf<'status'>): ReadonlyArray<readonly [string, 
   ]
 }
 
-function trainingText ({ active, round, done, rounds, members, waitingFor = [], fellBack = false }: TrainingStatus): string {
+function trainingText ({ active, round, done, rounds, members, waitingFor = [], missing = [], fellBack = false }: TrainingStatus): string {
   return [
     ...(active === undefined ? [] : [active ? 'running' : 'not running']),
     ...(done === undefined || rounds === undefined ? [] : [`${done} of ${plural(rounds, 'round')} done`]),
     `the federation is at round ${round}`,
     ...(fellBack ? ['from an older state, since the newest was damaged or missing at start'] : []),
     ...(members === undefined ? [] : [`${plural(members, 'client')} in it`]),
-    ...(waitingFor.length === 0 ? [] : [`waiting for ${waitingFor.join(' and ')}`])
+    ...(waitingFor.length === 0 ? [] : [`waiting for ${waitingFor.join(' and ')}`]),
+    ...(missing.length === 0 ? [] : [`waiting for blocks ${missing.map(spanText).join(' and ')}: nobody serves them`])
   ].join(', ')
 }
 

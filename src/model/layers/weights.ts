@@ -6,7 +6,8 @@ import { TensorMismatchError } from '../checkpoint/errors.ts'
 import { readAhead } from '../checkpoint/read-ahead.ts'
 import { kindOf, type Model } from '../families/family.ts'
 import { blockTensor, blockWeights, embeddingWeight, headWeights, type WeightSpec } from '../families/weights.ts'
-import type { Program } from '../graph/program.ts'
+import { Graph } from '../graph/graph.ts'
+import { program, type Program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import { DeviceError, type AnyTensor, type Device, type DeviceTensor, type Executable } from '../runtime/device.ts'
 import { importedAdapters, initialAdapters } from './lora.ts'
@@ -184,17 +185,27 @@ export class ModelWeights {
 
   /** Replaces trained tensors. Throws DeviceError for a name or shape that is not here; then nothing is replaced. */
   async setTrained (values: ReadonlyMap<string, AnyTensor>): Promise<void> {
-    for (const [name, { shape, dtype }] of values) {
-      const known = this.trained.get(name)
-      if (known === undefined) throw new DeviceError(`there is no trained tensor ${name}`)
-      if (known.dtype !== dtype || String(known.shape) !== String(shape))
-        throw new DeviceError(`${name} is a ${known.dtype} tensor of shape [${known.shape.join(', ')}], not ${dtype} [${shape.join(', ')}]`)
-    }
+    for (const [name, value] of values) this.#checkTrained(name, value)
     for (const [name, value] of values) {
       const replacement = 'id' in value ? value : await this.device.upload(value)
       this.device.free(this.trained.get(name)!)
       this.trained.set(name, replacement)
     }
+  }
+
+  /**
+   * Sets the values of trained tensors in place, in one run: the tensors stay those that other work refers to, and no run sees some of them
+   * new and others old. Throws DeviceError as `setTrained` does.
+   */
+  async assignTrained (values: ReadonlyMap<string, Tensor>): Promise<void> {
+    const targets = [...values].map(([name, value]) => ({ value, target: this.#checkTrained(name, value) }))
+    if (targets.length === 0) return
+    const executable = await compiled(this.device, 'assign', () => {
+      const graph = new Graph()
+      graph.output('assigned', graph.input('value', 'float32', undefined))
+      return program('assign', graph)
+    })
+    await this.device.runSequence(targets.map((inputs) => ({ executable, inputs, inPlace: { assigned: 'target' } })))
   }
 
   free (): void {
@@ -216,6 +227,15 @@ export class ModelWeights {
       return value !== undefined && frozen.has(value) ? [[name, value] as const] : []
     })
     return await this.device.compile(program, { constants: Object.fromEntries(constants) })
+  }
+
+  /** Returns the trained tensor that a value would replace. Throws DeviceError where there is none, or one of another type or shape. */
+  #checkTrained (name: string, { shape, dtype }: Pick<AnyTensor, 'shape' | 'dtype'>): DeviceTensor {
+    const known = this.trained.get(name)
+    if (known === undefined) throw new DeviceError(`there is no trained tensor ${name}`)
+    if (known.dtype !== dtype || String(known.shape) !== String(shape))
+      throw new DeviceError(`${name} is a ${known.dtype} tensor of shape [${known.shape.join(', ')}], not ${dtype} [${shape.join(', ')}]`)
+    return known
   }
 
   #tensor (name: string): DeviceTensor {

@@ -7,10 +7,13 @@ import { type Failure, FailureSchema } from './wire_pb.ts'
 
 const CODE = /^E_[A-Z0-9_]{1,60}$/
 
-/** What a peer gives up with that passes: it stops, has no room just now, or lost the stream itself. Every other refusal is final. */
+/**
+ * What a peer gives up with that passes: it stops, has no room just now, waits for another server, or lost the stream itself. Every other
+ * refusal is final.
+ */
 const PASSING_CODES: ReadonlySet<string> = new Set([
   'E_STOPPING', 'E_BUSY', 'E_CHANNEL_CLOSED', 'E_CHANNEL_RESET', 'E_CHANNEL_TIMEOUT', 'E_FRAME_TRUNCATED',
-  'E_CACHE_EVICTED'
+  'E_CACHE_EVICTED', 'E_BLOCKS_MISSING', 'E_ADAPTERS_MISSING'
 ])
 
 /** What a peer may know of an error: only errors that Midspan throws on purpose are told, others may quote what is private. */

@@ -29,6 +29,7 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
       limits: generateLimits(charter),
       maxStreams: MAX_GENERATE_STREAMS
     }, async (channel, signal) => {
+      await training.ready(signal)
       await serveGeneration(channel, { charter, model, engine, span }, signal)
     })
 

@@ -43,6 +43,23 @@ describe.each(['fp32', 'int8'] as const)('weights kept as %s', (format) => {
   })
 })
 
+it('trained tensors are assigned where they are, all or none', async () => {
+  const weights = new ModelWeights(device, model, { targets: ['q_proj'], r: 2, alpha: 2, rslora: false, dropout: 0, seed: '' })
+  await weights.loadTrained(memorySource(tensors()), { first: 0, end: 2 })
+  const before = new Map(weights.trained)
+  const { heldBytes } = await device.memory()
+  const values = new Map([...before].map(([name, { shape }], i) => [name, float32(shape, new Float32Array(elementCount(shape)).fill(i))]))
+  await weights.assignTrained(values)
+  expect(weights.trained).toEqual(before)
+  expect(await device.downloadAll([...before.values()])).toEqual([...values.values()])
+  expect((await device.memory()).heldBytes).toBe(heldBytes)
+  const [name] = before.keys()
+  await expect(weights.assignTrained(new Map([[name!, float32([1], [7])]]))).rejects.toMatchObject({ code: 'E_DEVICE' })
+  await expect(weights.assignTrained(new Map([['9.lora_A', float32([1], [7])]]))).rejects.toMatchObject({ code: 'E_DEVICE' })
+  expect(await device.downloadAll([...before.values()])).toEqual([...values.values()])
+  weights.free()
+})
+
 it('a tensor that is given to the device is not copied, and is the device\'s from then on', async () => {
   const values = float32([8192], new Float32Array(8192).fill(2))
   const given = await device.upload(values, { given: true })

@@ -80,10 +80,12 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
         round: state.round,
         members: coordinator.members.size,
         waitingFor: coordinator.current?.waitingFor ?? [],
+        missing: stage.missing,
         fellBack: state.fellBack,
         residuals: [blocks.residuals.report]
       }
     }),
+    ready: async () => {},
     removed: (peer) => { coordinator.expel(peer) },
     operations: {
       async *export (parameters, ended) {

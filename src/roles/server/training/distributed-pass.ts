@@ -2,13 +2,13 @@ import { isDefect } from '../../../errors.ts'
 import { accumulate } from '../../../model/layers/gradient-sum.ts'
 import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
 import { isSane } from '../../../protocols/wire/hidden-states.ts'
-import type { Span } from '../../../span.ts'
+import { commonSpan, type Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { Logger } from '../../logger.ts'
 import type { BatchItem } from '../../middle/stage.ts'
 import type { StageOutput } from '../../training/participant.ts'
 import { workOf, type CollectedGradients, type Holder, type HolderPass, type Holders, type OutputGradients } from './holder.ts'
-import { contains, overlap, stageFrom, spread, uncovered, type ReplicatedStage } from './spread.ts'
+import { contains, stageFrom, spread, uncovered, type ReplicatedStage } from './spread.ts'
 
 export interface DistributedPassComponents {
   readonly device: Device
@@ -149,10 +149,14 @@ export class DistributedPass implements StageOutput {
       const stage = await this.#stage(position, Math.max(...present.map((item) => item.end)))
       const active = items.flatMap((item) => {
         const tensors = states.get(item.id)
-        const { first, end: own } = overlap(item, stage)
-        if (tensors === undefined || first >= own) return []
+        const span = commonSpan(item, stage)
+        if (tensors === undefined || span === undefined) return []
         const piece = {
-          ...item, first, end: own, tensors, hasBefore: item.hasBefore || item.first < first, hasAfter: item.hasAfter || own < item.end
+          ...item,
+          ...span,
+          tensors,
+          hasBefore: item.hasBefore || item.first < span.first,
+          hasAfter: item.hasAfter || span.end < item.end
         }
         return [{ ...piece, work: workOf([piece]) }]
       })

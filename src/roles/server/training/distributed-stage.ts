@@ -3,7 +3,7 @@ import { GradientSum } from '../../../model/layers/gradient-sum.ts'
 import type { Device } from '../../../model/runtime/device.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { isSane } from '../../../protocols/wire/hidden-states.ts'
-import type { Span } from '../../../span.ts'
+import { spanText, type Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { Logger } from '../../logger.ts'
 import type { BatchItem, PassOptions } from '../../middle/stage.ts'
@@ -21,7 +21,7 @@ export class BlocksMissingError extends MidspanError {
 
 /** Says which blocks nobody serves. */
 export function missingText (spans: readonly Span[]): string {
-  return `blocks ${spans.map(({ first, end }) => `${first}-${end}`).join(' and ')}: nobody serves them`
+  return `blocks ${spans.map(spanText).join(' and ')}: nobody serves them`
 }
 
 export interface DistributedStageComponents {

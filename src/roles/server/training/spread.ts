@@ -18,11 +18,6 @@ export function contains (outer: Span, { first, end }: Span): boolean {
   return outer.first <= first && end <= outer.end
 }
 
-/** Returns the part of a span that lies in another one; its end is not above its first block where there is none. */
-export function overlap (a: Span, b: Span): Span {
-  return { first: Math.max(a.first, b.first), end: Math.min(a.end, b.end) }
-}
-
 /**
  * Finds the longest stage from block `first` on, before block `end`, all of whose blocks have the same holders. Undefined where nobody
  * holds the first block.

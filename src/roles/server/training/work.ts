@@ -8,13 +8,8 @@ import type { TrainingPart } from './part.ts'
 import { NotCoordinatorError, StageSession } from './stage-session.ts'
 import { WorkerAdapters } from './worker-adapters.ts'
 
-/** A worker's part in training, and the adapters that it has for it. */
-export interface WorkerPart extends TrainingPart {
-  readonly adapters: WorkerAdapters
-}
-
 /** Computes this server's blocks for the coordinator, and for nobody else. Nothing of it is kept over a restart. */
-export async function startWork ({ context, runtime, sessions }: TrainingPartComponents): Promise<WorkerPart> {
+export async function startWork ({ context, runtime, sessions }: TrainingPartComponents): Promise<TrainingPart> {
   const { charter, coordinator, span } = context
   const { device, model, weights, blocks, stage } = runtime
   const adapters = new WorkerAdapters(weights, shapesOf(charter, [span]))
@@ -41,12 +36,12 @@ export async function startWork ({ context, runtime, sessions }: TrainingPartCom
     }
   })
   return {
-    adapters,
     status: () => ({
       round: adapters.round ?? 0,
       members: [],
       training: { round: adapters.round ?? 0, residuals: [blocks.residuals.report] }
     }),
+    ready: async (signal) => { await adapters.arrived(signal) },
     removed: () => {},
     operations: {},
     ended: async () => {}

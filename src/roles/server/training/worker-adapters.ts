@@ -1,13 +1,28 @@
+import { MidspanError } from '../../../errors.ts'
 import type { ModelWeights } from '../../../model/layers/weights.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkMagnitude, expectTensor } from '../../../protocols/wire/hidden-states.ts'
+import { withSignal } from '../../../protocols/wire/wait.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { AdapterShape } from '../../training/aggregation/strategy.ts'
+
+/** How long a client waits for the adapters of a worker that was just started: the coordinator sends them as soon as it hears of it. */
+const ARRIVAL_TIMEOUT_MS = 10_000
+
+/** Thrown where a worker has had no adapters since it was started. */
+export class AdaptersMissingError extends MidspanError {
+  constructor () {
+    super('E_ADAPTERS_MISSING', 'the coordinator has sent this server no adapters since it was started', {
+      next: 'try again when the coordinator is back', retryable: true
+    })
+  }
+}
 
 /** The adapters of a worker's blocks: a copy of the coordinator's, as of some round. They are values alone, and nothing of them is kept. */
 export class WorkerAdapters {
   readonly #weights: ModelWeights
   readonly #shapes: ReadonlyMap<string, readonly number[]>
+  readonly #arrived = Promise.withResolvers<void>()
   #round: number | undefined
 
   constructor (weights: ModelWeights, shapes: readonly AdapterShape[]) {
@@ -17,6 +32,20 @@ export class WorkerAdapters {
 
   /** Rounds whose step is in them; undefined before a coordinator has sent any. */
   get round (): number | undefined { return this.#round }
+
+  /**
+   * Resolves when a coordinator has sent adapters since this server was started: without them it would compute with those that training
+   * began with. Throws AdaptersMissingError where none come in time.
+   */
+  async arrived (signal: AbortSignal): Promise<void> {
+    if (this.#round !== undefined) return
+    const late = AbortSignal.timeout(ARRIVAL_TIMEOUT_MS)
+    try {
+      await withSignal(this.#arrived.promise, AbortSignal.any([signal, late]))
+    } catch (error) {
+      throw late.aborted ? new AdaptersMissingError() : error
+    }
+  }
 
   /** Checks a part of the adapters. Throws BadMessageError. */
   check (names: readonly string[], tensors: readonly Tensor[]): Array<[string, Tensor]> {
@@ -35,7 +64,8 @@ export class WorkerAdapters {
   async take (round: number, values: ReadonlyMap<string, Tensor>): Promise<void> {
     if (values.size !== this.#shapes.size)
       throw new BadMessageError(`${values.size} adapter tensors came: these blocks have ${this.#shapes.size}`)
-    await this.#weights.setTrained(values)
+    await this.#weights.assignTrained(values)
     this.#round = round
+    this.#arrived.resolve()
   }
 }

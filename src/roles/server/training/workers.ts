@@ -2,7 +2,7 @@ import { Backoff } from '../../../backoff.ts'
 import { MidspanError } from '../../../errors.ts'
 import { BadMessageError, RemoteError } from '../../../protocols/wire/errors.ts'
 import { withSignal } from '../../../protocols/wire/wait.ts'
-import type { Span } from '../../../span.ts'
+import { spanText, type Span } from '../../../span.ts'
 import type { KnownServer, ServerDirectory } from '../../context.ts'
 import type { Logger } from '../../logger.ts'
 import { systemClock, type Clock } from '../../training/clock.ts'
@@ -93,7 +93,7 @@ export class Workers implements Holders {
     if (worker === undefined) return
     const pauseMs = worker.lost.next()
     this.#leaveOut(worker, pauseMs)
-    this.#c.logger.warn({ peer: holder.peer, blocks: blocksOf(holder), pauseMs, err: error }, 'a worker was lost; others compute its part')
+    this.#c.logger.warn({ peer: holder.peer, blocks: spanText(holder.span), pauseMs, err: error }, 'a worker was lost; others compute its part')
   }
 
   faulty (holder: Holder, reason: string): void {
@@ -105,7 +105,7 @@ export class Workers implements Holders {
     worker.link.close(new BadMessageError(reason))
     worker.link = this.#c.link(worker.server, holder.span)
     this.#leaveOut(worker, pauseMs)
-    this.#c.logger.error({ peer: holder.peer, blocks: blocksOf(holder), pauseMs, reason }, 'a worker computes wrong, and is left out')
+    this.#c.logger.error({ peer: holder.peer, blocks: spanText(holder.span), pauseMs, reason }, 'a worker computes wrong, and is left out')
   }
 
   worked (holder: Holder): void {
@@ -141,6 +141,7 @@ export class Workers implements Holders {
       cancelTimer()
       link.close(new WorkerGoneError())
       this.#workers.delete(peer)
+      this.#c.logger.info({ peer, blocks: spanText(link.span) }, 'a worker is gone')
     }
     for (const [peer, { server, span }] of found) {
       if (this.#workers.has(peer)) continue
@@ -152,7 +153,7 @@ export class Workers implements Holders {
         cancelTimer: () => {}
       }
       this.#workers.set(peer, worker)
-      this.#c.logger.info({ peer, blocks: blocksOf({ span }) }, 'a worker is there')
+      this.#c.logger.info({ peer, blocks: spanText(span) }, 'a worker is there')
       const pauseMs = (this.#faults.get(peer)?.untilMs ?? 0) - this.#clock.now()
       if (pauseMs > 0) this.#leaveOut(worker, pauseMs)
       else this.#refresh(worker)
@@ -202,8 +203,4 @@ export class Workers implements Holders {
     this.#changed.resolve()
     this.#changed = Promise.withResolvers()
   }
-}
-
-function blocksOf ({ span: { first, end } }: { readonly span: Span }): string {
-  return `${first}-${end}`
 }
