@@ -4,9 +4,9 @@ import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { UsageError } from '../../errors.ts'
 import { PartialModelStore, type ExpectedModel } from '../../model/checkpoint/store.ts'
 import { checkProtocols, protocolId, verifyCharter, type SignedCharter } from '../../protocols/charter/index.ts'
-import { DIRECTORY_PROTOCOL, DirectoryStream, type Announcement, type DirectoryScope } from '../../protocols/directory/index.ts'
+import { DIRECTORY_PROTOCOL, DirectoryStream, type Announcement, type DirectoryScope, type DirectoryUpdate } from '../../protocols/directory/index.ts'
 import { looksLikeInvite, parseInvite, RefusedError, REFUSALS, sayHello, type Invite } from '../../protocols/hello/index.ts'
-import { fetchPieces } from '../../protocols/weights/index.ts'
+import { fetchFromSeveral, type FetchSource } from '../../protocols/weights/index.ts'
 import { withDeadline } from '../../protocols/wire/wait.ts'
 import type { Home } from '../home/home.ts'
 import { dialPeer, UnreachableError } from '../network/dial.ts'
@@ -98,24 +98,43 @@ export async function open (
   }
 }
 
-/** Asks the target, of which this peer is a member by now, who serves which blocks. Throws the wire's errors. */
+/**
+ * Asks the target, of which this peer is a member by now, who serves which blocks, and for a certificate. Throws AnnouncementError and the
+ * wire's errors.
+ */
 export async function askDirectory (
   node: MidspanNode,
   target: Target,
   scope: DirectoryScope,
   signal: AbortSignal
-): Promise<readonly Announcement[]> {
+): Promise<Pick<DirectoryUpdate, 'entries' | 'certificate'>> {
   return await withDeadline('the server did not tell who serves which blocks', DIRECTORY_TIMEOUT_MS, signal, async (deadline) => {
     const stream = new DirectoryStream(await open(node, target, DIRECTORY_PROTOCOL, deadline), scope)
     try {
       await stream.sync({ instance: new Uint8Array(0), version: 0 }, deadline)
-      const { entries } = await stream.read(deadline)
+      const { entries, certificate } = await stream.read(deadline)
       await stream.close(deadline)
-      return entries
+      return { entries, certificate }
     } catch (error) {
       stream.abort(error as Error)
       throw error
     }
+  })
+}
+
+/** Opens a stream to a worker, as a member that shows its certificate. Throws RefusedError, UnreachableError and the wire's errors. */
+export async function openAtWorker (
+  node: MidspanNode,
+  { peer, addresses }: Pick<Announcement, 'peer' | 'addresses'>,
+  { role, federation, certificate }: { readonly role: Role, readonly federation: Uint8Array, readonly certificate: Uint8Array },
+  protocol: string,
+  signal: AbortSignal
+): Promise<Stream> {
+  const target = { server: peerIdFromString(peer), addresses: addresses.map((address) => multiaddr(address)) }
+  return await withDeadline('the server did not answer', HELLO_TIMEOUT_MS, signal, async (deadline) => {
+    if (node.getConnections(target.server).length === 0)
+      await sayHello(await open(node, target, protocolId('hello'), deadline), { agent: AGENT, role, federation, certificate }, deadline)
+    return await open(node, target, protocol, deadline)
   })
 }
 
@@ -131,8 +150,8 @@ export interface FetchedModel {
 export type FetchEvent = { readonly type: 'fetch', readonly totalBytes: number, readonly doneBytes: number }
 
 /**
- * Fetches a part of a model from the target into a directory, going on where an earlier run stopped, and checks every byte of it. Throws
- * ModelStoreError, and what `fetchPieces` throws.
+ * Fetches a part of a model into a directory, from the target and from others that have some of it, going on where an earlier run stopped,
+ * and checks every byte of it. Throws ModelStoreError, and what `fetchFromSeveral` throws.
  */
 export async function fetchModel (
   node: MidspanNode,
@@ -140,17 +159,22 @@ export async function fetchModel (
   role: Role,
   expected: ExpectedModel,
   path: string,
+  others: readonly FetchSource[],
   onEvent: (event: FetchEvent) => void,
   signal: AbortSignal
 ): Promise<FetchedModel> {
   const store = await PartialModelStore.open(path, expected, MAX_MODEL_BYTES, signal)
   const totalBytes = store.pending().reduce((sum, { bytes, offset }) => sum + bytes - offset, 0)
   let fetchedBytes = 0
-  await fetchPieces(store, {
+  const first: FetchSource = {
+    name: target.server.toString(),
+    has: () => true,
     open: async (signal) => {
       if (node.getConnections(target.server).length === 0) await introduce(node, target, role, signal)
       return await open(node, target, protocolId('weights'), signal)
-    },
+    }
+  }
+  await fetchFromSeveral(store, [first, ...others], {
     onProgress: (bytes) => {
       fetchedBytes += bytes
       onEvent({ type: 'fetch', totalBytes, doneBytes: fetchedBytes })

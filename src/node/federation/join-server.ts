@@ -6,17 +6,17 @@ import { openModelDirectory } from '../../model/checkpoint/directory.ts'
 import { digest } from '../../model/checkpoint/fingerprint.ts'
 import type { ExpectedModel } from '../../model/checkpoint/store.ts'
 import type { WeightFormat } from '../../model/layers/weight-format.ts'
-import { verifyCharter, type Charter } from '../../protocols/charter/index.ts'
-import type { DirectoryScope } from '../../protocols/directory/index.ts'
+import { protocolId, verifyCharter, type Charter } from '../../protocols/charter/index.ts'
+import type { Announcement } from '../../protocols/directory/index.ts'
 import { servableSpan } from '../../roles/charter-settings.ts'
-import { parseSpan, spanText, type Span } from '../../span.ts'
+import { commonSpan, parseSpan, spanText, type Span } from '../../span.ts'
 import { HomeInUseError, homeAt, replaceFile, type Home } from '../home/home.ts'
 import { loadOrCreateIdentity } from '../home/identity.ts'
 import { withHome } from '../home/lock.ts'
 import { readConfig, updateConfig } from '../home/settings.ts'
 import { createMidspanNode } from '../network/libp2p.ts'
 import { serverMemory } from './block-memory.ts'
-import { askDirectory, fetchModel, introduce, readTarget, updateServers, type FetchedModel, type FetchEvent } from './introduction.ts'
+import { askDirectory, fetchModel, introduce, openAtWorker, readTarget, updateServers, type FetchedModel, type FetchEvent } from './introduction.ts'
 import { placeServer } from './placement.ts'
 import { expectedModel, initialAdapters, tensorsOfSpan } from './servable-weights.ts'
 import { servedSpan } from './served-span.ts'
@@ -93,19 +93,22 @@ export async function joinAsServer (
       const { charter } = signed
       const federation = { id: signed.id, name: charter.name }
       onEvent({ type: 'charter', federation, server: target.server.toString() })
-      const blocks = wanted.blocks === 'auto'
-        ? await placed(charter, wanted, async (scope) => {
-          const announcements = await askDirectory(node, target, scope, signal)
-          return announcements.filter(({ peer }) => peer !== peerId).map(({ span }) => span)
-        }, signed.id)
-        : wanted.blocks
+      const { entries, certificate } = await askDirectory(node, target, { federation: signed.id, middle: servableSpan(charter) }, signal)
+      const others = entries.filter(({ peer }) => peer !== peerId)
+      const blocks = wanted.blocks === 'auto' ? placed(charter, wanted, others.map(({ span }) => span)) : wanted.blocks
       const span = servedSpan(charter, blocks)
       const expected = expectedModel(charter, tensorsOfSpan(charter, span))
       const toFetch = wanted.model === undefined ? expected : adaptersOf(charter, expected, span)
       if (wanted.model !== undefined) await checkDirectory(wanted.model, charter, span, onEvent, signal)
+      const sources = certificate === undefined ? [] : workersWith(span, charter, others).map(({ announcement, held }) => ({
+        name: announcement.peer,
+        has: ({ name }: { readonly name: string }) => held.has(name),
+        open: async (signal: AbortSignal) =>
+          await openAtWorker(node, announcement, { role: 'server', federation: signed.hash, certificate }, protocolId('weights'), signal)
+      }))
       const { fetchedBytes } = Object.keys(toFetch.tensors).length === 0
         ? { fetchedBytes: 0 }
-        : await fetchModel(node, target, 'server', toFetch, home.model, onEvent, signal)
+        : await fetchModel(node, target, 'server', toFetch, home.model, sources, onEvent, signal)
       await updateServers(home, target)
       await updateConfig(home, { role: 'server', blocks: spanText(blocks), model: wanted.model, weights: wanted.weights })
       // The charter is written last: with it the home belongs to the federation.
@@ -152,21 +155,34 @@ async function keptOptions (
 }
 
 /** Chooses the blocks that the federation lacks most within the memory. Throws UsageError where not one block fits. */
-async function placed (
-  charter: Charter,
-  { memoryBytes, weights = 'fp32' }: Wanted,
-  others: (scope: DirectoryScope) => Promise<readonly Span[]>,
-  federation: string
-): Promise<Span> {
+function placed (charter: Charter, { memoryBytes, weights = 'fp32' }: Wanted, others: readonly Span[]): Span {
   const middle = servableSpan(charter)
   const memory = serverMemory(charter, { format: weights, residuals: 'saved' })
-  const span = placeServer({ middle, ...memory }, memoryBytes, await others({ federation, middle }))
+  const span = placeServer({ middle, ...memory }, memoryBytes, others)
   if (span !== undefined) return span
   const leastMiB = Math.ceil((memory.fixedBytes + Math.min(...memory.blockBytes)) / 2 ** 20)
   throw new UsageError(
     `the memory is too small for one block, which takes ${leastMiB} MiB with its caches and activations in ${weights}`,
     'give more with --memory, or a smaller format with --weights'
   )
+}
+
+/** Workers that weights are fetched from beside the founder's server: a few of them fill any network link. */
+const MAX_SOURCES = 4
+
+/** Returns the workers that have most of these blocks, the founder's server left out, with the names of what they have. */
+function workersWith (
+  span: Span,
+  charter: Charter,
+  announcements: readonly Announcement[]
+): Array<{ readonly announcement: Announcement, readonly held: ReadonlySet<string> }> {
+  const shared = (announcement: Announcement): number => {
+    const { first = 0, end = 0 } = commonSpan(announcement.span, span) ?? {}
+    return end - first
+  }
+  return announcements.filter((announcement) => announcement.peer !== charter.founder && shared(announcement) > 0)
+    .toSorted((a, b) => shared(b) - shared(a)).slice(0, MAX_SOURCES)
+    .map((announcement) => ({ announcement, held: new Set(tensorsOfSpan(charter, announcement.span)) }))
 }
 
 interface Wanted {

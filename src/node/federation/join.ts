@@ -76,7 +76,7 @@ export async function joinFederation (
       onEvent({ type: 'charter', federation, server: target.server.toString() })
       const client = resolveClientSettings(charter, wanted)
       const expected = expectedModel(charter, tensorsOfEnds(charter, client.partition))
-      const fetched = await fetchModel(node, target, 'client', expected, home.model, onEvent, signal)
+      const fetched = await fetchModel(node, target, 'client', expected, home.model, [], onEvent, signal)
       await updateServers(home, target)
       await updateConfig(home, {
         role: 'client',

@@ -126,6 +126,23 @@ describe('a server that joins', () => {
     expect(again).toMatchObject({ updated: true, span: { first: 2, end: 4 }, fetchedBytes: again.tensorBytes / 2 })
   })
 
+  it('fetches from workers too, and without them where they do not answer', async () => {
+    const { home: founderHome } = await founder()
+    const worker = await started<ServerContext>(await joinedWorker(founderHome, { first: 2, end: 4 }))
+    const asked: string[] = []
+    const { node } = worker.daemon
+    node.addEventListener('peer:connect', ({ detail }) => { asked.push(detail.toString()) })
+    await until(async () => (await serversAt(founderHome)).servers.length === 2)
+    const home = await temporaryDirectory()
+    const invite = await inviteFrom(founderHome, { role: 'server', uses: 2 })
+    const joined = await joinAsServer(home, { invite, blocks: { first: 1, end: 4 } }, soon())
+    expect(joined.fetchedBytes).toBeGreaterThan(joined.tensorBytes)
+    expect(asked).toEqual([joined.peerId])
+    await node.unhandle(protocolId('weights'))
+    const other = await temporaryDirectory()
+    expect(await joinAsServer(other, { invite, blocks: { first: 1, end: 4 } }, soon())).toMatchObject({ fetchedBytes: joined.fetchedBytes })
+  })
+
   it('uses a model directory whose bytes are those of the charter, and fetches nothing', async () => {
     const { home: founderHome } = await founder()
     const home = await temporaryDirectory()

@@ -3,7 +3,7 @@ import type { Stream } from '@libp2p/interface'
 import { streamPair } from '@libp2p/utils'
 import { describe, expect, it } from 'vitest'
 import { UsageError } from '../../../src/errors.ts'
-import { fetchPieces, type MissingPiece, type PieceStore, type WeightSource, WeightsService } from '../../../src/protocols/weights/index.ts'
+import { fetchFromSeveral, fetchPieces, type FetchSource, type MissingPiece, type PieceStore, type WeightSource, WeightsService } from '../../../src/protocols/weights/index.ts'
 
 const MiB = 2 ** 20
 const tensor = Uint8Array.from({ length: 2 * MiB + 17 }, (_, index) => index * 31 + (index >> 8))
@@ -145,5 +145,61 @@ describe('weights', () => {
       busy.serve(server, `peer ${i}`).catch(() => {})
     }
     await expect(fetchPieces(new MemoryStore('a'), { open: opener(busy), retryMs: 1 }, soon())).rejects.toMatchObject({ code: 'E_BUSY' })
+  })
+})
+
+describe('weights from several servers', () => {
+  const names = Array.from({ length: 12 }, (_, index) => `t${index}`)
+  const bytesOf = (name: string): Uint8Array => tensor.subarray(0, 1000 + Number(name.slice(1)))
+  for (const name of names) contents[name] = bytesOf(name)
+
+  /** A server with some tensors, which counts what it sends and may fail after so many of them. */
+  function sourceOf (name: string, held: readonly string[], failsAfter = Infinity): FetchSource & { readonly sent: string[] } {
+    const sent: string[] = []
+    const counting: WeightSource = {
+      ...source,
+      read: async (kind, tensor, offset, length) => {
+        if (sent.length >= failsAfter) throw new Error('the disk broke')
+        sent.push(tensor)
+        await new Promise((resolve) => setTimeout(resolve, 2))
+        return await source.read(kind, tensor, offset, length)
+      }
+    }
+    const service = new WeightsService(counting, () => ({ files: new Set(), tensors: new Set(held) }))
+    return { name, sent, has: (piece) => held.includes(piece.name), open: opener(service, undefined, name) }
+  }
+
+  const hashesOf = (store: MemoryStore): string[] => names.map((name) => store.hash(name))
+  const expected = names.map((name) => createHash('sha256').update(bytesOf(name)).digest('hex'))
+
+  it('come each from one of them, from all of them at once', async () => {
+    const [first, second, third] = [sourceOf('a', names), sourceOf('b', names.slice(0, 6)), sourceOf('c', names.slice(6))] as const
+    const store = new MemoryStore(...names)
+    await fetchFromSeveral(store, [first, second, third], {}, soon())
+    expect(hashesOf(store)).toEqual(expected)
+    expect([...first.sent, ...second.sent, ...third.sent].toSorted()).toEqual(names.toSorted())
+    for (const { sent } of [first, second, third]) expect(sent.length).toBeGreaterThan(1)
+  })
+
+  it('come from the others when one of them fails', async () => {
+    const [first, second] = [sourceOf('a', names), sourceOf('b', names, 2)] as const
+    const store = new MemoryStore(...names)
+    const lost: string[] = []
+    await fetchFromSeveral(store, [first, second], { onLost: ({ name }) => { lost.push(name) } }, soon())
+    expect(hashesOf(store)).toEqual(expected)
+    expect([lost, second.sent.length]).toEqual([['b'], 2])
+  })
+
+  it('come from the others when one of them cannot be reached', async () => {
+    const unreachable: FetchSource = { name: 'b', has: () => true, open: async () => { throw new Error('nobody listens') } }
+    const store = new MemoryStore(...names)
+    await fetchFromSeveral(store, [sourceOf('a', names), unreachable], {}, soon())
+    expect(hashesOf(store)).toEqual(expected)
+  })
+
+  it('fail as the first of them does', async () => {
+    const store = new MemoryStore(...names)
+    await expect(fetchFromSeveral(store, [sourceOf('a', [...names], 1), sourceOf('b', names.slice(0, 2))], { retryMs: 1 }, soon())).rejects
+      .toMatchObject({ code: 'E_UNREADABLE' })
   })
 })
