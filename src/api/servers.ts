@@ -32,7 +32,7 @@ export const servers = operation({
     servers: z.array(server).readonly(),
     middle: span.describe('the blocks that servers serve together'),
     coverage: z.array(z.object({ blocks: span, servers: count.describe('servers that serve each of these blocks') })).readonly()
-      .describe('the middle from its first block to its last, cut where the number of servers changes'),
+      .describe('the middle from its first block to its last, cut where the number of servers changes; servers that are not connected count on workers alone'),
     missing: z.array(span).readonly().describe('the blocks of the middle that nobody serves')
   })
 })

@@ -13,7 +13,7 @@ export const servers = command({
   group: 'Look',
   summary: 'Show who serves which blocks',
   details: `For each server: its id, the blocks that it serves (4-12: from 4 on, before 12), whether this peer is connected to it, the round-trip time, and what it says of its load and speed.
-Then how many servers serve each block, and which blocks nobody serves.`,
+Then how many servers serve each block, and which blocks nobody serves: servers that are not connected serve none for now.`,
   options: grouped('Output', { json }),
   examples: [{ command: 'midspan servers', about: 'whether every block is served' }],
   async run ({ home, json }, { terminal, signal }) {

@@ -19,7 +19,10 @@ export interface ServerListParts {
   readonly span: Span | undefined
 }
 
-/** Says who serves which blocks, this peer included where it is a server, and which blocks nobody serves. */
+/**
+ * Says who serves which blocks, this peer included where it is a server, and which blocks nobody serves. A server that is not connected
+ * serves nothing for now, as one that was killed; a worker, which other workers do not connect to, takes their word.
+ */
 export function listServers (
   { membership: { peerId, signed: { charter } }, known, node, role, span }: ServerListParts
 ): ResultOf<'servers'> {
@@ -50,6 +53,8 @@ export function listServers (
   })
   const servers = [...self, ...others]
   const middle = servableSpan(charter)
-  const coverage = coveredSpans(middle, servers.flatMap(({ blocks }) => blocks === null ? [] : [blocks]))
+  const isWorker = span !== undefined && peerId.toString() !== charter.founder
+  const serving = servers.filter(({ connected }) => connected || isWorker)
+  const coverage = coveredSpans(middle, serving.flatMap(({ blocks }) => blocks === null ? [] : [blocks]))
   return { servers, middle, coverage, missing: coverage.filter(({ servers }) => servers === 0).map(({ blocks }) => blocks) }
 }

@@ -262,6 +262,20 @@ describe('servers', () => {
     expect((await serversAt(lead.home)).missing).toEqual([{ first: 3, end: 4 }])
   })
 
+  it('serve nothing while they are not connected, though they are known', async () => {
+    const lead = await founder({ blocks: { first: 1, end: 3 } })
+    const worker = await started<ServerContext>(await joinedWorker(lead.home))
+    await until(async () => (await serversAt(lead.home)).missing.length === 0)
+    await worker.daemon.node.stop() // as when its process is killed
+    await until(async () => (await serversAt(lead.home)).missing.length === 1)
+    const { servers, missing } = await serversAt(lead.home)
+    expect(servers).toMatchObject([
+      { blocks: { first: 1, end: 3 }, connected: true },
+      { blocks: { first: 2, end: 4 }, connected: false }
+    ])
+    expect(missing).toEqual([{ first: 3, end: 4 }])
+  })
+
   it('are gone when the founder removes them, and when they leave', async () => {
     const lead = await founder()
     const worker = async () => await started<ServerContext>(await joinedWorker(lead.home))
