@@ -45,7 +45,7 @@ describe('a worker of a federation that was trained', { timeout: 120_000 }, () =
     await federation.workers[0]!.stop()
     await federation.workers[0]!.start()
     await expect(generate({ timeoutMs: 8_000 })).rejects.toMatchObject({
-      message: expect.stringMatching(/blocks 2-4: nobody serves them now \(.*no adapters since it was started/) as string
+      message: expect.stringMatching(/blocks 2-4: nobody serves them now \(.*has not got the adapters of round 8/) as string
     })
     const waiting = generate()
     await federation.server.start()

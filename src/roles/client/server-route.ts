@@ -32,10 +32,11 @@ export interface GenerationRouteComponents {
   readonly sessions: {
     generation (server: PeerId, signal?: AbortSignal): Promise<GenerateClientChannel>
   }
+  readonly adapters: { readonly round: number }
 }
 
 /** Returns the choice among the servers that a client knows, for its sequences. */
-export function serverChoice ({ context, leftOut, sessions }: GenerationRouteComponents): ServerChoice {
+export function serverChoice ({ context, leftOut, sessions, adapters }: GenerationRouteComponents): ServerChoice {
   const { charter: { wire, model: { hidden } }, logger, peerId } = context
   return new ServerChoice({
     directory: context,
@@ -43,7 +44,10 @@ export function serverChoice ({ context, leftOut, sessions }: GenerationRouteCom
     seed: peerId.toString(),
     logger,
     stageOn: (server, span) =>
-      new RemoteStage({ openGeneration: async (signal) => await sessions.generation(server, signal) }, { span, format: { wire, hidden } })
+      new RemoteStage(
+        { openGeneration: async (signal) => await sessions.generation(server, signal) },
+        { span, format: { wire, hidden }, round: adapters.round }
+      )
   })
 }
 
