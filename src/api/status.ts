@@ -34,6 +34,15 @@ const generation = z.object({
   evictions: count.describe('idle caches given up for other clients, since the start')
 })
 
+const route = z.object({
+  legs: z.array(z.object({
+    server: z.string().describe('the peer id of the server'),
+    blocks: span,
+    roundTripMs: z.number().nullable().describe('milliseconds of a message there and back, as measured last; null where nothing was measured')
+  })).readonly().describe('the servers in order; empty where nobody serves some blocks'),
+  missing: z.array(span).readonly().describe('the blocks that nobody serves who can be reached and has not failed a short time ago')
+})
+
 const member = z.object({
   peerId: z.string(),
   role: z.enum(['client', 'server']),
@@ -43,6 +52,7 @@ const member = z.object({
 
 export type TrainingStatus = z.output<typeof training>
 export type GenerationStatus = z.output<typeof generation>
+export type RouteStatus = z.output<typeof route>
 
 export const status = operation({
   about: 'Tells what this peer is and does',
@@ -67,6 +77,7 @@ export const status = operation({
     members: z.array(member).readonly().nullable().describe('the coordinator: who has a place in the federation, connected or not'),
     training: training.nullable(),
     generation: generation.nullable(),
+    route: route.nullable().describe('a client: the servers that would carry its next text'),
     since: isoTime.describe('when the daemon started: ISO 8601')
   })
 })

@@ -1,6 +1,6 @@
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
 import type { OfferedOperations } from '../api/operations.ts'
-import type { GenerationStatus, TrainingStatus } from '../api/status.ts'
+import type { GenerationStatus, RouteStatus, TrainingStatus } from '../api/status.ts'
 import type { WeightFormat } from '../model/layers/weight-format.ts'
 import type { ComputeType, DeviceKind } from '../model/runtime/device.ts'
 import type { ResidualSetting } from '../model/training/activation-checkpointing.ts'
@@ -134,6 +134,8 @@ export interface RoleStatus {
   /** For the role's own user: plain JSON, null while there is none. */
   readonly training?: TrainingStatus | null
   readonly generation?: GenerationStatus | null
+  /** A client's: the servers that would carry its next text. */
+  readonly route?: RouteStatus | null
 }
 
 export type StartServerRole = (context: ServerContext) => Promise<RunningRole>

@@ -50,6 +50,7 @@ const status: ResultOf<'status'> = {
   members: null,
   training: null,
   generation: null,
+  route: { legs: [{ server: '12D3KooWServer', blocks: { first: 1, end: 3 }, roundTripMs: 12.34 }], missing: [{ first: 3, end: 4 }] },
   since: '2026-01-01T00:00:00.000Z'
 }
 const peer: PeerLine = {
@@ -205,6 +206,7 @@ describe('commands that talk to the daemon', () => {
     const { out } = await run(['status', '--home', root])
     expect(out).toContain('federation  stories (ab12)\n')
     expect(out).toContain('holds       the first block and the last 2 blocks\n')
+    expect(out).toContain('route       blocks 1-3 at 12D3KooWServer (12.3 ms), nobody serves blocks 3-4 now\n')
   })
 
   it('show peers as a table, or as JSON', async () => {

@@ -13,7 +13,7 @@ import { connectedTo } from '../roles/workers.ts'
 const MODEL = 'stories260K-hf'
 const BOS = 1
 const TOKENS = 80
-const KILLS = 3
+const KILLS = 2
 const BLOCKS = { first: 2, end: 4 }
 const READY_TIMEOUT_MS = 60_000
 const sampling = { temperature: 0.9, topK: 40, seed: 11 }

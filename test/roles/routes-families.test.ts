@@ -14,7 +14,7 @@ import { writeTinyModel } from '../helpers/tiny-model.ts'
 import type { ClientOptions } from './helpers.ts'
 import { startWorkers } from './workers.ts'
 
-const TOKENS = 20
+const TOKENS = 40
 
 interface Case {
   readonly write: (path: string) => Promise<void>
@@ -72,10 +72,8 @@ describe('a text over two servers, one of which is killed meanwhile, is what one
     onTestFinished(async () => { await federation.stop() })
     let killing: Promise<void> | undefined
     let last: object = {}
-    let waits = 0
     for await (const event of federation.clients[0]!.peer.events('generate', { ids: prompt, maxTokens: TOKENS })) {
       const { type } = event as { type: string }
-      if (type === 'waiting') waits++
       if (type === 'text') {
         killing ??= federation.workers.find(({ daemon }) => (daemon.status().generation?.sequences ?? 0) > 0)?.stop()
       }
@@ -86,6 +84,5 @@ describe('a text over two servers, one of which is killed meanwhile, is what one
     expect(last).toMatchObject({ ids: expected })
     const replayed = (last as { route: Array<{ replayedTokens: number }> }).route.map(({ replayedTokens }) => replayedTokens)
     expect(Math.max(...replayed)).toBeGreaterThanOrEqual(prompt.length)
-    expect(waits).toBe(0)
   })
 })

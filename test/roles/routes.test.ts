@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
+import type { ResultOf } from '../../src/api/operations.ts'
 import { RemoteStage } from '../../src/roles/middle/remote-stage.ts'
 import type { StageCache } from '../../src/roles/middle/stage.ts'
 import { bytesOf, tensorRows, type Tensor } from '../../src/tensor.ts'
@@ -73,6 +74,14 @@ describe.skipIf(!hasData(MODEL))('generation over several servers', { timeout: 1
         [[second, 2, 3], [third, 3, 4]],
         [[first, 1, 2], [second, 2, 3]]
       ])
+    })
+
+    it('is what the status of a client shows before', async () => {
+      const { route } = await federation.clients[1]!.peer.ask<ResultOf<'status'>>('status')
+      const [second, third] = federation.workers.map(({ peerId }) => peerId)
+      expect(route).toMatchObject({
+        legs: [{ server: second, blocks: { first: 2, end: 3 } }, { server: third, blocks: { first: 3, end: 4 } }], missing: []
+      })
     })
 
     it('says which servers carried the text, and what each took', async () => {

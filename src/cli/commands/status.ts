@@ -1,5 +1,5 @@
 import type { ResultOf } from '../../api/operations.ts'
-import type { GenerationStatus, TrainingStatus } from '../../api/status.ts'
+import type { GenerationStatus, RouteStatus, TrainingStatus } from '../../api/status.ts'
 import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
@@ -40,6 +40,7 @@ function describe (answer: ResultOf<'status'>): ReadonlyArray<readonly [string, 
     ['training', answer.training === null ? 'none' : trainingText(answer.training)],
     ...(answer.training?.residuals ?? []).map((residuals) => ['residuals', residualsText(residuals)] as const),
     ['generation', answer.generation === null ? 'none' : generationText(answer.generation)],
+    ...(answer.route === null ? [] : [['route', routeText(answer.route)] as const]),
     ['since', answer.since],
     ...answer.addresses.map((address) => ['address', address] as const)
   ]
@@ -65,6 +66,12 @@ function residualsText ({ setting, policy, saved, recomputed }: TrainingStatus['
     ...cost('saved', saved),
     ...cost('recomputed', recomputed)
   ].join('; ')
+}
+
+function routeText ({ legs, missing }: RouteStatus): string {
+  const parts = legs.map(({ server, blocks, roundTripMs }) =>
+    `blocks ${spanText(blocks)} at ${server}${roundTripMs === null ? '' : ` (${digits(roundTripMs)} ms)`}`)
+  return [...parts, ...(missing.length === 0 ? [] : [`nobody serves blocks ${missing.map(spanText).join(', ')} now`])].join(', ')
 }
 
 function generationText ({ sequences, cacheBytes, cacheLimitBytes }: GenerationStatus): string {

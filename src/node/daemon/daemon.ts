@@ -248,7 +248,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     await stopping
   }
   const status = (): DaemonStatus => {
-    const { blocks, device = choice.kind, training = null, generation = null } = role.status()
+    const { blocks, device = choice.kind, training = null, generation = null, route = null } = role.status()
     const failure = links.failure()
     return {
       agent: AGENT,
@@ -268,6 +268,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       members: services?.members() ?? null,
       training,
       generation,
+      route,
       since: since.toISOString()
     }
   }

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/generate/generate.proto.
  */
 export const file_protocols_generate_generate: GenFile = /*@__PURE__*/
-  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCI1CgVCZWdpbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0SEAoIY2FwYWNpdHkYAyABKA0iBwoFUmVhZHkiVgoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDRIWCg5jb250ZXh0X2xlbmd0aBgDIAEoDRIVCg1tYXNrX3Bvc2l0aW9uGAQgASgNIhoKBkhpZGRlbhIQCghwb3NpdGlvbhgBIAEoDWIGcHJvdG8z");
+  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCJECgVCZWdpbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0SEAoIY2FwYWNpdHkYAyABKA0SDQoFcm91bmQYBCABKA0iBwoFUmVhZHkiVgoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDRIWCg5jb250ZXh0X2xlbmd0aBgDIAEoDRIVCg1tYXNrX3Bvc2l0aW9uGAQgASgNIhoKBkhpZGRlbhIQCghwb3NpdGlvbhgBIAEoDWIGcHJvdG8z");
 
 /**
  * @generated from message midspan.generate.ClientMessage
@@ -72,7 +72,8 @@ export const ServerMessageSchema: GenMessage<ServerMessage> = /*@__PURE__*/
 
 /**
  * Asks for a cache of `capacity` positions for the blocks [first, end): some or all of those that the server serves. A server that
- * does not serve all of them answers with the error E_SPAN_NOT_SERVED.
+ * does not serve all of them answers with the error E_SPAN_NOT_SERVED. `round` is the number of rounds whose steps are in the client's own
+ * adapters: a worker that has not heard of so many waits for a few seconds, and answers with the error E_ADAPTERS_MISSING.
  *
  * @generated from message midspan.generate.Begin
  */
@@ -91,6 +92,11 @@ export type Begin = Message<"midspan.generate.Begin"> & {
    * @generated from field: uint32 capacity = 3;
    */
   capacity: number;
+
+  /**
+   * @generated from field: uint32 round = 4;
+   */
+  round: number;
 };
 
 /**

@@ -41,6 +41,12 @@ export class AdapterSync {
   /** Whether the adapters of this client's blocks are the federation's. */
   get #isShared (): boolean { return aggregationOf(this.#c.context.charter).client.sharesAdapters }
 
+  /** The number of rounds whose steps are in the adapters of this client's blocks. */
+  get round (): number {
+    const { lock, state } = this.#c
+    return !lock.active && this.#fetched?.trainings === lock.ended ? this.#fetched.round : state.progress?.round ?? 0
+  }
+
   /** With shared adapters, brings this client's to the server's round, so that they fit the middle. Training does so by itself. */
   async refresh (stream: TrainingStream, signal: AbortSignal): Promise<void> {
     const { context: { charter, client: { partition } }, lock, parameters, state } = this.#c

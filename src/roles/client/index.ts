@@ -5,17 +5,20 @@ import { evaluate } from './operations/evaluate.ts'
 import { exportTrained } from './operations/export.ts'
 import { generate } from './operations/generate.ts'
 import { train } from './operations/train.ts'
+import { middleOf, serverChoice } from './server-route.ts'
 
 /** Holds a client's part of the model and offers what its owner does with it. */
 export async function startClientRole (context: ClientContext): Promise<RunningRole> {
   const client = await openClient(context)
   const { runtime, state, lock, fellBack } = client
   const { charter, client: { partition } } = context
+  const choice = serverChoice(client)
   let stopped: Promise<void> | undefined
   return {
     status: () => ({
       blocks: clientSpans(charter, partition).filter(({ first, end }) => first < end).map(({ first, end }) => [first, end] as const),
       device: deviceLine(context.settings),
+      route: choice.status(middleOf(charter, partition)),
       training: state.progress === undefined
         ? null
         : {

@@ -31,11 +31,12 @@ export class LeftOutServers {
     directory.onServersChanged(() => { this.#look() })
   }
 
-  /** Leaves a server out of routes for a while. */
+  /** Leaves a server out of routes for a while. One that is not connected is left out anyway: its failure is counted once. */
   add (server: string): void {
     const nowMs = this.#now()
     for (const [id, { untilMs }] of this.#failures) if (nowMs > untilMs + FORGIVEN_AFTER_MS) this.#failures.delete(id)
-    const failures = (this.#failures.get(server)?.failures ?? 0) + 1
+    const before = this.#failures.get(server)?.failures ?? 0
+    const failures = before === 0 || this.#connected().has(server) ? before + 1 : before
     const untilMs = nowMs + Math.min(LEFT_OUT_MS * 2 ** (failures - 1), LONGEST_LEFT_OUT_MS)
     this.#failures.set(server, { untilMs, failures, wasGone: false })
     this.#look()
@@ -45,9 +46,13 @@ export class LeftOutServers {
     return this.#now() < (this.#failures.get(server)?.untilMs ?? -Infinity)
   }
 
+  #connected (): ReadonlySet<string> {
+    return new Set(this.#directory.servers().filter(({ connected }) => connected).map(({ peerId }) => peerId.toString()))
+  }
+
   #look (): void {
     const nowMs = this.#now()
-    const connected = new Set(this.#directory.servers().filter((server) => server.connected).map(({ peerId }) => peerId.toString()))
+    const connected = this.#connected()
     for (const [id, failure] of this.#failures) {
       if (!connected.has(id)) failure.wasGone = true
       else if (failure.wasGone) this.#failures.set(id, { ...failure, untilMs: Math.min(failure.untilMs, nowMs), wasGone: false })

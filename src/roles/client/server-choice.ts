@@ -1,4 +1,5 @@
 import type { PeerId } from '@libp2p/interface'
+import type { RouteStatus } from '../../api/status.ts'
 import type { Span } from '../../span.ts'
 import type { KnownServer, Logger, ServerDirectory } from '../context.ts'
 import { chooseRoute, uncovered, type RouteCandidate, type RouteLeg } from '../middle/route-choice.ts'
@@ -31,6 +32,15 @@ export class ServerChoice implements StageSource {
   choose (span: Span): readonly ChosenStage[] | undefined {
     const candidates = this.#candidates()
     return chooseRoute(candidates, span, this.#c.seed)?.legs.map((leg) => this.#stage(leg, candidates.find(({ id }) => id === leg.server)!))
+  }
+
+  /** Returns the choice for people. */
+  status (span: Span): RouteStatus {
+    const roundTrips = new Map(this.#candidates().map(({ id, roundTripMs = null }) => [id, roundTripMs]))
+    return {
+      legs: (this.choose(span) ?? []).map(({ server, span: blocks }) => ({ server, blocks, roundTripMs: roundTrips.get(server) ?? null })),
+      missing: this.missing(span)
+    }
   }
 
   hasOther (span: Span, server: string): boolean {

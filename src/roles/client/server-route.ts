@@ -32,23 +32,29 @@ export interface GenerationRouteComponents {
   readonly sessions: {
     generation (server: PeerId, signal?: AbortSignal): Promise<GenerateClientChannel>
   }
+  readonly adapters: { readonly round: number }
 }
 
-/** Returns a route for sequences through the middle: each opening chooses among the servers that the client knows then. */
-export function generationRoute (
-  { context, leftOut, sessions }: GenerationRouteComponents,
-  options: RouteOptions
-): Pick<Stage, 'span' | 'openCache'> {
-  const { charter, client: { partition }, logger, peerId } = context
-  const { wire, model: { hidden } } = charter
-  const source = new ServerChoice({
+/** Returns the choice among the servers that a client knows, for its sequences. */
+export function serverChoice ({ context, leftOut, sessions, adapters }: GenerationRouteComponents): ServerChoice {
+  const { charter: { wire, model: { hidden } }, logger, peerId } = context
+  return new ServerChoice({
     directory: context,
     leftOut,
     seed: peerId.toString(),
     logger,
     stageOn: (server, span) =>
-      new RemoteStage({ openGeneration: async (signal) => await sessions.generation(server, signal) }, { span, format: { wire, hidden } })
+      new RemoteStage(
+        { openGeneration: async (signal) => await sessions.generation(server, signal) },
+        { span, format: { wire, hidden }, round: adapters.round }
+      )
   })
+}
+
+/** Returns a route for sequences through the middle: each opening chooses among the servers that the client knows then. */
+export function generationRoute (components: GenerationRouteComponents, options: RouteOptions): Pick<Stage, 'span' | 'openCache'> {
+  const { charter, client: { partition } } = components.context
+  const source = serverChoice(components)
   return {
     span: middleOf(charter, partition),
     openCache: async (span, capacity, signal) => await RouteCache.open(source, span, { ...options, capacity }, signal)

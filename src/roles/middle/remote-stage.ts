@@ -37,6 +37,8 @@ export interface StageSessions {
 export interface RemoteStageSettings {
   readonly span: Span
   readonly format: HiddenFormat
+  /** Rounds whose steps are in the client's own adapters: a server that is behind does not generate for it. 0 unless given. */
+  readonly round?: number
 }
 
 /**
@@ -47,9 +49,11 @@ export class RemoteStage implements Stage {
   readonly span: Span
   readonly #sessions: StageSessions
   readonly #format: HiddenFormat
+  readonly #round: number
   #requests = 0
 
-  constructor (sessions: StageSessions, { span, format }: RemoteStageSettings) {
+  constructor (sessions: StageSessions, { span, format, round = 0 }: RemoteStageSettings) {
+    this.#round = round
     this.#sessions = sessions
     this.#format = format
     this.span = span
@@ -98,7 +102,7 @@ export class RemoteStage implements Stage {
     if (openGeneration === undefined) throw new RangeError('the stage was given no way to open a sequence')
     const channel = await openGeneration(signal)
     try {
-      await channel.send(fromClient({ case: 'begin', value: { first, end, capacity } }), [], signal)
+      await channel.send(fromClient({ case: 'begin', value: { first, end, capacity, round: this.#round } }), [], signal)
       const { message: { kind } } = await channel.receive(signal)
       if (kind.case !== 'ready') throw new BadMessageError('the server did not make room for the sequence')
       return new RemoteCache(channel, this.#format, capacity)

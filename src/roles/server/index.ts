@@ -29,8 +29,8 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
       limits: generateLimits(charter),
       maxStreams: MAX_GENERATE_STREAMS
     }, async (channel, signal) => {
-      await training.ready(signal)
-      await serveGeneration(channel, { charter, model, engine, span }, signal)
+      const ready = async (round: number, ended: AbortSignal): Promise<void> => { await training.ready(round, ended) }
+      await serveGeneration(channel, { charter, model, engine, span, ready }, signal)
     })
 
     let stopped: Promise<void> | undefined

@@ -52,6 +52,17 @@ describe('a server that failed', () => {
     expect(leftOut.has(id)).toBe(false)
   })
 
+  it('is not left out longer for tries while it is not connected', () => {
+    leftOut.add(id)
+    become(false)
+    for (let attempt = 0; attempt < 10; attempt++) leftOut.add(id)
+    become(true)
+    expect(leftOut.has(id)).toBe(false)
+    leftOut.add(id)
+    nowMs += 60_000
+    expect(leftOut.has(id)).toBe(false)
+  })
+
   it('is let in again at once when it was gone and is back', () => {
     leftOut.add(id)
     become(true)

@@ -36,7 +36,7 @@ export async function * generate (
     notices.add(`${(error as Error).message}: the text is made with the adapters that this client has`)
   }
   const statistics = new RouteStatistics()
-  const route = generationRoute({ context, leftOut, sessions }, {
+  const route = generationRoute({ context, leftOut, sessions, adapters }, {
     timeoutMs,
     statistics,
     onWaiting: (reason) => { notices.add(reason) },

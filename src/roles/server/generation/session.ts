@@ -15,6 +15,8 @@ export interface GenerationComponents {
   readonly engine: GenerationEngine
   /** The blocks that the server has. */
   readonly span: Span
+  /** Resolves when the steps of this many rounds are in the adapters of the blocks. Throws AdaptersMissingError. */
+  readonly ready: (round: number, signal: AbortSignal) => Promise<void>
 }
 
 /**
@@ -43,15 +45,17 @@ export async function serveGeneration (
 
 async function begin (
   channel: GenerateServerChannel,
-  { charter, engine, span: served }: GenerationComponents,
+  { charter, engine, span: served, ready }: GenerationComponents,
   { message: { kind } }: Received<ClientMessage>,
   signal: AbortSignal
 ): Promise<EngineSequence> {
   if (kind.case !== 'begin') throw new BadMessageError('a generation stream begins with Begin')
-  const { capacity, ...span } = kind.value
+  const { capacity, first, end, round } = kind.value
   if (capacity < 1 || capacity > charter.limits.maxSequenceTokens)
     throw new BadMessageError(`a sequence of ${capacity} tokens was asked for: the charter allows 1 to ${charter.limits.maxSequenceTokens}`)
-  return await engine.open(channel.sessionId, channel.remotePeer.toString(), checkServed(charter, served, span), capacity, signal)
+  const span = checkServed(charter, served, { first, end })
+  await ready(round, signal)
+  return await engine.open(channel.sessionId, channel.remotePeer.toString(), span, capacity, signal)
 }
 
 async function compute (

@@ -4,8 +4,8 @@ import type { TrainingStatus } from '../../../api/status.ts'
 /** A server's part in training: that of the coordinator, or that of a worker. */
 export interface TrainingPart {
   status (): { readonly round: number, readonly members: readonly string[], readonly training: TrainingStatus }
-  /** Resolves when the adapters here are those of training, of the last round or of one shortly before. */
-  ready (signal: AbortSignal): Promise<void>
+  /** Resolves when the adapters here are those of training, of this round or a later one. */
+  ready (round: number, signal: AbortSignal): Promise<void>
   /** Ends what is in progress with a peer that lost its place in the federation. */
   removed (peer: string): void
   readonly operations: OfferedOperations

@@ -41,7 +41,7 @@ export async function startWork ({ context, runtime, sessions }: TrainingPartCom
       members: [],
       training: { round: adapters.round ?? 0, residuals: [blocks.residuals.report] }
     }),
-    ready: async (signal) => { await adapters.arrived(signal) },
+    ready: async (round, signal) => { await adapters.reached(round, signal) },
     removed: () => {},
     operations: {},
     ended: async () => {}

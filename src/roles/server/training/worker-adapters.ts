@@ -6,13 +6,13 @@ import { withSignal } from '../../../protocols/wire/wait.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { AdapterShape } from '../../training/aggregation/strategy.ts'
 
-/** How long a client waits for the adapters of a worker that was just started: the coordinator sends them as soon as it hears of it. */
+/** How long a client waits for the adapters of a worker: the coordinator sends them as soon as it hears of it, and after each round. */
 const ARRIVAL_TIMEOUT_MS = 10_000
 
-/** Thrown where a worker has had no adapters since it was started. */
+/** Thrown where a worker has not got the adapters of a round, or none since it was started. */
 export class AdaptersMissingError extends MidspanError {
-  constructor () {
-    super('E_ADAPTERS_MISSING', 'the coordinator has sent this server no adapters since it was started', {
+  constructor (round: number) {
+    super('E_ADAPTERS_MISSING', `the coordinator has not sent this server the adapters of round ${round}`, {
       next: 'try again when the coordinator is back', retryable: true
     })
   }
@@ -22,7 +22,7 @@ export class AdaptersMissingError extends MidspanError {
 export class WorkerAdapters {
   readonly #weights: ModelWeights
   readonly #shapes: ReadonlyMap<string, readonly number[]>
-  readonly #arrived = Promise.withResolvers<void>()
+  #changed = Promise.withResolvers<void>()
   #round: number | undefined
 
   constructor (weights: ModelWeights, shapes: readonly AdapterShape[]) {
@@ -34,16 +34,17 @@ export class WorkerAdapters {
   get round (): number | undefined { return this.#round }
 
   /**
-   * Resolves when a coordinator has sent adapters since this server was started: without them it would compute with those that training
-   * began with. Throws AdaptersMissingError where none come in time.
+   * Resolves when the steps of this many rounds are in them; at once where these blocks have none. A server that was just started has none:
+   * it would compute with those that training began with. Throws AdaptersMissingError where they do not come in time.
    */
-  async arrived (signal: AbortSignal): Promise<void> {
-    if (this.#round !== undefined) return
+  async reached (round: number, signal: AbortSignal): Promise<void> {
     const late = AbortSignal.timeout(ARRIVAL_TIMEOUT_MS)
+    const until = AbortSignal.any([signal, late])
     try {
-      await withSignal(this.#arrived.promise, AbortSignal.any([signal, late]))
+      while (this.#shapes.size > 0 && (this.#round === undefined || this.#round < round)) await withSignal(this.#changed.promise, until)
     } catch (error) {
-      throw late.aborted ? new AdaptersMissingError() : error
+      signal.throwIfAborted()
+      throw late.aborted ? new AdaptersMissingError(round) : error
     }
   }
 
@@ -66,6 +67,7 @@ export class WorkerAdapters {
       throw new BadMessageError(`${values.size} adapter tensors came: these blocks have ${this.#shapes.size}`)
     await this.#weights.assignTrained(values)
     this.#round = round
-    this.#arrived.resolve()
+    this.#changed.resolve()
+    this.#changed = Promise.withResolvers()
   }
 }
