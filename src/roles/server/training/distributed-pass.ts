@@ -5,7 +5,8 @@ import { isSane } from '../../../protocols/wire/hidden-states.ts'
 import { commonSpan, type Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { Logger } from '../../logger.ts'
-import type { BatchItem } from '../../middle/stage.ts'
+import { groupsWithin } from '../../middle/segments.ts'
+import { tokensOf, type BatchItem } from '../../middle/stage.ts'
 import type { StageOutput } from '../../training/participant.ts'
 import { workOf, type CollectedGradients, type Holder, type HolderPass, type Holders, type OutputGradients } from './holder.ts'
 import { contains, stageFrom, spread, uncovered, type ReplicatedStage } from './spread.ts'
@@ -19,6 +20,15 @@ export interface DistributedPassComponents {
   /** Ends every wait. */
   readonly signal: AbortSignal
 }
+
+/**
+ * Tokens of a micro-batch, at least: with fewer of them products take hardly less time. A pass through several stages is computed in
+ * micro-batches, so that a stage works while those before and after it do.
+ */
+const MIN_MICRO_BATCH_TOKENS = 1024
+
+/** Micro-batches for each stage that a pass goes through, at most: 2 have two stages busy for 4 fifths of the time, and few cost memory. */
+const MICRO_BATCHES_PER_STAGE = 2
 
 /** An item on its way through some of its blocks. */
 interface Piece extends BatchItem {
@@ -62,6 +72,8 @@ export class DistributedPass implements StageOutput {
   readonly #dropoutSeed: string
   readonly #passes = new Set<HolderPass>()
   #shares: readonly Share[] = []
+  /** Tokens, times blocks, that each holder has been given and not computed. */
+  readonly #queued = new Map<string, number>()
   /** Shares whose adapter gradients are being collected. */
   readonly #collecting: Array<Promise<void>> = []
   readonly #addends: Addend[] = []
@@ -121,9 +133,11 @@ export class DistributedPass implements StageOutput {
 
   async #forward (items: readonly BatchItem[]): Promise<void> {
     for (let sound = items; sound.length > 0;) {
-      const { shares, outputs } = await this.#through(sound.map((item) => ({ ...item, hasBefore: false, hasAfter: false })))
+      const computed = await settled(this.#microBatches(sound).map(async (batch) =>
+        await this.#through(batch.map((item) => ({ ...item, hasBefore: false, hasAfter: false })))))
+      const shares = computed.flatMap((batch) => batch.shares)
       this.#shares = shares
-      this.hidden = outputs
+      this.hidden = new Map(computed.flatMap(({ outputs }) => [...outputs]))
       if (sound.every(({ id }) => !this.unsound.has(id))) return
       // The others' pass is as if those had never come whose values overflow.
       for (const { pass } of shares) this.#free(pass)
@@ -131,6 +145,19 @@ export class DistributedPass implements StageOutput {
     }
     this.#shares = []
     this.hidden = new Map()
+  }
+
+  /** Splits a pass into micro-batches, where several stages follow one another and there are tokens enough. */
+  #microBatches (items: readonly BatchItem[]): ReadonlyArray<readonly BatchItem[]> {
+    const end = Math.max(...items.map((item) => item.end))
+    const holders = this.#c.holders.available()
+    let stages = 0
+    for (let position = Math.min(...items.map(({ first }) => first)); position < end; stages++)
+      position = stageFrom(position, end, holders)?.end ?? end
+    const tokens = items.reduce((sum, { tensors }) => sum + tokensOf(tensors), 0)
+    const count = Math.min(MICRO_BATCHES_PER_STAGE * stages, Math.floor(tokens / MIN_MICRO_BATCH_TOKENS))
+    if (stages < 2 || count < 2) return [items]
+    return groupsWithin(items, ({ tensors }) => tokensOf(tensors), Math.ceil(tokens / count))
   }
 
   /** Computes items, each through its own blocks, on whoever holds these. Items whose values overflow have no outputs. */
@@ -161,7 +188,8 @@ export class DistributedPass implements StageOutput {
         return [{ ...piece, work: workOf([piece]) }]
       })
       const computed = await settled(
-        spread(active, stage.replicas).map(async ({ holder, items: share }) => await this.#computeOn(holder, stage, share))
+        spread(active, stage.replicas, ({ peer }) => this.#queued.get(peer) ?? 0)
+          .map(async ({ holder, items: share }) => await this.#computeOn(holder, stage, share))
       )
       for (const { shares: own } of computed) shares.push(...own)
       for (const { id } of active) states.delete(id)
@@ -174,13 +202,17 @@ export class DistributedPass implements StageOutput {
   /** Computes items on one holder, or on others where it fails. */
   async #computeOn (holder: Holder, { first, end }: Span, items: readonly Piece[]): Promise<Computed> {
     const { signal, holders } = this.#c
+    const work = workOf(items)
     let pass: HolderPass
+    this.#queue(holder, work)
     try {
       pass = await holder.forward(items, { dropoutSeed: this.#dropoutSeed }, signal)
       this.#passes.add(pass)
     } catch (error) {
       this.#lost(holder, error)
       return await this.#through(items)
+    } finally {
+      this.#queue(holder, -work)
     }
     const share: Share = { first, end, holder, items, pass }
     // What this device computes last goes to clients, who look at it themselves.
@@ -359,6 +391,10 @@ export class DistributedPass implements StageOutput {
     signal.throwIfAborted()
     if (holder.isLocal || isDefect(error)) throw error
     holders.lost(holder, error)
+  }
+
+  #queue ({ peer }: Holder, work: number): void {
+    this.#queued.set(peer, (this.#queued.get(peer) ?? 0) + work)
   }
 
   #doubt (id: string): void {

@@ -52,16 +52,19 @@ export interface Holders {
   faulty (holder: Holder, reason: string): void
 }
 
-/** How fast a holder is: a running mean over what it computed. */
+/** How fast a holder is: a running mean over what it computed, one piece of work after another. */
 export class SpeedMeter {
   #speed: number | undefined
+  #doneAtMs = 0
 
   get speed (): number | undefined { return this.#speed }
 
-  /** Notes that items took this long. */
-  add (items: readonly BatchItem[], milliseconds: number): void {
-    const now = workOf(items) / Math.max(milliseconds, MIN_MEASURED_MS) * 1000
-    this.#speed = this.#speed === undefined ? now : this.#speed + WEIGHT_OF_NEWEST * (now - this.#speed)
+  /** Notes that items are done that were asked for at `askedAtMs`. Before that the holder was busy with what it was asked earlier. */
+  done (items: readonly BatchItem[], askedAtMs: number): void {
+    const nowMs = performance.now()
+    const speed = workOf(items) / Math.max(nowMs - Math.max(askedAtMs, this.#doneAtMs), MIN_MEASURED_MS) * 1000
+    this.#doneAtMs = nowMs
+    this.#speed = this.#speed === undefined ? speed : this.#speed + WEIGHT_OF_NEWEST * (speed - this.#speed)
   }
 }
 
@@ -76,11 +79,23 @@ export function workOf (items: readonly BatchItem[]): number {
   return items.reduce((sum, { first, end, tensors }) => sum + tokensOf(tensors) * (end - first), 0)
 }
 
+/** Has work done in the order in which it comes. Micro-batches that took turns on a device would all be done last. */
+class Turns {
+  #last: Promise<unknown> = Promise.resolve()
+
+  async take<T> (work: () => Promise<T>): Promise<T> {
+    const mine = this.#last.then(work)
+    this.#last = mine.catch(() => {}) // whoever asked for it hears of it
+    return await mine
+  }
+}
+
 /** The blocks on the coordinator's own device. */
 export class LocalHolder implements Holder {
   readonly peer: string
   readonly isLocal = true
   readonly #stage: LocalStage
+  readonly #turns = new Turns()
   readonly #meter = new SpeedMeter()
 
   constructor (peer: string, stage: LocalStage) {
@@ -92,10 +107,10 @@ export class LocalHolder implements Holder {
   get speed (): number | undefined { return this.#meter.speed }
 
   async forward (items: readonly BatchItem[], options: Pick<PassOptions, 'dropoutSeed'>): Promise<HolderPass> {
-    const startedAtMs = performance.now()
-    const pass = await this.#stage.forward(items, options)
-    this.#meter.add(items, performance.now() - startedAtMs)
-    return new LocalHolderPass(pass)
+    const askedAtMs = performance.now()
+    const pass = await this.#turns.take(async () => await this.#stage.forward(items, options))
+    this.#meter.done(items, askedAtMs)
+    return new LocalHolderPass(pass, this.#turns)
   }
 
   async evaluate (item: BatchItem): Promise<readonly Tensor[]> {
@@ -105,16 +120,18 @@ export class LocalHolder implements Holder {
 
 class LocalHolderPass implements HolderPass {
   readonly #pass: LocalForwardPass
+  readonly #turns: Turns
   #isFreed = false
 
-  constructor (pass: LocalForwardPass) {
+  constructor (pass: LocalForwardPass, turns: Turns) {
     this.#pass = pass
+    this.#turns = turns
   }
 
   get hidden (): ReadonlyMap<string, readonly Tensor[]> { return this.#pass.hidden }
 
   async backward (gradients: OutputGradients): Promise<ReadonlyMap<string, readonly Tensor[]>> {
-    return await this.#pass.backward(gradients)
+    return await this.#turns.take(async () => await this.#pass.backward(gradients))
   }
 
   async collect (): Promise<CollectedGradients> {

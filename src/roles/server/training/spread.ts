@@ -56,18 +56,20 @@ export interface WorkItem {
 /**
  * Spreads items over holders so that all of them are done at about the same time: the largest item first, each to the holder that would
  * have it done soonest, and of several the one whose peer id comes first. A holder without a measured speed is taken to be as fast as the
- * others on average. Returns the items of each holder that got some, by id; holders and items are ordered by their ids.
+ * others on average. `queued` is the work that a holder has to do before. Returns the items of each holder that got some, by id; holders
+ * and items are ordered by their ids.
  */
 export function spread<H extends SpanHolder, I extends WorkItem> (
   items: readonly I[],
-  holders: readonly H[]
+  holders: readonly H[],
+  queued: (holder: H) => number = () => 0
 ): Array<{ readonly holder: H, readonly items: readonly I[] }> {
   const measured = holders.flatMap(({ speed }) => speed !== undefined && speed > 0 ? [speed] : [])
   const usual = measured.length === 0 ? 1 : measured.reduce((sum, speed) => sum + speed, 0) / measured.length
   const queues = holders.toSorted((a, b) => order(a.peer, b.peer)).map((holder) => ({
     holder,
     speed: holder.speed !== undefined && holder.speed > 0 ? holder.speed : usual,
-    work: 0,
+    work: queued(holder),
     items: [] as I[]
   }))
   for (const item of items.toSorted((a, b) => b.work - a.work || order(a.id, b.id))) {

@@ -66,9 +66,9 @@ export class WorkerLink implements Holder {
     signal: AbortSignal
   ): Promise<HolderPass> {
     const session = await this.#ready(signal)
-    const startedAtMs = performance.now()
+    const askedAtMs = performance.now()
     const pass = await RemotePass.start(session, this.#c, { items, dropoutSeed }, signal)
-    this.#meter.add(items, performance.now() - startedAtMs)
+    this.#meter.done(items, askedAtMs)
     return pass
   }
 

@@ -166,6 +166,32 @@ describe('a pass over several holders', () => {
     )
   }, 60_000)
 
+  it('has one stage compute while another does, where there are tokens enough', async () => {
+    const large = Array.from({ length: 8 }, (_, i) => itemOf(`client-${i}`, { first: 1, end: 4 }, Array.from({ length: 8 }, () => 64)))
+    const order: string[] = []
+    const holders = await holdersOf([[1, 3], [3, 4]])
+    for (const holder of holders.all as MemoryHolder[]) {
+      const forward = holder.forward.bind(holder)
+      holder.forward = async (...given) => {
+        order.push(`${holder.peer} begins`)
+        const pass = await forward(...given)
+        order.push(`${holder.peer} is done`)
+        const backward = pass.backward.bind(pass)
+        pass.backward = async (...gradients) => {
+          order.push(`${holder.peer} goes back`)
+          const inputs = await backward(...gradients)
+          order.push(`${holder.peer} is back`)
+          return inputs
+        }
+        return pass
+      }
+    }
+    expectSame(await over(holders, large), await alone(large))
+    expect(order.filter((entry) => entry === 'w0 begins')).toHaveLength(4)
+    expect(order.indexOf('w1 begins')).toBeLessThan(order.lastIndexOf('w0 is done'))
+    expect(order.indexOf('w0 goes back')).toBeLessThan(order.lastIndexOf('w1 is back'))
+  })
+
   it('counts an item without a gradient as if it had not been there', async () => {
     const holders = await holdersOf([[1, 3], [3, 4], [3, 4]])
     const pass = await stageOver(holders).forward(items, { dropoutSeed: SEED })
