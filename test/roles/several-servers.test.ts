@@ -99,8 +99,10 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     )
   }
 
-  async function trainAll ({ clients }: WorkersFederation): Promise<void> {
-    await Promise.all(clients.map(async (client, index) => await client.train({ data: data(index), rounds: ROUNDS, ...work })))
+  async function trainAll ({ clients }: WorkersFederation, onEvent: (event: object) => void = () => {}): Promise<void> {
+    await Promise.all(clients.map(async ({ peer }, index) => {
+      for await (const event of peer.events('train', { data: data(index), rounds: ROUNDS, ...work })) onEvent(event)
+    }))
   }
 
   async function expectEqual (started: WorkersFederation): Promise<void> {
@@ -161,9 +163,11 @@ describe('training over several servers', { timeout: 120_000 }, () => {
 
   it('waits for blocks that nobody serves, and leaves a worker out whose answers are not finite, saying so', async () => {
     const started = await start([1, 3], [])
-    const training = trainAll(started)
+    const told: object[] = []
+    const training = trainAll(started, (event) => { told.push(event) })
     await expect.poll(async () => await logOf(started), POLL).toContain('training waits for blocks 3-4: nobody serves them')
     expect(started.server.daemon.status().training?.missing).toEqual([{ first: 3, end: 4 }])
+    await expect.poll(() => told, POLL).toContainEqual({ type: 'waiting', reason: 'the round waits for blocks 3-4: nobody serves them' })
     const liar = await started.joinWorker('worker-liar', { first: 3, end: 4 }, { role: answering(NaN) })
     await expect.poll(async () => await logOf(started), POLL).toContain('a worker computes wrong, and is left out')
     const line = (await logOf(started)).split('\n').find((text) => text.includes('a worker computes wrong'))

@@ -1,5 +1,6 @@
 import { MidspanError } from '../../errors.ts'
 import { type fromClient, fromClient as messageOf, type ServerMessage, type TrainClientChannel } from '../../protocols/train/messages.ts'
+import type { Waiting } from '../../protocols/train/train_pb.ts'
 import type { Received, Traffic } from '../../protocols/wire/channel.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { PassOptions } from './stage.ts'
@@ -24,6 +25,8 @@ const ENDS_PASS: ReadonlySet<unknown> = new Set(['enlisted', 'begin', 'step', 'w
 export class TrainingStream {
   readonly #channel: TrainClientChannel
   readonly #queue: Array<Received<ServerMessage>> = []
+  /** Called with what the server waits for in the middle of a pass. */
+  onWaiting: (reason: Waiting) => void = () => {}
 
   constructor (channel: TrainClientChannel) {
     this.#channel = channel
@@ -47,12 +50,17 @@ export class TrainingStream {
   /** Resolves with the tensors that answer a pass. Throws PassInterruptedError when the server ends the pass instead. */
   async reply (kind: PassReply, pass: Pick<PassOptions, 'round' | 'pass'>, signal?: AbortSignal): Promise<readonly Tensor[]> {
     if (this.#queue.some(({ message }) => ENDS_PASS.has(message.kind.case))) throw new PassInterruptedError(pass)
-    for (;;) {
+    for (let waits = 0;;) {
       const received = await this.#channel.receive(signal)
       const { message: { kind: found }, tensors } = received
       if (found.case === kind && found.value.round === pass.round && found.value.pass === pass.pass) return tensors
       if (isPassReply(received)) continue
-      if (this.#queue.push(received) > MAX_QUEUED) throw new TooManyMessagesError()
+      if (found.case === 'waiting') {
+        if (++waits > MAX_WAITS) throw new TooManyMessagesError(MAX_WAITS)
+        this.onWaiting(found.value)
+        continue
+      }
+      if (this.#queue.push(received) > MAX_QUEUED) throw new TooManyMessagesError(MAX_QUEUED)
       if (ENDS_PASS.has(found.case)) throw new PassInterruptedError(pass)
     }
   }
@@ -69,10 +77,13 @@ export class TrainingStream {
 /** Messages of the round that may wait while a pass is in progress. A server sends one or two. */
 const MAX_QUEUED = 64
 
+/** How often a server may say in one pass that it waits: once a minute, for two months. */
+const MAX_WAITS = 100_000
+
 /** Thrown when a server sends messages without end in place of an answer. */
 export class TooManyMessagesError extends MidspanError {
-  constructor () {
-    super('E_BAD_MESSAGE', `the server sent more than ${MAX_QUEUED} messages in place of an answer`)
+  constructor (limit: number) {
+    super('E_BAD_MESSAGE', `the server sent more than ${limit} messages in place of an answer`)
   }
 }
 

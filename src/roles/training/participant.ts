@@ -31,6 +31,8 @@ export interface Waiting {
   readonly needed: number
   /** Rounds that this client still sits out, since it missed or held up several in a row. */
   readonly sitsOutRounds: number
+  /** Blocks that the round waits for, since nobody serves them. */
+  readonly missing?: readonly Span[]
 }
 
 /** The beginning of a round. */

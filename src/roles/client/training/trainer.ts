@@ -13,6 +13,7 @@ import type { ServerMessage } from '../../../protocols/train/messages.ts'
 import type { Coefficient, Step, Waiting } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
+import { spanText } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import { PassInterruptedError, type TrainingStream } from '../../middle/training-stream.ts'
 import type { ClientStrategy } from '../../training/aggregation/strategy.ts'
@@ -84,6 +85,7 @@ export class ClientTrainer {
   #releasedRound: number | undefined
   /** What the user has to be told, in order. */
   readonly #notices: string[] = []
+  #noticed = Promise.withResolvers<void>()
   /** The last write of a place and the state that belongs to it, which may be in progress, or have failed. */
   #written: Promise<void> = Promise.resolve()
 
@@ -132,6 +134,7 @@ export class ClientTrainer {
   async * #follow (signal: AbortSignal): AsyncGenerator<TrainEvent> {
     const stream = this.#traffic.watch(await this.#c.sessions.training(signal))
     // A server that takes nothing more must not keep a client from stopping.
+    stream.onWaiting = (reason) => { this.#notice(waitingReason(reason)) }
     const giveUp = (): void => { setTimeout(() => { stream.abort(new Error('the client left')) }, WITHDRAW_TIMEOUT_MS).unref() }
     signal.addEventListener('abort', giveUp, { once: true })
     let clean = false
@@ -142,8 +145,9 @@ export class ClientTrainer {
       if (!this.#begun) await this.#leaveRound(stream, signal)
       await this.#enlist(stream)
       while (this.#meta.run.done < this.#meta.run.rounds) {
-        const event = await this.#handle(stream, await stream.receive(signal), signal)
-        for (const reason of this.#notices.splice(0)) yield { type: 'waiting', reason }
+        const handling = this.#handle(stream, await stream.receive(signal), signal)
+        yield * this.#noticesDuring(handling)
+        const event = await handling
         if (event !== undefined) yield event
       }
       await this.#written
@@ -152,6 +156,27 @@ export class ClientTrainer {
       signal.removeEventListener('abort', giveUp)
       if (clean || signal.aborted) await this.#withdraw(stream)
       else stream.abort(new Error('the client lost its place'))
+    }
+  }
+
+  /** Tells the user at once, also in the middle of a pass. */
+  #notice (reason: string): void {
+    this.#notices.push(reason)
+    this.#noticed.resolve()
+  }
+
+  /** Tells the user what comes up while work is in progress. Ends when the work does. */
+  async * #noticesDuring (work: Promise<unknown>): AsyncGenerator<TrainEvent> {
+    let isOver = false
+    const over = work.catch(() => {}).then(() => { isOver = true }) // whoever awaits the work hears of its failure
+    try {
+      while (!isOver) {
+        await Promise.race([over, this.#noticed.promise])
+        this.#noticed = Promise.withResolvers()
+        for (const reason of this.#notices.splice(0)) yield { type: 'waiting', reason }
+      }
+    } finally {
+      await over
     }
   }
 
@@ -400,8 +425,13 @@ function asRoundsAhead (error: unknown): unknown {
   return new MidspanError(error.code, error.message, { cause: error, next: ROUNDS_AHEAD_NEXT })
 }
 
+/** Spans that are shown of those that a server names. */
+const MAX_SHOWN_SPANS = 8
+
 /** Says why there is nothing to do yet. */
-function waitingReason ({ members, needed, sitsOutRounds }: Waiting): string {
+function waitingReason ({ members, needed, sitsOutRounds, missing }: Waiting): string {
+  if (missing.length > 0)
+    return `the round waits for blocks ${missing.slice(0, MAX_SHOWN_SPANS).map(spanText).join(' and ')}: nobody serves them`
   if (members < needed) return `the federation has ${members} of the ${needed} members that a round needs`
   if (sitsOutRounds > 0)
     return `this client missed or held up several rounds in a row, and sits out ${

@@ -26,6 +26,9 @@ import { WorkerLink } from './worker-link.ts'
 import type { AdapterSource } from './worker-session.ts'
 import { Workers } from './workers.ts'
 
+/** How often clients are told what a round waits for: a client that hears nothing for five minutes takes its connection for broken. */
+const MISSING_REPEAT_MS = 60_000
+
 /** What a part of training is started with. */
 export interface TrainingPartComponents {
   readonly context: ServerContext
@@ -61,7 +64,14 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
     logger,
     signal
   })
-  const stage = new DistributedStage({ device, holders: workers, logger, signal })
+  const tellMissing = (): void => {
+    if (stage.missing.length === 0) return
+    const { members, needed } = coordinator
+    for (const { participant } of members.all)
+      participant?.waiting({ members: members.size, needed, sitsOutRounds: 0, missing: stage.missing })
+  }
+  const stage = new DistributedStage({ device, holders: workers, logger, missingChanged: tellMissing, signal })
+  const repeating = setInterval(tellMissing, MISSING_REPEAT_MS).unref()
   const coordinator = new Coordinator({ plan: charter, stage, strategy, state, logger, stepped: () => { workers.refresh() } })
   await sessions.serve(TRAIN_PROTOCOL, {
     outgoing: train.ServerMessageSchema,
@@ -103,6 +113,7 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
       }
     },
     ended: async () => {
+      clearInterval(repeating)
       workers.stop()
       await training
     }

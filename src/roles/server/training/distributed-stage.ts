@@ -29,6 +29,8 @@ export interface DistributedStageComponents {
   readonly device: Device
   readonly holders: Holders
   readonly logger: Logger
+  /** Called when `missing` has become something else. */
+  readonly missingChanged?: () => void
   /** Ends every wait. */
   readonly signal: AbortSignal
 }
@@ -94,6 +96,7 @@ export class DistributedStage implements TrainingStage {
     const text = this.missing.length === 0 ? '' : missingText(this.missing)
     if (text === this.#said) return
     this.#said = text
+    this.#c.missingChanged?.()
     if (text === '') this.#c.logger.info({}, 'all blocks that training waited for are served')
     else this.#c.logger.warn({}, `training waits for ${text}`)
   }

@@ -43,8 +43,8 @@ export class StreamParticipant implements Participant {
     await this.#channel.send(fromServer({ case: 'enlisted', value: { round, countedRound, names: [...names], members } }), tensors)
   }
 
-  waiting (reason: Waiting): void {
-    this.#say(fromServer({ case: 'waiting', value: reason }))
+  waiting ({ missing = [], ...reason }: Waiting): void {
+    this.#say(fromServer({ case: 'waiting', value: { ...reason, missing: missing.map(({ first, end }) => ({ first, end })) } }))
   }
 
   begin (begin: Begin): void {
