@@ -6,20 +6,25 @@ import { readPeftAdapter } from '../../src/model/checkpoint/peft.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
 import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { homeAt } from '../../src/node/home/home.ts'
+import type { Span } from '../../src/span.ts'
 import { bytesOf } from '../../src/tensor.ts'
 import { MidspanProcess } from '../cli/process.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
 import { startFederation, TestPeer, type ClientOptions } from '../roles/helpers.ts'
+import { startWorkers } from '../roles/workers.ts'
 
 const READY_TIMEOUT_MS = 60_000
 /** A supervisor's pause before it starts a command again. */
 const RETRY_MS = 100
 const SEQUENCES = 2
+const LOOPBACK = ['/ip4/127.0.0.1/tcp/0']
 
 export interface TrainedOptions {
   readonly charter?: Partial<CreateOptions>
   readonly clients: readonly ClientOptions[]
   readonly rounds: number
+  /** Blocks on several servers: the founder's, and each worker's. The founder serves all of them unless given. */
+  readonly spans?: { readonly founder: Span, readonly workers: readonly Span[] }
 }
 
 /** What a run came to: exported adapters by client, as hexadecimal bytes by tensor, and what `train` said. */
@@ -29,7 +34,7 @@ export interface Outcome {
   readonly complaints: readonly string[]
 }
 
-export type Role = 'server' | `client-${number}`
+export type Role = 'server' | `worker-${number}` | `client-${number}`
 
 /** Instants at which daemons end themselves, as die-at.ts names them: one for each time that a daemon is started. */
 export type Deaths = Readonly<Partial<Record<Role, readonly string[]>>>
@@ -55,14 +60,12 @@ export class Homes {
     const model = join(root, 'model')
     await writeTinyModel(model)
     for (const index of options.clients.keys()) await writeTinyData(join(root, `client-${index}.jsonl`), index + 1)
-    const federation = await startFederation({
-      model,
-      clients: options.clients,
-      charter: { loraTargets: ['q', 'v'], loraR: 2, learningRate: 1e-2, minClients: options.clients.length, ...options.charter }
-    })
-    await Promise.all([federation.server, ...federation.clients.map(({ peer }) => peer)].map(async (peer) => {
-      await peer.stop()
-    }))
+    const { clients, spans } = options
+    const charter = { loraTargets: ['q', 'v'], loraR: 2, learningRate: 1e-2, minClients: clients.length, ...options.charter }
+    const federation = spans === undefined
+      ? { ...await startFederation({ model, clients, charter }), workers: [] }
+      : await startWorkers({ model, clients, charter }, spans)
+    for (const peer of [...federation.clients.map(({ peer }) => peer), ...federation.workers, federation.server]) await peer.stop()
     for (const name of names(options))
       await cp(federation.path(name), join(root, name), {
         recursive: true,
@@ -86,12 +89,16 @@ export class Homes {
   /** Trains to the end in this process, undisturbed, and exports. */
   async runAlone (): Promise<Outcome> {
     const root = await this.#copy()
-    const [server = '', ...clients] = names(this.options).map((name) => join(root, name))
-    const peers = [await TestPeer.start(server, [this.listen])]
+    const homes = (kind: string): string[] => names(this.options).filter((name) => name.startsWith(kind)).map((name) => join(root, name))
+    const clients = homes('client')
+    const peers = [await TestPeer.start(join(root, 'server'), [this.listen])]
     try {
-      for (const client of clients) peers.push(await TestPeer.start(client))
+      for (const worker of homes('worker')) peers.push(await TestPeer.start(worker, LOOPBACK))
+      const trainers: TestPeer[] = []
+      for (const client of clients) trainers.push(await TestPeer.start(client))
+      peers.push(...trainers)
       await Promise.all(
-        peers.slice(1).map(async (peer, index) => {
+        trainers.map(async (peer, index) => {
           await peer.ask('train', { data: this.data(index), rounds: this.options.rounds, sequences: SEQUENCES, packing: 'padded' })
         })
       )
@@ -137,7 +144,7 @@ export class SupervisedRun {
     const roles = names(this.#homes.options)
     for (const role of roles) this.#keep(role, deaths[role] ?? [])
     await Promise.all(this.#daemons.values())
-    const clients = roles.slice(1)
+    const clients = roles.filter((role) => role.startsWith('client'))
     await Promise.all([disturb(this), ...clients.map(async (_, index) => { await this.#train(index) })])
     const adapters: Outcome['adapters'][number][] = []
     for (const client of clients) adapters.push(await exported(join(this.#root, client)))
@@ -172,7 +179,7 @@ export class SupervisedRun {
   }
 
   async #start (role: Role, dieAt: string | undefined): Promise<MidspanProcess> {
-    const listen = role === 'server' ? ['--listen', this.#homes.listen] : []
+    const listen = role === 'server' ? ['--listen', this.#homes.listen] : role.startsWith('worker') ? ['--listen', ...LOOPBACK] : []
     const environment = dieAt === undefined ? {} : { DIE_AT: dieAt, NODE_OPTIONS: `--import=${new URL('die-at.ts', import.meta.url).href}` }
     const daemon = new MidspanProcess(['daemon', '--home', join(this.#root, role), '--threads', '1', ...listen], environment)
     await daemon.line('Daemon is ready', READY_TIMEOUT_MS)
@@ -219,6 +226,7 @@ function roundsIn (out: string): number {
   return Number(out.match(/"done":(\d+)(?!.*"done":\d)/s)?.[1] ?? 0)
 }
 
-function names ({ clients }: TrainedOptions): Role[] {
-  return ['server', ...clients.map((_, index) => `client-${index}` as const)]
+/** Returns the peers of a run: their roles, which are also the names of their homes. */
+export function names ({ clients, spans }: Pick<TrainedOptions, 'clients' | 'spans'>): Role[] {
+  return ['server', ...(spans?.workers ?? []).map((_, index) => `worker-${index}` as const), ...clients.map((_, index) => `client-${index}` as const)]
 }
