@@ -138,9 +138,15 @@ export class Admission implements Gatekeeper {
   /** Gives a peer's place back, as the peer asked. Returns whether it had one. It may come back as it came. */
   leave (peer: string): boolean {
     if (!this.#takeOut(peer)) return false
-    this.state.left[peer] = this.#now()
-    const oldest = this.revoked().length < MAX_REVOKED ? this.#now() - CERTIFICATE_LIFETIME_MS : Math.min(...Object.values(this.state.left))
-    for (const [id, leftAtMs] of Object.entries(this.state.left)) if (leftAtMs <= oldest) delete this.state.left[id]
+    const { left } = this.state
+    delete left[peer]
+    left[peer] = this.#now()
+    // Whoever left first stands first.
+    let excess = Object.keys(left).length - MAX_REVOKED
+    for (const id in left) {
+      if (excess-- <= 0 && left[id]! > this.#now() - CERTIFICATE_LIFETIME_MS) break
+      delete left[id]
+    }
     return true
   }
 

@@ -2,7 +2,10 @@ import { describe, expect, it } from 'vitest'
 import {
   Admission,
   AttemptLimit,
+  CERTIFICATE_LIFETIME_MS,
   createInvite,
+  emptyAdmission,
+  MAX_REVOKED,
   type AdmissionPolicy,
   type Candidate,
   type Invite
@@ -174,6 +177,38 @@ describe('a removed peer', () => {
     subject.admit(await candidate(2))
     subject.leave(await peerOf(2))
     expect(subject.admit(await candidate(2))).toMatchObject({ changed: true })
+  })
+})
+
+describe('revoked certificates', () => {
+  it('are those of peers that were removed or left, until they expire or the peer comes back', async () => {
+    let now = NOW
+    const subject = new Admission(await policy({ mode: 'open' }), undefined, () => now)
+    const [removed, left, back] = await Promise.all([2, 3, 4].map(async (seed) => await candidate(seed)))
+    for (const peer of [removed!, left!, back!]) subject.admit(peer)
+    expect(subject.revoked()).toEqual([])
+    subject.remove(removed!.peer)
+    now++
+    subject.leave(left!.peer)
+    now++
+    subject.leave(back!.peer)
+    expect(subject.revoked()).toEqual([back!.peer, left!.peer, removed!.peer])
+    subject.admit(back!)
+    expect(subject.revoked()).toEqual([left!.peer, removed!.peer])
+    now = NOW + CERTIFICATE_LIFETIME_MS
+    expect(subject.revoked()).toEqual([left!.peer])
+    now = NOW + 1 + CERTIFICATE_LIFETIME_MS
+    expect(subject.revoked()).toEqual([])
+  })
+
+  it('are remembered in bounded number, however many peers come and go', async () => {
+    const left = Object.fromEntries(Array.from({ length: MAX_REVOKED }, (_, index) => [`peer ${index}`, NOW - MAX_REVOKED + index]))
+    const subject = new Admission(await policy({ mode: 'open' }), { ...emptyAdmission(), left }, () => NOW)
+    const last = await candidate(2)
+    subject.admit(last)
+    subject.leave(last.peer)
+    expect([Object.keys(subject.state.left).length, subject.revoked().length]).toEqual([MAX_REVOKED, MAX_REVOKED])
+    expect([subject.revoked()[0], subject.revoked().at(-1)]).toEqual([last.peer, 'peer 1'])
   })
 })
 
