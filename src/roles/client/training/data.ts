@@ -5,7 +5,7 @@ import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
 import { PromptError, type PromptReading } from '../../../model/families/index.ts'
 import { Batches } from '../../../model/text/batches.ts'
-import { loadDataset, type Dataset } from '../../../model/text/dataset.ts'
+import { firstRecords, loadDataset, type Dataset, type DatasetOptions, type FirstRecords } from '../../../model/text/dataset.ts'
 import { filesOf } from '../../../model/text/read-records.ts'
 import type { Tokenizer } from '../../../model/text/tokenizer.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
@@ -19,10 +19,42 @@ export async function loadBatches (
   charter: Charter,
   signal: AbortSignal
 ): Promise<{ dataset: Dataset, batches: Batches }> {
+  const { packing, sequences, maxTokens, reading } = withinCharter(options, charter)
+  const dataset = await loadDataset(options.data, tokenizer, reading, signal)
+  return {
+    dataset,
+    batches: new Batches(dataset.examples, { seed: String(options.seed), sequences, mode: packing, windowLength: maxTokens })
+  }
+}
+
+/** The first records of a data file as `loadBatches` would read them. Throws as `loadBatches` does. */
+export async function readFirstRecords (
+  options: DataOptions,
+  wanted: number,
+  tokenizer: Tokenizer,
+  charter: Charter,
+  signal: AbortSignal
+): Promise<{ first: FirstRecords, packing: 'packed' | 'padded', maxTokens: number }> {
+  const { packing, maxTokens, reading } = withinCharter(options, charter)
+  const paths = typeof options.data === 'string' ? [options.data] : options.data
+  return { first: await firstRecords(paths, wanted, tokenizer, reading, signal), packing, maxTokens }
+}
+
+interface Reading {
+  readonly packing: 'packed' | 'padded'
+  /** Sequences of a batch. */
+  readonly sequences: number
+  /** Tokens of a sequence at most. */
+  readonly maxTokens: number
+  readonly reading: DatasetOptions
+}
+
+/** Fills in what the options leave to the charter and the model. Throws UsageError for what the charter does not allow. */
+function withinCharter (options: DataOptions, charter: Charter): Reading {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
   const longest = Math.min(maxSequenceTokens, maxTokensPerClient)
   const { prompts, vocabularySize } = charteredModel(charter)
-  const { packing = prompts === undefined ? 'packed' : 'padded', lossOn, seed, maxTokens = longest } = options
+  const { packing = prompts === undefined ? 'packed' : 'padded', lossOn, maxTokens = longest } = options
   if (prompts !== undefined && packing === 'packed')
     throw new UsageError(
       'this model reads prompts in both directions, so that its records cannot be packed',
@@ -37,17 +69,20 @@ export async function loadBatches (
       `${sequences} sequences of ${maxTokens} tokens are more than the ${maxTokensPerClient} tokens that the federation allows in a batch`,
       `give --sequences ${most} or less, or a smaller --max-tokens`
     )
-  // A record's last token is a target only, so a padded record may have one token more than its sequence.
-  const bounds = packing === 'padded' ? { maxLength: maxTokens + 1 } : {}
-  const dataset = await loadDataset(options.data, tokenizer, {
-    lossOn,
-    vocabularySize,
-    columns: options.map,
-    skipBadLines: options.skipBadLines,
-    ...bounds,
-    ...(prompts === undefined ? {} : { fault: promptFault(prompts) })
-  }, signal)
-  return { dataset, batches: new Batches(dataset.examples, { seed: String(seed), sequences, mode: packing, windowLength: maxTokens }) }
+  return {
+    packing,
+    sequences,
+    maxTokens,
+    reading: {
+      lossOn,
+      vocabularySize,
+      columns: options.map,
+      skipBadLines: options.skipBadLines,
+      // A record's last token is a target only, so a padded record may have one token more than its sequence.
+      ...(packing === 'padded' ? { maxLength: maxTokens + 1 } : {}),
+      ...(prompts === undefined ? {} : { fault: promptFault(prompts) })
+    }
+  }
 }
 
 /** What is wrong with the prompt of some ids, if anything: a text may hold special tokens of its own. */
