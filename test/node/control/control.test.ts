@@ -1,6 +1,6 @@
-import { chmod, mkdir, readFile, stat } from 'node:fs/promises'
+import { chmod, mkdir, readdir, readFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { describe, expect, it, onTestFinished } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import type { OfferedOperations, OperationName } from '../../../src/api/operations.ts'
 import { MidspanError, UsageError } from '../../../src/errors.ts'
 import { ControlClient } from '../../../src/node/control/client.ts'
@@ -162,12 +162,34 @@ describe('the control socket', () => {
     })
   })
 
-  it('is found where the home\'s path is too long for a socket', async () => {
+  it('is found where the home\'s path is too long for a socket, whatever $TMPDIR says', async () => {
+    onTestFinished(() => { vi.unstubAllEnvs() })
     const root = join(await temporaryDirectory(), 'long'.repeat(30))
     await mkdir(root)
-    const { server, client } = await served({ async *peers () { yield { peers: [] } } }, homeAt(root))
-    expect(server.path.startsWith(root)).toBe(false)
+    const elsewhere = await temporaryDirectory()
+    const { client, server } = await served({ async *peers () { yield { peers: [] } } }, homeAt(root))
+    vi.stubEnv('TMPDIR', elsewhere)
     expect(await client.request('peers', {}, soon())).toEqual({ peers: [] })
+    await server.stop()
+    await expect(client.request('peers', {}, soon())).rejects.toMatchObject({ code: 'E_NO_DAEMON' })
+  })
+
+  it('keeps no directory open for a long path once it is stopped', async () => {
+    const root = join(await temporaryDirectory(), 'long'.repeat(30))
+    await mkdir(root)
+    const open = async (): Promise<number> => (await readdir('/proc/self/fd')).length
+    const before = await open()
+    const { client, server } = await served({ async *peers () { yield { peers: [] } } }, homeAt(root))
+    for (let asked = 0; asked < 5; asked++) await client.request('peers', {}, soon())
+    await server.stop()
+    await vi.waitFor(async () => { expect(await open()).toBeLessThanOrEqual(before) })
+  })
+
+  it('offers other operations when it is told to', async () => {
+    const { client, server } = await served({ async *peers () { yield { peers: [] } } })
+    server.offer({ async *remove ({ peer }) { yield { removed: peer } } })
+    expect(await client.request('remove', { peer: PEER }, soon())).toEqual({ removed: PEER })
+    await expect(client.request('peers', {}, soon())).rejects.toMatchObject({ code: 'E_NO_OPERATION' })
   })
 
   it('says how to start a daemon where none runs', async () => {
