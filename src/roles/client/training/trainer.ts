@@ -65,8 +65,8 @@ const MAX_ROUND = 2 ** 31 - 1
 /**
  * Times that one batch may be released with noise of its own, before the client goes on to the next one: once in each round that does not
  * count it, since the client's blocks change from round to round, and once more after each restart of the client, since devices need not
- * compute the same bits again. A server that never counts a batch would collect releases of almost the same hidden states. The mean of eight
- * has about a third of the noise.
+ * compute the same bits again. A server that never counts a batch would collect releases of almost the same hidden states. The mean of
+ * eight has about a third of the noise.
  */
 export const MAX_UNCOUNTED = 8
 
@@ -362,7 +362,8 @@ export class ClientTrainer {
   async #goOn (round: number, counted: boolean): Promise<void> {
     const { run } = this.#meta
     const uncounted = (run.uncounted ?? 0) + (this.#releasedRound === this.#meta.round ? 1 : 0)
-    this.#meta = { ...this.#meta, round, run: counted ? { ...this.#past(run), done: run.done + 1 } : this.#unlessWorn({ ...run, uncounted }) }
+    const next = counted ? { ...this.#past(run), done: run.done + 1 } : this.#unlessWorn({ ...run, uncounted })
+    this.#meta = { ...this.#meta, round, run: next }
     await this.#write()
   }
 
