@@ -38,6 +38,6 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
       generate: (parameters, signal) => generate(client, parameters, signal),
       export: (parameters, signal) => exportTrained(client, parameters, signal)
     },
-    stop: async () => { await (stopped ??= runtime.device.close()) }
+    stop: async () => { await (stopped ??= runtime.close()) }
   }
 }

@@ -27,7 +27,7 @@ export async function * evaluate (
 ): AsyncGenerator<EventOf<'evaluate'>> {
   const { charter, client: { partition } } = context
   // Each record has a context of its own: its loss does not depend on its neighbours.
-  const { dataset, batches } = await loadBatches({ ...data, packing: data.packing ?? 'padded' }, runtime.tokenizer, charter, signal)
+  const { dataset, batches } = await loadBatches({ ...data, packing: data.packing ?? 'padded' }, context.paths.model, charter, signal)
   const found = foundIn(dataset)
   yield { type: 'start', records: dataset.examples.length, ...found }
   const protection = protectionOf(charter, context.client).hidden

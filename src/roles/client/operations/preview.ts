@@ -4,11 +4,11 @@ import { readFirstRecords } from '../training/data.ts'
 
 /** Shows what training would learn of the first records. Trains nothing, and asks no server. */
 export async function * preview (
-  { context, runtime }: Client,
+  { context }: Client,
   { records: wanted, ...data }: ParametersOf<'preview'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'preview'>> {
-  const { first, packing, maxTokens } = await readFirstRecords(data, wanted, runtime.tokenizer, context.charter, signal)
+  const { first, packing, maxTokens } = await readFirstRecords(data, wanted, context.paths.model, context.charter, signal)
   for (const { file, line, ids, lossMask, texts, notice } of first.records) {
     const tokens = Array.from(ids, (id, i) => ({ id, text: texts[i] ?? '', counted: lossMask[i] === 1 }))
     yield {

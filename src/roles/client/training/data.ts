@@ -3,24 +3,26 @@ import { createReadStream } from 'node:fs'
 import type { DataOptions } from '../../../api/data.ts'
 import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
-import { PromptError, type PromptReading } from '../../../model/families/index.ts'
 import { Batches } from '../../../model/text/batches.ts'
-import { firstRecords, loadDataset, type Dataset, type DatasetOptions, type FirstRecords } from '../../../model/text/dataset.ts'
+import type { Dataset, FirstRecords } from '../../../model/text/dataset.ts'
 import { filesOf } from '../../../model/text/read-records.ts'
-import type { Tokenizer } from '../../../model/text/tokenizer.ts'
+import { firstRecordsInThread, loadDatasetInThread, type DatasetTask } from '../../../model/text/threads/dataset-thread.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../../protocols/train/constants.ts'
 import { charteredModel } from '../../charter-settings.ts'
 
-/** Examples from a data file as batches within a charter's bounds. Throws DatasetError and UsageError. */
+/**
+ * Examples from a data file as batches within a charter's bounds, encoded by the tokenizer in the model's directory. Throws DatasetError,
+ * TokenizerError and UsageError.
+ */
 export async function loadBatches (
   options: DataOptions,
-  tokenizer: Tokenizer,
+  modelPath: string,
   charter: Charter,
   signal: AbortSignal
 ): Promise<{ dataset: Dataset, batches: Batches }> {
   const { packing, sequences, maxTokens, reading } = withinCharter(options, charter)
-  const dataset = await loadDataset(options.data, tokenizer, reading, signal)
+  const dataset = await loadDatasetInThread({ dir: modelPath, ...reading }, signal)
   return {
     dataset,
     batches: new Batches(dataset.examples, { seed: String(options.seed), sequences, mode: packing, windowLength: maxTokens })
@@ -31,13 +33,12 @@ export async function loadBatches (
 export async function readFirstRecords (
   options: DataOptions,
   wanted: number,
-  tokenizer: Tokenizer,
+  modelPath: string,
   charter: Charter,
   signal: AbortSignal
 ): Promise<{ first: FirstRecords, packing: 'packed' | 'padded', maxTokens: number }> {
   const { packing, maxTokens, reading } = withinCharter(options, charter)
-  const paths = typeof options.data === 'string' ? [options.data] : options.data
-  return { first: await firstRecords(paths, wanted, tokenizer, reading, signal), packing, maxTokens }
+  return { first: await firstRecordsInThread({ dir: modelPath, ...reading, first: wanted }, signal), packing, maxTokens }
 }
 
 interface Reading {
@@ -46,7 +47,7 @@ interface Reading {
   readonly sequences: number
   /** Tokens of a sequence at most. */
   readonly maxTokens: number
-  readonly reading: DatasetOptions
+  readonly reading: Pick<DatasetTask, 'config' | 'paths' | 'options'>
 }
 
 /** Fills in what the options leave to the charter and the model. Throws UsageError for what the charter does not allow. */
@@ -74,26 +75,16 @@ function withinCharter (options: DataOptions, charter: Charter): Reading {
     sequences,
     maxTokens,
     reading: {
-      lossOn,
-      vocabularySize,
-      columns: options.map,
-      skipBadLines: options.skipBadLines,
-      // A record's last token is a target only, so a padded record may have one token more than its sequence.
-      ...(packing === 'padded' ? { maxLength: maxTokens + 1 } : {}),
-      ...(prompts === undefined ? {} : { fault: promptFault(prompts) })
-    }
-  }
-}
-
-/** What is wrong with the prompt of some ids, if anything: a text may hold special tokens of its own. */
-function promptFault ({ context }: PromptReading): (ids: Int32Array) => string | undefined {
-  return (ids) => {
-    try {
-      context([...ids], 'read')
-      return undefined
-    } catch (error) {
-      if (error instanceof PromptError) return 'has no mask token before the end of its prompt'
-      throw error
+      ...(prompts === undefined ? {} : { config: charter.model.config }),
+      paths: typeof options.data === 'string' ? [options.data] : options.data,
+      options: {
+        lossOn,
+        vocabularySize,
+        columns: options.map,
+        skipBadLines: options.skipBadLines,
+        // A record's last token is a target only, so a padded record may have one token more than its sequence.
+        ...(packing === 'padded' ? { maxLength: maxTokens + 1 } : {})
+      }
     }
   }
 }
