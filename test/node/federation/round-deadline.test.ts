@@ -16,7 +16,7 @@ it('a round waits as long as a slow machine takes for the largest batch, and a m
   // A round of SmolLM2-135M with these batches was measured at 67 s on two cores.
   expect(roundDeadlineFor(modelOf(smol), options)).toBe(110_000)
   expect(roundDeadlineFor(modelOf(smol), { ...options, accumulate: 2 })).toBe(220_000)
-  expect(roundDeadlineFor(modelOf(smol), { ...options, inputBlocks: { min: 1, max: 4 } })).toBe(140_000)
+  expect(roundDeadlineFor(modelOf(smol), { ...options, inputBlocks: { max: 4 } })).toBe(140_000)
 })
 
 it('a round waits no longer than a timer can measure', () => {

@@ -33,7 +33,7 @@ const IDLE_MS = 10_000
 export async function loadDatasetInThread (task: Omit<DatasetTask, 'first'>, signal: AbortSignal): Promise<Dataset> {
   const examples: Example[] = []
   const totals = await run<DatasetTotals>(task, (answer) => {
-    if (answer.kind === 'examples') examples.push(...examplesIn(answer))
+    if (answer.kind === 'examples') for (const example of examplesIn(answer)) examples.push(example)
     return answer.kind === 'end' ? answer.totals : undefined
   }, signal)
   return { examples, ...totals }
