@@ -4,6 +4,7 @@ import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import type { OfferedOperations, OperationName } from '../../../src/api/operations.ts'
 import { MidspanError, UsageError } from '../../../src/errors.ts'
 import { ControlClient } from '../../../src/node/control/client.ts'
+import { MAX_PARAMETER_BYTES } from '../../../src/node/control/messages.ts'
 import { startControlServer } from '../../../src/node/control/server.ts'
 import { homeAt, type Home } from '../../../src/node/home/home.ts'
 import { temporaryDirectory } from '../fixture.ts'
@@ -120,6 +121,12 @@ describe('the control socket', () => {
       next: 'see: midspan train --help'
     })
     expect(ran).toBe(false)
+  })
+
+  it('takes no more parameters than a prompt has', async () => {
+    const { client } = await served({ async *generate () { yield { type: 'text', text: 'x' } } })
+    const long = collect(client.stream('generate', { prompt: 'x'.repeat(MAX_PARAMETER_BYTES) }, soon()))
+    await expect(long).rejects.toMatchObject({ code: 'E_USAGE', message: `the parameters exceed ${MAX_PARAMETER_BYTES} bytes` })
   })
 
   it('fills in the defaults of parameters', async () => {
