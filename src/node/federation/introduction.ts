@@ -27,8 +27,8 @@ const HELLO_TIMEOUT_MS = 60_000
 const DIRECTORY_TIMEOUT_MS = 30_000
 
 /**
- * Reads an invite's line or a server's multiaddr. An invite that has expired by this machine's clock is read too: the server's clock decides.
- * Throws RefusedError for what is no invite, and UsageError.
+ * Reads an invite's line or a server's multiaddr. An invite that has expired by this machine's clock is read too: the server's clock
+ * decides. Throws RefusedError for what is no invite, and UsageError.
  */
 export async function readTarget (text: string): Promise<Target> {
   if (looksLikeInvite(text)) {

@@ -59,8 +59,8 @@ export async function * generate (
       stopIds: input.ids === undefined ? (await tokenizer.facts()).eosIds : []
     }, signal)
   }
+  const stream = await tokenizer.openDecodeStream(prompt)
   try {
-    const stream = await tokenizer.openDecodeStream(prompt)
     const ids: number[] = []
     let text = ''
     let stopped = false
@@ -98,6 +98,7 @@ export async function * generate (
       }))
     }
   } finally {
+    stream.end().catch(() => {}) // ended already, unless the generation was given up
     await opened.sequence?.close()
   }
 }
