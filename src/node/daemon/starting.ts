@@ -46,6 +46,7 @@ export class Startup {
       deviceReason: 'as its settings say',
       blocks: null,
       partition: null,
+      route: null,
       connected: false,
       disconnectedReason: null,
       members: null,
