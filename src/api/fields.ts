@@ -31,7 +31,8 @@ export type Waiting = z.output<typeof waiting>
 export const timeoutMs = z.int().min(1).max(MAX_TIMER_MS).default(120_000)
   .describe('milliseconds without anything from a server after which the operation gives up')
 
-const dataLines = z.array(z.object({
+/** Lines of a data file, each with what is said of it. */
+export const dataLines = z.array(z.object({
   file: z.string().optional().describe('the file, where there are several'),
   line: z.int().min(1).describe('the line, or the row where a format has rows, counted from 1'),
   reason: z.string()

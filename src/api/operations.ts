@@ -7,6 +7,7 @@ import { invites } from './invites.ts'
 import { leave } from './leave.ts'
 import type { OperationSchema } from './operation.ts'
 import { peers } from './peers.ts'
+import { preview } from './preview.ts'
 import { remove } from './remove.ts'
 import { revoke } from './revoke.ts'
 import { servers } from './servers.ts'
@@ -23,6 +24,7 @@ export const operations = {
   revoke,
   leave,
   remove,
+  preview,
   train,
   evaluate,
   generate,

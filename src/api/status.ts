@@ -63,6 +63,10 @@ export const status = operation({
     peerId: z.string(),
     role: z.enum(['client', 'server']),
     home: z.string(),
+    starting: z.object({
+      doing: z.string().describe('what it does now, such as loading blocks'),
+      since: isoTime.describe('when it began to do so: ISO 8601')
+    }).optional().describe('present while the daemon starts, and answers to nothing but this question'),
     federation: z.object({ id: z.string(), name: z.string() }),
     addresses: z.array(z.string()).readonly().describe('multiaddrs that others are told to dial'),
     listening: z.array(z.string()).readonly().describe('multiaddrs that this peer listens on'),

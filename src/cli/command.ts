@@ -47,6 +47,8 @@ export interface Definition<O extends Options> {
   readonly argument?: { readonly name: string, readonly about: string, readonly optional?: true }
   /** The operation of the daemon whose answer the command prints with --json. */
   readonly operation?: OperationName
+  /** The operation whose answer it prints instead where an option is given. */
+  readonly otherOperation?: { readonly option: string, readonly name: OperationName }
   /** What the command does when whoever reads its output goes away; without a word, it is done. */
   readonly withoutReader?: 'goes on' | 'stops'
   readonly options: O

@@ -6,7 +6,7 @@ import { operations, type OperationName } from '../api/operations.ts'
 import { COMMON_OPTIONS, type Command } from './command.ts'
 import { commands } from './commands.ts'
 import { EXIT_MEANINGS } from './exit.ts'
-import { environmentName, flagText, type Options } from './option.ts'
+import { environmentName, flagText, kebab, type Options } from './option.ts'
 import { describeOption } from './program.ts'
 
 export const DOCS_PATH = fileURLToPath(new URL('../../docs/cli.md', import.meta.url))
@@ -55,7 +55,7 @@ function optionTable (options: Options): string {
   return ['| option | environment | in a file | meaning |', '|---|---|---|---|', ...rows].join('\n')
 }
 
-function commandSection ({ name, summary, details, argument, operation, options, examples }: Command): string {
+function commandSection ({ name, summary, details, argument, operation, otherOperation, options, examples }: Command): string {
   const own = Object.fromEntries(Object.entries(options).filter(([key]) => !(key in COMMON_OPTIONS)))
   return [
     `### midspan ${name}${argument === undefined ? '' : argument.optional === true ? ` [${argument.name}]` : ` <${argument.name}>`}`,
@@ -63,16 +63,20 @@ function commandSection ({ name, summary, details, argument, operation, options,
     ...(argument === undefined ? [] : [`\`${argument.name}\`: ${argument.about}.`]),
     optionTable(own),
     ['```sh', ...examples.flatMap(({ command, about }) => [`# ${about}`, command]), '```'].join('\n'),
-    ...(operation === undefined ? [] : outputSections(operation))
+    ...(operation === undefined ? [] : outputSections(operation, '--json')),
+    ...(otherOperation === undefined ? [] : outputSections(otherOperation.name, `--${kebab(otherOperation.option)} --json`))
   ].join('\n\n')
 }
 
-/** Documents what a command prints with --json: the result, and for `train` each event before it. */
-function outputSections (name: OperationName): readonly string[] {
+/** Operations whose events a command prints one by one. Of the others it prints the result alone. */
+const STREAMED: readonly OperationName[] = ['train', 'preview']
+
+/** Documents what a command prints as JSON: the result, and each event before it where the command prints these. */
+function outputSections (name: OperationName, flags: string): readonly string[] {
   const { progress, result }: OperationSchema = operations[name]
-  if (name !== 'train') return ['With `--json` it prints one object:', fieldTable(result, ['type'])]
+  if (!STREAMED.includes(name)) return [`With \`${flags}\` it prints one object:`, fieldTable(result, ['type'])]
   const events = [...Object.values(progress), result]
-  return events.flatMap((event) => [`With \`--json\`, an event \`${typeName(event)}\`:`, fieldTable(event, [])])
+  return events.flatMap((event) => [`With \`${flags}\`, an event \`${typeName(event)}\`:`, fieldTable(event, [])])
 }
 
 function typeName (event: z.ZodObject): string {

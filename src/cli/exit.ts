@@ -38,7 +38,7 @@ export const EXIT_MEANINGS: readonly ExitMeaning[] = [
   },
   {
     code: EXIT.noDaemon,
-    meaning: 'the command needs the daemon, and none runs in this home, it went away, or it answers nothing',
+    meaning: 'the command needs the daemon, and none runs in this home, it is still starting, it went away, or it answers nothing',
     script: 'start the daemon, wait for `Daemon is ready`, and run the command again'
   },
   {
@@ -93,7 +93,7 @@ const CODES: ReadonlyArray<readonly [ExitCode, readonly RegExp[]]> = [
     /^E_(USAGE|FILE)$/, /^E_(NO_FEDERATION|HOME_IN_USE|HOME_LOCKED|HOME_OPEN|NO_OPERATION|STATE)$/,
     /^E_(MODEL_DIRECTORY|MODEL_UNSUPPORTED|MODEL_STORE|SAFETENSORS|TENSOR_MISSING|TENSOR_MISMATCH|SNAPSHOT|TOKENIZER|DATASET|PROMPT|SAMPLING|ADAPTER|ADAPTER_SETTINGS|MERGE|EXPORT)$/
   ]],
-  [EXIT.noDaemon, [/^E_(NO_DAEMON|DAEMON_GONE|DAEMON_SILENT|DAEMON_VERSION|STOPPED)$/]],
+  [EXIT.noDaemon, [/^E_(NO_DAEMON|STARTING|DAEMON_GONE|DAEMON_SILENT|DAEMON_VERSION|STOPPED)$/]],
   [EXIT.refused, [
     /^E_(SETTING_REFUSED|NOT_ADMITTED|BAD_HELLO|NOT_SERVED|UNREADABLE|REMOTE|ROLE|VERSION|TOO_OFTEN|ROUNDS_AHEAD|BUSY|CACHE_FULL|TOO_MANY_SESSIONS)$/,
     /^E_(CHARTER|INVITE|FEDERATION)(_|$)/

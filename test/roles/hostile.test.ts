@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import { protocolId } from '../../src/protocols/charter/index.ts'
 import { GENERATE_PROTOCOL } from '../../src/protocols/generate/constants.ts'
 import * as generate from '../../src/protocols/generate/messages.ts'
-import { TRAIN_PROTOCOL } from '../../src/protocols/train/constants.ts'
+import { MAX_SEQUENCES, MAX_TENSORS, MAX_TRAIN_STREAMS, TRAIN_PROTOCOL } from '../../src/protocols/train/constants.ts'
 import * as train from '../../src/protocols/train/messages.ts'
 import { StreamSource } from '../../src/protocols/wire/source.ts'
 import { float32, int32, tensor, type Tensor } from '../../src/tensor.ts'
@@ -91,7 +91,7 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
       case: 'evaluate',
       value: { request: 1, middle: MIDDLE, lengths: [4], contextLengths: [2], maskPositions: [1] }
     }, [rows(4)]],
-    ['more sequences than a message may have', evaluate(Array.from({ length: 5000 }, () => 1)), [rows(5)]],
+    ['more sequences than a message may have', evaluate(Array.from({ length: MAX_SEQUENCES + 1 }, () => 1)), [rows(5)]],
     ['more tokens than the charter allows', evaluate(Array.from({ length: MAX_TOKENS + 1 }, () => 1)), [rows(MAX_TOKENS + 1)]],
     ['blocks that the model does not have', evaluate([1], { first: 1, end: 2 ** 32 - 1 }), [rows(1)]],
     ['blocks backwards', evaluate([1], { first: 4, end: 1 }), [rows(1)]],
@@ -107,7 +107,7 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     }, []],
     ['adapters without those of blocks backwards', { case: 'fetchAdapters', value: { except: { first: 4, end: 1 } } }, []],
     ['a frame above the limit', evaluate([1]), [rows(2 ** 16)], 'E_FRAME_TOO_LARGE'],
-    ['more tensors than a frame may have', evaluate([1]), Array.from({ length: 20_000 }, () => rows(0)), 'E_FRAME_TOO_LARGE']
+    ['more tensors than a frame may have', evaluate([1]), Array.from({ length: MAX_TENSORS + 1 }, () => rows(0)), 'E_FRAME_TOO_LARGE']
   ]
 
   for (const [what, message, tensors, code = 'E_BAD_MESSAGE'] of badTraining) {
@@ -159,6 +159,16 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     expect(refused).toBe('E_TOO_MANY_SESSIONS')
     expect((await honest()).loss).toBe(calm.loss)
     for (const session of sessions) session.abort(new Error('enough'))
+  })
+
+  it('gives a connection no more streams than a client needs', async () => {
+    const streams = await Promise.all(
+      Array.from({ length: MAX_TRAIN_STREAMS + 2 }, async () => await attacker.stream(TRAIN_PROTOCOL).catch(() => undefined))
+    )
+    await vi.waitFor(() => {
+      expect(streams.filter((stream) => stream?.status === 'open').length).toBeLessThanOrEqual(MAX_TRAIN_STREAMS)
+    }, 20_000)
+    for (const stream of streams) stream?.abort(new Error('enough'))
   })
 
   it('frees the caches of a client that vanishes', async () => {

@@ -50,6 +50,23 @@ describe('the operations of a federation', { timeout: 120_000 }, () => {
     expect((await events('train', { data: file, rounds: 2, sequences: 2, packing: 'padded' })).at(-1)).toMatchObject({ loss: null })
   })
 
+  it.each(['packed', 'padded'])('show what would be learnt of the first records, %s, and train nothing', async (packing) => {
+    const file = federation.path('shown.jsonl')
+    const pair = JSON.stringify({ prompt: 'the river carries', completion: ' a' })
+    await writeFile(file, `not JSON\n${pair}\n${pair}\n${pair}\nnot JSON either\n`)
+    const before = await ask('status')
+    const show = ['train', '--home', client().home, '--data', file, '--packing', packing, '--show-data', '2']
+    const { code, out, err } = await run(show)
+    expect(code).toBe(0)
+    expect(out.match(/^line \d+: .*/gm)).toEqual(['line 2: 21 tokens, 3 counted', 'line 3: 21 tokens, 3 counted'])
+    expect(out).toMatch(/ s⟦ {2}│ a│ <\/s>⟧$/m)
+    expect(err).toContain('line 1 is not valid JSON\n')
+    const json = (await run([...show, '--json'])).out.trimEnd().split('\n').map((line) => JSON.parse(line) as EventOf<'preview'>)
+    expect(json.map(({ type }) => type)).toEqual(['record', 'record', 'done'])
+    expect(json[2]).toMatchObject({ packing, skipped: 1, skippedLines: [{ line: 1 }] })
+    expect((await ask('status')).training).toEqual(before.training)
+  })
+
   it.each([1, 2, 3])('evaluate no more sequences than the limit of %i', async (limit) => {
     const result = await ask('evaluate', { data, maxTokens: 16, sequences: 2, limit })
     expect(result.sequences).toBe(limit)

@@ -7,6 +7,7 @@ import { TRAIN_PROTOCOL } from '../../src/protocols/train/constants.ts'
 import * as train from '../../src/protocols/train/messages.ts'
 import { acceptChannel } from '../../src/protocols/wire/channel.ts'
 import { ChannelResetError } from '../../src/protocols/wire/errors.ts'
+import { MAX_UNCOUNTED } from '../../src/roles/client/training/trainer.ts'
 import { bytesOf, float32, type Tensor } from '../../src/tensor.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
 import { startFederation, TestPeer, type TestFederation } from './helpers.ts'
@@ -15,6 +16,7 @@ const limits = { maxMessageBytes: 2 ** 16, maxTensorBytes: 2 ** 24, maxTensors: 
 const REPEATS = 6
 
 type ServerKind = Parameters<typeof train.fromServer>[0]
+type Say = (kind: ServerKind, tensors?: readonly Tensor[]) => Promise<void>
 
 /** How a server has the same work done again. */
 type Repeat = 'begin' | 'withdrawn' | 'reset'
@@ -57,30 +59,54 @@ class RepeatingServer {
     }
   }
 
+  protected get round (): number { return 0 }
+
+  /** What follows when a client's gradients are in. */
+  protected async next (say: Say): Promise<void> {
+    await this.#begin(say)
+  }
+
+  async #begin (say: Say): Promise<void> {
+    await say({ case: 'begin', value: { round: this.round, members: 1, deadlineMs: 60_000 } })
+  }
+
   async #serve (channel: train.TrainServerChannel): Promise<void> {
-    const say = async (kind: ServerKind, tensors: readonly Tensor[] = []): Promise<void> => {
-      await channel.send(train.fromServer(kind), tensors)
-    }
-    const begin = async (): Promise<void> => { await say({ case: 'begin', value: { round: 0, members: 1, deadlineMs: 60_000 } }) }
+    const say: Say = async (kind, tensors = []) => { await channel.send(train.fromServer(kind), tensors) }
     for (;;) {
       const { message: { kind }, tensors } = await channel.receive()
       if (kind.case === 'withdraw') await say({ case: 'withdrawn', value: {} })
       if (kind.case === 'enlist') {
-        await say({ case: 'enlisted', value: { round: 0, countedRound: 0, names: [], members: 1 } })
-        if (this.gradients.length < this.limit) await begin()
+        await say({ case: 'enlisted', value: { round: this.round, countedRound: 0, names: [], members: 1 } })
+        if (this.gradients.length < this.limit) await this.#begin(say)
       }
       if (kind.case === 'forward') {
         this.hidden.push(digest(tensors))
-        await say({ case: 'hidden', value: { round: 0, pass: 0 } }, tensors.map((part) => nearly(part, this.gradients.length)))
+        await say({ case: 'hidden', value: { round: this.round, pass: 0 } }, tensors.map((part) => nearly(part, this.gradients.length)))
       }
       if (kind.case === 'backward') {
         this.gradients.push(digest(tensors))
         if (this.gradients.length >= this.limit) this.enough.resolve()
-        else if (this.repeat === 'begin') await begin()
+        else if (this.repeat === 'begin') await this.next(say)
         else if (this.repeat === 'withdrawn') await say({ case: 'withdrawn', value: {} })
         else return channel.abort(new ChannelResetError())
       }
     }
+  }
+}
+
+/** A server that leaves its client out of every round. */
+class LeavingOutServer extends RepeatingServer {
+  #round = 0
+
+  constructor () {
+    super('begin', 10)
+  }
+
+  protected override get round (): number { return this.#round }
+
+  protected override async next (say: Say): Promise<void> {
+    await say({ case: 'step', value: { round: this.#round, scale: 1, leftOut: true, names: [], members: 1 } })
+    this.#round++
   }
 }
 
@@ -146,6 +172,31 @@ describe('a server that has a round computed again', { timeout: 120_000 }, () =>
       expect(hidden).toEqual(first.hidden)
       expect(gradients).toEqual(first.gradients)
     }
+  })
+
+  it('gets a batch that it never counts in eight rounds, and then the next one', async () => {
+    const hostile = new LeavingOutServer()
+    server = await TestPeer.start(federation.path('server'), [federation.address.split('/p2p/')[0]!], hostile.roles)
+    const stop = new AbortController()
+    const reasons: string[] = []
+    const training = (async () => {
+      for await (const event of federation.clients[0]!.peer.events('train', parameters(), stop.signal))
+        if ('reason' in event) reasons.push(event.reason as string)
+    })()
+    training.catch(() => {})
+    await Promise.race([hostile.enough.promise, training])
+    stop.abort()
+    await training.catch(() => {})
+    // The client's blocks stay as they are here, so that the same rows leave as the same bytes.
+    const [first, ...others] = hostile.hidden
+    expect(others.findIndex((bytes) => bytes !== first)).toBe(MAX_UNCOUNTED - 1)
+    expect(reasons.join()).toContain('a batch did not count in 8 rounds, and is left out')
+  })
+
+  it('gets a batch that it never counts eight times, restarts of the client included', async () => {
+    const first: string[] = []
+    for (let run = 0; run <= MAX_UNCOUNTED; run++) first.push((await seenBy('begin', 1)).hidden[0]!)
+    expect(first.findIndex((bytes) => bytes !== first[0])).toBe(MAX_UNCOUNTED)
   })
 
   it('is refused when it does so without end, after the user was told', async () => {

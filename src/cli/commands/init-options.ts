@@ -128,11 +128,11 @@ const rounds = grouped('Rounds', {
     'Adapters that clients hold: shared (exact), average:K (every K rounds) or personal (never leave)'
   ),
   minClients: defaulted('COUNT', count, '1', 'Clients that a round waits for'),
-  roundDeadline: defaulted(
+  roundDeadline: optional(
     'DURATION',
     duration({ max: '7d' }),
-    '60s',
-    'How long a round waits for one client, all of its replies together; 7d at most'
+    'How long a round waits for one client, all of its replies together; 7d at most',
+    'what a slow machine takes for the largest batch, 60s at least; see docs/rounds.md'
   )
 })
 

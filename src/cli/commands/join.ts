@@ -72,6 +72,7 @@ An invite is a secret, and other users of a machine see command lines: give it w
       limit.refresh()
       quiet.refresh()
       if (event.type === 'charter') return
+      if (event.type === 'notice') return terminal.note(sentence(event.text))
       const done = `${bar(event.doneBytes / event.totalBytes, BAR_COLUMNS)} ${bytes(event.doneBytes)} of ${bytes(event.totalBytes)}`
       progress.draw(event.type === 'check' ? `${done} checked` : done)
     }
@@ -151,6 +152,11 @@ async function roleOfJoining (home: string, invite: string): Promise<'client' | 
   if (looksLikeInvite(invite)) return (await parseInvite(invite)).role
   const { readConfig } = await import('../../node/home/settings.ts')
   return (await readConfig(homeAt(home).config)).role ?? 'client'
+}
+
+/** Writes a text with a capital letter. */
+function sentence (text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1)
 }
 
 /** Thrown when the server of an invite says nothing for too long. Trying again later may help. */

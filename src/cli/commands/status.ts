@@ -26,11 +26,12 @@ export const status = command({
 const NAME_COLUMNS = 'federation'.length
 
 function describe (answer: ResultOf<'status'>): ReadonlyArray<readonly [string, string]> {
-  const { partition, blocks } = answer
+  const { partition, blocks, starting } = answer
   return [
     ['peer', `${answer.peerId} (${answer.role}, ${answer.agent})`],
     ['home', answer.home],
     ['federation', `${answer.federation.name} (${answer.federation.id})`],
+    ...(starting === undefined ? [] : [['starting', `${starting.doing}, since ${starting.since}`] as const]),
     ['device', `${answer.device} (${answer.deviceReason})`],
     ...(blocks === null ? [] : [['serves', `blocks ${blocks.first} to ${blocks.end - 1}`] as const]),
     ...(partition === null ? [] : [['holds', endSpans(partition)] as const]),

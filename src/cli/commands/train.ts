@@ -1,14 +1,17 @@
+import { MAX_PREVIEW_RECORDS } from '../../api/preview.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { InterruptedError } from '../exit.ts'
 import { defaulted, grouped, optional, toggle } from '../option.ts'
 import { clientNoise, dataOptions, fieldMap, json } from '../shared-options.ts'
 import { choice, integer } from '../values.ts'
+import { PreviewView } from '../views/preview-view.ts'
 import { TrainView } from '../views/train-view.ts'
 
 export const train = command({
   name: 'train',
   operation: 'train',
+  otherOperation: { option: 'showData', name: 'preview' },
   withoutReader: 'stops',
   group: 'Work',
   summary: "Fine-tune the federation's adapters on your text",
@@ -22,6 +25,11 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
         choice('packed', 'padded'),
         'packed: sequences filled with consecutive records; padded: a record a sequence',
         'packed where the model allows it'
+      ),
+      showData: optional(
+        'COUNT',
+        integer({ min: 1, max: MAX_PREVIEW_RECORDS }),
+        'Show the tokens of the first records, with those that the loss counts marked, and train nothing'
       )
     }),
     ...grouped('Training', {
@@ -37,10 +45,17 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
     { command: 'midspan train --data notes.jsonl --rounds 100', about: 'a hundred rounds on a file of records' },
     { command: 'midspan train --data notes.jsonl --rounds 200', about: 'a hundred more' },
     { command: 'midspan train --data faq.csv --map prompt=asked --map completion=told', about: 'a table with columns of other names' },
+    { command: 'midspan train --data notes.jsonl --show-data 3', about: 'what would be learnt of the first three records' },
     { command: 'midspan train --data notes.jsonl --json | jq .loss', about: 'events for a program, one JSON object a line' }
   ],
-  async run ({ home, json, debug: _debug, config: _config, map, ...rest }, { terminal, signal }) {
+  async run ({ home, json, debug: _debug, config: _config, map, showData, ...rest }, { terminal, signal }) {
     const parameters = { ...rest, map: fieldMap(map) }
+    if (showData !== undefined) {
+      const { rounds: _rounds, rewind: _rewind, fresh: _fresh, noise: _noise, gradientNoise: _gradientNoise, ...data } = parameters
+      const view = new PreviewView(terminal, json)
+      for await (const event of callDaemon(home, 'preview', { ...data, records: showData }, signal)) view.show(event)
+      return
+    }
     const view = new TrainView(terminal, json)
     try {
       for await (const event of callDaemon(home, 'train', parameters, signal)) view.show(event)

@@ -2,7 +2,7 @@ import { maskChat } from './chat-mask.ts'
 import { DatasetError, TokenizerError } from './errors.ts'
 import { readRecords } from './read-records.ts'
 import type { Columns, DataRecord } from './records.ts'
-import { commonLength } from './token-places.ts'
+import { commonLength, tokenTexts } from './token-places.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 /** One record as tokens. */
@@ -15,15 +15,23 @@ export interface Example {
   readonly notice?: string
 }
 
-export interface BadLine {
+/** Where a record stands in the data. */
+export interface Place {
   /** The file, where there are several. */
   readonly file?: string
   readonly line: number
+}
+
+export interface BadLine extends Place {
   readonly reason: string
 }
 
-export interface Dataset {
+export interface Dataset extends DatasetTotals {
   readonly examples: readonly Example[]
+}
+
+/** What was found in a data set. */
+export interface DatasetTotals {
   /** All tokens, and those whose prediction counts. */
   readonly tokens: number
   readonly countedTokens: number
@@ -70,59 +78,157 @@ const SLICE_MS = 20
 export async function loadDataset (
   path: string | readonly string[],
   tokenizer: Tokenizer,
-  { maxLength = Infinity, lossOn, fault, vocabularySize = Infinity, columns, skipBadLines = false }: DatasetOptions,
+  options: DatasetOptions,
   signal?: AbortSignal
 ): Promise<Dataset> {
   const examples: Example[] = []
+  const paths = typeof path === 'string' ? [path] : path
+  const totals = await readDataset(paths, tokenizer, options, (example) => { examples.push(example) }, signal)
+  return { examples, ...totals }
+}
+
+/** Reads and encodes data files, and hands each example over. Throws as `loadDataset` does. */
+export async function readDataset (
+  paths: readonly string[],
+  tokenizer: Tokenizer,
+  options: DatasetOptions,
+  take: (example: Example) => void,
+  signal?: AbortSignal
+): Promise<DatasetTotals> {
   const badLines: BadLine[] = []
   const notices: BadLine[] = []
   const totals = { tokens: 0, countedTokens: 0, truncated: 0, badLineCount: 0, noticeCount: 0, records: 0 }
-  const note = (line: BadLine): void => {
-    totals.noticeCount++
-    if (notices.length < MAX_BAD_LINES) notices.push(line)
-  }
-  const paths = typeof path === 'string' ? [path] : path
-  let sliceStart = performance.now()
-  for await (const { line, file, ...found } of readRecords(paths, { chatInstructions: tokenizer.hasChatTemplate, columns }, signal)) {
+  let examples = 0
+  for await (const { place, found, bad, ...record } of encodedRecords(paths, tokenizer, options, signal)) {
     totals.records++
-    const place = { line, ...(file === undefined ? {} : { file }) }
-    const cut = 'reason' in found ? [found] : [...apart(found.record, tokenizer)].map((record) => {
-      const encoded = encodeRecord(record, tokenizer, lossOn)
-      const usable = 'reason' in encoded ? encoded : truncate(encoded, maxLength)
-      if ('ids' in encoded && 'ids' in usable && usable.ids.length < encoded.ids.length) {
-        totals.truncated++
-        note({ ...place, reason: `is cut at ${maxLength} of ${encoded.ids.length} tokens, so that its end is not learnt` })
-      }
-      return checked(usable, (ids) => beyond(ids, vocabularySize, tokenizer) ?? fault?.(ids))
-    })
-    for (const each of cut) {
-      if ('reason' in each) continue
-      const { ids, lossMask, notice } = each
-      examples.push({ ids, lossMask })
+    totals.truncated += record.truncated
+    for (const { ids, lossMask } of found) {
+      take({ ids, lossMask })
+      examples++
       totals.tokens += ids.length
       totals.countedTokens += count(lossMask)
-      if (notice !== undefined) note({ ...place, reason: notice })
     }
-    const [bad] = cut.filter((each) => 'reason' in each)
+    totals.noticeCount += record.notices.length
+    notices.push(...record.notices.slice(0, MAX_BAD_LINES - notices.length).map((reason) => ({ ...place, reason })))
     if (bad !== undefined) {
       totals.badLineCount++
-      if (badLines.length < MAX_BAD_LINES) badLines.push({ ...place, reason: bad.reason })
+      if (badLines.length < MAX_BAD_LINES) badLines.push({ ...place, reason: bad })
     }
+  }
+  if (examples === 0) throw nothingUsable(paths, badLines)
+  if (totals.badLineCount * 2 > totals.records && options.skipBadLines !== true)
+    throw new DatasetError(
+      `${paths.join(', ')}: ${totals.badLineCount} of ${totals.records} records cannot be used${firstOf(badLines)}`,
+      'see docs/data.md for the formats that Midspan reads, or give --skip-bad-lines to use the others'
+    )
+  return { badLines, notices, ...totals }
+}
+
+/** One of the first records of the data. Where each answer is learnt apart, it is a part of a record that ends with one. */
+export interface ShownRecord extends Place, Example {
+  /** The text of each token within its text. Of a character that is made of several tokens, the last has the text. */
+  readonly texts: readonly string[]
+}
+
+export interface FirstRecords {
+  readonly records: readonly ShownRecord[]
+  /** How many records before the last of them cannot be used; the first of these, with reasons. */
+  readonly badLineCount: number
+  readonly badLines: readonly BadLine[]
+}
+
+/** Reads and encodes as many usable records as are asked for, and no more. Throws DatasetError when there is none. */
+export async function firstRecords (
+  paths: readonly string[],
+  wanted: number,
+  tokenizer: Tokenizer,
+  options: DatasetOptions,
+  signal?: AbortSignal
+): Promise<FirstRecords> {
+  const records: ShownRecord[] = []
+  const badLines: BadLine[] = []
+  let [usable, badLineCount] = [0, 0]
+  for await (const { place, found, bad } of encodedRecords(paths, tokenizer, options, signal)) {
+    for (const example of found) records.push({ ...place, ...example, texts: tokenTexts([...example.ids], tokenizer) })
+    if (bad !== undefined) {
+      badLineCount++
+      if (badLines.length < MAX_BAD_LINES) badLines.push({ ...place, reason: bad })
+    }
+    if (found.length > 0 && ++usable === wanted) break
+  }
+  if (usable === 0) throw nothingUsable(paths, badLines)
+  return { records, badLineCount, badLines }
+}
+
+function nothingUsable (paths: readonly string[], badLines: readonly BadLine[]): DatasetError {
+  return new DatasetError(
+    `${paths.join(', ')} holds no usable record${firstOf(badLines)}`,
+    'see docs/data.md for the formats that Midspan reads'
+  )
+}
+
+function firstOf ([first]: readonly BadLine[]): string {
+  return first === undefined ? '' : `: ${first.file === undefined ? '' : `${first.file} `}line ${first.line} ${first.reason}`
+}
+
+/** A record of the data as the examples that are made of it. */
+interface EncodedRecord {
+  readonly place: Place
+  readonly found: readonly Example[]
+  /** Why it cannot be used, or one of its parts cannot. */
+  readonly bad: string | undefined
+  /** What of it is used otherwise than it is given. */
+  readonly notices: readonly string[]
+  readonly truncated: number
+}
+
+/** Reads and encodes records one by one, and lets others have the thread every few milliseconds. */
+async function * encodedRecords (
+  paths: readonly string[],
+  tokenizer: Tokenizer,
+  options: DatasetOptions,
+  signal: AbortSignal | undefined
+): AsyncGenerator<EncodedRecord> {
+  const { columns } = options
+  let sliceStart = performance.now()
+  for await (const { line, file, ...found } of readRecords(paths, { chatInstructions: tokenizer.hasChatTemplate, columns }, signal)) {
+    const place = { line, ...(file === undefined ? {} : { file }) }
+    const encoded = 'reason' in found
+      ? { found: [], bad: found.reason, notices: [], truncated: 0 }
+      : examplesOf(found.record, tokenizer, options)
+    yield { place, ...encoded }
     if (performance.now() - sliceStart > SLICE_MS) {
       signal?.throwIfAborted()
       await new Promise<void>((resolve) => setImmediate(resolve))
       sliceStart = performance.now()
     }
   }
-  const [first] = badLines
-  const why = first === undefined ? '' : `: ${first.file === undefined ? '' : `${first.file} `}line ${first.line} ${first.reason}`
-  if (examples.length === 0) throw new DatasetError(`${paths.join(', ')} holds no usable record${why}`, 'see docs/data.md for the formats that Midspan reads')
-  if (totals.badLineCount * 2 > totals.records && !skipBadLines)
-    throw new DatasetError(
-      `${paths.join(', ')}: ${totals.badLineCount} of ${totals.records} records cannot be used${why}`,
-      'see docs/data.md for the formats that Midspan reads, or give --skip-bad-lines to use the others'
-    )
-  return { examples, badLines, notices, ...totals }
+}
+
+function examplesOf (
+  record: DataRecord,
+  tokenizer: Tokenizer,
+  { maxLength = Infinity, lossOn, fault, vocabularySize = Infinity }: DatasetOptions
+): Omit<EncodedRecord, 'place'> {
+  const found: Example[] = []
+  const notices: string[] = []
+  let bad: string | undefined
+  let truncated = 0
+  for (const part of apart(record, tokenizer)) {
+    const encoded = encodeRecord(part, tokenizer, lossOn)
+    const usable = 'reason' in encoded ? encoded : truncate(encoded, maxLength)
+    if ('ids' in encoded && 'ids' in usable && usable.ids.length < encoded.ids.length) {
+      truncated++
+      notices.push(`is cut at ${maxLength} of ${encoded.ids.length} tokens, so that its end is not learnt`)
+    }
+    const example = checked(usable, (ids) => beyond(ids, vocabularySize, tokenizer) ?? fault?.(ids))
+    if ('reason' in example) bad ??= example.reason
+    else {
+      found.push(example)
+      if (example.notice !== undefined) notices.push(example.notice)
+    }
+  }
+  return { found, bad, notices, truncated }
 }
 
 /** Names the first token that the model has no embedding for, if any. */

@@ -46,8 +46,22 @@ const ANCHOR = 'a'
 
 const pieces = new WeakMap<Tokenizer, Map<number, string>>()
 
-/** Returns the [start, end) of each token in a text; undefined where the tokens' own texts are not the text. */
-function align (text: string, ids: readonly number[], tokenizer: Tokenizer): Array<readonly [number, number]> | undefined {
+/** Returns the text of each token as it is within a text. Of a character that is made of several tokens, the last has the text. */
+export function tokenTexts (ids: readonly number[], tokenizer: Tokenizer): string[] {
+  return [...pieceGroups(ids, tokenizer)].flatMap(({ text, tokens }) => [...Array.from({ length: tokens - 1 }, () => ''), text])
+}
+
+/** Tokens that follow each other and have a text together: one token, or those of one character. */
+interface PieceGroup {
+  readonly tokens: number
+  readonly text: string
+}
+
+/** The most tokens that one character is made of: bytes of a character and those of its neighbours. */
+const MAX_GROUP_TOKENS = 16
+
+/** Divides tokens into groups that have a text of their own, and yields their texts. */
+function * pieceGroups (ids: readonly number[], tokenizer: Tokenizer): Generator<PieceGroup> {
   const anchor = tokenizer.encode(ANCHOR, { addSpecialTokens: false })
   const anchorText = tokenizer.decode(anchor, { skipSpecialTokens: false })
   const known = pieces.get(tokenizer) ?? new Map<number, string>()
@@ -60,19 +74,28 @@ function align (text: string, ids: readonly number[], tokenizer: Tokenizer): Arr
     if (group.length === 1) known.set(id!, found)
     return found
   }
-  const ranges: Array<readonly [number, number]> = []
-  let [at, group] = [0, [] as number[]]
+  let group: number[] = []
   for (const [i, id] of ids.entries()) {
     group.push(id)
-    const piece = textOf(group)
-    if (piece.includes('\ufffd') && i + 1 < ids.length && group.length < 16) continue // a part of a character: the next token has more of it
-    const end = match(text, at, piece)
-    if (end === undefined) return undefined
-    for (const _ of group) ranges.push([at, end])
-    at = end
+    const text = textOf(group)
+    // A part of a character: the next token has more of it.
+    if (text.includes('\ufffd') && i + 1 < ids.length && group.length < MAX_GROUP_TOKENS) continue
+    yield { tokens: group.length, text }
     group = []
   }
-  return group.length === 0 && text.slice(at).trim() === '' ? ranges : undefined
+}
+
+/** Returns the [start, end) of each token in a text; undefined where the tokens' own texts are not the text. */
+function align (text: string, ids: readonly number[], tokenizer: Tokenizer): Array<readonly [number, number]> | undefined {
+  const ranges: Array<readonly [number, number]> = []
+  let at = 0
+  for (const { tokens, text: piece } of pieceGroups(ids, tokenizer)) {
+    const end = match(text, at, piece)
+    if (end === undefined) return undefined
+    for (let token = 0; token < tokens; token++) ranges.push([at, end])
+    at = end
+  }
+  return text.slice(at).trim() === '' ? ranges : undefined
 }
 
 /** Returns where a token's text ends. A decoder may add a space or leave one out. */

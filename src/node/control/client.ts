@@ -5,7 +5,7 @@ import type { EventOf, GivenParameters, OperationName, ResultOf } from '../../ap
 import { MidspanError, UsageError } from '../../errors.ts'
 import type { Home } from '../home/home.ts'
 import { CONTROL_PREFIX, DaemonError, isErrorLine } from './messages.ts'
-import { controlPath } from './socket-path.ts'
+import { openControlAddress, type ControlAddress } from './socket-path.ts'
 
 /** No daemon runs in the home. */
 export class NoDaemonError extends MidspanError {
@@ -79,16 +79,19 @@ export class ControlClient {
   }
 
   async #send (operation: string, parameters: object, signal: AbortSignal): Promise<IncomingMessage> {
-    const request = httpRequest({
-      socketPath: controlPath(this.#home),
-      path: CONTROL_PREFIX + operation,
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      signal,
-      agent: false
-    })
-    request.end(JSON.stringify(parameters))
+    let address: ControlAddress | undefined
     try {
+      address = await openControlAddress(this.#home)
+      const request = httpRequest({
+        socketPath: address.path,
+        path: CONTROL_PREFIX + operation,
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        signal,
+        agent: false
+      })
+      request.on('error', () => {}) // told by what is waited for: the response, and then the end of its lines
+      request.end(JSON.stringify(parameters))
       const [response] = await once(request, 'response') as [IncomingMessage]
       response.on('error', () => {}) // told by the end of the lines
       return response
@@ -100,7 +103,7 @@ export class ControlClient {
         throw new UsageError(`${this.#home.root} is another user's`, 'run this as the user that runs its daemon', error)
       throw new DaemonGoneError(this.#home.root, error)
     } finally {
-      request.on('error', () => {}) // what breaks later is told by the response
+      await address?.release()
     }
   }
 }

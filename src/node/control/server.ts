@@ -1,19 +1,20 @@
 import { once } from 'node:events'
 import { chmod, lstat, mkdir, rm } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import { dirname } from 'node:path'
 import { checkEvent, parseParameters } from '../../api/check.ts'
 import { schemaOf, type EventOf, type OfferedOperations, type OperationName } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
 import type { Logger } from '../../roles/context.ts'
 import type { Home } from '../home/home.ts'
 import { CONTROL_PREFIX, errorLine, needsStack, MAX_PARAMETER_BYTES } from './messages.ts'
-import { controlPath } from './socket-path.ts'
+import { controlDirectory, openControlAddress } from './socket-path.ts'
 
 export interface ControlServer {
   /** Where it listens. */
   readonly path: string
-  /** Stops the operations that run, and the socket. */
+  /** Offers other operations from now on. Those that run go on. */
+  offer (operations: OfferedOperations): void
+  /** Stops the operations that run, and the socket. Called again, it does nothing. */
   stop (): Promise<void>
 }
 
@@ -22,22 +23,33 @@ export interface ControlServer {
  * The home must be locked: a socket that lies there is taken to be stale.
  */
 export async function startControlServer (home: Home, operations: OfferedOperations, logger: Logger): Promise<ControlServer> {
-  const path = controlPath(home)
-  await privateDirectory(dirname(path))
+  await privateDirectory(controlDirectory(home))
+  const { path, release } = await openControlAddress(home)
   await rm(path, { force: true })
   const stopping = new AbortController()
+  let offered = operations
   const server = createServer((request, response) => {
-    answer({ operations, logger, log: home.log, stopping: stopping.signal }, request, response).catch((error: unknown) => {
+    answer({ operations: offered, logger, log: home.log, stopping: stopping.signal }, request, response).catch((error: unknown) => {
       logger.error({ err: error }, 'an answer to the control socket broke')
       response.destroy()
     })
   })
   server.requestTimeout = 0 // operations last as long as they last
-  server.listen(path)
-  await once(server, 'listening')
+  try {
+    server.listen(path)
+    await once(server, 'listening')
+  } catch (error) {
+    await release()
+    throw error
+  }
   server.on('error', (error) => { logger.error({ err: error }, 'the control socket failed') })
   await chmod(path, 0o600)
-  return { path, stop: async () => { await stop(server, stopping) } }
+  let stopped: Promise<void> | undefined
+  return {
+    path,
+    offer: (others) => { offered = others },
+    stop: async () => { await (stopped ??= stop(server, stopping).finally(release)) }
+  }
 }
 
 async function stop (server: Server, stopping: AbortController): Promise<void> {

@@ -33,6 +33,7 @@ import { openLog } from './logging.ts'
 import { operationsOf } from './operations.ts'
 import { blockSpan } from './peer-status.ts'
 import { roles as defaultRoles, type Roles } from './roles.ts'
+import { Startup } from './starting.ts'
 import { offerWorkerServices } from './worker-services.ts'
 
 /** What `midspan status` shows. */
@@ -104,6 +105,17 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const logger = openLog(home.log, settings.logLevel)
   const listen = settings.listen ?? (isServer ? DEFAULT_SERVER_LISTEN : [])
   const since = new Date()
+  const self = {
+    agent: AGENT,
+    peerId: peerId.toString(),
+    role: settings.role,
+    home: home.root,
+    federation: { id: signed.id, name: charter.name },
+    coordinator: charter.founder
+  }
+  const startup = new Startup({ ...self, device: settings.device }, 'choosing the device')
+  const control = await startControlServer(home, startup.operations, logger)
+  cleanups.push(async () => { await control.stop() })
   const choice = await chooseDevice(settings.device, signal)
   logger.info({ device: choice.kind, reason: choice.reason }, 'device chosen')
 
@@ -188,6 +200,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const client = isServer ? undefined : resolveClientSettings(charter, settings)
 
   signal?.throwIfAborted()
+  startup.begin(`loading ${span === undefined ? 'its own blocks' : blocksText(span)}`)
   const role = span === undefined || client !== undefined
     ? await roles.client({ ...context, client: client as ClientSettings })
     : await roles.server({ ...context, span, coordinator })
@@ -222,6 +235,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     : await offerWorkerServices({
       node, gate, logger, membership, span, ...paths, status: peerStatus, removed: (peer) => { role.removed?.(peer) }
     })
+  startup.begin(isFounder ? 'opening its addresses' : 'looking for its servers')
   const unused = await startNode(node, listen)
   if (unused.length > 0) logger.warn({ addresses: unused }, 'cannot listen on some addresses, and listens on the others')
   roundTrips.start()
@@ -251,18 +265,13 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     const { blocks, device = choice.kind, training = null, generation = null, route = null } = role.status()
     const failure = links.failure()
     return {
-      agent: AGENT,
-      peerId: peerId.toString(),
-      role: isServer ? 'server' : 'client',
-      home: home.root,
-      federation: { id: signed.id, name: charter.name },
+      ...self,
       addresses: node.getMultiaddrs().map(String),
       listening: node.services.transports.getAddrs().map((address) => `${address.toString()}/p2p/${peerId.toString()}`),
       device,
       deviceReason: settings.compute === 'fp32' ? choice.reason : `${choice.reason}; products with weights in ${settings.compute}`,
       blocks: isServer ? blockSpan(blocks) : null,
       partition: client?.partition ?? null,
-      coordinator: charter.founder,
       connected: isFounder ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
       disconnectedReason: failure === undefined ? null : `${failure.message}${failure.next === undefined ? '' : ` (${failure.next})`}`,
       members: services?.members() ?? null,
@@ -272,14 +281,11 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       since: since.toISOString()
     }
   }
-  const control = await startControlServer(
-    home,
-    operationsOf({ home, membership, services, follower, node, gate, links, known, span, role, isClient: !isServer, status, stop }),
-    logger
-  )
-  cleanups.push(async () => {
-    await control.stop()
-  })
+  control.offer(operationsOf({
+    home, membership, services, follower, node, gate, links, known, span, role, isClient: !isServer, status, stop
+  }))
+  // What runs is ended before what it needs.
+  cleanups.push(async () => { await control.stop() })
   logger.info({ peer: peerId.toString(), federation: signed.id, role: settings.role }, 'ready')
   return { node, status, stopped, stop }
 }
@@ -307,4 +313,9 @@ async function unwind (cleanups: Array<() => Promise<void> | void>): Promise<voi
     throw new MidspanError('E_STOP', 'the daemon did not stop cleanly', {
       cause: failures.length === 1 ? failures[0] : new AggregateError(failures)
     })
+}
+
+/** Names blocks by their numbers: `blocks 1-29`. */
+function blocksText ({ first, end }: Span): string {
+  return `blocks ${first}-${end - 1}`
 }

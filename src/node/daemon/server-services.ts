@@ -1,9 +1,10 @@
-import type { PeerId, Stream } from '@libp2p/interface'
+import type { PeerId } from '@libp2p/interface'
 import { openModelDirectory } from '../../model/checkpoint/directory.ts'
 import { protocolId, type SignedCharter } from '../../protocols/charter/index.ts'
 import { HelloHost, type Gatekeeper } from '../../protocols/hello/index.ts'
 import { answerStatus, type PeerStatus } from '../../protocols/status/status.ts'
 import { WeightsService } from '../../protocols/weights/index.ts'
+import { streamClosed } from '../../protocols/wire/wait.ts'
 import type { Logger } from '../../roles/context.ts'
 import { heldPart, servableOf, weightSource } from '../federation/servable-weights.ts'
 import { addressKey } from '../network/address-key.ts'
@@ -58,7 +59,7 @@ export async function offerHello ({ node, gate, logger, signed, admission, persi
       logger.warn({ peer: peer.toString(), err: error }, 'a hello failed')
     }
     if (gate.isGreeted(peer)) return
-    await closed(stream, REFUSAL_READING_MS)
+    await streamClosed(stream, REFUSAL_READING_MS)
     await connection.close({ signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch((error: unknown) => {
       connection.abort(error as Error)
     })
@@ -101,17 +102,5 @@ export async function offerStatus (gate: Gate, status: () => PeerStatus): Promis
 export async function hangUp (node: MidspanNode, peer: PeerId): Promise<void> {
   await node.hangUp(peer, { signal: AbortSignal.timeout(CLOSE_TIMEOUT_MS) }).catch(() => {
     for (const connection of node.getConnections(peer)) connection.abort(new Error('removed'))
-  })
-}
-
-/** Resolves when a stream is closed, or after a while. */
-async function closed (stream: Stream, timeoutMs: number): Promise<void> {
-  if (stream.status !== 'open') return
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, timeoutMs)
-    stream.addEventListener('close', () => {
-      clearTimeout(timer)
-      resolve()
-    }, { once: true })
   })
 }

@@ -7,6 +7,7 @@ import type { Cuts } from '../../model/privacy/calibration.ts'
 import { CHARTER_VERSION, PROTOCOL_VERSIONS, type Charter } from '../../protocols/charter/index.ts'
 import type { Span } from '../../span.ts'
 import type { PartialSettings } from '../home/settings.ts'
+import { roundDeadlineFor } from './round-deadline.ts'
 import { servedSpan } from './served-span.ts'
 
 /** What a founder decides: the options of `midspan init`. */
@@ -54,7 +55,8 @@ export interface CreateOptions {
   readonly strategy: Charter['strategy']
   readonly ends: Charter['ends']
   readonly minClients: number
-  readonly roundDeadline: number
+  /** Milliseconds; what the model and the batches take on a slow machine where it is absent. */
+  readonly roundDeadline?: number | undefined
   readonly maxTokensPerClient: number
   /** Tokens; the model's context where it is absent. */
   readonly maxSequenceTokens?: number | undefined
@@ -139,7 +141,7 @@ export function charterOf (options: CreateOptions, model: Model): Omit<Charter, 
       gradientNormScope: options.gradientNormScope,
       gradientAccumulationSteps: options.accumulate,
       maxTokensPerClient: options.maxTokensPerClient,
-      roundDeadlineMs: options.roundDeadline,
+      roundDeadlineMs: options.roundDeadline ?? roundDeadlineFor(model, options),
       minClients: options.minClients
     },
     strategy: options.strategy,

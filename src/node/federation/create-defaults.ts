@@ -29,7 +29,6 @@ export const createDefaults = {
   strategy: 'client-batch',
   ends: { mode: 'shared' },
   minClients: 1,
-  roundDeadline: 60_000,
   maxTokensPerClient: 4096,
   maxClients: 32,
   cacheBytes: 2 ** 30

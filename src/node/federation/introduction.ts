@@ -5,7 +5,7 @@ import { UsageError } from '../../errors.ts'
 import { PartialModelStore, type ExpectedModel } from '../../model/checkpoint/store.ts'
 import { checkProtocols, protocolId, verifyCharter, type SignedCharter } from '../../protocols/charter/index.ts'
 import { DIRECTORY_PROTOCOL, DirectoryStream, type Announcement, type DirectoryScope, type DirectoryUpdate } from '../../protocols/directory/index.ts'
-import { looksLikeInvite, parseInvite, RefusedError, REFUSALS, sayHello, type Invite } from '../../protocols/hello/index.ts'
+import { clockDifference, looksLikeInvite, parseInvite, RefusedError, REFUSALS, sayHello, type Invite } from '../../protocols/hello/index.ts'
 import { fetchFromSeveral, type FetchSource } from '../../protocols/weights/index.ts'
 import { withDeadline } from '../../protocols/wire/wait.ts'
 import type { Home } from '../home/home.ts'
@@ -26,16 +26,13 @@ const MAX_MODEL_BYTES = 2 ** 40
 const HELLO_TIMEOUT_MS = 60_000
 const DIRECTORY_TIMEOUT_MS = 30_000
 
-/** Reads an invite's line or a server's multiaddr. Throws RefusedError for an invite that expired, and UsageError. */
+/**
+ * Reads an invite's line or a server's multiaddr. An invite that has expired by this machine's clock is read too: the server's clock
+ * decides. Throws RefusedError for what is no invite, and UsageError.
+ */
 export async function readTarget (text: string): Promise<Target> {
   if (looksLikeInvite(text)) {
     const invite = await parseInvite(text)
-    if (invite.expiresAtMs <= Date.now())
-      throw new RefusedError(
-        REFUSALS.inviteExpired,
-        'invite.expires',
-        `the invite expired at ${new Date(invite.expiresAtMs).toISOString()}`
-      )
     return { server: peerIdFromString(invite.server), addresses: invite.addresses.map((address) => multiaddr(address)), invite }
   }
   try {
@@ -58,18 +55,28 @@ export async function updateServers (home: Home, { server, addresses }: Target):
   await writeServers(home, [{ peerId: server.toString(), addresses: addresses.map(String) }, ...others])
 }
 
+/** Something that the user should know, such as a clock that is off. */
+export type NoticeEvent = { readonly type: 'notice', readonly text: string }
+
 /** Says hello to the target as a new peer. Resolves to its charter, verified. Throws RefusedError, the charter's and the wire's errors. */
 export async function introduce (
   node: MidspanNode,
   { server, addresses, invite }: Target,
   role: Role,
+  onNotice: (event: NoticeEvent) => void,
   signal: AbortSignal
 ): Promise<SignedCharter> {
+  if (invite !== undefined && invite.expiresAtMs <= Date.now()) {
+    const expired = new Date(invite.expiresAtMs).toISOString()
+    onNotice({ type: 'notice', text: `by this machine's clock the invite expired at ${expired}; the server is asked, whose clock decides` })
+  }
   const welcomed = await withDeadline('the server did not answer', HELLO_TIMEOUT_MS, signal, async (deadline) => {
     const stream = await open(node, { server, addresses }, protocolId('hello'), deadline)
     return await sayHello(stream, { agent: AGENT, role, invite: invite?.bytes }, deadline)
   })
   if (welcomed.role !== 'server') throw new RefusedError(REFUSALS.role, 'role', `${server.toString()} is a ${welcomed.role}, not a server`)
+  const clock = clockDifference(welcomed.timeMs, Date.now())
+  if (clock !== undefined) onNotice({ type: 'notice', text: `${clock}: set the one that is wrong` })
   const signed = await verifyCharter(welcomed.charter ?? new Uint8Array(0))
   if (invite !== undefined && signed.id !== invite.federation)
     throw new RefusedError(
@@ -170,7 +177,7 @@ export async function fetchModel (
     name: target.server.toString(),
     has: () => true,
     open: async (signal) => {
-      if (node.getConnections(target.server).length === 0) await introduce(node, target, role, signal)
+      if (node.getConnections(target.server).length === 0) await introduce(node, target, role, () => {}, signal)
       return await open(node, target, protocolId('weights'), signal)
     }
   }

@@ -16,7 +16,17 @@ import { withHome } from '../home/lock.ts'
 import { readConfig, updateConfig } from '../home/settings.ts'
 import { createMidspanNode } from '../network/libp2p.ts'
 import { serverMemory } from './block-memory.ts'
-import { askDirectory, fetchModel, introduce, openAtWorker, readTarget, updateServers, type FetchedModel, type FetchEvent } from './introduction.ts'
+import {
+  askDirectory,
+  fetchModel,
+  introduce,
+  openAtWorker,
+  readTarget,
+  updateServers,
+  type FetchedModel,
+  type FetchEvent,
+  type NoticeEvent
+} from './introduction.ts'
 import { placeServer } from './placement.ts'
 import { expectedModel, initialAdapters, tensorsOfSpan } from './servable-weights.ts'
 import { servedSpan } from './served-span.ts'
@@ -42,6 +52,7 @@ export type JoinServerEvent =
   | { readonly type: 'charter', readonly federation: { readonly id: string, readonly name: string }, readonly server: string }
   | { readonly type: 'check', readonly totalBytes: number, readonly doneBytes: number }
   | FetchEvent
+  | NoticeEvent
 
 /** What joining came to, with what of the model is here now. */
 export interface JoinedServer extends FetchedModel {
@@ -88,7 +99,7 @@ export async function joinAsServer (
     const node = await createMidspanNode({ privateKey: key, role: 'server', listen: [] })
     try {
       await node.start()
-      const signed = await introduce(node, target, 'server', signal)
+      const signed = await introduce(node, target, 'server', onEvent, signal)
       if (joined !== undefined && signed.id !== joined.id) throw new HomeInUseError(home.root)
       const { charter } = signed
       const federation = { id: signed.id, name: charter.name }

@@ -8,7 +8,7 @@ import { loadOrCreateIdentity } from '../home/identity.ts'
 import { withHome } from '../home/lock.ts'
 import { readConfig, updateConfig } from '../home/settings.ts'
 import { createMidspanNode } from '../network/libp2p.ts'
-import { fetchModel, introduce, readTarget, updateServers, type FetchedModel, type FetchEvent } from './introduction.ts'
+import { fetchModel, introduce, readTarget, updateServers, type FetchedModel, type FetchEvent, type NoticeEvent } from './introduction.ts'
 import { expectedModel, tensorsOfEnds } from './servable-weights.ts'
 
 /** The options of `midspan join` for a client. */
@@ -28,6 +28,7 @@ export interface JoinOptions {
 export type JoinEvent =
   | { readonly type: 'charter', readonly federation: { readonly id: string, readonly name: string }, readonly server: string }
   | FetchEvent
+  | NoticeEvent
 
 /** What joining came to, with what of the model is here now. */
 export interface Joined extends FetchedModel {
@@ -69,7 +70,7 @@ export async function joinFederation (
     const node = await createMidspanNode({ privateKey: key, role: 'client', listen: [] })
     try {
       await node.start()
-      const signed = await introduce(node, target, 'client', signal)
+      const signed = await introduce(node, target, 'client', onEvent, signal)
       if (joined !== undefined && signed.id !== joined.id) throw new HomeInUseError(home.root)
       const { charter } = signed
       const federation = { id: signed.id, name: charter.name }

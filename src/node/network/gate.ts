@@ -1,6 +1,8 @@
 import type { Connection, PeerId, Stream } from '@libp2p/interface'
 import { RefusedError, REFUSALS } from '../../protocols/hello/index.ts'
+import { ABORT_TIMEOUT_MS } from '../../protocols/wire/constants.ts'
 import { ControlStream } from '../../protocols/wire/control.ts'
+import { streamClosed } from '../../protocols/wire/wait.ts'
 import { FailureSchema } from '../../protocols/wire/wire_pb.ts'
 import type { HandleOptions, Logger, ProtocolHandler } from '../../roles/context.ts'
 import { UnreachableError } from './dial.ts'
@@ -158,6 +160,8 @@ export class Gate {
         await handler(stream, connection.remotePeer)
       } catch (error) {
         this.#logger.warn({ peer: connection.remotePeer.toString(), protocol, err: error }, 'a stream failed')
+        // A handler that told the peer why has ended its side: a reset right behind the reason could reach the peer first.
+        if (stream.writeStatus !== 'writable') await streamClosed(stream, ABORT_TIMEOUT_MS)
         if (stream.status === 'open') stream.abort(error as Error)
       }
     }, { maxInboundStreams })

@@ -6,6 +6,7 @@ import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { UsageError } from '../../errors.ts'
 import { MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES } from '../../protocols/wire/constants.ts'
+import { StrangersGarbage } from '../process/collection.ts'
 import { AGENT } from '../process/version.ts'
 import { addressKey } from './address-key.ts'
 import { ConnectionGuard, guardConnection, guardedYamux } from './connection-guard.ts'
@@ -61,6 +62,7 @@ export function roleAmong (protocols: readonly string[]): Role | undefined {
 export async function createMidspanNode (options: NodeOptions): Promise<MidspanNode> {
   const silenceTimeoutMs = options.silenceTimeoutMs ?? SILENCE_TIMEOUT_MS
   const inbound = new InboundLimits({ maxConnections: options.maxConnections ?? MAX_CONNECTIONS })
+  const garbage = new StrangersGarbage()
   const node = await createLibp2p({
     privateKey: options.privateKey,
     start: false,
@@ -86,7 +88,10 @@ export async function createMidspanNode (options: NodeOptions): Promise<MidspanN
     connectionGater: {
       denyInboundConnection: (connection) => {
         const place = placeOf(connection)
-        connection.addEventListener('close', () => { inbound.leave(place) }, { once: true })
+        connection.addEventListener('close', () => {
+          inbound.leave(place)
+          garbage.connectionClosed()
+        }, { once: true })
         return !inbound.arrive(place, addressKey(connection.remoteAddr), (reason) => { connection.abort(reason) })
       }
     },

@@ -7,7 +7,8 @@ import { BadMessageError } from '../wire/errors.ts'
 import { remoteErrorOf } from '../wire/failure.ts'
 import { plainText } from '../wire/text.ts'
 import { FailureSchema } from '../wire/wire_pb.ts'
-import { isRefusalCode, RefusedError } from './errors.ts'
+import { clockDifference } from './clock.ts'
+import { isRefusalCode, RefusedError, REFUSALS } from './errors.ts'
 import type { Answer, Hello } from './hello_pb.ts'
 import { asGreeter, helloOf } from './messages.ts'
 
@@ -28,6 +29,8 @@ export interface Welcomed {
   readonly role: string
   /** The signed charter, not verified; undefined for a peer that has pinned one. */
   readonly charter: Uint8Array | undefined
+  /** The time by the host's clock, in milliseconds since 1970, where the host says it. */
+  readonly timeMs: number | undefined
 }
 
 /**
@@ -45,7 +48,7 @@ export async function sayHello (stream: Stream, greeting: Greeting, signal: Abor
       ? await readCharter(control, welcome.charterLength, signal)
       : undefined
     await control.close(signal)
-    return { agent: plainText(welcome.agent), role: plainText(welcome.role), charter }
+    return { agent: plainText(welcome.agent), role: plainText(welcome.role), charter, timeMs: numberOf(welcome.timeMs) }
   } catch (error) {
     control.abort(error as Error)
     throw error
@@ -55,10 +58,15 @@ export async function sayHello (stream: Stream, greeting: Greeting, signal: Abor
 function welcomeIn ({ answer }: Answer) {
   if (answer.case === 'welcome') return answer.value
   if (answer.case !== 'refusal') throw new BadMessageError('an answer to a hello that is neither a welcome nor a refusal')
-  const { code, field, message } = answer.value
-  throw isRefusalCode(code)
-    ? new RefusedError(code, plainText(field), plainText(message))
-    : remoteErrorOf(create(FailureSchema, { code, message }))
+  const { code, field, message, timeMs } = answer.value
+  if (!isRefusalCode(code)) throw remoteErrorOf(create(FailureSchema, { code, message }))
+  const isExpiry = code === REFUSALS.inviteExpired || code === REFUSALS.certificateExpired
+  const clock = isExpiry ? clockDifference(numberOf(timeMs), Date.now()) : undefined
+  throw new RefusedError(code, plainText(field), `${plainText(message)}${clock === undefined ? '' : `; ${clock}, which decides`}`)
+}
+
+function numberOf (value: bigint | undefined): number | undefined {
+  return value === undefined ? undefined : Number(value)
 }
 
 async function readCharter (control: ControlStream<Hello, Answer>, length: number, signal: AbortSignal): Promise<Uint8Array> {

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/hello/hello.proto.
  */
 export const file_protocols_hello_hello: GenFile = /*@__PURE__*/
-  fileDesc("Chtwcm90b2NvbHMvaGVsbG8vaGVsbG8ucHJvdG8SEG1pZHNwYW4uaGVsbG8udjEi2wEKBUhlbGxvEg0KBWFnZW50GAEgASgJEgwKBHJvbGUYAiABKAkSOQoJcHJvdG9jb2xzGAMgAygLMiYubWlkc3Bhbi5oZWxsby52MS5IZWxsby5Qcm90b2NvbHNFbnRyeRISCgpmZWRlcmF0aW9uGAQgASgMEg4KBmludml0ZRgFIAEoDBIPCgdsZWF2aW5nGAYgASgIEhMKC2NlcnRpZmljYXRlGAcgASgMGjAKDlByb3RvY29sc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiPgoHV2VsY29tZRINCgVhZ2VudBgBIAEoCRIMCgRyb2xlGAIgASgJEhYKDmNoYXJ0ZXJfbGVuZ3RoGAMgASgNIjcKB1JlZnVzYWwSDAoEY29kZRgBIAEoCRINCgVmaWVsZBgCIAEoCRIPCgdtZXNzYWdlGAMgASgJIm4KBkFuc3dlchIsCgd3ZWxjb21lGAEgASgLMhkubWlkc3Bhbi5oZWxsby52MS5XZWxjb21lSAASLAoHcmVmdXNhbBgCIAEoCzIZLm1pZHNwYW4uaGVsbG8udjEuUmVmdXNhbEgAQggKBmFuc3dlciIpCgZJbnZpdGUSDAoEYm9keRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwihQEKCkludml0ZUJvZHkSEgoKZmVkZXJhdGlvbhgBIAEoDBIOCgZzZXJ2ZXIYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygMEgwKBHJvbGUYBCABKAkSFQoNZXhwaXJlc19hdF9tcxgFIAEoBBIMCgR1c2VzGAYgASgNEg0KBW5vbmNlGAcgASgMIm4KD0NlcnRpZmljYXRlQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEgwKBHBlZXIYAiABKAkSDAoEcm9sZRgDIAEoCRIUCgxpc3N1ZWRfYXRfbXMYBCABKAQSFQoNZXhwaXJlc19hdF9tcxgFIAEoBCJFCg9SZXZvY2F0aW9uc0JvZHkSEgoKZmVkZXJhdGlvbhgBIAEoDBIPCgd2ZXJzaW9uGAIgASgEEg0KBXBlZXJzGAMgAygJYgZwcm90bzM");
+  fileDesc("Chtwcm90b2NvbHMvaGVsbG8vaGVsbG8ucHJvdG8SEG1pZHNwYW4uaGVsbG8udjEi2wEKBUhlbGxvEg0KBWFnZW50GAEgASgJEgwKBHJvbGUYAiABKAkSOQoJcHJvdG9jb2xzGAMgAygLMiYubWlkc3Bhbi5oZWxsby52MS5IZWxsby5Qcm90b2NvbHNFbnRyeRISCgpmZWRlcmF0aW9uGAQgASgMEg4KBmludml0ZRgFIAEoDBIPCgdsZWF2aW5nGAYgASgIEhMKC2NlcnRpZmljYXRlGAcgASgMGjAKDlByb3RvY29sc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiYAoHV2VsY29tZRINCgVhZ2VudBgBIAEoCRIMCgRyb2xlGAIgASgJEhYKDmNoYXJ0ZXJfbGVuZ3RoGAMgASgNEhQKB3RpbWVfbXMYBCABKARIAIgBAUIKCghfdGltZV9tcyJZCgdSZWZ1c2FsEgwKBGNvZGUYASABKAkSDQoFZmllbGQYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIUCgd0aW1lX21zGAQgASgESACIAQFCCgoIX3RpbWVfbXMibgoGQW5zd2VyEiwKB3dlbGNvbWUYASABKAsyGS5taWRzcGFuLmhlbGxvLnYxLldlbGNvbWVIABIsCgdyZWZ1c2FsGAIgASgLMhkubWlkc3Bhbi5oZWxsby52MS5SZWZ1c2FsSABCCAoGYW5zd2VyIikKBkludml0ZRIMCgRib2R5GAEgASgMEhEKCXNpZ25hdHVyZRgCIAEoDCKFAQoKSW52aXRlQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEg4KBnNlcnZlchgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAwSDAoEcm9sZRgEIAEoCRIVCg1leHBpcmVzX2F0X21zGAUgASgEEgwKBHVzZXMYBiABKA0SDQoFbm9uY2UYByABKAwibgoPQ2VydGlmaWNhdGVCb2R5EhIKCmZlZGVyYXRpb24YASABKAwSDAoEcGVlchgCIAEoCRIMCgRyb2xlGAMgASgJEhQKDGlzc3VlZF9hdF9tcxgEIAEoBBIVCg1leHBpcmVzX2F0X21zGAUgASgEIkUKD1Jldm9jYXRpb25zQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEg8KB3ZlcnNpb24YAiABKAQSDQoFcGVlcnMYAyADKAliBnByb3RvMw");
 
 /**
  * The first thing a peer says on a connection.
@@ -97,6 +97,13 @@ export type Welcome = Message<"midspan.hello.v1.Welcome"> & {
    * @generated from field: uint32 charter_length = 3;
    */
   charterLength: number;
+
+  /**
+   * The time by this peer's clock, in milliseconds since 1970.
+   *
+   * @generated from field: optional uint64 time_ms = 4;
+   */
+  timeMs?: bigint | undefined;
 };
 
 /**
@@ -128,6 +135,13 @@ export type Refusal = Message<"midspan.hello.v1.Refusal"> & {
    * @generated from field: string message = 3;
    */
   message: string;
+
+  /**
+   * The time by this peer's clock, in milliseconds since 1970.
+   *
+   * @generated from field: optional uint64 time_ms = 4;
+   */
+  timeMs?: bigint | undefined;
 };
 
 /**

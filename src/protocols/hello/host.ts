@@ -24,6 +24,8 @@ export interface HelloHostOptions {
   readonly left: (peer: PeerId) => void
   /** Resolves to the role that the peer's node advertises by identify, or to `none`. */
   readonly advertised: (peer: PeerId) => Promise<string>
+  /** The time, in milliseconds since 1970; the system's clock unless given. */
+  readonly now?: () => number
 }
 
 /** A peer says hello once a connection; more than this in a minute is a fault or an attack. */
@@ -64,7 +66,7 @@ export class HelloHost {
         control.abort(error as Error)
         throw error
       }
-      await control.write(refusalOf(error), undefined, signal)
+      await control.write(this.#refusal(error), undefined, signal)
       await control.close(signal)
       return false
     }
@@ -117,7 +119,16 @@ export class HelloHost {
   }
 
   #welcomeMessage (charterLength: number): Answer {
-    return create(AnswerSchema, { answer: { case: 'welcome', value: { agent: this.#options.agent, role: 'server', charterLength } } })
+    const { agent } = this.#options
+    return create(AnswerSchema, { answer: { case: 'welcome', value: { agent, role: 'server', charterLength, timeMs: this.#timeMs } } })
+  }
+
+  #refusal ({ code, field, message }: RefusedError): Answer {
+    return create(AnswerSchema, { answer: { case: 'refusal', value: { code, field, message, timeMs: this.#timeMs } } })
+  }
+
+  get #timeMs (): bigint {
+    return BigInt(this.#options.now?.() ?? Date.now())
   }
 }
 
@@ -145,8 +156,4 @@ function checkAdvertised (role: string, advertised: string): void {
       ? `this peer asks to be a ${role}, and its node does not advertise /midspan/role/${role}/1.0.0 by identify`
       : `this peer asks to be a ${role}, and its node advertises the role ${advertised}`
   )
-}
-
-function refusalOf (error: RefusedError): Answer {
-  return create(AnswerSchema, { answer: { case: 'refusal', value: { code: error.code, field: error.field, message: error.message } } })
 }

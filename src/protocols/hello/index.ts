@@ -1,6 +1,7 @@
 export * from './admission.ts'
 export * from './certificate-admission.ts'
 export * from './certificate.ts'
+export * from './clock.ts'
 export * from './errors.ts'
 export * from './greet.ts'
 export * from './host.ts'

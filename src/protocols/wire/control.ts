@@ -93,7 +93,7 @@ export class ControlStream<Out extends Message, In extends Message> {
 
   /** Tells the peer why, where it can still be told, and resets the stream. */
   abort (error: Error): void {
-    tellAndReset(this.#stream, this.#sink, error, () => [new Uint8ArrayList(controlHead({ failure: failureOf(error) }))])
+    void tellAndReset(this.#stream, this.#sink, error, () => [new Uint8ArrayList(controlHead({ failure: failureOf(error) }))])
   }
 
   async #read (): Promise<ControlFrame<In>> {
@@ -135,20 +135,31 @@ function controlFormat (maxMessageBytes: number, maxPayloadBytes: number): Frame
 }
 
 /**
- * Sends a last frame and the stream's end, and resets the stream where the peer has not ended its side within a grace. A reset right
- * behind the frame would make some implementations drop the frame unread. Where a frame is half sent, nothing can be told, and the stream
- * is reset at once.
+ * Sends a last frame and the stream's end, and resets the stream where the peer has not ended its side in time. A reset right behind the
+ * frame would make some implementations drop the frame unread. A frame that is being sent is finished first: half a frame cannot be read,
+ * nor can what follows it. Resolves when `lastFrame` will not be called any more.
  */
-export function tellAndReset (stream: Stream, sink: StreamSink, error: Error, lastFrame: () => Iterable<Uint8ArrayList>): void {
-  if (sink.busy || stream.writeStatus !== 'writable' || !sendNow(sink, lastFrame)) {
-    resetWhenSent(stream, error)
-    return
+export async function tellAndReset (
+  stream: Stream,
+  sink: StreamSink,
+  error: Error,
+  lastFrame: () => Iterable<Uint8ArrayList>
+): Promise<void> {
+  if (stream.status !== 'open') return
+  const limit = new AbortController()
+  const reset = (): void => {
+    limit.abort(error)
+    stream.abort(error)
   }
-  const grace = AbortSignal.timeout(ABORT_TIMEOUT_MS)
-  const reset = (): void => { stream.abort(error) }
-  grace.addEventListener('abort', reset)
-  stream.addEventListener('close', () => { grace.removeEventListener('abort', reset) })
-  stream.close({ signal: grace }).then(async () => { await stream.closeRead() }).catch(reset)
+  const timer = setTimeout(reset, ABORT_TIMEOUT_MS)
+  stream.addEventListener('close', () => { clearTimeout(timer) }, { once: true })
+  const tell = (): void => {
+    if (stream.writeStatus !== 'writable' || !sendNow(sink, lastFrame)) resetWhenSent(stream, reset)
+    else stream.close({ signal: limit.signal }).then(async () => { await stream.closeRead() }).catch(reset)
+  }
+  // What does not have to wait leaves at once: whoever calls this may close the connection next.
+  if (!sink.busy) tell()
+  else await sink.exclusively(async () => { tell() }, limit.signal).catch(reset)
 }
 
 /** Sends a frame as far as the stream takes it. Returns whether there was one, and somebody to send it to. */
@@ -165,17 +176,8 @@ function sendNow (sink: StreamSink, frame: () => Iterable<Uint8ArrayList>): bool
   return hasBytes
 }
 
-/** Resets a stream once its bytes have left, or after a while. */
-function resetWhenSent (stream: Stream, error: Error): void {
-  if (stream.writeBufferLength === 0) {
-    stream.abort(error)
-    return
-  }
-  const reset = (): void => {
-    clearTimeout(timer)
-    stream.removeEventListener('idle', reset)
-    stream.abort(error)
-  }
-  const timer = setTimeout(reset, ABORT_TIMEOUT_MS)
-  stream.addEventListener('idle', reset)
+/** Resets a stream once its bytes have left. */
+function resetWhenSent (stream: Stream, reset: () => void): void {
+  if (stream.writeBufferLength === 0) reset()
+  else stream.addEventListener('idle', reset, { once: true })
 }

@@ -6,7 +6,7 @@ import { decodeBody, encodeBody, maxBodyBytes } from './body.ts'
 import type { Channel, ChannelOptions, FrameInfo, Received, Traffic } from './channel-types.ts'
 import { CLOSE_TIMEOUT_MS } from './constants.ts'
 import { tellAndReset } from './control.ts'
-import { ChannelClosedError, ChannelResetError, FrameTruncatedError, RemoteError } from './errors.ts'
+import { ChannelClosedError, FrameTruncatedError, RemoteError } from './errors.ts'
 import { failureOf, remoteErrorOf } from './failure.ts'
 import { decodeFrames, type FramePart } from './framing.ts'
 import type { Agreement, Medium } from './handshake.ts'
@@ -36,8 +36,10 @@ export class SealedChannel<Out extends Message, In extends Message> implements C
   /** Why nothing more can be sent or received. */
   #ended: Error | undefined
   #saidGoodbye = false
-  /** The stream was reset while a frame was on its way: nothing can be said any more, and that frame still has its turn. */
+  /** The stream broke while a frame was on its way: nothing can be said any more, and that frame still has its turn. */
   #broken = false
+  /** This side ended the session: the frame on its way is finished, so that the peer can read the reason behind it. */
+  #gaveUp = false
 
   constructor (medium: Medium, options: ChannelOptions<Out, In>, side: Side, { sessionId, c2s, s2c }: Agreement) {
     this.#medium = medium
@@ -109,13 +111,14 @@ export class SealedChannel<Out extends Message, In extends Message> implements C
   abort (error: Error): void {
     if (this.#ended !== undefined) return
     const { stream, sink } = this.#medium
-    tellAndReset(
+    this.#gaveUp = true
+    const told = tellAndReset(
       stream,
       sink,
       error,
       () => this.#saidGoodbye ? [] : this.#sealer.seal('failure', [toBinary(FailureSchema, failureOf(error))])
     )
-    this.#end(error)
+    this.#end(error, told)
   }
 
   async #next (): Promise<Received<In>> {
@@ -188,7 +191,7 @@ export class SealedChannel<Out extends Message, In extends Message> implements C
   async #sendFrame (kind: FrameKind, parts: readonly Uint8Array[]): Promise<void> {
     try {
       for (const record of this.#sealer.seal(kind, parts)) {
-        if (this.#ended !== undefined) throw this.#ended
+        if (this.#ended !== undefined && !this.#gaveUp) throw this.#ended
         await this.#medium.sink.write(record)
       }
     } catch (error) {
@@ -201,9 +204,12 @@ export class SealedChannel<Out extends Message, In extends Message> implements C
     this.#tellFrame('sent', kind, this.#sentFrames++, parts.reduce((sum, part) => sum + part.byteLength, 0))
   }
 
-  /** Why the peer reset the stream, where it said so before and nobody has read it yet; otherwise the error. */
+  /**
+   * Why the peer ended the stream, where it said so before and nobody has read it yet; otherwise the error. The stream may be reset by the
+   * peer, or closed with its connection.
+   */
   async #lastWords (error: Error): Promise<Error> {
-    if (!(error instanceof ChannelResetError) || this.#ended !== undefined) return error
+    if (this.#ended !== undefined) return error
     this.#broken = true
     this.#medium.source.fail(error)
     try {
@@ -222,11 +228,12 @@ export class SealedChannel<Out extends Message, In extends Message> implements C
     return this.#ended
   }
 
-  /** Ends the session for all callers, and its keys. */
-  #end (reason: Error): void {
+  /** Ends the session for all callers, and its keys; the key of this side once the reason has been told, where that is being done. */
+  #end (reason: Error, told?: Promise<void>): void {
     if (this.#ended !== undefined) return
     this.#ended = reason
-    this.#sealer.destroy()
+    if (told === undefined) this.#sealer.destroy()
+    else void told.then(() => { this.#sealer.destroy() })
     this.#opener.destroy()
     this.#medium.source.fail(reason)
     // What a peer went on sending would gather unread.

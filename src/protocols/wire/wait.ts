@@ -1,3 +1,4 @@
+import type { Stream } from '@libp2p/interface'
 import { ChannelTimeoutError } from './errors.ts'
 
 /** Settles as the promise does; rejects with the signal's reason as soon as it aborts. */
@@ -35,4 +36,16 @@ export async function withDeadline<T> (
   } finally {
     clearTimeout(timer)
   }
+}
+
+/** Resolves when a stream is closed, whoever closed it and however, or when the time is up. */
+export async function streamClosed (stream: Stream, timeoutMs: number): Promise<void> {
+  if (stream.status !== 'open') return
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, timeoutMs)
+    stream.addEventListener('close', () => {
+      clearTimeout(timer)
+      resolve()
+    }, { once: true })
+  })
 }

@@ -25,7 +25,7 @@ export interface Client {
   readonly fellBack: boolean
 }
 
-/** Opens a client's parts, from what its home keeps. The caller closes the device of its runtime. */
+/** Opens a client's parts, from what its home keeps. The caller closes its runtime. */
 export async function openClient (context: ClientContext): Promise<Client> {
   const { charter, charterHash, client: { partition }, paths, settings, logger } = context
   const path = join(paths.state, 'training.safetensors')
@@ -45,7 +45,7 @@ export async function openClient (context: ClientContext): Promise<Client> {
     const leftOut = new LeftOutServers(context)
     return { context, runtime, sessions, leftOut, adapters, state, secret, lock, fellBack }
   } catch (error) {
-    await runtime.device.close()
+    await runtime.close()
     throw error
   }
 }

@@ -4,6 +4,7 @@ import { openClient } from './client.ts'
 import { evaluate } from './operations/evaluate.ts'
 import { exportTrained } from './operations/export.ts'
 import { generate } from './operations/generate.ts'
+import { preview } from './operations/preview.ts'
 import { train } from './operations/train.ts'
 import { middleOf, serverChoice } from './server-route.ts'
 
@@ -31,11 +32,12 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
         }
     }),
     operations: {
+      preview: (parameters, signal) => preview(client, parameters, signal),
       train: (parameters, signal) => train(client, parameters, signal),
       evaluate: (parameters, signal) => evaluate(client, parameters, signal),
       generate: (parameters, signal) => generate(client, parameters, signal),
       export: (parameters, signal) => exportTrained(client, parameters, signal)
     },
-    stop: async () => { await (stopped ??= runtime.device.close()) }
+    stop: async () => { await (stopped ??= runtime.close()) }
   }
 }

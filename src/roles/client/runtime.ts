@@ -3,8 +3,7 @@ import { checkWeights, clientTensors, type Model } from '../../model/families/in
 import { Boundary } from '../../model/privacy/boundary.ts'
 import type { Device } from '../../model/runtime/device.ts'
 import { openDevice } from '../../model/runtime/open.ts'
-import { loadTokenizer } from '../../model/text/load.ts'
-import type { Tokenizer } from '../../model/text/tokenizer.ts'
+import { TokenizerThread } from '../../model/text/threads/tokenizer-thread.ts'
 import { loadClientModel, type ClientModel } from '../../model/training/client-model.ts'
 import { Parameters } from '../../model/training/parameters.ts'
 import type { Charter, Partition } from '../../protocols/charter/schema.ts'
@@ -26,25 +25,32 @@ export interface ClientRuntime {
   readonly directory: ModelDirectory
   readonly clientModel: ClientModel
   readonly parameters: Parameters
-  readonly tokenizer: Tokenizer
+  readonly tokenizer: TokenizerThread
   readonly boundary: Boundary
+  /** Frees everything. Called again, it does nothing. */
+  close (): Promise<void>
 }
 
-/** Opens the device and loads the client's part of the model. The caller closes the device, which frees everything. */
+/** Opens the device and loads the client's part of the model. The caller closes what is returned. */
 export async function openClientRuntime ({ charter, partition, modelPath, role }: RuntimeSettings): Promise<ClientRuntime> {
   const { device: kind, threads, compute, weights: format, residuals: policy, residualBytes } = role
   const model = charteredModel(charter)
   const directory = await openModelDirectory(modelPath)
   checkWeights(model, directory, clientTensors(model, partition))
-  const tokenizer = await loadTokenizer(modelPath)
-  const device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
+  const tokenizer = new TokenizerThread(modelPath)
+  let device: Device | undefined
+  const close = async (): Promise<void> => {
+    await tokenizer.close()
+    await device?.close()
+  }
   try {
+    device = await openDevice(kind, { compute, ...(threads === undefined ? {} : { threads }) })
     const clientModel = await loadClientModel(device, model, directory, partition, trainableOf(charter), { format, policy, residualBytes })
     const parameters = await Parameters.create(device, clientModel.weights.trained)
     const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: charter.wire })
-    return { device, model, directory, clientModel, parameters, tokenizer, boundary }
+    return { device, model, directory, clientModel, parameters, tokenizer, boundary, close }
   } catch (error) {
-    await device.close()
+    await close()
     throw error
   }
 }

@@ -2,6 +2,8 @@ import type { Message } from '@bufbuild/protobuf'
 import type { PeerId, Stream } from '@libp2p/interface'
 import { MidspanError } from '../../errors.ts'
 import { acceptChannel, type Channel, type ChannelOptions } from '../../protocols/wire/channel.ts'
+import { ABORT_TIMEOUT_MS } from '../../protocols/wire/constants.ts'
+import { streamClosed } from '../../protocols/wire/wait.ts'
 import type { RoleContext } from '../context.ts'
 import { idleTimeoutOf } from '../message-limits.ts'
 
@@ -63,7 +65,10 @@ export class Sessions {
   ): Promise<void> {
     this.#protocols.push(protocol)
     await this.#context.handle(protocol, async (stream, remotePeer) => {
-      const session = this.#run(stream, remotePeer, { ...options, protocol }, serve)
+      const session = this.#run(stream, remotePeer, { ...options, protocol }, serve).finally(async () => {
+        // The node stops next, and would cut the connection before the client has read why.
+        if (this.#signal.aborted) await streamClosed(stream, ABORT_TIMEOUT_MS)
+      })
       this.#open.set(session, { peer: remotePeer.toString(), kind: protocol.split('/')[2] ?? protocol })
       await session.finally(() => { this.#open.delete(session) })
     }, { maxInboundStreams: options.maxStreams })

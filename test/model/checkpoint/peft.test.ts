@@ -188,6 +188,24 @@ describe('an adapter directory', () => {
     else await expect(read).rejects.toThrow(`sets init_lora_weights to ${config.init_lora_weights}`)
   })
 
+  it.each(['init pissa', 'init pissa_niter_4', 'init olora', 'init corda', 'init lora_ga'])(
+    'that PEFT makes with %s is refused with how to convert it, and read once PEFT has converted it',
+    async (kind) => {
+      const { config } = kinds[kind]!
+      await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
+      const write = async (changes: object): Promise<void> => {
+        await writeFile(join(dir, 'adapter_config.json'), JSON.stringify({ ...config, r: 1, ...changes }))
+      }
+      await write({})
+      await expect(readPeftAdapter(dir)).rejects.toMatchObject({
+        next: expect.stringContaining('path_initial_model_for_weight_conversion') as string
+      })
+      // The conversion doubles rank and alpha, and leaves a plain beginning.
+      await write({ r: 2, lora_alpha: 16, init_lora_weights: true })
+      expect(await readPeftAdapter(dir)).toMatchObject({ r: 2, alpha: 16, tensors })
+    }
+  )
+
   it.each([
     ['velora_config', { rank: 1 }], ['monteclora_config', {}], ['kasa_config', { beta: 1 }], ['use_bdlora', { target_modules_bd_a: [] }],
     ['arrow_config', { top_k: 3 }], ['a_setting_of_tomorrow', 'yes'], ['init_lora_weights', 'tomorrow'], ['use_qalora', true]

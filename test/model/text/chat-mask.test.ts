@@ -34,6 +34,22 @@ const families: Readonly<Record<string, Family>> = {
       "{%- for m in rest %}{%- if m.role == 'user' %}{%- if loop.last or loop.index0 == (rest | length) - 2 %}{{- '[INST] ' + (system + '\n\n' if system is defined else '') + m.content + '[/INST]' }}{%- else %}{{- '[INST] ' + m.content + '[/INST]' }}{%- endif %}{%- else %}{{- ' ' + m.content + eos_token }}{%- endif %}{%- endfor %}",
     special: ['<s>', '</s>', '[INST]', '[/INST]'], eos: ['</s>'], bos: '<s>', system: true
   },
+  // Without tools. It writes the system message into the last message alone, which in training is an answer.
+  'Mistral Nemo': {
+    template: '{%- if messages[0]["role"] == "system" %}\n    {%- set system_message = messages[0]["content"] %}\n    {%- set loop_messages = messages[1:] %}\n{%- else %}\n    {%- set loop_messages = messages %}\n{%- endif %}\n' +
+      '{%- if not tools is defined %}\n    {%- set tools = none %}\n{%- endif %}\n{%- set user_messages = loop_messages | selectattr("role", "equalto", "user") | list %}\n\n{#- Roles have to alternate. #}\n{%- set ns = namespace() %}\n{%- set ns.index = 0 %}\n' +
+      '{%- for message in loop_messages %}\n    {%- if not (message.role == "tool" or message.role == "tool_results" or (message.tool_calls is defined and message.tool_calls is not none)) %}\n        {%- if (message["role"] == "user") != (ns.index % 2 == 0) %}\n            {{- raise_exception("roles must alternate") }}\n        {%- endif %}\n        {%- set ns.index = ns.index + 1 %}\n    {%- endif %}\n{%- endfor %}\n\n' +
+      '{{- bos_token }}\n{%- for message in loop_messages %}\n    {%- if message["role"] == "user" %}\n        {%- if tools is not none and (message == user_messages[-1]) %}\n            {{- "[AVAILABLE_TOOLS][" }}\n            {{- "[/AVAILABLE_TOOLS]" }}\n        {%- endif %}\n        {%- if loop.last and system_message is defined %}\n            {{- "[INST]" + system_message + "\\n\\n" + message["content"] + "[/INST]" }}\n        {%- else %}\n            {{- "[INST]" + message["content"] + "[/INST]" }}\n        {%- endif %}\n' +
+      '    {%- elif message["role"] == "assistant" %}\n        {{- message["content"] + eos_token }}\n    {%- else %}\n        {{- raise_exception("Only user and assistant roles are supported") }}\n    {%- endif %}\n{%- endfor %}\n',
+    special: ['<s>', '</s>', '[INST]', '[/INST]', '[AVAILABLE_TOOLS]', '[/AVAILABLE_TOOLS]'], eos: ['</s>'], bos: '<s>', system: false
+  },
+  // Without tools. It writes a system message of its own where there is none.
+  'Qwen2.5': {
+    template: "{%- if messages[0]['role'] == 'system' %}\n    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}\n{%- else %}\n    {{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}\n{%- endif %}\n" +
+      "{%- for message in messages %}\n    {%- if (message.role == \"user\") or (message.role == \"system\" and not loop.first) or (message.role == \"assistant\" and not message.tool_calls) %}\n        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n    {%- elif message.role == \"assistant\" %}\n        {{- '<|im_start|>' + message.role }}\n        {%- if message.content %}\n            {{- '\\n' + message.content }}\n        {%- endif %}\n        {{- '<|im_end|>\\n' }}\n    {%- endif %}\n{%- endfor %}\n" +
+      "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n",
+    special: ['<|endoftext|>', '<|im_start|>', '<|im_end|>'], eos: ['<|im_end|>', '<|endoftext|>'], system: true
+  },
   Qwen3: {
     template: "{%- set ns = namespace(last=-1) %}{%- for m in messages %}{%- if m.role == 'user' %}{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}" +
       "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}{%- if m.role == 'assistant' %}{%- set content = m.content.split('</think>')[-1].lstrip('\n') %}" +
@@ -105,6 +121,12 @@ describe('issue 9, A2 and A6: a conversation', () => {
     expect(mask('{{ messages[1].content }}{{ messages[2].content }}')).toEqual({ reason: 'the chat template leaves out message 1, by the system' })
     expect(mask('{{ messages[0].content }}{{ messages[2].content }}{{ messages[1].content }}{{ messages[2].content }}'))
       .toMatchObject({ reason: expect.stringContaining('writes answer 3 among other messages') as string })
+  })
+
+  it('is refused by name where Mistral Nemo\'s template would drop the system message', () => {
+    const messages = [{ role: 'system', content: 's' }, { role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }]
+    expect(maskChat(messages, (i) => i === 2, tokenizerOf(families['Mistral Nemo']!)))
+      .toEqual({ reason: 'the chat template leaves out message 1, by the system' })
   })
 
   it('is marked by the generation blocks of a template that has them', () => {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { encodeRecord, loadDataset, type Dataset, type DatasetOptions } from '../../../src/model/text/dataset.ts'
+import { encodeRecord, firstRecords, loadDataset, type Dataset, type DatasetOptions, type FirstRecords } from '../../../src/model/text/dataset.ts'
 import { MAX_LINE_BYTES, readLines } from '../../../src/model/text/lines.ts'
 import { parseRecord } from '../../../src/model/text/records.ts'
 import type { Tokenizer } from '../../../src/model/text/tokenizer.ts'
@@ -48,6 +48,66 @@ async function load (
 }
 
 const shown = ({ examples }: Dataset): Array<[number[], string]> => examples.map(({ ids, lossMask }) => [[...ids], lossMask.join('')])
+
+describe('the first records of data', () => {
+  const lines = '{"text":"a b"}\nnonsense\n{"prompt":"a ","completion":"c"}\n{"text":"d"}\nnonsense\n'
+  const first = async (wanted: number, name: string): Promise<FirstRecords> => {
+    await writeFile(join(dir, name), lines)
+    return await firstRecords([join(dir, name)], wanted, plain, { lossOn: 'completion' })
+  }
+
+  it('are those that can be used, with the text of each token and where it counts', async () => {
+    const { records, badLineCount, badLines } = await first(2, 'first.jsonl')
+    expect(records.map(({ line, texts, lossMask }) => [line, texts.map((each) => each.trim()), lossMask.join('')])).toEqual([
+      [1, ['<s>', 'a', 'b', '</s>'], '0111'],
+      [3, ['<s>', 'a', 'c', '</s>'], '0011']
+    ])
+    expect([badLineCount, badLines]).toEqual([1, [{ line: 2, reason: 'is not valid JSON' }]])
+  })
+
+  it('are all where there are fewer', async () => {
+    const { records, badLineCount } = await first(9, 'few.jsonl')
+    expect([records.length, badLineCount]).toEqual([3, 2])
+  })
+
+  it('are refused where none can be used', async () => {
+    await writeFile(join(dir, 'none.jsonl'), 'nonsense\n')
+    await expect(firstRecords([join(dir, 'none.jsonl')], 1, plain, { lossOn: 'completion' }))
+      .rejects.toThrow(/holds no usable record: line 1 is not valid JSON/)
+  })
+})
+
+describe('a conversation of a template that ends the last answer alone', () => {
+  const open = tokenizer({
+    chat_template:
+      '<s> {% for m in messages %}{{ m.role }}: {{ m.content }} {% if m.role == "assistant" and loop.last %}</s> {% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}'
+  })
+  const turns = (...contents: string[]): object[] => contents.map((content, i) => ({ role: i % 2 === 0 ? 'user' : 'assistant', content }))
+  const words = (ids: readonly number[]): string => open.decode(ids, { skipSpecialTokens: false })
+  const counted = ({ examples }: Dataset): Array<[string, string]> =>
+    examples.map(({ ids, lossMask }) => [words([...ids]), words([...ids].filter((_, i) => lossMask[i] === 1))])
+
+  it('is a sequence for each answer, which is learnt with its end', async () => {
+    const record = { messages: turns('a', 'b', 'c', 'd') }
+    expect(counted(await load('apart.jsonl', JSON.stringify(record), { lossOn: 'completion' }, open))).toEqual([
+      ['<s> user: a assistant: b </s>', 'b </s>'],
+      ['<s> user: a assistant: b user: c assistant: d </s>', 'd </s>']
+    ])
+  })
+
+  it('has no sequence for an answer that is not to be learnt', async () => {
+    const [first, second, third, fourth] = turns('a', 'b', 'c', 'd')
+    const record = { messages: [first, { ...second, weight: 0 }, third, fourth] }
+    expect(counted(await load('apart-weight.jsonl', JSON.stringify(record), { lossOn: 'completion' }, open)))
+      .toEqual([['<s> user: a assistant: b user: c assistant: d </s>', 'd </s>']])
+  })
+
+  it('counts as one record, however many sequences it is', async () => {
+    const record = JSON.stringify({ messages: turns('a', 'b', 'c', 'd') })
+    expect(await load('apart-count.jsonl', `${record}\n${record}\n`, { lossOn: 'completion' }, open))
+      .toMatchObject({ records: 2, examples: { length: 4 }, badLineCount: 0 })
+  })
+})
 
 describe('a data set', () => {
   it('counts all of a text but its first token', async () => {

@@ -1,9 +1,10 @@
-import { chmod, mkdir, readFile, stat } from 'node:fs/promises'
+import { chmod, mkdir, readdir, readFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { describe, expect, it, onTestFinished } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import type { OfferedOperations, OperationName } from '../../../src/api/operations.ts'
 import { MidspanError, UsageError } from '../../../src/errors.ts'
 import { ControlClient } from '../../../src/node/control/client.ts'
+import { MAX_PARAMETER_BYTES } from '../../../src/node/control/messages.ts'
 import { startControlServer } from '../../../src/node/control/server.ts'
 import { homeAt, type Home } from '../../../src/node/home/home.ts'
 import { temporaryDirectory } from '../fixture.ts'
@@ -122,6 +123,12 @@ describe('the control socket', () => {
     expect(ran).toBe(false)
   })
 
+  it('takes no more parameters than a prompt has', async () => {
+    const { client } = await served({ async *generate () { yield { type: 'text', text: 'x' } } })
+    const long = collect(client.stream('generate', { prompt: 'x'.repeat(MAX_PARAMETER_BYTES) }, soon()))
+    await expect(long).rejects.toMatchObject({ code: 'E_USAGE', message: `the parameters exceed ${MAX_PARAMETER_BYTES} bytes` })
+  })
+
   it('fills in the defaults of parameters', async () => {
     const { client } = await served({ async *leave ({ timeoutMs }) { yield { left: String(timeoutMs), told: [] } } })
     expect(await client.request('leave', {}, soon())).toEqual({ left: '120000', told: [] })
@@ -162,12 +169,34 @@ describe('the control socket', () => {
     })
   })
 
-  it('is found where the home\'s path is too long for a socket', async () => {
+  it('is found where the home\'s path is too long for a socket, whatever $TMPDIR says', async () => {
+    onTestFinished(() => { vi.unstubAllEnvs() })
     const root = join(await temporaryDirectory(), 'long'.repeat(30))
     await mkdir(root)
-    const { server, client } = await served({ async *peers () { yield { peers: [] } } }, homeAt(root))
-    expect(server.path.startsWith(root)).toBe(false)
+    const elsewhere = await temporaryDirectory()
+    const { client, server } = await served({ async *peers () { yield { peers: [] } } }, homeAt(root))
+    vi.stubEnv('TMPDIR', elsewhere)
     expect(await client.request('peers', {}, soon())).toEqual({ peers: [] })
+    await server.stop()
+    await expect(client.request('peers', {}, soon())).rejects.toMatchObject({ code: 'E_NO_DAEMON' })
+  })
+
+  it('keeps no directory open for a long path once it is stopped', async () => {
+    const root = join(await temporaryDirectory(), 'long'.repeat(30))
+    await mkdir(root)
+    const open = async (): Promise<number> => (await readdir('/proc/self/fd')).length
+    const before = await open()
+    const { client, server } = await served({ async *peers () { yield { peers: [] } } }, homeAt(root))
+    for (let asked = 0; asked < 5; asked++) await client.request('peers', {}, soon())
+    await server.stop()
+    await vi.waitFor(async () => { expect(await open()).toBeLessThanOrEqual(before) })
+  })
+
+  it('offers other operations when it is told to', async () => {
+    const { client, server } = await served({ async *peers () { yield { peers: [] } } })
+    server.offer({ async *remove ({ peer }) { yield { removed: peer } } })
+    expect(await client.request('remove', { peer: PEER }, soon())).toEqual({ removed: PEER })
+    await expect(client.request('peers', {}, soon())).rejects.toMatchObject({ code: 'E_NO_OPERATION' })
   })
 
   it('says how to start a daemon where none runs', async () => {

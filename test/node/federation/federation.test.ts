@@ -7,7 +7,7 @@ import { describe, expect, it, onTestFinished } from 'vitest'
 import type { PeerLine } from '../../../src/api/peers.ts'
 import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
 import { startDaemon, type DaemonStatus } from '../../../src/node/daemon/daemon.ts'
-import { joinFederation } from '../../../src/node/federation/join.ts'
+import { joinFederation, type JoinEvent } from '../../../src/node/federation/join.ts'
 import { homeAt } from '../../../src/node/home/home.ts'
 import { loadOrCreateIdentity } from '../../../src/node/home/identity.ts'
 import { updateConfig } from '../../../src/node/home/settings.ts'
@@ -189,6 +189,17 @@ describe.runIf(hasStories)('a peer is refused', () => {
     const invite = await inviteFrom(server.home, { expiresMs: 1 })
     await sleep(5)
     await expect(joinFederation(await temporaryDirectory(), { invite }, soon())).rejects.toMatchObject({ code: 'E_INVITE_EXPIRED' })
+  })
+
+  it('by the server, whose clock decides, with an invite that seems to have expired', async () => {
+    const server = await serverOf()
+    const invite = await inviteFrom(server.home, { expiresMs: 1 })
+    await server.daemon.stop()
+    await sleep(5)
+    const events: JoinEvent[] = []
+    const joining = joinFederation(await temporaryDirectory(), { invite }, soon(), (event) => { events.push(event) })
+    await expect(joining).rejects.toMatchObject({ code: 'E_UNREACHABLE' })
+    expect(events).toMatchObject([{ type: 'notice', text: expect.stringMatching(/^by this machine's clock the invite expired at /) as string }])
   })
 
   it('when it asks for less noise or another partition than the charter allows', async () => {

@@ -1,7 +1,12 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { create } from '@bufbuild/protobuf'
 import { generateKeyPair } from '@libp2p/crypto/keys'
 import { describe, expect, it, onTestFinished, vi } from 'vitest'
+import { UsageError } from '../../../src/errors.ts'
 import { Gate } from '../../../src/node/network/gate.ts'
 import { createMidspanNode, type MidspanNode, type Role } from '../../../src/node/network/libp2p.ts'
+import { ControlStream } from '../../../src/protocols/wire/control.ts'
+import { FailureSchema } from '../../../src/protocols/wire/wire_pb.ts'
 import type { Logger } from '../../../src/roles/context.ts'
 import { loopback } from '../fixture.ts'
 
@@ -54,6 +59,31 @@ describe('a gate', { timeout: 60_000 }, () => {
     await stranger.start()
     const stream = await stranger.dialProtocol(server.getMultiaddrs(), '/midspan/role/server/1.0.0')
     await vi.waitFor(() => { expect(stream.status).toBe('reset') }, 20_000)
+  })
+
+  it('lets a handler that fails tell the peer why', async () => {
+    const { server, gate } = await gated()
+    const client = await nodeOf('client')
+    await client.start()
+    await gate.handle('/midspan/test/1', async (stream) => {
+      const error = new UsageError('not today')
+      const control = new ControlStream(stream, { outgoing: FailureSchema, incoming: FailureSchema })
+      await control.read()
+      control.abort(error)
+      throw error
+    })
+    const connection = await client.dial(server.getMultiaddrs())
+    await vi.waitFor(() => { expect(server.getConnections(client.peerId)).toHaveLength(1) }, 20_000)
+    gate.greet(client.peerId, 'client', 'test')
+    const ends: string[] = []
+    const stream = await connection.newStream('/midspan/test/1')
+    stream.addEventListener('remoteCloseWrite', () => { ends.push('end') })
+    stream.addEventListener('close', () => { ends.push('reset') })
+    const reader = new ControlStream(stream, { outgoing: FailureSchema, incoming: FailureSchema })
+    await reader.write(create(FailureSchema))
+    await expect(reader.read()).rejects.toMatchObject({ code: 'E_USAGE', message: 'not today' })
+    await delay(200)
+    expect(ends).toEqual(['end'])
   })
 
   it('gives a peer only a few connections', async () => {

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { generateKeyPair } from '@libp2p/crypto/keys'
 import type { Connection } from '@libp2p/interface'
 import { describe, expect, it, onTestFinished, vi } from 'vitest'
+import { MAX_INBOUND_STREAMS } from '../../../src/node/network/connection-guard.ts'
 import { Gate } from '../../../src/node/network/gate.ts'
 import { createMidspanNode, type MidspanNode } from '../../../src/node/network/libp2p.ts'
 import type { Logger } from '../../../src/roles/context.ts'
@@ -60,9 +61,9 @@ describe('a stranger', { timeout: 40_000 }, () => {
   it('has few half-open streams, and few bytes', async () => {
     const { node } = await serverOf()
     const { secured, seen } = await connected(node)
-    secured.send(yamuxFrames(35, (index) => yamuxHeader(1, 1, 1001 + 2 * index, 0)))
+    secured.send(yamuxFrames(MAX_INBOUND_STREAMS + 3, (index) => yamuxHeader(1, 1, 1001 + 2 * index, 0)))
     await vi.waitFor(() => { expect(seen()[0]?.streams.length).toBeGreaterThan(20) }, PATIENT)
-    expect(seen()[0]?.streams.length).toBeLessThanOrEqual(32)
+    expect(seen()[0]?.streams.length).toBeLessThanOrEqual(MAX_INBOUND_STREAMS)
     secured.send(yamuxFrames(30_000, () => yamuxHeader(1, 0, 999, 0)))
     await vi.waitFor(() => { expect(seen()).toEqual([]) }, PATIENT)
   })

@@ -4,12 +4,12 @@ import { streamPair } from '@libp2p/utils'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { PROTOCOL_VERSIONS, signCharter } from '../../../src/protocols/charter/index.ts'
-import { Admission, createInvite, HelloHost, sayHello, type AdmissionPolicy, type Greeting } from '../../../src/protocols/hello/index.ts'
+import { Admission, clockDifference, createInvite, HelloHost, sayHello, type AdmissionPolicy, type Greeting } from '../../../src/protocols/hello/index.ts'
 import { charterOf, keyOf, peerOf } from '../charter/fixture.ts'
 
 const soon = (): AbortSignal => AbortSignal.timeout(10_000)
 
-async function hosted (changes: Partial<AdmissionPolicy> = {}) {
+async function hosted (changes: Partial<AdmissionPolicy> = {}, now: () => number = Date.now) {
   const charter = await signCharter(await charterOf(1), await keyOf(1))
   const admission = new Admission({
     mode: 'invite',
@@ -19,12 +19,12 @@ async function hosted (changes: Partial<AdmissionPolicy> = {}) {
     protocols: PROTOCOL_VERSIONS,
     maxClients: 3,
     ...changes
-  })
+  }, undefined, now)
   const events: string[] = []
   const disk = { full: false }
   const node = { advertises: 'client' }
   const host = new HelloHost({
-    agent: 'host/1', charter, admission,
+    agent: 'host/1', charter, admission, now,
     advertised: async () => node.advertises,
     persist: async () => {
       if (disk.full) throw new Error('no space')
@@ -54,7 +54,9 @@ describe('hello', () => {
       { federation: charter.id, addresses: [], role: 'client', expiresAtMs: Date.now() + 1000, uses: 1 },
       await keyOf(1)
     )
-    expect(await say({ invite: invite.bytes })).toEqual({ agent: 'host/1', role: 'server', charter: charter.bytes, stays: true })
+    expect(await say({ invite: invite.bytes })).toEqual({
+      agent: 'host/1', role: 'server', charter: charter.bytes, timeMs: expect.any(Number) as number, stays: true
+    })
     expect(events).toEqual(['persisted', 'welcomed client test [31m/1'])
   })
 
@@ -70,6 +72,28 @@ describe('hello', () => {
   it('sends no charter to a peer that has pinned it', async () => {
     const { charter, say } = await hosted({ mode: 'open' })
     expect(await say({ federation: charter.hash })).toMatchObject({ charter: undefined })
+  })
+
+  it.each<[string, number, string]>([
+    ['behind', 7_200_000, "; this machine's clock is 2 hours behind the server's, which decides"],
+    ['ahead of', -80_000, "; this machine's clock is 1 minute ahead of the server's, which decides"],
+    ['as', 0, '']
+  ])('refuses an expired invite with what the clock of who asks is to its own: %s', async (_, aheadMs, words) => {
+    const now = (): number => Date.now() + aheadMs
+    const { charter, say } = await hosted({}, now)
+    const expiresAtMs = now() - 1_000
+    const invite = await createInvite({ federation: charter.id, addresses: [], role: 'client', expiresAtMs, uses: 1 }, await keyOf(1))
+    await expect(say({ invite: invite.bytes })).rejects.toMatchObject({
+      code: 'E_INVITE_EXPIRED', message: `the invite expired at ${new Date(expiresAtMs).toISOString()}${words}`
+    })
+  })
+
+  it('lets its own clock decide whether an invite is good', async () => {
+    const { charter, say } = await hosted({}, () => Date.now() - 7_200_000)
+    const expired = Date.now() - 3_600_000
+    const invite = await createInvite({ federation: charter.id, addresses: [], role: 'client', expiresAtMs: expired, uses: 1 }, await keyOf(1))
+    const { timeMs } = await say({ invite: invite.bytes })
+    expect(clockDifference(timeMs, Date.now())).toBe("this machine's clock is 2 hours ahead of the server's")
   })
 
   it('gives a place back', async () => {

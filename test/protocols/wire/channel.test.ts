@@ -1,16 +1,46 @@
 import { create } from '@bufbuild/protobuf'
 import { AnySchema, StringValueSchema, type StringValue } from '@bufbuild/protobuf/wkt'
+import type { Stream } from '@libp2p/interface'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { streamPair } from '@libp2p/utils'
+import type { Uint8ArrayList } from 'uint8arraylist'
 import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import { UsageError } from '../../../src/errors.ts'
 import { acceptChannel, openChannel } from '../../../src/protocols/wire/channel.ts'
-import { CLOSE_TIMEOUT_MS } from '../../../src/protocols/wire/constants.ts'
-import { float32, int32, tensor } from '../../../src/tensor.ts'
-import { channelPair, identityOf, textOptions } from '../../helpers/channels.ts'
+import { ABORT_TIMEOUT_MS, CLOSE_TIMEOUT_MS } from '../../../src/protocols/wire/constants.ts'
+import { float32, int32, tensor, type Tensor } from '../../../src/tensor.ts'
+import { channelPair, identityOf, textOptions, type TextChannel } from '../../helpers/channels.ts'
+
+const MiB = 2 ** 20
 
 function text (value: string): StringValue {
   return create(StringValueSchema, { value })
+}
+
+function bytes (size: number): Tensor {
+  return tensor('uint8', [size], new Uint8Array(size))
+}
+
+/** A session whose server's stream takes no more than its first MiB until it is released, as where the client reads nothing. */
+async function slowReaderPair (): Promise<{ client: TextChannel, server: TextChannel, streams: [Stream, Stream], release: () => void }> {
+  const streams = await streamPair()
+  const channels = await channelPair({}, streams)
+  const parts = streams[1] as unknown as {
+    sendData: (data: Uint8ArrayList) => { sentBytes: number, canSendMore: boolean }
+    safeDispatchEvent: (name: string) => void
+  }
+  const send = parts.sendData.bind(parts)
+  let roomBytes = MiB
+  parts.sendData = (data) => {
+    if (roomBytes <= 0) return { sentBytes: 0, canSendMore: false }
+    roomBytes -= data.byteLength
+    return send(data)
+  }
+  const release = (): void => {
+    roomBytes = Infinity
+    parts.safeDispatchEvent('drain')
+  }
+  return { ...channels, streams, release }
 }
 
 describe('a sealed channel', () => {
@@ -127,6 +157,54 @@ describe('a sealed channel', () => {
     server.abort(new UsageError('the quota\nis spent'))
     await expect(client.receive()).rejects.toMatchObject({ name: 'RemoteError', code: 'E_USAGE', message: 'the quota is spent' })
     await expect(client.send(text('x'))).rejects.toMatchObject({ code: 'E_USAGE' })
+  })
+
+  it('finishes the frame that it was sending before it tells the peer why it gives up', async () => {
+    const { client, server, release } = await slowReaderPair()
+    const sent = server.send(text('big'), [bytes(8 * MiB)])
+    await vi.waitFor(() => { expect(server.traffic.sentBytes).toBeGreaterThan(MiB) })
+    expect(server.traffic.sentBytes).toBeLessThan(8 * MiB)
+    server.abort(new UsageError('the quota is spent'))
+    release()
+    expect((await client.receive()).tensors[0]?.data.byteLength).toBe(8 * MiB)
+    await expect(client.receive()).rejects.toMatchObject({ code: 'E_USAGE', message: 'the quota is spent' })
+    await sent
+  })
+
+  it('sends nothing of the frames that wait when it gives up', async () => {
+    const { client, server, release } = await slowReaderPair()
+    const sends = ['one', 'two', 'three'].map(async (word) => { await server.send(text(word), [bytes(8 * MiB)]) })
+    await vi.waitFor(() => { expect(server.traffic.sentBytes).toBeGreaterThan(MiB) })
+    server.abort(new UsageError('the quota is spent'))
+    release()
+    const ended = Promise.allSettled(sends)
+    expect((await client.receive()).message.value).toBe('one')
+    await expect(client.receive()).rejects.toMatchObject({ code: 'E_USAGE' })
+    expect((await ended).map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected'])
+  })
+
+  it('waits a bounded time for a peer that does not read why', async () => {
+    const { server, streams } = await slowReaderPair()
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    onTestFinished(() => { vi.useRealTimers() })
+    const sent = server.send(text('big'), [bytes(8 * MiB)]).catch((error: unknown) => error)
+    await vi.advanceTimersByTimeAsync(10)
+    server.abort(new UsageError('the quota is spent'))
+    await vi.advanceTimersByTimeAsync(ABORT_TIMEOUT_MS)
+    expect(streams[1].status).toBe('aborted')
+    expect(await sent).toMatchObject({ code: 'E_USAGE' })
+  })
+
+  it.each(['closed', 'reset'] as const)('hears why the peer gave up where it sends on a stream that is %s since', async (how) => {
+    const streams = await streamPair()
+    const { client, server } = await channelPair({}, streams)
+    const { receivedBytes } = client.traffic
+    server.abort(new UsageError('the quota is spent'))
+    await vi.waitFor(() => { expect(client.traffic.receivedBytes).toBeGreaterThan(receivedBytes) })
+    const stream = streams[0] as unknown as { onTransportClosed: () => void, onRemoteReset: () => void }
+    if (how === 'closed') stream.onTransportClosed()
+    else stream.onRemoteReset()
+    await expect(client.send(text('x'))).rejects.toMatchObject({ code: 'E_USAGE', message: 'the quota is spent' })
   })
 
   it('keeps the words of unexpected errors to itself', async () => {

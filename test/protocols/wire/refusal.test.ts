@@ -1,7 +1,8 @@
 import type { Stream } from '@libp2p/interface'
 import { streamPair } from '@libp2p/utils'
-import { expect, it, vi } from 'vitest'
+import { expect, it, onTestFinished, vi } from 'vitest'
 import { UsageError } from '../../../src/errors.ts'
+import { ABORT_TIMEOUT_MS } from '../../../src/protocols/wire/constants.ts'
 import { ControlStream } from '../../../src/protocols/wire/control.ts'
 import { FailureSchema } from '../../../src/protocols/wire/wire_pb.ts'
 
@@ -35,6 +36,11 @@ it('a refusal is followed by the end of the stream, and by no reset where the pe
 it('a refusal that the peer does not answer is followed by a reset after a grace', async () => {
   const [near] = await streamPair()
   const ends = endsOf(near)
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+  onTestFinished(() => { vi.useRealTimers() })
   new ControlStream(near, refusal).abort(new UsageError('not today', 'come again'))
-  await vi.waitFor(() => { expect(ends).toEqual(['sendCloseWrite', 'sendReset']) }, 10_000)
+  await vi.advanceTimersByTimeAsync(ABORT_TIMEOUT_MS - 1)
+  expect(ends).toEqual(['sendCloseWrite'])
+  await vi.advanceTimersByTimeAsync(1)
+  expect(ends).toEqual(['sendCloseWrite', 'sendReset'])
 })

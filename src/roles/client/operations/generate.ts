@@ -20,7 +20,7 @@ export async function * generate (
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
   const { tokenizer, model, boundary, clientModel: { weights } } = runtime
-  const prompt = promptIds(runtime, input)
+  const prompt = await promptIds(runtime, input)
   const room = charter.limits.maxSequenceTokens - prompt.length
   if (room < 1)
     throw new UsageError(
@@ -56,11 +56,11 @@ export async function * generate (
     const sampling = { temperature, seed: String(seed), ...(topK === undefined ? {} : { topK }), ...(topP === undefined ? {} : { topP }) }
     yield * generateTokens(opened.sequence, prompt, sampling, {
       maxTokens: wanted,
-      stopIds: input.ids === undefined ? tokenizer.eosIds : []
+      stopIds: input.ids === undefined ? (await tokenizer.facts()).eosIds : []
     }, signal)
   }
+  const stream = await tokenizer.openDecodeStream(prompt)
   try {
-    const stream = tokenizer.createDecodeStream(prompt)
     const ids: number[] = []
     let text = ''
     let stopped = false
@@ -74,11 +74,11 @@ export async function * generate (
       if (ids.length === 0) firstAtMs = performance.now()
       ids.push(id)
       stopped = stop
-      const piece = stop ? '' : stream.push(id)
+      const piece = stop ? '' : await stream.push(id)
       text += piece
       if (piece !== '') yield { type: 'text', text: piece }
     }
-    const rest = stream.flush()
+    const rest = await stream.end()
     if (rest !== '') yield { type: 'text', text: rest }
     const endedAtMs = performance.now()
     const decodeSeconds = (endedAtMs - firstAtMs) / 1000
@@ -98,21 +98,22 @@ export async function * generate (
       }))
     }
   } finally {
+    stream.end().catch(() => {}) // ended already, unless the generation was given up
     await opened.sequence?.close()
   }
 }
 
-function promptIds (
+async function promptIds (
   { tokenizer, model }: ClientRuntime,
   { prompt, messages, ids }: Pick<ParametersOf<'generate'>, 'prompt' | 'messages' | 'ids'>
-): readonly number[] {
+): Promise<readonly number[]> {
   if ([prompt, messages, ids].filter((input) => input !== undefined).length !== 1)
     throw new UsageError('there is not one input', 'give a prompt, messages or ids')
   const unknown = ids?.find((id) => id >= model.vocabularySize)
   if (unknown !== undefined) throw new UsageError(`token ${unknown} is not in the vocabulary of ${model.vocabularySize}`)
   if (ids !== undefined) return ids
-  const encoded = messages === undefined ? tokenizer.encode(prompt ?? '') : tokenizer.encodeChat(messages.map(chatMessage), { addGenerationPrompt: true })
-  const start = encoded.length > 0 ? encoded : [tokenizer.bosId].filter((id) => id !== undefined)
+  const encoded = messages === undefined ? await tokenizer.encode(prompt ?? '') : await tokenizer.encodeChat(messages.map(chatMessage))
+  const start = encoded.length > 0 ? encoded : [(await tokenizer.facts()).bosId].filter((id) => id !== undefined)
   if (start.length === 0) throw new UsageError('the prompt has no tokens', 'give some text')
   return start
 }

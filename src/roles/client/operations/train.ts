@@ -20,7 +20,7 @@ export async function * train (
   }
   checkClientSettings(charter, settings)
   yield * lock.exclusively(async function * (): AsyncGenerator<EventOf<'train'>> {
-    const { dataset, batches } = await loadBatches(data, runtime.tokenizer, charter, signal)
+    const { dataset, batches } = await loadBatches(data, context.paths.model, charter, signal)
     const key = await runKey(data)
     const before = fresh ? undefined : state.progress?.run
     const resumed = before?.key === key ? before : undefined

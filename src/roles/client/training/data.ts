@@ -3,26 +3,59 @@ import { createReadStream } from 'node:fs'
 import type { DataOptions } from '../../../api/data.ts'
 import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
-import { PromptError, type PromptReading } from '../../../model/families/index.ts'
 import { Batches } from '../../../model/text/batches.ts'
-import { loadDataset, type Dataset } from '../../../model/text/dataset.ts'
+import type { Dataset, FirstRecords } from '../../../model/text/dataset.ts'
 import { filesOf } from '../../../model/text/read-records.ts'
-import type { Tokenizer } from '../../../model/text/tokenizer.ts'
+import { firstRecordsInThread, loadDatasetInThread, type DatasetTask } from '../../../model/text/threads/dataset-thread.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../../protocols/train/constants.ts'
 import { charteredModel } from '../../charter-settings.ts'
 
-/** Examples from a data file as batches within a charter's bounds. Throws DatasetError and UsageError. */
+/**
+ * Examples from a data file as batches within a charter's bounds, encoded by the tokenizer in the model's directory. Throws DatasetError,
+ * TokenizerError and UsageError.
+ */
 export async function loadBatches (
   options: DataOptions,
-  tokenizer: Tokenizer,
+  modelPath: string,
   charter: Charter,
   signal: AbortSignal
 ): Promise<{ dataset: Dataset, batches: Batches }> {
+  const { packing, sequences, maxTokens, reading } = withinCharter(options, charter)
+  const dataset = await loadDatasetInThread({ dir: modelPath, ...reading }, signal)
+  return {
+    dataset,
+    batches: new Batches(dataset.examples, { seed: String(options.seed), sequences, mode: packing, windowLength: maxTokens })
+  }
+}
+
+/** The first records of a data file as `loadBatches` would read them. Throws as `loadBatches` does. */
+export async function readFirstRecords (
+  options: DataOptions,
+  wanted: number,
+  modelPath: string,
+  charter: Charter,
+  signal: AbortSignal
+): Promise<{ first: FirstRecords, packing: 'packed' | 'padded', maxTokens: number }> {
+  const { packing, maxTokens, reading } = withinCharter(options, charter)
+  return { first: await firstRecordsInThread({ dir: modelPath, ...reading, first: wanted }, signal), packing, maxTokens }
+}
+
+interface Reading {
+  readonly packing: 'packed' | 'padded'
+  /** Sequences of a batch. */
+  readonly sequences: number
+  /** Tokens of a sequence at most. */
+  readonly maxTokens: number
+  readonly reading: Pick<DatasetTask, 'config' | 'paths' | 'options'>
+}
+
+/** Fills in what the options leave to the charter and the model. Throws UsageError for what the charter does not allow. */
+function withinCharter (options: DataOptions, charter: Charter): Reading {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
   const longest = Math.min(maxSequenceTokens, maxTokensPerClient)
   const { prompts, vocabularySize } = charteredModel(charter)
-  const { packing = prompts === undefined ? 'packed' : 'padded', lossOn, seed, maxTokens = longest } = options
+  const { packing = prompts === undefined ? 'packed' : 'padded', lossOn, maxTokens = longest } = options
   if (prompts !== undefined && packing === 'packed')
     throw new UsageError(
       'this model reads prompts in both directions, so that its records cannot be packed',
@@ -37,28 +70,21 @@ export async function loadBatches (
       `${sequences} sequences of ${maxTokens} tokens are more than the ${maxTokensPerClient} tokens that the federation allows in a batch`,
       `give --sequences ${most} or less, or a smaller --max-tokens`
     )
-  // A record's last token is a target only, so a padded record may have one token more than its sequence.
-  const bounds = packing === 'padded' ? { maxLength: maxTokens + 1 } : {}
-  const dataset = await loadDataset(options.data, tokenizer, {
-    lossOn,
-    vocabularySize,
-    columns: options.map,
-    skipBadLines: options.skipBadLines,
-    ...bounds,
-    ...(prompts === undefined ? {} : { fault: promptFault(prompts) })
-  }, signal)
-  return { dataset, batches: new Batches(dataset.examples, { seed: String(seed), sequences, mode: packing, windowLength: maxTokens }) }
-}
-
-/** What is wrong with the prompt of some ids, if anything: a text may hold special tokens of its own. */
-function promptFault ({ context }: PromptReading): (ids: Int32Array) => string | undefined {
-  return (ids) => {
-    try {
-      context([...ids], 'read')
-      return undefined
-    } catch (error) {
-      if (error instanceof PromptError) return 'has no mask token before the end of its prompt'
-      throw error
+  return {
+    packing,
+    sequences,
+    maxTokens,
+    reading: {
+      ...(prompts === undefined ? {} : { config: charter.model.config }),
+      paths: typeof options.data === 'string' ? [options.data] : options.data,
+      options: {
+        lossOn,
+        vocabularySize,
+        columns: options.map,
+        skipBadLines: options.skipBadLines,
+        // A record's last token is a target only, so a padded record may have one token more than its sequence.
+        ...(packing === 'padded' ? { maxLength: maxTokens + 1 } : {})
+      }
     }
   }
 }

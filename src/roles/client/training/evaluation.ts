@@ -1,29 +1,38 @@
-import { sequencesOf } from '../../../model/layers/hidden-states.ts'
-import type { Boundary, Protection } from '../../../model/privacy/boundary.ts'
-import type { Device } from '../../../model/runtime/device.ts'
+import { sequencesOf, type Sequences } from '../../../model/layers/hidden-states.ts'
+import type { Protection } from '../../../model/privacy/boundary.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
 import type { Batch } from '../../../model/text/batches.ts'
-import type { ClientModel, Loss } from '../../../model/training/client-model.ts'
-import type { Stage } from '../../middle/stage.ts'
+import type { Loss } from '../../../model/training/client-model.ts'
+import type { Tensor } from '../../../tensor.ts'
+import type { ClientRuntime } from '../runtime.ts'
 
-export interface EvaluationComponents {
-  readonly device: Device
-  readonly clientModel: ClientModel
-  readonly boundary: Boundary
-  readonly route: Stage
+export type EvaluationComponents = Pick<ClientRuntime, 'device' | 'clientModel' | 'boundary'>
+
+/** A batch whose hidden states were released. They are sent as they are however often that is tried: they are never drawn anew. */
+export interface ReleasedBatch extends Sequences {
+  readonly batch: Batch
+  /** In the encoding of the wire. */
+  readonly tensors: readonly Tensor[]
 }
 
-/** Computes the loss of a batch, which stays here, with the middle on the route. Throws BadMessageError for a bad answer. */
-export async function evaluateBatch (
-  { device, clientModel: { bottom, top }, boundary, route }: EvaluationComponents,
-  { ids, targets }: Batch,
-  protection: Protection,
-  signal: AbortSignal
+/** Computes a batch up to the middle. */
+export async function releaseBatch (
+  { device, clientModel: { bottom }, boundary }: EvaluationComponents,
+  batch: Batch,
+  protection: Protection
+): Promise<ReleasedBatch> {
+  using scope = new Scope(device)
+  const { hidden } = await bottom.forward(batch.ids, { keepResiduals: false })
+  const { tensors } = await boundary.protect(scope.own(hidden), protection)
+  return { batch, ...sequencesOf(bottom.span.model, batch.ids), tensors }
+}
+
+/** Computes the loss of a batch, which stays here, from what came back from the middle. */
+export async function lossOf (
+  { device, clientModel: { top }, boundary }: EvaluationComponents,
+  { batch: { targets }, tensors: _, ...sequences }: ReleasedBatch,
+  outputs: readonly Tensor[]
 ): Promise<Loss> {
   using scope = new Scope(device)
-  const sequences = sequencesOf(bottom.span.model, ids)
-  const { hidden } = await bottom.forward(ids, { keepResiduals: false })
-  const { tensors } = await boundary.protect(scope.own(hidden), protection)
-  const outputs = await route.evaluate({ id: 'self', ...route.span, ...sequences, tensors }, signal)
   return await top.evaluate({ hidden: scope.own(await boundary.decode(outputs)), ...sequences }, targets)
 }

@@ -63,11 +63,12 @@ const WITHDRAW_TIMEOUT_MS = 5_000
 const MAX_ROUND = 2 ** 31 - 1
 
 /**
- * Rounds in which one batch may be released without counting, before the client goes on to the next one. The client's blocks change from
- * round to round, and each release then has noise of its own: a server that never counts a batch would collect releases of almost the same
- * hidden states. The mean of eight has about a third of the noise.
+ * Times that one batch may be released with noise of its own, before the client goes on to the next one: once in each round that does not
+ * count it, since the client's blocks change from round to round, and once more after each restart of the client, since devices need not
+ * compute the same bits again. A server that never counts a batch would collect releases of almost the same hidden states. The mean of
+ * eight has about a third of the noise.
  */
-const MAX_UNCOUNTED = 8
+export const MAX_UNCOUNTED = 8
 
 /** Follows the rounds of a federation with this client's own text, until it has done as many as it was asked for. */
 export class ClientTrainer {
@@ -78,6 +79,8 @@ export class ClientTrainer {
   #meta: ProgressMeta & { readonly run: Run }
   #work: ClientRound | undefined
   #begun: boolean
+  /** Whether it is on disk that a batch may have been released since this trainer was made. */
+  #noted = false
   /** Whether the server has fewer rounds than this client has seen, and the client is about to go back to them. */
   #rewinding = false
   readonly #traffic = new TrafficMeter()
@@ -263,10 +266,8 @@ export class ClientTrainer {
     this.#forget()
     const notice = this.#repeats.count(round)
     if (notice !== undefined) this.#notices.push(notice)
-    if (!this.#begun) {
-      this.#begun = true
-      await this.#write()
-    }
+    this.#begun = true
+    await this.#noteRelease()
     // The same round may begin anew, after this client has prepared its step.
     await this.#c.state.suspend()
     this.#releasedRound = round
@@ -361,14 +362,34 @@ export class ClientTrainer {
   async #goOn (round: number, counted: boolean): Promise<void> {
     const { run } = this.#meta
     const uncounted = (run.uncounted ?? 0) + (this.#releasedRound === this.#meta.round ? 1 : 0)
-    const next = { ...run, uncounted: 0, cursor: this.#after(run.cursor) }
-    if (counted) this.#meta = { ...this.#meta, round, run: { ...next, done: run.done + 1 } }
-    else if (uncounted < MAX_UNCOUNTED) this.#meta = { ...this.#meta, round, run: { ...run, uncounted } }
-    else {
-      this.#notices.push(`a batch did not count in ${uncounted} rounds, and is left out: releasing it more often would show it`)
-      this.#meta = { ...this.#meta, round, run: next }
-    }
+    const next = counted ? { ...this.#past(run), done: run.done + 1 } : this.#unlessWorn({ ...run, uncounted })
+    this.#meta = { ...this.#meta, round, run: next }
     await this.#write()
+  }
+
+  /**
+   * Counts that the next release of a batch may be another draw, where it may have been released before this trainer was made. That is
+   * durable before anything leaves: a client that crashes again and again counts each time.
+   */
+  async #noteRelease (): Promise<void> {
+    if (this.#noted) return
+    this.#noted = true
+    const { run } = this.#meta
+    if (this.#settings.resumed) this.#meta = { ...this.#meta, run: this.#unlessWorn({ ...run, uncounted: (run.uncounted ?? 0) + 1 }) }
+    await this.#write()
+    await this.#written
+  }
+
+  /** A run at its batch, or at the next one where that was released as often as it may be. */
+  #unlessWorn (run: Run): Run {
+    const { uncounted = 0 } = run
+    if (uncounted < MAX_UNCOUNTED) return run
+    this.#notices.push(`a batch did not count in ${uncounted} rounds, and is left out: releasing it more often would show it`)
+    return this.#past(run)
+  }
+
+  #past (run: Run): Run {
+    return { ...run, uncounted: 0, cursor: this.#after(run.cursor) }
   }
 
   /**

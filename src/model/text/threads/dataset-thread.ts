@@ -1,0 +1,129 @@
+import type { Worker } from 'node:worker_threads'
+import type { Config } from '../../families/index.ts'
+import type { Dataset, DatasetOptions, DatasetTotals, Example, FirstRecords } from '../dataset.ts'
+import { errorOf, type ThreadFailure } from './failure.ts'
+import { startThread } from './thread.ts'
+
+/** What a thread reads. */
+export interface DatasetTask {
+  /** The Hugging Face directory whose tokenizer encodes the data. */
+  readonly dir: string
+  /** The config.json of a model that reads prompts in both directions: records are checked for what it needs of them. */
+  readonly config?: Config
+  readonly paths: readonly string[]
+  readonly options: Omit<DatasetOptions, 'fault'>
+  /** How many records to read, where not all are wanted. */
+  readonly first?: number
+}
+
+export type DatasetAnswer =
+  /** The next examples, one after another in `ids` and `lossMask`. */
+  | { readonly kind: 'examples', readonly ids: Int32Array, readonly lossMask: Uint8Array, readonly lengths: Int32Array }
+  | { readonly kind: 'end', readonly totals: DatasetTotals }
+  | { readonly kind: 'first', readonly records: FirstRecords }
+  | { readonly kind: 'failed', readonly failure: ThreadFailure }
+
+/** A thread is kept this long for the next data set: to start one takes about half a second. */
+const IDLE_MS = 10_000
+
+/**
+ * Reads and encodes data files in a thread of their own, which ends when the signal aborts. Throws as `loadDataset` does, and
+ * TokenizerError.
+ */
+export async function loadDatasetInThread (task: Omit<DatasetTask, 'first'>, signal: AbortSignal): Promise<Dataset> {
+  const examples: Example[] = []
+  const totals = await run<DatasetTotals>(task, (answer) => {
+    if (answer.kind === 'examples') for (const example of examplesIn(answer)) examples.push(example)
+    return answer.kind === 'end' ? answer.totals : undefined
+  }, signal)
+  return { examples, ...totals }
+}
+
+/** Reads the first records in a thread of their own. Throws as `firstRecords` does, and TokenizerError. */
+export async function firstRecordsInThread (task: DatasetTask & { readonly first: number }, signal: AbortSignal): Promise<FirstRecords> {
+  return await run(task, (answer) => answer.kind === 'first' ? answer.records : undefined, signal)
+}
+
+/** Runs a task until `take` returns its result. */
+async function run<Result> (task: DatasetTask, take: (answer: DatasetAnswer) => Result | undefined, signal: AbortSignal): Promise<Result> {
+  signal.throwIfAborted()
+  const thread = DatasetThread.take()
+  const { promise, resolve, reject } = Promise.withResolvers<Result>()
+  const stop = (): void => {
+    reject(signal.reason as Error)
+    thread.end()
+  }
+  signal.addEventListener('abort', stop, { once: true })
+  thread.begin(task, (answer) => {
+    if (answer.kind === 'failed') return reject(errorOf(answer.failure))
+    const result = take(answer)
+    if (result !== undefined) resolve(result)
+  }, reject)
+  try {
+    return await promise
+  } finally {
+    signal.removeEventListener('abort', stop)
+    thread.release()
+  }
+}
+
+/** A thread that reads one data set at a time. */
+class DatasetThread {
+  /** A thread that waits for work. */
+  static #idle: DatasetThread | undefined
+  readonly #worker: Worker
+  #onAnswer: (answer: DatasetAnswer) => void = () => {}
+  #onEnd: (error: Error) => void = () => {}
+  #ended = false
+  #timer: NodeJS.Timeout | undefined
+
+  private constructor () {
+    this.#worker = startThread<DatasetAnswer>('dataset-worker', undefined, {
+      onAnswer: (answer) => { this.#onAnswer(answer) },
+      onEnd: (error) => {
+        this.#ended = true
+        if (DatasetThread.#idle === this) DatasetThread.#idle = undefined
+        this.#onEnd(error)
+      }
+    })
+  }
+
+  /** Returns the thread that waits for work, or starts one. The caller releases it. */
+  static take (): DatasetThread {
+    const thread = this.#idle ?? new DatasetThread()
+    this.#idle = undefined
+    clearTimeout(thread.#timer)
+    return thread
+  }
+
+  begin (task: DatasetTask, onAnswer: (answer: DatasetAnswer) => void, onEnd: (error: Error) => void): void {
+    this.#onAnswer = onAnswer
+    this.#onEnd = onEnd
+    this.#worker.ref()
+    this.#worker.postMessage(task)
+  }
+
+  /** Keeps the thread for a while, where none is kept yet. */
+  release (): void {
+    if (this.#ended) return
+    if (DatasetThread.#idle !== undefined) return this.end()
+    this.#worker.unref()
+    this.#timer = setTimeout(() => { this.end() }, IDLE_MS).unref()
+    DatasetThread.#idle = this
+  }
+
+  /** Ends the thread, whatever it is doing. */
+  end (): void {
+    this.#ended = true
+    if (DatasetThread.#idle === this) DatasetThread.#idle = undefined
+    void this.#worker.terminate()
+  }
+}
+
+function * examplesIn ({ ids, lossMask, lengths }: Extract<DatasetAnswer, { kind: 'examples' }>): Generator<Example> {
+  let at = 0
+  for (const length of lengths) {
+    yield { ids: ids.subarray(at, at + length), lossMask: lossMask.subarray(at, at + length) }
+    at += length
+  }
+}

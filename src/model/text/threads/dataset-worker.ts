@@ -1,0 +1,74 @@
+// A thread that reads one data set after another.
+import { parentPort } from 'node:worker_threads'
+import type { Config } from '../../families/index.ts'
+import { firstRecords, readDataset, type DatasetOptions, type Example } from '../dataset.ts'
+import { loadTokenizer } from '../load.ts'
+import type { DatasetAnswer, DatasetTask } from './dataset-thread.ts'
+import { failureOf } from './failure.ts'
+import type { Said } from './thread.ts'
+
+/** Tokens that are handed over at once: a copy of this many takes a fraction of a millisecond. */
+const CHUNK_TOKENS = 64 * 1024
+
+const port = parentPort!
+
+function say (said: Said<DatasetAnswer>, moved: readonly ArrayBuffer[] = []): void {
+  port.postMessage(said, moved)
+}
+
+/** Hands examples over in chunks, so that the thread holds few of them. */
+class Chunks {
+  #examples: Example[] = []
+  #tokens = 0
+
+  readonly add = (example: Example): void => {
+    this.#examples.push(example)
+    this.#tokens += example.ids.length
+    if (this.#tokens >= CHUNK_TOKENS) this.flush()
+  }
+
+  flush (): void {
+    const ids = new Int32Array(this.#tokens)
+    const lossMask = new Uint8Array(this.#tokens)
+    const lengths = Int32Array.from(this.#examples, ({ ids }) => ids.length)
+    let at = 0
+    for (const example of this.#examples) {
+      ids.set(example.ids, at)
+      lossMask.set(example.lossMask, at)
+      at += example.ids.length
+    }
+    say({ answer: { kind: 'examples', ids, lossMask, lengths } }, [ids.buffer, lossMask.buffer, lengths.buffer])
+    this.#examples = []
+    this.#tokens = 0
+  }
+}
+
+/** What is wrong with the prompt of some ids, if anything: a text may hold special tokens of its own. */
+async function promptFault (config: Config): Promise<DatasetOptions['fault']> {
+  const { modelOf, PromptError } = await import('../../families/index.ts') // half of what this thread would take to start
+  const { prompts } = modelOf(config)
+  return (ids) => {
+    try {
+      prompts?.context([...ids], 'read')
+      return undefined
+    } catch (error) {
+      if (error instanceof PromptError) return 'has no mask token before the end of its prompt'
+      throw error
+    }
+  }
+}
+
+async function read ({ dir, paths, config, first, ...given }: DatasetTask): Promise<void> {
+  const tokenizer = await loadTokenizer(dir)
+  const fault = config === undefined ? undefined : await promptFault(config)
+  const options: DatasetOptions = { ...given.options, ...(fault === undefined ? {} : { fault }) }
+  if (first !== undefined) return say({ answer: { kind: 'first', records: await firstRecords(paths, first, tokenizer, options) } })
+  const chunks = new Chunks()
+  const totals = await readDataset(paths, tokenizer, options, chunks.add)
+  chunks.flush()
+  say({ answer: { kind: 'end', totals } })
+}
+
+port.on('message', (task: DatasetTask) => {
+  read(task).catch((error: unknown) => { say({ answer: { kind: 'failed', failure: failureOf(error) } }) })
+})
