@@ -1,5 +1,6 @@
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
 import type { OfferedOperations } from '../api/operations.ts'
+import type { VerificationStatus } from '../api/stage-checks.ts'
 import type { GenerationStatus, RouteStatus, TrainingStatus } from '../api/status.ts'
 import type { WeightFormat } from '../model/layers/weight-format.ts'
 import type { ComputeType, DeviceKind } from '../model/runtime/device.ts'
@@ -97,6 +98,8 @@ export interface ServerDirectory {
 /** A client's context: what it chose within the charter, and whom it works with. */
 export interface ClientContext extends RoleContext, ServerDirectory {
   readonly client: ClientSettings
+  /** The share of generated texts whose servers are checked, by having others compute the same again. */
+  readonly verify: number
 }
 
 /** A server's context: what it serves, and who leads. */
@@ -136,6 +139,8 @@ export interface RoleStatus {
   readonly generation?: GenerationStatus | null
   /** A client's: the servers that would carry its next text. */
   readonly route?: RouteStatus | null
+  /** A client's: what its checks of servers came to. */
+  readonly verification?: VerificationStatus | null
 }
 
 export type StartServerRole = (context: ServerContext) => Promise<RunningRole>

@@ -51,6 +51,7 @@ const status: ResultOf<'status'> = {
   training: null,
   generation: null,
   route: { legs: [{ server: '12D3KooWServer', blocks: { first: 1, end: 3 }, roundTripMs: 12.34 }], missing: [{ first: 3, end: 4 }] },
+  verification: null,
   since: '2026-01-01T00:00:00.000Z'
 }
 const peer: PeerLine = {

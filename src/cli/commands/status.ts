@@ -1,4 +1,5 @@
 import type { ResultOf } from '../../api/operations.ts'
+import type { VerificationStatus } from '../../api/stage-checks.ts'
 import type { GenerationStatus, RouteStatus, TrainingStatus } from '../../api/status.ts'
 import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
@@ -42,6 +43,7 @@ function describe (answer: ResultOf<'status'>): ReadonlyArray<readonly [string, 
     ...(answer.training?.residuals ?? []).map((residuals) => ['residuals', residualsText(residuals)] as const),
     ['generation', answer.generation === null ? 'none' : generationText(answer.generation)],
     ...(answer.route === null ? [] : [['route', routeText(answer.route)] as const]),
+    ...(answer.verification === null ? [] : verificationRows(answer.verification)),
     ['since', answer.since],
     ...answer.addresses.map((address) => ['address', address] as const)
   ]
@@ -73,6 +75,21 @@ function routeText ({ legs, missing }: RouteStatus): string {
   const parts = legs.map(({ server, blocks, roundTripMs }) =>
     `blocks ${spanText(blocks)} at ${server}${roundTripMs === null ? '' : ` (${digits(roundTripMs)} ms)`}`)
   return [...parts, ...(missing.length === 0 ? [] : [`nobody serves blocks ${missing.map(spanText).join(', ')} now`])].join(', ')
+}
+
+function verificationRows (
+  { share, checked, tokens, differing, unchecked, caught }: VerificationStatus
+): ReadonlyArray<readonly [string, string]> {
+  const counts = [
+    `${digits(100 * share)}% of texts`,
+    `${plural(checked, 'stage')} checked, ${plural(tokens, 'token')}`,
+    ...(differing === 0 ? [] : [`${differing} undecided`]),
+    ...(unchecked === 0 ? [] : [`${unchecked} that nobody could check`])
+  ]
+  return [
+    ['checks', counts.join('; ')],
+    ...caught.map(({ server, blocks, at }) => ['left out', `${server} computed blocks ${spanText(blocks)} wrong (${at})`] as const)
+  ]
 }
 
 function generationText ({ sequences, cacheBytes, cacheLimitBytes }: GenerationStatus): string {

@@ -202,7 +202,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   signal?.throwIfAborted()
   startup.begin(`loading ${span === undefined ? 'its own blocks' : blocksText(span)}`)
   const role = span === undefined || client !== undefined
-    ? await roles.client({ ...context, client: client as ClientSettings })
+    ? await roles.client({ ...context, client: client as ClientSettings, verify: settings.verify })
     : await roles.server({ ...context, span, coordinator })
   cleanups.push(async () => {
     await role.stop()
@@ -262,7 +262,9 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     await stopping
   }
   const status = (): DaemonStatus => {
-    const { blocks, device = choice.kind, training = null, generation = null, route = null } = role.status()
+    const {
+      blocks, device = choice.kind, training = null, generation = null, route = null, verification = null
+    } = role.status()
     const failure = links.failure()
     return {
       ...self,
@@ -278,6 +280,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       training,
       generation,
       route,
+      verification,
       since: since.toISOString()
     }
   }

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/generate/generate.proto.
  */
 export const file_protocols_generate_generate: GenFile = /*@__PURE__*/
-  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCJECgVCZWdpbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0SEAoIY2FwYWNpdHkYAyABKA0SDQoFcm91bmQYBCABKA0iBwoFUmVhZHkiVgoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDRIWCg5jb250ZXh0X2xlbmd0aBgDIAEoDRIVCg1tYXNrX3Bvc2l0aW9uGAQgASgNIhoKBkhpZGRlbhIQCghwb3NpdGlvbhgBIAEoDWIGcHJvdG8z");
+  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCJECgVCZWdpbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0SEAoIY2FwYWNpdHkYAyABKA0SDQoFcm91bmQYBCABKA0iOQoFUmVhZHkSDwoHd2VpZ2h0cxgBIAEoCRIOCgZkZXZpY2UYAiABKAkSDwoHY29tcHV0ZRgDIAEoCSJWCgRSb3dzEhAKCHBvc2l0aW9uGAEgASgNEg0KBWNvdW50GAIgASgNEhYKDmNvbnRleHRfbGVuZ3RoGAMgASgNEhUKDW1hc2tfcG9zaXRpb24YBCABKA0iOAoGSGlkZGVuEhAKCHBvc2l0aW9uGAEgASgNEhIKBXJvdW5kGAIgASgNSACIAQFCCAoGX3JvdW5kYgZwcm90bzM");
 
 /**
  * @generated from message midspan.generate.ClientMessage
@@ -107,9 +107,26 @@ export const BeginSchema: GenMessage<Begin> = /*@__PURE__*/
   messageDesc(file_protocols_generate_generate, 2);
 
 /**
+ * The cache is there. What the server keeps frozen matrices as (fp32, fp16, int8, int4), what computes (cpu, webgpu, cuda), and the type
+ * that products with these matrices are computed in (fp32, fp16): how far its answers may be from another server's.
+ *
  * @generated from message midspan.generate.Ready
  */
 export type Ready = Message<"midspan.generate.Ready"> & {
+  /**
+   * @generated from field: string weights = 1;
+   */
+  weights: string;
+
+  /**
+   * @generated from field: string device = 2;
+   */
+  device: string;
+
+  /**
+   * @generated from field: string compute = 3;
+   */
+  compute: string;
 };
 
 /**
@@ -158,7 +175,8 @@ export const RowsSchema: GenMessage<Rows> = /*@__PURE__*/
   messageDesc(file_protocols_generate_generate, 4);
 
 /**
- * Tensors: the same rows after the blocks.
+ * Tensors: the same rows after the blocks. `round` counts the rounds whose step was in the adapters that computed them; it is left out
+ * where a step was taken meanwhile, and by a worker that was given no adapters yet.
  *
  * @generated from message midspan.generate.Hidden
  */
@@ -167,6 +185,11 @@ export type Hidden = Message<"midspan.generate.Hidden"> & {
    * @generated from field: uint32 position = 1;
    */
   position: number;
+
+  /**
+   * @generated from field: optional uint32 round = 2;
+   */
+  round?: number | undefined;
 };
 
 /**

@@ -6,10 +6,13 @@ import { AdapterSync } from './adapter-sync.ts'
 import { LeftOutServers } from './left-out.ts'
 import { ReleaseSecret } from './release-secret.ts'
 import { openClientRuntime, type ClientRuntime } from './runtime.ts'
+import { generationStages, replayOptions } from './server-route.ts'
 import { ClientSessions } from './sessions.ts'
 import { AdapterState } from './training/adapter-state.ts'
 import { readProgress } from './training/progress.ts'
 import { TrainingLock } from './training/training-lock.ts'
+import { CaughtServers } from './verification/caught-servers.ts'
+import { Verifier } from './verification/verifier.ts'
 
 /** The parts of a client. An operation takes those that it needs. */
 export interface Client {
@@ -17,6 +20,8 @@ export interface Client {
   readonly runtime: ClientRuntime
   readonly sessions: ClientSessions
   readonly leftOut: LeftOutServers
+  readonly caught: CaughtServers
+  readonly verifier: Verifier
   readonly adapters: AdapterSync
   readonly state: AdapterState
   readonly secret: ReleaseSecret
@@ -43,7 +48,18 @@ export async function openClient (context: ClientContext): Promise<Client> {
     const lock = new TrainingLock()
     const adapters = new AdapterSync({ context, sessions, parameters, state, lock, shapes })
     const leftOut = new LeftOutServers(context)
-    return { context, runtime, sessions, leftOut, adapters, state, secret, lock, fellBack }
+    const caught = await CaughtServers.open(join(paths.state, 'caught-servers.json'), logger)
+    const verifier = new Verifier({
+      directory: context,
+      leftOut,
+      caught,
+      logger,
+      wire: charter.wire,
+      share: context.verify,
+      stageOn: generationStages({ context, sessions, adapters }),
+      ...replayOptions(runtime.model)
+    })
+    return { context, runtime, sessions, leftOut, caught, verifier, adapters, state, secret, lock, fellBack }
   } catch (error) {
     await runtime.close()
     throw error

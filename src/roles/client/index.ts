@@ -11,7 +11,7 @@ import { middleOf, serverChoice } from './server-route.ts'
 /** Holds a client's part of the model and offers what its owner does with it. */
 export async function startClientRole (context: ClientContext): Promise<RunningRole> {
   const client = await openClient(context)
-  const { runtime, state, lock, fellBack } = client
+  const { runtime, state, lock, verifier, fellBack } = client
   const { charter, client: { partition } } = context
   const choice = serverChoice(client)
   let stopped: Promise<void> | undefined
@@ -29,7 +29,8 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
           rounds: state.progress.run?.rounds ?? 0,
           fellBack,
           residuals: [runtime.clientModel.bottom, runtime.clientModel.top].map(({ span }) => span.residuals.report)
-        }
+        },
+      verification: verifier.status
     }),
     operations: {
       preview: (parameters, signal) => preview(client, parameters, signal),
@@ -38,6 +39,11 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
       generate: (parameters, signal) => generate(client, parameters, signal),
       export: (parameters, signal) => exportTrained(client, parameters, signal)
     },
-    stop: async () => { await (stopped ??= runtime.close()) }
+    stop: async () => {
+      await (stopped ??= (async () => {
+        await verifier.stop()
+        await runtime.close()
+      })())
+    }
   }
 }

@@ -5,10 +5,13 @@ import type { KnownServer, Logger, ServerDirectory } from '../context.ts'
 import { chooseRoute, uncovered, type RouteCandidate, type RouteLeg } from '../middle/route-choice.ts'
 import type { ChosenStage, StageSource } from '../middle/stage-source.ts'
 import type { LeftOutServers } from './left-out.ts'
+import type { CaughtServers } from './verification/caught-servers.ts'
 
 export interface ServerChoiceComponents {
   readonly directory: ServerDirectory
   readonly leftOut: LeftOutServers
+  /** The servers that were caught computing wrong: nothing is computed on them. */
+  readonly caught: Pick<CaughtServers, 'has'>
   /**
    * Decides among servers that are equally fast. A client gives the same one for all of its sequences: each further server that carries
    * them sees more of what it released.
@@ -65,10 +68,10 @@ export class ServerChoice implements StageSource {
   }
 
   #candidates (): Candidate[] {
-    const { directory, leftOut } = this.#c
-    return directory.servers().map(({ peerId, connected, span, roundTripMs, load }) => {
+    const { directory, leftOut, caught } = this.#c
+    return directory.servers().flatMap(({ peerId, connected, span, roundTripMs, load }) => {
       const id = peerId.toString()
-      return { id, peerId, span, roundTripMs, load, isDoubtful: !connected || leftOut.has(id) }
+      return caught.has(id) ? [] : [{ id, peerId, span, roundTripMs, load, isDoubtful: !connected || leftOut.has(id) }]
     })
   }
 

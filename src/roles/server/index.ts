@@ -13,7 +13,7 @@ import { startWork } from './training/work.ts'
 
 /** Serves blocks of a federation's model: training rounds and generation, for all of its clients. One server leads the rounds. */
 export async function startServerRole (context: ServerContext): Promise<RunningRole> {
-  const { charter, span } = context
+  const { charter, span, settings: { weights: format, device: kind, compute } } = context
   const runtime = await openServerRuntime(context)
   const { device, model, weights, boundary } = runtime
   const stopping = new AbortController()
@@ -22,6 +22,7 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
     const components = { context, runtime, sessions, signal: stopping.signal }
     const training = await (isCoordinator(context) ? startCoordination(components) : startWork(components))
     const { cacheBytes } = charter.limits
+    const arithmetic = { weights: format, device: kind, compute }
     const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes, span })
     await sessions.serve(GENERATE_PROTOCOL, {
       outgoing: generate.ServerMessageSchema,
@@ -30,7 +31,8 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
       maxStreams: MAX_GENERATE_STREAMS
     }, async (channel, signal) => {
       const ready = async (round: number, ended: AbortSignal): Promise<void> => { await training.ready(round, ended) }
-      await serveGeneration(channel, { charter, model, engine, span, ready }, signal)
+      const { adapters } = training
+      await serveGeneration(channel, { charter, model, engine, span, arithmetic, adapters, ready }, signal)
     })
 
     let stopped: Promise<void> | undefined

@@ -6,6 +6,7 @@ import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
 import type { Span } from '../../../span.ts'
+import type { Arithmetic } from '../../middle/arithmetic.ts'
 import { checkContext, checkServed } from '../checks.ts'
 import type { EngineSequence, GenerationEngine } from './engine.ts'
 
@@ -17,6 +18,9 @@ export interface GenerationComponents {
   readonly span: Span
   /** Resolves when the steps of this many rounds are in the adapters of the blocks. Throws AdaptersMissingError. */
   readonly ready: (round: number, signal: AbortSignal) => Promise<void>
+  readonly arithmetic: Arithmetic
+  /** The adapters of these blocks: the rounds whose step is in them, undefined while they change and before there are any. */
+  readonly adapters: { readonly round: number | undefined }
 }
 
 /**
@@ -30,7 +34,7 @@ export async function serveGeneration (
 ): Promise<void> {
   const sequence = await begin(channel, components, await channel.receive(signal), signal)
   try {
-    await channel.send(fromServer({ case: 'ready', value: {} }))
+    await channel.send(fromServer({ case: 'ready', value: components.arithmetic }))
     for (let next = channel.receive(signal);;) {
       const received = await next
       const ended = new AbortController()
@@ -60,7 +64,7 @@ async function begin (
 
 async function compute (
   channel: GenerateServerChannel,
-  { charter, model }: GenerationComponents,
+  { charter, model, adapters }: GenerationComponents,
   sequence: EngineSequence,
   { message: { kind }, tensors }: Received<ClientMessage>,
   signal: AbortSignal
@@ -78,6 +82,8 @@ async function compute (
   const context = checkContext(model, kind.value)
   checkHiddenStates(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: count })
   sequence.rewind(position)
+  const { round } = adapters
   const hidden = await sequence.forward({ context, tensors }, signal)
-  await channel.send(fromServer({ case: 'hidden', value: { position } }), hidden)
+  const sameRound = round === adapters.round ? round : undefined
+  await channel.send(fromServer({ case: 'hidden', value: { position, ...(sameRound === undefined ? {} : { round: sameRound }) } }), hidden)
 }
