@@ -95,6 +95,7 @@ export async function * generate (
     if (record !== undefined && verify !== undefined) {
       // Whoever asks for a check waits for it. What the servers keep of the text is freed before.
       await opened.sequence?.close()
+      delete opened.sequence
       yield { type: 'waiting', reason: 'other servers compute the same, to check those of the text' }
       checks = await verifier.check(record, signal)
       for (const reason of verifier.takeNotices()) yield { type: 'waiting', reason }
