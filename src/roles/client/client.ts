@@ -8,10 +8,16 @@ import { ReleaseSecret } from './release-secret.ts'
 import { openClientRuntime, type ClientRuntime } from './runtime.ts'
 import { ClientSessions } from './sessions.ts'
 import { AdapterState } from './training/adapter-state.ts'
-import { readProgress } from './training/progress.ts'
+import { progressPath, readProgress } from './training/progress.ts'
 import { TrainingLock } from './training/training-lock.ts'
 
-/** The parts of a client. An operation takes those that it needs. */
+/** What a client keeps when it changes its partition. */
+export interface LastingParts {
+  readonly lock: TrainingLock
+  readonly leftOut: LeftOutServers
+}
+
+/** The parts of a client with one partition. An operation takes those that it needs. */
 export interface Client {
   readonly context: ClientContext
   readonly runtime: ClientRuntime
@@ -25,11 +31,17 @@ export interface Client {
   readonly fellBack: boolean
 }
 
-/** Opens a client's parts, from what its home keeps. The caller closes its runtime. */
-export async function openClient (context: ClientContext): Promise<Client> {
+/**
+ * Opens a client's parts, from what its home keeps and from those of the client before it, if there was one. The caller closes its
+ * runtime.
+ */
+export async function openClient (
+  context: ClientContext,
+  { lock, leftOut }: LastingParts = { lock: new TrainingLock(), leftOut: new LeftOutServers(context) }
+): Promise<Client> {
   const { charter, charterHash, client: { partition }, paths, settings, logger } = context
-  const path = join(paths.state, 'training.safetensors')
-  const saved = await readProgress(path, Buffer.from(charterHash).toString('hex'), partition)
+  const path = progressPath(paths.state)
+  const saved = await readProgress(path, Buffer.from(charterHash).toString('hex'), charter, partition)
   const fellBack = saved?.fellBack ?? false
   if (fellBack) logger.warn({ round: saved?.meta.round }, 'the newest training progress is damaged or missing: the one before it is used')
   const secret = await ReleaseSecret.open(join(paths.state, 'noise.key'), charterHash)
@@ -40,9 +52,7 @@ export async function openClient (context: ClientContext): Promise<Client> {
     const shapes = shapesOf(charter, clientSpans(charter, partition))
     const state = await AdapterState.open({ device, optimizer, parameters, shapes, path }, saved)
     const sessions = new ClientSessions(context)
-    const lock = new TrainingLock()
     const adapters = new AdapterSync({ context, sessions, parameters, state, lock, shapes })
-    const leftOut = new LeftOutServers(context)
     return { context, runtime, sessions, leftOut, adapters, state, secret, lock, fellBack }
   } catch (error) {
     await runtime.close()

@@ -14,7 +14,7 @@ import { generationRoute } from '../server-route.ts'
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
-  { context, runtime, adapters, sessions, leftOut }: Client,
+  { context, runtime, adapters, sessions, leftOut, state }: Client,
   { maxTokens, temperature, topK, topP, timeoutMs, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
@@ -32,7 +32,7 @@ export async function * generate (
     await adapters.refreshAlone(signal)
   } catch (error) {
     signal.throwIfAborted()
-    if (!isRetryable(error)) throw error
+    if (!isRetryable(error) || state.lacking.length > 0) throw error
     notices.add(`${(error as Error).message}: the text is made with the adapters that this client has`)
   }
   const statistics = new RouteStatistics()
