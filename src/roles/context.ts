@@ -5,7 +5,7 @@ import type { GenerationStatus, RouteStatus, TrainingStatus } from '../api/statu
 import type { WeightFormat } from '../model/layers/weight-format.ts'
 import type { ComputeType, DeviceKind } from '../model/runtime/device.ts'
 import type { ResidualSetting } from '../model/training/activation-checkpointing.ts'
-import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
+import type { Charter, ClientSettings, Partition } from '../protocols/charter/index.ts'
 import type { Span } from '../span.ts'
 import type { Logger } from './logger.ts'
 
@@ -110,6 +110,19 @@ export interface ServerContext extends RoleContext, ServerDirectory {
   readonly coordinator: PeerId
 }
 
+/** How a client comes to hold other blocks. The weights of all of them are in its model directory by then. */
+export interface PartitionChanges {
+  /** Throws where the change would lose what was learnt, unless `discard` says that this is meant. */
+  check (partition: Partition, discard: boolean): void
+  /** Says in which way training does not go on exactly after such a change; null where it does. */
+  note (before: Partition, after: Partition): string | null
+  /**
+   * Changes the settings, between two rounds where training runs. `commit` makes them durable; where something fails, all is as before. The
+   * signal ends the wait, and not a change that has begun.
+   */
+  change (settings: ClientSettings, commit: () => Promise<void>, signal: AbortSignal): Promise<void>
+}
+
 /** A role at work. */
 export interface RunningRole {
   /** What `status` shows of it: plain JSON. */
@@ -118,6 +131,8 @@ export interface RunningRole {
   load? (): ServerLoad
   /** Ends what is in progress with a peer that lost its place in the federation, so that nobody waits for it. */
   removed? (peer: string): void
+  /** A client: how it comes to hold other blocks. */
+  readonly partition?: PartitionChanges
   /** By name, such as `train`. */
   readonly operations: OfferedOperations
   /** Ends all work and frees the device. Called again, it does nothing. */

@@ -107,6 +107,18 @@ const servers: ResultOf<'servers'> = {
   missing: [{ first: 3, end: 4 }]
 }
 
+const repartitioned: ResultOf<'partition'> = {
+  type: 'done',
+  before: { inputBlocks: 1, outputBlocks: 2 },
+  partition: { inputBlocks: 3, outputBlocks: 2 },
+  blocks: 8,
+  tensors: 47,
+  tensorBytes: 2048,
+  fetchedBytes: 1024,
+  noiseCost: 'Noise 0.1 on hidden states: the model stays useful',
+  note: "the blocks that came go on from the middle's adapters"
+}
+
 let root: string
 let server: ControlServer
 /** The parameters that came, by operation. */
@@ -163,6 +175,7 @@ beforeAll(async () => {
       addresses: [],
       warning: null
     }),
+    partition: answering('partition', { type: 'waiting', reason: 'the round ends first' }, repartitioned),
     train: trainUntilStopped,
     evaluate: answering('evaluate', { type: 'progress', sequences: 1, tokens: 10 }, {
       type: 'result',
@@ -292,6 +305,25 @@ describe('commands that talk to the daemon', () => {
       code: 2,
       err: expect.stringContaining('is not an array of messages') as string
     })
+  })
+
+  it('change the blocks of a client, and say what is not exact', async () => {
+    const { code, out, err } = await run(['partition', '--home', root, '--input-blocks', '3', '--discard', '--timeout', '1m'])
+    expect(code).toBe(0)
+    expect(out).toBe(
+      'Keeps the first 3 blocks and the last 2 blocks of 8: 47 tensors, 2.0 KiB, all checked against the charter (1.0 KiB fetched)\n' +
+        'It kept the first block and the last 2 blocks before\nNoise 0.1 on hidden states: the model stays useful\n'
+    )
+    expect(err).toContain("Not exactly as before: the blocks that came go on from the middle's adapters\n")
+    expect(asked.get('partition')).toEqual({ inputBlocks: 3, discard: true, timeoutMs: 60_000 })
+    expect(JSON.parse((await run(['partition', '--home', root, '--output-blocks', '2', '--json'])).out)).toEqual(repartitioned)
+    expect(await run(['partition', '--home', root])).toMatchObject({ code: 2, err: expect.stringContaining('--input-blocks') as string })
+  })
+
+  it('change nothing in a home that belongs to no federation', async () => {
+    const home = join(root, 'absent')
+    const { code, err } = await run(['partition', '--input-blocks', '1', '--home', home])
+    expect([code, err]).toEqual([2, expect.stringContaining('belongs to no federation')])
   })
 
   it('print an evaluation for people and for programs', async () => {

@@ -197,12 +197,12 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     servers: () => known.servers(),
     onServersChanged: (listener) => known.onServersChanged(listener)
   }
-  const client = isServer ? undefined : resolveClientSettings(charter, settings)
+  const client = isServer ? undefined : { settings: resolveClientSettings(charter, settings) }
 
   signal?.throwIfAborted()
   startup.begin(`loading ${span === undefined ? 'its own blocks' : blocksText(span)}`)
   const role = span === undefined || client !== undefined
-    ? await roles.client({ ...context, client: client as ClientSettings, verify: settings.verify })
+    ? await roles.client({ ...context, client: (client as { settings: ClientSettings }).settings, verify: settings.verify })
     : await roles.server({ ...context, span, coordinator })
   cleanups.push(async () => {
     await role.stop()
@@ -273,7 +273,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       device,
       deviceReason: settings.compute === 'fp32' ? choice.reason : `${choice.reason}; products with weights in ${settings.compute}`,
       blocks: isServer ? blockSpan(blocks) : null,
-      partition: client?.partition ?? null,
+      partition: client?.settings.partition ?? null,
       connected: isFounder ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
       disconnectedReason: failure === undefined ? null : `${failure.message}${failure.next === undefined ? '' : ` (${failure.next})`}`,
       members: services?.members() ?? null,
@@ -285,7 +285,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     }
   }
   control.offer(operationsOf({
-    home, membership, services, follower, node, gate, links, known, span, role, isClient: !isServer, status, stop
+    home, membership, services, follower, node, gate, links, known, span, role, isClient: !isServer, client, status, stop
   }))
   // What runs is ended before what it needs.
   cleanups.push(async () => { await control.stop() })

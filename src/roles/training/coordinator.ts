@@ -94,7 +94,7 @@ export class Coordinator {
     const { peer, span } = participant
     const missed = this.#strategy.stateFor(span, clientRound)
     const round = this.#current
-    if (round?.has(peer) === true && !isSameSpan(round.spanOf(peer), span)) round.drop(peer)
+    if (round?.has(peer) === true && !isSameSpan(round.spanOf(peer), span) && !round.changeSpan(peer, span)) round.drop(peer)
     this.members.enlist(participant)?.replaced()
     await participant.enlisted({
       round: this.round,

@@ -16,7 +16,7 @@ import { generationRoute, replayOptions } from '../server-route.ts'
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
-  { context, runtime, adapters, sessions, leftOut, caught, verifier }: Client,
+  { context, runtime, adapters, sessions, leftOut, caught, verifier, state }: Client,
   { maxTokens, temperature, topK, topP, timeoutMs, verify, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
@@ -35,7 +35,7 @@ export async function * generate (
     await adapters.refreshAlone(signal)
   } catch (error) {
     signal.throwIfAborted()
-    if (!isRetryable(error)) throw error
+    if (!isRetryable(error) || state.lacking.length > 0) throw error
     notices.add(`${(error as Error).message}: the text is made with the adapters that this client has`)
   }
   const statistics = new RouteStatistics()
