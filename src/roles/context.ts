@@ -82,7 +82,6 @@ export interface RoleContext {
   dial (peer: PeerId, protocol: string, signal: AbortSignal): Promise<Stream>
   /** Answers a protocol, for admitted peers alone: the others are refused before the handler sees them. */
   handle (protocol: string, handler: ProtocolHandler, options?: HandleOptions): Promise<void>
-  unhandle (protocol: string): Promise<void>
   /** Calls back when the last connection to a peer is gone. Returns how to stop that. */
   onDisconnect (listener: (peer: PeerId) => void): () => void
 }

@@ -192,7 +192,6 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       return await gate.dial(peer, protocol, signal)
     },
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },
-    unhandle: async (protocol) => { await gate.unhandle(protocol) },
     onDisconnect: (listener) => gate.onDisconnect(listener),
     servers: () => known.servers(),
     onServersChanged: (listener) => known.onServersChanged(listener)

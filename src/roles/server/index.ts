@@ -37,7 +37,6 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
 
     let stopped: Promise<void> | undefined
     const stop = async (): Promise<void> => {
-      await sessions.close()
       stopping.abort(new StoppingError())
       await Promise.all([training.ended(), sessions.ended()])
       await device.close()
