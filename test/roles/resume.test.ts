@@ -205,13 +205,13 @@ describe('a client that writes down where it stands', { timeout: 180_000 }, () =
 
 describe('a client that is late', { timeout: 180_000 }, () => {
   it('is left out of the round that it misses, is told so, and comes back in the next', async () => {
-    const federation = await start([{}, { inputBlocks: 2 }], { minClients: 1, roundDeadline: 2_500 })
+    const federation = await start([{}, { inputBlocks: 2 }], { minClients: 2, roundDeadline: 1_500 })
     const [first, second] = federation.clients as [TestClient, TestClient]
     let late = false
     around(ClientRound.prototype, 'forward', async function (this: ClientRound) {
       if (this.round !== 5 || late) return
       late = true
-      await delay(7_000)
+      await delay(4_000)
     })
     const both = await Promise.all([train(first, 0, 10), train(second, 1, 10)])
     const leftOut = both.map((events) => events.filter((event) => event.leftOut).map(({ round }) => round))
