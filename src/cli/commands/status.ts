@@ -1,7 +1,7 @@
 import type { ResultOf } from '../../api/operations.ts'
 import type { VerificationStatus } from '../../api/stage-checks.ts'
 import type { GenerationStatus, RouteStatus, TrainingStatus } from '../../api/status.ts'
-import { spanText } from '../../span.ts'
+import { blocksText, spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
 import { bytes, digits, endSpans, plural, table } from '../format.ts'
@@ -57,7 +57,7 @@ function trainingText ({ active, round, done, rounds, members, waitingFor = [], 
     ...(fellBack ? ['from an older state, since the newest was damaged or missing at start'] : []),
     ...(members === undefined ? [] : [`${plural(members, 'client')} in it`]),
     ...(waitingFor.length === 0 ? [] : [`waiting for ${waitingFor.join(' and ')}`]),
-    ...(missing.length === 0 ? [] : [`waiting for blocks ${missing.map(spanText).join(' and ')}: nobody serves them`])
+    ...(missing.length === 0 ? [] : [`waiting for ${blocksText(missing)}: nobody serves them`])
   ].join(', ')
 }
 
@@ -74,7 +74,7 @@ function residualsText ({ setting, policy, saved, recomputed }: TrainingStatus['
 function routeText ({ legs, missing }: RouteStatus): string {
   const parts = legs.map(({ server, blocks, roundTripMs }) =>
     `blocks ${spanText(blocks)} at ${server}${roundTripMs === null ? '' : ` (${digits(roundTripMs)} ms)`}`)
-  return [...parts, ...(missing.length === 0 ? [] : [`nobody serves blocks ${missing.map(spanText).join(', ')} now`])].join(', ')
+  return [...parts, ...(missing.length === 0 ? [] : [`nobody serves ${blocksText(missing)} now`])].join(', ')
 }
 
 function verificationRows (

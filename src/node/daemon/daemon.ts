@@ -8,7 +8,7 @@ import { PROTOCOL_VERSIONS, type ClientSettings } from '../../protocols/charter/
 import type { PeerStatus } from '../../protocols/status/status.ts'
 import { servableSpan } from '../../roles/charter-settings.ts'
 import type { RoleContext, ServerDirectory } from '../../roles/context.ts'
-import type { Span } from '../../span.ts'
+import { blocksText, type Span } from '../../span.ts'
 import { startControlServer } from '../control/server.ts'
 import { resolveClientSettings } from '../federation/join.ts'
 import { readMembership, type KnownAddress, type Membership } from '../federation/membership.ts'
@@ -199,7 +199,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const client = isServer ? undefined : { settings: resolveClientSettings(charter, settings) }
 
   signal?.throwIfAborted()
-  startup.begin(`loading ${span === undefined ? 'its own blocks' : blocksText(span)}`)
+  startup.begin(`loading ${span === undefined ? 'its own blocks' : blocksText([span])}`)
   const role = span === undefined || client !== undefined
     ? await roles.client({ ...context, client: (client as { settings: ClientSettings }).settings, verify: settings.verify })
     : await roles.server({ ...context, span, coordinator })
@@ -315,9 +315,4 @@ async function unwind (cleanups: Array<() => Promise<void> | void>): Promise<voi
     throw new MidspanError('E_STOP', 'the daemon did not stop cleanly', {
       cause: failures.length === 1 ? failures[0] : new AggregateError(failures)
     })
-}
-
-/** Names blocks by their numbers: `blocks 1-29`. */
-function blocksText ({ first, end }: Span): string {
-  return `blocks ${first}-${end - 1}`
 }

@@ -2,7 +2,7 @@ import type { PeerId } from '@libp2p/interface'
 import type { RouteStatus } from '../../api/status.ts'
 import type { Span } from '../../span.ts'
 import type { KnownServer, Logger, ServerDirectory } from '../context.ts'
-import { chooseRoute, uncovered, type RouteCandidate, type RouteLeg } from '../middle/route-choice.ts'
+import { chooseRoute, unserved, type RouteCandidate, type RouteLeg } from '../middle/route-choice.ts'
 import type { ChosenStage, StageSource } from '../middle/stage-source.ts'
 import type { LeftOutServers } from './left-out.ts'
 import type { CaughtServers } from './verification/caught-servers.ts'
@@ -47,11 +47,11 @@ export class ServerChoice implements StageSource {
   }
 
   hasOther (span: Span, server: string): boolean {
-    return uncovered(this.#sound().filter(({ id }) => id !== server), span).length === 0
+    return unserved(this.#sound().filter(({ id }) => id !== server), span).length === 0
   }
 
   missing (span: Span): readonly Span[] {
-    return uncovered(this.#sound(), span)
+    return unserved(this.#sound(), span)
   }
 
   leaveOut (server: string, error: unknown): void {

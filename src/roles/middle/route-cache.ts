@@ -1,7 +1,7 @@
 import { Backoff } from '../../backoff.ts'
 import { isDefect, isRetryable, MidspanError } from '../../errors.ts'
 import { ChannelTimeoutError } from '../../protocols/wire/errors.ts'
-import { spanText, type Span } from '../../span.ts'
+import { blocksText, type Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
 import { AnswerWait } from './answer-wait.ts'
 import { firstTokens, joined } from './history.ts'
@@ -52,11 +52,6 @@ export class StageError extends MidspanError {
   constructor ({ server, span }: Pick<ChosenStage, 'server' | 'span'>, cause: MidspanError) {
     super(cause.code, `${server} (${blocksText([span])}): ${cause.message}`, { cause, next: cause.next, retryable: cause.retryable })
   }
-}
-
-/** Says which blocks these are, for people. */
-function blocksText (spans: readonly Span[]): string {
-  return `blocks ${spans.map(spanText).join(', ')}`
 }
 
 /** The cache of one stage of a route. */

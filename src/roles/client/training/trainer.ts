@@ -10,10 +10,9 @@ import { clippingCoefficient } from '../../../model/training/optimizer.ts'
 import type { Charter, Partition } from '../../../protocols/charter/schema.ts'
 import { ROUNDS_AHEAD_NEXT, RoundsAheadError } from '../../../protocols/train/errors.ts'
 import type { ServerMessage } from '../../../protocols/train/messages.ts'
-import type { Coefficient, Step, Waiting } from '../../../protocols/train/train_pb.ts'
+import type { Coefficient, Step } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { spanText } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import { PassInterruptedError, type TrainingStream } from '../../middle/training-stream.ts'
 import type { ClientStrategy } from '../../training/aggregation/strategy.ts'
@@ -27,6 +26,7 @@ import { ClientRound } from './client-round.ts'
 import type { ProgressMeta, Run } from './progress.ts'
 import { Releases, type Protections } from './releases.ts'
 import { RoundRepeats } from './round-repeats.ts'
+import { waitingReason } from './waiting-reason.ts'
 
 export type TrainEvent = Extract<ProgressOf<'train'>, { readonly type: 'waiting' | 'round' }>
 
@@ -490,21 +490,6 @@ export class ClientTrainer {
 function asRoundsAhead (error: unknown): unknown {
   if (!(error instanceof MidspanError) || error.code !== RoundsAheadError.code) return error
   return new MidspanError(error.code, error.message, { cause: error, next: ROUNDS_AHEAD_NEXT })
-}
-
-/** Spans that are shown of those that a server names. */
-const MAX_SHOWN_SPANS = 8
-
-/** Says why there is nothing to do yet. */
-function waitingReason ({ members, needed, sitsOutRounds, missing }: Waiting): string {
-  if (missing.length > 0)
-    return `the round waits for blocks ${missing.slice(0, MAX_SHOWN_SPANS).map(spanText).join(' and ')}: nobody serves them`
-  if (members < needed) return `the federation has ${members} of the ${needed} members that a round needs`
-  if (sitsOutRounds > 0)
-    return `this client missed or held up several rounds in a row, and sits out ${
-      sitsOutRounds === 1 ? 'one round' : `${sitsOutRounds} rounds`
-    }`
-  return 'the next round begins when this one is over'
 }
 
 /** Checks what a server has gradients multiplied by: above 0, and 1 at most, as it divides by tokens and clips. Throws BadMessageError. */

@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import type { PeerId } from '@libp2p/interface'
 import type { StageCheck, VerificationStatus } from '../../../api/stage-checks.ts'
 import type { Encoding } from '../../../encoding.ts'
@@ -57,7 +58,7 @@ export class Verifier {
 
   constructor (components: VerifierComponents) {
     this.#c = components
-    this.#random = components.random ?? Math.random
+    this.#random = components.random ?? unguessable
   }
 
   get status (): VerificationStatus {
@@ -233,4 +234,9 @@ interface Question {
   readonly round: number
   /** How many tokens the states have. */
   readonly compared: number
+}
+
+/** Returns a number in [0, 1) that no server can guess from those before it. */
+function unguessable (): number {
+  return randomInt(2 ** 32) / 2 ** 32
 }
