@@ -165,8 +165,8 @@ export class ClientTrainer {
 
   async * #follow (signal: AbortSignal): AsyncGenerator<TrainEvent> {
     const stream = this.#traffic.watch(await this.#c.sessions.training(this.#idleSignal(signal)))
-    // A server that takes nothing more must not keep a client from stopping.
     stream.onWaiting = (reason) => { this.#notice(waitingReason(reason)) }
+    // A server that takes nothing more must not keep a client from stopping.
     const giveUp = (): void => { setTimeout(() => { stream.abort(new Error('the client left')) }, WITHDRAW_TIMEOUT_MS).unref() }
     signal.addEventListener('abort', giveUp, { once: true })
     let clean = false
@@ -284,8 +284,7 @@ export class ClientTrainer {
 
   /**
    * Goes back to the server's round. With shared adapters the client takes over the server's; adapters of its own stay as they are. The
-   * rounds
-   * in between are done again, with the data that follows.
+   * rounds in between are done again, with the data that follows.
    */
   async #rewind (round: number, state: ReadonlyMap<string, Tensor>): Promise<undefined> {
     const { strategy, state: own } = this.#c
