@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { protocolId } from '../../src/protocols/charter/index.ts'
-import { GENERATE_PROTOCOL } from '../../src/protocols/generate/constants.ts'
+import { GENERATE_PROTOCOL, MAX_GENERATE_STREAMS } from '../../src/protocols/generate/constants.ts'
 import * as generate from '../../src/protocols/generate/messages.ts'
 import { MAX_SEQUENCES, MAX_TENSORS, MAX_TRAIN_STREAMS, TRAIN_PROTOCOL } from '../../src/protocols/train/constants.ts'
 import * as train from '../../src/protocols/train/messages.ts'
@@ -161,12 +161,15 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     for (const session of sessions) session.abort(new Error('enough'))
   })
 
-  it('gives a connection no more streams than a client needs', async () => {
+  it.each([
+    [TRAIN_PROTOCOL, MAX_TRAIN_STREAMS],
+    [GENERATE_PROTOCOL, MAX_GENERATE_STREAMS]
+  ])('gives a connection no more streams of %s than a client needs', async (protocol, most) => {
     const streams = await Promise.all(
-      Array.from({ length: MAX_TRAIN_STREAMS + 2 }, async () => await attacker.stream(TRAIN_PROTOCOL).catch(() => undefined))
+      Array.from({ length: most + 2 }, async () => await attacker.stream(protocol).catch(() => undefined))
     )
     await vi.waitFor(() => {
-      expect(streams.filter((stream) => stream?.status === 'open').length).toBeLessThanOrEqual(MAX_TRAIN_STREAMS)
+      expect(streams.filter((stream) => stream?.status === 'open').length).toBeLessThanOrEqual(most)
     }, 20_000)
     for (const stream of streams) stream?.abort(new Error('enough'))
   })

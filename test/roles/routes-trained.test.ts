@@ -1,8 +1,11 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
+import { WorkerAdapters } from '../../src/roles/server/training/worker-adapters.ts'
+import { original } from '../helpers/original.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
+import type { TestPeer } from './helpers.ts'
 import { startWorkers, type WorkersFederation } from './workers.ts'
 
 const PROMPT = { ids: [1, 5, 9], maxTokens: 40 }
@@ -12,7 +15,7 @@ describe('a worker of a federation that was trained', { timeout: 120_000 }, () =
   let federation: WorkersFederation
   let untrained: number[]
   let trained: number[]
-  const generate = async (more: object = {}): Promise<number[]> => (await federation.clients[0]!.generate({ ...PROMPT, ...more })).ids
+  const generate = async (): Promise<number[]> => (await federation.clients[0]!.generate(PROMPT)).ids
 
   beforeAll(async () => {
     root = await mkdtemp(join(tmpdir(), 'midspan-routes-'))
@@ -27,6 +30,7 @@ describe('a worker of a federation that was trained', { timeout: 120_000 }, () =
     await federation.clients[0]!.train({ data: join(root, 'data.jsonl'), rounds: 8, sequences: 4, packing: 'padded' })
     trained = await generate()
   }, 120_000)
+  afterEach(() => { vi.restoreAllMocks() })
   afterAll(async () => {
     await federation.stop()
     await rm(root, { recursive: true, force: true })
@@ -40,12 +44,20 @@ describe('a worker of a federation that was trained', { timeout: 120_000 }, () =
     expect(await waiting).toEqual(trained)
   })
 
-  it('refuses to generate until it has heard from the coordinator what was trained', async () => {
+  it('does not generate until it has heard from the coordinator what was trained', async () => {
+    const [worker] = federation.workers as [TestPeer]
     await federation.server.stop()
-    await federation.workers[0]!.stop()
-    await federation.workers[0]!.start()
-    await expect(generate({ timeoutMs: 6_000 })).rejects.toMatchObject({ code: 'E_SERVER_TIMEOUT' })
+    await worker.stop()
+    await worker.start()
+    const reached = original(WorkerAdapters, 'reached')
+    const asked = Promise.withResolvers<void>()
+    vi.spyOn(WorkerAdapters.prototype, 'reached').mockImplementation(async function (this: WorkerAdapters, ...given) {
+      asked.resolve()
+      await reached.apply(this, given)
+    })
     const waiting = generate()
+    // It would answer from here on, with what training began with.
+    await asked.promise
     await federation.server.start()
     expect(await waiting).toEqual(trained)
   })

@@ -1,6 +1,7 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { PeerId, Stream } from '@libp2p/interface'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { openModelDirectory } from '../../src/model/checkpoint/directory.ts'
 import { modelOf } from '../../src/model/families/index.ts'
@@ -12,7 +13,7 @@ import { loadTokenizer } from '../../src/model/text/load.ts'
 import { LocalTrainer } from '../../src/model/training/local-trainer.ts'
 import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { homeAt } from '../../src/node/home/home.ts'
-import { STAGE_PROTOCOL } from '../../src/protocols/stage/constants.ts'
+import { MAX_STAGE_STREAMS, STAGE_PROTOCOL } from '../../src/protocols/stage/constants.ts'
 import { CoordinatorMessageSchema, fromWorker, WorkerMessageSchema } from '../../src/protocols/stage/messages.ts'
 import { acceptChannel, openChannel } from '../../src/protocols/wire/channel.ts'
 import { shapesOf } from '../../src/roles/charter-settings.ts'
@@ -118,7 +119,13 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     const started = await start([1, 2], [[2, 3], [3, 4]])
     await trainAll(started)
     await expectEqual(started)
-    await expect(askWorker(started)).rejects.toMatchObject({ code: 'E_NOT_COORDINATOR' })
+    const curious = await curiousOf(started)
+    await expect(askWorker(curious)).rejects.toMatchObject({ code: 'E_NOT_COORDINATOR' })
+    const streams = await Promise.all(
+      Array.from({ length: MAX_STAGE_STREAMS + 2 }, async () => await curious.stream().catch(() => undefined))
+    )
+    await expect.poll(() => streams.filter((stream) => stream?.status === 'open').length, POLL).toBeLessThanOrEqual(MAX_STAGE_STREAMS)
+    for (const stream of streams) stream?.abort(new Error('enough'))
   })
 
   it('over two in series of two replicas each comes to the parameters of one machine', async () => {
@@ -144,10 +151,9 @@ describe('training over several servers', { timeout: 120_000 }, () => {
 
   it('does so while replicas and the coordinator stop and start again in turn', async () => {
     const started = await start([1, 2], [[2, 4], [2, 4]])
-    let isOver = false
+    const peers = [...started.workers, started.server]
     const restarts = (async () => {
-      for (let turn = 0; !isOver; turn++) {
-        const peer = [...started.workers, started.server][turn % 3]!
+      for (const peer of [...peers, ...peers]) {
         await peer.stop()
         await peer.start()
       }
@@ -155,7 +161,6 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     try {
       await trainAll(started)
     } finally {
-      isOver = true
       await restarts
     }
     await expectEqual(started)
@@ -177,8 +182,14 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     await expectEqual(started)
   })
 
-  /** Has a client open a stage stream to a worker. Rejects with what the worker says. */
-  async function askWorker (started: WorkersFederation): Promise<void> {
+  /** A client that is connected to a worker, and opens stage streams to it. */
+  interface Curious {
+    readonly context: ClientContext
+    readonly worker: PeerId
+    readonly stream: () => Promise<Stream>
+  }
+
+  async function curiousOf (started: WorkersFederation): Promise<Curious> {
     let context: ClientContext | undefined
     await started.join('client-curious', {}, {
       server: startServerRole,
@@ -186,8 +197,13 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     })
     const worker = started.workers[0]!.daemon.node.peerId
     await expect.poll(() => context!.servers().some(({ peerId, connected }) => connected && peerId.equals(worker)), POLL).toBe(true)
-    const { identity, charter, charterHash } = context!
-    const channel = await openChannel(await context!.dial(worker, STAGE_PROTOCOL, AbortSignal.timeout(5_000)), {
+    const stream = async (): Promise<Stream> => await context!.dial(worker, STAGE_PROTOCOL, AbortSignal.timeout(5_000))
+    return { context: context!, worker, stream }
+  }
+
+  /** Asks a worker for what only the coordinator may ask. Rejects with what the worker says. */
+  async function askWorker ({ context: { identity, charter, charterHash }, worker, stream }: Curious): Promise<void> {
+    const channel = await openChannel(await stream(), {
       protocol: STAGE_PROTOCOL,
       outgoing: CoordinatorMessageSchema,
       incoming: WorkerMessageSchema,

@@ -1,5 +1,4 @@
-import { setTimeout as delay } from 'node:timers/promises'
-import { describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { parseParameters } from '../../../src/api/check.ts'
 import type { EventOf } from '../../../src/api/operations.ts'
 import { MidspanError } from '../../../src/errors.ts'
@@ -20,17 +19,25 @@ async function hang (signal: AbortSignal): Promise<never> {
   throw new Error('unreachable')
 }
 
+/** Resolves when so much time of the fake clock has passed. */
+async function delay (ms: number): Promise<void> {
+  await new Promise((resolve) => { setTimeout(resolve, ms) })
+}
+
+/** Collects what comes while a second of the fake clock passes, and after it. */
 async function collect<T> (events: AsyncIterable<T>): Promise<{ events: T[], error: unknown }> {
   const all: T[] = []
-  try {
+  const collecting = (async () => {
     for await (const event of events) all.push(event)
-    return { events: all, error: undefined }
-  } catch (error) {
-    return { events: all, error }
-  }
+  })().then(() => undefined, (error: unknown) => error)
+  await vi.advanceTimersByTimeAsync(1_000)
+  return { events: all, error: await collecting }
 }
 
 describe('operations that wait for servers', () => {
+  beforeEach(() => { vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] }) })
+  afterEach(() => { vi.useRealTimers() })
+
   it('say why no server is connected, and give up by the timeout with a typed error', async () => {
     const offered = waitingForServers({ async *generate () { yield generated } }, down, 20)
     const { events, error } = await collect(offered.generate!(parseParameters('generate', { prompt: 'x', timeoutMs: 50 }), never()))
@@ -76,7 +83,8 @@ describe('operations that wait for servers', () => {
       async *generate (_, signal) {
         for (;;) {
           yield { type: 'waiting', reason: 'the connection was lost; trying again' }
-          await delay(5, undefined, { signal })
+          signal.throwIfAborted()
+          await delay(5)
         }
       }
     }, linked, 20)

@@ -1,6 +1,18 @@
+import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
+import { multiaddr } from '@multiformats/multiaddr'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { createAnnouncement, verifyAnnouncement } from '../../../src/protocols/directory/index.ts'
+import { AnnouncementBodySchema } from '../../../src/protocols/directory/directory_pb.ts'
+import {
+  createAnnouncement,
+  MAX_ADDRESS_BYTES,
+  MAX_ADDRESSES,
+  MAX_ANNOUNCEMENT_BYTES,
+  MAX_PROTOCOLS,
+  verifyAnnouncement,
+  type Announcement
+} from '../../../src/protocols/directory/index.ts'
+import { parseRecord, signRecord } from '../../../src/protocols/wire/signed-record.ts'
 import { keyOf } from '../charter/fixture.ts'
 import { announcementOf, idOf, scope } from './fixture.ts'
 
@@ -35,19 +47,39 @@ describe('an announcement', () => {
     }, 'INVALID'],
     ['with a load without bounds', {
       load: { sessions: 0, queuedTokens: 0, freeCacheBytes: 0, prefillTokensPerSecond: Infinity, decodeTokensPerSecond: 0 }
-    }, 'INVALID'],
-    ['that names a hundred protocols', {
-      protocols: Object.fromEntries(Array.from({ length: 100 }, (_, index) => [`p${index}`, '1.0.0']))
-    }, 'INVALID'],
-    ['that is too long', { agent: 'a'.repeat(5000) }, 'INVALID']
+    }, 'INVALID']
   ])('is refused %s', async (_, changes, fault) => {
     const { bytes } = await announcementOf(1, changes)
     await expect(verifyAnnouncement(bytes, scope)).rejects.toEqual(refusal(fault))
   })
 
-  it('keeps eight addresses', async () => {
-    const addresses = Array.from({ length: 20 }, (_, index) => `/ip4/192.0.2.${index}/tcp/1`)
-    expect((await announcementOf(1, { addresses })).addresses).toHaveLength(8)
+  it('keeps as many addresses as it may have, and is refused with more', async () => {
+    const addresses = Array.from({ length: MAX_ADDRESSES + 1 }, (_, index) => `/ip4/192.0.2.${index}/tcp/1`)
+    const { bytes } = await announcementOf(1, { addresses })
+    expect((await verifyAnnouncement(bytes, scope)).addresses).toEqual(addresses.slice(0, MAX_ADDRESSES))
+    const body = fromBinary(AnnouncementBodySchema, parseRecord(bytes).body)
+    const more = create(AnnouncementBodySchema, { ...body, addresses: addresses.map((address) => multiaddr(address).bytes) })
+    const signed = await signRecord('midspan/announcement/1\0', toBinary(AnnouncementBodySchema, more), await keyOf(1))
+    await expect(verifyAnnouncement(signed, scope)).rejects.toThrow(`it has more than ${MAX_ADDRESSES} addresses`)
+  })
+
+  const named = (length: number): string => `/dns4/${'a'.repeat(length)}/tcp/4001`
+  const longestName = MAX_ADDRESS_BYTES - multiaddr(named(200)).bytes.byteLength + 200
+
+  it.each<[string, (excess: number) => Promise<Partial<Announcement>>, RegExp]>([
+    ['an address', async (excess) => ({ addresses: [named(longestName + excess)] }), /an address is too long/],
+    ['its protocols', async (excess) => ({
+      protocols: Object.fromEntries(Array.from({ length: MAX_PROTOCOLS + excess }, (_, index) => [`p${index}`, '1.0.0']))
+    }), /it names more than 32 protocols/],
+    ['its bytes', async (excess) => {
+      const { bytes } = await announcementOf(1, { agent: 'a'.repeat(3000) })
+      return { agent: 'a'.repeat(3000 + MAX_ANNOUNCEMENT_BYTES - bytes.byteLength + excess) }
+    }, /it is too long/]
+  ])('is read at the limit of %s, and refused above it', async (_, changes, reason) => {
+    const [most, more] = [await announcementOf(1, await changes(0)), await announcementOf(1, await changes(1))]
+    expect((await verifyAnnouncement(most.bytes, scope)).bytes).toEqual(most.bytes)
+    await expect(verifyAnnouncement(more.bytes, scope)).rejects.toEqual(refusal('INVALID'))
+    await expect(verifyAnnouncement(more.bytes, scope)).rejects.toThrow(reason)
   })
 
   it('says the same or is refused when any bit of it is changed', async () => {

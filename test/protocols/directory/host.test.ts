@@ -1,8 +1,18 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { create } from '@bufbuild/protobuf'
 import { streamPair } from '@libp2p/utils'
 import { describe, expect, it } from 'vitest'
+import {
+  MAX_MEMBER_MESSAGE_BYTES,
+  MAX_MESSAGES_PER_MINUTE,
+  MAX_SERVERS,
+  MAX_UPDATE_BYTES
+} from '../../../src/protocols/directory/constants.ts'
+import { MemberMessageSchema, UpdateSchema } from '../../../src/protocols/directory/directory_pb.ts'
 import { Directory, DirectoryHost, DirectoryStream, KnownDirectory, type DirectoryUpdate } from '../../../src/protocols/directory/index.ts'
+import { asHost, asMember } from '../../../src/protocols/directory/messages.ts'
 import { createCertificate, createRevocations, verifyCertificate } from '../../../src/protocols/hello/index.ts'
+import { ControlStream } from '../../../src/protocols/wire/control.ts'
 import { keyOf } from '../charter/fixture.ts'
 import { announcementOf, idOf, load, scope } from './fixture.ts'
 
@@ -29,7 +39,7 @@ async function hosted () {
   const connect = async (seed: number) => {
     const [near, far] = await streamPair()
     const ended = host.serve(far, await idOf(seed)).then(() => undefined, (error: unknown) => error)
-    return { stream: new DirectoryStream(near, scope), ended }
+    return { stream: new DirectoryStream(near, scope), near, ended }
   }
   const revoke = (version: number, peers: string[]): void => { revoked = { version, peers: new Set(peers) } }
   return { directory, host, changes, connect, revoke }
@@ -114,8 +124,19 @@ describe('the host of a directory', () => {
   it('ends the stream of a member that sends too much', async () => {
     const { connect } = await hosted()
     const { stream, ended } = await connect(CLIENT)
-    for (let count = 0; count < 31; count++) await stream.sync(NOTHING).catch(() => {})
+    for (let count = 0; count < MAX_MESSAGES_PER_MINUTE; count++) await stream.sync(NOTHING)
+    expect(await stream.read(soon())).toMatchObject({ complete: true })
+    await stream.sync(NOTHING)
     expect(await ended).toMatchObject({ code: 'E_BUSY', retryable: true })
+  })
+
+  it('ends the stream of a member that sends too long a message', async () => {
+    const { connect } = await hosted()
+    const { near, ended } = await connect(SERVER)
+    const member = new ControlStream(near, { ...asMember, maxMessageBytes: Infinity })
+    const value = new Uint8Array(MAX_MEMBER_MESSAGE_BYTES)
+    await member.write(create(MemberMessageSchema, { message: { case: 'announcement', value } }))
+    expect(await ended).toMatchObject({ code: 'E_FRAME_TOO_LARGE' })
   })
 
   it('has one stream a member: the newest', async () => {
@@ -137,5 +158,27 @@ describe('the host of a directory', () => {
     const answer = stream.read(AbortSignal.timeout(100)).then(() => 'told', () => 'not told')
     await sleep(20)
     expect(await answer).toBe('not told')
+  })
+})
+
+describe('a member', () => {
+  /** A coordinator that says what no coordinator says, and the stream of a member that hears it. */
+  async function told (update: object): Promise<DirectoryStream> {
+    const [near, far] = await streamPair()
+    const coordinator = new ControlStream(far, { ...asHost, maxMessageBytes: Infinity })
+    const stream = new DirectoryStream(near, scope)
+    // The member may end the stream before it has taken all of it.
+    void coordinator.write(create(UpdateSchema, update)).catch(() => {})
+    return stream
+  }
+
+  it('takes no directory of more servers than there may be', async () => {
+    const stream = await told({ entries: Array.from({ length: MAX_SERVERS + 1 }, () => new Uint8Array(0)) })
+    await expect(stream.read(soon())).rejects.toThrow(`a directory of ${MAX_SERVERS + 1} servers`)
+  })
+
+  it('takes no update that is too long', async () => {
+    const stream = await told({ revocations: new Uint8Array(MAX_UPDATE_BYTES) })
+    await expect(stream.read(soon())).rejects.toMatchObject({ code: 'E_FRAME_TOO_LARGE' })
   })
 })

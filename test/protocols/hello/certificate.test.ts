@@ -6,6 +6,8 @@ import {
   createCertificate,
   createRevocations,
   isHalfSpent,
+  MAX_REVOCATIONS_BYTES,
+  MAX_REVOKED,
   verifyCertificate,
   verifyRevocations,
   type Candidate
@@ -118,5 +120,17 @@ describe('a list of revocations', () => {
     expect(await verifyRevocations(list.bytes, await peerOf(FOUNDER), federation)).toEqual(list)
     await expect(verifyRevocations(list.bytes, await peerOf(MEMBER), federation)).rejects.toMatchObject({ code: 'E_REVOCATIONS' })
     await expect(verifyRevocations(list.bytes, await peerOf(FOUNDER), 'cd'.repeat(32))).rejects.toMatchObject({ code: 'E_REVOCATIONS' })
+  })
+
+  it('has room for as many peers as it may name, and is refused with more, or longer', async () => {
+    const founder = await peerOf(FOUNDER)
+    const sized = async (count: number) => {
+      const peers = new Set(Array.from({ length: count }, (_, index) => String(index).padStart(founder.length, '-')))
+      return await createRevocations({ federation, version: 7, peers }, await keyOf(FOUNDER))
+    }
+    const list = await sized(MAX_REVOKED)
+    expect(await verifyRevocations(list.bytes, founder, federation)).toEqual(list)
+    await expect(verifyRevocations((await sized(MAX_REVOKED + 1)).bytes, founder, federation)).rejects.toThrow('it names too many peers')
+    await expect(verifyRevocations(new Uint8Array(MAX_REVOCATIONS_BYTES + 1), founder, federation)).rejects.toThrow('it is too long')
   })
 })

@@ -11,7 +11,13 @@ import type { Device } from '../../../../src/model/runtime/device.ts'
 import { openDevice } from '../../../../src/model/runtime/open.ts'
 import { TrainableSpan } from '../../../../src/model/training/trainable-span.ts'
 import type { Charter } from '../../../../src/protocols/charter/schema.ts'
-import { STAGE_PROTOCOL } from '../../../../src/protocols/stage/constants.ts'
+import {
+  MAX_DROPOUT_SEED_CHARS,
+  MAX_ITEM_ID_CHARS,
+  MAX_STAGE_ITEMS,
+  MAX_STAGE_TOKENS,
+  STAGE_PROTOCOL
+} from '../../../../src/protocols/stage/constants.ts'
 import {
   CoordinatorMessageSchema,
   fromCoordinator,
@@ -248,12 +254,27 @@ describe('a worker behind a stage stream', () => {
   })
 
   describe('refuses', () => {
-    /** Asks without a link, and resolves with the code that ends the stream. */
-    async function refusal (questions: ReadonlyArray<readonly [Question, readonly Tensor[]]>): Promise<string> {
+    type Asked = ReadonlyArray<readonly [Question, readonly Tensor[]]>
+
+    /** Asks without a link. Resolves with a stream on which the adapters of round 3 are answered. */
+    async function ask (questions: Asked): Promise<StageCoordinatorChannel> {
       const channel = await stream()
       const { names, tensors } = adaptersOf(3)
       await channel.send(fromCoordinator(0, { case: 'loadAdapters', value: { round: 3, names, more: false } }), tensors)
       for (const [index, [question, parts]] of questions.entries()) await channel.send(fromCoordinator(index + 1, question), parts)
+      return channel
+    }
+
+    /** Resolves with the first answer after that to the adapters. */
+    async function answer (questions: Asked): ReturnType<StageCoordinatorChannel['receive']> {
+      const channel = await ask(questions)
+      await channel.receive(AbortSignal.timeout(5_000))
+      return await channel.receive(AbortSignal.timeout(5_000))
+    }
+
+    /** Resolves with the code that ends the stream. */
+    async function refusal (questions: Asked): Promise<string> {
+      const channel = await ask(questions)
       try {
         for (;;) await channel.receive(AbortSignal.timeout(5_000))
       } catch (error) {
@@ -271,8 +292,8 @@ describe('a worker behind a stage stream', () => {
       ['no items', [forward([])], 'E_BAD_MESSAGE'],
       ['two items of one name', [forward([items[0]!, items[0]!])], 'E_BAD_MESSAGE'],
       ['an item without a name', [forward([{ ...items[0]!, id: '' }])], 'E_BAD_MESSAGE'],
-      ['a name without an end', [forward([{ ...items[0]!, id: 'x'.repeat(129) }])], 'E_BAD_MESSAGE'],
-      ['a seed without an end', [forward(items, { dropoutSeed: 'x'.repeat(129) })], 'E_BAD_MESSAGE'],
+      ['a name without an end', [forward([{ ...items[0]!, id: 'x'.repeat(MAX_ITEM_ID_CHARS + 1) }])], 'E_BAD_MESSAGE'],
+      ['a seed without an end', [forward(items, { dropoutSeed: 'x'.repeat(MAX_DROPOUT_SEED_CHARS + 1) })], 'E_BAD_MESSAGE'],
       ['blocks that are not its own', [forward([itemOf('a', 3, { first: 0, end: 3 })])], 'E_BAD_MESSAGE'],
       ['no blocks', [forward([itemOf('a', 3, { first: 2, end: 2 })])], 'E_BAD_MESSAGE'],
       ['more tokens than a client may have', [forward([itemOf('a', 65)])], 'E_BAD_MESSAGE'],
@@ -285,6 +306,19 @@ describe('a worker behind a stage stream', () => {
       ['a message of no kind', [[{ case: undefined }, []]], 'E_BAD_MESSAGE']
     ] as ReadonlyArray<[string, ReadonlyArray<[Question, Tensor[]]>, string]>)('%s', async (_, questions, code) => {
       expect(await refusal(questions)).toBe(code)
+    })
+
+    it.each([
+      ['items', forward(Array.from({ length: MAX_STAGE_ITEMS + 1 }, (_, i) => itemOf(String(i), 1))), `expected 1 to ${MAX_STAGE_ITEMS}`],
+      ['tokens', forward(Array.from({ length: MAX_STAGE_TOKENS / 64 + 1 }, (_, i) => itemOf(String(i), 64))), `${MAX_STAGE_TOKENS} may`]
+    ] as const)('more %s than a message may have', async (_, question, reason) => {
+      await expect(answer([question])).rejects.toThrow(reason)
+    })
+
+    it('no names that are as long as they may be', async () => {
+      const id = 'x'.repeat(MAX_ITEM_ID_CHARS)
+      const { message: { kind } } = await answer([forward([{ ...items[0]!, id }], { dropoutSeed: 'x'.repeat(MAX_DROPOUT_SEED_CHARS) })])
+      expect(kind.case).toBe('hidden')
     })
 
     it('more passes than a federation has clients for', async () => {
