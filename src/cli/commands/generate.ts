@@ -81,7 +81,7 @@ export const generate = command({
         if (json) terminal.json(result)
         else terminal.write('\n')
         if (event.reason === 'context') terminal.note(contextLine(event, maxTokens))
-        if (stats) for (const line of [statsLine(event), ...event.route.map(legLine)]) terminal.note(line)
+        if (stats) for (const line of [statsLine(event), ...event.route.map(legLine), networkLine(event)]) terminal.note(line)
       }
     } finally {
       progress.clear()
@@ -104,10 +104,14 @@ function statsLine (done: ResultOf<'generate'>): string {
     }`
 }
 
-function legLine ({ server, blocks, tokens, replayedTokens, meanMs, share }: ResultOf<'generate'>['route'][number]): string {
+function networkLine ({ networkShare }: ResultOf<'generate'>): string {
+  return `network: ${Math.round(100 * networkShare)}% of the time`
+}
+
+function legLine ({ server, blocks, tokens, replayedTokens, meanMs, share, handsOver }: ResultOf<'generate'>['route'][number]): string {
   const again = replayedTokens === 0 ? '' : `, ${replayedTokens} of them sent again`
   return `blocks ${spanText(blocks)} at ${server}: ${plural(tokens, 'token')}${again}, ${digits(meanMs)} ms an answer, ` +
-    `${Math.round(100 * share)}% of the time`
+    `${Math.round(100 * share)}% of the time${handsOver ? ', handed on directly' : ''}`
 }
 
 type Messages = NonNullable<GivenParameters<'generate'>['messages']>

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/generate/generate.proto.
  */
 export const file_protocols_generate_generate: GenFile = /*@__PURE__*/
-  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCJECgVCZWdpbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0SEAoIY2FwYWNpdHkYAyABKA0SDQoFcm91bmQYBCABKA0iBwoFUmVhZHkiVgoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDRIWCg5jb250ZXh0X2xlbmd0aBgDIAEoDRIVCg1tYXNrX3Bvc2l0aW9uGAQgASgNIhoKBkhpZGRlbhIQCghwb3NpdGlvbhgBIAEoDWIGcHJvdG8z");
+  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCKYAQoFQmVnaW4SDQoFZmlyc3QYASABKA0SCwoDZW5kGAIgASgNEhAKCGNhcGFjaXR5GAMgASgNEg0KBXJvdW5kGAQgASgNEicKAnRvGAUgASgLMhsubWlkc3Bhbi5nZW5lcmF0ZS5OZWlnaGJvdXISKQoEZnJvbRgGIAEoCzIbLm1pZHNwYW4uZ2VuZXJhdGUuTmVpZ2hib3VyIikKCU5laWdoYm91chIMCgRwZWVyGAEgASgJEg4KBnNlY3JldBgCIAEoDCIbCgVSZWFkeRISCgpoYW5kc19vdmVyGAEgASgIIlYKBFJvd3MSEAoIcG9zaXRpb24YASABKA0SDQoFY291bnQYAiABKA0SFgoOY29udGV4dF9sZW5ndGgYAyABKA0SFQoNbWFza19wb3NpdGlvbhgEIAEoDSIsCgZIaWRkZW4SEAoIcG9zaXRpb24YASABKA0SEAoIc3RhZ2VfdXMYAiADKA1iBnByb3RvMw");
 
 /**
  * @generated from message midspan.generate.ClientMessage
@@ -75,6 +75,11 @@ export const ServerMessageSchema: GenMessage<ServerMessage> = /*@__PURE__*/
  * does not serve all of them answers with the error E_SPAN_NOT_SERVED. `round` is the number of rounds whose steps are in the client's own
  * adapters: a worker that has not heard of so many waits for a few seconds, and answers with the error E_ADAPTERS_MISSING.
  *
+ * With `to`, what leaves the blocks goes to that server, over midspan.handover, in place of Hidden to the client; with `from`, it is that
+ * server which sends Rows, and not the client. The client opens the sessions of such a chain from the last server to the first, and gives
+ * each two neighbours a secret of 32 random bytes. E_HANDOVER_NEXT says that the next server cannot be reached, or broke off, and
+ * E_HANDOVER_PREVIOUS the same of the server before.
+ *
  * @generated from message midspan.generate.Begin
  */
 export type Begin = Message<"midspan.generate.Begin"> & {
@@ -97,6 +102,16 @@ export type Begin = Message<"midspan.generate.Begin"> & {
    * @generated from field: uint32 round = 4;
    */
   round: number;
+
+  /**
+   * @generated from field: midspan.generate.Neighbour to = 5;
+   */
+  to?: Neighbour | undefined;
+
+  /**
+   * @generated from field: midspan.generate.Neighbour from = 6;
+   */
+  from?: Neighbour | undefined;
 };
 
 /**
@@ -107,9 +122,37 @@ export const BeginSchema: GenMessage<Begin> = /*@__PURE__*/
   messageDesc(file_protocols_generate_generate, 2);
 
 /**
+ * @generated from message midspan.generate.Neighbour
+ */
+export type Neighbour = Message<"midspan.generate.Neighbour"> & {
+  /**
+   * @generated from field: string peer = 1;
+   */
+  peer: string;
+
+  /**
+   * @generated from field: bytes secret = 2;
+   */
+  secret: Uint8Array;
+};
+
+/**
+ * Describes the message midspan.generate.Neighbour.
+ * Use `create(NeighbourSchema)` to create a new message.
+ */
+export const NeighbourSchema: GenMessage<Neighbour> = /*@__PURE__*/
+  messageDesc(file_protocols_generate_generate, 3);
+
+/**
+ * `hands_over` is true where the Begin had `to` or `from`, and the server does as they say.
+ *
  * @generated from message midspan.generate.Ready
  */
 export type Ready = Message<"midspan.generate.Ready"> & {
+  /**
+   * @generated from field: bool hands_over = 1;
+   */
+  handsOver: boolean;
 };
 
 /**
@@ -117,7 +160,7 @@ export type Ready = Message<"midspan.generate.Ready"> & {
  * Use `create(ReadySchema)` to create a new message.
  */
 export const ReadySchema: GenMessage<Ready> = /*@__PURE__*/
-  messageDesc(file_protocols_generate_generate, 3);
+  messageDesc(file_protocols_generate_generate, 4);
 
 /**
  * Tensors: released hidden rows for the positions from `position` on. A position already held is overwritten, and everything
@@ -155,10 +198,11 @@ export type Rows = Message<"midspan.generate.Rows"> & {
  * Use `create(RowsSchema)` to create a new message.
  */
 export const RowsSchema: GenMessage<Rows> = /*@__PURE__*/
-  messageDesc(file_protocols_generate_generate, 4);
+  messageDesc(file_protocols_generate_generate, 5);
 
 /**
- * Tensors: the same rows after the blocks.
+ * Tensors: the same rows after the blocks. `stage_us` has the microseconds that each server needed for them, from their coming to their
+ * leaving, in the order of the blocks; of one server alone, unless servers hand over.
  *
  * @generated from message midspan.generate.Hidden
  */
@@ -167,6 +211,11 @@ export type Hidden = Message<"midspan.generate.Hidden"> & {
    * @generated from field: uint32 position = 1;
    */
   position: number;
+
+  /**
+   * @generated from field: repeated uint32 stage_us = 2;
+   */
+  stageUs: number[];
 };
 
 /**
@@ -174,5 +223,5 @@ export type Hidden = Message<"midspan.generate.Hidden"> & {
  * Use `create(HiddenSchema)` to create a new message.
  */
 export const HiddenSchema: GenMessage<Hidden> = /*@__PURE__*/
-  messageDesc(file_protocols_generate_generate, 5);
+  messageDesc(file_protocols_generate_generate, 6);
 

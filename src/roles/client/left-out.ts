@@ -16,8 +16,8 @@ interface Failure {
 }
 
 /**
- * Remembers which servers failed a short time ago, for all sequences of a client. A server that was gone and has come back is let in again
- * at once.
+ * Remembers which servers failed a short time ago, for all sequences of a client, and, by the names of both, which pairs of servers did
+ * not hand over. A server that was gone and has come back is let in again at once.
  */
 export class LeftOutServers {
   readonly #directory: ServerDirectory

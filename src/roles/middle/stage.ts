@@ -49,6 +49,15 @@ export interface CachedHiddenStates {
   readonly context: PromptContext | undefined
 }
 
+/** What one server of several keeps of a sequence that they hand over to one another. */
+export interface CachePart {
+  /** Names the server. */
+  readonly server: string
+  readonly span: Span
+  /** Bytes on the wire between this machine and the server so far. */
+  readonly traffic: { readonly sentBytes: number, readonly receivedBytes: number }
+}
+
 /** The KV cache that a stage keeps for one sequence. */
 export interface StageCache {
   /** Positions that the cache can hold. */
@@ -57,6 +66,10 @@ export interface StageCache {
   readonly length: number
   /** Bytes on the wire so far, where the cache is on a server. */
   readonly traffic?: { readonly sentBytes: number, readonly receivedBytes: number }
+  /** Where several servers keep the cache: what each has of it, in order. */
+  readonly parts?: readonly CachePart[]
+  /** Milliseconds that each server needed for the last hidden states, as it says itself, in order; undefined where they did not all say. */
+  readonly serverMs?: readonly number[] | undefined
   /** Computes hidden states through the span and appends them to the cache. Resolves with the outputs [tokens, hidden]. */
   forward (states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]>
   /** Forgets every position from this one on. Throws RangeError for a position beyond `length`. */

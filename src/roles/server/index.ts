@@ -1,10 +1,13 @@
 import { CachedSpan } from '../../model/generation/cached-span.ts'
 import { MAX_GENERATE_STREAMS, GENERATE_PROTOCOL } from '../../protocols/generate/constants.ts'
 import * as generate from '../../protocols/generate/messages.ts'
+import { HANDOVER_PROTOCOL, MAX_HANDOVER_STREAMS } from '../../protocols/handover/constants.ts'
+import * as handover from '../../protocols/handover/messages.ts'
 import { deviceLine } from '../charter-settings.ts'
 import type { RunningRole, ServerContext } from '../context.ts'
-import { generateLimits } from '../message-limits.ts'
+import { generateLimits, handoverLimits, idleTimeoutOf } from '../message-limits.ts'
 import { GenerationEngine } from './generation/engine.ts'
+import { Handovers } from './generation/handovers.ts'
 import { serveGeneration } from './generation/session.ts'
 import { isCoordinator, openServerRuntime } from './runtime.ts'
 import { Sessions, StoppingError } from './sessions.ts'
@@ -23,14 +26,32 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
     const training = await (isCoordinator(context) ? startCoordination(components) : startWork(components))
     const { cacheBytes } = charter.limits
     const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes, span })
+    const handovers = new Handovers(context)
+    const generation = {
+      charter,
+      model,
+      engine,
+      span,
+      handovers,
+      idleTimeoutMs: idleTimeoutOf(charter),
+      ready: async (round: number, ended: AbortSignal): Promise<void> => { await training.ready(round, ended) }
+    }
+    await sessions.serve(HANDOVER_PROTOCOL, {
+      outgoing: handover.TakerMessageSchema,
+      incoming: handover.GiverMessageSchema,
+      limits: handoverLimits(charter),
+      maxStreams: MAX_HANDOVER_STREAMS,
+      maxSessions: MAX_HANDOVER_STREAMS,
+      idleTimeoutMs: Infinity // the session that is claimed has a limit of its own
+    }, async (channel, signal) => { await handovers.serve(channel, signal) })
     await sessions.serve(GENERATE_PROTOCOL, {
       outgoing: generate.ServerMessageSchema,
       incoming: generate.ClientMessageSchema,
       limits: generateLimits(charter),
-      maxStreams: MAX_GENERATE_STREAMS
+      maxStreams: MAX_GENERATE_STREAMS,
+      idleTimeoutMs: Infinity // a client whose servers hand over is silent: what counts is when hidden states come
     }, async (channel, signal) => {
-      const ready = async (round: number, ended: AbortSignal): Promise<void> => { await training.ready(round, ended) }
-      await serveGeneration(channel, { charter, model, engine, span, ready }, signal)
+      await serveGeneration(channel, generation, signal)
     })
 
     let stopped: Promise<void> | undefined
@@ -53,7 +74,8 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
           evictions: engine.caches.evictions
         }
       }),
-      load: () => ({ sessions: sessions.list().length, ...engine.load }),
+      // A sequence that another server hands over has a session of its client's here, too.
+      load: () => ({ sessions: sessions.list().filter(({ kind }) => kind !== 'handover').length, ...engine.load }),
       removed: (peer) => { training.removed(peer) },
       operations: training.operations,
       stop: async () => { await (stopped ??= stop()) }

@@ -15,7 +15,7 @@ import { generationRoute } from '../server-route.ts'
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
   { context, runtime, adapters, sessions, leftOut }: Client,
-  { maxTokens, temperature, topK, topP, timeoutMs, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
+  { maxTokens, temperature, topK, topP, handOver, timeoutMs, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
@@ -37,6 +37,7 @@ export async function * generate (
   }
   const statistics = new RouteStatistics()
   const route = generationRoute({ context, leftOut, sessions, adapters }, {
+    handOver,
     timeoutMs,
     statistics,
     onWaiting: (reason) => { notices.add(reason) },
@@ -93,9 +94,10 @@ export async function * generate (
       decodeSeconds,
       tokensPerSecond: ids.length > 1 ? (ids.length - 1) / decodeSeconds : 0,
       ...statistics.traffic,
-      route: statistics.legs.filter(({ answers }) => answers > 0).map(({ server, span, tokens, replayedTokens, answers, ms }) => ({
-        server, blocks: span, tokens, replayedTokens, meanMs: ms / answers, share: Math.min(ms / (endedAtMs - opened.atMs), 1)
-      }))
+      route: statistics.legs.filter(({ answers }) => answers > 0).map(({ server, span, tokens, replayedTokens, answers, ms, handsOver }) => ({
+        server, blocks: span, tokens, replayedTokens, meanMs: ms / answers, share: Math.min(ms / (endedAtMs - opened.atMs), 1), handsOver
+      })),
+      networkShare: Math.min(statistics.networkMs / (endedAtMs - opened.atMs), 1)
     }
   } finally {
     stream.end().catch(() => {}) // ended already, unless the generation was given up
