@@ -34,7 +34,10 @@ export const generate = command({
       ),
       seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'The same seed gives the same text', 'a new one each time')
     }),
-    ...grouped('Network', { timeout }),
+    ...grouped('Network', {
+      timeout,
+      carry: toggle('Carry hidden states from server to server, also where these could hand over to one another')
+    }),
     ...grouped('Output', {
       stats: toggle('Print speed, bytes and the servers of the route to standard error at the end'),
       json
@@ -47,7 +50,7 @@ export const generate = command({
       about: 'sample, and say how fast it went'
     }
   ],
-  async run ({ home, prompt, messages, ids, stats, json, timeout, maxTokens, temperature, topK, topP, seed }, { terminal, signal }) {
+  async run ({ home, prompt, messages, ids, stats, json, timeout, carry, maxTokens, temperature, topK, topP, seed }, { terminal, signal }) {
     const inputs = [prompt, messages, ids].filter((input) => input !== undefined)
     if (inputs.length !== 1)
       throw new UsageError(
@@ -63,6 +66,7 @@ export const generate = command({
       topK,
       topP,
       seed,
+      handOver: carry ? false : undefined,
       timeoutMs: timeout
     }
     const progress = new ProgressLine(terminal)

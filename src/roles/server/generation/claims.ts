@@ -45,19 +45,20 @@ export class Claims<Claimant> {
     promise.catch(() => {}) // a session that ended does not look any more
     const forget = (): void => {
       clearTimeout(timer)
-      this.#waiting.delete(key)
+      if (this.#waiting.get(key) === waiting) this.#waiting.delete(key)
     }
     const timer = setTimeout(() => {
       forget()
       reject(new ChannelTimeoutError('it did not come', this.#timeoutMs))
     }, this.#timeoutMs)
-    this.#waiting.set(key, {
+    const waiting: Waiting<Claimant> = {
       peer,
       resolve: (claimant) => {
         forget()
         resolve(claimant)
       }
-    })
+    }
+    this.#waiting.set(key, waiting)
     return { claimed: promise, cancel: forget }
   }
 

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Model } from '../../../model/families/index.ts'
+import type { Model, PromptContext } from '../../../model/families/index.ts'
 import { maxChunkTokens } from '../../../model/generation/cache-size.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { fromServer, type Begin, type ClientMessage, type GenerateServerChannel } from '../../../protocols/generate/messages.ts'
@@ -81,7 +81,7 @@ export async function serveGeneration (
           throw signal.aborted ? error : new HandoverError('previous', from.peer, error)
         })
         const { channel: source } = previous
-        receive = async () => rowsOfServer(await lostWith(source.receive(signal), 'previous', from.peer, signal))
+        receive = async () => await lostWith(source.receive(signal).then(rowsOfServer), 'previous', from.peer, signal)
       }
       for (let upcoming = receive();;) {
         const rows = await upcoming
@@ -89,7 +89,9 @@ export async function serveGeneration (
         idle.refresh()
         upcoming = receive()
         endWith(ended, upcoming)
-        const hidden = await compute(components, sequence, rows, signal)
+        const context = blaming(from?.peer, () => check(components, sequence, rows))
+        sequence.rewind(rows.position)
+        const hidden = await sequence.forward({ context, tensors: rows.tensors }, signal)
         const stageUs = [...rows.stageUs, Math.min(Math.round(1000 * (performance.now() - startedAtMs)), MAX_US)]
         const { position, count, contextLength, maskPosition } = rows
         if (next === undefined) {
@@ -140,12 +142,8 @@ function rowsOfServer ({ message: { kind }, tensors }: Received<GiverMessage>): 
   return { ...kind.value, tensors }
 }
 
-async function compute (
-  { charter, model }: GenerationComponents,
-  sequence: EngineSequence,
-  { tensors, ...place }: Rows,
-  signal: AbortSignal
-): Promise<readonly Tensor[]> {
+/** Checks hidden states against the sequence. Returns their context, where the model has contexts. Throws BadMessageError. */
+function check ({ charter, model }: GenerationComponents, sequence: EngineSequence, { tensors, ...place }: Rows): PromptContext | undefined {
   const { position, count } = place
   const { length, capacity } = sequence
   if (position > length) throw new BadMessageError(`position ${position} leaves a gap after ${length}`)
@@ -157,8 +155,16 @@ async function compute (
     throw new BadMessageError(`what hidden states from ${position} on attend to is forgotten; the sequence may begin again at 0`)
   const context = checkContext(model, place)
   checkHiddenStates(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: count })
-  sequence.rewind(position)
-  return await sequence.forward({ context, tensors }, signal)
+  return context
+}
+
+/** Does something with what a neighbour sent. Throws HandoverError where that is no good. */
+function blaming<Result> (peer: string | undefined, work: () => Result): Result {
+  try {
+    return work()
+  } catch (error) {
+    throw peer === undefined ? error : new HandoverError('previous', peer, error)
+  }
 }
 
 /** Ends a session with what a promise rejects with. */
