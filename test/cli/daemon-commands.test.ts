@@ -244,7 +244,7 @@ describe('commands that talk to the daemon', () => {
       'network: 13% of the time',
       ''
     ])
-    expect(asked.get('generate')).toEqual({ prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, timeoutMs: 120_000 })
+    expect(asked.get('generate')).toEqual({ prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, handOver: true, timeoutMs: 120_000 })
   })
 
   it('print a generation as one JSON object', async () => {

@@ -90,7 +90,8 @@ describe.skipIf(!hasData(MODEL))('servers that hand over to one another', { time
       await vi.waitFor(() => {
         for (const { daemon } of [federation.server, ...federation.workers]) {
           expect(daemon.status().generation?.sequences).toBe(0)
-          expect(daemon.node.getConnections().flatMap(({ streams }) => streams).filter(({ protocol }) => protocol === HANDOVER_PROTOCOL)).toEqual([])
+          const streams = daemon.node.getConnections().flatMap((connection) => connection.streams)
+          expect(streams.filter(({ protocol }) => protocol === HANDOVER_PROTOCOL)).toEqual([])
         }
       }, { timeout: 10_000 })
     })

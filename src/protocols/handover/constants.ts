@@ -13,7 +13,7 @@ export const MAX_MESSAGE_BYTES = 512
 /** Values, and a scale per row. */
 export const MAX_TENSORS = 2
 
-/** Sequences of all clients that one server hands over to another at once. A connection has 32 streams, some of which are for other work. */
+/** Sequences of all clients that one server hands over to another at once: a connection has 32 streams, some of them for other work. */
 export const MAX_HANDOVER_STREAMS = 24
 
 /** How long a session waits for the server before it: the client opens that one's session next. */

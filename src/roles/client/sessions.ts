@@ -50,8 +50,8 @@ export class ClientSessions {
   }
 
   /**
-   * Opens a session with a server for one sequence; in one that `mayBeSilent`, nothing has to come. The caller closes it. Throws what `dial`
-   * throws, and the server's refusal.
+   * Opens a session with a server for one sequence; in one that `mayBeSilent`, nothing has to come. The caller closes it. Throws what
+   * `dial` throws, and the server's refusal.
    */
   async generation (
     server: PeerId,

@@ -95,7 +95,13 @@ export async function * generate (
       tokensPerSecond: ids.length > 1 ? (ids.length - 1) / decodeSeconds : 0,
       ...statistics.traffic,
       route: statistics.legs.filter(({ answers }) => answers > 0).map(({ server, span, tokens, replayedTokens, answers, ms, handsOver }) => ({
-        server, blocks: span, tokens, replayedTokens, meanMs: ms / answers, share: Math.min(ms / (endedAtMs - opened.atMs), 1), handsOver
+        server,
+        blocks: span,
+        tokens,
+        replayedTokens,
+        meanMs: ms / answers,
+        share: Math.min(ms / (endedAtMs - opened.atMs), 1),
+        handsOver
       })),
       networkShare: Math.min(statistics.networkMs / (endedAtMs - opened.atMs), 1)
     }

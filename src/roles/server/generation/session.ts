@@ -45,8 +45,8 @@ interface Rows extends PlaceFields {
 
 /**
  * Serves one sequence until its stream ends, and frees its cache however that happens. A request is given up when the stream ends before
- * its answer. Where the client says so, hidden states come from another server and go on to another one; what goes wrong with these ends the
- * client's session, with a HandoverError.
+ * its answer. Where the client says so, hidden states come from another server and go on to another one; what goes wrong with these ends
+ * the client's session, with a HandoverError.
  */
 export async function serveGeneration (
   channel: GenerateServerChannel,
@@ -111,7 +111,7 @@ export async function serveGeneration (
       throw reason
     } finally {
       expected?.cancel()
-      void expected?.claimed.then(({ release }) => { release() }, () => {}) // nobody came
+      void expected?.claimed.then((claimant) => { claimant.release() }, () => {}) // nobody came
       await sequence.close()
     }
   } finally {
@@ -143,7 +143,11 @@ function rowsOfServer ({ message: { kind }, tensors }: Received<GiverMessage>): 
 }
 
 /** Checks hidden states against the sequence. Returns their context, where the model has contexts. Throws BadMessageError. */
-function check ({ charter, model }: GenerationComponents, sequence: EngineSequence, { tensors, ...place }: Rows): PromptContext | undefined {
+function check (
+  { charter, model }: GenerationComponents,
+  sequence: EngineSequence,
+  { tensors, ...place }: Rows
+): PromptContext | undefined {
   const { position, count } = place
   const { length, capacity } = sequence
   if (position > length) throw new BadMessageError(`position ${position} leaves a gap after ${length}`)

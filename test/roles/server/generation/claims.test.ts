@@ -22,10 +22,10 @@ describe('claims of waiting sessions', () => {
 
   it('are refused with another secret, and with one of another length', () => {
     const claims = new Claims<string>()
-    const { cancel } = claims.expect(secret, 'peer')
+    const waiting = claims.expect(secret, 'peer')
     for (const other of [new Uint8Array(32).fill(8), new Uint8Array(0), new Uint8Array(31).fill(7), new Uint8Array(33).fill(7)])
       expect(() => { claims.claim(other, 'peer', 'guessed') }).toThrow(codeOf('E_HANDOVER_CLAIM'))
-    cancel()
+    waiting.cancel()
   })
 
   it('count once', () => {
@@ -60,12 +60,12 @@ describe('claims of waiting sessions', () => {
 
   it('refuse a secret that is in use, one of another length, and more sessions than the bound', () => {
     const claims = new Claims<string>({ maxWaiting: 2 })
-    const { cancel } = claims.expect(secret, 'peer')
+    const waiting = claims.expect(secret, 'peer')
     expect(() => claims.expect(secret, 'other')).toThrow(codeOf('E_BAD_MESSAGE'))
     expect(() => claims.expect(new Uint8Array(16), 'peer')).toThrow(codeOf('E_BAD_MESSAGE'))
     const other = claims.expect(new Uint8Array(32), 'peer')
     expect(() => claims.expect(new Uint8Array(32).fill(1), 'peer')).toThrow(codeOf('E_BAD_MESSAGE'))
-    cancel()
+    waiting.cancel()
     other.cancel()
   })
 })
