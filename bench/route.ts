@@ -1,6 +1,6 @@
 /**
  * The time of a generated token over one, two and three servers in series, each behind a network of 0 to 100 ms one way, beside the time
- * that the network alone takes. Run: node bench/route.ts [tokens, 32]
+ * that the network alone takes: handed over from server to server, and carried by the client. Run: node bench/route.ts [tokens, 32]
  */
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -45,8 +45,14 @@ async function invite (home: string, role: string): Promise<string> {
   return (await new ControlClient(homeAt(home)).request('invite', { role: role as 'client', expiresMs: 3_600_000, uses: 1 }, limit())).invite
 }
 
+interface Measured {
+  /** Milliseconds of a token. */
+  readonly handed: number
+  readonly carried: number
+}
+
 /** Milliseconds of a token with each delay, over servers with these blocks. */
-async function measure (directory: string, model: string, spans: readonly string[]): Promise<number[]> {
+async function measure (directory: string, model: string, spans: readonly string[]): Promise<Measured[]> {
   const homes = spans.map((_, index) => join(directory, `${spans.length}-server-${index}`))
   const client = join(directory, `${spans.length}-client`)
   const [first, end] = spans[0]!.split('-').map(Number) as [number, number]
@@ -68,15 +74,18 @@ async function measure (directory: string, model: string, spans: readonly string
     await own.line('Daemon is ready', START_MS)
     const control = new ControlClient(homeAt(client))
     while ((await control.request('servers', {}, limit())).servers.filter(({ connected }) => connected).length < spans.length) await delay(200)
-    const results: number[] = []
+    const results: Measured[] = []
     for (const oneWayMs of ONE_WAY_MS) {
       for (const { proxy } of served) proxy.oneWayMs = oneWayMs
-      const turns: number[] = []
-      for (let turn = 0; turn < 3; turn++) {
-        const { decodeSeconds } = await control.request('generate', { ids: PROMPT, maxTokens: tokens }, limit())
-        turns.push(decodeSeconds * 1000 / (tokens - 1))
+      const ms = async (handOver: boolean): Promise<number> => {
+        const turns: number[] = []
+        for (let turn = 0; turn < 3; turn++) {
+          const { decodeSeconds } = await control.request('generate', { ids: PROMPT, maxTokens: tokens, handOver }, limit())
+          turns.push(decodeSeconds * 1000 / (tokens - 1))
+        }
+        return median(turns)
       }
-      results.push(median(turns))
+      results.push({ handed: await ms(true), carried: await ms(false) })
     }
     return results
   } finally {
@@ -92,14 +101,14 @@ await withModel(MODEL, async (directory, model) => {
     const measured = await measure(directory, model, spans)
     const compute = measured[0]!
     for (const [index, oneWayMs] of ONE_WAY_MS.entries()) {
-      const carried = 2 * spans.length * oneWayMs + compute
-      const handed = (spans.length + 1) * oneWayMs + compute
-      const ms = measured[index]!
+      const { handed, carried } = measured[index]!
+      const handedFloor = (spans.length + 1) * oneWayMs + compute.handed
+      const carriedFloor = 2 * spans.length * oneWayMs + compute.carried
       rows.push([
-        `${spans.length} in series, ${oneWayMs} ms`, ms.toFixed(1), carried.toFixed(1), (ms / carried).toFixed(2), handed.toFixed(1),
-        (ms / handed).toFixed(2), index === 0 ? '' : BAR.toFixed(2)
+        `${spans.length} in series, ${oneWayMs} ms`, handed.toFixed(1), handedFloor.toFixed(1), (handed / handedFloor).toFixed(2),
+        index === 0 ? '' : BAR.toFixed(2), carried.toFixed(1), carriedFloor.toFixed(1), (carried / carriedFloor).toFixed(2)
       ])
     }
   }
-  printTable(['route, one way', 'a token, ms', 'client-carried floor', 'over it', 'handed-over floor', 'over it', 'bar, at most'], rows)
+  printTable(['route, one way', 'a token, ms', 'floor', 'over it', 'bar, at most', 'client-carried', 'floor', 'over it'], rows)
 })

@@ -68,7 +68,8 @@ describe.skipIf(!hasData(MODEL))('generation over several servers', { timeout: 1
 
     it('gives the published sample over two and three servers, whatever the partition, also when all generate at once', async () => {
       const results = await Promise.all(
-        federation.clients.map(async (client) => await client.generate({ ids: [BOS], maxTokens: TOKENS, ...carried })) as Array<Promise<Result>>
+        federation.clients.map(async (client) =>
+          await client.generate({ ids: [BOS], maxTokens: TOKENS, ...carried })) as Array<Promise<Result>>
       )
       for (const { ids } of results) expect(ids).toEqual(greedy)
       const [first, second, third] = [federation.server, ...federation.workers].map(({ peerId }) => peerId)
@@ -88,7 +89,7 @@ describe.skipIf(!hasData(MODEL))('generation over several servers', { timeout: 1
     })
 
     it('says which servers carried the text, and what each took', async () => {
-      const { route, sentBytes } = await federation.clients[0]!.generate({ ids: [BOS], maxTokens: 20, ...carried }) as Result & { sentBytes: number }
+      const { route, sentBytes } = await federation.clients[0]!.generate({ ids: [BOS], maxTokens: 20, ...carried }) as Result
       for (const leg of route) expect(leg).toMatchObject({ tokens: 20, replayedTokens: 0, handsOver: false })
       const share = route.reduce((sum, leg) => sum + leg.share, 0)
       expect(share).toBeGreaterThan(0)

@@ -94,14 +94,14 @@ export async function * generate (
       decodeSeconds,
       tokensPerSecond: ids.length > 1 ? (ids.length - 1) / decodeSeconds : 0,
       ...statistics.traffic,
-      route: statistics.legs.filter(({ answers }) => answers > 0).map(({ server, span, tokens, replayedTokens, answers, ms, handsOver }) => ({
-        server,
-        blocks: span,
-        tokens,
-        replayedTokens,
-        meanMs: ms / answers,
-        share: Math.min(ms / (endedAtMs - opened.atMs), 1),
-        handsOver
+      route: statistics.legs.filter(({ answers }) => answers > 0).map((leg) => ({
+        server: leg.server,
+        blocks: leg.span,
+        tokens: leg.tokens,
+        replayedTokens: leg.replayedTokens,
+        meanMs: leg.ms / leg.answers,
+        share: Math.min(leg.ms / (endedAtMs - opened.atMs), 1),
+        handsOver: leg.handsOver
       })),
       networkShare: Math.min(statistics.networkMs / (endedAtMs - opened.atMs), 1)
     }
