@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { isDefect, isRetryable, MidspanError } from '../../errors.ts'
 import { fromClient, type GenerateClientChannel, type ServerMessage } from '../../protocols/generate/messages.ts'
 import { SECRET_BYTES } from '../../protocols/handover/constants.ts'
-import { neighbourAtFault } from '../../protocols/handover/errors.ts'
+import { HandoverError, neighbourAtFault } from '../../protocols/handover/errors.ts'
 import type { Received } from '../../protocols/wire/channel.ts'
 import { BadMessageError, ChannelTimeoutError } from '../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../protocols/wire/hidden-states.ts'
@@ -169,7 +169,10 @@ export class HandOverCache implements StageCache {
         }), [], signal)
         const { message: { kind } } = await answer
         if (kind.case !== 'ready') throw new BadMessageError('the server did not make room for the sequence')
-        if (!kind.value.handsOver) throw new BadMessageError('the server does not hand over')
+        if (kind.value.handsOver) return
+        // It did not understand: nothing is wrong with it otherwise.
+        const [side, neighbour] = from === undefined ? ['next', index + 1] as const : ['previous', index - 1] as const
+        throw new HandoverError(side, links[neighbour]!.server, new BadMessageError('the server does not hand over'))
       })
     }
   }
