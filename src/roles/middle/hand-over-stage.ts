@@ -5,7 +5,7 @@ import { fromClient, type GenerateClientChannel, type ServerMessage } from '../.
 import { SECRET_BYTES } from '../../protocols/handover/constants.ts'
 import { HandoverError, neighbourAtFault } from '../../protocols/handover/errors.ts'
 import type { Received } from '../../protocols/wire/channel.ts'
-import { BadMessageError, ChannelTimeoutError } from '../../protocols/wire/errors.ts'
+import { BadMessageError, ChannelClosedError, ChannelTimeoutError } from '../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../protocols/wire/hidden-states.ts'
 import { withSignal } from '../../protocols/wire/wait.ts'
 import type { Span } from '../../span.ts'
@@ -35,6 +35,9 @@ export interface ChainSettings {
  * others and by this client at about the same time.
  */
 const FAULT_GRACE_MS = 300
+
+/** How long a server may take to agree on a session when it is asked whether it lives: three round trips, and no work for its device. */
+const PROBE_TIMEOUT_MS = 2_000
 
 const ARROW = ' → '
 
@@ -80,6 +83,9 @@ export class HandOverStage implements Pick<Stage, 'openCache'> {
     const links = opened.flatMap((result) => result.status === 'fulfilled' ? [result.value] : [])
     const cache = new HandOverCache(links, failed.signal, this.#settings, capacity)
     try {
+      const silent = opened.findIndex(({ status }) => status === 'rejected')
+      if (signal?.aborted === true && signal.reason instanceof ChannelTimeoutError && silent >= 0)
+        throw new StageError(this.#servers[silent]!, signal.reason)
       either.throwIfAborted()
       await cache.begin(signal)
       return cache
@@ -95,14 +101,16 @@ class Link implements CachePart {
   readonly server: string
   readonly span: Span
   readonly channel: GenerateClientChannel
+  readonly #open: ChainServer['openGeneration']
   /** Resolves with what the session failed with. */
   readonly failure: Promise<unknown>
   #answer: PromiseWithResolvers<Received<ServerMessage>> | undefined
 
-  constructor ({ server, span }: ChainServer, channel: GenerateClientChannel, onFailure: (error: unknown) => void) {
+  constructor ({ server, span, openGeneration }: ChainServer, channel: GenerateClientChannel, onFailure: (error: unknown) => void) {
     this.server = server
     this.span = span
     this.channel = channel
+    this.#open = openGeneration
     this.failure = this.#listen().then(() => undefined, (error: unknown) => {
       onFailure(error)
       return error
@@ -115,6 +123,18 @@ class Link implements CachePart {
   answer (): Promise<Received<ServerMessage>> {
     this.#answer = Promise.withResolvers()
     return this.#answer.promise
+  }
+
+  /** Whether the server still says anything: whether it agrees on one more session, or refuses it. */
+  async answers (): Promise<boolean> {
+    const late = AbortSignal.timeout(PROBE_TIMEOUT_MS)
+    try {
+      const channel = await this.#open(late)
+      channel.abort(new ChannelClosedError())
+    } catch {
+      // A refusal is an answer, too.
+    }
+    return !late.aborted
   }
 
   async #listen (): Promise<never> {
@@ -216,11 +236,19 @@ export class HandOverCache implements StageCache {
     try {
       return await withSignal(withSignal(work(), this.#failed), signal)
     } catch (error) {
-      // A chain that is given up because it is late would go on computing, and hold its caches.
-      if (signal?.aborted === true && signal.reason instanceof ChannelTimeoutError) this.abort(signal.reason)
+      if (signal?.aborted === true && signal.reason instanceof ChannelTimeoutError) throw await this.#late(signal.reason)
       signal?.throwIfAborted()
       throw await this.#named(error instanceof Fault ? error : new Fault(index, error))
     }
+  }
+
+  /** Ends a chain that is given up because it is late. Names the server that says nothing at all, where there is one. */
+  async #late (reason: ChannelTimeoutError): Promise<Error> {
+    const answers = await Promise.all(this.parts.map(async (link) => await link.answers()))
+    // The servers would go on computing, and hold their caches.
+    this.abort(reason)
+    const silent = this.parts[answers.indexOf(false)]
+    return silent === undefined ? reason : new StageError(silent, reason)
   }
 
   /** Names the server that failed. Where one lost another, that other one is it if it fails too; else it is the two of them. */
