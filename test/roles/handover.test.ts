@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { fromClient, type GenerateClientChannel } from '../../src/protocols/generate/messages.ts'
-import { HANDOVER_PROTOCOL } from '../../src/protocols/handover/constants.ts'
+import { HANDOVER_PROTOCOL, MAX_CHAIN_SERVERS, MAX_HANDOVER_STREAMS } from '../../src/protocols/handover/constants.ts'
 import { fromGiver, type HandoverGiverChannel } from '../../src/protocols/handover/messages.ts'
 import { float32 } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
@@ -207,10 +207,20 @@ describe('a client that lies about handing over', { timeout: 60_000 }, () => {
     expect(await refusalOf(channel)).toBe('E_BAD_MESSAGE')
   })
 
+  it('has so many streams at once, and no more', async () => {
+    const channels = await Promise.all(Array.from({ length: MAX_HANDOVER_STREAMS }, async () => await attacker.handover()))
+    await expect(attacker.handover()).rejects.toThrow()
+    for (const channel of channels) channel.abort(new Error('enough'))
+  })
+
   it('hears which side was at fault when a server hands over what does not fit, or breaks off', async () => {
     for (const breaks of [
       async (giver: HandoverGiverChannel) => { await giver.send(fromGiver({ case: 'rows', value: { position: 3, count: 1 } })) },
       async (giver: HandoverGiverChannel) => { await giver.send(fromGiver({ case: 'claim', value: { secret } })) },
+      async (giver: HandoverGiverChannel) => {
+        const stageUs = new Array<number>(MAX_CHAIN_SERVERS).fill(1)
+        await giver.send(fromGiver({ case: 'rows', value: { position: 0, count: 1, stageUs } }), [float32([1, 16], new Float32Array(16))])
+      },
       async (giver: HandoverGiverChannel) => { await Promise.resolve(giver.abort(new Error('gone'))) },
       async (giver: HandoverGiverChannel) => { await giver.close() }
     ]) {
