@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { count, span, timeoutMs, traffic, waiting } from './fields.ts'
 import { operation } from './operation.ts'
+import { stageCheck } from './stage-checks.ts'
 
 const contentPart = z.union([z.string(), z.strictObject({ type: z.literal('text'), text: z.string() })])
 
@@ -39,6 +40,10 @@ export const generate = operation({
     seed: z.int().min(0).optional().describe('the same seed gives the same text'),
     handOver: z.boolean().default(true)
       .describe('servers hand hidden states over to one another where they can; false: they all go over this client'),
+    verify: z.number().min(0).max(1).optional().describe(
+      'the probability that the servers of the text are checked before the operation ends; unless given, the daemon checks texts ' +
+        'in the background, as many as its setting says'
+    ),
     timeoutMs
   }),
   progress: {
@@ -57,6 +62,7 @@ export const generate = operation({
     decodeSeconds: z.number().describe('from the first token to the last'),
     tokensPerSecond: z.number(),
     ...traffic,
+    checks: z.array(stageCheck).readonly().optional().describe('how the servers of the text were checked, where `verify` was given and they were'),
     route: z.array(leg).readonly().describe('the servers that carried the text, by their blocks'),
     networkShare: z.number().describe("the share of the text's time in which hidden states were on their way")
   })

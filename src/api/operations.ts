@@ -6,6 +6,7 @@ import { invite } from './invite.ts'
 import { invites } from './invites.ts'
 import { leave } from './leave.ts'
 import type { OperationSchema } from './operation.ts'
+import { partition } from './partition.ts'
 import { peers } from './peers.ts'
 import { preview } from './preview.ts'
 import { remove } from './remove.ts'
@@ -22,6 +23,7 @@ export const operations = {
   invite,
   invites,
   revoke,
+  partition,
   leave,
   remove,
   preview,

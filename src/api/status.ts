@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { count, isoTime, span } from './fields.ts'
 import { operation } from './operation.ts'
+import { verification } from './stage-checks.ts'
 
 const rowCost = z.object({ bytesPerRow: z.number(), msPerRow: z.number() })
 
@@ -82,6 +83,7 @@ export const status = operation({
     training: training.nullable(),
     generation: generation.nullable(),
     route: route.nullable().describe('a client: the servers that would carry its next text'),
+    verification: verification.nullable().describe('a client: what its checks of servers came to'),
     since: isoTime.describe('when the daemon started: ISO 8601')
   })
 })

@@ -9,6 +9,7 @@ import { invite } from './commands/invite.ts'
 import { invites } from './commands/invites.ts'
 import { join } from './commands/join.ts'
 import { leave } from './commands/leave.ts'
+import { partition } from './commands/partition.ts'
 import { peers } from './commands/peers.ts'
 import { remove } from './commands/remove.ts'
 import { revoke } from './commands/revoke.ts'
@@ -30,6 +31,7 @@ export const commands: readonly Command[] = [
   peers,
   servers,
   train,
+  partition,
   evaluate,
   generate,
   exportTrained,

@@ -90,7 +90,7 @@ export class InterruptedError extends MidspanError {
 /** Failures by code; one that is not here is unexpected. A server's refusals reach a client with the server's own codes. */
 const CODES: ReadonlyArray<readonly [ExitCode, readonly RegExp[]]> = [
   [EXIT.usage, [
-    /^E_(USAGE|FILE)$/, /^E_(NO_FEDERATION|HOME_IN_USE|HOME_LOCKED|HOME_OPEN|NO_OPERATION|STATE)$/,
+    /^E_(USAGE|FILE)$/, /^E_(NO_FEDERATION|HOME_IN_USE|HOME_LOCKED|HOME_OPEN|NO_OPERATION|STATE|PARTITION_LOSS)$/,
     /^E_(MODEL_DIRECTORY|MODEL_UNSUPPORTED|MODEL_STORE|SAFETENSORS|TENSOR_MISSING|TENSOR_MISMATCH|SNAPSHOT|TOKENIZER|DATASET|PROMPT|SAMPLING|ADAPTER|ADAPTER_SETTINGS|MERGE|EXPORT)$/
   ]],
   [EXIT.noDaemon, [/^E_(NO_DAEMON|STARTING|DAEMON_GONE|DAEMON_SILENT|DAEMON_VERSION|STOPPED)$/]],

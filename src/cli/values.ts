@@ -84,6 +84,14 @@ export function integer (bounds: Bounds = {}): Parse<number> {
   }
 }
 
+/** Parses a share, such as 1% or 0.01. */
+export function share (text: string): number {
+  const [, digits, percent] = /^(\d+\.?\d*|\.\d+)\s*(%?)$/.exec(text.trim()) ?? []
+  const value = digits === undefined ? NaN : Number(digits) / (percent === '%' ? 100 : 1)
+  if (!(value <= 1)) throw new UsageError('is not a share such as 1% or 0.01')
+  return value
+}
+
 /** Parses one of the given words. */
 export function choice<const T extends string> (...words: readonly T[]): Parse<T> {
   return (text) => {

@@ -1,10 +1,11 @@
 import type { PeerId, PrivateKey, Stream } from '@libp2p/interface'
 import type { OfferedOperations } from '../api/operations.ts'
+import type { VerificationStatus } from '../api/stage-checks.ts'
 import type { GenerationStatus, RouteStatus, TrainingStatus } from '../api/status.ts'
 import type { WeightFormat } from '../model/layers/weight-format.ts'
 import type { ComputeType, DeviceKind } from '../model/runtime/device.ts'
 import type { ResidualSetting } from '../model/training/activation-checkpointing.ts'
-import type { Charter, ClientSettings } from '../protocols/charter/index.ts'
+import type { Charter, ClientSettings, Partition } from '../protocols/charter/index.ts'
 import type { Span } from '../span.ts'
 import type { Logger } from './logger.ts'
 
@@ -81,7 +82,6 @@ export interface RoleContext {
   dial (peer: PeerId, protocol: string, signal: AbortSignal): Promise<Stream>
   /** Answers a protocol, for admitted peers alone: the others are refused before the handler sees them. */
   handle (protocol: string, handler: ProtocolHandler, options?: HandleOptions): Promise<void>
-  unhandle (protocol: string): Promise<void>
   /** Calls back when the last connection to a peer is gone. Returns how to stop that. */
   onDisconnect (listener: (peer: PeerId) => void): () => void
 }
@@ -97,6 +97,8 @@ export interface ServerDirectory {
 /** A client's context: what it chose within the charter, and whom it works with. */
 export interface ClientContext extends RoleContext, ServerDirectory {
   readonly client: ClientSettings
+  /** The share of generated texts whose servers are checked, by having others compute the same again. */
+  readonly verify: number
 }
 
 /** A server's context: what it serves, and who leads. */
@@ -107,6 +109,19 @@ export interface ServerContext extends RoleContext, ServerDirectory {
   readonly coordinator: PeerId
 }
 
+/** How a client comes to hold other blocks. The weights of all of them are in its model directory by then. */
+export interface PartitionChanges {
+  /** Throws where the change would lose what was learnt, unless `discard` says that this is meant. */
+  check (partition: Partition, discard: boolean): void
+  /** Says in which way training does not go on exactly after such a change; null where it does. */
+  note (before: Partition, after: Partition): string | null
+  /**
+   * Changes the settings, between two rounds where training runs. `commit` makes them durable; where something fails, all is as before. The
+   * signal ends the wait, and not a change that has begun.
+   */
+  change (settings: ClientSettings, commit: () => Promise<void>, signal: AbortSignal): Promise<void>
+}
+
 /** A role at work. */
 export interface RunningRole {
   /** What `status` shows of it: plain JSON. */
@@ -115,6 +130,8 @@ export interface RunningRole {
   load? (): ServerLoad
   /** Ends what is in progress with a peer that lost its place in the federation, so that nobody waits for it. */
   removed? (peer: string): void
+  /** A client: how it comes to hold other blocks. */
+  readonly partition?: PartitionChanges
   /** By name, such as `train`. */
   readonly operations: OfferedOperations
   /** Ends all work and frees the device. Called again, it does nothing. */
@@ -136,6 +153,8 @@ export interface RoleStatus {
   readonly generation?: GenerationStatus | null
   /** A client's: the servers that would carry its next text. */
   readonly route?: RouteStatus | null
+  /** A client's: what its checks of servers came to. */
+  readonly verification?: VerificationStatus | null
 }
 
 export type StartServerRole = (context: ServerContext) => Promise<RunningRole>

@@ -16,6 +16,7 @@ import { midspan, MidspanProcess } from './process.ts'
 const silent: Logger = { debug () {}, info () {}, warn () {}, error () {} }
 const allUsed = { recordsRead: 12, skipped: 0, skippedLines: [], noticed: 0, notices: [] }
 const traffic = { sentBytes: 2048, receivedBytes: 1024 }
+const compared = { server: '12D3KooWFirst', blocks: { first: 1, end: 3 }, tokens: 6, distance: 0.2, greatest: 2 }
 const generated: ResultOf<'generate'> = {
   type: 'done',
   text: 'there was a cat',
@@ -31,7 +32,13 @@ const generated: ResultOf<'generate'> = {
     { server: '12D3KooWFirst', blocks: { first: 1, end: 3 }, tokens: 6, replayedTokens: 0, meanMs: 12.34, share: 0.25, handsOver: true },
     { server: '12D3KooWSecond', blocks: { first: 3, end: 4 }, tokens: 12, replayedTokens: 6, meanMs: 40, share: 0.5, handsOver: false }
   ],
-  networkShare: 0.125
+  networkShare: 0.125,
+  checks: [
+    { ...compared, verdict: 'agrees', by: ['12D3KooWOther'], wrong: null, distance: 0.000012, reason: null },
+    { ...compared, verdict: 'wrong', by: ['12D3KooWOther', '12D3KooWThird'], wrong: '12D3KooWFirst', reason: null },
+    { ...compared, verdict: 'differs', by: ['12D3KooWOther'], wrong: null, reason: 'nobody else serves blocks 1-3' },
+    { ...compared, verdict: 'unchecked', by: [], wrong: null, tokens: 0, distance: null, greatest: null, reason: 'nobody else serves blocks 1-3' }
+  ]
 }
 const status: ResultOf<'status'> = {
   agent: 'midspan/0.1.0',
@@ -52,6 +59,14 @@ const status: ResultOf<'status'> = {
   training: null,
   generation: null,
   route: { legs: [{ server: '12D3KooWServer', blocks: { first: 1, end: 3 }, roundTripMs: 12.34 }], missing: [{ first: 3, end: 4 }] },
+  verification: {
+    share: 0.01,
+    checked: 12,
+    tokens: 480,
+    differing: 1,
+    unchecked: 3,
+    caught: [{ server: '12D3KooWLiar', blocks: { first: 1, end: 3 }, at: '2026-01-01T00:00:00.000Z', tokens: 40, distance: 0.2 }]
+  },
   since: '2026-01-01T00:00:00.000Z'
 }
 const peer: PeerLine = {
@@ -91,6 +106,18 @@ const servers: ResultOf<'servers'> = {
   middle: { first: 1, end: 4 },
   coverage: [{ blocks: { first: 1, end: 3 }, servers: 1 }, { blocks: { first: 3, end: 4 }, servers: 0 }],
   missing: [{ first: 3, end: 4 }]
+}
+
+const repartitioned: ResultOf<'partition'> = {
+  type: 'done',
+  before: { inputBlocks: 1, outputBlocks: 2 },
+  partition: { inputBlocks: 3, outputBlocks: 2 },
+  blocks: 8,
+  tensors: 47,
+  tensorBytes: 2048,
+  fetchedBytes: 1024,
+  noiseCost: 'Noise 0.1 on hidden states: the model stays useful',
+  note: "the blocks that came go on from the middle's adapters"
 }
 
 let root: string
@@ -149,6 +176,7 @@ beforeAll(async () => {
       addresses: [],
       warning: null
     }),
+    partition: answering('partition', { type: 'waiting', reason: 'the round ends first' }, repartitioned),
     train: trainUntilStopped,
     evaluate: answering('evaluate', { type: 'progress', sequences: 1, tokens: 10 }, {
       type: 'result',
@@ -207,6 +235,8 @@ describe('commands that talk to the daemon', () => {
     const { out } = await run(['status', '--home', root])
     expect(out).toContain('federation  stories (ab12)\n')
     expect(out).toContain('holds       the first block and the last 2 blocks\n')
+    expect(out).toContain('checks      1% of texts; 12 stages checked, 480 tokens; 1 undecided; 3 that nobody could check\n')
+    expect(out).toContain('left out    12D3KooWLiar computed blocks 1-3 wrong (2026-01-01T00:00:00.000Z)\n')
     expect(out).toContain('route       blocks 1-3 at 12D3KooWServer (12.3 ms), nobody serves blocks 3-4 now\n')
   })
 
@@ -235,16 +265,22 @@ describe('commands that talk to the daemon', () => {
   })
 
   it('stream generated text alone to standard output, and the statistics beside it', async () => {
-    const { code, out, err } = await run(['generate', '--home', root, '--prompt', 'Once', '--max-tokens', '3', '--top-k', '5', '--stats'])
+    const { code, out, err } = await run(['generate', '--home', root, '--prompt', 'Once', '--max-tokens', '3', '--top-k', '5', '--stats', '--verify', '100%'])
     expect([code, out]).toEqual([0, 'there was a cat\n'])
     expect(err.split('\n')).toEqual([
+      'Check of blocks 1-3 at 12D3KooWFirst: 12D3KooWOther computed the same (6 tokens, distance 0.000012)',
+      'Check of blocks 1-3 at 12D3KooWFirst: 12D3KooWFirst computed wrong (6 tokens, distance 0.2, decided by 12D3KooWThird); it is left out of routes from now on',
+      'Check of blocks 1-3 at 12D3KooWFirst: 12D3KooWOther computed something else (6 tokens, distance 0.2), and which of them is wrong is not decided: nobody else serves blocks 1-3',
+      'Check of blocks 1-3 at 12D3KooWFirst: not checked, since nobody else serves blocks 1-3',
       '3 tokens at 3 tokens/s (the limit ended it), 4 prompt tokens in 0.5s, sent 2.0 KiB, received 1.0 KiB',
       'blocks 1-3 at 12D3KooWFirst: 6 tokens, 12.3 ms an answer, 25% of the time, handed on directly',
       'blocks 3-4 at 12D3KooWSecond: 12 tokens, 6 of them sent again, 40 ms an answer, 50% of the time',
       'network: 13% of the time',
       ''
     ])
-    expect(asked.get('generate')).toEqual({ prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, handOver: true, timeoutMs: 120_000 })
+    expect(asked.get('generate')).toEqual({
+      prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, handOver: true, timeoutMs: 120_000, verify: 1
+    })
   })
 
   it('print a generation as one JSON object', async () => {
@@ -273,6 +309,25 @@ describe('commands that talk to the daemon', () => {
       code: 2,
       err: expect.stringContaining('is not an array of messages') as string
     })
+  })
+
+  it('change the blocks of a client, and say what is not exact', async () => {
+    const { code, out, err } = await run(['partition', '--home', root, '--input-blocks', '3', '--discard', '--timeout', '1m'])
+    expect(code).toBe(0)
+    expect(out).toBe(
+      'Keeps the first 3 blocks and the last 2 blocks of 8: 47 tensors, 2.0 KiB, all checked against the charter (1.0 KiB fetched)\n' +
+        'It kept the first block and the last 2 blocks before\nNoise 0.1 on hidden states: the model stays useful\n'
+    )
+    expect(err).toContain("Not exactly as before: the blocks that came go on from the middle's adapters\n")
+    expect(asked.get('partition')).toEqual({ inputBlocks: 3, discard: true, timeoutMs: 60_000 })
+    expect(JSON.parse((await run(['partition', '--home', root, '--output-blocks', '2', '--json'])).out)).toEqual(repartitioned)
+    expect(await run(['partition', '--home', root])).toMatchObject({ code: 2, err: expect.stringContaining('--input-blocks') as string })
+  })
+
+  it('change nothing in a home that belongs to no federation', async () => {
+    const home = join(root, 'absent')
+    const { code, err } = await run(['partition', '--input-blocks', '1', '--home', home])
+    expect([code, err]).toEqual([2, expect.stringContaining('belongs to no federation')])
   })
 
   it('print an evaluation for people and for programs', async () => {

@@ -16,6 +16,7 @@ import {
   path,
   peerId,
   range,
+  share,
   size,
   span,
   spanOrAuto,
@@ -54,6 +55,14 @@ describe('values of options', () => {
       expect(size(given)).toBe(bytes)
     }
   )
+
+  it.each([['1%', 0.01], ['0.01', 0.01], ['0', 0], ['100 %', 1], ['.5', 0.5], ['1', 1]] as const)('reads the share %s', (given, expected) => {
+    expect(share(given)).toBeCloseTo(expected)
+  })
+
+  it.each(['101%', '2', '-1%', '%', '', '1%%', 'all'])('refuses the share %j', (given) => {
+    expect(() => share(given)).toThrow(UsageError)
+  })
 
   it.each(['64', '64mib', '0B', 'MiB', '1constructor'])('refuses the size %j', (given) => {
     expect(() => size(given)).toThrow(UsageError)

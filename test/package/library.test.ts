@@ -20,6 +20,7 @@ describe('the library', () => {
       'NoFederationError',
       'RefusedError',
       'UsageError',
+      'changePartition',
       'createDefaults',
       'createFederation',
       'homeAt',

@@ -5,6 +5,8 @@
 import fs from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
+import { PartialModelStore } from '../../src/model/checkpoint/store.ts'
+import { CurrentClient } from '../../src/roles/client/current-client.ts'
 import { AdapterState } from '../../src/roles/client/training/adapter-state.ts'
 import { ClientRound } from '../../src/roles/client/training/client-round.ts'
 import { LocalStage } from '../../src/roles/middle/local-stage.ts'
@@ -16,8 +18,10 @@ type Method = (...args: unknown[]) => Promise<unknown>
 const classes: Readonly<Record<string, object>> = {
   ClientRound: ClientRound.prototype,
   ClientState: AdapterState.prototype,
+  CurrentClient: CurrentClient.prototype,
   FederatedAdapters: FederatedAdapters.prototype,
   Middle: LocalStage.prototype,
+  PartialModelStore: PartialModelStore.prototype,
   TrainingState: CoordinatorState.prototype
 }
 

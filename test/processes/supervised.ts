@@ -164,6 +164,23 @@ export class SupervisedRun {
     await this.#daemons.get(role)
   }
 
+  /** Runs a command on a client to its end. */
+  async command (
+    name: string,
+    client: number,
+    ...options: readonly string[]
+  ): Promise<{ readonly code: number | null, readonly err: string }> {
+    return await new MidspanProcess([name, '--home', join(this.#root, `client-${client}`), ...options]).end()
+  }
+
+  /** Resolves when a daemon runs that was started after this call, in place of one that died. */
+  async back (role: Role, before: Promise<MidspanProcess> | undefined): Promise<void> {
+    while (this.#daemons.get(role) === before) await delay(5)
+    await this.#daemons.get(role)
+  }
+
+  daemon (role: Role): Promise<MidspanProcess> | undefined { return this.#daemons.get(role) }
+
   async stop (): Promise<void> {
     this.#stopped = true
     for (const daemon of this.#daemons.values()) await (await daemon.catch(() => undefined))?.stop('SIGKILL')

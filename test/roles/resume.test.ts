@@ -205,7 +205,7 @@ describe('a client that writes down where it stands', { timeout: 180_000 }, () =
 
 describe('a client that is late', { timeout: 180_000 }, () => {
   it('is left out of the round that it misses, is told so, and comes back in the next', async () => {
-    const federation = await start([{}, { inputBlocks: 2 }], { minClients: 1, roundDeadline: 1_500 })
+    const federation = await start([{}, { inputBlocks: 2 }], { minClients: 2, roundDeadline: 1_500 })
     const [first, second] = federation.clients as [TestClient, TestClient]
     let late = false
     around(ClientRound.prototype, 'forward', async function (this: ClientRound) {

@@ -4,7 +4,7 @@ import { endSpans } from '../format.ts'
 import { grouped, optional, repeated } from '../option.ts'
 import { compute, device, residuals, threads, weights } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
-import { address, choice, integer, peerId } from '../values.ts'
+import { address, choice, integer, peerId, share } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 
 /** A start that takes longer says what it waits for. */
@@ -24,7 +24,13 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       listen: repeated('MULTIADDR', address, 'Where to listen', '/ip4/0.0.0.0/tcp/4001 for a server, nowhere for a client'),
       announce: repeated('MULTIADDR', address, 'What to tell others instead: a forwarded port, a public name', 'what it listens on'),
       allow: repeated('PEERID', peerId, 'A peer that this server admits without an invite', 'those that init was given'),
-      maxConnections: optional('COUNT', integer({ min: 2, max: 10_000 }), 'Connections at most', '300')
+      maxConnections: optional('COUNT', integer({ min: 2, max: 10_000 }), 'Connections at most', '300'),
+      verify: optional(
+        'SHARE',
+        share,
+        'A client: the share of generated texts, such as 1%, of which other servers compute the middle again, to check those that did; they then see what those saw. See docs/verification.md',
+        '0%'
+      )
     }),
     ...grouped('This machine', {
       threads,
@@ -46,7 +52,7 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
     { command: 'midspan daemon --home a', about: 'a client' }
   ],
   async run (
-    { home, listen, announce, allow, maxConnections, threads, device, compute, weights, residuals, residualBytes, logLevel },
+    { home, listen, announce, allow, maxConnections, verify, threads, device, compute, weights, residuals, residualBytes, logLevel },
     { terminal, signal }
   ) {
     const { startDaemon } = await import('../../node/daemon/daemon.ts')
@@ -55,6 +61,7 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       announce: given(announce),
       allow: given(allow),
       maxConnections,
+      verify,
       threads,
       device,
       compute,

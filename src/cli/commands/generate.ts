@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import type { GivenParameters, ResultOf } from '../../api/operations.ts'
+import type { StageCheck } from '../../api/stage-checks.ts'
 import { UsageError } from '../../errors.ts'
 import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
@@ -7,7 +8,7 @@ import { callDaemon } from '../daemon-client.ts'
 import { bytes, digits, plural, seconds } from '../format.ts'
 import { defaulted, grouped, optional, toggle } from '../option.ts'
 import { json, timeout } from '../shared-options.ts'
-import { integer, list, number, path } from '../values.ts'
+import { integer, list, number, path, share } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 
 export const generate = command({
@@ -36,7 +37,15 @@ export const generate = command({
     }),
     ...grouped('Network', {
       timeout,
-      carry: toggle('Carry hidden states from server to server, also where these could hand over to one another')
+      carry: toggle(
+        'Carry hidden states from server to server, also where these could hand over to one another; a client that checks servers always does'
+      ),
+      verify: optional(
+        'SHARE',
+        share,
+        'Check the servers of this text with this probability, by having others compute the same, and wait for it; 0% never does. See docs/verification.md',
+        "the daemon's setting, in the background"
+      )
     }),
     ...grouped('Output', {
       stats: toggle('Print speed, bytes and the servers of the route to standard error at the end'),
@@ -50,7 +59,10 @@ export const generate = command({
       about: 'sample, and say how fast it went'
     }
   ],
-  async run ({ home, prompt, messages, ids, stats, json, timeout, carry, maxTokens, temperature, topK, topP, seed }, { terminal, signal }) {
+  async run (
+    { home, prompt, messages, ids, stats, json, timeout, carry, verify, maxTokens, temperature, topK, topP, seed },
+    { terminal, signal }
+  ) {
     const inputs = [prompt, messages, ids].filter((input) => input !== undefined)
     if (inputs.length !== 1)
       throw new UsageError(
@@ -67,7 +79,8 @@ export const generate = command({
       topP,
       seed,
       handOver: carry ? false : undefined,
-      timeoutMs: timeout
+      timeoutMs: timeout,
+      verify
     }
     const progress = new ProgressLine(terminal)
     try {
@@ -85,6 +98,7 @@ export const generate = command({
         if (json) terminal.json(result)
         else terminal.write('\n')
         if (event.reason === 'context') terminal.note(contextLine(event, maxTokens))
+        if (!json) for (const line of (event.checks ?? []).map(checkLine)) terminal.note(line)
         if (stats) for (const line of [statsLine(event), ...event.route.map(legLine), networkLine(event)]) terminal.note(line)
       }
     } finally {
@@ -116,6 +130,21 @@ function legLine ({ server, blocks, tokens, replayedTokens, meanMs, share, hands
   const again = replayedTokens === 0 ? '' : `, ${replayedTokens} of them sent again`
   return `blocks ${spanText(blocks)} at ${server}: ${plural(tokens, 'token')}${again}, ${digits(meanMs)} ms an answer, ` +
     `${Math.round(100 * share)}% of the time${handsOver ? ', handed on directly' : ''}`
+}
+
+function checkLine ({ server, blocks, verdict, by, wrong, tokens, distance, reason }: StageCheck): string {
+  const where = `Check of blocks ${spanText(blocks)} at ${server}`
+  const compared = `${plural(tokens, 'token')}, distance ${digits(distance ?? 0)}`
+  switch (verdict) {
+    case 'agrees':
+      return `${where}: ${by.join(' and ')} computed the same (${compared})`
+    case 'wrong':
+      return `${where}: ${wrong} computed wrong (${compared}, decided by ${by.at(-1)}); it is left out of routes from now on`
+    case 'differs':
+      return `${where}: ${by[0]} computed something else (${compared}), and which of them is wrong is not decided: ${reason}`
+    case 'unchecked':
+      return `${where}: not checked, since ${reason}`
+  }
 }
 
 type Messages = NonNullable<GivenParameters<'generate'>['messages']>

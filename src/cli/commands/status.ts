@@ -1,6 +1,7 @@
 import type { ResultOf } from '../../api/operations.ts'
+import type { VerificationStatus } from '../../api/stage-checks.ts'
 import type { GenerationStatus, RouteStatus, TrainingStatus } from '../../api/status.ts'
-import { spanText } from '../../span.ts'
+import { blocksText, spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
 import { bytes, digits, endSpans, plural, table } from '../format.ts'
@@ -42,6 +43,7 @@ function describe (answer: ResultOf<'status'>): ReadonlyArray<readonly [string, 
     ...(answer.training?.residuals ?? []).map((residuals) => ['residuals', residualsText(residuals)] as const),
     ['generation', answer.generation === null ? 'none' : generationText(answer.generation)],
     ...(answer.route === null ? [] : [['route', routeText(answer.route)] as const]),
+    ...(answer.verification === null ? [] : verificationRows(answer.verification)),
     ['since', answer.since],
     ...answer.addresses.map((address) => ['address', address] as const)
   ]
@@ -55,7 +57,7 @@ function trainingText ({ active, round, done, rounds, members, waitingFor = [], 
     ...(fellBack ? ['from an older state, since the newest was damaged or missing at start'] : []),
     ...(members === undefined ? [] : [`${plural(members, 'client')} in it`]),
     ...(waitingFor.length === 0 ? [] : [`waiting for ${waitingFor.join(' and ')}`]),
-    ...(missing.length === 0 ? [] : [`waiting for blocks ${missing.map(spanText).join(' and ')}: nobody serves them`])
+    ...(missing.length === 0 ? [] : [`waiting for ${blocksText(missing)}: nobody serves them`])
   ].join(', ')
 }
 
@@ -72,7 +74,22 @@ function residualsText ({ setting, policy, saved, recomputed }: TrainingStatus['
 function routeText ({ legs, missing }: RouteStatus): string {
   const parts = legs.map(({ server, blocks, roundTripMs }) =>
     `blocks ${spanText(blocks)} at ${server}${roundTripMs === null ? '' : ` (${digits(roundTripMs)} ms)`}`)
-  return [...parts, ...(missing.length === 0 ? [] : [`nobody serves blocks ${missing.map(spanText).join(', ')} now`])].join(', ')
+  return [...parts, ...(missing.length === 0 ? [] : [`nobody serves ${blocksText(missing)} now`])].join(', ')
+}
+
+function verificationRows (
+  { share, checked, tokens, differing, unchecked, caught }: VerificationStatus
+): ReadonlyArray<readonly [string, string]> {
+  const counts = [
+    `${digits(100 * share)}% of texts`,
+    `${plural(checked, 'stage')} checked, ${plural(tokens, 'token')}`,
+    ...(differing === 0 ? [] : [`${differing} undecided`]),
+    ...(unchecked === 0 ? [] : [`${unchecked} that nobody could check`])
+  ]
+  return [
+    ['checks', counts.join('; ')],
+    ...caught.map(({ server, blocks, at }) => ['left out', `${server} computed blocks ${spanText(blocks)} wrong (${at})`] as const)
+  ]
 }
 
 function generationText ({ sequences, cacheBytes, cacheLimitBytes }: GenerationStatus): string {

@@ -2,7 +2,8 @@ import { MidspanError } from '../../errors.ts'
 import type { DType, Tensor } from '../../tensor.ts'
 import type { Program } from '../graph/program.ts'
 
-export type DeviceKind = 'cpu' | 'webgpu' | 'cuda'
+export const deviceKinds = ['cpu', 'webgpu', 'cuda'] as const
+export type DeviceKind = typeof deviceKinds[number]
 
 /** The type that products with a block's frozen matrices are computed in. Everything else, and their results, are float32. */
 export const computeTypes = ['fp32', 'fp16'] as const

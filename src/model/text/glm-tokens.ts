@@ -85,8 +85,7 @@ const chatGlm3Roles = ['<|system|>', '<|user|>', '<|assistant|>', '<|observation
 
 /**
  * ChatGLM2 and 3, from their `tokenizer.model`: special tokens follow its vocabulary, and [gMASK] and sop stand before a text. `sop` is
- * read
- * as a token only where a chat template writes it, after [gMASK]: it is a part of ordinary words.
+ * read as a token only where a chat template writes it, after [gMASK]: it is a part of ordinary words.
  */
 export function chatGlm23Engine (model: SentencePieceModel, version: 2 | 3): TokenEngine {
   const added = [...chatGlm2Special, ...(version === 3 ? chatGlm3Roles : [])]

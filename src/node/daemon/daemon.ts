@@ -8,7 +8,7 @@ import { PROTOCOL_VERSIONS, type ClientSettings } from '../../protocols/charter/
 import type { PeerStatus } from '../../protocols/status/status.ts'
 import { servableSpan } from '../../roles/charter-settings.ts'
 import type { RoleContext, ServerDirectory } from '../../roles/context.ts'
-import type { Span } from '../../span.ts'
+import { blocksText, type Span } from '../../span.ts'
 import { startControlServer } from '../control/server.ts'
 import { resolveClientSettings } from '../federation/join.ts'
 import { readMembership, type KnownAddress, type Membership } from '../federation/membership.ts'
@@ -204,17 +204,16 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       return await gate.dial(peer, protocol, signal)
     },
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },
-    unhandle: async (protocol) => { await gate.unhandle(protocol) },
     onDisconnect: (listener) => gate.onDisconnect(listener),
     servers: () => known.servers(),
     onServersChanged: (listener) => known.onServersChanged(listener)
   }
-  const client = isServer ? undefined : resolveClientSettings(charter, settings)
+  const client = isServer ? undefined : { settings: resolveClientSettings(charter, settings) }
 
   signal?.throwIfAborted()
-  startup.begin(`loading ${span === undefined ? 'its own blocks' : blocksText(span)}`)
+  startup.begin(`loading ${span === undefined ? 'its own blocks' : blocksText([span])}`)
   const role = span === undefined || client !== undefined
-    ? await roles.client({ ...context, client: client as ClientSettings })
+    ? await roles.client({ ...context, client: (client as { settings: ClientSettings }).settings, verify: settings.verify })
     : await roles.server({ ...context, span, coordinator })
   cleanups.push(async () => {
     await role.stop()
@@ -274,7 +273,9 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     await stopping
   }
   const status = (): DaemonStatus => {
-    const { blocks, device = choice.kind, training = null, generation = null, route = null } = role.status()
+    const {
+      blocks, device = choice.kind, training = null, generation = null, route = null, verification = null
+    } = role.status()
     const failure = links.failure()
     return {
       ...self,
@@ -283,18 +284,19 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       device,
       deviceReason: settings.compute === 'fp32' ? choice.reason : `${choice.reason}; products with weights in ${settings.compute}`,
       blocks: isServer ? blockSpan(blocks) : null,
-      partition: client?.partition ?? null,
+      partition: client?.settings.partition ?? null,
       connected: isFounder ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
       disconnectedReason: failure === undefined ? null : `${failure.message}${failure.next === undefined ? '' : ` (${failure.next})`}`,
       members: services?.members() ?? null,
       training,
       generation,
       route,
+      verification,
       since: since.toISOString()
     }
   }
   control.offer(operationsOf({
-    home, membership, services, follower, node, gate, links, known, span, role, isClient: !isServer, status, stop
+    home, membership, services, follower, node, gate, links, known, span, role, isClient: !isServer, client, status, stop
   }))
   // What runs is ended before what it needs.
   cleanups.push(async () => { await control.stop() })
@@ -325,9 +327,4 @@ async function unwind (cleanups: Array<() => Promise<void> | void>): Promise<voi
     throw new MidspanError('E_STOP', 'the daemon did not stop cleanly', {
       cause: failures.length === 1 ? failures[0] : new AggregateError(failures)
     })
-}
-
-/** Names blocks by their numbers: `blocks 1-29`. */
-function blocksText ({ first, end }: Span): string {
-  return `blocks ${first}-${end - 1}`
 }

@@ -3,6 +3,7 @@ import type { PeerId } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
 import type { OfferedOperations, ParametersOf, ResultOf } from '../../api/operations.ts'
 import { UsageError } from '../../errors.ts'
+import type { ClientSettings } from '../../protocols/charter/index.ts'
 import { createInvite, formatInvite } from '../../protocols/hello/index.ts'
 import type { RunningRole } from '../../roles/context.ts'
 import type { Span } from '../../span.ts'
@@ -16,6 +17,7 @@ import type { ServerLinks } from '../network/server-links.ts'
 import type { DirectoryFollower } from './directory-follower.ts'
 import type { FounderServices } from './founder-services.ts'
 import type { KnownServers } from './known-servers.ts'
+import { partitionOperation } from './partition.ts'
 import { listPeers } from './peer-status.ts'
 import { listServers } from './server-list.ts'
 import { waitingForServers } from './server-waits.ts'
@@ -36,6 +38,8 @@ export interface Running {
   readonly span: Span | undefined
   readonly role: RunningRole
   readonly isClient: boolean
+  /** A client's settings, and what sets them. */
+  readonly client: { settings: ClientSettings } | undefined
   readonly status: () => ResultOf<'status'>
   readonly stop: () => Promise<void>
 }
@@ -69,6 +73,9 @@ export function operationsOf (running: Running): OfferedOperations {
   }
   return {
     ...isClient ? waitingForServers(role.operations, links) : role.operations,
+    ...role.partition === undefined || running.client === undefined
+      ? {}
+      : { partition: partitionOperation(running, { changes: role.partition, client: running.client }) },
     ...common,
     async *leave ({ timeoutMs }, signal) { yield await leave(running, timeoutMs, signal) }
   }

@@ -52,6 +52,7 @@ export class Startup {
       members: null,
       training: null,
       generation: null,
+      verification: null,
       since: this.#since
     }
   }

@@ -154,6 +154,11 @@ export interface FetchedModel {
   readonly fetchedBytes: number
 }
 
+/** Opens a part of a model in a home's directory. Throws ModelStoreError. */
+export async function openStore (path: string, expected: ExpectedModel, signal?: AbortSignal): Promise<PartialModelStore> {
+  return await PartialModelStore.open(path, expected, MAX_MODEL_BYTES, signal)
+}
+
 export type FetchEvent = { readonly type: 'fetch', readonly totalBytes: number, readonly doneBytes: number }
 
 /**
@@ -170,7 +175,7 @@ export async function fetchModel (
   onEvent: (event: FetchEvent) => void,
   signal: AbortSignal
 ): Promise<FetchedModel> {
-  const store = await PartialModelStore.open(path, expected, MAX_MODEL_BYTES, signal)
+  const store = await openStore(path, expected, signal)
   const totalBytes = store.pending().reduce((sum, { bytes, offset }) => sum + bytes - offset, 0)
   let fetchedBytes = 0
   const first: FetchSource = {

@@ -113,7 +113,7 @@ async function keptOptions (home: Home, options: JoinOptions): Promise<JoinOptio
     if (options[field] !== undefined && options[field] !== config[field]) {
       throw new UsageError(
         `${home.root} has joined with ${field} ${config[field] ?? 0}, and another number is given now`,
-        'leave it out to keep the home as it is, or leave the federation and join it again'
+        'leave it out to keep the home as it is, and change its blocks with: midspan partition'
       )
     }
   }

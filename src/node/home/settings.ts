@@ -38,6 +38,8 @@ const settingsSchema = z.strictObject({
   noise: scale.optional(),
   /** Noise on gradients, relative to the clip; the charter's floor unless given. */
   gradientNoise: scale.optional(),
+  /** A client: the share of generated texts whose servers are checked, each of which another server then sees too. */
+  verify: z.number().min(0).max(1).optional(),
   /** What computes; `auto` takes a GPU that is faster than the CPU. */
   device: z.enum(['auto', 'cpu', 'webgpu', 'cuda']).optional(),
   /** Threads of the device; the machine's cores unless given. */
@@ -61,9 +63,11 @@ export type PartialSettings = z.infer<typeof settingsSchema>
 /** Settings with their defaults. What is still optional depends on the role or the charter. */
 export type Settings = Omit<PartialSettings, Defaulted> & { readonly [Key in Defaulted]-?: NonNullable<PartialSettings[Key]> }
 
-type Defaulted = 'device' | 'compute' | 'weights' | 'residuals' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
+type Defaulted = 'verify' | 'device' | 'compute' | 'weights' | 'residuals' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
 
 const defaults = {
+  /** A check shows another server what a client released: that is the client's to decide. */
+  verify: 0,
   device: 'auto',
   weights: 'fp32',
   compute: 'fp32',

@@ -167,10 +167,6 @@ export class Gate {
     }, { maxInboundStreams })
   }
 
-  async unhandle (protocol: string): Promise<void> {
-    await this.#node.unhandle(protocol)
-  }
-
   /** Opens a stream to a greeted peer on its newest connection. Throws UnreachableError where there is no way to it within 30 s. */
   async dial (peerId: PeerId, protocol: string, signal: AbortSignal): Promise<Stream> {
     const connection = this.#newestConnection(peerId)

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/generate/generate.proto.
  */
 export const file_protocols_generate_generate: GenFile = /*@__PURE__*/
-  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCKYAQoFQmVnaW4SDQoFZmlyc3QYASABKA0SCwoDZW5kGAIgASgNEhAKCGNhcGFjaXR5GAMgASgNEg0KBXJvdW5kGAQgASgNEicKAnRvGAUgASgLMhsubWlkc3Bhbi5nZW5lcmF0ZS5OZWlnaGJvdXISKQoEZnJvbRgGIAEoCzIbLm1pZHNwYW4uZ2VuZXJhdGUuTmVpZ2hib3VyIikKCU5laWdoYm91chIMCgRwZWVyGAEgASgJEg4KBnNlY3JldBgCIAEoDCIbCgVSZWFkeRISCgpoYW5kc19vdmVyGAEgASgIIlYKBFJvd3MSEAoIcG9zaXRpb24YASABKA0SDQoFY291bnQYAiABKA0SFgoOY29udGV4dF9sZW5ndGgYAyABKA0SFQoNbWFza19wb3NpdGlvbhgEIAEoDSIsCgZIaWRkZW4SEAoIcG9zaXRpb24YASABKA0SEAoIc3RhZ2VfdXMYAiADKA1iBnByb3RvMw");
+  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCKYAQoFQmVnaW4SDQoFZmlyc3QYASABKA0SCwoDZW5kGAIgASgNEhAKCGNhcGFjaXR5GAMgASgNEg0KBXJvdW5kGAQgASgNEicKAnRvGAUgASgLMhsubWlkc3Bhbi5nZW5lcmF0ZS5OZWlnaGJvdXISKQoEZnJvbRgGIAEoCzIbLm1pZHNwYW4uZ2VuZXJhdGUuTmVpZ2hib3VyIikKCU5laWdoYm91chIMCgRwZWVyGAEgASgJEg4KBnNlY3JldBgCIAEoDCJNCgVSZWFkeRIPCgd3ZWlnaHRzGAEgASgJEg4KBmRldmljZRgCIAEoCRIPCgdjb21wdXRlGAMgASgJEhIKCmhhbmRzX292ZXIYBCABKAgiVgoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDRIWCg5jb250ZXh0X2xlbmd0aBgDIAEoDRIVCg1tYXNrX3Bvc2l0aW9uGAQgASgNIkoKBkhpZGRlbhIQCghwb3NpdGlvbhgBIAEoDRISCgVyb3VuZBgCIAEoDUgAiAEBEhAKCHN0YWdlX3VzGAMgAygNQggKBl9yb3VuZGIGcHJvdG8z");
 
 /**
  * @generated from message midspan.generate.ClientMessage
@@ -144,13 +144,30 @@ export const NeighbourSchema: GenMessage<Neighbour> = /*@__PURE__*/
   messageDesc(file_protocols_generate_generate, 3);
 
 /**
- * `hands_over` is true where the Begin had `to` or `from`, and the server does as they say.
+ * The cache is there. What the server keeps frozen matrices as (fp32, fp16, int8, int4), what computes (cpu, webgpu, cuda), and the type
+ * that products with these matrices are computed in (fp32, fp16): how far its answers may be from another server's. `hands_over` is true
+ * where the Begin had `to` or `from`, and the server does as they say.
  *
  * @generated from message midspan.generate.Ready
  */
 export type Ready = Message<"midspan.generate.Ready"> & {
   /**
-   * @generated from field: bool hands_over = 1;
+   * @generated from field: string weights = 1;
+   */
+  weights: string;
+
+  /**
+   * @generated from field: string device = 2;
+   */
+  device: string;
+
+  /**
+   * @generated from field: string compute = 3;
+   */
+  compute: string;
+
+  /**
+   * @generated from field: bool hands_over = 4;
    */
   handsOver: boolean;
 };
@@ -201,8 +218,9 @@ export const RowsSchema: GenMessage<Rows> = /*@__PURE__*/
   messageDesc(file_protocols_generate_generate, 5);
 
 /**
- * Tensors: the same rows after the blocks. `stage_us` has the microseconds that each server needed for them, from their coming to their
- * leaving, in the order of the blocks; of one server alone, unless servers hand over.
+ * Tensors: the same rows after the blocks. `round` counts the rounds whose step was in the adapters that computed them; it is left out
+ * where a step was taken meanwhile, and by a worker that was given no adapters yet. `stage_us` has the microseconds that each server needed
+ * for them, from their coming to their leaving, in the order of the blocks; of one server alone, unless servers hand over.
  *
  * @generated from message midspan.generate.Hidden
  */
@@ -213,7 +231,12 @@ export type Hidden = Message<"midspan.generate.Hidden"> & {
   position: number;
 
   /**
-   * @generated from field: repeated uint32 stage_us = 2;
+   * @generated from field: optional uint32 round = 2;
+   */
+  round?: number | undefined;
+
+  /**
+   * @generated from field: repeated uint32 stage_us = 3;
    */
   stageUs: number[];
 };

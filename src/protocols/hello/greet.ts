@@ -35,8 +35,7 @@ export interface Welcomed {
 
 /**
  * Says hello on a new stream. Throws RefusedError when the host does not let this peer in, BadMessageError for an answer that makes no
- * sense,
- * and the wire's errors.
+ * sense, and the wire's errors.
  */
 export async function sayHello (stream: Stream, greeting: Greeting, signal: AbortSignal): Promise<Welcomed> {
   const control = new ControlStream(stream, asGreeter)

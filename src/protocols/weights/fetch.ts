@@ -42,8 +42,7 @@ const GREATEST_RETRY_MS = 32_000
 
 /**
  * Fetches all pieces that the store lacks, going on after a cut where it stopped. Throws what the server refuses with (E_NOT_SERVED), what
- * the
- * store throws for bytes that do not match their hash, and the last error when nothing comes any more.
+ * the store throws for bytes that do not match their hash, and the last error when nothing comes any more.
  */
 export async function fetchPieces (
   store: PieceStore,

@@ -3,13 +3,14 @@ import { BadMessageError } from '../../protocols/wire/errors.ts'
 import { checkMagnitude } from '../../protocols/wire/hidden-states.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
-import { clientSpans } from '../charter-settings.ts'
 import type { ClientContext } from '../context.ts'
 import type { TrainingStream } from '../middle/training-stream.ts'
 import { aggregationOf } from '../training/aggregation/factory.ts'
-import type { AdapterShape } from '../training/aggregation/strategy.ts'
+import { blockOf, type AdapterShape } from '../training/aggregation/strategy.ts'
+import { middleOf } from './server-route.ts'
 import type { ClientSessions } from './sessions.ts'
 import type { AdapterState } from './training/adapter-state.ts'
+import type { ProgressMeta } from './training/progress.ts'
 import type { TrainingLock } from './training/training-lock.ts'
 
 /** Adapters as of a round. */
@@ -47,22 +48,37 @@ export class AdapterSync {
     return !lock.active && this.#fetched?.trainings === lock.ended ? this.#fetched.round : state.progress?.round ?? 0
   }
 
-  /** With shared adapters, brings this client's to the server's round, so that they fit the middle. Training does so by itself. */
+  /** Whether there is anything to fetch before this client's adapters are used. */
+  get #isCurrent (): boolean {
+    const { lock, state } = this.#c
+    return state.lacking.length === 0 && (lock.active || !this.#isShared)
+  }
+
+  /**
+   * With shared adapters, brings this client's to the server's round, so that they fit the middle; otherwise, takes over those of blocks
+   * that it lacks. Training does so by itself.
+   */
   async refresh (stream: TrainingStream, signal: AbortSignal): Promise<void> {
     const { context: { charter, client: { partition } }, lock, parameters, state } = this.#c
-    if (!this.#isShared || lock.active) return
-    const [bottom, top] = clientSpans(charter, partition)
+    if (this.#isCurrent) return
+    if (lock.active) return await state.whole(signal)
+    if (!this.#isShared) {
+      const taken = await takeOver(stream, state, middleOf(charter, partition), signal)
+      if (lock.active) return await state.whole(signal)
+      await taken()
+      return await state.commit(state.progress as ProgressMeta) // without progress nothing is lacking
+    }
     const { ended } = lock
     const knownRound = this.#fetched?.trainings === ended ? this.#fetched.round : undefined
-    const { round, values } = await fetchAdapters(stream, { knownRound, except: { first: bottom.end, end: top.first } }, signal)
-    if (lock.active) return
+    const { round, values } = await fetchAdapters(stream, { knownRound, except: middleOf(charter, partition) }, signal)
+    if (lock.active) return await state.whole(signal)
     await parameters.restore(state.checked([...values.keys()], [...values.values()]))
     this.#fetched = { round, trainings: ended }
   }
 
   /** Does the same on a stream of its own. */
   async refreshAlone (signal: AbortSignal): Promise<void> {
-    if (!this.#isShared || this.#c.lock.active) return
+    if (this.#isCurrent) return
     const stream = await this.#c.sessions.training(signal)
     try {
       await this.refresh(stream, signal)
@@ -76,6 +92,7 @@ export class AdapterSync {
     const { sessions, parameters, shapes } = this.#c
     const stream = await sessions.training(signal)
     try {
+      if (!this.#isShared) await this.refresh(stream, signal)
       const { round, values } = await fetchAdapters(stream, {}, signal)
       if (this.#isShared) return { round, values }
       return { round, values: new Map([...values, ...await parameters.values(shapes.map(({ name }) => name))]) }
@@ -83,6 +100,22 @@ export class AdapterSync {
       await stream.close()
     }
   }
+}
+
+/**
+ * Fetches the adapters of blocks that a client lacks, where its adapters are its own: it goes on from the middle's, with an optimiser's
+ * state of its own that starts anew. Resolves with what puts them in place.
+ */
+export async function takeOver (
+  stream: TrainingStream,
+  state: AdapterState,
+  middle: Span,
+  signal: AbortSignal
+): Promise<() => Promise<void>> {
+  const { round, values } = await fetchAdapters(stream, { except: middle }, signal)
+  const taken = new Map([...values].filter(([name]) => state.lacking.includes(blockOf(name))))
+  const checked = state.checked([...taken.keys()], [...taken.values()])
+  return async () => { await state.complete(checked, round) }
 }
 
 /** Fetches the server's adapters. Throws BadMessageError for values that no adapter has. */

@@ -6,17 +6,29 @@ import { AdapterSync } from './adapter-sync.ts'
 import { LeftOutServers } from './left-out.ts'
 import { ReleaseSecret } from './release-secret.ts'
 import { openClientRuntime, type ClientRuntime } from './runtime.ts'
+import { generationStages, replayOptions } from './server-route.ts'
 import { ClientSessions } from './sessions.ts'
 import { AdapterState } from './training/adapter-state.ts'
-import { readProgress } from './training/progress.ts'
+import { progressPath, readProgress } from './training/progress.ts'
 import { TrainingLock } from './training/training-lock.ts'
+import { CaughtServers } from './verification/caught-servers.ts'
+import { Verifier } from './verification/verifier.ts'
 
-/** The parts of a client. An operation takes those that it needs. */
+/** What a client keeps when it changes its partition. */
+export interface LastingParts {
+  readonly lock: TrainingLock
+  readonly leftOut: LeftOutServers
+  readonly caught: CaughtServers
+}
+
+/** The parts of a client with one partition. An operation takes those that it needs. */
 export interface Client {
   readonly context: ClientContext
   readonly runtime: ClientRuntime
   readonly sessions: ClientSessions
   readonly leftOut: LeftOutServers
+  readonly caught: CaughtServers
+  readonly verifier: Verifier
   readonly adapters: AdapterSync
   readonly state: AdapterState
   readonly secret: ReleaseSecret
@@ -25,11 +37,14 @@ export interface Client {
   readonly fellBack: boolean
 }
 
-/** Opens a client's parts, from what its home keeps. The caller closes its runtime. */
-export async function openClient (context: ClientContext): Promise<Client> {
+/**
+ * Opens a client's parts, from what its home keeps and from those of the client before it, if there was one. The caller closes them with
+ * `closeClient`.
+ */
+export async function openClient (context: ClientContext, before?: LastingParts): Promise<Client> {
   const { charter, charterHash, client: { partition }, paths, settings, logger } = context
-  const path = join(paths.state, 'training.safetensors')
-  const saved = await readProgress(path, Buffer.from(charterHash).toString('hex'), partition)
+  const path = progressPath(paths.state)
+  const saved = await readProgress(path, Buffer.from(charterHash).toString('hex'), charter, partition)
   const fellBack = saved?.fellBack ?? false
   if (fellBack) logger.warn({ round: saved?.meta.round }, 'the newest training progress is damaged or missing: the one before it is used')
   const secret = await ReleaseSecret.open(join(paths.state, 'noise.key'), charterHash)
@@ -40,12 +55,29 @@ export async function openClient (context: ClientContext): Promise<Client> {
     const shapes = shapesOf(charter, clientSpans(charter, partition))
     const state = await AdapterState.open({ device, optimizer, parameters, shapes, path }, saved)
     const sessions = new ClientSessions(context)
-    const lock = new TrainingLock()
+    const lock = before?.lock ?? new TrainingLock()
     const adapters = new AdapterSync({ context, sessions, parameters, state, lock, shapes })
-    const leftOut = new LeftOutServers(context)
-    return { context, runtime, sessions, leftOut, adapters, state, secret, lock, fellBack }
+    const leftOut = before?.leftOut ?? new LeftOutServers(context)
+    const caught = before?.caught ?? await CaughtServers.open(join(paths.state, 'caught-servers.json'), logger)
+    const verifier = new Verifier({
+      directory: context,
+      leftOut,
+      caught,
+      logger,
+      wire: charter.wire,
+      share: context.verify,
+      stageOn: generationStages({ context, sessions, adapters }),
+      ...replayOptions(runtime.model)
+    })
+    return { context, runtime, sessions, leftOut, caught, verifier, adapters, state, secret, lock, fellBack }
   } catch (error) {
     await runtime.close()
     throw error
   }
+}
+
+/** Ends the checks of servers that a client makes, and frees its device. */
+export async function closeClient ({ verifier, runtime }: Client): Promise<void> {
+  await verifier.stop()
+  await runtime.close()
 }

@@ -4,13 +4,16 @@ import { MAX_CHAIN_SERVERS } from '../../protocols/handover/constants.ts'
 import type { Span } from '../../span.ts'
 import type { KnownServer, Logger, ServerDirectory } from '../context.ts'
 import { chainName, pairsOf } from '../middle/hand-over-stage.ts'
-import { chooseRoute, uncovered, type RouteCandidate, type RouteLeg } from '../middle/route-choice.ts'
+import { chooseRoute, unserved, type RouteCandidate, type RouteLeg } from '../middle/route-choice.ts'
 import type { ChosenStage, StageSource } from '../middle/stage-source.ts'
 import type { LeftOutServers } from './left-out.ts'
+import type { CaughtServers } from './verification/caught-servers.ts'
 
 export interface ServerChoiceComponents {
   readonly directory: ServerDirectory
   readonly leftOut: LeftOutServers
+  /** The servers that were caught computing wrong: nothing is computed on them. */
+  readonly caught: Pick<CaughtServers, 'has'>
   /**
    * Decides among servers that are equally fast. A client gives the same one for all of its sequences: each further server that carries
    * them sees more of what it released.
@@ -55,11 +58,11 @@ export class ServerChoice implements StageSource {
 
   hasOther (span: Span, server: string): boolean {
     // Between servers of a chain the client can carry.
-    return pairsOf(server).length > 0 || uncovered(this.#sound().filter(({ id }) => id !== server), span).length === 0
+    return pairsOf(server).length > 0 || unserved(this.#sound().filter(({ id }) => id !== server), span).length === 0
   }
 
   missing (span: Span): readonly Span[] {
-    return uncovered(this.#sound(), span)
+    return unserved(this.#sound(), span)
   }
 
   /** Leaves a server out; of a chain, whose servers may all be well, every pair of neighbours, so that the client carries between them. */
@@ -83,10 +86,10 @@ export class ServerChoice implements StageSource {
   }
 
   #candidates (): Candidate[] {
-    const { directory, leftOut } = this.#c
-    return directory.servers().map(({ peerId, connected, span, roundTripMs, load }) => {
+    const { directory, leftOut, caught } = this.#c
+    return directory.servers().flatMap(({ peerId, connected, span, roundTripMs, load }) => {
       const id = peerId.toString()
-      return { id, peerId, span, roundTripMs, load, isDoubtful: !connected || leftOut.has(id) }
+      return caught.has(id) ? [] : [{ id, peerId, span, roundTripMs, load, isDoubtful: !connected || leftOut.has(id) }]
     })
   }
 

@@ -1,4 +1,5 @@
 import type { PeerId } from '@libp2p/interface'
+import type { Model } from '../../model/families/index.ts'
 import type { Charter, Partition } from '../../protocols/charter/schema.ts'
 import type { GenerateClientChannel } from '../../protocols/generate/messages.ts'
 import type { Span } from '../../span.ts'
@@ -9,7 +10,8 @@ import { RouteCache, type RouteOptions } from '../middle/route-cache.ts'
 import { Route } from '../middle/route.ts'
 import type { Stage } from '../middle/stage.ts'
 import type { LeftOutServers } from './left-out.ts'
-import { ServerChoice } from './server-choice.ts'
+import { ServerChoice, type ServerChoiceComponents } from './server-choice.ts'
+import type { CaughtServers } from './verification/caught-servers.ts'
 
 export interface ServerRouteSettings {
   readonly charter: Charter
@@ -27,13 +29,19 @@ export function routeOf (sessions: Required<Pick<StageSessions, 'training'>>, { 
   return new Route([new RemoteStage(sessions, { span: middleOf(charter, partition), format: { wire, hidden } })])
 }
 
-export interface GenerationRouteComponents {
-  readonly context: Pick<ClientContext, 'charter' | 'client' | 'logger' | 'peerId' | 'servers' | 'onServersChanged'>
-  readonly leftOut: LeftOutServers
+/** What stages that compute sequences are made of. */
+export interface GenerationStageComponents {
+  readonly context: Pick<ClientContext, 'charter'>
   readonly sessions: {
     generation (server: PeerId, options?: { readonly mayBeSilent?: boolean }, signal?: AbortSignal): Promise<GenerateClientChannel>
   }
   readonly adapters: { readonly round: number }
+}
+
+export interface GenerationRouteComponents extends GenerationStageComponents {
+  readonly context: Pick<ClientContext, 'charter' | 'client' | 'logger' | 'peerId' | 'servers' | 'onServersChanged'>
+  readonly leftOut: LeftOutServers
+  readonly caught: CaughtServers
 }
 
 export interface GenerationRouteOptions extends RouteOptions {
@@ -41,30 +49,46 @@ export interface GenerationRouteOptions extends RouteOptions {
   readonly handOver: boolean
 }
 
+/** Returns how hidden states are sent again: rotations of a model whose base grows depend on how many come at once. */
+export function replayOptions ({ rotary }: Model): Pick<RouteOptions, 'replayTokens'> {
+  return rotary.growth === undefined ? {} : { replayTokens: 1 }
+}
+
+/** Returns how stages that compute sequences are made of servers. */
+export function generationStages (
+  { context: { charter: { wire, model: { hidden } } }, sessions, adapters }: GenerationStageComponents
+): (server: PeerId, span: Span) => RemoteStage {
+  return (server, span) =>
+    new RemoteStage(
+      { openGeneration: async (signal) => await sessions.generation(server, {}, signal) },
+      { span, format: { wire, hidden }, round: adapters.round }
+    )
+}
+
+/** Returns how stages are made of servers that hand over to one another. */
+function chainStages (
+  { context: { charter: { wire, model: { hidden } } }, sessions, adapters }: GenerationStageComponents
+): Required<ServerChoiceComponents>['chainOn'] {
+  return (servers) =>
+    new HandOverStage(servers.map(({ peerId, span }) => ({
+      server: peerId.toString(),
+      span,
+      openGeneration: async (signal) => await sessions.generation(peerId, { mayBeSilent: true }, signal)
+    })), { format: { wire, hidden }, round: adapters.round })
+}
+
 /** Returns the choice among the servers that a client knows, for its sequences; where `handOver`, of servers that do. */
-export function serverChoice ({ context, leftOut, sessions, adapters }: GenerationRouteComponents, handOver = true): ServerChoice {
-  const { charter: { wire, model: { hidden } }, logger, peerId } = context
-  const format = { wire, hidden }
+export function serverChoice (components: GenerationRouteComponents, handOver = true): ServerChoice {
+  const { context, leftOut, caught } = components
+  const { logger, peerId } = context
   return new ServerChoice({
     directory: context,
     leftOut,
+    caught,
     seed: peerId.toString(),
     logger,
-    stageOn: (server, span) =>
-      new RemoteStage(
-        { openGeneration: async (signal) => await sessions.generation(server, {}, signal) },
-        { span, format, round: adapters.round }
-      ),
-    ...handOver
-      ? {
-        chainOn: (servers) =>
-          new HandOverStage(servers.map(({ peerId: server, span }) => ({
-            server: server.toString(),
-            span,
-            openGeneration: async (signal) => await sessions.generation(server, { mayBeSilent: true }, signal)
-          })), { format, round: adapters.round })
-      }
-      : {}
+    stageOn: generationStages(components),
+    ...handOver ? { chainOn: chainStages(components) } : {}
   })
 }
 

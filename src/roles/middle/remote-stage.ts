@@ -7,6 +7,7 @@ import { BadMessageError, ChannelTimeoutError } from '../../protocols/wire/error
 import { checkHiddenStates } from '../../protocols/wire/hidden-states.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
+import { checkArithmetic, type Arithmetic } from './arithmetic.ts'
 import {
   checkPosition,
   tokensOf,
@@ -105,7 +106,7 @@ export class RemoteStage implements Stage {
       await channel.send(fromClient({ case: 'begin', value: { first, end, capacity, round: this.#round } }), [], signal)
       const { message: { kind } } = await channel.receive(signal)
       if (kind.case !== 'ready') throw new BadMessageError('the server did not make room for the sequence')
-      return new RemoteCache(channel, this.#format, capacity)
+      return new RemoteCache(channel, this.#format, { capacity, arithmetic: checkArithmetic(kind.value) })
     } catch (error) {
       channel.abort(error instanceof Error ? error : new Error(String(error)))
       throw error
@@ -122,15 +123,22 @@ export class RemoteStage implements Stage {
 /** A KV cache on a server: it lives as long as its session. */
 export class RemoteCache implements StageCache {
   readonly capacity: number
+  readonly arithmetic: Arithmetic
   readonly #channel: GenerateClientChannel
   readonly #format: HiddenFormat
   #length = 0
   #serverMs: readonly number[] | undefined
+  #round: number | undefined
 
-  constructor (channel: GenerateClientChannel, format: HiddenFormat, capacity: number) {
+  constructor (
+    channel: GenerateClientChannel,
+    format: HiddenFormat,
+    { capacity, arithmetic }: { readonly capacity: number, readonly arithmetic: Arithmetic }
+  ) {
     this.#channel = channel
     this.#format = format
     this.capacity = capacity
+    this.arithmetic = arithmetic
   }
 
   get length (): number { return this.#length }
@@ -138,6 +146,8 @@ export class RemoteCache implements StageCache {
   get traffic (): Traffic { return this.#channel.traffic }
 
   get serverMs (): readonly number[] | undefined { return this.#serverMs }
+
+  get round (): number | undefined { return this.#round }
 
   async forward ({ tensors, context }: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
     const [position, count] = [this.#length, tokensOf(tensors)]
@@ -149,6 +159,7 @@ export class RemoteCache implements StageCache {
     checkHiddenStates(outputs, { ...this.#format, rows: count })
     this.#serverMs = serverMsOf(kind.value, 1)
     this.#length = position + count
+    this.#round = kind.value.round
     return outputs
   }
 

@@ -1,10 +1,11 @@
 import { Backoff } from '../../backoff.ts'
 import { isDefect, isRetryable, MidspanError } from '../../errors.ts'
 import { ChannelTimeoutError } from '../../protocols/wire/errors.ts'
-import { spanText, type Span } from '../../span.ts'
+import { blocksText, type Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
 import { AnswerWait } from './answer-wait.ts'
 import { firstTokens, joined } from './history.ts'
+import type { RouteRecord } from './route-record.ts'
 import { RouteStatistics } from './route-statistics.ts'
 import type { ChosenStage, StageSource } from './stage-source.ts'
 import { checkPosition, tokensOf, type CachedHiddenStates, type StageCache } from './stage.ts'
@@ -23,10 +24,12 @@ export interface RouteOptions {
   readonly leastStallMs?: number
   /** Counts what each server does. */
   readonly statistics?: RouteStatistics
+  /** Keeps what each server answers. */
+  readonly record?: RouteRecord
 }
 
-/** A run of a windowed model takes this many hidden states at most. */
-const REPLAY_TOKENS = 512
+/** Hidden states that are sent again together: a run of a windowed model takes this many at most. */
+export const REPLAY_TOKENS = 512
 
 /** A server that restarts is back within seconds. */
 const FIRST_RETRY_MS = 200
@@ -52,11 +55,6 @@ export class StageError extends MidspanError {
     super(cause.code, `${server} (${blocksText([span])}): ${cause.message}`, { cause, next: cause.next, retryable: cause.retryable })
     this.server = server
   }
-}
-
-/** Says which blocks these are, for people. */
-function blocksText (spans: readonly Span[]): string {
-  return `blocks ${spans.map(spanText).join(', ')}`
 }
 
 /** The cache of one stage of a route. */
@@ -216,6 +214,7 @@ export class RouteCache implements StageCache {
     measured.ms += ms
     measured.tokens += tokens
     this.#statistics.answered(server, span, cache, { tokens, ms, isReplay })
+    this.#options.record?.answered(leg, cache, states, outputs)
     return outputs
   }
 

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import type { Span } from '../../span.ts'
+import { uncovered, type Span } from '../../span.ts'
 import type { ServerLoad } from '../context.ts'
 
 /** A server that may carry a part of a route. */
@@ -58,7 +58,7 @@ const SPREAD = 0.1
  * Chooses the servers that take a token through a span in the least expected time: for each server a message there and back, the tokens
  * that wait before it, and its blocks at its speed. Spans of candidates may overlap, and a leg may be a part of its server's span. Of
  * candidates whose times differ by less than a tenth, the seed decides, so that clients with different seeds share them. Returns undefined
- * where the candidates do not cover the span: `uncovered` says where. It is a pure function, and the order of the candidates makes no
+ * where the candidates do not cover the span: `unserved` says where. It is a pure function, and the order of the candidates makes no
  * difference.
  */
 export function chooseRoute (candidates: readonly RouteCandidate[], span: Span, seed: string): RouteChoice | undefined {
@@ -91,18 +91,9 @@ export function chooseRoute (candidates: readonly RouteCandidate[], span: Span, 
   return { legs, expectedMs: last.ms }
 }
 
-/** Returns the parts of a span that none of these servers serves, in order. */
-export function uncovered (servers: ReadonlyArray<{ readonly span: Span | undefined }>, { first, end }: Span): Span[] {
-  const gaps: Span[] = []
-  let at = first
-  for (const served of servers.map(({ span }) => span ?? { first, end }).toSorted((a, b) => a.first - b.first)) {
-    if (at >= end) break
-    if (served.end <= at || served.end <= served.first) continue
-    if (served.first > at) gaps.push({ first: at, end: Math.min(served.first, end) })
-    at = served.end
-  }
-  if (at < end) gaps.push({ first: at, end })
-  return gaps
+/** Returns the blocks of a span that none of these candidates serves, in order. */
+export function unserved (candidates: ReadonlyArray<Pick<RouteCandidate, 'span'>>, middle: Span): Span[] {
+  return uncovered(middle, candidates.map(({ span = middle }) => span))
 }
 
 interface Way {

@@ -2,6 +2,7 @@ import type { PromptContext } from '../../model/families/index.ts'
 import type { Sequences } from '../../model/layers/hidden-states.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
+import type { Arithmetic } from './arithmetic.ts'
 
 /** One client's released hidden states in a batched run, and the blocks `[first, end)` that compute them. */
 export interface BatchItem extends Sequences, Span {
@@ -70,6 +71,10 @@ export interface StageCache {
   readonly parts?: readonly CachePart[]
   /** Milliseconds that each server needed for the last hidden states, as it says itself, in order; undefined where they did not all say. */
   readonly serverMs?: readonly number[] | undefined
+  /** What computes, as the server says, where the cache is on one. */
+  readonly arithmetic?: Arithmetic
+  /** Rounds whose step was in the adapters that computed the last answer, as the server says; undefined where it said none. */
+  readonly round?: number | undefined
   /** Computes hidden states through the span and appends them to the cache. Resolves with the outputs [tokens, hidden]. */
   forward (states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]>
   /** Forgets every position from this one on. Throws RangeError for a position beyond `length`. */

@@ -16,7 +16,7 @@ import { startWork } from './training/work.ts'
 
 /** Serves blocks of a federation's model: training rounds and generation, for all of its clients. One server leads the rounds. */
 export async function startServerRole (context: ServerContext): Promise<RunningRole> {
-  const { charter, span } = context
+  const { charter, span, settings: { weights: format, device: kind, compute } } = context
   const runtime = await openServerRuntime(context)
   const { device, model, weights, boundary } = runtime
   const stopping = new AbortController()
@@ -25,6 +25,7 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
     const components = { context, runtime, sessions, signal: stopping.signal }
     const training = await (isCoordinator(context) ? startCoordination(components) : startWork(components))
     const { cacheBytes } = charter.limits
+    const arithmetic = { weights: format, device: kind, compute }
     const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes, span })
     const handovers = new Handovers(context)
     const generation = {
@@ -33,6 +34,8 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
       engine,
       span,
       handovers,
+      arithmetic,
+      adapters: training.adapters,
       idleTimeoutMs: idleTimeoutOf(charter),
       ready: async (round: number, ended: AbortSignal): Promise<void> => { await training.ready(round, ended) }
     }
@@ -56,7 +59,6 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
 
     let stopped: Promise<void> | undefined
     const stop = async (): Promise<void> => {
-      await sessions.close()
       stopping.abort(new StoppingError())
       await Promise.all([training.ended(), sessions.ended()])
       await device.close()

@@ -37,7 +37,6 @@ export interface SessionOptions<Out extends Message, In extends Message>
 export class Sessions {
   readonly #context: RoleContext
   readonly #signal: AbortSignal
-  readonly #protocols: string[] = []
   /** The kinds of sessions that have a limit of their own. */
   readonly #limited = new Set<string>()
   readonly #open = new Map<Promise<void>, { readonly peer: string, readonly kind: string }>()
@@ -51,23 +50,20 @@ export class Sessions {
     return [...this.#open.values()]
   }
 
-  /** Takes no more sessions. */
-  async close (): Promise<void> {
-    await Promise.all(this.#protocols.map(async (protocol) => { await this.#context.unhandle(protocol) }))
-  }
-
   /** Resolves when all sessions have ended. */
   async ended (): Promise<void> {
     await Promise.allSettled(this.#open.keys())
   }
 
-  /** Serves a protocol, each session by a call of `serve`. What it throws ends the session, and the peer is told. */
+  /**
+   * Serves a protocol, each session by a call of `serve`. What it throws ends the session, and the peer is told. Once the signal has
+   * aborted, peers are told its reason: one that found the protocol gone would take the server for one that never had it.
+   */
   async serve<Out extends Message, In extends Message> (
     protocol: string,
     options: SessionOptions<Out, In>,
     serve: Serve<Out, In>
   ): Promise<void> {
-    this.#protocols.push(protocol)
     if (options.maxSessions !== undefined) this.#limited.add(kindOf(protocol))
     await this.#context.handle(protocol, async (stream, remotePeer) => {
       const session = this.#run(stream, remotePeer, { ...options, protocol }, serve).finally(async () => {

@@ -40,6 +40,7 @@ export class Coordinator {
   readonly #stepped: () => void
   readonly #attendance = new Attendance()
   #current: Round | undefined
+  #isStepping = false
 
   constructor ({ plan, stage, strategy, state, logger, clock = systemClock, stepped = () => {} }: CoordinatorComponents) {
     this.#plan = plan
@@ -55,6 +56,9 @@ export class Coordinator {
 
   /** The number of rounds whose step has been taken. */
   get round (): number { return this.#state.round }
+
+  /** Whether a step is being taken that is not durable yet: parameters may have changed already. */
+  get isStepping (): boolean { return this.#isStepping }
 
   /** Members that the next round needs. */
   get needed (): number { return this.#strategy.selection.needed(this.round) }
@@ -90,7 +94,7 @@ export class Coordinator {
     const { peer, span } = participant
     const missed = this.#strategy.stateFor(span, clientRound)
     const round = this.#current
-    if (round?.has(peer) === true && !isSameSpan(round.spanOf(peer), span)) round.drop(peer)
+    if (round?.has(peer) === true && !isSameSpan(round.spanOf(peer), span) && !round.changeSpan(peer, span)) round.drop(peer)
     this.members.enlist(participant)?.replaced()
     await participant.enlisted({
       round: this.round,
@@ -164,6 +168,7 @@ export class Coordinator {
   async #commit (round: Round, { gradients, coefficient }: RoundExecution, accepted: readonly AcceptedUpdate[]): Promise<void> {
     const finished = new Set(accepted.map(({ peer }) => peer))
     let step: StepTaken
+    this.#isStepping = true
     try {
       step = await this.#strategy.step(round.number, gradients, accepted, coefficient)
       await this.#state.commit({
@@ -178,6 +183,8 @@ export class Coordinator {
       // The round will be tried again, from where it began.
       await this.#strategy.revert()
       throw error
+    } finally {
+      this.#isStepping = false
     }
     this.#current = undefined
     this.#stepped()

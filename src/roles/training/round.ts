@@ -49,7 +49,7 @@ export class Round {
   /** What participants were answered in this pass, by peer, as it was sent. */
   readonly hidden = new Map<string, readonly Tensor[]>()
   readonly gradients = new Map<string, readonly Tensor[]>()
-  readonly #spans: ReadonlyMap<string, Span>
+  readonly #spans: Map<string, Span>
   readonly #left = new Set<string>()
   readonly #waiting: WaitingTime
   readonly #clock: Clock
@@ -63,10 +63,17 @@ export class Round {
 
   constructor ({ number, spans, deadlineMs, clock }: RoundOptions) {
     this.number = number
-    this.#spans = spans
+    this.#spans = new Map(spans)
     this.#waiting = new WaitingTime(deadlineMs)
     this.#clock = clock
     this.forward = this.#collector(spans.keys())
+  }
+
+  /** Notes other blocks of a participant that changed its partition. Returns false where the round has some of its work already. */
+  changeSpan (peer: string, span: Span): boolean {
+    if (this.pass > 0 || !this.forward.expects(peer)) return false
+    this.#spans.set(peer, span)
+    return true
   }
 
   /** The peers that are expected to see the round through. */

@@ -21,14 +21,14 @@ describe.runIf(hasStories)('a daemon that starts', { timeout: 60_000 }, () => {
     })
     await loading.promise
     const { starting: now, connected } = await ask<{ starting: { doing: string, since: string }, connected: boolean }>(home, 'status')
-    expect([now.doing, connected]).toEqual(['loading blocks 1-3', false])
+    expect([now.doing, connected]).toEqual(['loading blocks 1-4', false])
     expect(Date.parse(now.since)).toBeGreaterThanOrEqual(before)
     const { code, out } = await run(['status', '--home', home])
     expect(code).toBe(0)
-    expect(out).toMatch(/^starting +loading blocks 1-3, since 20/m)
+    expect(out).toMatch(/^starting +loading blocks 1-4, since 20/m)
     expect(await run(['peers', '--home', home])).toMatchObject({
       code: 3,
-      err: expect.stringMatching(/^midspan: the daemon is starting: loading blocks 1-3, since /) as string
+      err: expect.stringMatching(/^midspan: the daemon is starting: loading blocks 1-4, since /) as string
     })
     loaded.resolve()
     const daemon = await starting

@@ -37,7 +37,7 @@ describe.runIf(hasStories)('a second join of the same federation', () => {
     expect(await readConfig(homeAt(client).config)).toMatchObject({ noise: 0.9 })
     await expect(joinFederation(client, { invite: await inviteFrom(server), inputBlocks: 3 }, soon())).rejects.toMatchObject({
       code: 'E_USAGE',
-      next: expect.stringContaining('leave the federation') as string
+      next: expect.stringContaining('midspan partition') as string
     })
   })
 

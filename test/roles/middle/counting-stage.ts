@@ -1,5 +1,5 @@
 import { ChannelResetError } from '../../../src/protocols/wire/errors.ts'
-import { chooseRoute, uncovered } from '../../../src/roles/middle/route-choice.ts'
+import { chooseRoute, unserved } from '../../../src/roles/middle/route-choice.ts'
 import type { ChosenStage, StageSource } from '../../../src/roles/middle/stage-source.ts'
 import { checkPosition, tokensOf, type CachedHiddenStates, type StageCache } from '../../../src/roles/middle/stage.ts'
 import type { Span } from '../../../src/span.ts'
@@ -108,11 +108,11 @@ export class CountingSource implements StageSource {
   }
 
   hasOther (span: Span, server: string): boolean {
-    return uncovered(this.#sound().filter(({ id }) => id !== server), span).length === 0
+    return unserved(this.#sound().filter(({ id }) => id !== server), span).length === 0
   }
 
   missing (span: Span): readonly Span[] {
-    return uncovered(this.#sound(), span)
+    return unserved(this.#sound(), span)
   }
 
   leaveOut (server: string, error: unknown): void {

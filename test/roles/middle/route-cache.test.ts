@@ -161,9 +161,9 @@ describe('a sequence over several servers', () => {
     const waits: string[] = []
     const source = new CountingSource([new CountingServer('a', span(0, 3)), new CountingServer('b', span(4, 5))])
     await expect(open(source, { timeoutMs: 300, onWaiting: (reason) => { waits.push(reason) } })).rejects.toMatchObject({
-      code: 'E_NO_SERVER', message: 'blocks 3-4, 5-7: nobody serves them'
+      code: 'E_NO_SERVER', message: 'blocks 3-4 and 5-7: nobody serves them'
     })
-    expect(waits).toEqual(['blocks 3-4, 5-7: nobody serves them now; the text goes on when somebody does'])
+    expect(waits).toEqual(['blocks 3-4 and 5-7: nobody serves them now; the text goes on when somebody does'])
     expect(source.listeners).toBe(0)
   })
 

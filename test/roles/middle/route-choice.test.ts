@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { ServerLoad } from '../../../src/roles/context.ts'
-import { chooseRoute, uncovered, type RouteCandidate } from '../../../src/roles/middle/route-choice.ts'
+import { chooseRoute, unserved, type RouteCandidate } from '../../../src/roles/middle/route-choice.ts'
 import type { Span } from '../../../src/span.ts'
 
 const MIDDLE = { first: 2, end: 14 }
@@ -36,7 +36,7 @@ describe('the choice of a route', () => {
   it('takes consecutive parts of the spans that servers serve, from the first block to the last', () => {
     fc.assert(fc.property(anyServers, fc.string(), (candidates, seed) => {
       const chosen = chooseRoute(candidates, MIDDLE, seed)
-      expect(chosen === undefined).toBe(uncovered(candidates, MIDDLE).length > 0)
+      expect(chosen === undefined).toBe(unserved(candidates, MIDDLE).length > 0)
       let at = MIDDLE.first
       for (const { server: id, span: { first, end } } of chosen?.legs ?? []) {
         expect(first).toBe(at)
@@ -86,11 +86,11 @@ describe('the choice of a route', () => {
     fc.assert(fc.property(anyServers, (candidates) => {
       const served = (block: number): boolean => candidates.some((one) => covers(one, block, block + 1))
       const expected = Array.from({ length: MIDDLE.end - MIDDLE.first }, (_, i) => MIDDLE.first + i).filter((block) => !served(block))
-      const gaps = uncovered(candidates, MIDDLE)
+      const gaps = unserved(candidates, MIDDLE)
       expect(gaps.flatMap(({ first, end }) => Array.from({ length: end - first }, (_, i) => first + i))).toEqual(expected)
       for (const [i, { first }] of gaps.entries()) if (i > 0) expect(first).toBeGreaterThan(gaps[i - 1]!.end)
     }))
-    expect(uncovered([server('a', { first: 0, end: 6 }), server('b', { first: 9, end: 12 })], MIDDLE)).toEqual([
+    expect(unserved([server('a', { first: 0, end: 6 }), server('b', { first: 9, end: 12 })], MIDDLE)).toEqual([
       { first: 6, end: 9 },
       { first: 12, end: 14 }
     ])

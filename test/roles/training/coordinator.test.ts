@@ -271,10 +271,20 @@ describe('Coordinator', () => {
     expect(trainer.members.peers).toEqual(['a'])
   })
 
-  it('has a client with new blocks take part from the next round on', async () => {
+  it('has a client with new blocks go on with them in a round that has nothing of it', async () => {
     const { trainer } = training({ minClients: 1 })
     await enlist(trainer, 'a', 'b')
     const round = await begun(trainer, 0)
+    const other = new MemoryParticipant('b', { first: 1, end: 3 })
+    await trainer.enlist(other, 0)
+    expect([round.participants, round.spanOf('b'), other.told]).toEqual([['a', 'b'], { first: 1, end: 3 }, ['begin']])
+  })
+
+  it('has a client with new blocks take part from the next round on where a round has work with the old ones', async () => {
+    const { trainer } = training({ minClients: 1 })
+    await enlist(trainer, 'a', 'b')
+    const round = await begun(trainer, 0)
+    round.forward.add('b', { lengths: [1], tensors: [] })
     const other = new MemoryParticipant('b', { first: 1, end: 3 })
     await trainer.enlist(other, 0)
     expect([round.participants, other.told]).toEqual([['a'], ['waiting']])

@@ -1,21 +1,23 @@
 import { randomInt } from 'node:crypto'
 import type { Message } from '../../../api/generate.ts'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
+import type { StageCheck } from '../../../api/stage-checks.ts'
 import { isRetryable, UsageError } from '../../../errors.ts'
 import type { ChatMessage } from '../../../model/text/chat-template.ts'
 import { joinParts } from '../../../model/text/records.ts'
 import { protectionOf } from '../../charter-settings.ts'
+import { RouteRecord } from '../../middle/route-record.ts'
 import { RouteStatistics } from '../../middle/route-statistics.ts'
 import type { Client } from '../client.ts'
 import { generateTokens, Sequence, type GeneratedToken } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
 import type { ClientRuntime } from '../runtime.ts'
-import { generationRoute } from '../server-route.ts'
+import { generationRoute, replayOptions } from '../server-route.ts'
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
-  { context, runtime, adapters, sessions, leftOut }: Client,
-  { maxTokens, temperature, topK, topP, handOver, timeoutMs, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
+  { context, runtime, adapters, sessions, leftOut, caught, verifier, state }: Client,
+  { maxTokens, temperature, topK, topP, handOver, timeoutMs, verify, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
@@ -28,21 +30,26 @@ export async function * generate (
       'shorten it'
     )
   const notices = new Notices()
+  for (const notice of verifier.takeNotices()) notices.add(notice)
   try {
     await adapters.refreshAlone(signal)
   } catch (error) {
     signal.throwIfAborted()
-    if (!isRetryable(error)) throw error
+    if (!isRetryable(error) || state.lacking.length > 0) throw error
     notices.add(`${(error as Error).message}: the text is made with the adapters that this client has`)
   }
   const statistics = new RouteStatistics()
-  const route = generationRoute({ context, leftOut, sessions, adapters }, {
-    handOver,
+  const record = verifier.draw(verify) ? new RouteRecord() : undefined
+  const route = generationRoute({ context, leftOut, caught, sessions, adapters }, {
+    handOver: handOver && !verifier.mayCheck(verify),
     timeoutMs,
     statistics,
-    onWaiting: (reason) => { notices.add(reason) },
-    // Rotations of such a model depend on how many hidden states come at once.
-    ...(model.rotary.growth === undefined ? {} : { replayTokens: 1 })
+    onWaiting: (reason) => {
+      const wrong = caught.all.map(({ server }) => server)
+      notices.add(wrong.length === 0 ? reason : `${reason}; left out because they computed wrong: ${wrong.join(', ')}`)
+    },
+    ...replayOptions(model),
+    ...(record === undefined ? {} : { record })
   })
   const opened: { sequence?: Sequence, atMs: number } = { atMs: performance.now() }
   const wanted = Math.min(maxTokens, room)
@@ -83,6 +90,17 @@ export async function * generate (
     if (rest !== '') yield { type: 'text', text: rest }
     const endedAtMs = performance.now()
     const decodeSeconds = (endedAtMs - firstAtMs) / 1000
+    const route = statistics.legs.filter(({ answers }) => answers > 0)
+    const { traffic, networkMs } = statistics
+    let checks: StageCheck[] | undefined
+    if (record !== undefined && verify !== undefined) {
+      // Whoever asks for a check waits for it. What the servers keep of the text is freed before.
+      await opened.sequence?.close()
+      delete opened.sequence
+      yield { type: 'waiting', reason: 'other servers compute the same, to check those of the text' }
+      checks = await verifier.check(record, signal)
+      for (const reason of verifier.takeNotices()) yield { type: 'waiting', reason }
+    }
     yield {
       type: 'done',
       text: text + rest,
@@ -93,21 +111,23 @@ export async function * generate (
       prefillSeconds: (firstAtMs - opened.atMs) / 1000,
       decodeSeconds,
       tokensPerSecond: ids.length > 1 ? (ids.length - 1) / decodeSeconds : 0,
-      ...statistics.traffic,
-      route: statistics.legs.filter(({ answers }) => answers > 0).map((leg) => ({
-        server: leg.server,
-        blocks: leg.span,
-        tokens: leg.tokens,
-        replayedTokens: leg.replayedTokens,
-        meanMs: leg.ms / leg.answers,
-        share: Math.min(leg.ms / (endedAtMs - opened.atMs), 1),
-        handsOver: leg.handsOver
+      ...traffic,
+      ...(checks === undefined ? {} : { checks }),
+      route: route.map(({ server, span, tokens, replayedTokens, answers, ms, handsOver }) => ({
+        server,
+        blocks: span,
+        tokens,
+        replayedTokens,
+        meanMs: ms / answers,
+        share: Math.min(ms / (endedAtMs - opened.atMs), 1),
+        handsOver
       })),
-      networkShare: Math.min(statistics.networkMs / (endedAtMs - opened.atMs), 1)
+      networkShare: Math.min(networkMs / (endedAtMs - opened.atMs), 1)
     }
   } finally {
     stream.end().catch(() => {}) // ended already, unless the generation was given up
     await opened.sequence?.close()
+    if (record !== undefined && verify === undefined) verifier.later(record)
   }
 }
 

@@ -2,14 +2,13 @@ import { MidspanError } from '../../../errors.ts'
 import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
 import type { Optimizer, StepSettings } from '../../../model/training/optimizer.ts'
 import { stateNames, stateShape, type Parameters } from '../../../model/training/parameters.ts'
+import type { Partition } from '../../../protocols/charter/schema.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkMagnitude, expectTensor } from '../../../protocols/wire/hidden-states.ts'
+import { withSignal } from '../../../protocols/wire/wait.ts'
 import { isFiniteTensor, type Tensor } from '../../../tensor.ts'
-import type { AdapterShape } from '../../training/aggregation/strategy.ts'
-import { writeProgress, type Progress, type ProgressMeta } from './progress.ts'
-
-/** Marks a step in a client's snapshot that was taken but that the federation may not have counted. */
-const PENDING_PREFIX = 'pending/'
+import { blockOf, type AdapterShape } from '../../training/aggregation/strategy.ts'
+import { PENDING_PREFIX, writeProgress, type Progress, type ProgressMeta } from './progress.ts'
 
 /** Steps that a server may say were taken: far above any training, and far below where an int32 ends. */
 const MAX_STEPS = 2 ** 30
@@ -52,6 +51,9 @@ export class AdapterState {
   #committed: ReadonlyMap<string, Tensor>
   #pending: ReadonlyMap<string, Tensor> | undefined
   #progress: ProgressMeta | undefined
+  /** Blocks whose adapters this client has not been told yet, since it took them over from the middle. */
+  #lacking: readonly number[]
+  readonly #whole = Promise.withResolvers<void>()
 
   private constructor (
     components: AdapterStateComponents,
@@ -65,6 +67,8 @@ export class AdapterState {
     this.#committed = committed
     this.#pending = pending
     this.#progress = progress
+    this.#lacking = progress?.lacking ?? []
+    if (this.#lacking.length === 0) this.#whole.resolve()
   }
 
   /** Continues from a snapshot, if there is one. */
@@ -76,11 +80,22 @@ export class AdapterState {
     )
     const initial = await parameters.state()
     await parameters.restore(tensors)
-    return new AdapterState(components, initial, await parameters.state(), pending.size === 0 ? undefined : pending, saved?.meta)
+    const committed = await parameters.state()
+    // A step that was prepared with other blocks has none of those that came since.
+    const prepared = pending.size === 0 ? undefined : new Map([...committed, ...pending])
+    return new AdapterState(components, initial, committed, prepared, saved?.meta)
   }
 
   /** The place in the rounds that was made durable last; undefined before the first training. */
   get progress (): ProgressMeta | undefined { return this.#progress }
+
+  /** Blocks whose adapters are not this client's yet: it holds their weights, and the middle had them until now. */
+  get lacking (): readonly number[] { return this.#lacking }
+
+  /** Resolves when no block lacks its adapters. Rejects with the signal's reason. */
+  async whole (signal: AbortSignal): Promise<void> {
+    await withSignal(this.#whole.promise, signal)
+  }
 
   /** The adapters as they are, on the host. */
   async values (): Promise<Map<string, Tensor>> {
@@ -166,6 +181,35 @@ export class AdapterState {
     this.#pending = undefined
     this.#committed = this.#initial
     await this.#c.parameters.restore(this.#initial)
+    this.#isWhole()
+  }
+
+  /**
+   * Takes over the adapters of blocks that this client lacks; `round` is the federation's. Throws BadMessageError where some are missing,
+   * unless no round is over, so that they are as training starts.
+   */
+  async complete (state: ReadonlyMap<string, Tensor>, round: number): Promise<void> {
+    const missing = this.#c.shapes.find(({ name }) => this.#lacking.includes(blockOf(name)) && !state.has(name))
+    if (missing !== undefined && round > 0) throw new BadMessageError(`the server did not send ${missing.name}, which this client lacks`)
+    if (this.#pending !== undefined) this.#pending = new Map([...this.#pending, ...state])
+    await this.adopt(state)
+    this.#isWhole()
+  }
+
+  /**
+   * Notes that the partition may change to this one: the settings decide. It is written twice, so that the file to which a damaged one
+   * falls back says so too. Does nothing for a client that has not trained.
+   */
+  async announce (next: Partition): Promise<void> {
+    const progress = this.#progress
+    if (progress === undefined) return
+    await this.#write(progress, { ...next })
+    await this.#write(progress, { ...next })
+  }
+
+  #isWhole (): void {
+    this.#lacking = []
+    this.#whole.resolve()
   }
 
   /** Takes over state that the federation has and this client missed. */
@@ -176,10 +220,16 @@ export class AdapterState {
 
   /** Makes the state durable together with the place in the rounds that it belongs to. */
   async commit (meta: ProgressMeta): Promise<void> {
+    await this.#write(meta)
+  }
+
+  async #write ({ lacking: _, next: __, ...place }: ProgressMeta, next?: Partition): Promise<void> {
     const pending = [...this.#pending ?? []].map(([name, value]) => [PENDING_PREFIX + name, value] as const)
     const tensors = new Map([...this.#committed, ...pending])
     const spoilt = notFinite(tensors)
     if (spoilt !== undefined) throw new StepOverflowError(spoilt)
+    const lacking = this.#lacking.length === 0 ? {} : { lacking: [...this.#lacking] }
+    const meta = { ...place, ...lacking, ...(next === undefined ? {} : { next }) }
     await writeProgress(this.#c.path, { meta, tensors })
     this.#progress = meta
   }

@@ -1,8 +1,14 @@
+import { join } from 'node:path'
 import { z } from 'zod'
 import { MidspanError } from '../../../errors.ts'
 import { readSnapshot, writeSnapshot } from '../../../model/checkpoint/snapshot.ts'
-import type { Partition } from '../../../protocols/charter/schema.ts'
+import type { Charter, Partition } from '../../../protocols/charter/schema.ts'
 import type { Tensor } from '../../../tensor.ts'
+import { clientSpans } from '../../charter-settings.ts'
+import { blockOf } from '../../training/aggregation/strategy.ts'
+
+/** Marks a step in a client's snapshot that was taken but that the federation may not have counted. */
+export const PENDING_PREFIX = 'pending/'
 
 const cursorSchema = z.strictObject({ epoch: z.int().min(0), index: z.int().min(0) })
 
@@ -16,12 +22,18 @@ const runSchema = z.strictObject({
   uncounted: z.int().min(0).optional()
 })
 
+const partitionSchema = z.strictObject({ inputBlocks: z.int().min(0), outputBlocks: z.int().min(0) })
+
 const metaSchema = z.strictObject({
   federation: z.string(),
   /** Rounds whose step this client has applied. */
   round: z.int().min(0),
-  partition: z.strictObject({ inputBlocks: z.int().min(0), outputBlocks: z.int().min(0) }),
-  run: runSchema.optional()
+  partition: partitionSchema,
+  run: runSchema.optional(),
+  /** Blocks that this client took over from the middle, and whose adapters it has not been told yet. */
+  lacking: z.array(z.int().min(0)).optional(),
+  /** The partition that a change was to bring. It was brought if the settings say so. */
+  next: partitionSchema.optional()
 })
 
 export type Cursor = z.infer<typeof cursorSchema>
@@ -47,11 +59,20 @@ export interface SavedProgress extends Progress {
   readonly fellBack: boolean
 }
 
-/** Progress as last written with this partition, or undefined when this client has not trained yet. Throws ProgressError. */
+/** Where a home keeps its training progress. */
+export function progressPath (state: string): string {
+  return join(state, 'training.safetensors')
+}
+
+/**
+ * Reads progress as last written, for a client that holds these blocks; undefined when it has not trained yet. Where a change of partition
+ * was under way when it was written and the settings have the new one, it is carried over. Throws ProgressError.
+ */
 export async function readProgress (
   path: string,
   federation: string,
-  { inputBlocks, outputBlocks }: Partition
+  charter: Charter,
+  partition: Partition
 ): Promise<SavedProgress | undefined> {
   const snapshot = await readSnapshot(path)
   if (snapshot === undefined) return undefined
@@ -59,17 +80,40 @@ export async function readProgress (
   if (!meta.success) throw new ProgressError(`${path} is not training progress: ${z.prettifyError(meta.error).replaceAll('\n', ' ')}`)
   if (meta.data.federation !== federation)
     throw new ProgressError(`${path} belongs to another federation`, 'use the home that it came from')
-  const { partition } = meta.data
-  if (partition.inputBlocks !== inputBlocks || partition.outputBlocks !== outputBlocks) {
+  const { partition: before, next } = meta.data
+  const { inputBlocks, outputBlocks } = partition
+  if (!isSamePartition(before, partition) && (next === undefined || !isSamePartition(next, partition))) {
     // Blocks that this client did not hold meanwhile would be as they were when it last did.
     throw new ProgressError(
-      `this home has trained with ${partition.inputBlocks} input and ${partition.outputBlocks} output blocks, and its settings say ${inputBlocks} and ${outputBlocks}`,
-      'set them back, or leave the federation and join it again'
+      `this home has trained with ${before.inputBlocks} input and ${before.outputBlocks} output blocks, and its settings say ${inputBlocks} and ${outputBlocks}`,
+      'set them back, and change them with: midspan partition'
     )
   }
-  return { meta: meta.data, tensors: snapshot.tensors, fellBack: snapshot.fallback }
+  return { ...carriedOver({ meta: meta.data, tensors: snapshot.tensors }, charter, partition), fellBack: snapshot.fallback }
 }
 
 export async function writeProgress (path: string, { meta, tensors }: Progress): Promise<void> {
   await writeSnapshot(path, { meta, tensors: new Map(tensors) })
+}
+
+export function isSamePartition (a: Partition, b: Partition): boolean {
+  return a.inputBlocks === b.inputBlocks && a.outputBlocks === b.outputBlocks
+}
+
+/** Returns the blocks that a client with this partition computes itself. */
+export function ownBlocks (charter: Charter, partition: Partition): Set<number> {
+  const spans = clientSpans(charter, partition)
+  return new Set(spans.flatMap(({ first, end }) => Array.from({ length: end - first }, (_, index) => first + index)))
+}
+
+/** Returns progress with another partition: what was learnt of blocks that both have, and which of the new blocks it knows nothing of. */
+function carriedOver ({ meta, tensors }: Progress, charter: Charter, partition: Partition): Progress {
+  const { next: _, lacking: lackingBefore = [], ...place } = meta
+  const [before, own] = [ownBlocks(charter, meta.partition), ownBlocks(charter, partition)]
+  const lacking = [...own].filter((block) => !before.has(block) || lackingBefore.includes(block))
+  const isOwn = (name: string): boolean => own.has(blockOf(name.startsWith(PENDING_PREFIX) ? name.slice(PENDING_PREFIX.length) : name))
+  return {
+    meta: { ...place, partition: { ...partition }, ...(lacking.length === 0 ? {} : { lacking }) },
+    tensors: new Map([...tensors].filter(([name]) => isOwn(name)))
+  }
 }

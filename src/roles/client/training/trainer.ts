@@ -10,13 +10,13 @@ import { clippingCoefficient } from '../../../model/training/optimizer.ts'
 import type { Charter, Partition } from '../../../protocols/charter/schema.ts'
 import { ROUNDS_AHEAD_NEXT, RoundsAheadError } from '../../../protocols/train/errors.ts'
 import type { ServerMessage } from '../../../protocols/train/messages.ts'
-import type { Coefficient, Step, Waiting } from '../../../protocols/train/train_pb.ts'
+import type { Coefficient, Step } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
-import { spanText } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import { PassInterruptedError, type TrainingStream } from '../../middle/training-stream.ts'
 import type { ClientStrategy } from '../../training/aggregation/strategy.ts'
+import { takeOver } from '../adapter-sync.ts'
 import type { ReleaseSecret } from '../release-secret.ts'
 import { middleOf, routeOf } from '../server-route.ts'
 import type { ClientSessions } from '../sessions.ts'
@@ -26,6 +26,7 @@ import { ClientRound } from './client-round.ts'
 import type { ProgressMeta, Run } from './progress.ts'
 import { Releases, type Protections } from './releases.ts'
 import { RoundRepeats } from './round-repeats.ts'
+import { waitingReason } from './waiting-reason.ts'
 
 export type TrainEvent = Extract<ProgressOf<'train'>, { readonly type: 'waiting' | 'round' }>
 
@@ -51,6 +52,12 @@ export interface ClientTrainerSettings {
   readonly resumed: boolean
   /** Whether the client goes on from the server's rounds where it has seen more than the server has. */
   readonly rewind: boolean
+  /** Stops the trainer between two rounds, so that another one goes on from its place. */
+  readonly makeWay?: AbortSignal
+  /** The last round in which an earlier trainer of the same run released a batch. */
+  readonly releasedRound?: number
+  /** Counts on from an earlier trainer of the same run. */
+  readonly traffic?: TrafficMeter
 }
 
 /** Often enough that a server that comes back is found within a few seconds. */
@@ -81,9 +88,11 @@ export class ClientTrainer {
   #begun: boolean
   /** Whether it is on disk that a batch may have been released since this trainer was made. */
   #noted = false
+  /** Whether the round that goes on may have this client's work, of which this trainer knows nothing. */
+  #mayCount = false
   /** Whether the server has fewer rounds than this client has seen, and the client is about to go back to them. */
   #rewinding = false
-  readonly #traffic = new TrafficMeter()
+  readonly #traffic: TrafficMeter
   /** The last round in which a batch was released, also where its work was lost with the connection. */
   #releasedRound: number | undefined
   /** What the user has to be told, in order. */
@@ -98,18 +107,29 @@ export class ClientTrainer {
     this.#releases = new Releases(components, settings.protections)
     this.#meta = settings.progress
     this.#begun = settings.resumed
+    this.#traffic = settings.traffic ?? new TrafficMeter()
+    this.#releasedRound = settings.releasedRound
+  }
+
+  /** Whether all rounds that were asked for are done. */
+  get isDone (): boolean { return this.#meta.run.done >= this.#meta.run.rounds }
+
+  /** Where the run stands, and whether it has been begun: for another trainer that goes on from there. */
+  get place (): Pick<ClientTrainerSettings, 'progress' | 'resumed' | 'releasedRound'> {
+    const released = this.#releasedRound
+    return { progress: this.#meta, resumed: this.#begun, ...(released === undefined ? {} : { releasedRound: released }) }
   }
 
   /** Bytes on the wire since the start. */
   get traffic (): Traffic { return this.#traffic.total }
 
   /**
-   * Takes part until the run is done. A lost connection is opened again, and what the rounds need survives it. Throws what no other try
-   * can mend: a server's refusal, RoundRepeatedError, a full disk.
+   * Takes part until the run is done, or until it has to make way and no round has work of this client's. A lost connection is opened
+   * again, and what the rounds need survives it. Throws what no other try can mend: a server's refusal, RoundRepeatedError, a full disk.
    */
   async * run (signal: AbortSignal): AsyncGenerator<TrainEvent> {
     const backoff = new Backoff(RECONNECT)
-    while (this.#meta.run.done < this.#meta.run.rounds) {
+    while (!this.isDone && !this.#makesWay) {
       try {
         for await (const event of this.#follow(signal)) {
           backoff.reset()
@@ -117,6 +137,7 @@ export class ClientTrainer {
         }
       } catch (error) {
         signal.throwIfAborted()
+        if (this.#makesWay && (isRetryable(error) || error === this.#settings.makeWay?.reason)) return
         if (this.#settings.rewind && !this.#rewinding && error instanceof MidspanError && error.code === RoundsAheadError.code) {
           this.#rewinding = true
           continue
@@ -126,7 +147,7 @@ export class ClientTrainer {
           type: 'waiting',
           reason: `the connection was lost (${error instanceof Error ? error.message : String(error)}); trying again`
         }
-        await backoff.wait(signal)
+        await backoff.wait(this.#idleSignal(signal)).catch(() => { signal.throwIfAborted() })
       } finally {
         this.#forget()
         await Promise.allSettled([this.#written])
@@ -134,10 +155,18 @@ export class ClientTrainer {
     }
   }
 
+  get #makesWay (): boolean { return this.#settings.makeWay?.aborted === true }
+
+  /** A signal for waits in which no round has work of this client's: they end when it has to make way. */
+  #idleSignal (signal: AbortSignal): AbortSignal {
+    const { makeWay } = this.#settings
+    return makeWay === undefined || this.#work !== undefined ? signal : AbortSignal.any([signal, makeWay])
+  }
+
   async * #follow (signal: AbortSignal): AsyncGenerator<TrainEvent> {
-    const stream = this.#traffic.watch(await this.#c.sessions.training(signal))
-    // A server that takes nothing more must not keep a client from stopping.
+    const stream = this.#traffic.watch(await this.#c.sessions.training(this.#idleSignal(signal)))
     stream.onWaiting = (reason) => { this.#notice(waitingReason(reason)) }
+    // A server that takes nothing more must not keep a client from stopping.
     const giveUp = (): void => { setTimeout(() => { stream.abort(new Error('the client left')) }, WITHDRAW_TIMEOUT_MS).unref() }
     signal.addEventListener('abort', giveUp, { once: true })
     let clean = false
@@ -146,15 +175,17 @@ export class ClientTrainer {
       await this.#written.catch(async () => { await this.#write() })
       // The round in progress may have work of another run of this client's: that is not gone on with.
       if (!this.#begun) await this.#leaveRound(stream, signal)
+      await this.#takeOver(stream, signal)
       await this.#enlist(stream)
-      while (this.#meta.run.done < this.#meta.run.rounds) {
-        const handling = this.#handle(stream, await stream.receive(signal), signal)
+      while (!this.isDone && (!this.#makesWay || this.#work !== undefined)) {
+        const handling = this.#handle(stream, await stream.receive(this.#idleSignal(signal)), signal)
         yield * this.#noticesDuring(handling)
         const event = await handling
         if (event !== undefined) yield event
       }
       await this.#written
-      clean = true
+      // A client that makes way stays a member, and the next round waits for it.
+      clean = this.isDone
     } finally {
       signal.removeEventListener('abort', giveUp)
       if (clean || signal.aborted) await this.#withdraw(stream)
@@ -207,10 +238,19 @@ export class ClientTrainer {
     }
   }
 
+  /** Where adapters are this client's own, begins with the middle's in blocks that it lacks. */
+  async #takeOver (stream: TrainingStream, signal: AbortSignal): Promise<void> {
+    const { state, strategy } = this.#c
+    if (strategy.sharesAdapters || state.lacking.length === 0) return
+    const { charter, partition } = this.#settings
+    await (await takeOver(stream, state, middleOf(charter, partition), signal))()
+    await this.#write()
+  }
+
   async #enlist (stream: TrainingStream): Promise<undefined> {
     const { charter, partition } = this.#settings
-    // A client that goes back takes over all of the server's state, as one that has seen no round.
-    const round = this.#rewinding ? 0 : this.#meta.round
+    // A client that goes back, or that has new blocks, takes over all of the server's state, as one that has seen no round.
+    const round = this.#rewinding || this.#c.state.lacking.length > 0 ? 0 : this.#meta.round
     await stream.send({ case: 'enlist', value: { middle: middleOf(charter, partition), round } })
   }
 
@@ -227,29 +267,31 @@ export class ClientTrainer {
     this.#rewinding = false
     // The round goes on: what this client handed in for it may still count.
     if (round === this.#meta.round) {
+      this.#mayCount = this.#begun
+      if (this.#c.state.lacking.length > 0) await this.#c.state.complete(this.#c.state.checked(names, tensors), round)
       await this.#c.state.suspend()
       return
     }
+    this.#mayCount = false
     const state = this.#c.state.checked(names, tensors)
     // Work for the round that this client was in can have counted in that round alone.
     const counted = countedRound === this.#meta.round + 1
     if (counted) await this.#c.state.promote()
     else await this.#c.state.revert()
-    await this.#c.state.adopt(state)
+    await this.#c.state.complete(state, round)
     await this.#goOn(round, counted && this.#begun)
   }
 
   /**
    * Goes back to the server's round. With shared adapters the client takes over the server's; adapters of its own stay as they are. The
-   * rounds
-   * in between are done again, with the data that follows.
+   * rounds in between are done again, with the data that follows.
    */
   async #rewind (round: number, state: ReadonlyMap<string, Tensor>): Promise<undefined> {
     const { strategy, state: own } = this.#c
     const { run, round: seen } = this.#meta
     await own.revert()
     if (strategy.sharesAdapters && round === 0) await own.reset()
-    else await own.adopt(state)
+    else await own.complete(state, round)
     this.#rewinding = false
     this.#meta = { ...this.#meta, round, run: { ...run, done: Math.max(0, run.done - (seen - round)) } }
     this.#notices.push(
@@ -264,6 +306,7 @@ export class ClientTrainer {
     // A step was missed, as when it was said on a stream that had just been replaced.
     if (round !== this.#meta.round) return await this.#enlist(stream)
     this.#forget()
+    this.#mayCount = false
     const notice = this.#repeats.count(round)
     if (notice !== undefined) this.#notices.push(notice)
     this.#begun = true
@@ -327,6 +370,8 @@ export class ClientTrainer {
     if (round !== this.#meta.round) return undefined
     const { state, strategy } = this.#c
     const work = this.#workOf(round)
+    // Work of before this client changed its blocks, or was started again, may be in the step: the server knows.
+    if (work === undefined && this.#mayCount) return await this.#enlist(stream)
     const took = work !== undefined && !leftOut
     if (!strategy.stepsItself) checkFactor('the scale of a step', scale)
     await strategy.finish(state, { counted: took, tensors: state.checked(names, tensors), scale, learningRate: this.#learningRate(round) })
@@ -444,21 +489,6 @@ export class ClientTrainer {
 function asRoundsAhead (error: unknown): unknown {
   if (!(error instanceof MidspanError) || error.code !== RoundsAheadError.code) return error
   return new MidspanError(error.code, error.message, { cause: error, next: ROUNDS_AHEAD_NEXT })
-}
-
-/** Spans that are shown of those that a server names. */
-const MAX_SHOWN_SPANS = 8
-
-/** Says why there is nothing to do yet. */
-function waitingReason ({ members, needed, sitsOutRounds, missing }: Waiting): string {
-  if (missing.length > 0)
-    return `the round waits for blocks ${missing.slice(0, MAX_SHOWN_SPANS).map(spanText).join(' and ')}: nobody serves them`
-  if (members < needed) return `the federation has ${members} of the ${needed} members that a round needs`
-  if (sitsOutRounds > 0)
-    return `this client missed or held up several rounds in a row, and sits out ${
-      sitsOutRounds === 1 ? 'one round' : `${sitsOutRounds} rounds`
-    }`
-  return 'the next round begins when this one is over'
 }
 
 /** Checks what a server has gradients multiplied by: above 0, and 1 at most, as it divides by tokens and clips. Throws BadMessageError. */

@@ -12,6 +12,7 @@ import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
 import { withSignal } from '../../../protocols/wire/wait.ts'
 import type { Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
+import type { Arithmetic } from '../../middle/arithmetic.ts'
 import { checkContext, checkServed, type PlaceFields } from '../checks.ts'
 import type { Expected } from './claims.ts'
 import type { EngineSequence, GenerationEngine } from './engine.ts'
@@ -26,6 +27,9 @@ export interface GenerationComponents {
   /** Resolves when the steps of this many rounds are in the adapters of the blocks. Throws AdaptersMissingError. */
   readonly ready: (round: number, signal: AbortSignal) => Promise<void>
   readonly handovers: Handovers
+  readonly arithmetic: Arithmetic
+  /** The adapters of these blocks: the rounds whose step is in them, undefined while they change and before there are any. */
+  readonly adapters: { readonly round: number | undefined }
   /** How long a session may wait for hidden states. */
   readonly idleTimeoutMs: number
 }
@@ -60,7 +64,7 @@ export async function serveGeneration (
   }, components.idleTimeoutMs)
   try {
     const { to, from, capacity, round, ...span } = beginOf(components, await channel.receive(signal))
-    const { engine, handovers, ready } = components
+    const { engine, handovers, ready, arithmetic, adapters } = components
     await ready(round, signal)
     const sequence = await engine.open(channel.sessionId, channel.remotePeer.toString(), span, capacity, signal)
     let expected: Expected<PreviousServer> | undefined
@@ -69,7 +73,7 @@ export async function serveGeneration (
     try {
       expected = from === undefined ? undefined : handovers.expect(from)
       next = to === undefined ? undefined : await handovers.open(to, signal)
-      await channel.send(fromServer({ case: 'ready', value: { handsOver: to !== undefined || from !== undefined } }))
+      await channel.send(fromServer({ case: 'ready', value: { ...arithmetic, handsOver: to !== undefined || from !== undefined } }))
       if (next !== undefined) {
         const said = next.receive(signal).then(() => { throw new BadMessageError('it answered where nothing was asked') })
         endWith(ended, lostWith(said, 'next', next.remotePeer.toString(), signal))
@@ -91,11 +95,13 @@ export async function serveGeneration (
         endWith(ended, upcoming)
         const context = blaming(from?.peer, () => check(components, sequence, rows))
         sequence.rewind(rows.position)
+        const { round: roundBefore } = adapters
         const hidden = await sequence.forward({ context, tensors: rows.tensors }, signal)
+        const sameRound = roundBefore === adapters.round ? roundBefore : undefined
         const stageUs = [...rows.stageUs, Math.min(Math.round(1000 * (performance.now() - startedAtMs)), MAX_US)]
         const { position, count, contextLength, maskPosition } = rows
         if (next === undefined) {
-          await channel.send(fromServer({ case: 'hidden', value: { position, stageUs } }), hidden)
+          await channel.send(fromServer({ case: 'hidden', value: { position, round: sameRound, stageUs } }), hidden)
         } else {
           const handed = next.send(fromGiver({ case: 'rows', value: { position, count, contextLength, maskPosition, stageUs } }), hidden)
           await lostWith(handed, 'next', next.remotePeer.toString(), signal)

@@ -83,6 +83,7 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
   })
   const training = coordinator.run(signal)
   return {
+    adapters: { get round () { return coordinator.isStepping ? undefined : state.round } },
     status: () => ({
       round: state.round,
       members: coordinator.members.peers,

@@ -2,14 +2,14 @@ import { isDefect } from '../../../errors.ts'
 import { accumulate } from '../../../model/layers/gradient-sum.ts'
 import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
 import { isSane } from '../../../protocols/wire/hidden-states.ts'
-import { commonSpan, type Span } from '../../../span.ts'
+import { commonSpan, containsSpan, uncovered, type Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { Logger } from '../../logger.ts'
 import { groupsWithin } from '../../middle/segments.ts'
 import { tokensOf, type BatchItem } from '../../middle/stage.ts'
 import type { StageOutput } from '../../training/participant.ts'
 import { workOf, type CollectedGradients, type Holder, type HolderPass, type Holders, type OutputGradients } from './holder.ts'
-import { contains, stageFrom, spread, uncovered, type ReplicatedStage } from './spread.ts'
+import { stageFrom, spread, type ReplicatedStage } from './spread.ts'
 
 export interface DistributedPassComponents {
   readonly device: Device
@@ -325,7 +325,7 @@ export class DistributedPass implements StageOutput {
   /** Has another holder of a share's blocks compute the same. Undefined where there is none. */
   async #isBetterElsewhere (share: Share, isBetter: (other: Holder) => Promise<boolean>): Promise<boolean | undefined> {
     for (const other of this.#c.holders.available()) {
-      if (other.peer === share.holder.peer || !contains(other.span, share)) continue
+      if (other.peer === share.holder.peer || !containsSpan(other.span, share)) continue
       try {
         return await isBetter(other)
       } catch (error) {
@@ -380,7 +380,7 @@ export class DistributedPass implements StageOutput {
         this.#c.missing(this, [])
         return stage
       }
-      this.#c.missing(this, uncovered({ first, end }, holders.available()))
+      this.#c.missing(this, uncovered({ first, end }, holders.available().map(({ span }) => span)))
       await changed
     }
   }

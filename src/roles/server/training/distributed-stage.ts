@@ -3,14 +3,14 @@ import { GradientSum } from '../../../model/layers/gradient-sum.ts'
 import type { Device } from '../../../model/runtime/device.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { isSane } from '../../../protocols/wire/hidden-states.ts'
-import { spanText, type Span } from '../../../span.ts'
+import { blocksText, uncovered, type Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { Logger } from '../../logger.ts'
 import type { BatchItem, PassOptions } from '../../middle/stage.ts'
 import type { TrainingStage } from '../../training/participant.ts'
 import { DistributedPass } from './distributed-pass.ts'
 import type { Holder, Holders } from './holder.ts'
-import { stageFrom, uncovered } from './spread.ts'
+import { stageFrom } from './spread.ts'
 
 /** Thrown where a client asks for blocks that no server serves just now. */
 export class BlocksMissingError extends MidspanError {
@@ -21,7 +21,7 @@ export class BlocksMissingError extends MidspanError {
 
 /** Says which blocks nobody serves. */
 export function missingText (spans: readonly Span[]): string {
-  return `blocks ${spans.map(spanText).join(' and ')}: nobody serves them`
+  return `${blocksText(spans)}: nobody serves them`
 }
 
 export interface DistributedStageComponents {
@@ -66,7 +66,10 @@ export class DistributedStage implements TrainingStage {
     let { tensors } = item
     for (let first = item.first; first < item.end;) {
       const stage = stageFrom(first, item.end, holders.available())
-      if (stage === undefined) throw new BlocksMissingError(uncovered({ first, end: item.end }, holders.available()))
+      if (stage === undefined) {
+        const spans = holders.available().map(({ span }) => span)
+        throw new BlocksMissingError(uncovered({ first, end: item.end }, spans))
+      }
       const next = await this.#evaluateOn(fastest(stage.replicas), { ...item, first, end: stage.end, tensors })
       if (next === undefined) continue
       first = stage.end

@@ -3,6 +3,8 @@ import type { TrainingStatus } from '../../../api/status.ts'
 
 /** A server's part in training: that of the coordinator, or that of a worker. */
 export interface TrainingPart {
+  /** The adapters of this server: the rounds whose step is in them, undefined while they change and before there are any. */
+  readonly adapters: { readonly round: number | undefined }
   status (): { readonly round: number, readonly members: readonly string[], readonly training: TrainingStatus }
   /** Resolves when the adapters here are those of training, of this round or a later one. */
   ready (round: number, signal: AbortSignal): Promise<void>

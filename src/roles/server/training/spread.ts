@@ -13,11 +13,6 @@ export interface ReplicatedStage<H> extends Span {
   readonly replicas: readonly H[]
 }
 
-/** Whether a span holds all blocks of another one. */
-export function contains (outer: Span, { first, end }: Span): boolean {
-  return outer.first <= first && end <= outer.end
-}
-
 /**
  * Finds the longest stage from block `first` on, before block `end`, all of whose blocks have the same holders. Undefined where nobody
  * holds the first block.
@@ -31,20 +26,6 @@ export function stageFrom<H extends SpanHolder> (first: number, end: number, hol
     ...holders.filter(({ span }) => span.first > first && span.end > span.first).map(({ span }) => span.first)
   ]
   return { first, end: Math.min(...cuts), replicas: present }
-}
-
-/** Finds the blocks of a span that nobody holds, as the fewest spans, in order. */
-export function uncovered ({ first, end }: Span, holders: ReadonlyArray<{ readonly span: Span }>): Span[] {
-  const holes: Span[] = []
-  let position = first
-  for (const { span } of holders.toSorted((a, b) => a.span.first - b.span.first)) {
-    if (span.first >= span.end) continue
-    if (span.first > position) holes.push({ first: position, end: Math.min(span.first, end) })
-    position = Math.max(position, span.end)
-    if (position >= end) return holes
-  }
-  if (position < end) holes.push({ first: position, end })
-  return holes
 }
 
 /** Something to be computed, and how much work it is, in any unit that all items share. */

@@ -15,11 +15,11 @@ import type { Backward, Forward, LoadAdapters } from '../../../protocols/stage/s
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
+import { containsSpan } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { LocalForwardPass, LocalStage } from '../../middle/local-stage.ts'
 import type { BatchItem } from '../../middle/stage.ts'
 import { checkSequences } from '../checks.ts'
-import { contains } from './spread.ts'
 import { joinRows, partsWithin, rowsOf, splitRows } from './stage-items.ts'
 import type { WorkerAdapters } from './worker-adapters.ts'
 
@@ -214,7 +214,7 @@ export class StageSession {
       const { id, first, end } = item
       if (id.length === 0 || id.length > MAX_ITEM_ID_CHARS)
         throw new BadMessageError(`an item has a name of ${id.length} characters: expected 1 to ${MAX_ITEM_ID_CHARS}`)
-      if (first >= end || !contains(stage.span, { first, end }))
+      if (first >= end || !containsSpan(stage.span, { first, end }))
         throw new BadMessageError(`blocks ${first} to ${end} were asked for: this server has ${stage.span.first} to ${stage.span.end}`)
       return { id, first, end, ...checkSequences(charter, model, item) }
     })

@@ -36,6 +36,7 @@ export async function startWork ({ context, runtime, sessions }: TrainingPartCom
     }
   })
   return {
+    adapters,
     status: () => ({
       round: adapters.round ?? 0,
       members: [],

@@ -30,7 +30,7 @@ export class WorkerAdapters {
     this.#shapes = new Map(shapes.map(({ name, shape }) => [name, shape]))
   }
 
-  /** Rounds whose step is in them; undefined before a coordinator has sent any. */
+  /** Rounds whose step is in them; undefined before a coordinator has sent any, and while they change. */
   get round (): number | undefined { return this.#round }
 
   /**
@@ -65,6 +65,7 @@ export class WorkerAdapters {
   async take (round: number, values: ReadonlyMap<string, Tensor>): Promise<void> {
     if (values.size !== this.#shapes.size)
       throw new BadMessageError(`${values.size} adapter tensors came: these blocks have ${this.#shapes.size}`)
+    this.#round = undefined
     await this.#weights.assignTrained(values)
     this.#round = round
     this.#changed.resolve()

@@ -6,13 +6,12 @@ import type { StageCoordinatorChannel } from '../../../protocols/stage/messages.
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkHiddenShapes, expectTensor } from '../../../protocols/wire/hidden-states.ts'
 import { withSignal } from '../../../protocols/wire/wait.ts'
-import type { Span } from '../../../span.ts'
+import { containsSpan, type Span } from '../../../span.ts'
 import { isFiniteTensor, type Tensor } from '../../../tensor.ts'
 import { groupsWithin } from '../../middle/segments.ts'
 import { tokensOf, type BatchItem, type PassOptions } from '../../middle/stage.ts'
 import { blockOf, type AdapterShape } from '../../training/aggregation/strategy.ts'
 import { SpeedMeter, type CollectedGradients, type Holder, type HolderPass, type OutputGradients } from './holder.ts'
-import { contains } from './spread.ts'
 import { itemFields, joinRows, rowsOf, splitRows } from './stage-items.ts'
 import { WorkerSession, type AdapterSource } from './worker-session.ts'
 
@@ -221,7 +220,7 @@ class RemotePass implements HolderPass {
     const passed = groups.flatMap(({ items }) => items)
     return this.#c.shapes.filter(({ name }) => {
       const block = blockOf(name)
-      return passed.some((item) => contains(item, { first: block, end: block + 1 }))
+      return passed.some((item) => containsSpan(item, { first: block, end: block + 1 }))
     })
   }
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { spread, stageFrom, uncovered, type SpanHolder } from '../../../../src/roles/server/training/spread.ts'
+import { spread, stageFrom, type SpanHolder } from '../../../../src/roles/server/training/spread.ts'
 
 function holder (peer: string, first: number, end: number, speed?: number): SpanHolder {
   return { peer, span: { first, end }, speed }
@@ -20,24 +20,6 @@ describe('stages of the middle', () => {
 
   it('are none where nobody holds the block', () => {
     expect(stageFrom(3, 6, [holder('a', 1, 3), holder('b', 4, 6)])).toBeUndefined()
-  })
-})
-
-describe('uncovered', () => {
-  it('finds holes before, between and after holders', () => {
-    expect(uncovered({ first: 0, end: 10 }, [holder('b', 6, 8), holder('a', 2, 4)])).toEqual([
-      { first: 0, end: 2 }, { first: 4, end: 6 }, { first: 8, end: 10 }
-    ])
-  })
-
-  it('agrees with counting, for any holders', () => {
-    const span = fc.tuple(fc.nat(12), fc.nat(12))
-    fc.assert(fc.property(fc.array(span, { maxLength: 6 }), span, (held, [first, end]) => {
-      const holes = uncovered({ first, end }, held.map(([from, to], i) => holder(`${i}`, from, to)))
-      const counted = Array.from({ length: 13 }, (_, block) => block).filter((block) =>
-        first <= block && block < end && !held.some(([from, to]) => from <= block && block < to))
-      expect(holes.flatMap((hole) => Array.from({ length: hole.end - hole.first }, (_, i) => hole.first + i))).toEqual(counted)
-    }))
   })
 })
 
