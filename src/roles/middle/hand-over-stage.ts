@@ -10,6 +10,7 @@ import { checkHiddenStates } from '../../protocols/wire/hidden-states.ts'
 import { withSignal } from '../../protocols/wire/wait.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
+import { chainName } from './chain-name.ts'
 import { contextFields, serverMsOf, type HiddenFormat } from './remote-stage.ts'
 import { StageError } from './route-cache.ts'
 import { checkPosition, tokensOf, type CachedHiddenStates, type CachePart, type Stage, type StageCache } from './stage.ts'
@@ -38,19 +39,6 @@ const FAULT_GRACE_MS = 300
 
 /** How long a server may take to agree on a session when it is asked whether it lives: three round trips, and no work for its device. */
 const PROBE_TIMEOUT_MS = 2_000
-
-const ARROW = ' → '
-
-/** Names servers that hand over to one another, for people and for those who leave them out. */
-export function chainName (servers: readonly string[]): string {
-  return servers.join(ARROW)
-}
-
-/** Returns the pairs of neighbours in the name of a chain, as the names of chains of two; none for a single server. */
-export function pairsOf (name: string): string[] {
-  const servers = name.split(ARROW)
-  return servers.slice(1).map((server, index) => chainName([servers[index]!, server]))
-}
 
 /**
  * Consecutive servers as one stage: this client sends hidden states to the first, each hands its own over to the next, and the last one's
