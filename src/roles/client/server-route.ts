@@ -41,7 +41,7 @@ export interface GenerationStageComponents {
 export interface GenerationRouteComponents extends GenerationStageComponents {
   readonly context: Pick<ClientContext, 'charter' | 'client' | 'logger' | 'peerId' | 'servers' | 'onServersChanged'>
   readonly leftOut: LeftOutServers
-  readonly caught: CaughtServers
+  readonly caught: Pick<CaughtServers, 'has'>
 }
 
 export interface GenerationRouteOptions extends RouteOptions {

@@ -1,14 +1,10 @@
 import { CachedSpan } from '../../model/generation/cached-span.ts'
-import { MAX_GENERATE_STREAMS, GENERATE_PROTOCOL } from '../../protocols/generate/constants.ts'
-import * as generate from '../../protocols/generate/messages.ts'
-import { HANDOVER_PROTOCOL, MAX_HANDOVER_STREAMS } from '../../protocols/handover/constants.ts'
-import * as handover from '../../protocols/handover/messages.ts'
 import { deviceLine } from '../charter-settings.ts'
 import type { RunningRole, ServerContext } from '../context.ts'
-import { generateLimits, handoverLimits, idleTimeoutOf } from '../message-limits.ts'
+import { idleTimeoutOf } from '../message-limits.ts'
 import { GenerationEngine } from './generation/engine.ts'
 import { Handovers } from './generation/handovers.ts'
-import { serveGeneration } from './generation/session.ts'
+import { serveSequences } from './generation/serving.ts'
 import { isCoordinator, openServerRuntime } from './runtime.ts'
 import { Sessions, StoppingError } from './sessions.ts'
 import { startCoordination } from './training/coordination.ts'
@@ -27,34 +23,16 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
     const { cacheBytes } = charter.limits
     const arithmetic = { weights: format, device: kind, compute }
     const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes, span })
-    const handovers = new Handovers(context)
-    const generation = {
+    await serveSequences(sessions, {
       charter,
       model,
       engine,
       span,
-      handovers,
       arithmetic,
+      handovers: new Handovers(context),
       adapters: training.adapters,
       idleTimeoutMs: idleTimeoutOf(charter),
-      ready: async (round: number, ended: AbortSignal): Promise<void> => { await training.ready(round, ended) }
-    }
-    await sessions.serve(HANDOVER_PROTOCOL, {
-      outgoing: handover.TakerMessageSchema,
-      incoming: handover.GiverMessageSchema,
-      limits: handoverLimits(charter),
-      maxStreams: MAX_HANDOVER_STREAMS,
-      maxSessions: MAX_HANDOVER_STREAMS,
-      idleTimeoutMs: Infinity // the session that is claimed has a limit of its own
-    }, async (channel, signal) => { await handovers.serve(channel, signal) })
-    await sessions.serve(GENERATE_PROTOCOL, {
-      outgoing: generate.ServerMessageSchema,
-      incoming: generate.ClientMessageSchema,
-      limits: generateLimits(charter),
-      maxStreams: MAX_GENERATE_STREAMS,
-      idleTimeoutMs: Infinity // a client whose servers hand over is silent: what counts is when hidden states come
-    }, async (channel, signal) => {
-      await serveGeneration(channel, generation, signal)
+      ready: async (round, ended) => { await training.ready(round, ended) }
     })
 
     let stopped: Promise<void> | undefined
