@@ -39,7 +39,7 @@ export const generate = operation({
     topP: z.number().positive().max(1).optional().describe('choose among the likeliest tokens of this probability together'),
     seed: z.int().min(0).optional().describe('the same seed gives the same text'),
     handOver: z.boolean().default(true)
-      .describe('servers hand hidden states over to one another where they can; false: they all go over this client'),
+      .describe('servers hand hidden states over to one another where they can, unless this client may check them; false: they all go over this client'),
     verify: z.number().min(0).max(1).optional().describe(
       'the probability that the servers of the text are checked before the operation ends; unless given, the daemon checks texts ' +
         'in the background, as many as its setting says'

@@ -43,7 +43,7 @@ export const generate = command({
       verify: optional(
         'SHARE',
         share,
-        'Check the servers of this text with this probability, by having others compute the same, and wait for it; 0% never does. See docs/verification.md',
+        'Check the servers of this text with this probability, by having others compute the same, and wait for it; 0% never does. Above 0% the client carries hidden states from server to server. See docs/verification.md',
         "the daemon's setting, in the background"
       )
     }),
