@@ -1,7 +1,8 @@
 /**
  * The time of a generated token over one, two and three servers in series, each behind a network of 0 to 100 ms one way, beside the time
  * that the network alone takes: handed over from server to server, and carried by the client. What the proxy truly takes is measured with
- * single bytes; the arithmetic of a token is what it takes with no delay, handed over or carried, whichever is less.
+ * single bytes; the arithmetic of a token is what it takes with no delay, handed over or carried, whichever is less. Figures are the median
+ * and the fastest tenth of all tokens.
  * Run: node bench/route.ts [tokens, 32]
  */
 import { join } from 'node:path'
@@ -13,7 +14,8 @@ import { homeAt } from '../src/node/home/home.ts'
 import { midspan, MidspanProcess } from '../test/cli/process.ts'
 import { freePort, measureOneWayMs, startDelayProxy, type DelayProxy } from './support/delay-proxy.ts'
 import { founding, withModel } from './support/federation.ts'
-import { median, printTable } from './support/print.ts'
+import { fastest, median, printTable } from './support/print.ts'
+import { Worker, type Report } from './support/messages.ts'
 import type { ModelSize } from './support/random-model.ts'
 
 /** A token may take so many times what the network and the arithmetic take. */
@@ -48,11 +50,22 @@ async function invite (home: string, role: string): Promise<string> {
   return (await new ControlClient(homeAt(home)).request('invite', { role: role as 'client', expiresMs: 3_600_000, uses: 1 }, limit())).invite
 }
 
-/** Milliseconds of a token, and of one way through the proxy. */
+/** Milliseconds from one token to the next. */
+interface TokenMs {
+  readonly median: number
+  /** What a tenth of the tokens is below. */
+  readonly fastest: number
+}
+
 interface Measured {
-  readonly handed: number
-  readonly carried: number
-  readonly oneWay: number
+  readonly handed: TokenMs
+  readonly carried: TokenMs
+  /** What a byte takes through the proxy. */
+  readonly oneWayMs: number
+}
+
+function timesOf (gaps: readonly number[]): TokenMs {
+  return { median: median(gaps), fastest: fastest(gaps) }
 }
 
 /** Milliseconds of a token with each delay, over servers with these blocks. */
@@ -61,7 +74,7 @@ async function measure (directory: string, model: string, spans: readonly string
   const client = join(directory, `${spans.length}-client`)
   const [first, end] = spans[0]!.split('-').map(Number) as [number, number]
   const served: Served[] = []
-  let own: MidspanProcess | undefined
+  let own: Worker<'report', Report> | undefined
   try {
     await createFederation(homes[0]!, {
       ...founding, model, strategy: 'client-batch', wire: 'fp16', loraTargets: ['q', 'v'], minClients: 1, blocks: { first, end }
@@ -74,30 +87,32 @@ async function measure (directory: string, model: string, spans: readonly string
       served.push(await serve(home))
     }
     await joinFederation(client, { invite: await invite(homes[0]!, 'client') }, limit())
-    own = new MidspanProcess(['daemon', '--home', client, '--threads', '1'])
-    await own.line('Daemon is ready', START_MS)
+    const reporter = own = (await Worker.start<'report', Report>(join(import.meta.dirname, 'support/peer.ts'), ['1', 'false', 'false', client])).worker
     const control = new ControlClient(homeAt(client))
     while ((await control.request('servers', {}, limit())).servers.filter(({ connected }) => connected).length < spans.length) await delay(200)
     const results: Measured[] = []
     for (const oneWayMs of ONE_WAY_MS) {
       for (const { proxy } of served) proxy.oneWayMs = oneWayMs
-      const ms = async (handOver: boolean): Promise<number> => {
-        const { decodeSeconds } = await control.request('generate', { ids: PROMPT, maxTokens: tokens, handOver }, limit())
-        return decodeSeconds * 1000 / (tokens - 1)
+      const gaps = async (handOver: boolean): Promise<number[]> => {
+        await reporter.ask('report')
+        await control.request('generate', { ids: PROMPT, maxTokens: tokens, handOver }, limit())
+        const { endedAt = [] } = (await reporter.ask('report')).spans.token ?? {}
+        return endedAt.slice(2).map((time, index) => time - endedAt[index + 1]!) // the first is the prompt's
       }
       // The first of each opens connections and compiles. Turns alternate, so that what else the machine does meets both.
       const [handed, carried]: [number[], number[]] = [[], []]
       for (let turn = 0; turn <= TURNS; turn++) {
-        const both = [await ms(true), await ms(false)] as const
+        const both = [await gaps(true), await gaps(false)] as const
         if (turn === 0) continue
-        handed.push(both[0])
-        carried.push(both[1])
+        handed.push(...both[0])
+        carried.push(...both[1])
       }
-      results.push({ handed: median(handed), carried: median(carried), oneWay: await measureOneWayMs(oneWayMs) })
+      results.push({ handed: timesOf(handed), carried: timesOf(carried), oneWayMs: await measureOneWayMs(oneWayMs) })
     }
     return results
   } finally {
-    for (const process of [own, ...served.map(({ process }) => process)]) await process?.stop()
+    await own?.stop()
+    for (const process of [...served.map(({ process }) => process)]) await process.stop()
     for (const { proxy } of served) proxy.close()
   }
 }
@@ -107,17 +122,22 @@ await withModel(MODEL, async (directory, model) => {
   const rows: string[][] = []
   for (const spans of SPANS) {
     const measured = await measure(directory, model, spans)
-    const computeMs = Math.min(measured[0]!.handed, measured[0]!.carried)
-    for (const [index, oneWayMs] of ONE_WAY_MS.entries()) {
-      const { handed, carried, oneWay } = measured[index]!
-      const network = index === 0 ? 0 : oneWay
-      const handedFloor = (spans.length + 1) * network + computeMs
-      const carriedFloor = 2 * spans.length * network + computeMs
+    for (const [index, delayMs] of ONE_WAY_MS.entries()) {
+      const { handed, carried, oneWayMs } = measured[index]!
+      const cells = (['median', 'fastest'] as const).map((which) => {
+        const [alone] = measured
+        const computeMs = Math.min(alone!.handed[which], alone!.carried[which])
+        const network = delayMs === 0 ? 0 : oneWayMs
+        const [handedFloor, carriedFloor] = [(spans.length + 1) * network + computeMs, 2 * spans.length * network + computeMs]
+        return { handed: handed[which], ratio: handed[which] / handedFloor, carried: carried[which], over: carried[which] / carriedFloor }
+      })
+      const text = (value: (cell: typeof cells[number]) => number, digits: number): string =>
+        cells.map((cell) => value(cell).toFixed(digits)).join(' / ')
       rows.push([
-        `${spans.length} in series, ${oneWayMs} ms`, handed.toFixed(1), handedFloor.toFixed(1), (handed / handedFloor).toFixed(2),
-        index === 0 ? '' : BAR.toFixed(2), carried.toFixed(1), carriedFloor.toFixed(1), (carried / carriedFloor).toFixed(2)
+        `${spans.length} in series, ${delayMs} ms`, text(({ handed: ms }) => ms, 1), text(({ ratio }) => ratio, 2),
+        delayMs === 0 ? '' : BAR.toFixed(2), text(({ carried: ms }) => ms, 1), text(({ over }) => over, 2)
       ])
     }
   }
-  printTable(['route, one way', 'a token, ms', 'floor', 'over it', 'bar, at most', 'client-carried', 'floor', 'over it'], rows)
+  printTable(['route, one way', 'a token, ms', 'over its legs and compute', 'bar, at most', 'client-carried', 'over'], rows)
 })

@@ -183,7 +183,7 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     for (const session of sessions) session.abort(new Error('gone'))
   })
 
-  it.each([TRAIN_PROTOCOL, GENERATE_PROTOCOL])('survives any bytes that are rightly sealed on %s', async (protocol) => {
+  it.each([TRAIN_PROTOCOL, GENERATE_PROTOCOL, HANDOVER_PROTOCOL])('survives any bytes that are rightly sealed on %s', async (protocol) => {
     await fc.assert(
       fc.asyncProperty(fc.array(fc.uint8Array({ maxLength: 300 }), { minLength: 1, maxLength: 3 }), async (bodies) => {
         const end = await attacker.sealed(protocol, ...bodies)
