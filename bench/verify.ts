@@ -58,7 +58,7 @@ async function released ({ device, model, directory, ids }: Setting, first: numb
   const states: Tensor[] = []
   for (const text of ids) {
     const ends = await CachedClientModel.create(weights, partition, text.length)
-    states.push((await boundary.protect(await ends.embed(text), { clip: null, noise: 0 }, text.length)).tensors[0]!)
+    states.push((await boundary.protect(await ends.embed(text), { clip: null, noise: 0 }, { count: text.length })).tensors[0]!)
     ends.free()
   }
   weights.free()

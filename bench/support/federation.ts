@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { GivenParameters, OperationName } from '../../src/api/operations.ts'
 import { pretrainingDocuments } from '../../src/cli/demo/corpus.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
+import { createDefaults } from '../../src/node/federation/create-defaults.ts'
 import { createFederation, type CreateOptions } from '../../src/node/federation/create.ts'
 import { joinFederation } from '../../src/node/federation/join.ts'
 import { homeAt } from '../../src/node/home/home.ts'
@@ -19,33 +20,13 @@ const DOCUMENTS = 4000
 
 /** As a federation is founded unless a benchmark says otherwise: no noise, whose cost would hide the rest; no clip. */
 export const founding: Omit<CreateOptions, 'model' | 'strategy' | 'wire' | 'loraTargets' | 'minClients'> = {
+  ...createDefaults,
   name: 'bench',
   admission: 'open',
-  allow: [],
-  inputBlocks: { min: 1, max: 1 },
-  outputBlocks: { min: 1, max: 1 },
-  noise: 0,
-  gradientNoise: 0,
   clip: 'none',
-  loraR: 8,
-  loraAlpha: 16,
-  loraDropout: 0,
-  loraRslora: false,
   seed: '00',
   learningRate: 1e-4,
-  weightDecay: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  epsilon: 1e-8,
-  schedule: 'constant',
-  warmupRounds: 0,
-  totalRounds: 1000,
-  maxGradientNorm: 1,
-  gradientNormScope: 'party',
-  accumulate: 1,
-  ends: { mode: 'shared' },
   roundDeadline: LIMIT_MS,
-  maxTokensPerClient: 4096,
   maxClients: 8,
   cacheBytes: 2 ** 28
 }

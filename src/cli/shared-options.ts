@@ -1,5 +1,5 @@
 import { defaulted, mandatoryRepeated, optional, repeated, toggle } from './option.ts'
-import { choice, duration, fieldColumn, integer, number, path, size } from './values.ts'
+import { choice, duration, fieldColumn, integer, number, onOff, path, size } from './values.ts'
 
 /** Options that mean the same in several commands. */
 
@@ -64,6 +64,14 @@ export const dataOptions = {
 export function fieldMap (pairs: ReadonlyArray<readonly [string, string]>): Record<string, string> | undefined {
   return pairs.length === 0 ? undefined : Object.fromEntries(pairs)
 }
+
+/** Whether a client's residual stream stays with it. */
+export const keepStream = optional(
+  'on|off',
+  onOff,
+  'A client: keep the residual stream here, so that noise and clip reach only what the middle adds; the same in training, evaluation and generation. See docs/privacy.md',
+  'on where there is noise or a clip'
+)
 
 /** Noise beyond this drowns any signal. */
 export const NOISE_BOUNDS = { min: 0, max: 1000 } as const

@@ -101,6 +101,11 @@ export function choice<const T extends string> (...words: readonly T[]): Parse<T
   }
 }
 
+/** Parses on or off. */
+export function onOff (text: string): boolean {
+  return choice('on', 'off')(text) === 'on'
+}
+
 /** Parses items that are separated by commas: at least one, and none twice unless the list `repeats`. */
 export function list<T> (item: Parse<T>, { repeats = false } = {}): Parse<readonly T[]> {
   return (text) => {

@@ -41,18 +41,27 @@ export function servableSpan (
   return { first: inputBlocks.min, end: blocks - outputBlocks.min }
 }
 
+/** What protects a client's hidden states and gradients. */
+export interface ClientProtection {
+  readonly hidden: Protection
+  readonly gradient: Protection
+  /** Whether the residual stream stays with the client, so that only what the middle adds to it is of released hidden states. */
+  readonly keepsStream: boolean
+}
+
 /** What protects a client's rows, at the cuts of its partition. */
 export function protectionOf (
   charter: Charter,
-  { partition: { inputBlocks, outputBlocks }, noise, gradientNoise }: ClientSettings
-): { hidden: Protection, gradient: Protection } {
-  const { privacy: { clip, clipAlways }, model: { blocks } } = charter
+  { partition: { inputBlocks, outputBlocks }, noise, gradientNoise, keepStream }: ClientSettings
+): ClientProtection {
+  const { privacy: { clip, clipAlways }, model: { blocks }, wire } = charter
   const protection = (norm: number | undefined, scale: number): Protection => ({
     clip: scale > 0 || clipAlways ? norm ?? null : null,
     noise: scale
   })
-  return {
-    hidden: protection(clip?.hidden[inputBlocks], noise),
-    gradient: protection(clip?.gradient[blocks - outputBlocks], gradientNoise)
-  }
+  const hidden = protection(clip?.hidden[inputBlocks], noise)
+  const gradient = protection(clip?.gradient[blocks - outputBlocks], gradientNoise)
+  const isChanged = hidden.clip !== null || gradient.clip !== null
+  // Without clip, noise and rounding what leaves is the stream itself, and there is nothing to keep.
+  return { hidden, gradient, keepsStream: keepStream === undefined ? isChanged : keepStream && (isChanged || wire !== 'fp32') }
 }

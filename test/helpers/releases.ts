@@ -9,12 +9,13 @@ import { original } from './original.ts'
  */
 export function watchReleases (onRelease: (clean: Tensor, release: Release, protection: Protection) => void): void {
   const protecting = original(Boundary, 'protecting')
-  vi.spyOn(Boundary.prototype, 'protecting').mockImplementation(async function (this: Boundary, rows, protection, draw) {
+  vi.spyOn(Boundary.prototype, 'protecting').mockImplementation(async function (this: Boundary, rows, protection, draw, options) {
     // A chain that runs twice computes the same again: it writes to the same places of its caches.
     const [clean] = await this.encode(rows)
-    const { calls, released } = await protecting.call(this, rows, protection, draw)
+    const { calls, also, released } = await protecting.call(this, rows, protection, draw, options)
     return {
       calls,
+      also,
       released (results) {
         const release = released(results)
         onRelease(clean!, release, protection)

@@ -19,6 +19,7 @@ export interface ClientOptions {
   readonly outputBlocks?: number
   readonly noise?: number
   readonly gradientNoise?: number
+  readonly keepStream?: boolean
 }
 
 export interface FederationOptions {

@@ -2,7 +2,7 @@ import type { ResultOf } from '../../api/operations.ts'
 import { command } from '../command.ts'
 import { endSpans } from '../format.ts'
 import { grouped, optional, repeated } from '../option.ts'
-import { compute, device, residuals, threads, weights } from '../shared-options.ts'
+import { compute, device, keepStream, residuals, threads, weights } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { address, choice, integer, peerId, share } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
@@ -32,6 +32,7 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
         '0%'
       )
     }),
+    ...grouped('Privacy (clients)', { keepStream }),
     ...grouped('This machine', {
       threads,
       device,
@@ -52,7 +53,7 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
     { command: 'midspan daemon --home a', about: 'a client' }
   ],
   async run (
-    { home, listen, announce, allow, maxConnections, verify, threads, device, compute, weights, residuals, residualBytes, logLevel },
+    { home, listen, announce, allow, maxConnections, verify, keepStream, threads, device, compute, weights, residuals, residualBytes, logLevel },
     { terminal, signal }
   ) {
     const { startDaemon } = await import('../../node/daemon/daemon.ts')
@@ -62,6 +63,7 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       allow: given(allow),
       maxConnections,
       verify,
+      keepStream,
       threads,
       device,
       compute,

@@ -8,7 +8,7 @@ import { command } from '../command.ts'
 import { bytes, digits, endSpans, plural } from '../format.ts'
 import { readInvite } from '../invite-text.ts'
 import { grouped, optional } from '../option.ts'
-import { clientNoise, json, timeout, weights } from '../shared-options.ts'
+import { clientNoise, json, keepStream, timeout, weights } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { integer, path, size, spanOrAuto } from '../values.ts'
 import { bar, ProgressLine } from '../views/progress-line.ts'
@@ -37,7 +37,7 @@ An invite is a secret, and other users of a machine see command lines: give it w
       inputBlocks: optional('COUNT', integer({ min: 0 }), 'Blocks to keep after the embedding', 'the fewest that the charter allows'),
       outputBlocks: optional('COUNT', integer({ min: 0 }), 'Blocks to keep before the head', 'the fewest that the charter allows')
     }),
-    ...grouped('Privacy (clients)', clientNoise),
+    ...grouped('Privacy (clients)', { ...clientNoise, keepStream }),
     ...grouped('Blocks (servers)', {
       blocks: optional(
         'FIRST-END',
@@ -62,7 +62,7 @@ An invite is a secret, and other users of a machine see command lines: give it w
     { command: 'midspan join --home w1 SERVER-INVITE --blocks auto --memory 12GiB', about: 'serve what the federation lacks most' }
   ],
   async run (values, { terminal, argument, signal }) {
-    const { home, json, inviteFile, timeout, blocks, memory, weights, model, inputBlocks, outputBlocks, noise, gradientNoise } = values
+    const { home, json, inviteFile, timeout, blocks, memory, weights, model, inputBlocks, outputBlocks, noise, gradientNoise, keepStream } = values
     const invite = await readInvite({ argument, file: inviteFile }, terminal, signal)
     const progress = new ProgressLine(terminal)
     const silent = new AbortController()
@@ -77,7 +77,7 @@ An invite is a secret, and other users of a machine see command lines: give it w
       progress.draw(event.type === 'check' ? `${done} checked` : done)
     }
     const surroundings: Surroundings = { home, json, terminal, signal: AbortSignal.any([signal, silent.signal]), show }
-    const client = { inputBlocks, outputBlocks, noise, gradientNoise }
+    const client = { inputBlocks, outputBlocks, noise, gradientNoise, keepStream }
     const server = { blocks, memoryBytes: memory, model }
     const join = async (): Promise<() => void> => {
       if (Object.values(server).every((value) => value === undefined) && await roleOfJoining(home, invite) === 'client')

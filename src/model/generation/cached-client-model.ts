@@ -127,8 +127,8 @@ export class CachedClientModel {
     using scope = new Scope(this.#weights.device)
     if (!isDeferred(hidden)) scope.own(hidden)
     const likeliest = await this.#parts.embedding.likeliestCall({ output: 'logits' })
-    const { calls, released } = await release(await this.#bottom([...await this.#top(hidden, count), likeliest], 1))
-    const results = await this.#weights.device.runSequence(calls, { also: ['logits', 'ids'] })
+    const { calls, also, released } = await release(await this.#bottom([...await this.#top(hidden, count), likeliest], 1))
+    const results = await this.#weights.device.runSequence(calls, { also: ['logits', 'ids', ...also] })
     const { logits, ids } = results as Record<string, Tensor>
     return { logits: logits!.data as Float32Array, id: ids!.data[0] as number, release: released(results) }
   }

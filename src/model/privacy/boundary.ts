@@ -1,26 +1,8 @@
 import type { Encoding } from '../../encoding.ts'
-import { elementCount, float32, tensor, type Tensor } from '../../tensor.ts'
-import { fromFloat16, toFloat16 } from '../float16.ts'
+import { elementCount, float32, type Tensor } from '../../tensor.ts'
+import { fromFloat16 } from '../float16.ts'
 import { Graph, type Value } from '../graph/graph.ts'
-import {
-  abs,
-  add,
-  cast,
-  clip,
-  div,
-  greater,
-  maximum,
-  mul,
-  reduceMax,
-  reduceMean,
-  reduceSum,
-  reshape,
-  roundEven,
-  sqrt,
-  sub,
-  where,
-  zerosLike
-} from '../graph/operators/index.ts'
+import { add, mul, sub } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
 import {
   continued,
@@ -34,7 +16,9 @@ import {
   type Deferred
 } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
+import { clippedRows, gradientThroughClip } from './clipping.ts'
 import { gaussian, wordsPerRow } from './noise.ts'
+import { decodedRows, emitRounded, halved } from './rounding.ts'
 
 /** How hidden states and gradients are protected when they leave a client. */
 export interface Protection {
@@ -49,6 +33,23 @@ export interface Release {
   readonly tensors: Tensor[]
   /** The share of the rows that the clip shortened, 0 to 1. */
   readonly clippedFraction: number
+  /** The rows [rows, hidden] as they were, which stay here; where `keepRows` asked for them. */
+  readonly rows?: Tensor
+}
+
+export interface ReleaseOptions {
+  /** The number of rows; needed where they are still to be computed. */
+  readonly count?: number
+  /** Whether a release of rows that are still to be computed has them as they were as well. */
+  readonly keepRows?: boolean
+}
+
+export interface ProtectOptions extends ReleaseOptions {
+  /**
+   * 32 bytes whose keystream is the noise, which is drawn afresh without them. They must never serve other rows or another protection: the
+   * difference of the two releases would be without noise.
+   */
+  readonly key?: Uint8Array
 }
 
 /** The randomness of one release: uint32 words and the noise's standard deviation on each coordinate. Empty where there is no noise. */
@@ -58,21 +59,14 @@ export type NoiseDraw = Readonly<Record<'words' | 'deviation', AnyTensor>> | Rea
 export interface DeferredRelease {
   /** The calls that compute the rows and protect them. The caller runs them as one sequence. */
   readonly calls: readonly ProgramCall[]
+  /** Outputs of the sequence that have to come out besides those of its last call. */
+  readonly also: readonly string[]
   /** Makes the release from the results of that sequence. */
   readonly released: (results: Readonly<Record<string, AnyTensor>>) => Release
 }
 
-/** The largest float16. Larger values are rounded to it rather than to infinity. */
-const MAX_FLOAT16 = 65_504
-
-/** Rows of norm 0 are divided by this. */
-const LEAST_NORM = 1e-30
-
 /** Up to this many float16 values are converted by this thread, which takes less time than starting a program. */
 const FEW_VALUES = 2 ** 13
-
-/** The number of steps of an int8 row on either side of zero. */
-const INT8_STEPS = 127
 
 /** Computes the standard deviation of the noise on each coordinate. */
 export function noiseDeviation ({ clip, noise }: Protection, hidden: number): number {
@@ -95,14 +89,15 @@ export class Boundary {
     this.#rounding = rounding
   }
 
-  /**
-   * Protects and rounds float32 rows [count, hidden]. Noise is drawn afresh for every call, or is the keystream of the 32 bytes of
-   * `key`, which must never serve other rows or another protection: the difference of the two releases would be without noise.
-   */
-  async protect (rows: AnyTensor | Deferred, protection: Protection, count = rowsIn(rows), key?: Uint8Array): Promise<Release> {
+  /** Protects and rounds float32 rows [count, hidden]. */
+  async protect (rows: AnyTensor | Deferred, protection: Protection, { key, ...options }: ProtectOptions = {}): Promise<Release> {
     using scope = new Scope(this.#device)
-    const { calls, released } = await this.protecting(rows, protection, await this.drawNoise(scope, protection, count, key), count)
-    return released(calls.length === 0 ? {} : await this.#device.runSequence(calls))
+    const count = options.count ?? rowsIn(rows)
+    const { calls, also, released } = await this.protecting(rows, protection, await this.drawNoise(scope, protection, count, key), {
+      ...options,
+      count
+    })
+    return released(calls.length === 0 ? {} : await this.#device.runSequence(calls, { also }))
   }
 
   /** Draws the noise of one release of `count` rows, which may be before the rows are computed. The scope owns the tensors. */
@@ -116,33 +111,67 @@ export class Boundary {
     return { words, deviation: float32([], [noiseDeviation({ clip: norm, noise }, this.#hidden)]) }
   }
 
-  /** Prepares a release of `count` rows, with noise that was drawn for it under the same protection. Its calls may run once only. */
+  /** Prepares a release of rows, with noise that was drawn for it under the same protection. Its calls may run once only. */
   async protecting (
     rows: AnyTensor | Deferred,
     { clip: norm, noise }: Protection,
     draw: NoiseDraw,
-    count?: number
+    { count, keepRows = false }: ReleaseOptions = {}
   ): Promise<DeferredRelease> {
-    if (norm === null) return await this.#encoding(rows, count)
+    const kept = keepRows && isDeferred(rows) ? rows.output : undefined
+    const release = norm === null ? await this.#encoding(rows, count) : await this.#clipping(rows, norm, noise, draw)
+    if (kept === undefined) return release
+    return {
+      calls: release.calls,
+      also: [...release.also, kept],
+      released: (results) => ({ ...release.released(results), rows: results[kept] as Tensor })
+    }
+  }
+
+  async #clipping (rows: AnyTensor | Deferred, norm: number, noise: number, draw: NoiseDraw): Promise<DeferredRelease> {
     const name = noise === 0 ? 'clip' : 'clip-noise'
     const executable = await this.#executable(name, () => releaseProgram(name, this.#hidden, this.#rounding, noise !== 0))
     const { calls, input } = continued(rows)
     return {
       calls: [...calls, { executable, inputs: { rows: input, clip: float32([], [norm]), ...draw } }],
+      also: [],
       released: (results) => ({ tensors: encodedIn(results), clippedFraction: (results.clipped as Tensor).data[0] as number })
     }
   }
 
   /**
+   * Puts what came back from the middle, f [rows, hidden], onto the rows h [rows, hidden] as they were before they left as r: h + (f - r).
+   * Noise, clip and rounding then reach what the middle adds, and not the residual stream. The same serves gradients on the way down, where
+   * h is the gradient that went up. Where r is h to the bit, the result is f to the bit. `released` is r as it left.
+   */
+  async keepStream (rows: AnyTensor, released: readonly Tensor[], back: AnyTensor | Deferred): Promise<Deferred> {
+    const [values, scales] = released
+    if (values === undefined) throw new RangeError('nothing was released')
+    const executable = await this.#executable('keep-stream', () => keepStreamProgram(this.#hidden, this.#rounding))
+    const { calls, input } = continued(back)
+    const inputs = { rows, values, ...(scales === undefined ? {} : { scales }), back: input }
+    return { calls: [...calls, { executable, inputs }], output: 'whole' }
+  }
+
+  /**
    * Takes a gradient [rows, hidden] of released rows back through their clip, to that of the rows [rows, hidden] as they were: for a row h
    * of norm n above the clip C, with u = h / n, it is (C / n) (g - u (u · g)); for the others g. Noise and rounding count as the identity.
-   * The caller frees the result and both arguments. Throws RangeError where nothing is clipped.
+   * Where the residual stream stays here, `kept` is its gradient [rows, hidden], which is a part of `gradient` that passes no clip. The
+   * caller frees the result and the arguments. Throws RangeError where nothing is clipped.
    */
-  async clipBackward (rows: DeviceTensor, gradient: DeviceTensor, { clip: norm }: Protection): Promise<DeviceTensor> {
+  async clipBackward (
+    rows: DeviceTensor,
+    gradient: AnyTensor | Deferred,
+    { clip: norm }: Protection,
+    kept?: DeviceTensor
+  ): Promise<DeviceTensor> {
     if (norm === null) throw new RangeError('the rows were not clipped')
-    const executable = await this.#executable('clip-backward', () => clipBackwardProgram(this.#hidden))
-    const inputs = { rows, gradient, clip: float32([], [norm]) }
-    return (await this.#device.runSequence([{ executable, inputs }], { keep: 'all' })).rowsGradient as DeviceTensor
+    const executable = kept === undefined
+      ? await this.#executable('clip-backward', () => clipBackwardProgram(this.#hidden))
+      : await this.#executable('kept-backward', () => keptBackwardProgram(this.#hidden))
+    const { calls, input } = continued(gradient)
+    const inputs = { rows, gradient: input, clip: float32([], [norm]), ...(kept === undefined ? {} : { kept }) }
+    return (await this.#device.runSequence([...calls, { executable, inputs }], { keep: 'all' })).rowsGradient as DeviceTensor
   }
 
   /** Rounds float32 rows [count, hidden] for the wire without protecting them, as a server does. */
@@ -153,7 +182,11 @@ export class Boundary {
 
   /** Decodes rows that came over the wire, and were checked, to float32 [rows, hidden] on the device. The caller frees the result. */
   async decode (tensors: readonly Tensor[]): Promise<DeviceTensor> {
-    const rows = await this.decoding(tensors)
+    return await this.computed(await this.decoding(tensors))
+  }
+
+  /** Computes rows that are still to be computed, and uploads those in host memory. The caller frees the result. */
+  async computed (rows: AnyTensor | Deferred): Promise<DeviceTensor> {
     if (!isDeferred(rows)) return isDeviceTensor(rows) ? rows : await this.#device.upload(rows)
     return (await this.#device.runSequence(rows.calls, { keep: 'all' }))[rows.output] as DeviceTensor
   }
@@ -173,12 +206,12 @@ export class Boundary {
     const convertsHere = this.#convertsHere(count)
     if (this.#rounding !== 'fp32' && !convertsHere) {
       const executable = await this.#executable('encode', () => encodeProgram(this.#hidden, this.#rounding))
-      return { calls: [...calls, { executable, inputs: { rows: input } }], released: (results) => released(encodedIn(results)) }
+      return { calls: [...calls, { executable, inputs: { rows: input } }], also: [], released: (results) => released(encodedIn(results)) }
     }
     const rounded = (values: Tensor): Release => released([convertsHere ? halved(values) : values])
-    if (isDeferred(rows)) return { calls, released: (results) => rounded(results[rows.output] as Tensor) }
+    if (isDeferred(rows)) return { calls, also: [], released: (results) => rounded(results[rows.output] as Tensor) }
     const values = isDeviceTensor(rows) ? await this.#device.download(rows) : rows
-    return { calls, released: () => rounded(values) }
+    return { calls, also: [], released: () => rounded(values) }
   }
 
   /** Says whether this many rows are converted to and from float16 without a program. */
@@ -205,38 +238,36 @@ function rowsIn (rows: AnyTensor | Deferred): number {
 
 function releaseProgram (name: string, hidden: number, rounding: Encoding, noisy: boolean): Program {
   const graph = new Graph()
-  const { rows, longer, scale } = clipping(graph, hidden)
-  const clipped = mul(rows, scale)
-  graph.output('clipped', reduceMean(cast(longer, 'float32')))
+  const { clipped, fraction } = clippedRows(graph, hidden)
+  graph.output('clipped', fraction)
   emitRounded(graph, rounding, noisy ? add(clipped, noise(graph, hidden)) : clipped)
   return program(`boundary-${name}-${rounding}`, graph)
-}
-
-function clipBackwardProgram (hidden: number): Program {
-  const graph = new Graph()
-  const { rows, norms, longer, scale } = clipping(graph, hidden)
-  const gradient = graph.input('gradient', 'float32', ['rows', hidden])
-  const direction = div(rows, norms)
-  const radial = mul(direction, reduceSum(mul(direction, gradient), [1], true))
-  graph.output('rowsGradient', mul(sub(gradient, mul(radial, cast(longer, 'float32'))), scale))
-  return program('boundary-clip-backward', graph)
-}
-
-/**
- * Declares the inputs `rows` [rows, hidden] and `clip` []. Finds the rows that are longer than the clip, and what each row is multiplied by
- * [rows, 1].
- */
-function clipping (graph: Graph, hidden: number): Record<'rows' | 'norms' | 'longer' | 'scale', Value> {
-  const rows = graph.input('rows', 'float32', ['rows', hidden])
-  const most = graph.input('clip', 'float32', [])
-  const norms = maximum(sqrt(reduceSum(mul(rows, rows), [1], true)), LEAST_NORM)
-  const longer = greater(norms, most)
-  return { rows, norms, longer, scale: where(longer, div(most, norms), add(zerosLike(norms), 1)) }
 }
 
 function noise (graph: Graph, hidden: number): Value {
   const words = graph.input('words', 'uint32', ['rows', wordsPerRow(hidden)])
   return mul(gaussian(words, hidden), graph.input('deviation', 'float32', []))
+}
+
+function clipBackwardProgram (hidden: number): Program {
+  const graph = new Graph()
+  graph.output('rowsGradient', gradientThroughClip(graph, hidden, graph.input('gradient', 'float32', ['rows', hidden])))
+  return program('boundary-clip-backward', graph)
+}
+
+function keptBackwardProgram (hidden: number): Program {
+  const graph = new Graph()
+  const kept = graph.input('kept', 'float32', ['rows', hidden])
+  const gradient = sub(graph.input('gradient', 'float32', ['rows', hidden]), kept)
+  graph.output('rowsGradient', add(kept, gradientThroughClip(graph, hidden, gradient)))
+  return program('boundary-kept-backward', graph)
+}
+
+function keepStreamProgram (hidden: number, rounding: Encoding): Program {
+  const graph = new Graph()
+  const kept = sub(graph.input('rows', 'float32', ['rows', hidden]), decodedRows(graph, rounding, hidden))
+  graph.output('whole', add(graph.input('back', 'float32', ['rows', hidden]), kept))
+  return program(`boundary-keep-stream-${rounding}`, graph)
 }
 
 function encodeProgram (hidden: number, rounding: Encoding): Program {
@@ -245,30 +276,8 @@ function encodeProgram (hidden: number, rounding: Encoding): Program {
   return program(`boundary-encode-${rounding}`, graph)
 }
 
-function emitRounded (graph: Graph, rounding: Encoding, rows: Value): void {
-  if (rounding === 'fp32') return graph.output('values', rows)
-  if (rounding === 'fp16') return graph.output('values', cast(clip(rows, -MAX_FLOAT16, MAX_FLOAT16), 'float16'))
-  const scales = mul(maximum(reduceMax(abs(rows), [1], true), 1e-30), 1 / INT8_STEPS)
-  graph.output('values', cast(clip(roundEven(div(rows, scales)), -INT8_STEPS, INT8_STEPS), 'int8'))
-  graph.output('scales', reshape(scales, ['rows']))
-}
-
-/** Rounds values to float16 as `emitRounded` does. */
-function halved ({ shape, data }: Tensor): Tensor {
-  return tensor(
-    'float16',
-    shape,
-    toFloat16(Float32Array.from(data as Float32Array, (value) => Math.max(-MAX_FLOAT16, Math.min(MAX_FLOAT16, value))))
-  )
-}
-
 function decodeProgram (hidden: number, rounding: Encoding): Program {
   const graph = new Graph()
-  const values = cast(graph.input('values', rounding === 'int8' ? 'int8' : 'float16', ['rows', hidden]), 'float32')
-  graph.output('rows', rounding === 'int8' ? scaled(graph, values) : values)
+  graph.output('rows', decodedRows(graph, rounding, hidden))
   return program(`boundary-decode-${rounding}`, graph)
-}
-
-function scaled (graph: Graph, values: Value): Value {
-  return mul(values, reshape(graph.input('scales', 'float32', ['rows']), ['rows', 1]))
 }

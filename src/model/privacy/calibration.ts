@@ -5,7 +5,7 @@ import { program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
-import type { Boundary, Protection } from './boundary.ts'
+import type { Boundary } from './boundary.ts'
 
 /** Blocks before which rows leave a client: hidden rows before `hidden`, gradient rows before `gradient`. */
 export interface Cuts {
@@ -64,8 +64,8 @@ const QUANTILE = 0.95
 
 /**
  * Measures on a sample of text how long rows are at each cut, and what noise costs. The clip is a length that few rows exceed. The losses
- * are those of the untrained model, with hidden states protected and rounded as a client's are; they are measured at the first and the last
- * of the cuts.
+ * are those of the untrained model, with hidden states protected and rounded as a client's are, and with the residual stream kept by the
+ * client until the last of the cuts for gradients, where its top begins. They are measured at the first and the last of the cuts.
  */
 export async function calibrate (
   device: Device,
@@ -78,7 +78,7 @@ export async function calibrate (
   const clips: Clips = { hidden: {}, gradient: {} }
   const measured = new Set([cuts.hidden[0], cuts.hidden.at(-1)])
   const levels = [...new Set([0, ...NOISE_STEPS, noise])].sort((a, b) => a - b)
-  const variants: Array<{ readonly cut: number, readonly noise: number }> = []
+  const variants: Variant[] = []
   let protectedStates: DeviceTensor[] = []
   using scope = new Scope(device)
   let hidden = scope.own(await sample.embed())
@@ -88,8 +88,10 @@ export async function calibrate (
     if (cuts.hidden.includes(block)) {
       const norm = clips.hidden[block] = clip ?? await typicalNorm(device, hidden)
       for (const noise of measured.has(block) ? levels : []) {
-        variants.push({ cut: block, noise })
-        protectedStates.push(scope.own(await released(boundary, hidden, { clip: noise > 0 || clipAlways ? norm : null, noise })))
+        const protection = { clip: noise > 0 || clipAlways ? norm : null, noise }
+        const { tensors } = await boundary.protect(hidden, protection)
+        variants.push({ cut: block, noise, tensors, kept: protection.clip === null ? undefined : await device.download(hidden) })
+        protectedStates.push(scope.own(await boundary.decode(tensors)))
       }
     }
     if (cuts.gradient.includes(block)) {
@@ -97,6 +99,7 @@ export async function calibrate (
       clips.gradient[block] = typeof gradient === 'number' ? gradient : await typicalNorm(device, gradient)
       if (typeof gradient !== 'number') scope.free(gradient)
     }
+    if (block === cuts.gradient.at(-1)) protectedStates = await onStream(boundary, scope, variants, protectedStates)
     if (block === sample.blocks) break
     const [next, ...others] = await sample.advance(block, [hidden, ...protectedStates])
     scope.free(hidden, ...protectedStates)
@@ -111,9 +114,30 @@ export async function calibrate (
   return { clips, losses }
 }
 
-/** Passes hidden states [tokens, hidden] through the boundary, as a client's go to a server. The caller frees what comes back. */
-async function released (boundary: Boundary, hidden: DeviceTensor, protection: Protection): Promise<DeviceTensor> {
-  return await boundary.decode((await boundary.protect(hidden, protection)).tensors)
+/** Hidden states that were released at a cut. */
+interface Variant {
+  readonly cut: number
+  readonly noise: number
+  /** As they left. */
+  readonly tensors: readonly Tensor[]
+  /** As they were, where that is something else. */
+  readonly kept: Tensor | undefined
+}
+
+/** Puts what came of released hidden states onto those that stayed with the client. The scope owns what is given and what comes back. */
+async function onStream (
+  boundary: Boundary,
+  scope: Scope,
+  variants: readonly Variant[],
+  states: readonly DeviceTensor[]
+): Promise<DeviceTensor[]> {
+  return await Promise.all(states.map(async (state, i) => {
+    const { kept, tensors } = variants[i]!
+    if (kept === undefined) return state
+    const whole = scope.own(await boundary.computed(await boundary.keepStream(kept, tensors, state)))
+    scope.free(state)
+    return whole
+  }))
 }
 
 /** Returns the norm that the chosen share of rows [rows, hidden] stays below, rounded to three digits for people to read. */

@@ -142,7 +142,8 @@ async function leave (
     inputBlocks: undefined,
     outputBlocks: undefined,
     noise: undefined,
-    gradientNoise: undefined
+    gradientNoise: undefined,
+    keepStream: undefined
   })
   setImmediate(() => { stop().catch(() => {}) })
   return { left: signed.id, told }

@@ -21,6 +21,8 @@ export interface JoinOptions {
   /** The charter's floor, unless given. */
   readonly noise?: number | undefined
   readonly gradientNoise?: number | undefined
+  /** Whether the residual stream stays here; where noise or a clip changes what leaves, unless given. */
+  readonly keepStream?: boolean | undefined
   /** What the device keeps frozen matrices as; what the home's settings say, unless given. */
   readonly weights?: WeightFormat | undefined
 }
@@ -84,6 +86,7 @@ export async function joinFederation (
         ...client.partition,
         ...(options.noise === undefined ? {} : { noise: options.noise }),
         ...(options.gradientNoise === undefined ? {} : { gradientNoise: options.gradientNoise }),
+        ...(options.keepStream === undefined ? {} : { keepStream: options.keepStream }),
         ...(options.weights === undefined ? {} : { weights: options.weights })
       })
       // The charter is written last: with it the home belongs to the federation.
@@ -122,14 +125,15 @@ async function keptOptions (home: Home, options: JoinOptions): Promise<JoinOptio
     inputBlocks: config.inputBlocks,
     outputBlocks: config.outputBlocks,
     noise: options.noise ?? config.noise,
-    gradientNoise: options.gradientNoise ?? config.gradientNoise
+    gradientNoise: options.gradientNoise ?? config.gradientNoise,
+    keepStream: options.keepStream ?? config.keepStream
   }
 }
 
 /** What a client uses: what it asked for, and the charter's least where it did not ask. Throws SettingRefusedError. */
 export function resolveClientSettings (
   charter: Charter,
-  options: Pick<JoinOptions, 'inputBlocks' | 'outputBlocks' | 'noise' | 'gradientNoise'>
+  options: Pick<JoinOptions, 'inputBlocks' | 'outputBlocks' | 'noise' | 'gradientNoise' | 'keepStream'>
 ): ClientSettings {
   const settings = {
     partition: {
@@ -138,6 +142,7 @@ export function resolveClientSettings (
     },
     noise: options.noise ?? charter.privacy.noise,
     gradientNoise: options.gradientNoise ?? charter.privacy.gradientNoise,
+    ...(options.keepStream === undefined ? {} : { keepStream: options.keepStream }),
     wire: charter.wire
   }
   checkClientSettings(charter, settings)

@@ -38,6 +38,8 @@ const settingsSchema = z.strictObject({
   noise: scale.optional(),
   /** Noise on gradients, relative to the clip; the charter's floor unless given. */
   gradientNoise: scale.optional(),
+  /** A client: whether its residual stream stays with it; where noise or a clip changes what leaves, unless given. */
+  keepStream: z.boolean().optional(),
   /** A client: the share of generated texts whose servers are checked, each of which another server then sees too. */
   verify: z.number().min(0).max(1).optional(),
   /** What computes; `auto` takes a GPU that is faster than the CPU. */

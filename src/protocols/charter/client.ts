@@ -9,6 +9,8 @@ export interface ClientSettings {
   readonly noise: number
   /** Scale of the noise on gradients, relative to the clip. */
   readonly gradientNoise: number
+  /** Whether the residual stream stays with the client; unless given, where noise or a clip changes what leaves. */
+  readonly keepStream?: boolean | undefined
   readonly wire: Charter['wire']
 }
 

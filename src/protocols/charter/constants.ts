@@ -1,6 +1,9 @@
 /** The version of the charter's own format. A reader refuses every other. */
 export const CHARTER_VERSION = 1
 
+/** Bytes of a federation's id, which is the SHA-256 of its charter. */
+export const FEDERATION_ID_BYTES = 32
+
 /** What a founder signs starts with this, so that the signature means nothing elsewhere. */
 export const CHARTER_SIGNATURE_DOMAIN = 'midspan/charter/1\0'
 

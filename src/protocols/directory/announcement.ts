@@ -5,6 +5,8 @@ import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { fromString } from 'uint8arrays/from-string'
 import { toString } from 'uint8arrays/to-string'
 import { spanText, type Span } from '../../span.ts'
+import { FEDERATION_ID_BYTES } from '../charter/constants.ts'
+import { isDate } from '../hello/clock.ts'
 import { parseMessage } from '../wire/parse.ts'
 import { isSignedBy, parseRecord, signRecord } from '../wire/signed-record.ts'
 import { plainText } from '../wire/text.ts'
@@ -51,8 +53,6 @@ export interface Announcement {
 }
 
 const SIGNATURE_DOMAIN = 'midspan/announcement/1\0'
-const FEDERATION_BYTES = 32
-
 /** Makes an announcement, signed by the server's key. Addresses beyond the first eight are left out. */
 export async function createAnnouncement (
   details: Omit<Announcement, 'peer' | 'issuedAtMs' | 'expiresAtMs' | 'bytes'>,
@@ -118,17 +118,14 @@ function decode (bytes: Uint8Array) {
   }
 }
 
-/** The last instant that a Date can have. */
-const MAX_TIME_MS = 8.64e15
-
 function fieldsOf (body: AnnouncementBody): Omit<Announcement, 'bytes'> {
   const { federation, peer, span, addresses, agent, protocols, load } = body
   const [sequence, issuedAtMs, expiresAtMs] = [body.sequence, body.issuedAtMs, body.expiresAtMs].map(Number) as [number, number, number]
-  if (federation.byteLength !== FEDERATION_BYTES) throw new AnnouncementError('invalid', 'its federation is not a SHA-256')
+  if (federation.byteLength !== FEDERATION_ID_BYTES) throw new AnnouncementError('invalid', 'its federation is not a SHA-256')
   if (span === undefined) throw new AnnouncementError('span', 'it names no blocks')
   if (addresses.length > MAX_ADDRESSES) throw new AnnouncementError('invalid', `it has more than ${MAX_ADDRESSES} addresses`)
   if (Object.keys(protocols).length > MAX_PROTOCOLS) throw new AnnouncementError('invalid', `it names more than ${MAX_PROTOCOLS} protocols`)
-  if (!Number.isSafeInteger(sequence) || issuedAtMs > MAX_TIME_MS || expiresAtMs > MAX_TIME_MS)
+  if (!Number.isSafeInteger(sequence) || !isDate(issuedAtMs) || !isDate(expiresAtMs))
     throw new AnnouncementError('invalid', 'its numbers are none')
   return {
     federation: toString(federation, 'hex'),

@@ -2,8 +2,10 @@ import { create, toBinary } from '@bufbuild/protobuf'
 import type { PrivateKey } from '@libp2p/interface'
 import { fromString } from 'uint8arrays/from-string'
 import { toString } from 'uint8arrays/to-string'
+import { FEDERATION_ID_BYTES } from '../charter/constants.ts'
 import { parseMessage } from '../wire/parse.ts'
 import { isSignedBy, parseRecord, signRecord } from '../wire/signed-record.ts'
+import { isDate } from './clock.ts'
 import { RefusedError, REFUSALS } from './errors.ts'
 import { CertificateBodySchema, type CertificateBody } from './hello_pb.ts'
 import type { InvitedRole } from './invite.ts'
@@ -25,8 +27,6 @@ export interface Certificate {
 export const CERTIFICATE_LIFETIME_MS = 7 * 24 * 3_600_000
 
 const SIGNATURE_DOMAIN = 'midspan/certificate/1\0'
-const FEDERATION_BYTES = 32
-
 /** Two names, two times, a hash and a signature take 220 bytes. */
 const MAX_CERTIFICATE_BYTES = 512
 
@@ -93,13 +93,10 @@ function decode (bytes: Uint8Array) {
   }
 }
 
-/** The last instant that a Date can have. */
-const MAX_TIME_MS = 8.64e15
-
 function fieldsOf ({ federation, peer, role, issuedAtMs, expiresAtMs }: CertificateBody): Omit<Certificate, 'bytes'> {
-  if (federation.byteLength !== FEDERATION_BYTES) throw invalid('its federation is not a SHA-256')
+  if (federation.byteLength !== FEDERATION_ID_BYTES) throw invalid('its federation is not a SHA-256')
   if (role !== 'client' && role !== 'server') throw invalid('its role is neither client nor server')
-  if (Number(issuedAtMs) > MAX_TIME_MS || Number(expiresAtMs) > MAX_TIME_MS) throw invalid('its times are none')
+  if (!isDate(Number(issuedAtMs)) || !isDate(Number(expiresAtMs))) throw invalid('its times are none')
   return { federation: toString(federation, 'hex'), peer, role, issuedAtMs: Number(issuedAtMs), expiresAtMs: Number(expiresAtMs) }
 }
 

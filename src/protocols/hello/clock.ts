@@ -5,6 +5,14 @@ const MINUTE_MS = 60_000
 
 const UNITS = [['day', 86_400_000], ['hour', 3_600_000], ['minute', MINUTE_MS]] as const
 
+/** The last instant that a Date can have, in milliseconds since 1970. */
+const LAST_DATE_MS = 8.64e15
+
+/** Says whether a Date can have this time, in milliseconds since 1970: later ones have no text. */
+export function isDate (ms: number): boolean {
+  return ms >= 0 && ms <= LAST_DATE_MS
+}
+
 /**
  * Says how this machine's clock differs from a server's, which stands at `serverTimeMs`. Returns undefined where the server did not say its
  * time, or where the difference is too small to explain anything.

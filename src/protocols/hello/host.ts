@@ -1,6 +1,7 @@
 import { create } from '@bufbuild/protobuf'
 import type { PeerId, Stream } from '@libp2p/interface'
 import { toString } from 'uint8arrays/to-string'
+import { FEDERATION_ID_BYTES } from '../charter/constants.ts'
 import type { SignedCharter } from '../charter/signed.ts'
 import { MAX_CONTROL_PAYLOAD_BYTES } from '../wire/constants.ts'
 import { ControlStream } from '../wire/control.ts'
@@ -34,8 +35,6 @@ const MAX_HELLOS_PER_MINUTE = 10
 /** Hellos a minute from one address by peers that have no place: peer ids cost nothing, addresses do. */
 const MAX_STRANGERS_HELLOS_PER_MINUTE = 60
 const MINUTE_MS = 60_000
-
-const FEDERATION_BYTES = 32
 
 /** Answers hellos: checks the invite, asks the admission policy, and welcomes or refuses. */
 export class HelloHost {
@@ -134,7 +133,7 @@ export class HelloHost {
 
 async function candidateOf (peer: PeerId, hello: Hello): Promise<Candidate> {
   const { federation, invite, certificate } = hello
-  if (federation.byteLength !== 0 && federation.byteLength !== FEDERATION_BYTES)
+  if (federation.byteLength !== 0 && federation.byteLength !== FEDERATION_ID_BYTES)
     throw new RefusedError(REFUSALS.badHello, 'federation', 'the federation is not a SHA-256')
   return {
     peer: peer.toString(),

@@ -6,6 +6,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { concat } from 'uint8arrays/concat'
 import { fromString } from 'uint8arrays/from-string'
 import { toString } from 'uint8arrays/to-string'
+import { FEDERATION_ID_BYTES } from '../charter/constants.ts'
 import { RefusedError, REFUSALS } from './errors.ts'
 import { InviteBodySchema, InviteSchema, type InviteBody } from './hello_pb.ts'
 
@@ -32,8 +33,6 @@ export interface Invite {
 const PREFIX = 'midspan:'
 const SIGNATURE_DOMAIN = fromString('midspan/invite/1\0')
 const NONCE_BYTES = 16
-const FEDERATION_BYTES = 32
-
 /** Eight addresses of 60 bytes, an identity and a signature take 700 bytes. */
 const MAX_INVITE_BYTES = 2048
 const MAX_ADDRESSES = 8
@@ -106,7 +105,7 @@ function decode (bytes: Uint8Array): Decoded {
 }
 
 function fieldsOf (body: InviteBody): Omit<Invite, 'bytes'> {
-  if (body.federation.byteLength !== FEDERATION_BYTES) throw invalid('its federation is not a SHA-256')
+  if (body.federation.byteLength !== FEDERATION_ID_BYTES) throw invalid('its federation is not a SHA-256')
   if (body.nonce.byteLength !== NONCE_BYTES) throw invalid('its nonce has another length')
   if (body.role !== 'client' && body.role !== 'server') throw invalid('its role is neither client nor server')
   if (body.uses < 1 || body.uses > MAX_USES) throw invalid(`it may be used 1 to ${MAX_USES} times, not ${body.uses}`)

@@ -44,7 +44,7 @@ describe.skipIf(!hasData('stories260K-hf'))('greedy generation with stories260K'
       const up = await computed(device, await client.embed([BOS]))
       // Without the middle the rows are not the model's, but they are rows.
       const { logits, id, release: { tensors: [guessed] } } = await client.logitsAndNext(up, 1, async ({ calls, output }) => (
-        { calls, released: (results) => ({ tensors: [results[output] as Tensor], clippedFraction: 0 }) }
+        { calls, also: [], released: (results) => ({ tensors: [results[output] as Tensor], clippedFraction: 0 }) }
       ))
       expect(id).toBe(argmax(logits))
       client.rewind(client.length)

@@ -63,6 +63,17 @@ describe('calibrate', () => {
     whole.weights.free()
   })
 
+  it('keeps the residual stream until the top begins: noise costs nothing where nothing is between', async () => {
+    const model = modelOf(llama.config)
+    const run = new BlockwiseRun(device, model, memorySource(baseWeights(llama)), sampleFor(llama))
+    const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: 'fp32' })
+    const settings = { ...SETTINGS, cuts: { hidden: [0, 1], gradient: [1] } }
+    const { losses } = await calibrate(device, boundary, run, settings, AbortSignal.timeout(10_000))
+    const [without, ...others] = losses['1']!
+    for (const { loss } of others) expect(loss).toBeCloseTo(without!.loss, 2)
+    expect(Math.abs(losses['0']!.at(-1)!.loss - without!.loss)).toBeGreaterThan(1e-3)
+  })
+
   it('takes a given clip for all cuts, computes no gradient for it, and measures the first and the last cut alone', async () => {
     const model = modelOf(llama.config)
     const hidden = (): Promise<Awaited<ReturnType<SampleRun['embed']>>> => device.zeros('float32', [4, model.hiddenSize])

@@ -2,10 +2,9 @@ import { chunksOf } from '../../../model/generation/cache-size.ts'
 import { CachedClientModel, type NextToken } from '../../../model/generation/cached-client-model.ts'
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { ModelWeights } from '../../../model/layers/weights.ts'
-import type { Boundary, Protection } from '../../../model/privacy/boundary.ts'
+import type { Boundary, Protection, Release } from '../../../model/privacy/boundary.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
 import type { Partition } from '../../../protocols/charter/schema.ts'
-import type { Tensor } from '../../../tensor.ts'
 import type { Stage, StageCache } from '../../middle/stage.ts'
 
 /** A client's end of the model and its boundary. */
@@ -18,6 +17,8 @@ export interface SequenceComponents {
 
 export interface SequenceSettings {
   readonly protection: Protection
+  /** Whether the residual stream stays here, as in training. */
+  readonly keepsStream: boolean
   readonly partition: Partition
   /** Tokens that the sequence can have. */
   readonly capacity: number
@@ -28,15 +29,22 @@ export class Sequence {
   readonly #weights: ModelWeights
   readonly #boundary: Boundary
   readonly #protection: Protection
+  readonly #keepsStream: boolean
   readonly #ends: CachedClientModel
   readonly #middle: StageCache
   /** A token that was started before it was chosen, with its released hidden states. */
   #guessed: Omit<NextToken, 'logits'> | undefined
 
-  private constructor ({ weights, boundary }: SequenceComponents, protection: Protection, ends: CachedClientModel, middle: StageCache) {
+  private constructor (
+    { weights, boundary }: SequenceComponents,
+    { protection, keepsStream }: SequenceSettings,
+    ends: CachedClientModel,
+    middle: StageCache
+  ) {
     this.#weights = weights
     this.#boundary = boundary
     this.#protection = protection
+    this.#keepsStream = keepsStream
     this.#ends = ends
     this.#middle = middle
   }
@@ -44,13 +52,14 @@ export class Sequence {
   /** Takes room for the sequence here and on the route. The caller closes it. */
   static async open (
     components: SequenceComponents,
-    { protection, partition, capacity }: SequenceSettings,
+    settings: SequenceSettings,
     signal: AbortSignal
   ): Promise<Sequence> {
     const { route, weights } = components
+    const { partition, capacity } = settings
     const middle = await route.openCache(route.span, capacity, signal)
     try {
-      return new Sequence(components, protection, await CachedClientModel.create(weights, partition, capacity), middle)
+      return new Sequence(components, settings, await CachedClientModel.create(weights, partition, capacity), middle)
     } catch (error) {
       await middle.close()
       throw error
@@ -70,32 +79,34 @@ export class Sequence {
   async #pass (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
     const boundary = this.#boundary
     const position = this.#ends.length
-    const tensors = await this.#released(ids)
+    const { tensors, rows } = await this.#released(ids)
     using scope = new Scope(this.#weights.device)
     const answering = this.#middle.forward({ tensors, context: this.#ends.contextAt(position) }, signal)
     // The noise of the next token is drawn while the middle computes.
     const drawing = guess ? boundary.drawNoise(scope, this.#protection, 1) : Promise.resolve({})
     const [back, draw] = await both(answering, drawing)
-    const states = await boundary.decoding(back)
+    const decoded = await boundary.decoding(back)
+    const states = rows === undefined ? decoded : await boundary.keepStream(rows, tensors, decoded)
     if (!guess) return await this.#ends.logits(states, ids.length)
     const { logits, ...guessed } = await this.#ends.logitsAndNext(
       states,
       ids.length,
-      async (next) => await boundary.protecting(next, this.#protection, draw, 1)
+      async (next) => await boundary.protecting(next, this.#protection, draw, { count: 1, keepRows: this.#keepsStream })
     )
     this.#guessed = guessed
     return logits
   }
 
-  /** Returns the released hidden states of the next tokens. */
-  async #released (ids: readonly number[]): Promise<readonly Tensor[]> {
+  /** Returns the released hidden states of the next tokens, with those that stay here. */
+  async #released (ids: readonly number[]): Promise<Release> {
     const guessed = this.#guessed
     this.#guessed = undefined
     if (guessed !== undefined) {
-      if (ids.length === 1 && ids[0] === guessed.id) return guessed.release.tensors
+      if (ids.length === 1 && ids[0] === guessed.id) return guessed.release
       this.#ends.rewind(this.#ends.length)
     }
-    return (await this.#boundary.protect(await this.#ends.embed(ids), this.#protection, ids.length)).tensors
+    const options = { count: ids.length, keepRows: this.#keepsStream }
+    return await this.#boundary.protect(await this.#ends.embed(ids), this.#protection, options)
   }
 
   /** Frees the caches here and on the route. */

@@ -30,7 +30,7 @@ export async function * evaluate (
   const { dataset, batches } = await loadBatches({ ...data, packing: data.packing ?? 'padded' }, context.paths.model, charter, signal)
   const found = foundIn(dataset)
   yield { type: 'start', records: dataset.examples.length, ...found }
-  const protection = protectionOf(charter, context.client).hidden
+  const protection = protectionOf(charter, context.client)
   const startedAtMs = Date.now()
   const traffic = new TrafficMeter()
   const backoff = new Backoff(RECONNECT)
@@ -55,7 +55,7 @@ export async function * evaluate (
         try {
           const route = routeOf({ training: await connect(until) }, { charter, partition })
           released ??= await releaseBatch(runtime, batch, protection)
-          const { batch: _, ...item } = released
+          const { batch: _, kept: __, ...item } = released
           outputs = await route.evaluate({ id: 'self', ...route.span, ...item }, until)
         } catch (error) {
           stream?.abort(asError(error))

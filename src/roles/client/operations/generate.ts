@@ -54,10 +54,10 @@ export async function * generate (
   const opened: { sequence?: Sequence, atMs: number } = { atMs: performance.now() }
   const wanted = Math.min(maxTokens, room)
   const tokens = async function * (): AsyncGenerator<GeneratedToken> {
-    const protection = protectionOf(charter, context.client).hidden
+    const { hidden: protection, keepsStream } = protectionOf(charter, context.client)
     opened.sequence = await Sequence.open(
       { weights, boundary, route },
-      { protection, partition, capacity: prompt.length + wanted },
+      { protection, keepsStream, partition, capacity: prompt.length + wanted },
       signal
     )
     opened.atMs = performance.now()

@@ -1,7 +1,7 @@
 import { accumulate, GradientSum } from '../../../model/layers/gradient-sum.ts'
 import { sequencesOf } from '../../../model/layers/hidden-states.ts'
 import type { Boundary } from '../../../model/privacy/boundary.ts'
-import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
+import type { AnyTensor, Deferred, Device, DeviceTensor } from '../../../model/runtime/device.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
 import type { Batch, Batches, Cursor } from '../../../model/text/batches.ts'
 import type { BottomActivations, ClientModel } from '../../../model/training/client-model.ts'
@@ -36,11 +36,20 @@ export interface ClientRoundSettings {
   readonly cursor: Cursor
 }
 
+/** Rows that left. */
+interface Left {
+  /** The rows [rows, hidden] as they were; undefined where neither the clip nor the residual stream needs them. */
+  rows: DeviceTensor | undefined
+  /** The rows as they left, in the encoding of the wire. */
+  tensors: readonly Tensor[]
+}
+
 /** A pass on its way: what `finish` needs of `forward` and `learn`. */
 interface Pass extends Figures {
   readonly batch: Batch
-  /** What left, before its clip; undefined where nothing is clipped. */
-  hidden: DeviceTensor | undefined
+  readonly hidden: Left
+  /** The gradient for what came back from the middle. */
+  readonly gradient: Left
   activations: BottomActivations | undefined
   gradients: Map<string, DeviceTensor>
   lossSum: number
@@ -112,11 +121,13 @@ export class ClientRound implements Disposable {
     const { batch, next } = batches.at(this.#cursor)
     using scope = new Scope(device)
     const { hidden, residuals } = await bottom.forward(batch.ids, { keepResiduals: true, seed: this.#seed() })
-    if (!releases.clips('hidden')) scope.own(hidden)
+    const isKept = releases.clips('hidden') || releases.keepsStream
+    if (!isKept) scope.own(hidden)
     if (residuals === undefined) throw new Error('a training pass kept no residuals')
     this.#current = {
       batch,
-      hidden: releases.clips('hidden') ? hidden : undefined,
+      hidden: { rows: isKept ? hidden : undefined, tensors: [] },
+      gradient: { rows: undefined, tensors: [] },
       activations: residuals,
       gradients: new Map(),
       lossSum: 0,
@@ -125,6 +136,7 @@ export class ClientRound implements Disposable {
       clippedFraction: 0
     }
     const { tensors, clippedFraction } = await releases.protect('hidden', this.pass, hidden)
+    this.#current.hidden.tensors = tensors
     this.#current.clippedFraction = clippedFraction
     this.#cursor = next
     return { id: this.#peer, tensors, ...sequencesOf(bottom.span.model, batch.ids) }
@@ -135,16 +147,18 @@ export class ClientRound implements Disposable {
     const { device, model: { top }, boundary, releases } = this.#c
     const pass = this.#inProgress()
     using scope = new Scope(device)
-    const hidden = scope.own(await boundary.decode(tensors))
+    const hidden = scope.own(await boundary.computed(await this.#onStream(pass.hidden, await boundary.decoding(tensors))))
     const { lossSum, gradient, gradients } = await top.train(
       { hidden, ...sequencesOf(top.span.model, pass.batch.ids) },
       pass.batch.targets,
       { seed: this.#seed() }
     )
-    scope.own(gradient)
+    if (releases.keepsStream) pass.gradient.rows = gradient
+    else scope.own(gradient)
     pass.gradients = gradients
     pass.lossSum = lossSum
     const released = await releases.protect('gradient', this.pass, gradient)
+    pass.gradient.tensors = released.tensors
     pass.clippedFraction = (pass.clippedFraction + released.clippedFraction) / 2
     return { tensors: released.tensors, tokens: pass.tokens }
   }
@@ -153,12 +167,19 @@ export class ClientRound implements Disposable {
   async finish (tensors: readonly Tensor[]): Promise<void> {
     const { device, model: { bottom }, boundary, releases } = this.#c
     const pass = this.#inProgress()
-    const { hidden, activations, lossSum, tokens, inputTokens, clippedFraction } = pass
+    const { hidden, gradient: kept, activations, lossSum, tokens, inputTokens, clippedFraction } = pass
     if (activations === undefined) throw new Error('the pass is finished')
     using scope = new Scope(device)
-    const released = scope.own(await boundary.decode(tensors))
-    const gradient = hidden === undefined ? released : scope.own(await releases.backward('hidden', scope.own(hidden), released))
-    pass.hidden = undefined
+    const back = await this.#onStream(kept, await boundary.decoding(tensors))
+    const gradient = scope.own(
+      hidden.rows !== undefined && releases.clips('hidden')
+        ? await releases.backward('hidden', hidden.rows, back, kept.rows)
+        : await boundary.computed(back)
+    )
+    for (const left of [hidden, kept]) {
+      if (left.rows !== undefined) scope.own(left.rows)
+      left.rows = undefined
+    }
     pass.activations = undefined
     await accumulate(device, pass.gradients, await bottom.backward(activations, gradient))
     const { gradients } = pass
@@ -172,9 +193,14 @@ export class ClientRound implements Disposable {
     const pass = this.#current
     this.#current = undefined
     pass?.activations?.free()
-    if (pass?.hidden !== undefined) this.#c.device.free(pass.hidden)
+    for (const rows of [pass?.hidden.rows, pass?.gradient.rows]) if (rows !== undefined) this.#c.device.free(rows)
     this.#c.device.free(...pass?.gradients.values() ?? [])
     this.#sum[Symbol.dispose]()
+  }
+
+  /** Puts what came back [rows, hidden] onto the rows as they were, where the residual stream stays here. */
+  async #onStream ({ rows, tensors }: Left, back: AnyTensor | Deferred): Promise<AnyTensor | Deferred> {
+    return rows !== undefined && this.#c.releases.keepsStream ? await this.#c.boundary.keepStream(rows, tensors, back) : back
   }
 
   #seed (): string {

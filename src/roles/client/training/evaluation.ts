@@ -1,9 +1,9 @@
 import { sequencesOf, type Sequences } from '../../../model/layers/hidden-states.ts'
-import type { Protection } from '../../../model/privacy/boundary.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
 import type { Batch } from '../../../model/text/batches.ts'
 import type { Loss } from '../../../model/training/client-model.ts'
 import type { Tensor } from '../../../tensor.ts'
+import type { ClientProtection } from '../../charter-settings.ts'
 import type { ClientRuntime } from '../runtime.ts'
 
 export type EvaluationComponents = Pick<ClientRuntime, 'device' | 'clientModel' | 'boundary'>
@@ -13,26 +13,31 @@ export interface ReleasedBatch extends Sequences {
   readonly batch: Batch
   /** In the encoding of the wire. */
   readonly tensors: readonly Tensor[]
+  /** The hidden states as they were, where the residual stream stays here. */
+  readonly kept?: Tensor
 }
 
 /** Computes a batch up to the middle. */
 export async function releaseBatch (
   { device, clientModel: { bottom }, boundary }: EvaluationComponents,
   batch: Batch,
-  protection: Protection
+  { hidden: protection, keepsStream }: ClientProtection
 ): Promise<ReleasedBatch> {
   using scope = new Scope(device)
   const { hidden } = await bottom.forward(batch.ids, { keepResiduals: false })
   const { tensors } = await boundary.protect(scope.own(hidden), protection)
-  return { batch, ...sequencesOf(bottom.span.model, batch.ids), tensors }
+  const kept = keepsStream ? { kept: await device.download(hidden) } : {}
+  return { batch, ...sequencesOf(bottom.span.model, batch.ids), tensors, ...kept }
 }
 
 /** Computes the loss of a batch, which stays here, from what came back from the middle. */
 export async function lossOf (
   { device, clientModel: { top }, boundary }: EvaluationComponents,
-  { batch: { targets }, tensors: _, ...sequences }: ReleasedBatch,
+  { batch: { targets }, tensors, kept, ...sequences }: ReleasedBatch,
   outputs: readonly Tensor[]
 ): Promise<Loss> {
   using scope = new Scope(device)
-  return await top.evaluate({ hidden: scope.own(await boundary.decode(outputs)), ...sequences }, targets)
+  const back = await boundary.decoding(outputs)
+  const whole = kept === undefined ? back : await boundary.keepStream(kept, tensors, back)
+  return await top.evaluate({ hidden: scope.own(await boundary.computed(whole)), ...sequences }, targets)
 }

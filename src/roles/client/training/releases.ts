@@ -1,5 +1,6 @@
-import type { Boundary, Protection, Release } from '../../../model/privacy/boundary.ts'
-import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
+import type { Boundary, Release } from '../../../model/privacy/boundary.ts'
+import type { AnyTensor, Deferred, Device, DeviceTensor } from '../../../model/runtime/device.ts'
+import type { ClientProtection } from '../../charter-settings.ts'
 import type { Direction, ReleaseSecret } from '../release-secret.ts'
 
 export interface ReleasesComponents {
@@ -7,9 +8,6 @@ export interface ReleasesComponents {
   readonly boundary: Boundary
   readonly secret: ReleaseSecret
 }
-
-/** What protects hidden states and gradients of a client. */
-export type Protections = Readonly<Record<Direction, Protection>>
 
 /**
  * What a client released in its round. A server that has a pass computed again, by a begin, a reconnect or other hidden states, gets what
@@ -21,12 +19,12 @@ export type Protections = Readonly<Record<Direction, Protection>>
  */
 export class Releases {
   readonly #c: ReleasesComponents
-  readonly #protections: Protections
+  readonly #protections: ClientProtection
   #round = -1
   /** Of the round, by pass and direction. */
   readonly #kept = new Map<string, Release>()
 
-  constructor (components: ReleasesComponents, protections: Protections) {
+  constructor (components: ReleasesComponents, protections: ClientProtection) {
     this.#c = components
     this.#protections = protections
   }
@@ -48,10 +46,13 @@ export class Releases {
     const kept = this.#kept.get(name)
     if (kept !== undefined) return kept
     const key = secret.noiseKey({ direction, protection, clean: await device.download(rows) })
-    const release = await boundary.protect(rows, protection, undefined, key)
+    const release = await boundary.protect(rows, protection, { key })
     this.#kept.set(name, release)
     return release
   }
+
+  /** Whether the residual stream stays here. */
+  get keepsStream (): boolean { return this.#protections.keepsStream }
 
   /** Whether rows that leave are clipped, so that `backward` needs them. */
   clips (direction: Direction): boolean {
@@ -59,10 +60,15 @@ export class Releases {
   }
 
   /**
-   * Takes a gradient [rows, hidden] of what left back to the rows as they were. The caller frees the result, which is another tensor than
-   * the arguments. Throws RangeError where nothing is clipped.
+   * Takes a gradient [rows, hidden] of what left back to the rows as they were. `kept` is the part of it that the residual stream has, where
+   * that stays here. The caller frees the result, which is another tensor than the arguments. Throws RangeError where nothing is clipped.
    */
-  async backward (direction: Direction, rows: DeviceTensor, gradient: DeviceTensor): Promise<DeviceTensor> {
-    return await this.#c.boundary.clipBackward(rows, gradient, this.#protections[direction])
+  async backward (
+    direction: Direction,
+    rows: DeviceTensor,
+    gradient: AnyTensor | Deferred,
+    kept: DeviceTensor | undefined
+  ): Promise<DeviceTensor> {
+    return await this.#c.boundary.clipBackward(rows, gradient, this.#protections[direction], kept)
   }
 }

@@ -14,6 +14,7 @@ import type { Coefficient, Step } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import type { Tensor } from '../../../tensor.ts'
+import type { ClientProtection } from '../../charter-settings.ts'
 import { PassInterruptedError, type TrainingStream } from '../../middle/training-stream.ts'
 import type { ClientStrategy } from '../../training/aggregation/strategy.ts'
 import { takeOver } from '../adapter-sync.ts'
@@ -24,7 +25,7 @@ import { TrafficMeter, type Traffic } from '../traffic.ts'
 import type { AdapterState } from './adapter-state.ts'
 import { ClientRound } from './client-round.ts'
 import type { ProgressMeta, Run } from './progress.ts'
-import { Releases, type Protections } from './releases.ts'
+import { Releases } from './releases.ts'
 import { RoundRepeats } from './round-repeats.ts'
 import { waitingReason } from './waiting-reason.ts'
 
@@ -46,7 +47,7 @@ export interface ClientTrainerSettings {
   readonly partition: Partition
   /** This client, as the servers know it. */
   readonly peer: string
-  readonly protections: Protections
+  readonly protections: ClientProtection
   readonly progress: ProgressMeta & { readonly run: Run }
   /** Whether the run was begun before, so that work of it may have counted without this client's knowing. */
   readonly resumed: boolean
