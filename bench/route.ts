@@ -112,15 +112,15 @@ async function measure (directory: string, model: string, spans: readonly string
     return results
   } finally {
     await own?.stop()
-    for (const process of [...served.map(({ process }) => process)]) await process.stop()
+    for (const { process } of served) await process.stop()
     for (const { proxy } of served) proxy.close()
   }
 }
 
 console.log(`Generation through servers in series: ${tokens} tokens greedily, hidden ${MODEL.hidden}, ${MODEL.blocks} blocks, fp16 wire, sealed\n`)
 await withModel(MODEL, async (directory, model) => {
-  const rows: string[][] = []
   for (const spans of SPANS) {
+    const rows: string[][] = []
     const measured = await measure(directory, model, spans)
     for (const [index, delayMs] of ONE_WAY_MS.entries()) {
       const { handed, carried, oneWayMs } = measured[index]!
@@ -138,6 +138,6 @@ await withModel(MODEL, async (directory, model) => {
         delayMs === 0 ? '' : BAR.toFixed(2), text(({ carried: ms }) => ms, 1), text(({ over }) => over, 2)
       ])
     }
+    printTable(['route, one way', 'a token, ms', 'over its legs and compute', 'bar, at most', 'client-carried', 'over'], rows)
   }
-  printTable(['route, one way', 'a token, ms', 'over its legs and compute', 'bar, at most', 'client-carried', 'over'], rows)
 })

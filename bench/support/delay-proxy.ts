@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer, type Socket } from 'node:net'
 import { median } from './print.ts'
@@ -63,12 +64,18 @@ export async function measureOneWayMs (oneWayMs: number, times = 15): Promise<nu
   }
 }
 
+/** Below the ports that systems give to connections: one of those could be taken before the caller listens on it. */
+const PORTS = { first: 20_000, count: 10_000 }
+
 /** Returns a port of this machine on which nobody listens. */
 export async function freePort (): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
+  for (;;) {
+    const port = PORTS.first + randomInt(PORTS.count)
+    const server = createServer().listen(port, '127.0.0.1')
+    const listens = await once(server, 'listening').then(() => true, () => false)
+    if (!listens) continue
+    server.close()
+    await once(server, 'close')
+    return port
+  }
 }
