@@ -14,8 +14,8 @@ import { homeAt } from '../src/node/home/home.ts'
 import { midspan, MidspanProcess } from '../test/cli/process.ts'
 import { freePort, measureOneWayMs, startDelayProxy, type DelayProxy } from './support/delay-proxy.ts'
 import { founding, withModel } from './support/federation.ts'
-import { fastest, median, printTable } from './support/print.ts'
 import { Worker, type Report } from './support/messages.ts'
+import { fastest, median, printTable } from './support/print.ts'
 import type { ModelSize } from './support/random-model.ts'
 
 /** A token may take so many times what the network and the arithmetic take. */

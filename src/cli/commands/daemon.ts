@@ -53,7 +53,10 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
     { command: 'midspan daemon --home a', about: 'a client' }
   ],
   async run (
-    { home, listen, announce, allow, maxConnections, verify, keepStream, threads, device, compute, weights, residuals, residualBytes, logLevel },
+    {
+      home, listen, announce, allow, maxConnections, verify, keepStream, threads, device, compute, weights, residuals, residualBytes,
+      logLevel
+    },
     { terminal, signal }
   ) {
     const { startDaemon } = await import('../../node/daemon/daemon.ts')
