@@ -1,6 +1,9 @@
 /**
  * The time of a generated token over one, two and three servers in series, each behind a network of 0 to 100 ms one way, beside the time
- * that the network alone takes. Run: node bench/route.ts [tokens, 32]
+ * that the network alone takes: handed over from server to server, and carried by the client. What the proxy truly takes is measured with
+ * single bytes; the arithmetic of a token is what it takes with no delay, handed over or carried, whichever is less. Figures are the median
+ * and the fastest tenth of all tokens.
+ * Run: node bench/route.ts [tokens, 32]
  */
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -9,9 +12,10 @@ import { createFederation } from '../src/node/federation/create.ts'
 import { joinFederation } from '../src/node/federation/join.ts'
 import { homeAt } from '../src/node/home/home.ts'
 import { midspan, MidspanProcess } from '../test/cli/process.ts'
-import { freePort, startDelayProxy, type DelayProxy } from './support/delay-proxy.ts'
+import { freePort, measureOneWayMs, startDelayProxy, type DelayProxy } from './support/delay-proxy.ts'
 import { founding, withModel } from './support/federation.ts'
-import { median, printTable } from './support/print.ts'
+import { Worker, type Report } from './support/messages.ts'
+import { fastest, median, printTable } from './support/print.ts'
 import type { ModelSize } from './support/random-model.ts'
 
 /** A token may take so many times what the network and the arithmetic take. */
@@ -22,6 +26,7 @@ const PROMPT = Array.from({ length: 32 }, (_, i) => i + 3)
 /** The blocks of each server, by their number. */
 const SPANS: ReadonlyArray<readonly string[]> = [['1-7'], ['1-4', '4-7'], ['1-3', '3-5', '5-7']]
 const START_MS = 120_000
+const TURNS = 3
 
 const [tokens = 32] = process.argv.slice(2).map(Number)
 const limit = (): AbortSignal => AbortSignal.timeout(10 * 60_000)
@@ -45,13 +50,31 @@ async function invite (home: string, role: string): Promise<string> {
   return (await new ControlClient(homeAt(home)).request('invite', { role: role as 'client', expiresMs: 3_600_000, uses: 1 }, limit())).invite
 }
 
+/** Milliseconds from one token to the next. */
+interface TokenMs {
+  readonly median: number
+  /** What a tenth of the tokens is below. */
+  readonly fastest: number
+}
+
+interface Measured {
+  readonly handed: TokenMs
+  readonly carried: TokenMs
+  /** What a byte takes through the proxy. */
+  readonly oneWayMs: number
+}
+
+function timesOf (gaps: readonly number[]): TokenMs {
+  return { median: median(gaps), fastest: fastest(gaps) }
+}
+
 /** Milliseconds of a token with each delay, over servers with these blocks. */
-async function measure (directory: string, model: string, spans: readonly string[]): Promise<number[]> {
+async function measure (directory: string, model: string, spans: readonly string[]): Promise<Measured[]> {
   const homes = spans.map((_, index) => join(directory, `${spans.length}-server-${index}`))
   const client = join(directory, `${spans.length}-client`)
   const [first, end] = spans[0]!.split('-').map(Number) as [number, number]
   const served: Served[] = []
-  let own: MidspanProcess | undefined
+  let own: Worker<'report', Report> | undefined
   try {
     await createFederation(homes[0]!, {
       ...founding, model, strategy: 'client-batch', wire: 'fp16', loraTargets: ['q', 'v'], minClients: 1, blocks: { first, end }
@@ -64,42 +87,57 @@ async function measure (directory: string, model: string, spans: readonly string
       served.push(await serve(home))
     }
     await joinFederation(client, { invite: await invite(homes[0]!, 'client') }, limit())
-    own = new MidspanProcess(['daemon', '--home', client, '--threads', '1'])
-    await own.line('Daemon is ready', START_MS)
+    const reporter = own = (await Worker.start<'report', Report>(join(import.meta.dirname, 'support/peer.ts'), ['1', 'false', 'false', client])).worker
     const control = new ControlClient(homeAt(client))
     while ((await control.request('servers', {}, limit())).servers.filter(({ connected }) => connected).length < spans.length) await delay(200)
-    const results: number[] = []
+    const results: Measured[] = []
     for (const oneWayMs of ONE_WAY_MS) {
       for (const { proxy } of served) proxy.oneWayMs = oneWayMs
-      const turns: number[] = []
-      for (let turn = 0; turn < 3; turn++) {
-        const { decodeSeconds } = await control.request('generate', { ids: PROMPT, maxTokens: tokens }, limit())
-        turns.push(decodeSeconds * 1000 / (tokens - 1))
+      const gaps = async (handOver: boolean): Promise<number[]> => {
+        await reporter.ask('report')
+        await control.request('generate', { ids: PROMPT, maxTokens: tokens, handOver }, limit())
+        const { endedAt = [] } = (await reporter.ask('report')).spans.token ?? {}
+        return endedAt.slice(2).map((time, index) => time - endedAt[index + 1]!) // the first is the prompt's
       }
-      results.push(median(turns))
+      // The first of each opens connections and compiles. Turns alternate, so that what else the machine does meets both.
+      const [handed, carried]: [number[], number[]] = [[], []]
+      for (let turn = 0; turn <= TURNS; turn++) {
+        const both = [await gaps(true), await gaps(false)] as const
+        if (turn === 0) continue
+        handed.push(...both[0])
+        carried.push(...both[1])
+      }
+      results.push({ handed: timesOf(handed), carried: timesOf(carried), oneWayMs: await measureOneWayMs(oneWayMs) })
     }
     return results
   } finally {
-    for (const process of [own, ...served.map(({ process }) => process)]) await process?.stop()
+    await own?.stop()
+    for (const { process } of served) await process.stop()
     for (const { proxy } of served) proxy.close()
   }
 }
 
 console.log(`Generation through servers in series: ${tokens} tokens greedily, hidden ${MODEL.hidden}, ${MODEL.blocks} blocks, fp16 wire, sealed\n`)
 await withModel(MODEL, async (directory, model) => {
-  const rows: string[][] = []
   for (const spans of SPANS) {
+    const rows: string[][] = []
     const measured = await measure(directory, model, spans)
-    const compute = measured[0]!
-    for (const [index, oneWayMs] of ONE_WAY_MS.entries()) {
-      const carried = 2 * spans.length * oneWayMs + compute
-      const handed = (spans.length + 1) * oneWayMs + compute
-      const ms = measured[index]!
+    for (const [index, delayMs] of ONE_WAY_MS.entries()) {
+      const { handed, carried, oneWayMs } = measured[index]!
+      const cells = (['median', 'fastest'] as const).map((which) => {
+        const [alone] = measured
+        const computeMs = Math.min(alone!.handed[which], alone!.carried[which])
+        const network = delayMs === 0 ? 0 : oneWayMs
+        const [handedFloor, carriedFloor] = [(spans.length + 1) * network + computeMs, 2 * spans.length * network + computeMs]
+        return { handed: handed[which], ratio: handed[which] / handedFloor, carried: carried[which], over: carried[which] / carriedFloor }
+      })
+      const text = (value: (cell: typeof cells[number]) => number, digits: number): string =>
+        cells.map((cell) => value(cell).toFixed(digits)).join(' / ')
       rows.push([
-        `${spans.length} in series, ${oneWayMs} ms`, ms.toFixed(1), carried.toFixed(1), (ms / carried).toFixed(2), handed.toFixed(1),
-        (ms / handed).toFixed(2), index === 0 ? '' : BAR.toFixed(2)
+        `${spans.length} in series, ${delayMs} ms`, text(({ handed: ms }) => ms, 1), text(({ ratio }) => ratio, 2),
+        delayMs === 0 ? '' : BAR.toFixed(2), text(({ carried: ms }) => ms, 1), text(({ over }) => over, 2)
       ])
     }
+    printTable(['route, one way', 'a token, ms', 'over its legs and compute', 'bar, at most', 'client-carried', 'over'], rows)
   }
-  printTable(['route, one way', 'a token, ms', 'client-carried floor', 'over it', 'handed-over floor', 'over it', 'bar, at most'], rows)
 })

@@ -1,5 +1,7 @@
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer, type Socket } from 'node:net'
+import { median } from './print.ts'
 
 /** A TCP proxy before a port of this machine, through which every byte takes as long. */
 export interface DelayProxy {
@@ -39,12 +41,41 @@ export async function startDelayProxy (targetPort: number): Promise<DelayProxy> 
   return proxy
 }
 
+/** Measures what one byte takes through a proxy, one way, on average of both: its delay, and what timers and sockets add to it. */
+export async function measureOneWayMs (oneWayMs: number, times = 15): Promise<number> {
+  const echo = createServer({ noDelay: true }, (socket) => { socket.pipe(socket) }).listen(0, '127.0.0.1')
+  await once(echo, 'listening')
+  const proxy = await startDelayProxy((echo.address() as { port: number }).port)
+  proxy.oneWayMs = oneWayMs
+  const socket = connect({ port: proxy.port, host: '127.0.0.1', noDelay: true })
+  try {
+    const trips: number[] = []
+    for (let i = 0; i < times; i++) {
+      const startedAtMs = performance.now()
+      socket.write('.')
+      await once(socket, 'data')
+      trips.push(performance.now() - startedAtMs)
+    }
+    return median(trips) / 2
+  } finally {
+    socket.destroy()
+    proxy.close()
+    echo.close()
+  }
+}
+
+/** Below the ports that systems give to connections: one of those could be taken before the caller listens on it. */
+const PORTS = { first: 20_000, count: 10_000 }
+
 /** Returns a port of this machine on which nobody listens. */
 export async function freePort (): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
+  for (;;) {
+    const port = PORTS.first + randomInt(PORTS.count)
+    const server = createServer().listen(port, '127.0.0.1')
+    const listens = await once(server, 'listening').then(() => true, () => false)
+    if (!listens) continue
+    server.close()
+    await once(server, 'close')
+    return port
+  }
 }

@@ -18,8 +18,9 @@ const leg = z.object({
   blocks: span,
   tokens: count.describe('tokens that it computed'),
   replayedTokens: count.describe('tokens among them that it was sent again, in place of a server that was lost'),
-  meanMs: z.number().describe('milliseconds from the sending of hidden states to their answer, on average'),
-  share: z.number().describe("the share of the text's time that these answers took")
+  meanMs: z.number().describe('milliseconds that it needed for hidden states from their coming to their leaving, on average, as it says itself'),
+  share: z.number().describe("the share of the text's time that it needed"),
+  handsOver: z.boolean().describe('whether its hidden states went from it to the next server, and not over this client')
 })
 
 export type Message = z.output<typeof message>
@@ -37,6 +38,8 @@ export const generate = operation({
     topK: z.int().min(0).optional().describe('choose among this many likeliest tokens'),
     topP: z.number().positive().max(1).optional().describe('choose among the likeliest tokens of this probability together'),
     seed: z.int().min(0).optional().describe('the same seed gives the same text'),
+    handOver: z.boolean().default(true)
+      .describe('servers hand hidden states over to one another where they can, unless this client may check them; false: they all go over this client'),
     verify: z.number().min(0).max(1).optional().describe(
       'the probability that the servers of the text are checked before the operation ends; unless given, the daemon checks texts ' +
         'in the background, as many as its setting says'
@@ -60,6 +63,7 @@ export const generate = operation({
     tokensPerSecond: z.number(),
     ...traffic,
     checks: z.array(stageCheck).readonly().optional().describe('how the servers of the text were checked, where `verify` was given and they were'),
-    route: z.array(leg).readonly().describe('the servers that carried the text, by their blocks')
+    route: z.array(leg).readonly().describe('the servers that carried the text, by their blocks'),
+    networkShare: z.number().describe("the share of the text's time in which hidden states were on their way")
   })
 })

@@ -1,6 +1,7 @@
 import { encodedBytes } from '../encoding.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import * as generate from '../protocols/generate/constants.ts'
+import * as handover from '../protocols/handover/constants.ts'
 import * as stage from '../protocols/stage/constants.ts'
 import * as train from '../protocols/train/constants.ts'
 import type { BodyLimits } from '../protocols/wire/body.ts'
@@ -33,6 +34,11 @@ export function generateLimits (charter: Charter): BodyLimits {
     maxTensors: generate.MAX_TENSORS,
     maxTensorBytes: encodedBytes(charter.wire, charter.limits.maxSequenceTokens, charter.model.hidden)
   }
+}
+
+/** What one frame between two servers of a chain may hold: what a generation stream may. */
+export function handoverLimits (charter: Charter): BodyLimits {
+  return { ...generateLimits(charter), maxMessageBytes: handover.MAX_MESSAGE_BYTES, maxTensors: handover.MAX_TENSORS }
 }
 
 /** What one frame of a stage stream may hold: hidden states of several clients or of one, or a part of the adapters. */

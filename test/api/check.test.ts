@@ -9,7 +9,7 @@ import { MidspanError, UsageError } from '../../src/errors.ts'
 const names = Object.keys(operations) as OperationName[]
 const done = {
   type: 'done', text: 'a', ids: [1], reason: 'length', promptTokens: 1, tokens: 1, prefillSeconds: 1, decodeSeconds: 1, tokensPerSecond: 1,
-  sentBytes: 1, receivedBytes: 1, route: []
+  sentBytes: 1, receivedBytes: 1, route: [], networkShare: 0
 } as const
 
 describe('the schemas of operations', () => {

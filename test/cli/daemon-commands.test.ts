@@ -29,9 +29,10 @@ const generated: ResultOf<'generate'> = {
   tokensPerSecond: 3,
   ...traffic,
   route: [
-    { server: '12D3KooWFirst', blocks: { first: 1, end: 3 }, tokens: 6, replayedTokens: 0, meanMs: 12.34, share: 0.25 },
-    { server: '12D3KooWSecond', blocks: { first: 3, end: 4 }, tokens: 12, replayedTokens: 6, meanMs: 40, share: 0.5 }
+    { server: '12D3KooWFirst', blocks: { first: 1, end: 3 }, tokens: 6, replayedTokens: 0, meanMs: 12.34, share: 0.25, handsOver: true },
+    { server: '12D3KooWSecond', blocks: { first: 3, end: 4 }, tokens: 12, replayedTokens: 6, meanMs: 40, share: 0.5, handsOver: false }
   ],
+  networkShare: 0.125,
   checks: [
     { ...compared, verdict: 'agrees', by: ['12D3KooWOther'], wrong: null, distance: 0.000012, reason: null },
     { ...compared, verdict: 'wrong', by: ['12D3KooWOther', '12D3KooWThird'], wrong: '12D3KooWFirst', reason: null },
@@ -272,11 +273,14 @@ describe('commands that talk to the daemon', () => {
       'Check of blocks 1-3 at 12D3KooWFirst: 12D3KooWOther computed something else (6 tokens, distance 0.2), and which of them is wrong is not decided: nobody else serves blocks 1-3',
       'Check of blocks 1-3 at 12D3KooWFirst: not checked, since nobody else serves blocks 1-3',
       '3 tokens at 3 tokens/s (the limit ended it), 4 prompt tokens in 0.5s, sent 2.0 KiB, received 1.0 KiB',
-      'blocks 1-3 at 12D3KooWFirst: 6 tokens, 12.3 ms an answer, 25% of the time',
+      'blocks 1-3 at 12D3KooWFirst: 6 tokens, 12.3 ms an answer, 25% of the time, handed on directly',
       'blocks 3-4 at 12D3KooWSecond: 12 tokens, 6 of them sent again, 40 ms an answer, 50% of the time',
+      'network: 13% of the time',
       ''
     ])
-    expect(asked.get('generate')).toEqual({ prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, timeoutMs: 120_000, verify: 1 })
+    expect(asked.get('generate')).toEqual({
+      prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, handOver: true, timeoutMs: 120_000, verify: 1
+    })
   })
 
   it('print a generation as one JSON object', async () => {

@@ -13,6 +13,7 @@ import { MAX_COMPANION_BYTES, openModelDirectory } from '../../src/model/checkpo
 import { MAX_BLOCKS, MAX_CHARTER_BYTES, MAX_CHARTER_DEPTH, MAX_FILES, MAX_TENSORS } from '../../src/protocols/charter/constants.ts'
 import { CharterInvalidError, signCharter, verifyCharter, type Charter } from '../../src/protocols/charter/index.ts'
 import * as generate from '../../src/protocols/generate/constants.ts'
+import * as handover from '../../src/protocols/handover/constants.ts'
 import * as train from '../../src/protocols/train/constants.ts'
 import { decodeBody, encodeBody, maxBodyBytes } from '../../src/protocols/wire/body.ts'
 import { acceptChannel } from '../../src/protocols/wire/channel.ts'
@@ -33,7 +34,7 @@ import { FrameOpener } from '../../src/protocols/wire/opener.ts'
 import { FrameSealer } from '../../src/protocols/wire/sealer.ts'
 import { StreamSource } from '../../src/protocols/wire/source.ts'
 import { BodyHeaderSchema } from '../../src/protocols/wire/wire_pb.ts'
-import { generateLimits, trainLimits } from '../../src/roles/message-limits.ts'
+import { generateLimits, handoverLimits, trainLimits } from '../../src/roles/message-limits.ts'
 import { float32, type Tensor } from '../../src/tensor.ts'
 import { textOptions } from '../helpers/channels.ts'
 import { writeTinyModel } from '../helpers/tiny-model.ts'
@@ -137,7 +138,7 @@ describe('the limits of frames', () => {
   it('are those of the protocols', async () => {
     const charter = await charterOf(1)
     for (const [limits, { MAX_MESSAGE_BYTES, MAX_TENSORS: most }] of [
-      [trainLimits(charter, []), train], [generateLimits(charter), generate]
+      [trainLimits(charter, []), train], [generateLimits(charter), generate], [handoverLimits(charter), handover]
     ] as const) {
       expect(() => encodeBody({ message: new Uint8Array(MAX_MESSAGE_BYTES + 1), tensors: [] }, limits))
         .toThrow(expect.objectContaining(tooLarge) as Error)

@@ -5,6 +5,8 @@ import { homeAt } from '../../src/node/home/home.ts'
 import { loadIdentity } from '../../src/node/home/identity.ts'
 import { GENERATE_PROTOCOL } from '../../src/protocols/generate/constants.ts'
 import * as generate from '../../src/protocols/generate/messages.ts'
+import { HANDOVER_PROTOCOL } from '../../src/protocols/handover/constants.ts'
+import * as handover from '../../src/protocols/handover/messages.ts'
 import { TRAIN_PROTOCOL } from '../../src/protocols/train/constants.ts'
 import * as train from '../../src/protocols/train/messages.ts'
 import { openChannel } from '../../src/protocols/wire/channel.ts'
@@ -61,6 +63,15 @@ export class Attacker {
       ...this.#parties(GENERATE_PROTOCOL),
       outgoing: generate.ClientMessageSchema,
       incoming: generate.ServerMessageSchema,
+      limits
+    }, AbortSignal.timeout(TIMEOUT_MS))
+  }
+
+  async handover (): Promise<handover.HandoverGiverChannel> {
+    return await openChannel(await this.stream(HANDOVER_PROTOCOL), {
+      ...this.#parties(HANDOVER_PROTOCOL),
+      outgoing: handover.GiverMessageSchema,
+      incoming: handover.TakerMessageSchema,
       limits
     }, AbortSignal.timeout(TIMEOUT_MS))
   }

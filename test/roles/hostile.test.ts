@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import { protocolId } from '../../src/protocols/charter/index.ts'
 import { GENERATE_PROTOCOL, MAX_GENERATE_STREAMS } from '../../src/protocols/generate/constants.ts'
 import * as generate from '../../src/protocols/generate/messages.ts'
+import { HANDOVER_PROTOCOL } from '../../src/protocols/handover/constants.ts'
 import { MAX_SEQUENCES, MAX_TENSORS, MAX_TRAIN_STREAMS, TRAIN_PROTOCOL } from '../../src/protocols/train/constants.ts'
 import * as train from '../../src/protocols/train/messages.ts'
 import { StreamSource } from '../../src/protocols/wire/source.ts'
@@ -20,7 +21,7 @@ const TIMEOUT_MS = 120_000
 const HIDDEN = 64
 const MAX_TOKENS = 128
 const MIDDLE = { first: 1, end: 4 }
-const PROTOCOLS = [TRAIN_PROTOCOL, GENERATE_PROTOCOL, protocolId('hello'), protocolId('weights'), protocolId('status')]
+const PROTOCOLS = [TRAIN_PROTOCOL, GENERATE_PROTOCOL, HANDOVER_PROTOCOL, protocolId('hello'), protocolId('weights'), protocolId('status')]
 
 /** What all attacks of this file together may leave behind in the process that holds the server, its clients and the attacker. */
 const MEMORY_BOUND_BYTES = 128 * 2 ** 20
@@ -185,7 +186,7 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     for (const session of sessions) session.abort(new Error('gone'))
   })
 
-  it.each([TRAIN_PROTOCOL, GENERATE_PROTOCOL])('survives any bytes that are rightly sealed on %s', async (protocol) => {
+  it.each([TRAIN_PROTOCOL, GENERATE_PROTOCOL, HANDOVER_PROTOCOL])('survives any bytes that are rightly sealed on %s', async (protocol) => {
     await fc.assert(
       fc.asyncProperty(fc.array(fc.uint8Array({ maxLength: 300 }), { minLength: 1, maxLength: 3 }), async (bodies) => {
         const end = await attacker.sealed(protocol, ...bodies)

@@ -56,8 +56,9 @@ describe.skipIf(!hasData(MODEL))('a client that checks its servers', { timeout: 
   afterAll(async () => { await federation.stop() })
 
   it('does so only where it is asked to', async () => {
-    const { checks } = await generate({ verify: 0 })
+    const { checks, route } = await generate({ verify: 0 })
     expect(checks).toBeUndefined()
+    expect(route.map(({ handsOver }) => handsOver)).toEqual([true, false])
     expect((await federation.clients[0]!.generate({ ids: [BOS], maxTokens: 5 }))).not.toHaveProperty('checks')
     expect(status().verification).toMatchObject({ share: 0, checked: 0, unchecked: 0, caught: [] })
   })
@@ -140,5 +141,21 @@ describe.skipIf(!hasData(MODEL))('a client that checks its servers', { timeout: 
     expect(result).not.toHaveProperty('checks')
     await expect.poll(() => status().verification!.checked, { timeout: 20_000 }).toBe(checked + 1)
     expect(status().verification!.share).toBe(1)
+  })
+
+  it('never has them hand over, also in texts that are not checked: they would know which these are', async () => {
+    const opened: Array<{ readonly to: unknown, readonly from: unknown }> = []
+    const send = original(SealedChannel, 'send')
+    vi.spyOn(SealedChannel.prototype, 'send').mockImplementation(async function (this: SealedChannel<never, never>, message, ...more) {
+      const { kind } = message as { kind?: { case?: string, value?: { to: unknown, from: unknown } } }
+      if (kind?.case === 'begin') opened.push(kind.value!)
+      await send.call(this, message, ...more)
+    })
+    for (const parameters of [{ verify: undefined }, { verify: 0 }, { verify: 0, handOver: true }]) {
+      const { route } = await generate(parameters)
+      expect(route.map(({ handsOver }) => handsOver)).toEqual([false, false])
+    }
+    expect(opened.length).toBeGreaterThanOrEqual(6)
+    for (const { to, from } of opened) expect([to, from]).toEqual([undefined, undefined])
   })
 })

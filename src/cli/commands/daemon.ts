@@ -28,7 +28,7 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       verify: optional(
         'SHARE',
         share,
-        'A client: the share of generated texts, such as 1%, of which other servers compute the middle again, to check those that did; they then see what those saw. See docs/verification.md',
+        'A client: the share of generated texts, such as 1%, of which other servers compute the middle again, to check those that did; they then see what those saw. Above 0% this client carries the hidden states of all its texts from server to server. See docs/verification.md',
         '0%'
       )
     }),
@@ -53,7 +53,10 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
     { command: 'midspan daemon --home a', about: 'a client' }
   ],
   async run (
-    { home, listen, announce, allow, maxConnections, verify, keepStream, threads, device, compute, weights, residuals, residualBytes, logLevel },
+    {
+      home, listen, announce, allow, maxConnections, verify, keepStream, threads, device, compute, weights, residuals, residualBytes,
+      logLevel
+    },
     { terminal, signal }
   ) {
     const { startDaemon } = await import('../../node/daemon/daemon.ts')

@@ -37,10 +37,13 @@ export const generate = command({
     }),
     ...grouped('Network', {
       timeout,
+      carry: toggle(
+        'Carry hidden states from server to server, also where these could hand over to one another; a client that checks servers always does'
+      ),
       verify: optional(
         'SHARE',
         share,
-        'Check the servers of this text with this probability, by having others compute the same, and wait for it; 0% never does. See docs/verification.md',
+        'Check the servers of this text with this probability, by having others compute the same, and wait for it; 0% never does. Above 0% the client carries hidden states from server to server. See docs/verification.md',
         "the daemon's setting, in the background"
       )
     }),
@@ -57,7 +60,7 @@ export const generate = command({
     }
   ],
   async run (
-    { home, prompt, messages, ids, stats, json, timeout, verify, maxTokens, temperature, topK, topP, seed },
+    { home, prompt, messages, ids, stats, json, timeout, carry, verify, maxTokens, temperature, topK, topP, seed },
     { terminal, signal }
   ) {
     const inputs = [prompt, messages, ids].filter((input) => input !== undefined)
@@ -75,6 +78,7 @@ export const generate = command({
       topK,
       topP,
       seed,
+      handOver: carry ? false : undefined,
       timeoutMs: timeout,
       verify
     }
@@ -95,7 +99,7 @@ export const generate = command({
         else terminal.write('\n')
         if (event.reason === 'context') terminal.note(contextLine(event, maxTokens))
         if (!json) for (const line of (event.checks ?? []).map(checkLine)) terminal.note(line)
-        if (stats) for (const line of [statsLine(event), ...event.route.map(legLine)]) terminal.note(line)
+        if (stats) for (const line of [statsLine(event), ...event.route.map(legLine), networkLine(event)]) terminal.note(line)
       }
     } finally {
       progress.clear()
@@ -118,10 +122,14 @@ function statsLine (done: ResultOf<'generate'>): string {
     }`
 }
 
-function legLine ({ server, blocks, tokens, replayedTokens, meanMs, share }: ResultOf<'generate'>['route'][number]): string {
+function networkLine ({ networkShare }: ResultOf<'generate'>): string {
+  return `network: ${Math.round(100 * networkShare)}% of the time`
+}
+
+function legLine ({ server, blocks, tokens, replayedTokens, meanMs, share, handsOver }: ResultOf<'generate'>['route'][number]): string {
   const again = replayedTokens === 0 ? '' : `, ${replayedTokens} of them sent again`
   return `blocks ${spanText(blocks)} at ${server}: ${plural(tokens, 'token')}${again}, ${digits(meanMs)} ms an answer, ` +
-    `${Math.round(100 * share)}% of the time`
+    `${Math.round(100 * share)}% of the time${handsOver ? ', handed on directly' : ''}`
 }
 
 function checkLine ({ server, blocks, verdict, by, wrong, tokens, distance, reason }: StageCheck): string {

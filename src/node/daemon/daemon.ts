@@ -56,7 +56,7 @@ export interface DaemonOptions {
 
 const DEFAULT_SERVER_LISTEN = ['/ip4/0.0.0.0/tcp/4001']
 
-/** Workers that a client keeps connections to: more than any route through a model has stages. */
+/** Workers that a peer keeps connections to: more than any route through a model has stages. */
 const MAX_LINKED_WORKERS = 64
 
 /**
@@ -150,10 +150,22 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     onCertificate: () => { links.dialNow() },
     onRevoked: (peers) => { worker?.revoke(peers) }
   })
-  // A worker waits for the coordinator, and for clients, to be asked; they come to it.
+  // A worker waits for the coordinator, and for clients, to be asked; they come to it. It dials those alone that it hands over to.
+  const handedTo = new Set<string>()
   const serversToLink = (): KnownAddress[] => follower === undefined
     ? []
-    : [...follower.joined(), ...isServer ? [] : follower.found().slice(0, MAX_LINKED_WORKERS)]
+    : [...follower.joined(), ...follower.found().filter((found) => !isServer || handedTo.has(found.peerId)).slice(0, MAX_LINKED_WORKERS)]
+  const reach = async (peer: string): Promise<void> => {
+    const found = follower?.found() ?? []
+    const server = found.find(({ peerId }) => peerId === peer)
+    if (!isServer || server === undefined) {
+      links.dialNow()
+      return
+    }
+    for (const id of handedTo) if (!found.some(({ peerId }) => peerId === id)) handedTo.delete(id)
+    if (handedTo.size < MAX_LINKED_WORKERS) handedTo.add(peer)
+    if (handedTo.has(peer)) await links.reach(server)
+  }
   const links = new ServerLinks({
     node,
     gate,
@@ -188,7 +200,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     },
     logger,
     dial: async (peer, protocol, signal) => {
-      if (!gate.isGreeted(peer)) links.dialNow()
+      if (!gate.isGreeted(peer)) await reach(peer.toString())
       return await gate.dial(peer, protocol, signal)
     },
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },

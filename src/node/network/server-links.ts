@@ -24,6 +24,9 @@ const PATIENT_RETRY_MS = 10_000
 const REFUSED_RETRY_MS = 60_000
 const HELLO_TIMEOUT_MS = 30_000
 
+/** How long work waits for a server that is being dialled again. */
+const REACH_TIMEOUT_MS = 2_000
+
 /** Says how long to wait at least for the next dial, after the server has been away for `awayMs`. */
 export function leastPauseMs (refused: boolean, awayMs: number): number {
   if (refused) return REFUSED_RETRY_MS
@@ -96,6 +99,24 @@ export class ServerLinks {
       if (link === undefined || link.stopping.signal.aborted) void this.#add(server)
       else link.addresses = inOrderOf(link.addresses, server.addresses)
     }
+  }
+
+  /** Keeps a connection to one more server, as `setServers` does. Resolves when it is connected, or does not seem to be within reach. */
+  async reach (server: KnownAddress): Promise<void> {
+    if (this.#stopping.signal.aborted) return
+    const link = this.#links.get(server.peerId)
+    if (link === undefined || !link.isWanted || link.stopping.signal.aborted) {
+      await this.#add(server)
+      return
+    }
+    this.dialNow()
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const off = this.#options.gate.onGreeted(({ peerId }) => { if (peerId.equals(link.peer)) resolve() })
+    const timer = setTimeout(resolve, REACH_TIMEOUT_MS)
+    if (this.#options.gate.isGreeted(link.peer)) resolve()
+    await promise
+    off()
+    clearTimeout(timer)
   }
 
   /** Dials at once each server that is not connected, in place of waiting for its next turn. */

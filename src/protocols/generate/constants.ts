@@ -1,8 +1,8 @@
 /** The protocol id. The version changes when a message's meaning does. */
 export const GENERATE_PROTOCOL = '/midspan/generate/1.0.0'
 
-/** Encoded size of a message without its tensors: a few integers. */
-export const MAX_MESSAGE_BYTES = 256
+/** Encoded size of a message without its tensors: a few integers with two peers and secrets, or with a time for each server. */
+export const MAX_MESSAGE_BYTES = 512
 
 /** Values, and a scale per row. */
 export const MAX_TENSORS = 2

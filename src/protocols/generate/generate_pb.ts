@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/generate/generate.proto.
  */
 export const file_protocols_generate_generate: GenFile = /*@__PURE__*/
-  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCJECgVCZWdpbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0SEAoIY2FwYWNpdHkYAyABKA0SDQoFcm91bmQYBCABKA0iOQoFUmVhZHkSDwoHd2VpZ2h0cxgBIAEoCRIOCgZkZXZpY2UYAiABKAkSDwoHY29tcHV0ZRgDIAEoCSJWCgRSb3dzEhAKCHBvc2l0aW9uGAEgASgNEg0KBWNvdW50GAIgASgNEhYKDmNvbnRleHRfbGVuZ3RoGAMgASgNEhUKDW1hc2tfcG9zaXRpb24YBCABKA0iOAoGSGlkZGVuEhAKCHBvc2l0aW9uGAEgASgNEhIKBXJvdW5kGAIgASgNSACIAQFCCAoGX3JvdW5kYgZwcm90bzM");
+  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCKYAQoFQmVnaW4SDQoFZmlyc3QYASABKA0SCwoDZW5kGAIgASgNEhAKCGNhcGFjaXR5GAMgASgNEg0KBXJvdW5kGAQgASgNEicKAnRvGAUgASgLMhsubWlkc3Bhbi5nZW5lcmF0ZS5OZWlnaGJvdXISKQoEZnJvbRgGIAEoCzIbLm1pZHNwYW4uZ2VuZXJhdGUuTmVpZ2hib3VyIikKCU5laWdoYm91chIMCgRwZWVyGAEgASgJEg4KBnNlY3JldBgCIAEoDCJNCgVSZWFkeRIPCgd3ZWlnaHRzGAEgASgJEg4KBmRldmljZRgCIAEoCRIPCgdjb21wdXRlGAMgASgJEhIKCmhhbmRzX292ZXIYBCABKAgiVgoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDRIWCg5jb250ZXh0X2xlbmd0aBgDIAEoDRIVCg1tYXNrX3Bvc2l0aW9uGAQgASgNIkoKBkhpZGRlbhIQCghwb3NpdGlvbhgBIAEoDRISCgVyb3VuZBgCIAEoDUgAiAEBEhAKCHN0YWdlX3VzGAMgAygNQggKBl9yb3VuZGIGcHJvdG8z");
 
 /**
  * @generated from message midspan.generate.ClientMessage
@@ -75,6 +75,11 @@ export const ServerMessageSchema: GenMessage<ServerMessage> = /*@__PURE__*/
  * does not serve all of them answers with the error E_SPAN_NOT_SERVED. `round` is the number of rounds whose steps are in the client's own
  * adapters: a worker that has not heard of so many waits for a few seconds, and answers with the error E_ADAPTERS_MISSING.
  *
+ * With `to`, what leaves the blocks goes to that server, over midspan.handover, in place of Hidden to the client; with `from`, it is that
+ * server which sends Rows, and not the client. The client opens the sessions of such a chain from the last server to the first, and gives
+ * each two neighbours a secret of 32 random bytes. E_HANDOVER_NEXT says that the next server cannot be reached, or broke off, and
+ * E_HANDOVER_PREVIOUS the same of the server before.
+ *
  * @generated from message midspan.generate.Begin
  */
 export type Begin = Message<"midspan.generate.Begin"> & {
@@ -97,6 +102,16 @@ export type Begin = Message<"midspan.generate.Begin"> & {
    * @generated from field: uint32 round = 4;
    */
   round: number;
+
+  /**
+   * @generated from field: midspan.generate.Neighbour to = 5;
+   */
+  to?: Neighbour | undefined;
+
+  /**
+   * @generated from field: midspan.generate.Neighbour from = 6;
+   */
+  from?: Neighbour | undefined;
 };
 
 /**
@@ -107,8 +122,31 @@ export const BeginSchema: GenMessage<Begin> = /*@__PURE__*/
   messageDesc(file_protocols_generate_generate, 2);
 
 /**
+ * @generated from message midspan.generate.Neighbour
+ */
+export type Neighbour = Message<"midspan.generate.Neighbour"> & {
+  /**
+   * @generated from field: string peer = 1;
+   */
+  peer: string;
+
+  /**
+   * @generated from field: bytes secret = 2;
+   */
+  secret: Uint8Array;
+};
+
+/**
+ * Describes the message midspan.generate.Neighbour.
+ * Use `create(NeighbourSchema)` to create a new message.
+ */
+export const NeighbourSchema: GenMessage<Neighbour> = /*@__PURE__*/
+  messageDesc(file_protocols_generate_generate, 3);
+
+/**
  * The cache is there. What the server keeps frozen matrices as (fp32, fp16, int8, int4), what computes (cpu, webgpu, cuda), and the type
- * that products with these matrices are computed in (fp32, fp16): how far its answers may be from another server's.
+ * that products with these matrices are computed in (fp32, fp16): how far its answers may be from another server's. `hands_over` is true
+ * where the Begin had `to` or `from`, and the server does as they say.
  *
  * @generated from message midspan.generate.Ready
  */
@@ -127,6 +165,11 @@ export type Ready = Message<"midspan.generate.Ready"> & {
    * @generated from field: string compute = 3;
    */
   compute: string;
+
+  /**
+   * @generated from field: bool hands_over = 4;
+   */
+  handsOver: boolean;
 };
 
 /**
@@ -134,7 +177,7 @@ export type Ready = Message<"midspan.generate.Ready"> & {
  * Use `create(ReadySchema)` to create a new message.
  */
 export const ReadySchema: GenMessage<Ready> = /*@__PURE__*/
-  messageDesc(file_protocols_generate_generate, 3);
+  messageDesc(file_protocols_generate_generate, 4);
 
 /**
  * Tensors: released hidden rows for the positions from `position` on. A position already held is overwritten, and everything
@@ -172,11 +215,12 @@ export type Rows = Message<"midspan.generate.Rows"> & {
  * Use `create(RowsSchema)` to create a new message.
  */
 export const RowsSchema: GenMessage<Rows> = /*@__PURE__*/
-  messageDesc(file_protocols_generate_generate, 4);
+  messageDesc(file_protocols_generate_generate, 5);
 
 /**
  * Tensors: the same rows after the blocks. `round` counts the rounds whose step was in the adapters that computed them; it is left out
- * where a step was taken meanwhile, and by a worker that was given no adapters yet.
+ * where a step was taken meanwhile, and by a worker that was given no adapters yet. `stage_us` has the microseconds that each server needed
+ * for them, from their coming to their leaving, in the order of the blocks; of one server alone, unless servers hand over.
  *
  * @generated from message midspan.generate.Hidden
  */
@@ -190,6 +234,11 @@ export type Hidden = Message<"midspan.generate.Hidden"> & {
    * @generated from field: optional uint32 round = 2;
    */
   round?: number | undefined;
+
+  /**
+   * @generated from field: repeated uint32 stage_us = 3;
+   */
+  stageUs: number[];
 };
 
 /**
@@ -197,5 +246,5 @@ export type Hidden = Message<"midspan.generate.Hidden"> & {
  * Use `create(HiddenSchema)` to create a new message.
  */
 export const HiddenSchema: GenMessage<Hidden> = /*@__PURE__*/
-  messageDesc(file_protocols_generate_generate, 5);
+  messageDesc(file_protocols_generate_generate, 6);
 

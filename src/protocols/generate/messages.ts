@@ -3,7 +3,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf'
 import type { Channel } from '../wire/channel.ts'
 import { ClientMessageSchema, ServerMessageSchema, type ClientMessage, type ServerMessage } from './generate_pb.ts'
 
-export type { ClientMessage, ServerMessage } from './generate_pb.ts'
+export type { Begin, ClientMessage, Hidden, Neighbour, ServerMessage } from './generate_pb.ts'
 export { ClientMessageSchema, ServerMessageSchema } from './generate_pb.ts'
 
 /** The server's side of a generation stream. */

@@ -13,7 +13,7 @@ const CODE = /^E_[A-Z0-9_]{1,60}$/
  */
 const PASSING_CODES: ReadonlySet<string> = new Set([
   'E_STOPPING', 'E_BUSY', 'E_CHANNEL_CLOSED', 'E_CHANNEL_RESET', 'E_CHANNEL_TIMEOUT', 'E_FRAME_TRUNCATED',
-  'E_CACHE_EVICTED', 'E_BLOCKS_MISSING', 'E_ADAPTERS_MISSING'
+  'E_CACHE_EVICTED', 'E_BLOCKS_MISSING', 'E_ADAPTERS_MISSING', 'E_HANDOVER_NEXT', 'E_HANDOVER_PREVIOUS'
 ])
 
 /** What a peer may know of an error: only errors that Midspan throws on purpose are told, others may quote what is private. */

@@ -1,4 +1,5 @@
 import type { ServerDirectory } from '../context.ts'
+import { serversOf } from '../middle/chain-name.ts'
 
 /** How long a server that failed is left out of routes for the first time. Each further failure doubles it. */
 const LEFT_OUT_MS = 30_000
@@ -16,8 +17,8 @@ interface Failure {
 }
 
 /**
- * Remembers which servers failed a short time ago, for all sequences of a client. A server that was gone and has come back is let in again
- * at once.
+ * Remembers which servers failed a short time ago, for all sequences of a client, and, by the names of both, which pairs of servers did
+ * not hand over. A server that was gone and has come back is let in again at once.
  */
 export class LeftOutServers {
   readonly #directory: ServerDirectory
@@ -36,7 +37,7 @@ export class LeftOutServers {
     const nowMs = this.#now()
     for (const [id, { untilMs }] of this.#failures) if (nowMs > untilMs + FORGIVEN_AFTER_MS) this.#failures.delete(id)
     const before = this.#failures.get(server)?.failures ?? 0
-    const failures = before === 0 || this.#connected().has(server) ? before + 1 : before
+    const failures = before === 0 || isConnected(server, this.#connected()) ? before + 1 : before
     const untilMs = nowMs + Math.min(LEFT_OUT_MS * 2 ** (failures - 1), LONGEST_LEFT_OUT_MS)
     this.#failures.set(server, { untilMs, failures, wasGone: false })
     this.#look()
@@ -54,8 +55,13 @@ export class LeftOutServers {
     const nowMs = this.#now()
     const connected = this.#connected()
     for (const [id, failure] of this.#failures) {
-      if (!connected.has(id)) failure.wasGone = true
+      if (!isConnected(id, connected)) failure.wasGone = true
       else if (failure.wasGone) this.#failures.set(id, { ...failure, untilMs: Math.min(failure.untilMs, nowMs), wasGone: false })
     }
   }
+}
+
+/** Whether a server is connected, or all servers of a chain are. */
+function isConnected (name: string, connected: ReadonlySet<string>): boolean {
+  return serversOf(name).every((server) => connected.has(server))
 }

@@ -1,7 +1,9 @@
 import type { PeerId } from '@libp2p/interface'
 import type { RouteStatus } from '../../api/status.ts'
+import { MAX_CHAIN_SERVERS } from '../../protocols/handover/constants.ts'
 import type { Span } from '../../span.ts'
 import type { KnownServer, Logger, ServerDirectory } from '../context.ts'
+import { chainName, pairsOf } from '../middle/chain-name.ts'
 import { chooseRoute, unserved, type RouteCandidate, type RouteLeg } from '../middle/route-choice.ts'
 import type { ChosenStage, StageSource } from '../middle/stage-source.ts'
 import type { LeftOutServers } from './left-out.ts'
@@ -20,6 +22,8 @@ export interface ServerChoiceComponents {
   readonly logger: Logger
   /** Makes a stage of a server. */
   readonly stageOn: (server: PeerId, span: Span) => ChosenStage['stage']
+  /** Makes a stage of servers that hand over to one another; without it the client carries from each to the next. */
+  readonly chainOn?: (servers: ReadonlyArray<{ readonly peerId: PeerId, readonly span: Span }>) => ChosenStage['stage']
 }
 
 type Candidate = RouteCandidate & Pick<KnownServer, 'peerId'>
@@ -34,27 +38,41 @@ export class ServerChoice implements StageSource {
 
   choose (span: Span): readonly ChosenStage[] | undefined {
     const candidates = this.#candidates()
-    return chooseRoute(candidates, span, this.#c.seed)?.legs.map((leg) => this.#stage(leg, candidates.find(({ id }) => id === leg.server)!))
+    const legs = chooseRoute(candidates, span, this.#c.seed)?.legs
+    if (legs === undefined) return undefined
+    return this.#chains(legs).map((chain) => this.#stage(chain.map((leg) => ({
+      ...leg, candidate: candidates.find(({ id }) => id === leg.server)!
+    }))))
   }
 
   /** Returns the choice for people. */
   status (span: Span): RouteStatus {
-    const roundTrips = new Map(this.#candidates().map(({ id, roundTripMs = null }) => [id, roundTripMs]))
+    const candidates = this.#candidates()
+    const roundTrips = new Map(candidates.map(({ id, roundTripMs = null }) => [id, roundTripMs]))
     return {
-      legs: (this.choose(span) ?? []).map(({ server, span: blocks }) => ({ server, blocks, roundTripMs: roundTrips.get(server) ?? null })),
+      legs: (chooseRoute(candidates, span, this.#c.seed)?.legs ?? [])
+        .map((leg) => ({ server: leg.server, blocks: leg.span, roundTripMs: roundTrips.get(leg.server) ?? null })),
       missing: this.missing(span)
     }
   }
 
   hasOther (span: Span, server: string): boolean {
-    return unserved(this.#sound().filter(({ id }) => id !== server), span).length === 0
+    // Between servers of a chain the client can carry.
+    return pairsOf(server).length > 0 || unserved(this.#sound().filter(({ id }) => id !== server), span).length === 0
   }
 
   missing (span: Span): readonly Span[] {
     return unserved(this.#sound(), span)
   }
 
+  /** Leaves a server out; of a chain, whose servers may all be well, every pair of neighbours, so that the client carries between them. */
   leaveOut (server: string, error: unknown): void {
+    const pairs = pairsOf(server)
+    if (pairs.length > 0) {
+      this.#c.logger.warn({ servers: server, err: error }, 'servers do not hand over to one another: this client carries for a while')
+      for (const pair of pairs) this.#c.leftOut.add(pair)
+      return
+    }
     this.#c.logger.warn({ server, err: error }, 'a server failed: routes leave it out for a while')
     this.#c.leftOut.add(server)
   }
@@ -75,8 +93,37 @@ export class ServerChoice implements StageSource {
     })
   }
 
-  #stage ({ server, span, isDoubtful }: RouteLeg, { peerId, load }: Candidate): ChosenStage {
-    const speed = load?.prefillTokensPerSecond ?? 0
-    return { server, span, isDoubtful, stage: this.#c.stageOn(peerId, span), tokenMs: speed > 0 ? 1000 / speed : undefined }
+  /** Groups the legs of a route by where servers hand over. */
+  #chains (legs: readonly RouteLeg[]): RouteLeg[][] {
+    const { chainOn, leftOut } = this.#c
+    const chains: RouteLeg[][] = []
+    for (const leg of legs) {
+      const chain = chains.at(-1)
+      const before = chain?.at(-1)
+      if (
+        chain === undefined || before === undefined || chainOn === undefined || chain.length >= MAX_CHAIN_SERVERS ||
+        leftOut.has(chainName([before.server, leg.server]))
+      ) {
+        chains.push([leg])
+      } else {
+        chain.push(leg)
+      }
+    }
+    return chains
+  }
+
+  /** Makes a stage of a chain of legs, which may be a single one. */
+  #stage (legs: ReadonlyArray<RouteLeg & { readonly candidate: Candidate }>): ChosenStage {
+    const { stageOn, chainOn } = this.#c
+    const span = { first: legs[0]!.span.first, end: legs.at(-1)!.span.end }
+    const servers = legs.map((leg) => ({ peerId: leg.candidate.peerId, span: leg.span }))
+    const tokenMs = legs.map(({ candidate: { load } }) => 1000 / (load?.prefillTokensPerSecond ?? 0)).reduce((sum, ms) => sum + ms)
+    return {
+      server: chainName(legs.map(({ server }) => server)),
+      span,
+      isDoubtful: legs.some(({ isDoubtful }) => isDoubtful),
+      stage: servers.length === 1 || chainOn === undefined ? stageOn(servers[0]!.peerId, span) : chainOn(servers),
+      tokenMs: Number.isFinite(tokenMs) ? tokenMs : undefined
+    }
   }
 }

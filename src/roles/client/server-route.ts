@@ -4,12 +4,13 @@ import type { Charter, Partition } from '../../protocols/charter/schema.ts'
 import type { GenerateClientChannel } from '../../protocols/generate/messages.ts'
 import type { Span } from '../../span.ts'
 import type { ClientContext } from '../context.ts'
+import { HandOverStage } from '../middle/hand-over-stage.ts'
 import { RemoteStage, type StageSessions } from '../middle/remote-stage.ts'
 import { RouteCache, type RouteOptions } from '../middle/route-cache.ts'
 import { Route } from '../middle/route.ts'
 import type { Stage } from '../middle/stage.ts'
 import type { LeftOutServers } from './left-out.ts'
-import { ServerChoice } from './server-choice.ts'
+import { ServerChoice, type ServerChoiceComponents } from './server-choice.ts'
 import type { CaughtServers } from './verification/caught-servers.ts'
 
 export interface ServerRouteSettings {
@@ -32,7 +33,7 @@ export function routeOf (sessions: Required<Pick<StageSessions, 'training'>>, { 
 export interface GenerationStageComponents {
   readonly context: Pick<ClientContext, 'charter'>
   readonly sessions: {
-    generation (server: PeerId, signal?: AbortSignal): Promise<GenerateClientChannel>
+    generation (server: PeerId, options?: { readonly mayBeSilent?: boolean }, signal?: AbortSignal): Promise<GenerateClientChannel>
   }
   readonly adapters: { readonly round: number }
 }
@@ -40,7 +41,12 @@ export interface GenerationStageComponents {
 export interface GenerationRouteComponents extends GenerationStageComponents {
   readonly context: Pick<ClientContext, 'charter' | 'client' | 'logger' | 'peerId' | 'servers' | 'onServersChanged'>
   readonly leftOut: LeftOutServers
-  readonly caught: CaughtServers
+  readonly caught: Pick<CaughtServers, 'has'>
+}
+
+export interface GenerationRouteOptions extends RouteOptions {
+  /** Whether servers hand hidden states over to one another where they can. */
+  readonly handOver: boolean
 }
 
 /** Returns how hidden states are sent again: rotations of a model whose base grows depend on how many come at once. */
@@ -54,13 +60,26 @@ export function generationStages (
 ): (server: PeerId, span: Span) => RemoteStage {
   return (server, span) =>
     new RemoteStage(
-      { openGeneration: async (signal) => await sessions.generation(server, signal) },
+      { openGeneration: async (signal) => await sessions.generation(server, {}, signal) },
       { span, format: { wire, hidden }, round: adapters.round }
     )
 }
 
-/** Returns the choice among the servers that a client knows, for its sequences. */
-export function serverChoice ({ context, leftOut, caught, sessions, adapters }: GenerationRouteComponents): ServerChoice {
+/** Returns how stages are made of servers that hand over to one another. */
+function chainStages (
+  { context: { charter: { wire, model: { hidden } } }, sessions, adapters }: GenerationStageComponents
+): Required<ServerChoiceComponents>['chainOn'] {
+  return (servers) =>
+    new HandOverStage(servers.map(({ peerId, span }) => ({
+      server: peerId.toString(),
+      span,
+      openGeneration: async (signal) => await sessions.generation(peerId, { mayBeSilent: true }, signal)
+    })), { format: { wire, hidden }, round: adapters.round })
+}
+
+/** Returns the choice among the servers that a client knows, for its sequences; where `handOver`, of servers that do. */
+export function serverChoice (components: GenerationRouteComponents, handOver = true): ServerChoice {
+  const { context, leftOut, caught } = components
   const { logger, peerId } = context
   return new ServerChoice({
     directory: context,
@@ -68,14 +87,18 @@ export function serverChoice ({ context, leftOut, caught, sessions, adapters }: 
     caught,
     seed: peerId.toString(),
     logger,
-    stageOn: generationStages({ context, sessions, adapters })
+    stageOn: generationStages(components),
+    ...handOver ? { chainOn: chainStages(components) } : {}
   })
 }
 
 /** Returns a route for sequences through the middle: each opening chooses among the servers that the client knows then. */
-export function generationRoute (components: GenerationRouteComponents, options: RouteOptions): Pick<Stage, 'span' | 'openCache'> {
+export function generationRoute (
+  components: GenerationRouteComponents,
+  { handOver, ...options }: GenerationRouteOptions
+): Pick<Stage, 'span' | 'openCache'> {
   const { charter, client: { partition } } = components.context
-  const source = serverChoice(components)
+  const source = serverChoice(components, handOver)
   return {
     span: middleOf(charter, partition),
     openCache: async (span, capacity, signal) => await RouteCache.open(source, span, { ...options, capacity }, signal)

@@ -49,29 +49,37 @@ export class ClientSessions {
     }
   }
 
-  /** Opens a session with a server for one sequence. The caller closes it. Throws what `dial` throws, and the server's refusal. */
-  async generation (server: PeerId, signal?: AbortSignal): Promise<generate.GenerateClientChannel> {
+  /**
+   * Opens a session with a server for one sequence; in one that `mayBeSilent`, nothing has to come. The caller closes it. Throws what
+   * `dial` throws, and the server's refusal.
+   */
+  async generation (
+    server: PeerId,
+    { mayBeSilent = false }: { readonly mayBeSilent?: boolean } = {},
+    signal?: AbortSignal
+  ): Promise<generate.GenerateClientChannel> {
     return await this.#open(server, {
       protocol: GENERATE_PROTOCOL,
       outgoing: generate.ClientMessageSchema,
       incoming: generate.ServerMessageSchema,
-      limits: generateLimits(this.#context.charter)
+      limits: generateLimits(this.#context.charter),
+      ...mayBeSilent ? { idleTimeoutMs: Infinity } : {}
     }, signal)
   }
 
   async #open<Out extends Message, In extends Message> (
     server: PeerId,
-    options: Pick<ChannelOptions<Out, In>, 'protocol' | 'outgoing' | 'incoming' | 'limits'>,
+    options: Pick<ChannelOptions<Out, In>, 'protocol' | 'outgoing' | 'incoming' | 'limits' | 'idleTimeoutMs'>,
     signal: AbortSignal = new AbortController().signal
   ): Promise<Channel<Out, In>> {
     const { identity, charter, charterHash } = this.#context
     const stream = await this.#context.dial(server, options.protocol, signal)
     return await openChannel(stream, {
+      idleTimeoutMs: idleTimeoutOf(charter),
       ...options,
       identity,
       remotePeer: server,
-      charter: charterHash,
-      idleTimeoutMs: idleTimeoutOf(charter)
+      charter: charterHash
     }, signal)
   }
 }

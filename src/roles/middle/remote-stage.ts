@@ -1,7 +1,7 @@
 import type { Encoding } from '../../encoding.ts'
 import type { PromptContext } from '../../model/families/index.ts'
 import type { Sequences } from '../../model/layers/hidden-states.ts'
-import { fromClient, type ClientMessage, type GenerateClientChannel, type ServerMessage } from '../../protocols/generate/messages.ts'
+import { fromClient, type ClientMessage, type GenerateClientChannel, type Hidden, type ServerMessage } from '../../protocols/generate/messages.ts'
 import type { Received, Traffic } from '../../protocols/wire/channel.ts'
 import { BadMessageError, ChannelTimeoutError } from '../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../protocols/wire/hidden-states.ts'
@@ -127,6 +127,7 @@ export class RemoteCache implements StageCache {
   readonly #channel: GenerateClientChannel
   readonly #format: HiddenFormat
   #length = 0
+  #serverMs: readonly number[] | undefined
   #round: number | undefined
 
   constructor (
@@ -144,6 +145,8 @@ export class RemoteCache implements StageCache {
 
   get traffic (): Traffic { return this.#channel.traffic }
 
+  get serverMs (): readonly number[] | undefined { return this.#serverMs }
+
   get round (): number | undefined { return this.#round }
 
   async forward ({ tensors, context }: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
@@ -154,6 +157,7 @@ export class RemoteCache implements StageCache {
     if (kind.case !== 'hidden' || kind.value.position !== position)
       throw new BadMessageError('the server answered something else than it was asked')
     checkHiddenStates(outputs, { ...this.#format, rows: count })
+    this.#serverMs = serverMsOf(kind.value, 1)
     this.#length = position + count
     this.#round = kind.value.round
     return outputs
@@ -191,7 +195,12 @@ function sequenceFields (
   }
 }
 
+/** Returns what each of so many servers says that it needed, in milliseconds; undefined where it is not one time for each. */
+export function serverMsOf ({ stageUs }: Hidden, servers: number): readonly number[] | undefined {
+  return stageUs.length === servers ? stageUs.map((us) => us / 1000) : undefined
+}
+
 /** The context of one sequence's hidden states, as messages say it. */
-function contextFields (context: PromptContext | undefined): { contextLength: number, maskPosition: number } {
+export function contextFields (context: PromptContext | undefined): { contextLength: number, maskPosition: number } {
   return { contextLength: context?.length ?? 0, maskPosition: context?.maskPosition ?? 0 }
 }

@@ -49,8 +49,11 @@ const OPEN_STALL_MS = 15_000
 
 /** Thrown where the server of a stage failed: what it was, and which blocks it had. It keeps the code of the failure. */
 export class StageError extends MidspanError {
+  readonly server: string
+
   constructor ({ server, span }: Pick<ChosenStage, 'server' | 'span'>, cause: MidspanError) {
     super(cause.code, `${server} (${blocksText([span])}): ${cause.message}`, { cause, next: cause.next, retryable: cause.retryable })
+    this.server = server
   }
 }
 
@@ -171,8 +174,9 @@ export class RouteCache implements StageCache {
         if (wait.signal.aborted) await closing
         wait.signal.throwIfAborted()
         if (!(error instanceof Error) || isDefect(error)) throw error
-        const named = error instanceof MidspanError ? new StageError(leg, error) : error
-        this.#source.leaveOut(leg.server, named)
+        // A stage over several servers says itself which of them failed.
+        const named = error instanceof MidspanError && !(error instanceof StageError) ? new StageError(leg, error) : error
+        this.#source.leaveOut(named instanceof StageError ? named.server : leg.server, named)
         this.#replace(index, await this.#choose(leg.span, named, wait, backoff))
       }
     }
@@ -209,7 +213,7 @@ export class RouteCache implements StageCache {
     if (!isReplay) wait.answered()
     measured.ms += ms
     measured.tokens += tokens
-    this.#statistics.answered(server, span, { tokens, ms, isReplay })
+    this.#statistics.answered(server, span, cache, { tokens, ms, isReplay })
     this.#options.record?.answered(leg, cache, states, outputs)
     return outputs
   }

@@ -50,6 +50,15 @@ export interface CachedHiddenStates {
   readonly context: PromptContext | undefined
 }
 
+/** What one server of several keeps of a sequence that they hand over to one another. */
+export interface CachePart {
+  /** Names the server. */
+  readonly server: string
+  readonly span: Span
+  /** Bytes on the wire between this machine and the server so far. */
+  readonly traffic: { readonly sentBytes: number, readonly receivedBytes: number }
+}
+
 /** The KV cache that a stage keeps for one sequence. */
 export interface StageCache {
   /** Positions that the cache can hold. */
@@ -58,6 +67,10 @@ export interface StageCache {
   readonly length: number
   /** Bytes on the wire so far, where the cache is on a server. */
   readonly traffic?: { readonly sentBytes: number, readonly receivedBytes: number }
+  /** Where several servers keep the cache: what each has of it, in order. */
+  readonly parts?: readonly CachePart[]
+  /** Milliseconds that each server needed for the last hidden states, as it says itself, in order; undefined where they did not all say. */
+  readonly serverMs?: readonly number[] | undefined
   /** What computes, as the server says, where the cache is on one. */
   readonly arithmetic?: Arithmetic
   /** Rounds whose step was in the adapters that computed the last answer, as the server says; undefined where it said none. */

@@ -1,11 +1,10 @@
 import { CachedSpan } from '../../model/generation/cached-span.ts'
-import { MAX_GENERATE_STREAMS, GENERATE_PROTOCOL } from '../../protocols/generate/constants.ts'
-import * as generate from '../../protocols/generate/messages.ts'
 import { deviceLine } from '../charter-settings.ts'
 import type { RunningRole, ServerContext } from '../context.ts'
-import { generateLimits } from '../message-limits.ts'
+import { idleTimeoutOf } from '../message-limits.ts'
 import { GenerationEngine } from './generation/engine.ts'
-import { serveGeneration } from './generation/session.ts'
+import { Handovers } from './generation/handovers.ts'
+import { serveSequences } from './generation/serving.ts'
 import { isCoordinator, openServerRuntime } from './runtime.ts'
 import { Sessions, StoppingError } from './sessions.ts'
 import { startCoordination } from './training/coordination.ts'
@@ -24,15 +23,16 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
     const { cacheBytes } = charter.limits
     const arithmetic = { weights: format, device: kind, compute }
     const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes, span })
-    await sessions.serve(GENERATE_PROTOCOL, {
-      outgoing: generate.ServerMessageSchema,
-      incoming: generate.ClientMessageSchema,
-      limits: generateLimits(charter),
-      maxStreams: MAX_GENERATE_STREAMS
-    }, async (channel, signal) => {
-      const ready = async (round: number, ended: AbortSignal): Promise<void> => { await training.ready(round, ended) }
-      const { adapters } = training
-      await serveGeneration(channel, { charter, model, engine, span, arithmetic, adapters, ready }, signal)
+    await serveSequences(sessions, {
+      charter,
+      model,
+      engine,
+      span,
+      arithmetic,
+      handovers: new Handovers(context),
+      adapters: training.adapters,
+      idleTimeoutMs: idleTimeoutOf(charter),
+      ready: async (round, ended) => { await training.ready(round, ended) }
     })
 
     let stopped: Promise<void> | undefined
@@ -54,7 +54,8 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
           evictions: engine.caches.evictions
         }
       }),
-      load: () => ({ sessions: sessions.list().length, ...engine.load }),
+      // A sequence that another server hands over has a session of its client's here, too.
+      load: () => ({ sessions: sessions.list().filter(({ kind }) => kind !== 'handover').length, ...engine.load }),
       removed: (peer) => { training.removed(peer) },
       operations: training.operations,
       stop: async () => { await (stopped ??= stop()) }

@@ -29,12 +29,16 @@ export interface SessionOptions<Out extends Message, In extends Message>
   readonly maxStreams: number
   /** How long a session may wait for a message; as the charter has it for clients where this is left out. */
   readonly idleTimeoutMs?: number
+  /** Sessions of the protocol that one peer may have; where this is left out they count among those that the charter gives a client. */
+  readonly maxSessions?: number
 }
 
 /** The sealed sessions that peers have with this server. */
 export class Sessions {
   readonly #context: RoleContext
   readonly #signal: AbortSignal
+  /** The kinds of sessions that have a limit of their own. */
+  readonly #limited = new Set<string>()
   readonly #open = new Map<Promise<void>, { readonly peer: string, readonly kind: string }>()
 
   constructor (context: RoleContext, signal: AbortSignal) {
@@ -60,12 +64,13 @@ export class Sessions {
     options: SessionOptions<Out, In>,
     serve: Serve<Out, In>
   ): Promise<void> {
+    if (options.maxSessions !== undefined) this.#limited.add(kindOf(protocol))
     await this.#context.handle(protocol, async (stream, remotePeer) => {
       const session = this.#run(stream, remotePeer, { ...options, protocol }, serve).finally(async () => {
         // The node stops next, and would cut the connection before the client has read why.
         if (this.#signal.aborted) await streamClosed(stream, ABORT_TIMEOUT_MS)
       })
-      this.#open.set(session, { peer: remotePeer.toString(), kind: protocol.split('/')[2] ?? protocol })
+      this.#open.set(session, { peer: remotePeer.toString(), kind: kindOf(protocol) })
       await session.finally(() => { this.#open.delete(session) })
     }, { maxInboundStreams: options.maxStreams })
   }
@@ -73,15 +78,18 @@ export class Sessions {
   async #run<Out extends Message, In extends Message> (
     stream: Stream,
     remotePeer: PeerId,
-    { maxStreams: _, ...options }: SessionOptions<Out, In> & { readonly protocol: string },
+    { maxStreams: _, maxSessions, ...options }: SessionOptions<Out, In> & { readonly protocol: string },
     serve: Serve<Out, In>
   ): Promise<void> {
     const { identity, charter, charterHash, logger } = this.#context
-    const others = this.list().filter(({ peer }) => peer === remotePeer.toString()).length
+    const own = kindOf(options.protocol)
+    const others = this.list().filter(({ peer, kind }) =>
+      peer === remotePeer.toString() && (maxSessions === undefined ? !this.#limited.has(kind) : kind === own)).length
+    const most = maxSessions ?? charter.limits.maxSessionsPerClient
     const parties = { identity, remotePeer, charter: charterHash }
     const channel = await acceptChannel(stream, { idleTimeoutMs: idleTimeoutOf(charter), ...options, ...parties }, this.#signal)
     try {
-      if (others >= charter.limits.maxSessionsPerClient) throw new TooManySessionsError(charter.limits.maxSessionsPerClient)
+      if (others >= most) throw new TooManySessionsError(most)
       await serve(channel, this.#signal)
     } catch (error) {
       if (error instanceof MidspanError && error.code === 'E_CHANNEL_CLOSED') {
@@ -92,4 +100,9 @@ export class Sessions {
       channel.abort(error instanceof Error ? error : new Error(String(error)))
     }
   }
+}
+
+/** Returns a protocol's name. */
+function kindOf (protocol: string): string {
+  return protocol.split('/')[2] ?? protocol
 }

@@ -3,6 +3,7 @@ import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { LeftOutServers } from '../../../src/roles/client/left-out.ts'
 import type { KnownServer } from '../../../src/roles/context.ts'
+import { chainName } from '../../../src/roles/middle/chain-name.ts'
 
 const peerId = peerIdFromPrivateKey(await generateKeyPair('Ed25519'))
 const id = peerId.toString()
@@ -80,6 +81,23 @@ describe('a server that failed', () => {
     isKnown = true
     become(true)
     expect(leftOut.has(id)).toBe(false)
+  })
+
+  it('is known as a pair with another, too: longer left out each time, and let in when the one that was gone is back', () => {
+    const pair = chainName([id, id])
+    for (const seconds of [30, 60]) {
+      leftOut.add(pair)
+      expect(leftOut.has(id)).toBe(false)
+      nowMs += 1000 * seconds - 1
+      expect(leftOut.has(pair)).toBe(true)
+      nowMs += 1
+      expect(leftOut.has(pair)).toBe(false)
+    }
+    leftOut.add(pair)
+    become(false)
+    expect(leftOut.has(pair)).toBe(true)
+    become(true)
+    expect(leftOut.has(pair)).toBe(false)
   })
 
   it('is let in when it is back, also where it was gone before its failure was noticed', () => {

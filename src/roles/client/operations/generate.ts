@@ -17,7 +17,7 @@ import { generationRoute, replayOptions } from '../server-route.ts'
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
   { context, runtime, adapters, sessions, leftOut, caught, verifier, state }: Client,
-  { maxTokens, temperature, topK, topP, timeoutMs, verify, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
+  { maxTokens, temperature, topK, topP, handOver, timeoutMs, verify, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
@@ -41,6 +41,7 @@ export async function * generate (
   const statistics = new RouteStatistics()
   const record = verifier.draw(verify) ? new RouteRecord() : undefined
   const route = generationRoute({ context, leftOut, caught, sessions, adapters }, {
+    handOver: handOver && !verifier.mayCheck(verify),
     timeoutMs,
     statistics,
     onWaiting: (reason) => {
@@ -90,7 +91,7 @@ export async function * generate (
     const endedAtMs = performance.now()
     const decodeSeconds = (endedAtMs - firstAtMs) / 1000
     const route = statistics.legs.filter(({ answers }) => answers > 0)
-    const traffic = statistics.traffic
+    const { traffic, networkMs } = statistics
     let checks: StageCheck[] | undefined
     if (record !== undefined && verify !== undefined) {
       // Whoever asks for a check waits for it. What the servers keep of the text is freed before.
@@ -112,9 +113,16 @@ export async function * generate (
       tokensPerSecond: ids.length > 1 ? (ids.length - 1) / decodeSeconds : 0,
       ...traffic,
       ...(checks === undefined ? {} : { checks }),
-      route: route.map(({ server, span, tokens, replayedTokens, answers, ms }) => ({
-        server, blocks: span, tokens, replayedTokens, meanMs: ms / answers, share: Math.min(ms / (endedAtMs - opened.atMs), 1)
-      }))
+      route: route.map(({ server, span, tokens, replayedTokens, answers, ms, handsOver }) => ({
+        server,
+        blocks: span,
+        tokens,
+        replayedTokens,
+        meanMs: ms / answers,
+        share: Math.min(ms / (endedAtMs - opened.atMs), 1),
+        handsOver
+      })),
+      networkShare: Math.min(networkMs / (endedAtMs - opened.atMs), 1)
     }
   } finally {
     stream.end().catch(() => {}) // ended already, unless the generation was given up

@@ -76,6 +76,11 @@ export class Verifier {
     return this.#random() < share
   }
 
+  /** Whether a text may be checked, which is decided by chance: this client then carries it from server to server, checked or not. */
+  mayCheck (share = this.#c.share): boolean {
+    return Math.max(share, this.#c.share) > 0
+  }
+
   /** Checks a text that is over, in the background, after those before it. */
   later (record: RouteRecord): void {
     if (this.#waiting >= MAX_WAITING || this.#stopping.signal.aborted) {

@@ -1,76 +1,103 @@
-import type { Model } from '../../../model/families/index.ts'
+import type { Model, PromptContext } from '../../../model/families/index.ts'
 import { maxChunkTokens } from '../../../model/generation/cache-size.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
-import { fromServer, type ClientMessage, type GenerateServerChannel } from '../../../protocols/generate/messages.ts'
+import { fromServer, type Begin, type ClientMessage, type GenerateServerChannel } from '../../../protocols/generate/messages.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
-import { BadMessageError } from '../../../protocols/wire/errors.ts'
+import { BadMessageError, ChannelTimeoutError } from '../../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
 import type { Span } from '../../../span.ts'
 import type { Arithmetic } from '../../middle/arithmetic.ts'
 import { checkContext, checkServed } from '../checks.ts'
 import type { EngineSequence, GenerationEngine } from './engine.ts'
+import type { Handovers } from './handovers.ts'
+import { SequencePath, type Rows } from './sequence-path.ts'
+
+/** What a session uses of a sequence. */
+export type ServedSequence = Pick<EngineSequence, 'length' | 'capacity' | 'holds' | 'rewind' | 'forward' | 'close'>
 
 export interface GenerationComponents {
   readonly charter: Charter
   readonly model: Model
-  readonly engine: GenerationEngine
+  readonly engine: { open: (...parameters: Parameters<GenerationEngine['open']>) => Promise<ServedSequence> }
   /** The blocks that the server has. */
   readonly span: Span
   /** Resolves when the steps of this many rounds are in the adapters of the blocks. Throws AdaptersMissingError. */
   readonly ready: (round: number, signal: AbortSignal) => Promise<void>
+  readonly handovers: Handovers
   readonly arithmetic: Arithmetic
   /** The adapters of these blocks: the rounds whose step is in them, undefined while they change and before there are any. */
   readonly adapters: { readonly round: number | undefined }
+  /** How long a session may wait for hidden states. */
+  readonly idleTimeoutMs: number
 }
+
+/** The most that a time in a message can be. */
+const MAX_US = 2 ** 32 - 1
 
 /**
  * Serves one sequence until its stream ends, and frees its cache however that happens. A request is given up when the stream ends before
- * its answer.
+ * its answer. Where the client says so, hidden states come from another server and go on to another one; what goes wrong with these ends
+ * the client's session, with a HandoverError.
  */
 export async function serveGeneration (
   channel: GenerateServerChannel,
   components: GenerationComponents,
-  signal: AbortSignal
+  stopped: AbortSignal
 ): Promise<void> {
-  const sequence = await begin(channel, components, await channel.receive(signal), signal)
+  const { engine, handovers, ready, arithmetic, adapters, idleTimeoutMs } = components
+  const ended = new AbortController()
+  const signal = AbortSignal.any([stopped, ended.signal])
+  const idle = setTimeout(() => { ended.abort(new ChannelTimeoutError('nothing was received', idleTimeoutMs)) }, idleTimeoutMs)
+  const path = new SequencePath(channel, ended, signal)
+  let sequence: ServedSequence | undefined
   try {
-    await channel.send(fromServer({ case: 'ready', value: components.arithmetic }))
-    for (let next = channel.receive(signal);;) {
-      const received = await next
-      const ended = new AbortController()
-      next = channel.receive(signal)
-      next.catch((error: unknown) => { ended.abort(error) })
-      await compute(channel, components, sequence, received, AbortSignal.any([signal, ended.signal]))
+    const { to, from, capacity, round, ...span } = beginOf(components, await channel.receive(signal))
+    await ready(round, signal)
+    sequence = await engine.open(channel.sessionId, channel.remotePeer.toString(), span, capacity, signal)
+    await path.open({ to, from }, handovers)
+    await channel.send(fromServer({ case: 'ready', value: { ...arithmetic, handsOver: path.handsOver } }))
+    await path.begin()
+    for (;;) {
+      const rows = await path.receive()
+      const startedAtMs = performance.now()
+      idle.refresh()
+      const opened = sequence
+      const context = path.checked(() => check(components, opened, rows))
+      sequence.rewind(rows.position)
+      const { round: before } = adapters
+      const hidden = await sequence.forward({ context, tensors: rows.tensors }, signal)
+      const ownUs = Math.min(Math.round(1000 * (performance.now() - startedAtMs)), MAX_US)
+      await path.send(rows, { hidden, round: before === adapters.round ? before : undefined, stageUs: [...rows.stageUs, ownUs] })
     }
+  } catch (error) {
+    const reason = signal.aborted ? signal.reason as unknown : error
+    path.end(reason)
+    throw reason
   } finally {
-    await sequence.close()
+    clearTimeout(idle)
+    await sequence?.close()
   }
 }
 
-async function begin (
-  channel: GenerateServerChannel,
-  { charter, engine, span: served, ready }: GenerationComponents,
-  { message: { kind } }: Received<ClientMessage>,
-  signal: AbortSignal
-): Promise<EngineSequence> {
+/** Reads what a client asks for. Throws BadMessageError, and SpanNotServedError. */
+function beginOf (
+  { charter, span: served }: GenerationComponents,
+  { message: { kind } }: Received<ClientMessage>
+): Pick<Begin, 'to' | 'from' | 'capacity' | 'round'> & Span {
   if (kind.case !== 'begin') throw new BadMessageError('a generation stream begins with Begin')
-  const { capacity, first, end, round } = kind.value
+  const { capacity, round, to, from, ...span } = kind.value
   if (capacity < 1 || capacity > charter.limits.maxSequenceTokens)
     throw new BadMessageError(`a sequence of ${capacity} tokens was asked for: the charter allows 1 to ${charter.limits.maxSequenceTokens}`)
-  const span = checkServed(charter, served, { first, end })
-  await ready(round, signal)
-  return await engine.open(channel.sessionId, channel.remotePeer.toString(), span, capacity, signal)
+  return { to, from, capacity, round, ...checkServed(charter, served, span) }
 }
 
-async function compute (
-  channel: GenerateServerChannel,
-  { charter, model, adapters }: GenerationComponents,
-  sequence: EngineSequence,
-  { message: { kind }, tensors }: Received<ClientMessage>,
-  signal: AbortSignal
-): Promise<void> {
-  if (kind.case !== 'rows') throw new BadMessageError('the message is of no known kind')
-  const { position, count } = kind.value
+/** Checks hidden states against the sequence. Returns their context, where the model has contexts. Throws BadMessageError. */
+function check (
+  { charter, model }: GenerationComponents,
+  sequence: ServedSequence,
+  { tensors, ...place }: Rows
+): PromptContext | undefined {
+  const { position, count } = place
   const { length, capacity } = sequence
   if (position > length) throw new BadMessageError(`position ${position} leaves a gap after ${length}`)
   if (count < 1 || position + count > capacity)
@@ -79,11 +106,7 @@ async function compute (
     throw new BadMessageError(`${count} hidden states came at once: of this model, which has windows, ${maxChunkTokens(model)} may`)
   if (!sequence.holds(position))
     throw new BadMessageError(`what hidden states from ${position} on attend to is forgotten; the sequence may begin again at 0`)
-  const context = checkContext(model, kind.value)
+  const context = checkContext(model, place)
   checkHiddenStates(tensors, { wire: charter.wire, hidden: charter.model.hidden, rows: count })
-  sequence.rewind(position)
-  const { round } = adapters
-  const hidden = await sequence.forward({ context, tensors }, signal)
-  const sameRound = round === adapters.round ? round : undefined
-  await channel.send(fromServer({ case: 'hidden', value: { position, ...(sameRound === undefined ? {} : { round: sameRound }) } }), hidden)
+  return context
 }

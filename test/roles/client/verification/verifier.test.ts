@@ -68,7 +68,7 @@ class TestServer extends CountingServer {
 
 const negated = (values: number[]): number[] => values.map((value) => -value)
 
-async function setUp (count: number, path?: string) {
+async function setUp (count: number, path?: string, share = 1) {
   const servers = await Promise.all(Array.from({ length: count }, async () => await TestServer.create()))
   const caught = await CaughtServers.open(path ?? join(await temporaryDirectory(), 'caught.json'), silent)
   const verifier = new Verifier({
@@ -77,7 +77,7 @@ async function setUp (count: number, path?: string) {
     caught,
     logger: silent,
     wire: 'fp32',
-    share: 1,
+    share,
     stageOn: (peerId) => servers.find((server) => server.peerId.equals(peerId))!
   })
   /** Has a server answer to a text of its own, one token after another. */
@@ -209,6 +209,15 @@ describe('a check of a server', () => {
     expect(drawn / 20_000).toBeGreaterThan(0.04)
     expect(drawn / 20_000).toBeLessThan(0.06)
     expect(chanceOfCheck(0.05, 14)).toBeGreaterThan(0.5)
+  })
+})
+
+describe('a text may be checked', () => {
+  it.each([
+    [0, undefined, false], [0, 0, false], [0, 0.01, true], [0.01, undefined, true], [0.01, 0, true]
+  ] as const)('with a share of %d on the client and %d for the text: %s', async (share, ofText, may) => {
+    const { verifier } = await setUp(1, undefined, share)
+    expect(verifier.mayCheck(ofText)).toBe(may)
   })
 })
 
