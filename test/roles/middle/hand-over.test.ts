@@ -186,7 +186,7 @@ describe('a sequence that servers hand over', { timeout: 30_000 }, () => {
   })
 
   it('ends on all servers when nothing came for long, and begins again where it was', async () => {
-    const network = await MemoryNetwork.of(CHAIN, { idleTimeoutMs: 60 })
+    const network = await MemoryNetwork.of(CHAIN, { idleTimeoutMs: 1_000 })
     const client = await network.addClient()
     const cache = await client.open()
     const before = await text(cache, 6)
