@@ -28,7 +28,15 @@
  * @module midspan
  */
 export type { EventOf, GivenParameters, OperationName, ProgressOf, ResultOf } from './api/operations.ts'
+export type { MetricName, Task, TaskKind } from './api/task.ts'
 export { MidspanError, UsageError } from './errors.ts'
+export { bootstrap, type Interval, type Statistic } from './model/tasks/bootstrap.ts'
+export { compare, readPredictions, type Compared, type Comparison, type PredictionLine } from './model/tasks/comparison.ts'
+export { exactMatch, tokenF1 } from './model/tasks/metrics/answers.ts'
+export { rougeL, rougeN, rougeWords } from './model/tasks/metrics/rouge.ts'
+export { TaskError } from './model/tasks/resolved-task.ts'
+export { baselinesOf, score, type Baseline, type Prediction, type Scored } from './model/tasks/scoring.ts'
+export { parseTask, readTask } from './model/tasks/task-file.ts'
 export { ControlClient, DaemonGoneError, NoDaemonError } from './node/control/client.ts'
 export { DaemonError } from './node/control/messages.ts'
 export { startDaemon, type Daemon, type DaemonOptions, type DaemonStatus } from './node/daemon/daemon.ts'
