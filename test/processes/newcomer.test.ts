@@ -7,26 +7,25 @@ import { SeededRandom } from '../../src/model/random.ts'
 import { homeAt } from '../../src/node/home/home.ts'
 import { readRuns } from '../../src/roles/client/training/run-log.ts'
 import { run } from '../cli/helpers.ts'
-import { midspan, MidspanProcess } from '../cli/process.ts'
+import { MidspanProcess } from '../cli/process.ts'
 
 const model = fileURLToPath(new URL('../../src/cli/demo/model', import.meta.url))
 
 /** A busy machine takes long to start a process. */
 const READY_TIMEOUT_MS = 60_000
 
-const themes = {
-  weather: ['rain', 'wind', 'snow', 'fog', 'sun'],
-  trade: ['bread', 'wool', 'salt', 'fish', 'honey']
-} as const
+const names = ['Bram', 'Cleo', 'Doran', 'Edda', 'Greta', 'Hugo'] as const
+const places = ['Oldbridge', 'Stillwater', 'Farhill', 'Reedham', 'Castleton', 'Westwood'] as const
 
-/** A table of two columns: sentences, and which of two things they are about. */
+/** A table of two columns: sentences of the demo model's valley, and who of two helpers answers them: illness is Ada's, journeys are Finn's. */
 function table (rows: number, seed: string): string {
   const random = new SeededRandom(seed)
   const lines = Array.from({ length: rows }, (_, i) => {
-    const label = i % 2 === 0 ? 'weather' : 'trade'
-    const word = themes[label][random.below(5)]!
-    const opening = ['On Monday there was', 'Mira spoke of', 'We saw', 'The miller told of'][random.below(4)]!
-    return `"${opening} ${word} in the valley.",${label}`
+    const [name, other] = [names[random.below(names.length)]!, names[random.below(names.length)]!]
+    const [place, further] = [places[random.below(places.length)]!, places[random.below(places.length)]!]
+    return i % 2 === 0
+      ? `${name} from ${place} complained of ${['marshfever', 'tincough', 'emberitch'][random.below(3)]!}.,Ada`
+      : `${name} and ${other} walked from ${place} to ${further}.,Finn`
   })
   return `text,label\n${lines.join('\n')}\n`
 }
@@ -54,8 +53,8 @@ describe("a newcomer's table of two columns", { timeout: 180_000 }, () => {
 
   it('becomes a trained, evaluated and exported classifier', async () => {
     const founded = await run([
-      'init', '--home', home('s'), '--model', model, '--name', 'newcomer', '--admission', 'open', '--learning-rate', '0.01',
-      '--max-tokens-per-client', '1024'
+      'init', '--home', home('s'), '--model', model, '--name', 'newcomer', '--admission', 'open', '--learning-rate', '0.008',
+      '--lora-targets', 'q,v,gate,up,down', '--max-tokens-per-client', '1024'
     ])
     expect(founded.code).toBe(0)
     const address = await (await start('s', '--listen', '/ip4/127.0.0.1/tcp/0')).line('Listening on ')
@@ -63,8 +62,8 @@ describe("a newcomer's table of two columns", { timeout: 180_000 }, () => {
     await start('a')
     const evaluate = ['evaluate', '--home', home('a'), '--data', home('heldout.csv'), '--task', 'classify', '--predictions']
     expect(await run([...evaluate, home('before.jsonl')])).toMatchObject({ code: 0 })
-    const trained = await midspan([
-      'train', '--home', home('a'), '--data', home('train.csv'), '--task', 'classify', '--epochs', '12', '--max-tokens', '64',
+    const trained = await run([
+      'train', '--home', home('a'), '--data', home('train.csv'), '--task', 'classify', '--epochs', '8', '--max-tokens', '64',
       '--eval-data', home('heldout.csv'), '--eval-every', '6'
     ])
     expect([trained.code, trained.err]).toEqual([0, expect.stringContaining('the adapters are kept in')])
@@ -80,8 +79,8 @@ describe("a newcomer's table of two columns", { timeout: 180_000 }, () => {
     expect(await run(['export', '--home', home('a'), '--out', home('adapter')])).toMatchObject({ code: 0 })
 
     const [logged] = await readRuns(homeAt(home('a')).runs)
-    expect(logged!.entries.filter(({ type }) => type === 'round')).toHaveLength(36)
+    expect(logged!.entries.filter(({ type }) => type === 'round')).toHaveLength(24)
     expect(JSON.parse(await readFile(join(logged!.directory, 'best', 'adapter_config.json'), 'utf8'))).toMatchObject({ peft_type: 'LORA' })
-    expect((await run(['runs', '--home', home('a')])).out).toMatch(/rounds +loss[^]+36 +[▁▂▃▄▅▆▇█]{20}/)
+    expect((await run(['runs', '--home', home('a')])).out).toMatch(/rounds +loss[^]+24 +[▁▂▃▄▅▆▇█]{20}/)
   })
 })
