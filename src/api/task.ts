@@ -30,7 +30,7 @@ export const task = z.strictObject({
   system: template.optional().describe('a template of what the model is told before the question'),
   prompt: template.optional().describe('a template of the question: {field} is a field of the record, {field?} one that may be absent'),
   answer: z.union([field, z.array(field).min(1).readonly()]).optional()
-    .describe('the field with the right answer, or several of which the first that a record has counts'),
+    .describe('the field with the right answer, or with several; or several fields'),
   labels: z.union([z.array(label).min(2).max(MAX_LABELS).readonly(), z.record(z.string(), label)]).optional()
     .describe('classify: the labels, or the words for the values that the data has; unless given, those that occur in the data'),
   choices: z.union([field, z.array(field).min(2).max(MAX_LABELS).readonly()]).optional()

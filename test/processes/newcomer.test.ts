@@ -17,7 +17,7 @@ const READY_TIMEOUT_MS = 60_000
 const names = ['Bram', 'Cleo', 'Doran', 'Edda', 'Greta', 'Hugo'] as const
 const places = ['Oldbridge', 'Stillwater', 'Farhill', 'Reedham', 'Castleton', 'Westwood'] as const
 
-/** A table of two columns: sentences of the demo model's valley, and who of two helpers answers them: illness is Ada's, journeys are Finn's. */
+/** A table of two columns: sentences of the demo model's valley, and who answers them. Illness is Ada's, and journeys are Finn's. */
 function table (rows: number, seed: string): string {
   const random = new SeededRandom(seed)
   const lines = Array.from({ length: rows }, (_, i) => {

@@ -61,6 +61,17 @@ describe('training with data that is held out', { timeout: 60_000 }, () => {
     expect(adapterTensors(await client!.export(federation.path('last')))).toEqual(adapterTensors(await twin.clients[0]!.export(twin.path('last'))))
   })
 
+  it('leaves no round to the others', async () => {
+    const [client, other] = federation.clients
+    const [events] = await Promise.all([
+      trained(client!, { rounds: 6, fresh: true, seed: 1, evalData: join(root, 'heldout.jsonl'), evalEvery: 1 }),
+      trained(other!, { rounds: 6, fresh: true, seed: 1 })
+    ])
+    const rounds = events.filter((event) => event.type === 'round')
+    expect(rounds.map(({ leftOut }) => leftOut)).toEqual(Array.from({ length: 6 }, () => false))
+    expect(rounds.map(({ round }) => round - rounds[0]!.round)).toEqual([0, 1, 2, 3, 4, 5])
+  })
+
   it('ends when evaluations bring nothing, and then no round waits for the client', async () => {
     const [client, other] = federation.clients
     // What is held out cannot be learnt from the training data: with so large a step the loss soon rises.

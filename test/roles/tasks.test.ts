@@ -1,11 +1,10 @@
-import { writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EventOf, ResultOf } from '../../src/api/operations.ts'
 import { writeTinyModel } from '../helpers/tiny-model.ts'
 import { startFederation, type TestClient, type TestFederation } from './helpers.ts'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 
 type TaskEvent = EventOf<'evaluateTask'>
 type Predicted = Extract<TaskEvent, { type: 'prediction' }>

@@ -1,7 +1,7 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import type { EventOf, ResultOf } from '../../api/operations.ts'
 import { UsageError } from '../../errors.ts'
-import { compare, readPredictions } from '../../model/tasks/comparison.ts'
+import { comparePredictions, readPredictions } from '../../model/tasks/comparison.ts'
 import { readTask } from '../../model/tasks/task-file.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
@@ -126,7 +126,7 @@ interface Showing {
 async function showComparison (first: string, second: string, { terminal, json, seed }: Showing): Promise<void> {
   if (second === '') throw new UsageError('there is no second file to compare with', 'give two: --compare FIRST SECOND')
   const other = path(second)
-  const comparison = compare(await readPredictions(first), await readPredictions(other), String(seed))
+  const comparison = comparePredictions(await readPredictions(first), await readPredictions(other), String(seed))
   if (json) terminal.json(comparison)
   else for (const line of comparisonText(comparison, first, other)) terminal.line(line)
 }

@@ -56,11 +56,14 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
     { command: 'midspan train --data notes.jsonl --rounds 200', about: 'a hundred more' },
     { command: 'midspan train --data faq.csv --map prompt=asked --map completion=told', about: 'a table with columns of other names' },
     { command: 'midspan train --data train.csv --task classify --epochs 3', about: 'a classifier of a table with the columns text and label' },
-    { command: 'midspan train --data train.jsonl --eval-data heldout.jsonl --patience 3', about: 'until held-out data gains nothing any more' },
+    { command: 'midspan train --data train.jsonl --eval-data heldout.jsonl --patience 3', about: 'until held-out data gains nothing more' },
     { command: 'midspan train --data notes.jsonl --show-data 3', about: 'what would be learnt of the first three records' },
     { command: 'midspan train --data notes.jsonl --json | jq .loss', about: 'events for a program, one JSON object a line' }
   ],
-  async run ({ home, json, debug: _debug, config: _config, map, showData, task: nameOrPath, rounds, epochs, evalData, ...rest }, { terminal, signal }) {
+  async run (
+    { home, json, debug: _debug, config: _config, map, showData, task: nameOrPath, rounds, epochs, evalData, ...rest },
+    { terminal, signal }
+  ) {
     const task = nameOrPath === undefined ? undefined : await readTask(nameOrPath)
     const parameters = { ...rest, map: fieldMap(map), task }
     if (showData !== undefined) {

@@ -61,7 +61,8 @@ export function runsText (runs: readonly RunOverview[]): readonly string[] {
 /** Draws values as a line of blocks, at most so many columns wide: each column is the mean of the values that fall on it. */
 export function sparkline (values: ReadonlyArray<number | null>, columns: number): string {
   const width = Math.min(columns, values.length)
-  const means = Array.from({ length: width }, (_, i) => mean(values.slice(Math.floor(i * values.length / width), Math.floor((i + 1) * values.length / width))))
+  const at = (column: number): number => Math.floor(column * values.length / width)
+  const means = Array.from({ length: width }, (_, column) => mean(values.slice(at(column), at(column + 1))))
   const known = means.filter((value) => value !== null)
   const [least, greatest] = [Math.min(...known), Math.max(...known)]
   const level = (value: number): number => greatest === least ? 0 : Math.round((value - least) / (greatest - least) * (LEVELS.length - 1))

@@ -71,7 +71,7 @@ export function parsePrediction (text: string, place: string): PredictionLine {
  * Compares two sets of predictions of the same records, record by record: both lose and win the same records in each resample. Throws
  * TaskError where they are not of the same records.
  */
-export function compare (a: readonly PredictionLine[], b: readonly PredictionLine[], seed: string): Comparison {
+export function comparePredictions (a: readonly PredictionLine[], b: readonly PredictionLine[], seed: string): Comparison {
   const byKey = new Map(b.map((line) => [keyOf(line), line]))
   const pairs = a.map((line) => {
     const other = byKey.get(keyOf(line))

@@ -55,7 +55,8 @@ function referencesOf (
   fields: Fields,
   choices: readonly string[] | undefined
 ): { readonly list: readonly string[] } | Refused {
-  const name = answer.find((each) => valueAt(fields, each.split('.')) !== undefined)
+  const names = answer.filter((each) => valueAt(fields, each.split('.')) !== undefined)
+  const [name] = names
   if (name === undefined) return { reason: `has no field ${answer.join(' or ')} with the right answer` }
   const given = valueAt(fields, name.split('.'))
   if (choices !== undefined) {
@@ -63,8 +64,12 @@ function referencesOf (
     return chosen === undefined ? { reason: `has the answer ${JSON.stringify(given)}, which is none of its ${choices.length} choices` } : { list: [chosen] }
   }
   const isLabel = kind === 'classify'
-  const list = textsOf(given)?.map((text) => isLabel ? words.get(text.trim()) ?? text.trim() : text)
-  if (list === undefined) return { reason: `has a ${name} that is no text and no list of texts` }
+  const list: string[] = []
+  for (const each of names) {
+    const texts = textsOf(valueAt(fields, each.split('.')))
+    if (texts === undefined) return { reason: `has a ${each} that is no text and no list of texts` }
+    list.push(...texts.map((text) => isLabel ? words.get(text.trim()) ?? text.trim() : text).filter((text) => !list.includes(text)))
+  }
   if (list.length === 0 || list.some((text) => text.trim() === '')) return { reason: `has an empty ${name}: there is nothing to compare an answer with` }
   if (isLabel && list.length > 1) return { reason: `has ${list.length} labels, and classify has one a record` }
   const unknown = list.find((text) => labels?.includes(text) === false)

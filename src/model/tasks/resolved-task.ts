@@ -15,7 +15,7 @@ export interface ResolvedTask {
   readonly system: Template | undefined
   /** Of `chat` there is none: its records are conversations, or texts, as they are. */
   readonly prompt: Template | undefined
-  /** The fields of which the first that a record has holds the right answer. */
+  /** The fields that hold the right answers, as far as a record has them. */
   readonly answer: readonly string[]
   /** The words that an answer is one of, where the task lists them. */
   readonly labels: readonly string[] | undefined

@@ -36,7 +36,7 @@ const SCORERS: Readonly<Record<Exclude<MetricName, 'macro-f1' | 'loss' | 'perple
 export const LOWER_IS_BETTER: ReadonlySet<MetricName> = new Set(['loss', 'perplexity'])
 
 /** Computes metrics over all predictions, each with its 95 % interval. */
-export function score (metrics: readonly MetricName[], predictions: readonly Prediction[], seed: string): Scored[] {
+export function scorePredictions (metrics: readonly MetricName[], predictions: readonly Prediction[], seed: string): Scored[] {
   return metrics.map((metric) => ({ metric, ...bootstrap(predictions.length, statisticOf(metric, predictions), seed) }))
 }
 

@@ -2,7 +2,7 @@ import { truncate } from 'node:fs/promises'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { MidspanError } from '../../../src/errors.ts'
-import { compare, MAX_PREDICTIONS_BYTES, parsePrediction, readPredictions, type PredictionLine } from '../../../src/model/tasks/comparison.ts'
+import { comparePredictions, MAX_PREDICTIONS_BYTES, parsePrediction, readPredictions, type PredictionLine } from '../../../src/model/tasks/comparison.ts'
 import { temporaryFile } from '../../helpers/temporary-file.ts'
 
 /** Predictions of as many records, of which those are right whose number the function accepts. */
@@ -14,20 +14,20 @@ function predictions (count: number, isRight: (record: number) => boolean): Pred
 
 describe('a comparison', () => {
   it('finds a difference where one is better on more records than chance would have it', () => {
-    const { metrics: [accuracy] } = compare(predictions(200, (i) => i % 2 === 0), predictions(200, (i) => i % 5 !== 0), '0')
+    const { metrics: [accuracy] } = comparePredictions(predictions(200, (i) => i % 2 === 0), predictions(200, (i) => i % 5 !== 0), '0')
     expect(accuracy).toMatchObject({ metric: 'accuracy', a: 0.5, b: 0.8, better: 'b' })
     expect(accuracy!.difference.value).toBeCloseTo(0.3, 12)
   })
 
   it('pairs the records: the same difference on each of them has no spread', () => {
-    const { metrics: [same] } = compare(predictions(20, (i) => i > 10), predictions(20, (i) => i > 10), '0')
+    const { metrics: [same] } = comparePredictions(predictions(20, (i) => i > 10), predictions(20, (i) => i > 10), '0')
     expect(same).toMatchObject({ difference: { value: 0, low: 0, high: 0 }, better: null })
   })
 
   it('takes a smaller loss for the better one', () => {
     const losses = (loss: number): PredictionLine[] => predictions(20, () => true)
       .map(({ prediction: _, ...line }) => ({ ...line, kind: 'chat', metrics: ['loss'], references: [], loss, tokens: 2 }))
-    expect(compare(losses(4), losses(2), '0').metrics[0]).toMatchObject({ a: 2, b: 1, better: 'b' })
+    expect(comparePredictions(losses(4), losses(2), '0').metrics[0]).toMatchObject({ a: 2, b: 1, better: 'b' })
   })
 
   it.each([
@@ -35,7 +35,7 @@ describe('a comparison', () => {
     ['more records', predictions(4, () => true), 'the first file has 3 records and the second 4'],
     ['other records', predictions(3, () => true).map((line) => ({ ...line, references: ['c'] })), 'record 1 is another one']
   ])('refuses a second file with %s', (_, second, message) => {
-    expect(() => compare(predictions(3, () => true), second, '0')).toThrow(message)
+    expect(() => comparePredictions(predictions(3, () => true), second, '0')).toThrow(message)
   })
 })
 

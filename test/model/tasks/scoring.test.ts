@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { bootstrap } from '../../../src/model/tasks/bootstrap.ts'
-import { baselinesOf, score, type Prediction } from '../../../src/model/tasks/scoring.ts'
+import { baselinesOf, scorePredictions, type Prediction } from '../../../src/model/tasks/scoring.ts'
 
 function answered (pairs: ReadonlyArray<readonly [prediction: string, reference: string]>, choices?: number): Prediction[] {
   return pairs.map(([prediction, reference]) => ({ prediction, references: [reference], choices }))
@@ -22,18 +22,18 @@ describe('a bootstrap', () => {
 
 describe('scores', () => {
   it('take the best of several right answers', () => {
-    const [{ value } = { value: NaN }] = score(['exact-match'], [{ prediction: 'The cat.', references: ['a dog', 'cat'] }], '0')
+    const [{ value } = { value: NaN }] = scorePredictions(['exact-match'], [{ prediction: 'The cat.', references: ['a dog', 'cat'] }], '0')
     expect(value).toBe(1)
   })
 
   it('count a generated answer that is no label as wrong, and as no class of its own', () => {
     const given = answered([['a', 'a'], ['nonsense', 'a'], ['b', 'b']])
-    expect(score(['accuracy', 'macro-f1'], given, '0').map(({ value }) => value)).toEqual([2 / 3, (2 / 3 + 1) / 2])
+    expect(scorePredictions(['accuracy', 'macro-f1'], given, '0').map(({ value }) => value)).toEqual([2 / 3, (2 / 3 + 1) / 2])
   })
 
   it('weigh losses by their tokens', () => {
     const given = [{ references: [], loss: 2, tokens: 1 }, { references: [], loss: 2, tokens: 3 }]
-    expect(score(['loss', 'perplexity'], given, '0').map(({ value }) => value)).toEqual([1, Math.E])
+    expect(scorePredictions(['loss', 'perplexity'], given, '0').map(({ value }) => value)).toEqual([1, Math.E])
   })
 
   it('are compared with the most frequent label, and with chance', () => {

@@ -58,10 +58,12 @@ describe('a task', () => {
   it('has bounds', async () => {
     const accepts = (value: object): boolean => task.safeParse({ kind: 'classify', ...value }).success
     const labels = (count: number): string[] => Array.from({ length: count }, (_, i) => `label ${i}`)
-    expect([accepts({ prompt: 'x'.repeat(MAX_TEMPLATE_CHARACTERS) }), accepts({ prompt: 'x'.repeat(MAX_TEMPLATE_CHARACTERS + 1) })]).toEqual([true, false])
+    const prompts = [MAX_TEMPLATE_CHARACTERS, MAX_TEMPLATE_CHARACTERS + 1].map((length) => 'x'.repeat(length))
+    expect(prompts.map((prompt) => accepts({ prompt }))).toEqual([true, false])
     expect([accepts({ labels: labels(MAX_LABELS) }), accepts({ labels: labels(MAX_LABELS + 1) })]).toEqual([true, false])
     expect([accepts({ maxNewTokens: MAX_ANSWER_TOKENS }), accepts({ maxNewTokens: MAX_ANSWER_TOKENS + 1 })]).toEqual([true, false])
-    await expect(readTask(await temporaryFile('large.yaml', '#'.repeat(MAX_TASK_BYTES + 1)))).rejects.toThrow(`more than the ${MAX_TASK_BYTES}`)
+    const large = await temporaryFile('large.yaml', '#'.repeat(MAX_TASK_BYTES + 1))
+    await expect(readTask(large)).rejects.toThrow(`more than the ${MAX_TASK_BYTES}`)
   })
 
   it('is named by a word or by a file', async () => {
@@ -72,7 +74,8 @@ describe('a task', () => {
 })
 
 describe('a record', () => {
-  const asked = (given: object, fields: object): unknown => questionOf(resolveTask(task.parse(given)), fields as Readonly<Record<string, unknown>>)
+  const asked = (given: object, fields: object): unknown =>
+    questionOf(resolveTask(task.parse(given)), fields as Readonly<Record<string, unknown>>)
 
   it('becomes a question with its label in words', () => {
     expect(asked({ kind: 'classify', labels: { 0: 'no', 1: 'yes' }, prompt: '{text}? {labels}' }, { text: 'Rain', label: 1 }))
@@ -93,6 +96,8 @@ describe('a record', () => {
     const question = { question: 'Who?', context: 'Ada.' }
     expect(asked({ kind: 'qa' }, { ...question, answers: { text: ['Ada', 'Ada', 'she'] } })).toMatchObject({ references: ['Ada', 'she'] })
     expect(asked({ kind: 'qa' }, { ...question, answer: 'Ada' })).toMatchObject({ references: ['Ada'] })
+    expect(asked({ kind: 'qa', answer: ['first', 'second', 'third'] }, { ...question, first: 'Ada', second: 'she' }))
+      .toMatchObject({ references: ['Ada', 'she'] })
   })
 
   it.each([

@@ -1,7 +1,7 @@
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import type { EncodedQuestion } from '../../../model/tasks/read-questions.ts'
 import { resolveTask } from '../../../model/tasks/resolved-task.ts'
-import { baselinesOf, score, type Prediction } from '../../../model/tasks/scoring.ts'
+import { baselinesOf, scorePredictions, type Prediction } from '../../../model/tasks/scoring.ts'
 import type { Client } from '../client.ts'
 import { foundIn, loadQuestions } from '../training/data.ts'
 import { finite } from './finite.ts'
@@ -59,7 +59,7 @@ export async function * evaluateTask (
     type: 'result',
     kind,
     records: predictions.length,
-    metrics: score(metrics, predictions, String(data.seed)).map(({ metric, value, low, high }) => ({
+    metrics: scorePredictions(metrics, predictions, String(data.seed)).map(({ metric, value, low, high }) => ({
       metric, value: finite(value), low: finite(low), high: finite(high)
     })),
     baselines: baselinesOf(kind, metrics, predictions).map(({ name, metrics }) => ({

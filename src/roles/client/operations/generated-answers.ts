@@ -1,4 +1,3 @@
-import { setTimeout as delay } from 'node:timers/promises'
 import type { Waiting } from '../../../api/fields.ts'
 import { MidspanError } from '../../../errors.ts'
 import type { EncodedQuestion } from '../../../model/tasks/read-questions.ts'
@@ -9,6 +8,7 @@ import { generateTokens, Sequence } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
 import { generationRoute, replayOptions } from '../server-route.ts'
 import type { Traffic } from '../traffic.ts'
+import { inOrder } from './in-order.ts'
 
 export interface GenerationOptions {
   /** Tokens of an answer at most. */
@@ -22,9 +22,6 @@ export interface GenerationOptions {
 
 /** How often it is told how many tokens there are. */
 const TELL_MS = 1_000
-
-/** The code with which servers say that they have no room for another sequence now. */
-const CACHE_FULL = 'E_CACHE_FULL'
 
 export type GeneratedEvent =
   | Waiting
@@ -43,59 +40,28 @@ export async function * generatedAnswers (
 ): AsyncGenerator<GeneratedEvent> {
   const notices = new Notices()
   await client.adapters.refreshAlone(signal)
-  for await (const event of notices.among(answersInOrder(new Answerer(client, options, notices), questions, options.texts, signal)))
+  for await (const event of notices.among(answers(new Answerer(client, options, notices), questions, options.texts, signal)))
     yield 'notice' in event ? { type: 'waiting', reason: event.notice } : event
 }
 
-async function * answersInOrder (
+async function * answers (
   answerer: Answerer,
   questions: readonly EncodedQuestion[],
   texts: number,
   signal: AbortSignal
 ): AsyncGenerator<Exclude<GeneratedEvent, Waiting>> {
-  const left = new AbortController()
-  const until = AbortSignal.any([signal, left.signal])
-  const running: Array<Promise<string>> = []
-  let [next, atOnce, told] = [0, texts, 0]
-  const start = (question: EncodedQuestion): Promise<string> => {
-    const answer = answerer.answer(question, until)
-    answer.catch(() => {}) // thrown when it is its turn
-    return answer
-  }
-  try {
-    for (const question of questions) {
-      while (next < questions.length && running.length < atOnce) running.push(start(questions[next++]!))
-      let first = running.shift()!
-      for (;;) {
-        try {
-          while (!await settles(first)) {
-            if (answerer.tokens > told) yield { type: 'progress', tokens: told = answerer.tokens }
-          }
-          yield { question, prediction: await first, traffic: answerer.traffic }
-          break
-        } catch (error) {
-          if (!(error instanceof MidspanError) || error.code !== CACHE_FULL || atOnce === 1) throw error
-          // Those that have room come to their end, and nobody takes what they leave.
-          atOnce = 1
-          await Promise.allSettled(running)
-          first = start(question)
-        }
-      }
-    }
-  } finally {
-    left.abort(new MidspanError('E_CALLER_GONE', 'the evaluation was ended'))
-    await Promise.allSettled(running)
+  const work = async (question: EncodedQuestion, until: AbortSignal): Promise<string> => await answerer.answer(question, until)
+  const options = { atOnce: texts, wantsRoom: isCacheFull, tickMs: TELL_MS }
+  let told = 0
+  for await (const event of inOrder(questions, work, options, signal)) {
+    if (event !== 'tick') yield { question: event.item, prediction: event.result, traffic: answerer.traffic }
+    else if (answerer.tokens > told) yield { type: 'progress', tokens: told = answerer.tokens }
   }
 }
 
-/** Whether a promise settles before it is time to tell how far the work is. */
-async function settles (promise: Promise<unknown>): Promise<boolean> {
-  const over = new AbortController()
-  try {
-    return await Promise.race([promise.then(() => true, () => true), delay(TELL_MS, false, { signal: over.signal })])
-  } finally {
-    over.abort()
-  }
+/** Whether a server said that it has no room for another sequence now. */
+function isCacheFull (error: unknown): boolean {
+  return error instanceof MidspanError && error.code === 'E_CACHE_FULL'
 }
 
 /** Answers questions over routes of their own. */

@@ -3,10 +3,10 @@ import { createReadStream } from 'node:fs'
 import type { DataOptions } from '../../../api/data.ts'
 import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
+import type { Questions } from '../../../model/tasks/read-questions.ts'
 import { Batches } from '../../../model/text/batches.ts'
 import type { Dataset, FirstRecords } from '../../../model/text/dataset.ts'
 import { filesOf } from '../../../model/text/read-records.ts'
-import type { Questions } from '../../../model/tasks/read-questions.ts'
 import {
   firstRecordsInThread, loadDatasetInThread, readQuestionsInThread, type DatasetTask
 } from '../../../model/text/threads/dataset-thread.ts'
