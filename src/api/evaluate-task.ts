@@ -11,6 +11,7 @@ export const evaluateTask = operation({
   parameters: dataParameters.omit({ packing: true, sequences: true }).extend({
     task,
     limit: z.int().min(1).optional().describe('records at most; of more, as many are drawn by the seed'),
+    after: count.default(0).describe('begins after the record of this number, as where an evaluation was cut off'),
     texts: z.int().min(1).max(64).default(4).describe('texts that are generated at once'),
     timeoutMs
   }),

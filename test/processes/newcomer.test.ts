@@ -74,6 +74,11 @@ describe("a newcomer's table of two columns", { timeout: 180_000 }, () => {
     expect(baselines[0]!.metrics[0]!.value).toBe(0.5)
     expect(metrics[0]).toMatchObject({ metric: 'accuracy' })
     expect(metrics[0]!.value).toBeGreaterThan(0.9)
+    // As if the evaluation had been cut off in the middle of its tenth line.
+    const lines = await readFile(home('after.jsonl'), 'utf8')
+    await writeFile(home('after.jsonl'), lines.split('\n').slice(0, 10).join('\n').slice(0, -5))
+    const resumed = await run([...evaluate, home('after.jsonl'), '--resume', '--json'])
+    expect((JSON.parse(resumed.out) as { metrics: unknown }).metrics).toEqual(metrics)
     const compared = await run(['evaluate', '--compare', home('before.jsonl'), home('after.jsonl')])
     expect(compared.out).toMatch(/^24 records answered[^]+accuracy .+ the second is better/)
     expect(await run(['export', '--home', home('a'), '--out', home('adapter')])).toMatchObject({ code: 0 })

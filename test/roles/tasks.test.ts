@@ -87,6 +87,15 @@ describe('a task across the network', { timeout: 60_000 }, () => {
     expect(other).not.toEqual(once)
   })
 
+  it('goes on after a record, and then asks what is left of what was drawn', async () => {
+    const data = await written('rest.jsonl', Array.from({ length: 6 }, (_, i) => ({ text: 'mill'.repeat(1 + i), label: i % 2 === 0 ? 'a' : 'b' })))
+    const whole = await evaluated({ data, limit: 5, task: { kind: 'classify' } })
+    const after = whole.predictions[2]!.record
+    expect((await evaluated({ data, limit: 5, after, task: { kind: 'classify' } })).predictions).toEqual(whole.predictions.slice(3))
+    const { predictions, result } = await evaluated({ data, after: 6, task: { kind: 'classify' } })
+    expect([predictions, result]).toMatchObject([[], { records: 0, metrics: [] }])
+  })
+
   it('names the records that it cannot ask, and the labels that no record has', async () => {
     const data = await written('bad.jsonl', [
       ...texts, { text: 'x', label: 'other' }, { text: 'a'.repeat(80), label: 'old' }

@@ -1,12 +1,13 @@
-import { open, type FileHandle } from 'node:fs/promises'
+import { open, readFile, type FileHandle } from 'node:fs/promises'
 import type { EventOf, ResultOf } from '../../api/operations.ts'
 import { UsageError } from '../../errors.ts'
-import { comparePredictions, readPredictions } from '../../model/tasks/comparison.ts'
+import { asPrediction, comparePredictions, readPredictions, wholePredictions, type PredictionLine } from '../../model/tasks/comparison.ts'
+import { judge } from '../../model/tasks/scoring.ts'
 import { readTask } from '../../model/tasks/task-file.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { bytes, lossText, plural, seconds } from '../format.ts'
-import { defaulted, grouped, optional, repeated } from '../option.ts'
+import { defaulted, grouped, optional, repeated, toggle } from '../option.ts'
 import { dataOptions, fieldMap, json, task, timeout } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { choice, integer, path } from '../values.ts'
@@ -41,6 +42,7 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
       task,
       texts: defaulted('COUNT', integer({ min: 1, max: 64 }), '4', 'Answers that are generated at once'),
       predictions: optional('FILE', path, 'Write the answer to each record, with the right ones, as JSON lines'),
+      resume: toggle('Go on after the records that the file of predictions has'),
       compare: optional('FILE', path, 'Compare two files of predictions, record by record, and evaluate nothing')
     }),
     ...grouped('Network', { timeout }),
@@ -49,10 +51,11 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
   examples: [
     { command: 'midspan evaluate --data heldout.jsonl', about: 'loss and perplexity over a file' },
     { command: 'midspan evaluate --data heldout.csv --task classify --predictions after.jsonl', about: 'accuracy of a classifier' },
+    { command: 'midspan evaluate --data heldout.csv --task classify --predictions after.jsonl --resume', about: 'the rest of it' },
     { command: 'midspan evaluate --compare before.jsonl after.jsonl', about: 'whether training has made a difference' }
   ],
   async run (
-    { home, json, timeout, debug: _debug, config: _config, map, task: nameOrPath, texts, predictions, compare: first, ...rest },
+    { home, json, timeout, debug: _debug, config: _config, map, task: nameOrPath, texts, predictions, resume, compare: first, ...rest },
     { terminal, signal, argument }
   ) {
     if (first !== undefined) return await showComparison(first, argument, { terminal, json, seed: rest.seed ?? 0 })
@@ -61,13 +64,17 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
     const parameters = { ...rest, map: fieldMap(map), timeoutMs: timeout }
     if (nameOrPath === undefined) {
       if (predictions !== undefined) throw new UsageError('there are no predictions without a task', 'give --task')
+      if (resume) throw new UsageError('only a task is resumed', 'give --task and --predictions')
       return await measureLoss(callDaemon(home, 'evaluate', parameters, signal), terminal, json)
     }
     const { packing, sequences, ...asked } = parameters
     if (packing !== undefined || sequences !== undefined)
       throw new UsageError('--packing and --sequences are of no use with --task', 'leave them out: a task asks one record at a time')
-    const given = { ...asked, texts, task: await readTask(nameOrPath) }
-    await showTask(callDaemon(home, 'evaluateTask', given, signal), new TaskView(terminal, json), predictions)
+    if (resume && predictions === undefined) throw new UsageError('there is nothing to go on with', 'give --predictions')
+    const before = resume ? wholePredictions(await readFile(predictions!, 'utf8').catch(() => '')) : []
+    const given = { ...asked, texts, after: before.at(-1)?.record ?? 0, task: await readTask(nameOrPath) }
+    const events = callDaemon(home, 'evaluateTask', given, signal)
+    await showTask(withEarlier(events, before, String(rest.seed ?? 0)), new TaskView(terminal, json), { path: predictions, before })
   }
 })
 
@@ -98,15 +105,44 @@ async function measureLoss (events: AsyncIterable<EventOf<'evaluate'>>, terminal
   }
 }
 
+type TaskEvent = EventOf<'evaluateTask'>
+
+/** Judges the records that were answered before together with those that are answered now. */
+async function * withEarlier (
+  events: AsyncIterable<TaskEvent>,
+  before: readonly PredictionLine[],
+  seed: string
+): AsyncGenerator<TaskEvent> {
+  const [first] = before
+  const lines: PredictionLine[] = [...before]
+  for await (const event of events) {
+    if (event.type === 'prediction') {
+      const { type: _, ...line } = event
+      lines.push(line)
+    }
+    if (first === undefined || event.type !== 'result') yield event
+    else yield { ...event, ...judge(event.kind, first.metrics, lines.map(asPrediction), seed) }
+  }
+}
+
+interface PredictionsFile {
+  readonly path: string | undefined
+  /** What it begins with. */
+  readonly before: readonly PredictionLine[]
+}
+
 /** Shows the evaluation of a task, and writes the predictions to a file as they come. */
-async function showTask (events: AsyncIterable<EventOf<'evaluateTask'>>, view: TaskView, predictions: string | undefined): Promise<void> {
+async function showTask (events: AsyncIterable<TaskEvent>, view: TaskView, { path, before }: PredictionsFile): Promise<void> {
   let file: FileHandle | undefined
   try {
     for await (const event of events) {
-      if (event.type === 'prediction' && predictions !== undefined) {
+      if (event.type === 'prediction' && path !== undefined) {
         const { type: _type, ...line } = event
-        // It holds what the records hold: it is for its owner alone.
-        file ??= await open(predictions, 'w', 0o600)
+        if (file === undefined) {
+          // It holds what the records hold: it is for its owner alone.
+          file = await open(path, 'w', 0o600)
+          for (const earlier of before) await file.write(`${JSON.stringify(earlier)}\n`)
+        }
         await file.write(`${JSON.stringify(line)}\n`)
       }
       view.show(event)

@@ -51,6 +51,19 @@ export async function readPredictions (path: string): Promise<readonly Predictio
   return lines.map(({ text, line }) => parsePrediction(text, `${path} line ${line}`))
 }
 
+/** Reads the whole lines at the beginning of a file of predictions: of a process that was killed, the last may be torn. */
+export function wholePredictions (text: string): readonly PredictionLine[] {
+  const lines: PredictionLine[] = []
+  for (const line of text.split('\n').slice(0, -1)) {
+    try {
+      lines.push(parsePrediction(line, ''))
+    } catch {
+      break
+    }
+  }
+  return lines
+}
+
 /** Reads one line of a file of predictions. Throws TaskError that begins with `place`. */
 export function parsePrediction (text: string, place: string): PredictionLine {
   const fail = (reason: string): never => {
@@ -109,7 +122,8 @@ function isSame (a: readonly string[], b: readonly string[]): boolean {
   return a.length === b.length && a.every((text, i) => text === b[i])
 }
 
-function asPrediction ({ references, prediction, loss, tokens, logLikelihoods }: PredictionLine): Prediction {
+/** Returns a line of a file of predictions as it is scored. */
+export function asPrediction ({ references, prediction, loss, tokens, logLikelihoods }: PredictionLine): Prediction {
   return {
     references,
     prediction,

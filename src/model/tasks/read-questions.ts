@@ -45,6 +45,8 @@ export interface Questions {
 export interface QuestionOptions extends Pick<DatasetOptions, 'vocabularySize' | 'columns' | 'skipBadLines' | 'fault' | 'lossOn'> {
   /** Records at most; with more, as many are drawn by the seed. */
   readonly limit?: number
+  /** Leaves out the records up to this number, which were asked before. */
+  readonly after?: number
   readonly seed: string
   /** Tokens of a sequence at most. */
   readonly maxTokens: number
@@ -65,7 +67,10 @@ export async function readQuestions (
   const labels = task.kind === 'classify' ? task.labels ?? labelsIn(found) : undefined
   const encoder = new QuestionEncoder(tokenizer, task, labels, options)
   const questions: EncodedQuestion[] = []
-  for (const { place, record, read } of drawn(found, options)) {
+  const { after = 0 } = options
+  const wanted = drawn(found, options)
+  const left = wanted.filter(({ record }) => record > after)
+  for (const { place, record, read } of left) {
     const encoded = 'kind' in read ? encoder.record(read) : encoder.question(read)
     if ('reason' in encoded) {
       badLines.add(place, encoded.reason)
@@ -75,10 +80,10 @@ export async function readQuestions (
     for (const remark of remarks) notices.add(place, remark)
     questions.push({ ...place, record, ...question })
   }
-  checkUsable(paths, { records, badLines, used: questions.length }, options, SEE)
+  checkUsable(paths, { records, badLines, used: questions.length + wanted.length - left.length }, options, SEE)
   return {
     questions,
-    ...(labels === undefined ? {} : { labels, unseenLabels: unseenIn(questions, labels) }),
+    ...(labels === undefined ? {} : { labels, unseenLabels: unseenIn(wanted, labels) }),
     records,
     badLineCount: badLines.count,
     badLines: badLines.lines,
@@ -146,8 +151,8 @@ function labelsIn (found: readonly Usable[]): readonly string[] {
   return [...new Set(found.flatMap(({ read }) => 'references' in read ? read.references : []))].sort()
 }
 
-function unseenIn (questions: readonly EncodedQuestion[], labels: readonly string[]): readonly string[] {
-  const present = new Set(questions.flatMap(({ references }) => references))
+function unseenIn (found: readonly Usable[], labels: readonly string[]): readonly string[] {
+  const present = new Set(labelsIn(found))
   return labels.filter((label) => !present.has(label))
 }
 

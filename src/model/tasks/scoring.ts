@@ -16,6 +16,34 @@ export interface Prediction {
   readonly choices?: number | undefined
 }
 
+/** What the predictions of a task came to, as plain JSON. */
+export interface Judgement {
+  readonly records: number
+  readonly metrics: ReadonlyArray<{ readonly metric: MetricName } & { readonly [K in keyof Interval]: number | null }>
+  readonly baselines: ReadonlyArray<{
+    readonly name: string
+    readonly metrics: ReadonlyArray<{ readonly metric: MetricName, readonly value: number | null }>
+  }>
+}
+
+/** Judges predictions by the metrics of a task, with what they are to be compared with. Without predictions there is nothing to judge. */
+export function judge (kind: TaskKind, metrics: readonly MetricName[], predictions: readonly Prediction[], seed: string): Judgement {
+  if (predictions.length === 0) return { records: 0, metrics: [], baselines: [] }
+  return {
+    records: predictions.length,
+    metrics: scorePredictions(metrics, predictions, seed).map(({ metric, value, low, high }) => ({
+      metric, value: finite(value), low: finite(low), high: finite(high)
+    })),
+    baselines: baselinesOf(kind, metrics, predictions).map(({ name, metrics }) => ({
+      name, metrics: metrics.map(({ metric, value }) => ({ metric, value: finite(value) }))
+    }))
+  }
+}
+
+function finite (value: number): number | null {
+  return Number.isFinite(value) ? value : null
+}
+
 export interface Scored extends Interval {
   readonly metric: MetricName
 }

@@ -2,7 +2,7 @@ import { truncate } from 'node:fs/promises'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { MidspanError } from '../../../src/errors.ts'
-import { comparePredictions, MAX_PREDICTIONS_BYTES, parsePrediction, readPredictions, type PredictionLine } from '../../../src/model/tasks/comparison.ts'
+import { comparePredictions, MAX_PREDICTIONS_BYTES, parsePrediction, readPredictions, wholePredictions, type PredictionLine } from '../../../src/model/tasks/comparison.ts'
 import { temporaryFile } from '../../helpers/temporary-file.ts'
 
 /** Predictions of as many records, of which those are right whose number the function accepts. */
@@ -46,6 +46,13 @@ describe('a file of predictions', () => {
     expect(await readPredictions(await temporaryFile('good.jsonl', `${good}\n`))).toEqual([line])
     await expect(readPredictions(await temporaryFile('bad.jsonl', `${good}\nx\n`))).rejects.toThrow('line 2 is no prediction: it is not valid JSON')
     await expect(readPredictions(await temporaryFile('empty.jsonl', '\n'))).rejects.toThrow('holds no predictions')
+  })
+
+  it('is whole up to a line that is torn', () => {
+    const lines = predictions(3, () => true)
+    const text = lines.map((line) => `${JSON.stringify(line)}\n`).join('')
+    expect(wholePredictions(text.slice(0, -9))).toEqual(lines.slice(0, 2))
+    expect(wholePredictions('')).toEqual([])
   })
 
   it('has a bound', async () => {

@@ -1,7 +1,7 @@
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import type { EncodedQuestion } from '../../../model/tasks/read-questions.ts'
 import { resolveTask } from '../../../model/tasks/resolved-task.ts'
-import { baselinesOf, scorePredictions, type Prediction } from '../../../model/tasks/scoring.ts'
+import { judge, type Prediction } from '../../../model/tasks/scoring.ts'
 import type { Client } from '../client.ts'
 import { foundIn, loadQuestions } from '../training/data.ts'
 import { finite } from './finite.ts'
@@ -25,12 +25,12 @@ interface Answered {
  */
 export async function * evaluateTask (
   client: Client,
-  { task, texts, timeoutMs, limit, ...data }: ParametersOf<'evaluateTask'>,
+  { task, texts, timeoutMs, limit, after, ...data }: ParametersOf<'evaluateTask'>,
   signal: AbortSignal
 ): AsyncGenerator<TaskEvent> {
   const { context: { charter, paths } } = client
   const { kind, by, metrics, maxNewTokens } = resolveTask(task)
-  const { questions: read, maxTokens } = await loadQuestions({ ...data, task, limit }, paths.model, charter, signal)
+  const { questions: read, maxTokens } = await loadQuestions({ ...data, task, limit, after }, paths.model, charter, signal)
   const { questions, labels, unseenLabels } = read
   const found = foundIn(read)
   yield { type: 'start', records: questions.length, ...(labels === undefined ? {} : { labels, unseenLabels }), ...found }
@@ -58,13 +58,7 @@ export async function * evaluateTask (
   yield {
     type: 'result',
     kind,
-    records: predictions.length,
-    metrics: scorePredictions(metrics, predictions, String(data.seed)).map(({ metric, value, low, high }) => ({
-      metric, value: finite(value), low: finite(low), high: finite(high)
-    })),
-    baselines: baselinesOf(kind, metrics, predictions).map(({ name, metrics }) => ({
-      name, metrics: metrics.map(({ metric, value }) => ({ metric, value: finite(value) }))
-    })),
+    ...judge(kind, metrics, predictions, String(data.seed)),
     seconds: (Date.now() - startedAtMs) / 1000,
     ...found,
     ...traffic

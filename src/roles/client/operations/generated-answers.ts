@@ -82,7 +82,8 @@ class Answerer {
   get traffic (): Traffic { return this.#statistics.traffic }
 
   async answer ({ prompt = new Int32Array() }: EncodedQuestion, signal: AbortSignal): Promise<string> {
-    const { context, runtime: { tokenizer, model, boundary, clientModel: { weights } }, leftOut, caught, sessions, adapters, verifier } = this.#client
+    const { context, runtime, leftOut, caught, sessions, adapters, verifier } = this.#client
+    const { tokenizer, model, boundary, clientModel: { weights } } = runtime
     const { charter, client: { partition } } = context
     const { maxNewTokens, maxTokens, timeoutMs } = this.#options
     const ids = [...prompt]

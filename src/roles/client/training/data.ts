@@ -46,7 +46,10 @@ export async function readFirstRecords (
 
 /** Reads a data file as questions of a task within a charter's bounds. Throws DatasetError, TaskError, TokenizerError and UsageError. */
 export async function loadQuestions (
-  { task, limit, ...options }: DataOptions & Required<Pick<DataOptions, 'task'>> & { readonly limit?: number | undefined },
+  { task, limit, after, ...options }: DataOptions & Required<Pick<DataOptions, 'task'>> & {
+    readonly limit?: number | undefined
+    readonly after?: number
+  },
   modelPath: string,
   charter: Charter,
   signal: AbortSignal
@@ -57,7 +60,13 @@ export async function loadQuestions (
     dir: modelPath,
     ...reading,
     task,
-    questions: { ...encoding, maxTokens, seed: String(options.seed), ...(limit === undefined ? {} : { limit }) }
+    questions: {
+      ...encoding,
+      maxTokens,
+      seed: String(options.seed),
+      ...(limit === undefined ? {} : { limit }),
+      ...(after === undefined ? {} : { after })
+    }
   }, signal)
   return { questions, maxTokens }
 }
