@@ -28,7 +28,12 @@
  * @module midspan
  */
 export type { EventOf, GivenParameters, OperationName, ProgressOf, ResultOf } from './api/operations.ts'
+export type { MetricName, Task, TaskKind } from './api/task.ts'
 export { MidspanError, UsageError } from './errors.ts'
+export { comparePredictions, readPredictions, type Comparison, type PredictionLine } from './model/tasks/comparison.ts'
+export { TaskError } from './model/tasks/resolved-task.ts'
+export { scorePredictions, type Prediction, type Scored } from './model/tasks/scoring.ts'
+export { parseTask, readTask } from './model/tasks/task-file.ts'
 export { ControlClient, DaemonGoneError, NoDaemonError } from './node/control/client.ts'
 export { DaemonError } from './node/control/messages.ts'
 export { startDaemon, type Daemon, type DaemonOptions, type DaemonStatus } from './node/daemon/daemon.ts'

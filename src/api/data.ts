@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { task } from './task.ts'
 
 /** How batches are made of a data file. */
 export const dataParameters = z.strictObject({
@@ -6,6 +7,8 @@ export const dataParameters = z.strictObject({
   data: z.union([z.string().min(1), z.array(z.string().min(1)).min(1).readonly()]).describe('paths of files, or of directories of files'),
   /** Which column of the data stands for which field. */
   map: z.record(z.string(), z.string()).optional().describe('the columns that stand for fields, by field'),
+  /** What the records are learnt for, where they are not learnt as they are. */
+  task: task.optional().describe('the task that the records are made into questions and answers of'),
   /** Goes on where more than half of the records are unusable. */
   skipBadLines: z.boolean().default(false).describe('go on where more than half of the records are unusable'),
   sequences: z.int().min(1).optional().describe('sequences of a batch'),

@@ -1,4 +1,5 @@
 import type { z } from 'zod'
+import { evaluateTask } from './evaluate-task.ts'
 import { evaluate } from './evaluate.ts'
 import { exportTrained } from './export.ts'
 import { generate } from './generate.ts'
@@ -29,6 +30,7 @@ export const operations = {
   preview,
   train,
   evaluate,
+  evaluateTask,
   generate,
   export: exportTrained
 } as const

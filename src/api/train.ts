@@ -3,10 +3,18 @@ import { dataParameters } from './data.ts'
 import { count, dataFound, finiteOrNull, traffic, waiting } from './fields.ts'
 import { operation } from './operation.ts'
 
+/** Passes over the data that a run may ask for: far more than any fine-tuning needs. */
+export const MAX_EPOCHS = 10_000
+
 export const train = operation({
   about: 'Takes part in training until the rounds asked for are done',
   parameters: dataParameters.extend({
     rounds: z.int().min(1).default(100).describe('rounds of this client in total, those already done included'),
+    epochs: z.int().min(1).max(MAX_EPOCHS).optional().describe('passes over the data, in place of rounds'),
+    evalData: z.union([z.string().min(1), z.array(z.string().min(1)).min(1).readonly()]).optional()
+      .describe('paths of data that is held out, on which the loss is measured during the run'),
+    evalEvery: z.int().min(1).default(10).describe('rounds from one such evaluation to the next'),
+    patience: z.int().min(1).optional().describe('evaluations in a row without a smaller loss after which the run ends'),
     noise: z.number().min(0).optional().describe('noise on hidden states, relative to the clip'),
     gradientNoise: z.number().min(0).optional().describe('noise on gradients, relative to the clip'),
     rewind: z.boolean().default(false)
@@ -38,6 +46,14 @@ export const train = operation({
       clippedFraction: z.number().describe('the share of released hidden states that the clip shortened, 0 to 1'),
       leftOut: z.boolean().describe("whether this client missed the round's deadline, so that its work is not in the step"),
       members: count.describe('clients in the round')
+    }),
+    evaluation: z.object({
+      type: z.literal('evaluation'),
+      done: count.describe('rounds that this run had done; 0 before the first'),
+      loss: finiteOrNull.describe('mean over the counted tokens of the data that is held out, in nats'),
+      tokens: count.describe('tokens that the loss counted'),
+      best: z.boolean().describe('whether it is the smallest loss of the run so far'),
+      kept: z.string().optional().describe('the directory in which the adapters of the best evaluation are')
     })
   },
   result: z.object({
@@ -45,6 +61,12 @@ export const train = operation({
     rounds: count.describe('rounds done in total'),
     loss: finiteOrNull.describe('of the last round; null where there was nothing left to do'),
     seconds: z.number(),
-    ...traffic
+    ...traffic,
+    run: z.string().optional().describe("the directory of the run's log"),
+    stoppedEarly: z.boolean().optional().describe('whether the run ended because evaluations brought nothing any more'),
+    best: z.object({
+      done: count.describe('rounds that were done then'),
+      loss: z.number()
+    }).optional().describe('the best evaluation on the data that is held out')
   })
 })

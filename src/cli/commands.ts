@@ -13,6 +13,7 @@ import { partition } from './commands/partition.ts'
 import { peers } from './commands/peers.ts'
 import { remove } from './commands/remove.ts'
 import { revoke } from './commands/revoke.ts'
+import { runs } from './commands/runs.ts'
 import { servers } from './commands/servers.ts'
 import { status } from './commands/status.ts'
 import { train } from './commands/train.ts'
@@ -31,6 +32,7 @@ export const commands: readonly Command[] = [
   peers,
   servers,
   train,
+  runs,
   partition,
   evaluate,
   generate,

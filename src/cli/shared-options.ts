@@ -1,5 +1,5 @@
 import { defaulted, mandatoryRepeated, optional, repeated, toggle } from './option.ts'
-import { choice, duration, fieldColumn, integer, number, onOff, path, size } from './values.ts'
+import { choice, duration, fieldColumn, integer, number, onOff, path, size, text } from './values.ts'
 
 /** Options that mean the same in several commands. */
 
@@ -59,6 +59,12 @@ export const dataOptions = {
   ),
   seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'Order of the records', '0')
 }
+
+export const task = optional(
+  'TASK',
+  text,
+  'What the records are for: classify, multiple-choice, extract, qa, summarize, chat, or a YAML file; see docs/tasks.md'
+)
 
 /** Returns the columns by field as the daemon takes them; undefined where no column has another name. */
 export function fieldMap (pairs: ReadonlyArray<readonly [string, string]>): Record<string, string> | undefined {

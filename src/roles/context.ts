@@ -71,6 +71,8 @@ export interface RoleContext {
   readonly paths: {
     /** Where the role keeps what must survive a restart. */
     readonly state: string
+    /** Where a client keeps the logs of its runs. */
+    readonly runs: string
     /** The model directory: a server's whole one, a client's with its ends. */
     readonly model: string
     /** A server's file of the adapter that training starts from, where the charter has one. */

@@ -19,7 +19,7 @@ describe('the examples', { timeout: 120_000 }, () => {
   })
 
   it('measure a task of one’s own', async () => {
-    expect(await output('custom-evaluation.ts')).toMatch(/Accuracy: [01]\.\d\d over 2 questions/)
+    expect(await output('custom-evaluation.ts')).toMatch(/exact-match: [01]\.\d\d \([01]\.\d\d to [01]\.\d\d\) over 2 questions/)
   })
 
   it('stream the tokens of a text', async () => {

@@ -19,13 +19,19 @@ describe('the library', () => {
       'NoDaemonError',
       'NoFederationError',
       'RefusedError',
+      'TaskError',
       'UsageError',
       'changePartition',
+      'comparePredictions',
       'createDefaults',
       'createFederation',
       'homeAt',
       'joinAsServer',
       'joinFederation',
+      'parseTask',
+      'readPredictions',
+      'readTask',
+      'scorePredictions',
       'startDaemon'
     ])
   })

@@ -6,6 +6,7 @@ import { bar, ProgressLine } from './progress-line.ts'
 
 export type TrainEvent = EventOf<'train'>
 export type TrainRound = Extract<ProgressOf<'train'>, { readonly type: 'round' }>
+type TrainEvaluation = Extract<ProgressOf<'train'>, { readonly type: 'evaluation' }>
 type TrainStart = Extract<ProgressOf<'train'>, { readonly type: 'start' }>
 
 const BAR_COLUMNS = 20
@@ -18,6 +19,8 @@ export class TrainView {
   readonly #now: () => number
   #sent = 0
   #received = 0
+  /** The held-out loss that the run began with. */
+  #first: number | null | undefined
   /** The time when the first round of this run ended, and the rounds done by then: the time left follows from the rounds since. */
   #pace: { readonly at: number, readonly done: number } | undefined
 
@@ -34,6 +37,7 @@ export class TrainView {
       case 'start': return this.#start(event)
       case 'waiting': return this.#progress.wait(event.reason)
       case 'round': return this.#round(event)
+      case 'evaluation': return this.#evaluation(event)
       case 'done': return this.#done(event)
     }
   }
@@ -76,6 +80,13 @@ export class TrainView {
     }
   }
 
+  #evaluation ({ done, loss, best, kept }: TrainEvaluation): void {
+    this.#progress.clear()
+    this.#first ??= loss
+    const remark = !best ? '' : kept === undefined ? ', the smallest so far' : `, the smallest so far: the adapters are kept in ${kept}`
+    this.#terminal.note(`Held-out loss after ${plural(done, 'round')}: ${lossText(loss)}${remark}`)
+  }
+
   #timeLeft ({ done, rounds }: TrainRound): readonly string[] {
     if (this.#pace === undefined || done <= this.#pace.done) return []
     const secondsPerRound = (this.#now() - this.#pace.at) / 1000 / (done - this.#pace.done)
@@ -90,5 +101,10 @@ export class TrainView {
         bytes(event.sentBytes)
       }, received ${bytes(event.receivedBytes)}`
     )
+    if (event.stoppedEarly === true) this.#terminal.line('Training ended early: the held-out loss has not fallen any more')
+    if (event.best === undefined) return
+    const { done, loss } = event.best
+    const from = typeof this.#first === 'number' && done > 0 ? ` from ${lossText(this.#first)}` : ''
+    this.#terminal.line(`Held-out loss${from}${from === '' ? '' : ' to'} ${lossText(loss)}, the smallest, after ${plural(done, 'round')}`)
   }
 }

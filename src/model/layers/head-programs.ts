@@ -36,9 +36,10 @@ export function logitsProgram (model: Model, format: WeightFormat, activations?:
   return program('head', graph)
 }
 
-/** Takes `targets` int32 [taken] besides; output `loss`: the cross-entropy summed over the rows taken. */
+/** Takes `targets` int32 [taken] besides; outputs `losses` [taken], the cross-entropy of each row taken, and `loss`, their sum. */
 export function lossProgram (model: Model, format: WeightFormat): Program {
-  const { graph, loss } = lossGraph(model, format)
+  const { graph, losses, loss } = lossGraph(model, format)
+  graph.output('losses', losses)
   graph.output('loss', loss)
   return program('head.loss', graph)
 }
@@ -53,9 +54,10 @@ export function lossGradientProgram (model: Model, format: WeightFormat, paramet
   return program('head.gradient', graph)
 }
 
-function lossGraph (model: Model, format: WeightFormat): HeadGraph & { loss: Value } {
+function lossGraph (model: Model, format: WeightFormat): HeadGraph & { losses: Value, loss: Value } {
   const head = headGraph(model, format)
-  return { ...head, loss: reduceSum(crossEntropy(head.logits, head.graph.input('targets', 'int32', ['taken']))) }
+  const losses = crossEntropy(head.logits, head.graph.input('targets', 'int32', ['taken']))
+  return { ...head, losses, loss: reduceSum(losses) }
 }
 
 /** Input `ids` int32 [rows] and the embedding under its name in the checkpoint, as `format` keeps it; output `hidden` [rows, hidden]. */

@@ -86,6 +86,22 @@ export class Head {
     return { lossSum, countedTokens: counted.length }
   }
 
+  /** Computes the loss of each sequence of [rows, hidden] over its targets that count. Throws VocabularyError. */
+  async losses (hidden: AnyTensor, targets: Batch['targets']): Promise<Loss[]> {
+    const counted = countedRows(this.#weights.model, targets)
+    const values: number[] = []
+    for (const taken of chunks(counted, this.#rowsPerRun)) {
+      const { losses } = await this.#executables.loss.run({ hidden, ...rowInputs(taken, hidden.shape[0]!), ...this.#inputs() })
+      values.push(...(losses as Tensor).data as Float32Array)
+    }
+    let at = 0
+    return targets.map((sequence) => {
+      const countedTokens = sequence.filter((target) => target !== IGNORED_TARGET).length
+      const lossSum = values.slice(at, at += countedTokens).reduce((sum, value) => sum + value, 0)
+      return { lossSum, countedTokens }
+    })
+  }
+
   /** Computes the loss with its gradients, which the caller frees. Throws VocabularyError. */
   async gradients (hidden: DeviceTensor, targets: Batch['targets']): Promise<HeadGradients> {
     const { device } = this.#weights

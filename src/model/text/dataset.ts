@@ -1,6 +1,7 @@
 import { maskChat } from './chat-mask.ts'
 import { DatasetError, TokenizerError } from './errors.ts'
-import { readRecords } from './read-records.ts'
+import { FoundLines, type BadLine, type Place } from './found-lines.ts'
+import { readEach, recordReader, type RecordReader } from './read-records.ts'
 import type { Columns, DataRecord } from './records.ts'
 import { commonLength, tokenTexts } from './token-places.ts'
 import type { Tokenizer } from './tokenizer.ts'
@@ -15,16 +16,7 @@ export interface Example {
   readonly notice?: string
 }
 
-/** Where a record stands in the data. */
-export interface Place {
-  /** The file, where there are several. */
-  readonly file?: string
-  readonly line: number
-}
-
-export interface BadLine extends Place {
-  readonly reason: string
-}
+export type { BadLine, Place } from './found-lines.ts'
 
 export interface Dataset extends DatasetTotals {
   readonly examples: readonly Example[]
@@ -63,10 +55,9 @@ export interface DatasetOptions {
   readonly columns?: Columns | undefined
   /** Whether to go on where more than half of the records are unusable. */
   readonly skipBadLines?: boolean
+  /** How values become records, where not as docs/data.md says. */
+  readonly reader?: RecordReader<DataRecord> | undefined
 }
-
-/** How many bad lines are kept with their reasons: enough to see what is wrong with a file. */
-const MAX_BAD_LINES = 20
 
 /** How long encoding may hold the thread before others get their turn. */
 const SLICE_MS = 20
@@ -95,9 +86,8 @@ export async function readDataset (
   take: (example: Example) => void,
   signal?: AbortSignal
 ): Promise<DatasetTotals> {
-  const badLines: BadLine[] = []
-  const notices: BadLine[] = []
-  const totals = { tokens: 0, countedTokens: 0, truncated: 0, badLineCount: 0, noticeCount: 0, records: 0 }
+  const [badLines, notices] = [new FoundLines(), new FoundLines()]
+  const totals = { tokens: 0, countedTokens: 0, truncated: 0, records: 0 }
   let examples = 0
   for await (const { place, found, bad, ...record } of encodedRecords(paths, tokenizer, options, signal)) {
     totals.records++
@@ -108,20 +98,28 @@ export async function readDataset (
       totals.tokens += ids.length
       totals.countedTokens += count(lossMask)
     }
-    totals.noticeCount += record.notices.length
-    notices.push(...record.notices.slice(0, MAX_BAD_LINES - notices.length).map((reason) => ({ ...place, reason })))
-    if (bad !== undefined) {
-      totals.badLineCount++
-      if (badLines.length < MAX_BAD_LINES) badLines.push({ ...place, reason: bad })
-    }
+    for (const reason of record.notices) notices.add(place, reason)
+    if (bad !== undefined) badLines.add(place, bad)
   }
-  if (examples === 0) throw nothingUsable(paths, badLines)
-  if (totals.badLineCount * 2 > totals.records && options.skipBadLines !== true)
+  checkUsable(paths, { records: totals.records, badLines, used: examples }, options)
+  return {
+    ...totals, badLineCount: badLines.count, badLines: badLines.lines, noticeCount: notices.count, notices: notices.lines
+  }
+}
+
+/** Throws DatasetError when no record is usable, or when more than half are not and `skipBadLines` is not set. */
+export function checkUsable (
+  paths: readonly string[],
+  { records, badLines, used }: { readonly records: number, readonly badLines: FoundLines, readonly used: number },
+  { skipBadLines }: Pick<DatasetOptions, 'skipBadLines'>,
+  see = 'docs/data.md for the formats that Midspan reads'
+): void {
+  if (used === 0) throw nothingUsable(paths, badLines, see)
+  if (badLines.count * 2 > records && skipBadLines !== true)
     throw new DatasetError(
-      `${paths.join(', ')}: ${totals.badLineCount} of ${totals.records} records cannot be used${firstOf(badLines)}`,
-      'see docs/data.md for the formats that Midspan reads, or give --skip-bad-lines to use the others'
+      `${paths.join(', ')}: ${badLines.count} of ${records} records cannot be used${firstOf(badLines)}`,
+      `see ${see}, or give --skip-bad-lines to use the others`
     )
-  return { badLines, notices, ...totals }
 }
 
 /** One of the first records of the data. Where each answer is learnt apart, it is a part of a record that ends with one. */
@@ -146,40 +144,41 @@ export async function firstRecords (
   signal?: AbortSignal
 ): Promise<FirstRecords> {
   const records: ShownRecord[] = []
-  const badLines: BadLine[] = []
-  let [usable, badLineCount] = [0, 0]
+  const badLines = new FoundLines()
+  let usable = 0
   for await (const { place, found, bad } of encodedRecords(paths, tokenizer, options, signal)) {
     for (const example of found) records.push({ ...place, ...example, texts: tokenTexts([...example.ids], tokenizer) })
-    if (bad !== undefined) {
-      badLineCount++
-      if (badLines.length < MAX_BAD_LINES) badLines.push({ ...place, reason: bad })
-    }
+    if (bad !== undefined) badLines.add(place, bad)
     if (found.length > 0 && ++usable === wanted) break
   }
   if (usable === 0) throw nothingUsable(paths, badLines)
-  return { records, badLineCount, badLines }
+  return { records, badLineCount: badLines.count, badLines: badLines.lines }
 }
 
-function nothingUsable (paths: readonly string[], badLines: readonly BadLine[]): DatasetError {
-  return new DatasetError(
-    `${paths.join(', ')} holds no usable record${firstOf(badLines)}`,
-    'see docs/data.md for the formats that Midspan reads'
-  )
+function nothingUsable (
+  paths: readonly string[],
+  badLines: FoundLines,
+  see = 'docs/data.md for the formats that Midspan reads'
+): DatasetError {
+  return new DatasetError(`${paths.join(', ')} holds no usable record${firstOf(badLines)}`, `see ${see}`)
 }
 
-function firstOf ([first]: readonly BadLine[]): string {
+function firstOf ({ lines: [first] }: FoundLines): string {
   return first === undefined ? '' : `: ${first.file === undefined ? '' : `${first.file} `}line ${first.line} ${first.reason}`
 }
 
-/** A record of the data as the examples that are made of it. */
-interface EncodedRecord {
-  readonly place: Place
+/** The examples that are made of a record. */
+export interface Encoded {
   readonly found: readonly Example[]
   /** Why it cannot be used, or one of its parts cannot. */
   readonly bad: string | undefined
   /** What of it is used otherwise than it is given. */
   readonly notices: readonly string[]
   readonly truncated: number
+}
+
+interface EncodedRecord extends Encoded {
+  readonly place: Place
 }
 
 /** Reads and encodes records one by one, and lets others have the thread every few milliseconds. */
@@ -189,9 +188,9 @@ async function * encodedRecords (
   options: DatasetOptions,
   signal: AbortSignal | undefined
 ): AsyncGenerator<EncodedRecord> {
-  const { columns } = options
+  const { columns, reader = recordReader({ chatInstructions: tokenizer.hasChatTemplate, columns }) } = options
   let sliceStart = performance.now()
-  for await (const { line, file, ...found } of readRecords(paths, { chatInstructions: tokenizer.hasChatTemplate, columns }, signal)) {
+  for await (const { line, file, ...found } of readEach(paths, reader, signal)) {
     const place = { line, ...(file === undefined ? {} : { file }) }
     const encoded = 'reason' in found
       ? { found: [], bad: found.reason, notices: [], truncated: 0 }
@@ -205,11 +204,12 @@ async function * encodedRecords (
   }
 }
 
-function examplesOf (
+/** Makes examples of a record: one, or several where each answer is learnt apart. */
+export function examplesOf (
   record: DataRecord,
   tokenizer: Tokenizer,
   { maxLength = Infinity, lossOn, fault, vocabularySize = Infinity }: DatasetOptions
-): Omit<EncodedRecord, 'place'> {
+): Encoded {
   const found: Example[] = []
   const notices: string[] = []
   let bad: string | undefined

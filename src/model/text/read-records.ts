@@ -7,7 +7,7 @@ import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects } from 'h
 import { compressors } from 'hyparquet-compressors'
 import { DatasetError } from './errors.ts'
 import { MAX_LINE_BYTES, readLines } from './lines.ts'
-import { recordOf, type Columns, type DataRecord } from './records.ts'
+import { recordOf, type Columns, type DataRecord, type Refused } from './records.ts'
 
 /** Longer plain-text documents are cut at line ends: a tokenizer takes a document in one go, about half a second for this many. */
 const MAX_DOCUMENT_CHARACTERS = 64 * 1024
@@ -27,32 +27,56 @@ export interface ReadingOptions {
   readonly columns?: Columns | undefined
 }
 
-export type FoundRecord =
-  & { readonly line: number, readonly file?: string }
-  & ({ readonly record: DataRecord } | { readonly reason: string })
+/** How the values of files become records. */
+export interface RecordReader<Read> {
+  /** Reads an object of JSON, or a row of a table. */
+  readonly ofValue: (value: unknown) => Read | Refused
+  /** Reads a document of plain text. */
+  readonly ofText: (text: string) => Read | Refused
+}
+
+export type Found<Read> = { readonly line: number, readonly file?: string } & ({ readonly record: Read } | Refused)
+
+export type FoundRecord = Found<DataRecord>
 
 /** A value of a file before its shape is known. */
 type FoundValue = { readonly line: number } & ({ readonly value: unknown } | { readonly reason: string })
 
+/** Returns how records are read as docs/data.md says. */
+export function recordReader ({ chatInstructions, columns }: ReadingOptions): RecordReader<DataRecord> {
+  return { ofValue: (value) => recordOf(value, chatInstructions, columns), ofText: (text) => ({ kind: 'text', text }) }
+}
+
+/** Reads the records of files and directories in the formats of docs/data.md. Throws as `readEach` does. */
+export function readRecords (paths: readonly string[], options: ReadingOptions, signal?: AbortSignal): AsyncGenerator<FoundRecord> {
+  return readEach(paths, recordReader(options), signal)
+}
+
 /**
- * Reads the records of files and directories in the formats of docs/data.md, each with its line, or with its row where a format has rows.
+ * Reads the values of files and directories with a reader of one's own, each with its line, or with its row where a format has rows.
  * Throws DatasetError for what cannot be read.
  */
-export async function * readRecords (paths: readonly string[], options: ReadingOptions, signal?: AbortSignal): AsyncGenerator<FoundRecord> {
+export async function * readEach<Read extends object> (
+  paths: readonly string[],
+  reader: RecordReader<Read>,
+  signal?: AbortSignal
+): AsyncGenerator<Found<Read>> {
   const files = (await Promise.all(paths.map(filesOf))).flat()
   for (const file of files) {
     const named = files.length > 1 ? { file } : {}
     const name = file.toLowerCase().replace(/\.gz$/, '')
     if (extname(name) === '.txt') {
-      for await (const found of readDocuments(file, signal)) yield { ...found, ...named }
+      for await (const found of readDocuments(file, signal))
+        yield { ...named, line: found.line, ...asFound('reason' in found ? found : reader.ofText(found.text)) }
       continue
     }
-    for await (const found of readValues(file, extname(name), signal)) {
-      const { line } = found
-      const record = 'reason' in found ? found : recordOf(found.value, options.chatInstructions, options.columns)
-      yield 'reason' in record ? { line, reason: record.reason, ...named } : { line, record, ...named }
-    }
+    for await (const found of readValues(file, extname(name), signal))
+      yield { ...named, line: found.line, ...asFound('reason' in found ? found : reader.ofValue(found.value)) }
   }
+}
+
+function asFound<Read extends object> (read: Read | Refused): { readonly record: Read } | Refused {
+  return 'reason' in read ? { reason: read.reason } : { record: read }
 }
 
 /** Returns the data files that a path names: itself, or those of a directory in the order of their names. Throws DatasetError for none. */
@@ -224,7 +248,10 @@ async function * readParquet (path: string, signal: AbortSignal | undefined): As
 }
 
 /** Groups lines into documents at blank lines; a document that grows too long ends early. */
-async function * readDocuments (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundRecord> {
+async function * readDocuments (
+  path: string,
+  signal: AbortSignal | undefined
+): AsyncGenerator<{ readonly line: number } & ({ readonly text: string } | Refused)> {
   let start = 1
   let lines: string[] = []
   let length = 0
@@ -236,7 +263,7 @@ async function * readDocuments (path: string, signal: AbortSignal | undefined): 
     const text = found.line === 1 ? found.text.replace(/^\ufeff/, '') : found.text
     const blank = text.trim() === ''
     if (lines.length > 0 && (blank || length + text.length > MAX_DOCUMENT_CHARACTERS)) {
-      yield { line: start, record: { kind: 'text', text: lines.join('\n') } }
+      yield { line: start, text: lines.join('\n') }
       lines = []
       length = 0
     }
@@ -245,5 +272,5 @@ async function * readDocuments (path: string, signal: AbortSignal | undefined): 
     lines.push(text)
     length += text.length + 1
   }
-  if (lines.length > 0) yield { line: start, record: { kind: 'text', text: lines.join('\n') } }
+  if (lines.length > 0) yield { line: start, text: lines.join('\n') }
 }

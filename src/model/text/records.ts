@@ -16,7 +16,8 @@ export type DataRecord =
 /** Which column stands for which field: `{ completion: 'answer' }`. */
 export type Columns = Readonly<Record<string, string>>
 
-type Refused = { readonly reason: string }
+/** Why a value cannot be used. */
+export type Refused = { readonly reason: string }
 
 const tools = 'conversations with tools are not read'
 
@@ -89,14 +90,9 @@ export function parseRecord (line: string, chatInstructions: boolean): DataRecor
  * there are some; or `text`. `chatInstructions`: whether a question becomes a conversation rather than plain text.
  */
 export function recordOf (given: unknown, chatInstructions: boolean, columns: Columns = {}): DataRecord | Refused {
-  if (typeof given !== 'object' || given === null || Array.isArray(given)) return { reason: 'is not a JSON object' }
-  const renamed = { ...given as Record<string, unknown> }
-  for (const [field, column] of Object.entries(columns)) {
-    if (!Object.hasOwn(given, column)) return { reason: `has no column ${column}, which --map names` }
-    if (field !== column) delete renamed[column]
-    renamed[field] = (given as Record<string, unknown>)[column]
-  }
-  const value = Object.fromEntries(Object.entries(renamed).filter(([, each]) => each !== null && each !== undefined))
+  const fields = fieldsOf(given, columns)
+  if ('reason' in fields) return fields
+  const { value } = fields
   const has = (name: string): boolean => Object.hasOwn(value, name)
   const conversation = ['messages', 'conversations', 'conversation'].find((name) => Array.isArray(value[name]) && !(name !== 'messages' && value[name].length === 0))
   if (conversation !== undefined)
@@ -122,6 +118,18 @@ export function recordOf (given: unknown, chatInstructions: boolean, columns: Co
   }
   if (has('text')) return check(z.object({ text }), value, ({ text }) => ({ kind: 'text', text }))
   return { reason: 'has none of the fields text, messages, prompt, instruction (docs/data.md lists the formats; --map names other columns)' }
+}
+
+/** Returns the fields of a value that have one, under the names that stand for its columns. */
+export function fieldsOf (given: unknown, columns: Columns = {}): { readonly value: Readonly<Record<string, unknown>> } | Refused {
+  if (typeof given !== 'object' || given === null || Array.isArray(given)) return { reason: 'is not a JSON object' }
+  const renamed = { ...given as Record<string, unknown> }
+  for (const [field, column] of Object.entries(columns)) {
+    if (!Object.hasOwn(given, column)) return { reason: `has no column ${column}, which --map names` }
+    if (field !== column) delete renamed[column]
+    renamed[field] = (given as Record<string, unknown>)[column]
+  }
+  return { value: Object.fromEntries(Object.entries(renamed).filter(([, each]) => each !== null && each !== undefined)) }
 }
 
 function check<T> (shape: z.ZodType<T>, value: unknown, use: (parsed: T) => DataRecord | Refused): DataRecord | Refused {
@@ -159,14 +167,16 @@ function chat (given: readonly Message[], learnFrom: number, system?: string | n
   return { kind: 'chat', messages, learnFrom: from, ...(unlearnt.size === 0 ? {} : { unlearnt }) }
 }
 
-interface Instruction {
+/** A question with its answer. */
+export interface Instruction {
   readonly question: string
   readonly answer: string
-  readonly system: string | undefined
-  readonly history: ReadonlyArray<readonly [string, string]> | undefined
+  readonly system?: string | undefined
+  readonly history?: ReadonlyArray<readonly [string, string]> | undefined
 }
 
-function instruction ({ question, answer, system, history }: Instruction, asChat: boolean): DataRecord | Refused {
+/** Makes a question with its answer into a conversation, or into plain text with the answer on a line of its own. */
+export function instruction ({ question, answer, system, history }: Instruction, asChat: boolean): DataRecord | Refused {
   const earlier = history ?? []
   if (!asChat && earlier.length > 0) return { reason: 'has a history, which only a model with a chat template is told' }
   const opening = typeof system === 'string' && system !== '' ? [system] : []

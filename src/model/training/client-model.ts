@@ -142,6 +142,13 @@ export class Top {
     return await this.#head.loss(scope.own(hidden), targets)
   }
 
+  /** Computes the loss of each sequence of rows from the middle, without gradients. */
+  async losses (rows: HiddenStates, targets: Batch['targets']): Promise<Loss[]> {
+    using scope = new Scope(this.span.device)
+    const { hidden } = await this.span.forward(rows, { keepResiduals: false })
+    return await this.#head.losses(scope.own(hidden), targets)
+  }
+
   /** Computes logits, float32 [taken, vocabulary], of these rows, or of the last row of each sequence. */
   async logits (rows: HiddenStates, taken: readonly number[] = lastRows(rows.lengths)): Promise<Tensor> {
     using scope = new Scope(this.span.device)

@@ -101,7 +101,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const isFounder = isServer && peerId.toString() === charter.founder
   const span = isServer ? spanOfSettings(charter, settings.blocks, isFounder) : undefined
   const coordinator = peerIdFromString(charter.founder)
-  const paths = { state: home.state, ...modelPaths(home, settings, isFounder) }
+  const paths = { state: home.state, runs: home.runs, ...modelPaths(home, settings, isFounder) }
   const logger = openLog(home.log, settings.logLevel)
   const listen = settings.listen ?? (isServer ? DEFAULT_SERVER_LISTEN : [])
   const since = new Date()

@@ -133,8 +133,8 @@ async function leave (
     throw error
   })
   await follower?.stop()
-  const { charter, servers, certificate, model, state } = home
-  for (const path of [charter, servers, certificate, model, state]) await rm(path, { recursive: true, force: true })
+  const { charter, servers, certificate, model, state, runs } = home
+  for (const path of [charter, servers, certificate, model, state, runs]) await rm(path, { recursive: true, force: true })
   await updateConfig(home, {
     role: undefined,
     blocks: undefined,

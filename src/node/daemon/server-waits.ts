@@ -34,7 +34,7 @@ type LocalWork = (last: unknown) => string | undefined
 
 /** Wraps a client's operations, so that they say what they wait for, and give up by their `timeoutMs`; training waits on. */
 export function waitingForServers (offered: OfferedOperations, links: Links, quietMs = QUIET_MS): OfferedOperations {
-  const { train, evaluate, generate, export: exportTrained, ...others } = offered
+  const { train, evaluate, evaluateTask, generate, export: exportTrained, ...others } = offered
   const common = { links, quietMs }
   const readingFirst: LocalWork = (last) => last === undefined ? 'the data file is being read' : undefined
   const writingLast: LocalWork = (last) => last === undefined ? undefined : 'the files are being written'
@@ -46,6 +46,12 @@ export function waitingForServers (offered: OfferedOperations, links: Links, qui
     ...evaluate === undefined ? {} : {
       evaluate: (parameters, signal) =>
         untilTimeout('evaluate', (inner) => evaluate(parameters, inner), { ...common, ...parameters, local: readingFirst }, signal)
+    },
+    ...evaluateTask === undefined ? {} : {
+      evaluateTask: (parameters, signal) =>
+        untilTimeout(
+          'evaluateTask', (inner) => evaluateTask(parameters, inner), { ...common, ...parameters, local: readingFirst, said: reasonOf }, signal
+        )
     },
     ...generate === undefined ? {} : {
       generate: (parameters, signal) =>

@@ -23,6 +23,8 @@ export interface Home {
   readonly adapter: string
   /** What the roles keep: adapters, optimisers, cursors. */
   readonly state: string
+  /** The logs of a client's training, a directory for each run. */
+  readonly runs: string
   readonly lock: string
   readonly log: string
   /**
@@ -68,6 +70,7 @@ export function homeAt (root: string): Home {
     model: path('model'),
     adapter: path('adapter.safetensors'),
     state: path('state'),
+    runs: path('runs'),
     lock: path('daemon.lock'),
     log: path('daemon.log'),
     control: path('run/control.sock')

@@ -1,6 +1,7 @@
 import { deviceLine, clientSpans } from '../charter-settings.ts'
 import type { ClientContext, RunningRole } from '../context.ts'
 import { CurrentClient } from './current-client.ts'
+import { evaluateTask } from './operations/evaluate-task.ts'
 import { evaluate } from './operations/evaluate.ts'
 import { exportTrained } from './operations/export.ts'
 import { generate } from './operations/generate.ts'
@@ -38,6 +39,7 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
       preview: (parameters, signal) => current.use((client) => preview(client, parameters, signal), signal),
       train: (parameters, signal) => train(current, parameters, signal),
       evaluate: (parameters, signal) => current.use((client) => evaluate(client, parameters, signal), signal),
+      evaluateTask: (parameters, signal) => current.use((client) => evaluateTask(client, parameters, signal), signal),
       generate: (parameters, signal) => current.use((client) => generate(client, parameters, signal), signal),
       export: (parameters, signal) => current.use((client) => exportTrained(client, parameters, signal), signal)
     },

@@ -1,5 +1,7 @@
 import type { Worker } from 'node:worker_threads'
+import type { Task } from '../../../api/task.ts'
 import type { Config } from '../../families/index.ts'
+import type { EncodedQuestion, QuestionOptions, Questions } from '../../tasks/read-questions.ts'
 import type { Dataset, DatasetOptions, DatasetTotals, Example, FirstRecords } from '../dataset.ts'
 import { errorOf, type ThreadFailure } from './failure.ts'
 import { startThread } from './thread.ts'
@@ -11,9 +13,13 @@ export interface DatasetTask {
   /** The config.json of a model that reads prompts in both directions: records are checked for what it needs of them. */
   readonly config?: Config
   readonly paths: readonly string[]
-  readonly options: Omit<DatasetOptions, 'fault'>
+  readonly options: Omit<DatasetOptions, 'fault' | 'reader'>
+  /** The task that the records are learnt for, where they are not learnt as they are. */
+  readonly task?: Task | undefined
   /** How many records to read, where not all are wanted. */
   readonly first?: number
+  /** Whether the records are wanted as questions of the task, and how they are made. */
+  readonly questions?: Omit<QuestionOptions, 'fault'>
 }
 
 export type DatasetAnswer =
@@ -21,6 +27,9 @@ export type DatasetAnswer =
   | { readonly kind: 'examples', readonly ids: Int32Array, readonly lossMask: Uint8Array, readonly lengths: Int32Array }
   | { readonly kind: 'end', readonly totals: DatasetTotals }
   | { readonly kind: 'first', readonly records: FirstRecords }
+  /** The next questions. */
+  | { readonly kind: 'questions', readonly questions: readonly EncodedQuestion[] }
+  | { readonly kind: 'asked', readonly totals: Omit<Questions, 'questions'> }
   | { readonly kind: 'failed', readonly failure: ThreadFailure }
 
 /** A thread is kept this long for the next data set: to start one takes about half a second. */
@@ -42,6 +51,19 @@ export async function loadDatasetInThread (task: Omit<DatasetTask, 'first'>, sig
 /** Reads the first records in a thread of their own. Throws as `firstRecords` does, and TokenizerError. */
 export async function firstRecordsInThread (task: DatasetTask & { readonly first: number }, signal: AbortSignal): Promise<FirstRecords> {
   return await run(task, (answer) => answer.kind === 'first' ? answer.records : undefined, signal)
+}
+
+/** Reads data files as questions of a task in a thread of their own. Throws as `readQuestions` does, and TokenizerError. */
+export async function readQuestionsInThread (
+  task: DatasetTask & Required<Pick<DatasetTask, 'questions' | 'task'>>,
+  signal: AbortSignal
+): Promise<Questions> {
+  const questions: EncodedQuestion[] = []
+  const totals = await run<Omit<Questions, 'questions'>>(task, (answer) => {
+    if (answer.kind === 'questions') questions.push(...answer.questions)
+    return answer.kind === 'asked' ? answer.totals : undefined
+  }, signal)
+  return { questions, ...totals }
 }
 
 /** Runs a task until `take` returns its result. */

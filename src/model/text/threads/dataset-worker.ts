@@ -1,14 +1,20 @@
 // A thread that reads one data set after another.
 import { parentPort } from 'node:worker_threads'
 import type { Config } from '../../families/index.ts'
+import { readQuestions, taskReader, type EncodedQuestion } from '../../tasks/read-questions.ts'
+import { resolveTask, TaskError } from '../../tasks/resolved-task.ts'
 import { firstRecords, readDataset, type DatasetOptions, type Example } from '../dataset.ts'
 import { loadTokenizer } from '../load.ts'
+import type { Tokenizer } from '../tokenizer.ts'
 import type { DatasetAnswer, DatasetTask } from './dataset-thread.ts'
 import { failureOf } from './failure.ts'
 import type { Said } from './thread.ts'
 
 /** Tokens that are handed over at once: a copy of this many takes a fraction of a millisecond. */
 const CHUNK_TOKENS = 64 * 1024
+
+/** Questions that are handed over at once. */
+const CHUNK_QUESTIONS = 256
 
 const port = parentPort!
 
@@ -58,15 +64,33 @@ async function promptFault (config: Config): Promise<DatasetOptions['fault']> {
   }
 }
 
-async function read ({ dir, paths, config, first, ...given }: DatasetTask): Promise<void> {
-  const tokenizer = await loadTokenizer(dir)
-  const fault = config === undefined ? undefined : await promptFault(config)
-  const options: DatasetOptions = { ...given.options, ...(fault === undefined ? {} : { fault }) }
+async function read (task: DatasetTask): Promise<void> {
+  const tokenizer = await loadTokenizer(task.dir)
+  const fault = task.config === undefined ? undefined : await promptFault(task.config)
+  if (task.questions !== undefined) return await readAsQuestions(task, tokenizer, fault)
+  const { paths, first } = task
+  const { columns } = task.options
+  const reader = task.task === undefined
+    ? undefined
+    : taskReader(resolveTask(task.task), { chatInstructions: tokenizer.hasChatTemplate, columns })
+  const options: DatasetOptions = { ...task.options, reader, ...(fault === undefined ? {} : { fault }) }
   if (first !== undefined) return say({ answer: { kind: 'first', records: await firstRecords(paths, first, tokenizer, options) } })
   const chunks = new Chunks()
   const totals = await readDataset(paths, tokenizer, options, chunks.add)
   chunks.flush()
   say({ answer: { kind: 'end', totals } })
+}
+
+async function readAsQuestions ({ paths, task, questions: given }: DatasetTask, tokenizer: Tokenizer, fault: DatasetOptions['fault']): Promise<void> {
+  if (task === undefined || given === undefined) throw new TaskError('there is no task to ask the records for')
+  const options = { ...given, ...(fault === undefined ? {} : { fault }) }
+  const { questions, ...totals } = await readQuestions(paths, tokenizer, resolveTask(task), options)
+  for (const chunk of chunksOf(questions)) say({ answer: { kind: 'questions', questions: chunk } })
+  say({ answer: { kind: 'asked', totals } })
+}
+
+function * chunksOf (questions: readonly EncodedQuestion[]): Generator<readonly EncodedQuestion[]> {
+  for (let at = 0; at < questions.length; at += CHUNK_QUESTIONS) yield questions.slice(at, at + CHUNK_QUESTIONS)
 }
 
 port.on('message', (task: DatasetTask) => {

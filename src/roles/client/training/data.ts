@@ -3,10 +3,13 @@ import { createReadStream } from 'node:fs'
 import type { DataOptions } from '../../../api/data.ts'
 import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
+import type { Questions } from '../../../model/tasks/read-questions.ts'
 import { Batches } from '../../../model/text/batches.ts'
 import type { Dataset, FirstRecords } from '../../../model/text/dataset.ts'
 import { filesOf } from '../../../model/text/read-records.ts'
-import { firstRecordsInThread, loadDatasetInThread, type DatasetTask } from '../../../model/text/threads/dataset-thread.ts'
+import {
+  firstRecordsInThread, loadDatasetInThread, readQuestionsInThread, type DatasetTask
+} from '../../../model/text/threads/dataset-thread.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../../protocols/train/constants.ts'
 import { charteredModel } from '../../charter-settings.ts'
@@ -41,13 +44,40 @@ export async function readFirstRecords (
   return { first: await firstRecordsInThread({ dir: modelPath, ...reading, first: wanted }, signal), packing, maxTokens }
 }
 
+/** Reads a data file as questions of a task within a charter's bounds. Throws DatasetError, TaskError, TokenizerError and UsageError. */
+export async function loadQuestions (
+  { task, limit, after, ...options }: DataOptions & Required<Pick<DataOptions, 'task'>> & {
+    readonly limit?: number | undefined
+    readonly after?: number
+  },
+  modelPath: string,
+  charter: Charter,
+  signal: AbortSignal
+): Promise<{ questions: Questions, maxTokens: number }> {
+  const { maxTokens, reading } = withinCharter({ ...options, packing: 'padded' }, charter)
+  const { maxLength: _, ...encoding } = reading.options
+  const questions = await readQuestionsInThread({
+    dir: modelPath,
+    ...reading,
+    task,
+    questions: {
+      ...encoding,
+      maxTokens,
+      seed: String(options.seed),
+      ...(limit === undefined ? {} : { limit }),
+      ...(after === undefined ? {} : { after })
+    }
+  }, signal)
+  return { questions, maxTokens }
+}
+
 interface Reading {
   readonly packing: 'packed' | 'padded'
   /** Sequences of a batch. */
   readonly sequences: number
   /** Tokens of a sequence at most. */
   readonly maxTokens: number
-  readonly reading: Pick<DatasetTask, 'config' | 'paths' | 'options'>
+  readonly reading: Pick<DatasetTask, 'config' | 'paths' | 'options' | 'task'>
 }
 
 /** Fills in what the options leave to the charter and the model. Throws UsageError for what the charter does not allow. */
@@ -55,7 +85,9 @@ function withinCharter (options: DataOptions, charter: Charter): Reading {
   const { training: { maxTokensPerClient }, limits: { maxSequenceTokens } } = charter
   const longest = Math.min(maxSequenceTokens, maxTokensPerClient)
   const { prompts, vocabularySize } = charteredModel(charter)
-  const { packing = prompts === undefined ? 'packed' : 'padded', lossOn, maxTokens = longest } = options
+  // Questions of a task have contexts of their own, as they have where they are asked.
+  const asks = options.task !== undefined && options.task.kind !== 'chat'
+  const { packing = prompts === undefined && !asks ? 'packed' : 'padded', lossOn, maxTokens = longest } = options
   if (prompts !== undefined && packing === 'packed')
     throw new UsageError(
       'this model reads prompts in both directions, so that its records cannot be packed',
@@ -77,6 +109,7 @@ function withinCharter (options: DataOptions, charter: Charter): Reading {
     reading: {
       ...(prompts === undefined ? {} : { config: charter.model.config }),
       paths: typeof options.data === 'string' ? [options.data] : options.data,
+      task: options.task,
       options: {
         lossOn,
         vocabularySize,
@@ -90,7 +123,9 @@ function withinCharter (options: DataOptions, charter: Charter): Reading {
 }
 
 /** Tells what was found in the data, as the events that report it have it. */
-export function foundIn (dataset: Dataset): DataFound {
+export function foundIn (
+  dataset: Pick<Dataset, 'records' | 'badLineCount' | 'badLines' | 'noticeCount' | 'notices'>
+): DataFound {
   return {
     recordsRead: dataset.records,
     skipped: dataset.badLineCount,

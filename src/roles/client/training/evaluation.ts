@@ -1,4 +1,4 @@
-import { sequencesOf, type Sequences } from '../../../model/layers/hidden-states.ts'
+import { sequencesOf, type HiddenStates, type Sequences } from '../../../model/layers/hidden-states.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
 import type { Batch } from '../../../model/text/batches.ts'
 import type { Loss } from '../../../model/training/client-model.ts'
@@ -31,13 +31,27 @@ export async function releaseBatch (
 }
 
 /** Computes the loss of a batch, which stays here, from what came back from the middle. */
-export async function lossOf (
-  { device, clientModel: { top }, boundary }: EvaluationComponents,
-  { batch: { targets }, tensors, kept, ...sequences }: ReleasedBatch,
+export async function lossOf (components: EvaluationComponents, released: ReleasedBatch, outputs: readonly Tensor[]): Promise<Loss> {
+  using scope = new Scope(components.device)
+  const rows = await afterMiddle(components, scope, released, outputs)
+  return await components.clientModel.top.evaluate(rows, released.batch.targets)
+}
+
+/** Computes the loss of each sequence of a batch, which stays here, from what came back from the middle. */
+export async function lossesOf (components: EvaluationComponents, released: ReleasedBatch, outputs: readonly Tensor[]): Promise<Loss[]> {
+  using scope = new Scope(components.device)
+  const rows = await afterMiddle(components, scope, released, outputs)
+  return await components.clientModel.top.losses(rows, released.batch.targets)
+}
+
+/** Returns the hidden states that the top begins with, on the residual stream where that stays here. The scope frees them. */
+async function afterMiddle (
+  { boundary }: EvaluationComponents,
+  scope: Scope,
+  { batch: _, tensors, kept, ...sequences }: ReleasedBatch,
   outputs: readonly Tensor[]
-): Promise<Loss> {
-  using scope = new Scope(device)
+): Promise<HiddenStates> {
   const back = await boundary.decoding(outputs)
   const whole = kept === undefined ? back : await boundary.keepStream(kept, tensors, back)
-  return await top.evaluate({ hidden: scope.own(await boundary.computed(whole)), ...sequences }, targets)
+  return { hidden: scope.own(await boundary.computed(whole)), ...sequences }
 }
