@@ -11,6 +11,7 @@ import { join } from './commands/join.ts'
 import { leave } from './commands/leave.ts'
 import { partition } from './commands/partition.ts'
 import { peers } from './commands/peers.ts'
+import { privacy } from './commands/privacy.ts'
 import { remove } from './commands/remove.ts'
 import { revoke } from './commands/revoke.ts'
 import { servers } from './commands/servers.ts'
@@ -30,6 +31,7 @@ export const commands: readonly Command[] = [
   status,
   peers,
   servers,
+  privacy,
   train,
   partition,
   evaluate,

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import { Backoff } from '../../../backoff.ts'
 import { isRetryable } from '../../../errors.ts'
@@ -21,7 +22,7 @@ const RECONNECT = { firstMs: 200, greatestMs: 5_000 }
  * evaluation goes on with the batch that was not answered, unless no batch is answered for `timeoutMs`.
  */
 export async function * evaluate (
-  { context, runtime, adapters, sessions }: Client,
+  { context, runtime, ledger, adapters, sessions }: Client,
   { limit = Infinity, timeoutMs, ...data }: ParametersOf<'evaluate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'evaluate'>> {
@@ -31,6 +32,7 @@ export async function * evaluate (
   const found = foundIn(dataset)
   yield { type: 'start', records: dataset.examples.length, ...found }
   const protection = protectionOf(charter, context.client)
+  const evaluation = randomUUID()
   const startedAtMs = Date.now()
   const traffic = new TrafficMeter()
   const backoff = new Backoff(RECONNECT)
@@ -54,7 +56,9 @@ export async function * evaluate (
       while (outputs === undefined) {
         try {
           const route = routeOf({ training: await connect(until) }, { charter, partition })
-          released ??= await releaseBatch(runtime, batch, protection)
+          released ??= await releaseBatch({ ...runtime, ledger }, batch, protection, {
+            evaluation, index, recordRows: batches.changedByOne(batch)
+          })
           const { batch: _, kept: __, ...item } = released
           outputs = await route.evaluate({ id: 'self', ...route.span, ...item }, until)
         } catch (error) {
