@@ -1,5 +1,6 @@
 import type { Command } from './command.ts'
 import { daemon } from './commands/daemon.ts'
+import { data } from './commands/data.ts'
 import { demo } from './commands/demo.ts'
 import { evaluate } from './commands/evaluate.ts'
 import { exportTrained } from './commands/export.ts'
@@ -32,6 +33,7 @@ export const commands: readonly Command[] = [
   peers,
   servers,
   privacy,
+  data,
   train,
   partition,
   evaluate,

@@ -111,7 +111,16 @@ export function parseList (text: string, name: string): WithholdRule {
 
 /** Marks the tokens of a text, given as their texts one after another, that hold a piece of a word that one of these rules withholds. */
 export function withheldTokens (texts: readonly string[], rules: readonly WithholdRule[], statistics: WordStatistics): boolean[] {
-  const places = wordsOf(texts.join('')).filter((place) => rules.some((rule) => isWithheld(place, rule, statistics)))
+  return tokensOf(texts, wordsOf(texts.join('')).filter((place) => rules.some((rule) => isWithheld(place, rule, statistics))))
+}
+
+/** Marks the tokens of a text that hold a piece of any word. */
+export function wordTokens (texts: readonly string[]): boolean[] {
+  return tokensOf(texts, wordsOf(texts.join('')))
+}
+
+/** Marks the tokens that hold a piece of one of these words, which are in order. */
+function tokensOf (texts: readonly string[], places: readonly WordPlace[]): boolean[] {
   let [start, next] = [0, 0]
   return texts.map((text) => {
     const end = start + text.length

@@ -1,5 +1,6 @@
 import type { Worker } from 'node:worker_threads'
 import type { Config } from '../../families/index.ts'
+import type { WithholdRule } from '../../privacy/withholding.ts'
 import type { Dataset, DatasetOptions, DatasetTotals, Example, FirstRecords } from '../dataset.ts'
 import { errorOf, type ThreadFailure } from './failure.ts'
 import { startThread } from './thread.ts'
@@ -14,6 +15,8 @@ export interface DatasetTask {
   readonly options: Omit<DatasetOptions, 'fault'>
   /** How many records to read, where not all are wanted. */
   readonly first?: number
+  /** Marks tokens of the first records. */
+  readonly withhold?: readonly WithholdRule[]
 }
 
 export type DatasetAnswer =

@@ -1,7 +1,7 @@
 // A thread that reads one data set after another.
 import { parentPort } from 'node:worker_threads'
 import type { Config } from '../../families/index.ts'
-import { firstRecords, readDataset, type DatasetOptions, type Example } from '../dataset.ts'
+import { firstRecords, firstRecordsWithheld, readDataset, type DatasetOptions, type Example } from '../dataset.ts'
 import { loadTokenizer } from '../load.ts'
 import type { DatasetAnswer, DatasetTask } from './dataset-thread.ts'
 import { failureOf } from './failure.ts'
@@ -58,11 +58,16 @@ async function promptFault (config: Config): Promise<DatasetOptions['fault']> {
   }
 }
 
-async function read ({ dir, paths, config, first, ...given }: DatasetTask): Promise<void> {
+async function read ({ dir, paths, config, first, withhold, ...given }: DatasetTask): Promise<void> {
   const tokenizer = await loadTokenizer(dir)
   const fault = config === undefined ? undefined : await promptFault(config)
   const options: DatasetOptions = { ...given.options, ...(fault === undefined ? {} : { fault }) }
-  if (first !== undefined) return say({ answer: { kind: 'first', records: await firstRecords(paths, first, tokenizer, options) } })
+  if (first !== undefined) {
+    const records = withhold === undefined
+      ? await firstRecords(paths, first, tokenizer, options)
+      : await firstRecordsWithheld(paths, first, tokenizer, options, withhold)
+    return say({ answer: { kind: 'first', records } })
+  }
   const chunks = new Chunks()
   const totals = await readDataset(paths, tokenizer, options, chunks.add)
   chunks.flush()
