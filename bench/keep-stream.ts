@@ -1,6 +1,6 @@
 /**
- * What a residual stream that stays with the client saves under noise: one client with the first and the last block of stories260K trains on
- * tiny Shakespeare under isotropic noise on hidden states and on gradients, with the stream through the server and with the stream kept.
+ * What a residual stream that stays with the client saves under noise: one client with the first and the last block of stories260K trains
+ * on tiny Shakespeare under isotropic noise on hidden states and on gradients, with the stream through the server and with the stream kept.
  * Prints held-out losses in nats a token, beside those without noise and of the client alone, for which the middle is skipped.
  * Run: node bench/keep-stream.ts [rounds, 100]
  */
@@ -93,7 +93,8 @@ async function clipsOf (device: Device, { client: { bottom, top }, batches }: Sp
 async function typicalNorm (device: Device, rows: DeviceTensor): Promise<number> {
   const [count = 0, width = 0] = rows.shape
   const values = (await device.download(rows)).data as Float32Array
-  const norms = Array.from({ length: count }, (_, row) => Math.hypot(...values.subarray(row * width, (row + 1) * width))).sort((a, b) => a - b)
+  const norms = Array.from({ length: count }, (_, row) => Math.hypot(...values.subarray(row * width, (row + 1) * width)))
+  norms.sort((a, b) => a - b)
   return norms[Math.floor(QUANTILE * (count - 1))]!
 }
 
