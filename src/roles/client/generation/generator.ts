@@ -89,7 +89,7 @@ export class Sequence {
     const boundary = this.#boundary
     const position = this.#ends.length
     const { tensors, rows } = await this.#released(ids)
-    await this.#note(tensors)
+    await this.#note(tensors, position)
     using scope = new Scope(this.#weights.device)
     const answering = this.#middle.forward({ tensors, context: this.#ends.contextAt(position) }, signal)
     // The noise of the next token is drawn while the middle computes.
@@ -119,11 +119,11 @@ export class Sequence {
     return await this.#boundary.protect(await this.#ends.embed(ids), this.#protection, options)
   }
 
-  /** Puts hidden states that are about to leave into the ledger. */
-  async #note (tensors: readonly Tensor[]): Promise<void> {
+  /** Puts hidden states from this position on, which are about to leave, into the ledger. */
+  async #note (tensors: readonly Tensor[], position: number): Promise<void> {
     const { clip, noise } = this.#protection
     const rows = tokensOf(tensors)
-    const place = { epoch: 0, index: 0, rows, sequences: 1, recordRows: rows }
+    const place = { epoch: 0, index: 0, rows, sequences: position === 0 ? 1 : 0, recordRows: rows }
     await this.#ledger.record({ purpose: 'generate', kind: 'hidden', work: this.#text, ...place, clip, noise }, tensors)
   }
 
