@@ -172,7 +172,9 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
     const client = federation.clients[0]!
     const counted = async (): Promise<Record<string, number>> => {
       const { releases } = await client.peer.ask<ResultOf<'privacy'>>('privacy')
-      return Object.fromEntries(releases.map(({ purpose, kind, rows }) => [`${purpose} ${kind}`, rows]))
+      return Object.fromEntries(releases.flatMap(({ purpose, kind, rows, sequences }) => [
+        [`${purpose} ${kind}`, rows], [`sequences of ${purpose} ${kind}`, sequences]
+      ]))
     }
     const before = await counted()
     const seen = watchServer()
@@ -196,6 +198,7 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
     expect(since('train gradient')).toBe(trained / 2)
     expect(since('evaluate hidden')).toBe(evaluated)
     expect(since('generate hidden')).toBe(generated)
+    expect(since('sequences of generate hidden')).toBe(1)
   })
 
   it.each(['noise', 'gradientNoise'] as const)('cannot be below the charter\'s floor: %s', async (field) => {
