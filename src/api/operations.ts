@@ -10,6 +10,7 @@ import type { OperationSchema } from './operation.ts'
 import { partition } from './partition.ts'
 import { peers } from './peers.ts'
 import { preview } from './preview.ts'
+import { privacy } from './privacy.ts'
 import { remove } from './remove.ts'
 import { revoke } from './revoke.ts'
 import { servers } from './servers.ts'
@@ -28,6 +29,7 @@ export const operations = {
   leave,
   remove,
   preview,
+  privacy,
   train,
   evaluate,
   evaluateTask,

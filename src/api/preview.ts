@@ -6,10 +6,15 @@ import { operation } from './operation.ts'
 /** Records that one preview shows at most: it is read by people. */
 export const MAX_PREVIEW_RECORDS = 1000
 
+/** A few rules and paths. */
+const MAX_WITHHOLD_CHARACTERS = 10_000
+
 export const preview = operation({
   about: 'Shows the tokens of the first records of a data file, and which of them the loss counts',
   parameters: dataParameters.extend({
-    records: z.int().min(1).max(MAX_PREVIEW_RECORDS).default(3).describe('records to show')
+    records: z.int().min(1).max(MAX_PREVIEW_RECORDS).default(3).describe('records to show'),
+    withhold: z.string().max(MAX_WITHHOLD_CHARACTERS).optional()
+      .describe('rules for words to mark as withheld: names, numbers, capitals, rare:SHARE or paths of lists, separated by commas')
   }),
   progress: {
     record: z.object({
@@ -19,7 +24,8 @@ export const preview = operation({
       tokens: z.array(z.object({
         id: count,
         text: z.string().describe('the text of the token; empty but for the last token of a character that has several'),
-        counted: z.boolean().describe('whether the loss counts the prediction of the token')
+        counted: z.boolean().describe('whether the loss counts the prediction of the token'),
+        withheld: z.boolean().optional().describe('whether the rules withhold it, where there are any')
       })).readonly(),
       countedTokens: count.describe('tokens that the loss counts'),
       notice: z.string().optional().describe('what of the record is not used')
@@ -30,6 +36,10 @@ export const preview = operation({
     packing: z.enum(['packed', 'padded']).describe('how training makes sequences of records'),
     maxTokens: count.describe('tokens of a sequence at most'),
     skipped: count.describe('records before the last shown that cannot be used'),
-    skippedLines: dataLines.describe('the first of these')
+    skippedLines: dataLines.describe('the first of these'),
+    withheld: z.object({
+      tokens: count.describe('tokens of the whole data'),
+      withheldTokens: count.describe('tokens among them that the rules withhold')
+    }).optional().describe('where there are rules')
   })
 })

@@ -1,5 +1,6 @@
 import type { Command } from './command.ts'
 import { daemon } from './commands/daemon.ts'
+import { data } from './commands/data.ts'
 import { demo } from './commands/demo.ts'
 import { evaluate } from './commands/evaluate.ts'
 import { exportTrained } from './commands/export.ts'
@@ -11,6 +12,7 @@ import { join } from './commands/join.ts'
 import { leave } from './commands/leave.ts'
 import { partition } from './commands/partition.ts'
 import { peers } from './commands/peers.ts'
+import { privacy } from './commands/privacy.ts'
 import { remove } from './commands/remove.ts'
 import { revoke } from './commands/revoke.ts'
 import { runs } from './commands/runs.ts'
@@ -31,6 +33,8 @@ export const commands: readonly Command[] = [
   status,
   peers,
   servers,
+  privacy,
+  data,
   train,
   runs,
   partition,

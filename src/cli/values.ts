@@ -101,6 +101,13 @@ export function choice<const T extends string> (...words: readonly T[]): Parse<T
   }
 }
 
+/** Parses rules for what to withhold; a list's path becomes absolute, since the daemon reads it. */
+export function withhold (text: string): string {
+  const parts = text.split(',').map((part) => part.trim())
+  if (parts.includes('')) throw new UsageError('has an empty rule', 'give names, numbers, capitals, rare:SHARE or a file')
+  return parts.map((part) => /^(?:names|numbers|capitals|rare:.*)$/.test(part) ? part : resolve(part)).join(',')
+}
+
 /** Parses on or off. */
 export function onOff (text: string): boolean {
   return choice('on', 'off')(text) === 'on'

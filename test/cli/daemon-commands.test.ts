@@ -108,6 +108,26 @@ const servers: ResultOf<'servers'> = {
   missing: [{ first: 3, end: 4 }]
 }
 
+const row = { unit: 'one row', mu: 21.33, epsilon: 314.2, rowsWithoutNoise: 0 }
+const bare = { unit: 'one text', mu: null, epsilon: null, rowsWithoutNoise: 7 }
+
+const released: ResultOf<'privacy'> = {
+  hidden: 64,
+  delta: 1e-5,
+  protection: { hidden: { clip: 3, noise: 0.75 }, gradient: { clip: null, noise: 0 }, keepsStream: true },
+  releases: [
+    { purpose: 'train', kind: 'hidden', clip: 3, noise: 0.75, releases: 2, sequences: 8, rows: 256, row },
+    { purpose: 'generate', kind: 'hidden', clip: null, noise: 0, releases: 7, sequences: 7, rows: 7, row: { ...bare, rowsWithoutNoise: 1 } }
+  ],
+  purposes: [
+    { purpose: 'train', works: 2, worst: { ...row, unit: 'one record of one run' }, everywhere: { ...row, unit: 'one record of every run' } },
+    { purpose: 'generate', works: 1, worst: bare, everywhere: bare }
+  ],
+  total: { ...bare, unit: 'everything' },
+  lostEntries: 1,
+  notCovered: ['the exported adapter']
+}
+
 const repartitioned: ResultOf<'partition'> = {
   type: 'done',
   before: { inputBlocks: 1, outputBlocks: 2 },
@@ -167,6 +187,7 @@ beforeAll(async () => {
     status: answering('status', status),
     peers: answering('peers', { peers: [peer] }),
     servers: answering('servers', servers),
+    privacy: answering('privacy', released),
     invite: answering('invite', {
       invite: 'midspan-invite-line',
       role: 'client',
@@ -256,6 +277,27 @@ describe('commands that talk to the daemon', () => {
     expect(second).toMatch(/^12D3KooWOther +- +no( +-)+$/)
     expect(coverage).toEqual(['blocks 1-3 are served by 1 server each', 'blocks 3-4 are served by nobody'])
     expect(JSON.parse((await run(['servers', '--home', root, '--json'])).out)).toEqual(servers)
+  })
+
+  it('show what left, what that is worth with its unit, and what that does not cover', async () => {
+    const { out } = await run(['privacy', '--home', root])
+    expect(out.trim().split('\n')).toEqual([
+      'From now on hidden states leave clipped to 3, with noise 0.75, and gradients as they are; the residual stream stays here',
+      expect.stringMatching(/^FOR +WHAT +CLIP +NOISE +RELEASES +SEQUENCES +ROWS$/),
+      expect.stringMatching(/^training +hidden states +3 +0\.75 +2 +8 +256$/),
+      expect.stringMatching(/^generation +hidden states +- +0 +7 +7 +7$/),
+      'What that is worth, at delta 0.00001:',
+      '- noise 0.75: epsilon 314 (mu 21.3) for one row',
+      '- noise 0: no guarantee for one text: 1 row without noise',
+      '- training: epsilon 314 (mu 21.3) for one record of one run',
+      '- training: epsilon 314 (mu 21.3) for one record of every run',
+      '- generation: no guarantee for one text: 7 rows without noise',
+      '- in all: no guarantee for everything: 7 rows without noise',
+      "1 of the ledger's entries were damaged and are lost: all figures are too low",
+      'Not covered:',
+      '- the exported adapter'
+    ])
+    expect(JSON.parse((await run(['privacy', '--home', root, '--json'])).out)).toEqual(released)
   })
 
   it('print an invite as one line, with its time in milliseconds on the way', async () => {

@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
+import type { ResultOf } from '../../src/api/operations.ts'
 import { Boundary, noiseDeviation, type Protection } from '../../src/model/privacy/boundary.ts'
 import { LocalStage } from '../../src/roles/middle/local-stage.ts'
 import { GenerationEngine } from '../../src/roles/server/generation/engine.ts'
@@ -165,6 +166,39 @@ describe.skipIf(!hasData(MODEL))('noise at the boundary of a client at work', { 
     expect(norms.filter((norm) => norm > CLIP * 0.9999).length).toBeGreaterThan(0)
     // And the clip comes before the noise, which goes beyond it.
     expect(Math.max(...released)).toBeGreaterThan(CLIP * 1.2)
+  })
+
+  it('is in the ledger, row for row as the server got them, also after a restart', async () => {
+    const client = federation.clients[0]!
+    const counted = async (): Promise<Record<string, number>> => {
+      const { releases } = await client.peer.ask<ResultOf<'privacy'>>('privacy')
+      return Object.fromEntries(releases.flatMap(({ purpose, kind, rows, sequences }) => [
+        [`${purpose} ${kind}`, rows], [`sequences of ${purpose} ${kind}`, sequences]
+      ]))
+    }
+    const before = await counted()
+    const seen = watchServer()
+    /** Rows that came since this was last asked; the same bytes are the same rows. */
+    const taken = (): number => {
+      const rows = new Map(seen.splice(0).map((values) => [digest(values), values.length / HIDDEN]))
+      return [...rows.values()].reduce((sum, count) => sum + count, 0)
+    }
+    await client.train({ ...data(), rounds: 3, fresh: true })
+    const trained = taken()
+    await client.evaluate({ ...data(), limit: 6 })
+    const evaluated = taken()
+    await client.generate({ prompt: 'Lily saw a bird', maxTokens: 5 })
+    const generated = taken()
+    await client.peer.stop()
+    await client.peer.start()
+    const after = await counted()
+    const since = (name: string): number => after[name]! - (before[name] ?? 0)
+    expect(trained).toBeGreaterThan(0)
+    expect(since('train hidden')).toBe(trained / 2)
+    expect(since('train gradient')).toBe(trained / 2)
+    expect(since('evaluate hidden')).toBe(evaluated)
+    expect(since('generate hidden')).toBe(generated)
+    expect(since('sequences of generate hidden')).toBe(1)
   })
 
   it.each(['noise', 'gradientNoise'] as const)('cannot be below the charter\'s floor: %s', async (field) => {

@@ -67,6 +67,22 @@ describe('the operations of a federation', { timeout: 120_000 }, () => {
     expect((await ask('status')).training).toEqual(before.training)
   })
 
+  it('show the words that rules withhold, and tell in one line what is no rule', async () => {
+    const list = federation.path('people.txt')
+    // To this tokenizer each letter is a word.
+    await writeFile(list, 'y\n')
+    const file = federation.path('withheld.jsonl')
+    await writeFile(file, '{"text":"a lily by a lake"}\n{"text":"a lake"}\n')
+    const command = ['data', '--home', client().home, '--data', file, '--records', '1', '--show-withheld']
+    const { out, err } = await run([...command, list])
+    expect(out.match(/⟪[^⟫]*⟫/g)).toEqual(['⟪ y⟫', '⟪ y⟫'])
+    expect(err).toMatch(/^The rules withhold what stands between ⟪ and ⟫: \d+ of the data's \d+ tokens, \d+/m)
+    for (const rule of ['persons', 'numbers']) {
+      const failed = await run([...command, rule])
+      expect([failed.code, failed.err.trim().split('\n').length]).toEqual([expect.any(Number), 1])
+    }
+  })
+
   it.each([1, 2, 3])('evaluate no more sequences than the limit of %i', async (limit) => {
     const result = await ask('evaluate', { data, maxTokens: 16, sequences: 2, limit })
     expect(result.sequences).toBe(limit)

@@ -62,7 +62,8 @@ An invite is a secret, and other users of a machine see command lines: give it w
     { command: 'midspan join --home w1 SERVER-INVITE --blocks auto --memory 12GiB', about: 'serve what the federation lacks most' }
   ],
   async run (values, { terminal, argument, signal }) {
-    const { home, json, inviteFile, timeout, blocks, memory, weights, model, inputBlocks, outputBlocks, noise, gradientNoise, keepStream } = values
+    const { home, json, inviteFile, timeout, blocks, memory, weights, model } = values
+    const { inputBlocks, outputBlocks, noise, gradientNoise, keepStream } = values
     const invite = await readInvite({ argument, file: inviteFile }, terminal, signal)
     const progress = new ProgressLine(terminal)
     const silent = new AbortController()

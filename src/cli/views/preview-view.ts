@@ -1,5 +1,5 @@
 import type { EventOf, ProgressOf, ResultOf } from '../../api/operations.ts'
-import { plural } from '../format.ts'
+import { digits, plural } from '../format.ts'
 import type { Terminal } from '../terminal.ts'
 
 type ShownRecord = ProgressOf<'preview'>
@@ -7,6 +7,7 @@ type ShownRecord = ProgressOf<'preview'>
 /** What stands between two tokens, and around those that the loss counts: signs that texts hardly have. */
 const BETWEEN = '│'
 const COUNTED = ['⟦', '⟧'] as const
+const WITHHELD = ['⟪', '⟫'] as const
 
 /** Shows the tokens of records, with those that the loss counts between marks, or the events themselves as JSON. */
 export class PreviewView {
@@ -31,9 +32,15 @@ export class PreviewView {
     if (notice !== undefined) this.#terminal.note(`${place} ${notice}`)
   }
 
-  #done ({ packing, maxTokens, skipped, skippedLines }: ResultOf<'preview'>): void {
+  #done ({ packing, maxTokens, skipped, skippedLines, withheld }: ResultOf<'preview'>): void {
     for (const { file, line, reason } of skippedLines) this.#terminal.note(`${file === undefined ? '' : `${file} `}line ${line} ${reason}`)
     if (skipped > skippedLines.length) this.#terminal.note(`and ${skipped - skippedLines.length} more cannot be used`)
+    if (withheld !== undefined)
+      this.#terminal.note(
+        `The rules withhold what stands between ${WITHHELD.join(' and ')}: ${withheld.withheldTokens} of the data's ${
+          plural(withheld.tokens, 'token')
+        }, ${digits(100 * withheld.withheldTokens / withheld.tokens)}%`
+      )
     this.#terminal.note(
       `The loss counts what stands between ${COUNTED.join(' and ')}. ` + (packing === 'packed'
         ? `Training puts records one after another into sequences of ${maxTokens} tokens`
@@ -42,15 +49,15 @@ export class PreviewView {
   }
 }
 
-/** Writes tokens on one line. Control characters are written as JSON has them. */
+/** Writes tokens on one line, withheld ones between marks of their own. Control characters are written as JSON has them. */
 export function markedText (tokens: ShownRecord['tokens']): string {
   let text = ''
-  for (const [i, { text: own, counted }] of tokens.entries()) {
+  for (const [i, { text: own, counted, withheld = false }] of tokens.entries()) {
     const before = tokens[i - 1]?.counted ?? false
     if (before && !counted) text += COUNTED[1]
     else if (i > 0 && before === counted) text += BETWEEN
     if (counted && !before) text += COUNTED[0]
-    text += escaped(own)
+    text += withheld ? `${WITHHELD[0]}${escaped(own)}${WITHHELD[1]}` : escaped(own)
   }
   return tokens.at(-1)?.counted === true ? text + COUNTED[1] : text
 }

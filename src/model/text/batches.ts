@@ -48,6 +48,8 @@ interface Plan {
 export class Batches {
   readonly #examples: readonly Example[]
   readonly #options: BatchOptions
+  /** Tokens of the longest example. */
+  readonly #longest: number
   #planned: { readonly epoch: number, readonly plan: Plan } | undefined
 
   /** Throws DatasetError when the options are impossible. */
@@ -59,6 +61,7 @@ export class Batches {
       throw new DatasetError(`windows of ${windowLength} tokens are impossible`, 'give the window length in tokens')
     this.#examples = examples
     this.#options = options
+    this.#longest = examples.reduce((longest, { ids }) => Math.max(longest, ids.length), 0)
   }
 
   /**
@@ -83,6 +86,17 @@ export class Batches {
       tokens: sequences.reduce((total, { targets }) => total + targets.filter((id) => id !== IGNORED_TARGET).length, 0)
     }
     return { batch, next: end < count ? { epoch, index: index + 1 } : { epoch: epoch + 1, index: 0 } }
+  }
+
+  /**
+   * Returns how many positions of an epoch's sequences can change, at most, where one of this batch's examples is replaced by one of the
+   * same length. Packed examples share sequences with others, whose later positions depend on them.
+   */
+  changedByOne ({ lengths }: Pick<Batch, 'lengths'>): number {
+    const { mode, windowLength } = this.#options
+    if (mode === 'padded') return Math.max(...lengths)
+    // An example that begins at the end of a window reaches into one more than its length fills.
+    return (Math.ceil(this.#longest / windowLength!) + 1) * windowLength!
   }
 
   #plan (epoch: number): Plan {

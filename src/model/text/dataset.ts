@@ -1,3 +1,4 @@
+import { withheldTokens, WordStatistics, wordTokens, type WithholdRule } from '../privacy/withholding.ts'
 import { maskChat } from './chat-mask.ts'
 import { DatasetError, TokenizerError } from './errors.ts'
 import { FoundLines, type BadLine, type Place } from './found-lines.ts'
@@ -126,6 +127,14 @@ export function checkUsable (
 export interface ShownRecord extends Place, Example {
   /** The text of each token within its text. Of a character that is made of several tokens, the last has the text. */
   readonly texts: readonly string[]
+  /** Whether each token is withheld, where rules say which are. */
+  readonly withheld?: readonly boolean[]
+}
+
+/** What rules for withholding mark in the whole data. */
+export interface WithheldTotals {
+  readonly tokens: number
+  readonly withheldTokens: number
 }
 
 export interface FirstRecords {
@@ -133,6 +142,8 @@ export interface FirstRecords {
   /** How many records before the last of them cannot be used; the first of these, with reasons. */
   readonly badLineCount: number
   readonly badLines: readonly BadLine[]
+  /** Where rules say what is withheld. */
+  readonly withheld?: WithheldTotals
 }
 
 /** Reads and encodes as many usable records as are asked for, and no more. Throws DatasetError when there is none. */
@@ -153,6 +164,54 @@ export async function firstRecords (
   }
   if (usable === 0) throw nothingUsable(paths, badLines)
   return { records, badLineCount: badLines.count, badLines: badLines.lines }
+}
+
+/**
+ * Reads the first records, and marks the tokens of them that rules withhold. All of the data is read twice: what is rare or a name follows
+ * from all of it. Throws as `firstRecords` does, and DatasetError for rules that mark nothing or everything.
+ */
+export async function firstRecordsWithheld (
+  paths: readonly string[],
+  wanted: number,
+  tokenizer: Tokenizer,
+  options: DatasetOptions,
+  rules: readonly WithholdRule[],
+  signal?: AbortSignal
+): Promise<FirstRecords> {
+  const wordTexts = wordTextsBy(tokenizer)
+  const statistics = new WordStatistics()
+  for await (const { found } of encodedRecords(paths, tokenizer, options, signal))
+    for (const { ids } of found) statistics.add(wordTexts(ids).join(''))
+  let [tokens, words, withheld] = [0, 0, 0]
+  for await (const { found } of encodedRecords(paths, tokenizer, options, signal)) {
+    for (const { ids } of found) {
+      const texts = wordTexts(ids)
+      tokens += ids.length
+      words += wordTokens(texts).filter(Boolean).length
+      withheld += withheldTokens(texts, rules, statistics).filter(Boolean).length
+    }
+  }
+  const first = await firstRecords(paths, wanted, tokenizer, options, signal)
+  if (withheld === 0)
+    throw new DatasetError('nothing in the data is withheld by these rules', 'give others, or leave them out')
+  if (withheld === words)
+    throw new DatasetError('every word of the data is withheld by these rules, so that nothing could be learnt', 'give others')
+  return {
+    ...first,
+    records: first.records.map((record) => ({ ...record, withheld: withheldTokens(wordTexts(record.ids), rules, statistics) })),
+    withheld: { tokens, withheldTokens: withheld }
+  }
+}
+
+/** Returns what gives the texts of tokens to find words in: special tokens are no words, and words on either side of one are apart. */
+function wordTextsBy (tokenizer: Tokenizer): (ids: Int32Array) => string[] {
+  const special = new Map<number, boolean>()
+  const isSpecial = (id: number): boolean => {
+    const known = special.get(id) ?? tokenizer.isSpecial(id)
+    special.set(id, known)
+    return known
+  }
+  return (ids) => tokenTexts([...ids], tokenizer).map((text, i) => isSpecial(ids[i]!) ? '\n' : text)
 }
 
 function nothingUsable (

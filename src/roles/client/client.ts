@@ -3,7 +3,9 @@ import { Optimizer } from '../../model/training/optimizer.ts'
 import { clientSpans, shapesOf } from '../charter-settings.ts'
 import type { ClientContext } from '../context.ts'
 import { AdapterSync } from './adapter-sync.ts'
+import { LedgerFile } from './ledger-file.ts'
 import { LeftOutServers } from './left-out.ts'
+import { ReleaseLedger } from './release-ledger.ts'
 import { ReleaseSecret } from './release-secret.ts'
 import { openClientRuntime, type ClientRuntime } from './runtime.ts'
 import { generationStages, replayOptions } from './server-route.ts'
@@ -32,6 +34,7 @@ export interface Client {
   readonly adapters: AdapterSync
   readonly state: AdapterState
   readonly secret: ReleaseSecret
+  readonly ledger: ReleaseLedger
   readonly lock: TrainingLock
   /** Whether the newest training progress was damaged or missing, so that an older one is used. */
   readonly fellBack: boolean
@@ -54,6 +57,7 @@ export async function openClient (context: ClientContext, before?: LastingParts)
     const optimizer = await Optimizer.open(device, charter.training.optimizer)
     const shapes = shapesOf(charter, clientSpans(charter, partition))
     const state = await AdapterState.open({ device, optimizer, parameters, shapes, path }, saved)
+    const ledger = await ReleaseLedger.open(new LedgerFile(join(paths.state, 'releases.ledger')), charter.model.hidden)
     const sessions = new ClientSessions(context)
     const lock = before?.lock ?? new TrainingLock()
     const adapters = new AdapterSync({ context, sessions, parameters, state, lock, shapes })
@@ -69,15 +73,16 @@ export async function openClient (context: ClientContext, before?: LastingParts)
       stageOn: generationStages({ context, sessions, adapters }),
       ...replayOptions(runtime.model)
     })
-    return { context, runtime, sessions, leftOut, caught, verifier, adapters, state, secret, lock, fellBack }
+    return { context, runtime, sessions, leftOut, caught, verifier, adapters, state, secret, ledger, lock, fellBack }
   } catch (error) {
     await runtime.close()
     throw error
   }
 }
 
-/** Ends the checks of servers that a client makes, and frees its device. */
-export async function closeClient ({ verifier, runtime }: Client): Promise<void> {
+/** Ends the checks of servers that a client makes, closes its ledger, and frees its device. */
+export async function closeClient ({ verifier, ledger, runtime }: Client): Promise<void> {
   await verifier.stop()
+  await ledger.close()
   await runtime.close()
 }

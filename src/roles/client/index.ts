@@ -6,6 +6,7 @@ import { evaluate } from './operations/evaluate.ts'
 import { exportTrained } from './operations/export.ts'
 import { generate } from './operations/generate.ts'
 import { preview } from './operations/preview.ts'
+import { privacy } from './operations/privacy.ts'
 import { train } from './operations/train.ts'
 import { checkLosses, noteOnChange } from './partition-progress.ts'
 import { middleOf, serverChoice } from './server-route.ts'
@@ -37,6 +38,7 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
     },
     operations: {
       preview: (parameters, signal) => current.use((client) => preview(client, parameters, signal), signal),
+      privacy: (parameters, signal) => current.use((client) => privacy(client, parameters), signal),
       train: (parameters, signal) => train(current, parameters, signal),
       evaluate: (parameters, signal) => current.use((client) => evaluate(client, parameters, signal), signal),
       evaluateTask: (parameters, signal) => current.use((client) => evaluateTask(client, parameters, signal), signal),

@@ -13,6 +13,14 @@ describe('a preview of records', () => {
     expect(markedText([])).toBe('')
   })
 
+  it('marks the tokens that rules withhold, and tells their share', () => {
+    expect(markedText([{ ...token('Hi', false), withheld: true }, { ...token(' Lily', true), withheld: true }, token('!', true)]))
+      .toBe('⟪Hi⟫⟦⟪ Lily⟫│!⟧')
+    const { terminal, err } = recordedTerminal(false)
+    new PreviewView(terminal, false).show({ ...done, withheld: { tokens: 80, withheldTokens: 20 } })
+    expect(err.text).toContain("The rules withhold what stands between ⟪ and ⟫: 20 of the data's 80 tokens, 25%\n")
+  })
+
   it('shows no character that would steer the terminal', () => {
     expect(markedText([token('a\u001b[2J\r\u202e\u2028', false)])).toBe('a\\u001b[2J\\r\\u202e\\u2028')
   })

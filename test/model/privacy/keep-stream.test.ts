@@ -17,7 +17,10 @@ const boundary = (rounding: Encoding): Boundary => new Boundary(device, { hidden
 
 /** Rows whose norms are on either side of 3. */
 const rowsOf = (phase: number): Tensor =>
-  float32([ROWS, HIDDEN], Float32Array.from({ length: ROWS * HIDDEN }, (_, i) => (0.3 + Math.floor(i / HIDDEN)) * Math.sin(i * 1.7 + phase)))
+  float32(
+    [ROWS, HIDDEN],
+    Float32Array.from({ length: ROWS * HIDDEN }, (_, i) => (0.3 + Math.floor(i / HIDDEN)) * Math.sin(i * 1.7 + phase))
+  )
 
 async function valuesOf (at: Boundary, rows: AnyTensor | Deferred): Promise<Float32Array> {
   using scope = new Scope(device)
@@ -27,7 +30,7 @@ async function valuesOf (at: Boundary, rows: AnyTensor | Deferred): Promise<Floa
 const decoded = async (at: Boundary, tensors: readonly Tensor[]): Promise<Float32Array> => await valuesOf(at, await at.decoding(tensors))
 
 describe('a residual stream that stays', () => {
-  it.each(['fp32', 'fp16', 'int8'] as const)('is the rows as they were, with what the middle added to those that left (%s)', async (rounding) => {
+  it.each(['fp32', 'fp16', 'int8'] as const)('is the rows as they were, with what was added to those that left (%s)', async (rounding) => {
     const at = boundary(rounding)
     const [rows, added] = [rowsOf(0), rowsOf(1).data as Float32Array]
     for (const protection of [{ clip: 3, noise: 0.5 }, { clip: 3, noise: 0 }, { clip: null, noise: 0 }]) {
@@ -95,7 +98,13 @@ describe('the way back through a residual stream that stays', () => {
     float32([ROWS, HIDDEN], Array.from({ length: ROWS }, (_, row) => [...map(rowAt(values, row), row)]).flat())
 
   /** The gradient for the rows as a client computes it from what comes down. */
-  async function backward (rows: Tensor, gradient: Tensor, released: readonly Tensor[], down: Tensor, protection: Protection): Promise<Float32Array> {
+  async function backward (
+    rows: Tensor,
+    gradient: Tensor,
+    released: readonly Tensor[],
+    down: Tensor,
+    protection: Protection
+  ): Promise<Float32Array> {
     const at = boundary('fp32')
     using scope = new Scope(device)
     const [h, g] = [await scope.upload(rows), await scope.upload(gradient)]

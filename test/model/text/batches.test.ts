@@ -85,6 +85,21 @@ describe('batches', () => {
     expect(order('a', 1)).toBe(order('a', 1))
   })
 
+  it('say how many positions of an epoch one example can change', () => {
+    fc.assert(fc.property(lengths, options, fc.nat(), (sizes, settings, which) => {
+      const examples = examplesOf(sizes)
+      const replaced = examples.map((example, i) =>
+        i === which % examples.length ? { ...example, ids: example.ids.map((id) => id + 1000) } : example)
+      const [before, after] = [new Batches(examples, settings), new Batches(replaced, settings)]
+      const others = epochOf(after, 0)
+      const all = epochOf(before, 0)
+      const changed = all.flatMap(({ ids, targets, lengths: rows }, i) =>
+        rows.filter((_, k) => String([ids[k], targets[k]]) !== String([others[i]!.ids[k], others[i]!.targets[k]])))
+      const most = Math.max(...all.map((batch) => before.changedByOne(batch)))
+      expect(changed.reduce((sum, length) => sum + length, 0)).toBeLessThanOrEqual(most)
+    }))
+  })
+
   it('number as many as they say', () => {
     const batches = new Batches(examplesOf(Array<number>(10).fill(3)), { seed: '', sequences: 4, mode: 'padded' })
     expect([batches.count(0), epochOf(batches, 0).length]).toEqual([3, 3])

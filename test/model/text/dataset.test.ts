@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { encodeRecord, firstRecords, loadDataset, type Dataset, type DatasetOptions, type FirstRecords } from '../../../src/model/text/dataset.ts'
+import type { WithholdRule } from '../../../src/model/privacy/withholding.ts'
+import { encodeRecord, firstRecords, firstRecordsWithheld, loadDataset, type Dataset, type DatasetOptions, type FirstRecords } from '../../../src/model/text/dataset.ts'
 import { MAX_LINE_BYTES, readLines } from '../../../src/model/text/lines.ts'
 import { parseRecord } from '../../../src/model/text/records.ts'
 import type { Tokenizer } from '../../../src/model/text/tokenizer.ts'
@@ -48,6 +49,27 @@ async function load (
 }
 
 const shown = ({ examples }: Dataset): Array<[number[], string]> => examples.map(({ ids, lossMask }) => [[...ids], lossMask.join('')])
+
+describe('words that are withheld', () => {
+  const marked = async (name: string, texts: readonly string[], rules: readonly WithholdRule[]): Promise<FirstRecords> => {
+    await writeFile(join(dir, name), texts.map((text) => `${JSON.stringify({ text })}\n`).join(''))
+    return await firstRecordsWithheld([join(dir, name)], 1, plain, { lossOn: 'all' }, rules)
+  }
+
+  it('are marked in the first records, by what the whole data says, and counted in all of them', async () => {
+    const { records, withheld } = await marked('rare.jsonl', ['a b', 'a a', 'a a a c', 'a a'], [{ kind: 'rare', share: 0.15 }])
+    expect(records).toHaveLength(1)
+    expect(records[0]!.ids.length).toBe(records[0]!.withheld!.length)
+    const words = records[0]!.texts.filter((_, i) => records[0]!.withheld![i])
+    expect(words.map((text) => text.trim())).toEqual(['b'])
+    expect(withheld!.withheldTokens).toBe(2)
+  })
+
+  it('are some, and not all', async () => {
+    await expect(marked('none.jsonl', ['a b'], [{ kind: 'numbers' }])).rejects.toThrow('nothing in the data is withheld')
+    await expect(marked('all.jsonl', ['a b'], [{ kind: 'rare', share: 1 }])).rejects.toThrow('every word of the data is withheld')
+  })
+})
 
 describe('the first records of data', () => {
   const lines = '{"text":"a b"}\nnonsense\n{"prompt":"a ","completion":"c"}\n{"text":"d"}\nnonsense\n'

@@ -2,6 +2,7 @@ import type { Worker } from 'node:worker_threads'
 import type { Task } from '../../../api/task.ts'
 import type { Config } from '../../families/index.ts'
 import type { EncodedQuestion, QuestionOptions, Questions } from '../../tasks/read-questions.ts'
+import type { WithholdRule } from '../../privacy/withholding.ts'
 import type { Dataset, DatasetOptions, DatasetTotals, Example, FirstRecords } from '../dataset.ts'
 import { errorOf, type ThreadFailure } from './failure.ts'
 import { startThread } from './thread.ts'
@@ -20,6 +21,8 @@ export interface DatasetTask {
   readonly first?: number
   /** Whether the records are wanted as questions of the task, and how they are made. */
   readonly questions?: Omit<QuestionOptions, 'fault'>
+  /** Marks tokens of the first records. */
+  readonly withhold?: readonly WithholdRule[]
 }
 
 export type DatasetAnswer =

@@ -3,7 +3,7 @@ import { parentPort } from 'node:worker_threads'
 import type { Config } from '../../families/index.ts'
 import { readQuestions, taskReader, type EncodedQuestion } from '../../tasks/read-questions.ts'
 import { resolveTask, TaskError } from '../../tasks/resolved-task.ts'
-import { firstRecords, readDataset, type DatasetOptions, type Example } from '../dataset.ts'
+import { firstRecords, firstRecordsWithheld, readDataset, type DatasetOptions, type Example } from '../dataset.ts'
 import { loadTokenizer } from '../load.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { DatasetAnswer, DatasetTask } from './dataset-thread.ts'
@@ -68,13 +68,18 @@ async function read (task: DatasetTask): Promise<void> {
   const tokenizer = await loadTokenizer(task.dir)
   const fault = task.config === undefined ? undefined : await promptFault(task.config)
   if (task.questions !== undefined) return await readAsQuestions(task, tokenizer, fault)
-  const { paths, first } = task
+  const { paths, first, withhold } = task
   const { columns } = task.options
   const reader = task.task === undefined
     ? undefined
     : taskReader(resolveTask(task.task), { chatInstructions: tokenizer.hasChatTemplate, columns })
   const options: DatasetOptions = { ...task.options, reader, ...(fault === undefined ? {} : { fault }) }
-  if (first !== undefined) return say({ answer: { kind: 'first', records: await firstRecords(paths, first, tokenizer, options) } })
+  if (first !== undefined) {
+    const records = withhold === undefined
+      ? await firstRecords(paths, first, tokenizer, options)
+      : await firstRecordsWithheld(paths, first, tokenizer, options, withhold)
+    return say({ answer: { kind: 'first', records } })
+  }
   const chunks = new Chunks()
   const totals = await readDataset(paths, tokenizer, options, chunks.add)
   chunks.flush()

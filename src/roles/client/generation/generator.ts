@@ -5,7 +5,9 @@ import type { ModelWeights } from '../../../model/layers/weights.ts'
 import type { Boundary, Protection, Release } from '../../../model/privacy/boundary.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
 import type { Partition } from '../../../protocols/charter/schema.ts'
-import type { Stage, StageCache } from '../../middle/stage.ts'
+import type { Tensor } from '../../../tensor.ts'
+import { tokensOf, type Stage, type StageCache } from '../../middle/stage.ts'
+import type { ReleaseLedger } from '../release-ledger.ts'
 
 /** A client's end of the model and its boundary. */
 export interface SequenceComponents {
@@ -13,6 +15,7 @@ export interface SequenceComponents {
   readonly boundary: Boundary
   /** What takes released hidden states through the middle. */
   readonly route: Pick<Stage, 'span' | 'openCache'>
+  readonly ledger: Pick<ReleaseLedger, 'record'>
 }
 
 export interface SequenceSettings {
@@ -22,12 +25,16 @@ export interface SequenceSettings {
   readonly partition: Partition
   /** Tokens that the sequence can have. */
   readonly capacity: number
+  /** Names the sequence in the ledger. */
+  readonly text: string
 }
 
 /** One sequence that grows: this client's blocks at either end, and the middle over a route. */
 export class Sequence {
   readonly #weights: ModelWeights
   readonly #boundary: Boundary
+  readonly #ledger: SequenceComponents['ledger']
+  readonly #text: string
   readonly #protection: Protection
   readonly #keepsStream: boolean
   readonly #ends: CachedClientModel
@@ -36,13 +43,15 @@ export class Sequence {
   #guessed: Omit<NextToken, 'logits'> | undefined
 
   private constructor (
-    { weights, boundary }: SequenceComponents,
-    { protection, keepsStream }: SequenceSettings,
+    { weights, boundary, ledger }: SequenceComponents,
+    { protection, keepsStream, text }: SequenceSettings,
     ends: CachedClientModel,
     middle: StageCache
   ) {
     this.#weights = weights
     this.#boundary = boundary
+    this.#ledger = ledger
+    this.#text = text
     this.#protection = protection
     this.#keepsStream = keepsStream
     this.#ends = ends
@@ -80,6 +89,7 @@ export class Sequence {
     const boundary = this.#boundary
     const position = this.#ends.length
     const { tensors, rows } = await this.#released(ids)
+    await this.#note(tensors, position)
     using scope = new Scope(this.#weights.device)
     const answering = this.#middle.forward({ tensors, context: this.#ends.contextAt(position) }, signal)
     // The noise of the next token is drawn while the middle computes.
@@ -107,6 +117,14 @@ export class Sequence {
     }
     const options = { count: ids.length, keepRows: this.#keepsStream }
     return await this.#boundary.protect(await this.#ends.embed(ids), this.#protection, options)
+  }
+
+  /** Puts hidden states from this position on, which are about to leave, into the ledger. */
+  async #note (tensors: readonly Tensor[], position: number): Promise<void> {
+    const { clip, noise } = this.#protection
+    const rows = tokensOf(tensors)
+    const place = { epoch: 0, index: 0, rows, sequences: position === 0 ? 1 : 0, recordRows: rows }
+    await this.#ledger.record({ purpose: 'generate', kind: 'hidden', work: this.#text, ...place, clip, noise }, tensors)
   }
 
   /** Frees the caches here and on the route. */

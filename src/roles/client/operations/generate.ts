@@ -1,4 +1,4 @@
-import { randomInt } from 'node:crypto'
+import { randomInt, randomUUID } from 'node:crypto'
 import type { Message } from '../../../api/generate.ts'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import type { StageCheck } from '../../../api/stage-checks.ts'
@@ -16,7 +16,7 @@ import { generationRoute, replayOptions } from '../server-route.ts'
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
-  { context, runtime, adapters, sessions, leftOut, caught, verifier, state }: Client,
+  { context, runtime, ledger, adapters, sessions, leftOut, caught, verifier, state }: Client,
   { maxTokens, temperature, topK, topP, handOver, timeoutMs, verify, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
@@ -56,8 +56,8 @@ export async function * generate (
   const tokens = async function * (): AsyncGenerator<GeneratedToken> {
     const { hidden: protection, keepsStream } = protectionOf(charter, context.client)
     opened.sequence = await Sequence.open(
-      { weights, boundary, route },
-      { protection, keepsStream, partition, capacity: prompt.length + wanted },
+      { weights, boundary, route, ledger },
+      { protection, keepsStream, partition, capacity: prompt.length + wanted, text: randomUUID() },
       signal
     )
     opened.atMs = performance.now()

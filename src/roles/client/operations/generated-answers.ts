@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import type { Waiting } from '../../../api/fields.ts'
 import { MidspanError } from '../../../errors.ts'
 import type { EncodedQuestion } from '../../../model/tasks/read-questions.ts'
@@ -82,7 +83,7 @@ class Answerer {
   get traffic (): Traffic { return this.#statistics.traffic }
 
   async answer ({ prompt = new Int32Array() }: EncodedQuestion, signal: AbortSignal): Promise<string> {
-    const { context, runtime, leftOut, caught, sessions, adapters, verifier } = this.#client
+    const { context, runtime, leftOut, caught, ledger, sessions, adapters, verifier } = this.#client
     const { tokenizer, model, boundary, clientModel: { weights } } = runtime
     const { charter, client: { partition } } = context
     const { maxNewTokens, maxTokens, timeoutMs } = this.#options
@@ -96,8 +97,8 @@ class Answerer {
       ...replayOptions(model)
     })
     const { hidden: protection, keepsStream } = protectionOf(charter, context.client)
-    const settings = { protection, keepsStream, partition, capacity: ids.length + wanted }
-    const sequence = await Sequence.open({ weights, boundary, route }, settings, signal)
+    const settings = { protection, keepsStream, partition, capacity: ids.length + wanted, text: randomUUID() }
+    const sequence = await Sequence.open({ weights, boundary, ledger, route }, settings, signal)
     const stream = await tokenizer.openDecodeStream(ids)
     let text = ''
     try {

@@ -25,7 +25,7 @@ export async function * likelihoods (
 ): AsyncGenerator<Waiting | Compared> {
   const done = new Map<EncodedQuestion, Loss[]>()
   for (const items of groups(questions, maxTokensPerClient)) {
-    const { released, outputs } = yield * middle.compute(batchOf(items), signal)
+    const { released, outputs } = yield * middle.compute(batchOf(items), changedByOne(items), signal)
     const losses = await lossesOf(runtime, released, outputs)
     for (const [i, { question }] of items.entries()) {
       const own = done.get(question) ?? []
@@ -61,6 +61,13 @@ function * groups (questions: readonly EncodedQuestion[], maxTokens: number): Ge
     }
   }
   if (items.length > 0) yield items
+}
+
+/** Returns the tokens of the question that has the most of them: what replacing one question changes, at most. */
+function changedByOne (items: readonly Item[]): number {
+  const tokens = new Map<EncodedQuestion, number>()
+  for (const { question, length } of items) tokens.set(question, (tokens.get(question) ?? 0) + length)
+  return Math.max(...tokens.values())
 }
 
 function batchOf (items: readonly Item[]): Batch {

@@ -23,7 +23,7 @@ export async function * measureLoss (
   const count = batches.count(0)
   for (let index = 0; index < count && sequences < limit; index++) {
     const batch = firstSequences(batches.at({ epoch: 0, index }).batch, limit - sequences)
-    const { released, outputs } = yield * middle.compute(batch, signal)
+    const { released, outputs } = yield * middle.compute(batch, batches.changedByOne(batch), signal)
     const loss = await lossOf(runtime, released, outputs)
     lossSum += loss.lossSum
     tokens += loss.countedTokens

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import type { Waiting } from '../../../api/fields.ts'
 import { Backoff } from '../../../backoff.ts'
 import { isRetryable } from '../../../errors.ts'
@@ -31,6 +32,10 @@ export class MiddleBatches {
   readonly #timeoutMs: number
   readonly #meter = new TrafficMeter()
   readonly #backoff = new Backoff(RECONNECT)
+  /** Names this evaluation in the ledger. */
+  readonly #evaluation = randomUUID()
+  /** Batches that were released. */
+  #count = 0
   #stream: TrainingStream | undefined
 
   constructor (client: Client, timeoutMs: number) {
@@ -43,11 +48,11 @@ export class MiddleBatches {
   get traffic (): Traffic { return this.#meter.total }
 
   /**
-   * Takes one batch through the middle, and says meanwhile what it waits for. Throws what no other try can mend, and what failed last when
-   * the batch is not answered for the time that was given.
+   * Takes one batch through the middle, and says meanwhile what it waits for. Replacing one record changes `recordRows` of its rows, at
+   * most. Throws what no other try can mend, and what failed last when the batch is not answered for the time that was given.
    */
-  async * compute (batch: Batch, signal: AbortSignal): AsyncGenerator<Waiting, ComputedBatch> {
-    const { context: { charter, client: { partition } }, runtime } = this.#client
+  async * compute (batch: Batch, recordRows: number, signal: AbortSignal): AsyncGenerator<Waiting, ComputedBatch> {
+    const { context: { charter, client: { partition } }, runtime, ledger } = this.#client
     const limit = AbortSignal.timeout(this.#timeoutMs)
     const until = AbortSignal.any([signal, limit])
     let released: ReleasedBatch | undefined
@@ -55,7 +60,9 @@ export class MiddleBatches {
     for (;;) {
       try {
         const route = routeOf({ training: await this.#connected(until) }, { charter, partition })
-        released ??= await releaseBatch(runtime, batch, this.#protection)
+        released ??= await releaseBatch({ ...runtime, ledger }, batch, this.#protection, {
+          evaluation: this.#evaluation, index: this.#count++, recordRows
+        })
         const { batch: _, kept: __, ...item } = released
         const outputs = await route.evaluate({ id: 'self', ...route.span, ...item }, until)
         this.#backoff.reset()

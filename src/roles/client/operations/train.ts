@@ -83,14 +83,14 @@ export async function * train (
         yield * evaluateRun(client, evaluation, run.done, signal)
       let stoppedEarly = false
       for (;;) {
-        const { context, runtime: { device, clientModel: model, boundary }, secret, state, sessions } = client
+        const { context, runtime: { device, clientModel: model, boundary }, secret, ledger, state, sessions } = client
         const { partition } = context.client
         const pause = new AbortController()
-        const trainer = new ClientTrainer({ device, model, boundary, secret, state, sessions, batches, strategy }, {
+        const trainer = new ClientTrainer({ device, model, boundary, secret, ledger, state, sessions, batches, strategy }, {
           charter,
           partition,
           peer: context.peerId.toString(),
-          protections: protectionOf(charter, settingsOf(context.client)),
+          protection: protectionOf(charter, settingsOf(context.client)),
           ...place,
           progress: { ...place.progress, partition },
           rewind,

@@ -8,7 +8,7 @@ import type { BottomActivations, ClientModel } from '../../../model/training/cli
 import type { Tensor } from '../../../tensor.ts'
 import type { BatchItem, OutputGradient, Stage } from '../../middle/stage.ts'
 import { clientDropoutSeed, dropoutSeed } from '../../training/participant.ts'
-import type { Releases } from './releases.ts'
+import type { BatchNote, Releases } from './releases.ts'
 
 /** What passes have come to: sums over their tokens, and how much of what they released was clipped. */
 interface Figures {
@@ -47,6 +47,7 @@ interface Left {
 /** A pass on its way: what `finish` needs of `forward` and `learn`. */
 interface Pass extends Figures {
   readonly batch: Batch
+  readonly note: BatchNote
   readonly hidden: Left
   /** The gradient for what came back from the middle. */
   readonly gradient: Left
@@ -121,21 +122,24 @@ export class ClientRound implements Disposable {
     const { batch, next } = batches.at(this.#cursor)
     using scope = new Scope(device)
     const { hidden, residuals } = await bottom.forward(batch.ids, { keepResiduals: true, seed: this.#seed() })
+    const inputTokens = batch.lengths.reduce((sum, length) => sum + length, 0)
+    const note = { ...this.#cursor, rows: inputTokens, sequences: batch.ids.length, recordRows: batches.changedByOne(batch) }
     const isKept = releases.clips('hidden') || releases.keepsStream
     if (!isKept) scope.own(hidden)
     if (residuals === undefined) throw new Error('a training pass kept no residuals')
     this.#current = {
       batch,
+      note,
       hidden: { rows: isKept ? hidden : undefined, tensors: [] },
       gradient: { rows: undefined, tensors: [] },
       activations: residuals,
       gradients: new Map(),
       lossSum: 0,
       tokens: batch.tokens,
-      inputTokens: batch.lengths.reduce((sum, length) => sum + length, 0),
+      inputTokens,
       clippedFraction: 0
     }
-    const { tensors, clippedFraction } = await releases.protect('hidden', this.pass, hidden)
+    const { tensors, clippedFraction } = await releases.protect('hidden', this.pass, hidden, note)
     this.#current.hidden.tensors = tensors
     this.#current.clippedFraction = clippedFraction
     this.#cursor = next
@@ -157,7 +161,7 @@ export class ClientRound implements Disposable {
     else scope.own(gradient)
     pass.gradients = gradients
     pass.lossSum = lossSum
-    const released = await releases.protect('gradient', this.pass, gradient)
+    const released = await releases.protect('gradient', this.pass, gradient, pass.note)
     pass.gradient.tensors = released.tensors
     pass.clippedFraction = (pass.clippedFraction + released.clippedFraction) / 2
     return { tensors: released.tensors, tokens: pass.tokens }

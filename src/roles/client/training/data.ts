@@ -4,6 +4,7 @@ import type { DataOptions } from '../../../api/data.ts'
 import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
 import type { Questions } from '../../../model/tasks/read-questions.ts'
+import type { WithholdRule } from '../../../model/privacy/withholding.ts'
 import { Batches } from '../../../model/text/batches.ts'
 import type { Dataset, FirstRecords } from '../../../model/text/dataset.ts'
 import { filesOf } from '../../../model/text/read-records.ts'
@@ -35,13 +36,14 @@ export async function loadBatches (
 /** The first records of a data file as `loadBatches` would read them. Throws as `loadBatches` does. */
 export async function readFirstRecords (
   options: DataOptions,
-  wanted: number,
+  { wanted, withhold }: { readonly wanted: number, readonly withhold?: readonly WithholdRule[] | undefined },
   modelPath: string,
   charter: Charter,
   signal: AbortSignal
 ): Promise<{ first: FirstRecords, packing: 'packed' | 'padded', maxTokens: number }> {
   const { packing, maxTokens, reading } = withinCharter(options, charter)
-  return { first: await firstRecordsInThread({ dir: modelPath, ...reading, first: wanted }, signal), packing, maxTokens }
+  const task = { dir: modelPath, ...reading, first: wanted, ...(withhold === undefined ? {} : { withhold }) }
+  return { first: await firstRecordsInThread(task, signal), packing, maxTokens }
 }
 
 /** Reads a data file as questions of a task within a charter's bounds. Throws DatasetError, TaskError, TokenizerError and UsageError. */

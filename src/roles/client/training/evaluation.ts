@@ -4,9 +4,23 @@ import type { Batch } from '../../../model/text/batches.ts'
 import type { Loss } from '../../../model/training/client-model.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { ClientProtection } from '../../charter-settings.ts'
+import type { ReleaseLedger } from '../release-ledger.ts'
 import type { ClientRuntime } from '../runtime.ts'
 
 export type EvaluationComponents = Pick<ClientRuntime, 'device' | 'clientModel' | 'boundary'>
+
+export interface ReleasingComponents extends EvaluationComponents {
+  readonly ledger: Pick<ReleaseLedger, 'record'>
+}
+
+/** Where a batch stands, for the ledger. */
+export interface EvaluatedPlace {
+  /** Names the evaluation. */
+  readonly evaluation: string
+  readonly index: number
+  /** Rows that replacing one record can change, at most. */
+  readonly recordRows: number
+}
 
 /** A batch whose hidden states were released. They are sent as they are however often that is tried: they are never drawn anew. */
 export interface ReleasedBatch extends Sequences {
@@ -17,15 +31,28 @@ export interface ReleasedBatch extends Sequences {
   readonly kept?: Tensor
 }
 
-/** Computes a batch up to the middle. */
+/** Computes a batch up to the middle. It is in the ledger then. */
 export async function releaseBatch (
-  { device, clientModel: { bottom }, boundary }: EvaluationComponents,
+  { device, clientModel: { bottom }, boundary, ledger }: ReleasingComponents,
   batch: Batch,
-  { hidden: protection, keepsStream }: ClientProtection
+  { hidden: protection, keepsStream }: ClientProtection,
+  { evaluation, index, recordRows }: EvaluatedPlace
 ): Promise<ReleasedBatch> {
   using scope = new Scope(device)
   const { hidden } = await bottom.forward(batch.ids, { keepResiduals: false })
   const { tensors } = await boundary.protect(scope.own(hidden), protection)
+  await ledger.record({
+    purpose: 'evaluate',
+    kind: 'hidden',
+    work: evaluation,
+    epoch: 0,
+    index,
+    rows: hidden.shape[0]!,
+    sequences: batch.ids.length,
+    recordRows,
+    clip: protection.clip,
+    noise: protection.noise
+  }, tensors)
   const kept = keepsStream ? { kept: await device.download(hidden) } : {}
   return { batch, ...sequencesOf(bottom.span.model, batch.ids), tensors, ...kept }
 }

@@ -18,6 +18,7 @@ import type { ClientProtection } from '../../charter-settings.ts'
 import { PassInterruptedError, type TrainingStream } from '../../middle/training-stream.ts'
 import type { ClientStrategy } from '../../training/aggregation/strategy.ts'
 import { takeOver } from '../adapter-sync.ts'
+import type { ReleaseLedger } from '../release-ledger.ts'
 import type { ReleaseSecret } from '../release-secret.ts'
 import { middleOf, routeOf } from '../server-route.ts'
 import type { ClientSessions } from '../sessions.ts'
@@ -36,6 +37,7 @@ export interface ClientTrainerComponents {
   readonly model: ClientModel
   readonly boundary: Boundary
   readonly secret: ReleaseSecret
+  readonly ledger: Pick<ReleaseLedger, 'record'>
   readonly state: AdapterState
   readonly sessions: Pick<ClientSessions, 'training'>
   readonly batches: Batches
@@ -47,7 +49,7 @@ export interface ClientTrainerSettings {
   readonly partition: Partition
   /** This client, as the servers know it. */
   readonly peer: string
-  readonly protections: ClientProtection
+  readonly protection: ClientProtection
   readonly progress: ProgressMeta & { readonly run: Run }
   /** Whether the run was begun before, so that work of it may have counted without this client's knowing. */
   readonly resumed: boolean
@@ -105,7 +107,7 @@ export class ClientTrainer {
   constructor (components: ClientTrainerComponents, settings: ClientTrainerSettings) {
     this.#c = components
     this.#settings = settings
-    this.#releases = new Releases(components, settings.protections)
+    this.#releases = new Releases(components, { protection: settings.protection, run: settings.progress.run.key })
     this.#meta = settings.progress
     this.#begun = settings.resumed
     this.#traffic = settings.traffic ?? new TrafficMeter()

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { modelOf } from '../../../../src/model/families/index.ts'
 import { sequencesOf } from '../../../../src/model/layers/hidden-states.ts'
 import type { Device, DeviceTensor } from '../../../../src/model/runtime/device.ts'
@@ -6,10 +6,11 @@ import { openDevice } from '../../../../src/model/runtime/open.ts'
 import { Scope } from '../../../../src/model/runtime/scope.ts'
 import type { ClientProtection } from '../../../../src/roles/charter-settings.ts'
 import { Sequence } from '../../../../src/roles/client/generation/generator.ts'
+import { Releases } from '../../../../src/roles/client/training/releases.ts'
 import { float32, type Tensor } from '../../../../src/tensor.ts'
 import { baseWeights, loraWeights, readModelGolden, relativeError } from '../../../helpers/golden.ts'
 import { memorySource } from '../../../helpers/source.ts'
-import { SplitTrainer, type SplitTrainerOptions } from './split-trainer.ts'
+import { SplitTrainer, UNCOUNTED, type SplitTrainerOptions } from './split-trainer.ts'
 
 const golden = readModelGolden('llama/gqa')
 const model = modelOf(golden.config)
@@ -27,6 +28,7 @@ const signal = AbortSignal.timeout(60_000)
 describe('a client in a round', () => {
   let device: Device
   beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })
+  afterEach(() => { vi.restoreAllMocks() })
   afterAll(async () => { await device.close() })
 
   async function trainer (protection: ClientProtection, options: Partial<SplitTrainerOptions> = {}): Promise<SplitTrainer> {
@@ -101,14 +103,15 @@ describe('a client in a round', () => {
       const whole = scope.own(await at.boundary.computed(await at.boundary.keepStream(hidden, tensors, back)))
       const expected = await at.client.top.logits({ hidden: whole, ...sequences }, batch.ids[0]!.keys().toArray())
       const { weights } = at.client
-      const sequence = await Sequence.open({ weights, boundary: at.boundary, route: at.middle }, {
-        protection: at.protection.hidden, keepsStream: true, partition: { inputBlocks: 1, outputBlocks: 1 }, capacity: 32
+      const sequence = await Sequence.open({ weights, boundary: at.boundary, route: at.middle, ledger: UNCOUNTED }, {
+        protection: at.protection.hidden, keepsStream: true, partition: { inputBlocks: 1, outputBlocks: 1 }, capacity: 32, text: 'text'
       }, signal)
       const vocabulary = model.vocabularySize
       const ids = batch.ids[0]!
       for (const [prompt, last] of [[ids.slice(0, 5), 4], [[ids[5]!], 5], [ids.slice(6, 9), 8]] as const) {
         const logits = await sequence.next(prompt, { guess: false }, signal)
-        expect(relativeError(logits, (expected.data as Float32Array).subarray(last * vocabulary, (last + 1) * vocabulary))).toBeLessThan(2e-3)
+        const wanted = (expected.data as Float32Array).subarray(last * vocabulary, (last + 1) * vocabulary)
+        expect(relativeError(logits, wanted)).toBeLessThan(2e-3)
       }
       await sequence.close()
     }
@@ -120,8 +123,8 @@ describe('a client in a round', () => {
     const ids = [[1, 5, 9], [], [], []]
     const runs: number[][] = []
     for (const guess of [false, true]) {
-      const sequence = await Sequence.open({ weights: at.client.weights, boundary: at.boundary, route: at.middle }, {
-        protection: at.protection.hidden, keepsStream: true, partition: { inputBlocks: 1, outputBlocks: 1 }, capacity: 32
+      const sequence = await Sequence.open({ weights: at.client.weights, boundary: at.boundary, route: at.middle, ledger: UNCOUNTED }, {
+        protection: at.protection.hidden, keepsStream: true, partition: { inputBlocks: 1, outputBlocks: 1 }, capacity: 32, text: 'text'
       }, signal)
       const chosen: number[] = []
       for (const prompt of ids) {
@@ -134,13 +137,25 @@ describe('a client in a round', () => {
     expect(runs[1]).toEqual(runs[0])
   })
 
+  /** Returns the loss after some rounds under this protection. */
+  async function trainedUnder (protection: ClientProtection, rounds = 12): Promise<number> {
+    const at = await trainer(protection)
+    for (let round = 0; round < rounds; round++) await at.step(1e-2)
+    return await at.evaluate(at.batches)
+  }
+
   it('learns more under noise where the residual stream stays', async () => {
-    const final = async (keepsStream: boolean): Promise<number> => {
-      const at = await trainer(protectedBy(0.5, keepsStream))
-      for (let round = 0; round < 40; round++) await at.step(1e-2)
-      return await at.evaluate(at.batches)
-    }
-    expect(await final(true)).toBeLessThan(await final(false))
+    const [kept, sent] = [await trainedUnder(protectedBy(0.5, true)), await trainedUnder(protectedBy(0.5, false))]
+    expect(kept).toBeLessThan(sent)
+  })
+
+  it('learns more by the gradient of the clip than by one that passes the clip straight through', async () => {
+    // Without noise, so that no draw decides.
+    const protection = { ...protectedBy(0, false, 0.5), gradient: { clip: null, noise: 0 } }
+    const through = await trainedUnder(protection, 30)
+    vi.spyOn(Releases.prototype, 'clips').mockReturnValue(false)
+    const straight = await trainedUnder(protection, 30)
+    expect(through).toBeLessThan(straight)
   })
 
   it('frees all that a pass takes', async () => {

@@ -19,6 +19,9 @@ import { LocalStage } from '../../../../src/roles/middle/local-stage.ts'
 import type { BatchItem } from '../../../../src/roles/middle/stage.ts'
 
 const PEER = 'client'
+
+/** A ledger that nobody asks. */
+export const UNCOUNTED = { record: async (): Promise<void> => { await Promise.resolve() } }
 const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 }
 
 export interface SplitTrainerOptions {
@@ -71,14 +74,16 @@ export class SplitTrainer {
     this.#optimizer = optimizer
     this.#isAlone = isAlone
     const secret = new ReleaseSecret(new Uint8Array(32).fill(7), new Uint8Array(32))
-    this.#releases = new Releases({ device, boundary: parts.boundary, secret }, parts.protection)
+    const { boundary, protection } = parts
+    this.#releases = new Releases({ device, boundary, secret, ledger: UNCOUNTED }, { protection, run: 'run' })
   }
 
   /** Loads both parts onto a device, which the caller closes. */
   static async load (
     device: Device,
-    { model, source, adapters, protection, wire = 'fp32', tokens, sequences, data, inputBlocks = 1, outputBlocks = 1, isAlone = false }: SplitTrainerOptions
+    { model, source, adapters, protection, wire = 'fp32', isAlone = false, ...options }: SplitTrainerOptions
   ): Promise<SplitTrainer> {
+    const { tokens, sequences, data, inputBlocks = 1, outputBlocks = 1 } = options
     const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: wire })
     const client = await loadClientModel(device, model, source, { inputBlocks, outputBlocks }, adapters)
     const span = await TrainableSpan.load(device, model, source, { first: inputBlocks, end: model.layers - outputBlocks }, adapters)
@@ -98,7 +103,7 @@ export class SplitTrainer {
    * Computes the pass of the batch at a cursor. Returns its mean loss, and gradients of the summed loss for what the client and the middle
    * train, which the caller frees.
    */
-  async pass (cursor: Cursor): Promise<{ loss: number, tokens: number, ends: Map<string, DeviceTensor>, middle: Map<string, DeviceTensor> }> {
+  async pass (cursor: Cursor): Promise<Record<'loss' | 'tokens', number> & Record<'ends' | 'middle', Map<string, DeviceTensor>>> {
     const { device, client: model, boundary, batches } = this
     const components = { device, model, boundary, releases: this.#releases, batches }
     using round = new ClientRound(components, { round: this.#round++, peer: PEER, cursor })
@@ -138,9 +143,10 @@ export class SplitTrainer {
   /** Computes the mean loss of batches as an evaluation does. */
   async evaluate (batches: Batches, count = batches.count(0)): Promise<number> {
     let [lossSum, tokens] = [0, 0]
-    const components = { device: this.device, clientModel: this.client, boundary: this.boundary }
+    const components = { device: this.device, clientModel: this.client, boundary: this.boundary, ledger: UNCOUNTED }
     for (let index = 0; index < count; index++) {
-      const released = await releaseBatch(components, batches.at({ epoch: 0, index }).batch, this.protection)
+      const { batch: measured } = batches.at({ epoch: 0, index })
+      const released = await releaseBatch(components, measured, this.protection, { evaluation: 'evaluation', index, recordRows: 1 })
       const { batch: _, kept: __, ...item } = released
       const outputs = this.#isAlone ? released.tensors : await this.middle.evaluate({ id: PEER, ...this.middle.span, ...item })
       const loss = await lossOf(components, released, outputs)
