@@ -5,7 +5,7 @@ import type { Device, DeviceTensor } from '../../../../src/model/runtime/device.
 import { openDevice } from '../../../../src/model/runtime/open.ts'
 import { Scope } from '../../../../src/model/runtime/scope.ts'
 import type { ClientProtection } from '../../../../src/roles/charter-settings.ts'
-import { Sequence } from '../../../../src/roles/client/generation/generator.ts'
+import { Sequence } from '../../../../src/roles/client/generation/sequence.ts'
 import { float32, type Tensor } from '../../../../src/tensor.ts'
 import { baseWeights, loraWeights, readModelGolden, relativeError } from '../../../helpers/golden.ts'
 import { memorySource } from '../../../helpers/source.ts'
