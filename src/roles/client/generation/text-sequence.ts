@@ -89,12 +89,18 @@ export function legsSince (legs: readonly LegStatistics[], before: readonly LegS
 }
 
 /**
- * Returns whether a text of this model can go on in a sequence of `length` tokens of which the first `common` are the prompt's. The states
- * of a model that reads prompts in both directions depend on the whole prompt, those of a model whose rotary base grows on how many come at
- * once, and a block with a window forgets what is before it: such a sequence only grows.
+ * Returns whether a token's hidden state follows from the token and those before it. In a model that reads prompts in both directions it
+ * depends on the whole prompt, and where the rotary base grows, on how many tokens come at once: states of another text are of no use.
  */
-export function canResume ({ prompts, rotary, windows }: Model, prompt: readonly number[], length: number, common: number): boolean {
-  if (prompts !== undefined || rotary.growth !== undefined) return false
+export function hasCausalStates ({ prompts, rotary }: Model): boolean {
+  return prompts === undefined && rotary.growth === undefined
+}
+
+/**
+ * Returns whether a text of this model, which has causal states, can go on in a sequence of `length` tokens of which the first `common` are
+ * the prompt's. A block with a window forgets what is before it: such a sequence only grows.
+ */
+export function canResume ({ windows }: Model, prompt: readonly number[], length: number, common: number): boolean {
   if (windows.some((window) => window !== null)) return common === length && common < prompt.length
   // Where most of it is another text, the sequence is better kept for that one.
   return length - common <= common

@@ -15,7 +15,7 @@ import type { Client } from '../client.ts'
 import { generateTokens, type GeneratedToken } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
 import type { SequenceComponents } from '../generation/sequence.ts'
-import { canResume, legsSince, TextSequence } from '../generation/text-sequence.ts'
+import { canResume, hasCausalStates, legsSince, TextSequence } from '../generation/text-sequence.ts'
 import type { ClientRuntime } from '../runtime.ts'
 import { generationRoute, replayOptions, type GenerationRouteOptions } from '../server-route.ts'
 
@@ -72,7 +72,7 @@ export async function * generate (
   const wanted = Math.min(maxTokens, room)
   const capacity = prompt.length + wanted
   /** A turn of a chat is followed by others. */
-  const keeps = input.messages !== undefined && record === undefined
+  const keeps = input.messages !== undefined && record === undefined && hasCausalStates(model)
   const roomy = keeps ? Math.min(charter.limits.maxSequenceTokens, Math.max(2 * capacity, CHAT_TOKENS)) : capacity
   const key = `round ${adapters.round}`
   const { hidden: protection, keepsStream } = protectionOf(charter, context.client)
@@ -93,7 +93,7 @@ export async function * generate (
     opened.legs = found.sequence === undefined ? [] : opened.text.legs
     opened.networkMs = found.sequence === undefined ? 0 : opened.text.networkMs
     opened.freshStates = sequence.freshStates
-    const rest = sequence.resume(prompt, found.released)
+    const rest = sequence.resume(prompt, hasCausalStates(model) ? found.released : undefined)
     opened.reusedTokens = prompt.length - rest.length
     if (sequence.capacity < capacity) await withLess(roomy, capacity, async (capacity) => { await sequence.grow(capacity, signal) })
     opened.atMs = performance.now()
