@@ -106,7 +106,8 @@ export const generate = command({
         else terminal.write('\n')
         if (event.reason === 'context') terminal.note(contextLine(event, maxTokens))
         if (!json) for (const line of (event.checks ?? []).map(checkLine)) terminal.note(line)
-        if (stats) for (const line of [statsLine(event), roundTripsLine(event), ...event.route.map(legLine), networkLine(event)]) terminal.note(line)
+        const statistics = [statsLine(event), roundTripsLine(event), ...event.route.map(legLine), networkLine(event)]
+        if (stats) for (const line of statistics) terminal.note(line)
       }
     } finally {
       progress.clear()

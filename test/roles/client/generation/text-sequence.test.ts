@@ -28,8 +28,8 @@ describe('a sequence of another text', () => {
 
 it('what each server did for a text is what it did besides what it had done before', () => {
   const leg = (server: string, first: number, factor: number): LegStatistics => ({
-    server, span: { first, end: 3 }, tokens: 5 * factor, replayedTokens: factor, answers: 2 * factor, ms: 10 * factor, sentBytes: 100 * factor,
-    receivedBytes: 50 * factor
+    server, span: { first, end: 3 }, tokens: 5 * factor, replayedTokens: factor, answers: 2 * factor, ms: 10 * factor, handsOver: false,
+    sentBytes: 100 * factor, receivedBytes: 50 * factor
   })
   expect(legsSince([leg('a', 1, 3), leg('b', 2, 1), leg('a', 2, 1)], [leg('a', 1, 1)])).toEqual([leg('a', 1, 2), leg('b', 2, 1), leg('a', 2, 1)])
 })
