@@ -8,7 +8,7 @@ import { callDaemon } from '../daemon-client.ts'
 import { bytes, digits, plural, seconds } from '../format.ts'
 import { defaulted, grouped, optional, toggle } from '../option.ts'
 import { json, timeout } from '../shared-options.ts'
-import { integer, list, number, path, share } from '../values.ts'
+import { choice, integer, list, number, path, share } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 
 export const generate = command({
@@ -45,6 +45,12 @@ export const generate = command({
         share,
         'Check the servers of this text with this probability, by having others compute the same, and wait for it; 0% never does. Above 0% the client carries hidden states from server to server. See docs/verification.md',
         "the daemon's setting, in the background"
+      ),
+      speculate: optional(
+        'SOURCE',
+        choice('off', 'lookup', 'history', 'map'),
+        "Send tokens before they are known to be next, so that one round trip gives several: off sends none, lookup those that followed the same tokens in this text, history also those in this client's texts since the daemon started, map also those that a map of the middle predicts, which the client learns. See docs/serving.md",
+        'history; off with noise'
       )
     }),
     ...grouped('Output', {
@@ -60,7 +66,7 @@ export const generate = command({
     }
   ],
   async run (
-    { home, prompt, messages, ids, stats, json, timeout, carry, verify, maxTokens, temperature, topK, topP, seed },
+    { home, prompt, messages, ids, stats, json, timeout, carry, verify, speculate, maxTokens, temperature, topK, topP, seed },
     { terminal, signal }
   ) {
     const inputs = [prompt, messages, ids].filter((input) => input !== undefined)
@@ -80,7 +86,8 @@ export const generate = command({
       seed,
       handOver: carry ? false : undefined,
       timeoutMs: timeout,
-      verify
+      verify,
+      speculate
     }
     const progress = new ProgressLine(terminal)
     try {
@@ -99,7 +106,8 @@ export const generate = command({
         else terminal.write('\n')
         if (event.reason === 'context') terminal.note(contextLine(event, maxTokens))
         if (!json) for (const line of (event.checks ?? []).map(checkLine)) terminal.note(line)
-        if (stats) for (const line of [statsLine(event), ...event.route.map(legLine), networkLine(event)]) terminal.note(line)
+        const statistics = [statsLine(event), roundTripsLine(event), ...event.route.map(legLine), networkLine(event)]
+        if (stats) for (const line of statistics) terminal.note(line)
       }
     } finally {
       progress.clear()
@@ -124,6 +132,14 @@ function statsLine (done: ResultOf<'generate'>): string {
 
 function networkLine ({ networkShare }: ResultOf<'generate'>): string {
   return `network: ${Math.round(100 * networkShare)}% of the time`
+}
+
+function roundTripsLine ({ tokens, roundTrips, draftedTokens, acceptedTokens, releasedStates, reusedTokens }: ResultOf<'generate'>): string {
+  return `${plural(roundTrips, 'round trip')}, ${digits(tokens / Math.max(roundTrips, 1))} tokens each: ${
+    plural(acceptedTokens, 'token')
+  } of ${draftedTokens} drafted were next, ${plural(releasedStates, 'hidden state')} released${
+    reusedTokens === 0 ? '' : `, those of ${plural(reusedTokens, 'prompt token')} there from before`
+  }`
 }
 
 function legLine ({ server, blocks, tokens, replayedTokens, meanMs, share, handsOver }: ResultOf<'generate'>['route'][number]): string {

@@ -1,12 +1,14 @@
 import { randomUUID } from 'node:crypto'
 import type { Waiting } from '../../../api/fields.ts'
 import { MidspanError } from '../../../errors.ts'
+import { Speculation } from '../../../model/generation/speculation/speculation.ts'
 import type { EncodedQuestion } from '../../../model/tasks/read-questions.ts'
 import { protectionOf } from '../../charter-settings.ts'
 import { RouteStatistics } from '../../middle/route-statistics.ts'
 import type { Client } from '../client.ts'
-import { generateTokens, Sequence } from '../generation/generator.ts'
+import { generateTokens } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
+import { Sequence } from '../generation/sequence.ts'
 import { generationRoute, replayOptions } from '../server-route.ts'
 import type { Traffic } from '../traffic.ts'
 import { inOrder } from './in-order.ts'
@@ -103,7 +105,9 @@ class Answerer {
     let text = ''
     try {
       const { eosIds: stopIds } = await tokenizer.facts()
-      for await (const { id, stop } of generateTokens(sequence, ids, { temperature: 0, seed: '0' }, { maxTokens: wanted, stopIds }, signal)) {
+      const drafting = new Speculation().open('off', ids, ids.length + wanted)
+      const sampling = { temperature: 0, seed: '0' }
+      for await (const { id, stop } of generateTokens(sequence, ids, sampling, { maxTokens: wanted, stopIds }, drafting, signal)) {
         this.tokens++
         if (!stop) text += await stream.push(id)
       }
