@@ -65,6 +65,15 @@ export class Tokenizer {
     return this.#engine.decode(ids, skipSpecialTokens)
   }
 
+  /** Returns the text that each of these ids has where it follows the token `before`, special tokens included. */
+  tokenTexts (ids: readonly number[], before: number): string[] {
+    const first = this.decode([before], { skipSpecialTokens: false })
+    return ids.map((id) => {
+      const both = this.decode([before, id], { skipSpecialTokens: false })
+      return both.startsWith(first) ? both.slice(first.length) : this.decode([id], { skipSpecialTokens: false })
+    })
+  }
+
   /** Decodes ids as they are generated. `after` are the prompt's ids, which the text continues. */
   createDecodeStream (after: readonly number[] = []): DecodeStream {
     return new DecodeStream((ids) => this.decode(ids), after, this.#engine.appendsText !== false)

@@ -17,11 +17,12 @@ export type Question =
   | { readonly kind: 'encode', readonly text: string }
   /** The conversation, with what the template writes to have the assistant speak. */
   | { readonly kind: 'encodeChat', readonly messages: readonly ChatMessage[] }
+  | { readonly kind: 'tokenTexts', readonly ids: readonly number[], readonly before: number }
   | { readonly kind: 'open', readonly stream: number, readonly after: readonly number[] }
   | { readonly kind: 'push', readonly stream: number, readonly id: number }
   | { readonly kind: 'end', readonly stream: number }
 
-export type Answer = { readonly value: number[] | string } | { readonly failure: ThreadFailure }
+export type Answer = { readonly value: number[] | string[] | string } | { readonly failure: ThreadFailure }
 
 /** Published tokenizers are read within two seconds. */
 const LOAD_TIMEOUT_MS = 60_000
@@ -67,6 +68,11 @@ export class TokenizerThread {
     return await this.#ask({ kind: 'encodeChat', messages }) as number[]
   }
 
+  /** The text that each of these ids has where it follows the token `before`, special tokens included. */
+  async tokenTexts (ids: readonly number[], before: number): Promise<string[]> {
+    return await this.#ask({ kind: 'tokenTexts', ids, before }) as string[]
+  }
+
   /** Decodes ids as they are generated. `after` are the prompt's ids, which the text continues. The caller ends the stream. */
   async openDecodeStream (after: readonly number[]): Promise<ThreadDecodeStream> {
     const stream = this.#streams++
@@ -83,7 +89,7 @@ export class TokenizerThread {
     await this.#running?.close()
   }
 
-  async #ask (question: Question): Promise<number[] | string> {
+  async #ask (question: Question): Promise<number[] | string[] | string> {
     const running = this.#started()
     await running.loaded
     const answer = await running.ask(question)
