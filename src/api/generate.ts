@@ -5,6 +5,18 @@ import { stageCheck } from './stage-checks.ts'
 
 const contentPart = z.union([z.string(), z.strictObject({ type: z.literal('text'), text: z.string() })])
 
+/** Texts that may end a text, as OpenAI's API bounds them. */
+export const MAX_STOPS = 4
+
+/** A longer text that ends a text is none, and what may be its beginning is held back. */
+export const MAX_STOP_CHARACTERS = 1024
+
+/** The likeliest tokens that are told with each token, at most, as OpenAI's API bounds them. */
+export const MAX_TOP_LOGPROBS = 20
+
+/** A bias beyond this forbids a token, or all others: the logits of real models differ by less. */
+export const MAX_LOGIT_BIAS = 100
+
 /** A message of a conversation, in the shape that training data has it. */
 const message = z.strictObject({
   role: z.string(),
@@ -23,6 +35,16 @@ const leg = z.object({
   handsOver: z.boolean().describe('whether its hidden states went from it to the next server, and not over this client')
 })
 
+const tokenLogprob = z.object({
+  id: count,
+  text: z.string().describe('the text of the token after the one before it; a part of a character is U+FFFD'),
+  logprob: z.number().describe("the natural logarithm of the token's probability in the model, before temperature, penalties and biases")
+})
+
+const penalty = z.number().min(-2).max(2).optional()
+
+export type TokenLogprob = z.output<typeof tokenLogprob>
+
 export type Message = z.output<typeof message>
 
 export const generate = operation({
@@ -37,6 +59,19 @@ export const generate = operation({
     temperature: z.number().min(0).default(0).describe('0 takes the likeliest token'),
     topK: z.int().min(0).optional().describe('choose among this many likeliest tokens'),
     topP: z.number().positive().max(1).optional().describe('choose among the likeliest tokens of this probability together'),
+    logitBias: z.record(z.string().regex(/^\d{1,9}$/, 'is not a token id'), z.number().min(-MAX_LOGIT_BIAS).max(MAX_LOGIT_BIAS)).optional()
+      .describe('what is added to the logits of tokens, by their ids'),
+    presencePenalty: penalty.describe('what is subtracted from the logits of tokens that were generated before'),
+    frequencyPenalty: penalty.describe('what is subtracted from the logit of a token for each time that it was generated before'),
+    stop: z.array(z.string().min(1).max(MAX_STOP_CHARACTERS)).max(MAX_STOPS).readonly().optional().describe(
+      'texts before the first of which the text ends'
+    ),
+    ignoreEos: z.boolean().optional().describe(
+      'whether the text goes on after a token at which the model ends it; true for ids unless given, and false for other inputs'
+    ),
+    logprobs: z.int().min(0).max(MAX_TOP_LOGPROBS).optional().describe(
+      'tell the probability of each token, and this many of the likeliest tokens in its place'
+    ),
     seed: z.int().min(0).optional().describe('the same seed gives the same text'),
     handOver: z.boolean().default(true)
       .describe('servers hand hidden states over to one another where they can, unless this client may check them; false: they all go over this client'),
@@ -48,6 +83,11 @@ export const generate = operation({
   }),
   progress: {
     text: z.object({ type: z.literal('text'), text: z.string().describe('the next piece of the text') }),
+    token: z.object({
+      type: z.literal('token'),
+      ...tokenLogprob.shape,
+      top: z.array(tokenLogprob).readonly().describe('the likeliest tokens in its place, the likeliest first')
+    }).describe('a token with its probability, where `logprobs` was given'),
     waiting
   },
   result: z.object({
@@ -55,7 +95,8 @@ export const generate = operation({
     text: z.string().describe('the whole text'),
     ids: z.array(count).readonly().describe('the token ids of the text'),
     reason: z.enum(['stop', 'length', 'context'])
-      .describe('stop: the model ended it; length: maxTokens were generated; context: a sequence of the federation holds no more tokens'),
+      .describe('stop: the model ended it, or a text of `stop` did; length: maxTokens were generated; context: a sequence of the federation holds no more tokens'),
+    stopText: z.string().optional().describe('the text of `stop` that ended it, where one did'),
     promptTokens: count,
     tokens: count.describe('tokens generated'),
     prefillSeconds: z.number().describe('until the first token'),

@@ -90,6 +90,7 @@ export const generate = command({
           continue
         }
         progress.clear()
+        if (event.type === 'token') continue
         if (event.type === 'text') {
           if (!json) terminal.writeForeign(event.text)
           continue

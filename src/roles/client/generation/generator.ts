@@ -1,5 +1,6 @@
 import { chunksOf } from '../../../model/generation/cache-size.ts'
 import { CachedClientModel, type NextToken } from '../../../model/generation/cached-client-model.ts'
+import { logProbabilities, type LogProbabilities } from '../../../model/generation/log-probabilities.ts'
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { ModelWeights } from '../../../model/layers/weights.ts'
 import type { Boundary, Protection, Release } from '../../../model/privacy/boundary.ts'
@@ -126,12 +127,16 @@ async function both<A, B> (a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
 export interface Limits {
   readonly maxTokens: number
   readonly stopIds: readonly number[]
+  /** How many of the likeliest tokens are told with each token; unless given, no probabilities are told. */
+  readonly logProbabilities?: number | undefined
 }
 
 export interface GeneratedToken {
   readonly id: number
   /** Whether it is one that ends the text. */
   readonly stop: boolean
+  /** Where they were asked for. */
+  readonly logProbabilities?: LogProbabilities
 }
 
 /** Prefills the prompt, then yields one token after another until one stops the text or there are as many as wanted. */
@@ -139,7 +144,7 @@ export async function* generateTokens (
   sequence: Sequence,
   prompt: readonly number[],
   sampling: SamplingOptions,
-  { maxTokens, stopIds }: Limits,
+  { maxTokens, stopIds, logProbabilities: told }: Limits,
   signal: AbortSignal
 ): AsyncGenerator<GeneratedToken> {
   const sample = createSampler(sampling)
@@ -151,12 +156,13 @@ export async function* generateTokens (
   let logits = next(prompt, 0)
   try {
     for (let step = 0; step < maxTokens; step++) {
-      const id = sample(await logits, step)
+      const current = await logits
+      const id = sample(current, step)
       const stop = stopIds.includes(id)
       const goesOn = !stop && step < maxTokens - 1
       // The next token is on its way while the caller does something with this one.
       if (goesOn) (logits = next([id], step + 1)).catch(() => {})
-      yield { id, stop }
+      yield { id, stop, ...(told === undefined ? {} : { logProbabilities: logProbabilities(current, id, told) }) }
       if (!goesOn) return
     }
   } finally {

@@ -2,9 +2,12 @@ import { randomInt } from 'node:crypto'
 import type { Message } from '../../../api/generate.ts'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import type { StageCheck } from '../../../api/stage-checks.ts'
-import { isRetryable, UsageError } from '../../../errors.ts'
+import { isRetryable, MidspanError, UsageError } from '../../../errors.ts'
+import type { LogProbabilities } from '../../../model/generation/log-probabilities.ts'
+import type { SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { ChatMessage } from '../../../model/text/chat-template.ts'
 import { joinParts } from '../../../model/text/records.ts'
+import { StopTexts } from '../../../model/text/stop-texts.ts'
 import { protectionOf } from '../../charter-settings.ts'
 import { RouteRecord } from '../../middle/route-record.ts'
 import { RouteStatistics } from '../../middle/route-statistics.ts'
@@ -14,21 +17,29 @@ import { Notices } from '../generation/notices.ts'
 import type { ClientRuntime } from '../runtime.ts'
 import { generationRoute, replayOptions } from '../server-route.ts'
 
+/** What OpenAI's API tells in place of the logarithm of a probability that is too small to tell. */
+const LOWEST_LOGPROB = -9999
+
+/** Thrown for a prompt that leaves no room for a token. */
+export class ContextLengthError extends MidspanError {
+  constructor (promptTokens: number, sequenceTokens: number) {
+    super('E_CONTEXT_LENGTH', `the prompt has ${promptTokens} tokens, and a sequence of this federation ${sequenceTokens}`, {
+      next: 'shorten it'
+    })
+  }
+}
+
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
   { context, runtime, adapters, sessions, leftOut, caught, verifier, state }: Client,
-  { maxTokens, temperature, topK, topP, handOver, timeoutMs, verify, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
+  { maxTokens, handOver, timeoutMs, verify, stop: stops = [], logprobs, ignoreEos, ...given }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
   const { tokenizer, model, boundary, clientModel: { weights } } = runtime
-  const prompt = await promptIds(runtime, input)
+  const prompt = await promptIds(runtime, given)
   const room = charter.limits.maxSequenceTokens - prompt.length
-  if (room < 1)
-    throw new UsageError(
-      `the prompt has ${prompt.length} tokens, and a sequence of this federation ${charter.limits.maxSequenceTokens}`,
-      'shorten it'
-    )
+  if (room < 1) throw new ContextLengthError(prompt.length, charter.limits.maxSequenceTokens)
   const notices = new Notices()
   for (const notice of verifier.takeNotices()) notices.add(notice)
   try {
@@ -61,10 +72,10 @@ export async function * generate (
       signal
     )
     opened.atMs = performance.now()
-    const sampling = { temperature, seed: String(seed), ...(topK === undefined ? {} : { topK }), ...(topP === undefined ? {} : { topP }) }
-    yield * generateTokens(opened.sequence, prompt, sampling, {
+    yield * generateTokens(opened.sequence, prompt, samplingOf(given), {
       maxTokens: wanted,
-      stopIds: input.ids === undefined ? (await tokenizer.facts()).eosIds : []
+      stopIds: ignoreEos ?? given.ids !== undefined ? [] : (await tokenizer.facts()).eosIds,
+      logProbabilities: logprobs
     }, signal)
   }
   const stream = await tokenizer.openDecodeStream(prompt)
@@ -72,22 +83,32 @@ export async function * generate (
     const ids: number[] = []
     let text = ''
     let stopped = false
+    const stopTexts = new StopTexts(stops)
+    let stopText: string | undefined
     let firstAtMs = opened.atMs
     for await (const event of notices.among(tokens())) {
       if ('notice' in event) {
         yield { type: 'waiting', reason: event.notice }
         continue
       }
-      const { id, stop } = event
+      const { id, stop, logProbabilities } = event
       if (ids.length === 0) firstAtMs = performance.now()
+      if (logProbabilities !== undefined && !stop) yield await tokenEvent(tokenizer, ids.at(-1) ?? prompt.at(-1)!, id, logProbabilities)
       ids.push(id)
       stopped = stop
-      const piece = stop ? '' : await stream.push(id)
-      text += piece
-      if (piece !== '') yield { type: 'text', text: piece }
+      const passed = stop ? { text: '' } : stopTexts.push(await stream.push(id))
+      text += passed.text
+      if (passed.text !== '') yield { type: 'text', text: passed.text }
+      stopText = passed.stop
+      if (stopText !== undefined) break
     }
-    const rest = await stream.end()
-    if (rest !== '') yield { type: 'text', text: rest }
+    if (stopText === undefined) {
+      const last = stopTexts.push(await stream.end())
+      stopText = last.stop
+      const rest = last.text + stopTexts.end()
+      text += rest
+      if (rest !== '') yield { type: 'text', text: rest }
+    }
     const endedAtMs = performance.now()
     const decodeSeconds = (endedAtMs - firstAtMs) / 1000
     const route = statistics.legs.filter(({ answers }) => answers > 0)
@@ -103,9 +124,10 @@ export async function * generate (
     }
     yield {
       type: 'done',
-      text: text + rest,
+      text,
       ids,
-      reason: stopped ? 'stop' : ids.length < maxTokens ? 'context' : 'length',
+      reason: stopped || stopText !== undefined ? 'stop' : ids.length < maxTokens ? 'context' : 'length',
+      ...(stopText === undefined ? {} : { stopText }),
       promptTokens: prompt.length,
       tokens: ids.length,
       prefillSeconds: (firstAtMs - opened.atMs) / 1000,
@@ -129,6 +151,47 @@ export async function * generate (
     await opened.sequence?.close()
     if (record !== undefined && verify === undefined) verifier.later(record)
   }
+}
+
+type GivenSampling = Pick<
+  ParametersOf<'generate'>,
+  'temperature' | 'topK' | 'topP' | 'logitBias' | 'presencePenalty' | 'frequencyPenalty' | 'seed'
+>
+
+function samplingOf (
+  { temperature, topK, topP, logitBias, presencePenalty, frequencyPenalty, seed = randomInt(2 ** 32) }: GivenSampling
+): SamplingOptions {
+  return {
+    temperature,
+    seed: String(seed),
+    ...(topK === undefined ? {} : { topK }),
+    ...(topP === undefined ? {} : { topP }),
+    ...(logitBias === undefined ? {} : { logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])) }),
+    ...(presencePenalty === undefined ? {} : { presencePenalty }),
+    ...(frequencyPenalty === undefined ? {} : { frequencyPenalty })
+  }
+}
+
+/** Returns what is told of a token that comes after the token `before`. */
+async function tokenEvent (
+  tokenizer: ClientRuntime['tokenizer'],
+  before: number,
+  id: number,
+  { chosen, top }: LogProbabilities
+): Promise<EventOf<'generate'>> {
+  const [text = '', ...texts] = await tokenizer.tokenTexts([id, ...top.map((other) => other.id)], before)
+  return {
+    type: 'token',
+    id,
+    text,
+    logprob: finite(chosen),
+    top: top.map((other, i) => ({ id: other.id, text: texts[i] ?? '', logprob: finite(other.logProbability) }))
+  }
+}
+
+/** JSON has no infinity: the logarithm of a probability of 0 is told as the lowest number, as OpenAI's API tells it. */
+function finite (logProbability: number): number {
+  return Math.max(logProbability, LOWEST_LOGPROB)
 }
 
 async function promptIds (
