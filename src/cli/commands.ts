@@ -13,6 +13,7 @@ import { partition } from './commands/partition.ts'
 import { peers } from './commands/peers.ts'
 import { remove } from './commands/remove.ts'
 import { revoke } from './commands/revoke.ts'
+import { serve } from './commands/serve.ts'
 import { servers } from './commands/servers.ts'
 import { status } from './commands/status.ts'
 import { train } from './commands/train.ts'
@@ -34,6 +35,7 @@ export const commands: readonly Command[] = [
   partition,
   evaluate,
   generate,
+  serve,
   exportTrained,
   demo
 ]

@@ -1,14 +1,14 @@
-import { readFile } from 'node:fs/promises'
-import type { GivenParameters, ResultOf } from '../../api/operations.ts'
+import type { ResultOf } from '../../api/operations.ts'
 import type { StageCheck } from '../../api/stage-checks.ts'
 import { UsageError } from '../../errors.ts'
 import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { bytes, digits, plural, seconds } from '../format.ts'
+import { readMessages } from '../messages-file.ts'
 import { defaulted, grouped, optional, toggle } from '../option.ts'
-import { json, timeout } from '../shared-options.ts'
-import { integer, list, number, path, share } from '../values.ts'
+import { json, sampling, timeout } from '../shared-options.ts'
+import { integer, list, path, share } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 
 export const generate = command({
@@ -25,15 +25,7 @@ export const generate = command({
     }),
     ...grouped('Sampling', {
       maxTokens: defaulted('COUNT', integer({ min: 1 }), '128', 'Tokens to generate at most'),
-      temperature: defaulted('NUMBER', number({ min: 0, max: 100 }), '0', '0 always takes the likeliest token; higher is more varied'),
-      topK: optional('COUNT', integer({ min: 1 }), 'Choose among the K likeliest tokens', 'all'),
-      topP: optional(
-        'SHARE',
-        number({ min: 0, max: 1, above: true }),
-        'Choose among the likeliest tokens that have this probability together',
-        '1'
-      ),
-      seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'The same seed gives the same text', 'a new one each time')
+      ...sampling
     }),
     ...grouped('Network', {
       timeout,
@@ -146,24 +138,4 @@ function checkLine ({ server, blocks, verdict, by, wrong, tokens, distance, reas
     case 'unchecked':
       return `${where}: not checked, since ${reason}`
   }
-}
-
-type Messages = NonNullable<GivenParameters<'generate'>['messages']>
-
-async function readMessages (file: string): Promise<Messages> {
-  let value: unknown
-  try {
-    value = JSON.parse((await readFile(file, 'utf8')).replace(/^\ufeff/, ''))
-  } catch (error) {
-    throw new UsageError(`${file} cannot be read as JSON: ${(error as Error).message}`, 'check the path and the file', error)
-  }
-  if (!Array.isArray(value) || value.length === 0 || !value.every(isMessage)) {
-    throw new UsageError(`${file} is not an array of messages`, 'write [{"role": "user", "content": "…"}]')
-  }
-  return value
-}
-
-function isMessage (value: unknown): value is Messages[number] {
-  const { role, content } = (value ?? {}) as { role?: unknown, content?: unknown }
-  return typeof role === 'string' && (typeof content === 'string' || Array.isArray(content))
 }

@@ -23,6 +23,8 @@ export interface Home {
   readonly adapter: string
   /** What the roles keep: adapters, optimisers, cursors. */
   readonly state: string
+  /** The bearer token of the HTTP server, mode 0600. */
+  readonly httpToken: string
   readonly lock: string
   readonly log: string
   /**
@@ -68,6 +70,7 @@ export function homeAt (root: string): Home {
     model: path('model'),
     adapter: path('adapter.safetensors'),
     state: path('state'),
+    httpToken: path('http.token'),
     lock: path('daemon.lock'),
     log: path('daemon.log'),
     control: path('run/control.sock')
