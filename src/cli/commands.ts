@@ -1,4 +1,5 @@
 import type { Command } from './command.ts'
+import { chat } from './commands/chat.ts'
 import { daemon } from './commands/daemon.ts'
 import { demo } from './commands/demo.ts'
 import { evaluate } from './commands/evaluate.ts'
@@ -35,6 +36,7 @@ export const commands: readonly Command[] = [
   partition,
   evaluate,
   generate,
+  chat,
   serve,
   exportTrained,
   demo
