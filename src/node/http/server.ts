@@ -25,6 +25,9 @@ const IDLE_TIMEOUT_MS = 30 * 60_000
 /** How long answers have to end on their own when the server stops. */
 const STOP_TIMEOUT_MS = 5_000
 
+/** How often connections whose answers have ended are closed while the server stops: callers keep them open for more. */
+const CLOSE_INTERVAL_MS = 20
+
 export interface HttpServerOptions {
   readonly home: Home
   readonly charter: Charter
@@ -105,8 +108,9 @@ async function stop (server: Server, stopping: AbortController): Promise<void> {
   const closed = once(server, 'close')
   server.close()
   stopping.abort(new MidspanError('E_STOPPED', 'the server is stopping', { next: 'try again when it is back' }))
-  server.closeIdleConnections()
+  const closing = setInterval(() => { server.closeIdleConnections() }, CLOSE_INTERVAL_MS)
   const forced = setTimeout(() => { server.closeAllConnections() }, STOP_TIMEOUT_MS)
   await closed
   clearTimeout(forced)
+  clearInterval(closing)
 }
