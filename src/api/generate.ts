@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { count, span, timeoutMs, traffic, waiting } from './fields.ts'
+import { isShallow } from './json.ts'
 import { operation } from './operation.ts'
 import { stageCheck } from './stage-checks.ts'
 
@@ -17,12 +18,37 @@ export const MAX_TOP_LOGPROBS = 20
 /** A bias beyond this forbids a token, or all others: the logits of real models differ by less. */
 export const MAX_LOGIT_BIAS = 100
 
+const jsonObject = z.record(z.string(), z.unknown())
+  .refine((value) => isShallow(value), { error: 'is nested too deep' })
+
+/** A call of a tool, as OpenAI's API has it: the arguments are a text of JSON. */
+export const toolCall = z.strictObject({
+  id: z.string().optional(),
+  type: z.literal('function').default('function'),
+  function: z.strictObject({ name: z.string().min(1), arguments: z.string() })
+})
+
+/** A tool that a model may ask for, as OpenAI's API has it. `strict` asks for nothing: what a model writes is not constrained. */
+export const tool = z.strictObject({
+  type: z.literal('function', { error: 'is not supported: functions alone are tools' }),
+  function: z.strictObject({
+    name: z.string().min(1),
+    description: z.string().optional(),
+    parameters: jsonObject.optional().describe('a JSON Schema of the arguments'),
+    strict: z.literal(false, { error: 'is not supported' }).optional()
+  })
+})
+
+export type Tool = z.output<typeof tool>
+
 /** A message of a conversation, in the shape that training data has it. */
 const message = z.strictObject({
   role: z.string(),
   content: z.union([z.string(), z.array(contentPart).readonly()]),
   reasoning_content: z.string().optional(),
-  name: z.string().optional()
+  name: z.string().optional(),
+  tool_calls: z.array(toolCall).min(1).readonly().optional().describe('the calls that an assistant asked for'),
+  tool_call_id: z.string().optional().describe('the call that a message of the role tool answers')
 })
 
 const leg = z.object({
@@ -54,6 +80,7 @@ export const generate = operation({
     messages: z.array(message).min(1).readonly().optional().describe(
       'a conversation to answer'
     ),
+    tools: z.array(tool).min(1).readonly().optional().describe('tools that the model is told of, where its chat template tells of tools'),
     ids: z.array(z.int().min(0)).min(1).readonly().optional().describe('token ids to continue, exactly as given'),
     maxTokens: z.int().min(1).default(128).describe('tokens to generate at most'),
     temperature: z.number().min(0).default(0).describe('0 takes the likeliest token'),

@@ -22,9 +22,12 @@ const DOCUMENTED_ORIGIN = 'http://127.0.0.1:4010'
 const PROMPT = 'On Monday'
 const MESSAGES = [{ role: 'user' as const, content: PROMPT }]
 
+/** How long a process may take to start on a busy machine. */
+const START_TIMEOUT_MS = 90_000
+
 const hasCurl = spawnSync('curl', ['--version']).status === 0
 
-describe('OpenAI’s own client, with midspan serve before a client of a federation', { timeout: 60_000 }, () => {
+describe('OpenAI’s own client, with midspan serve before a client of a federation', { timeout: 120_000 }, () => {
   let root: string
   let federation: TestFederation
   let serving: MidspanProcess
@@ -42,11 +45,11 @@ describe('OpenAI’s own client, with midspan serve before a client of a federat
     await symlink(home, join(root, HOME))
     await symlink(join(repository, 'node_modules'), join(root, 'node_modules'))
     serving = new MidspanProcess(['serve', '--home', home, '--http', '127.0.0.1:0'])
-    baseURL = await serving.line('HTTP on ')
+    baseURL = await serving.line('HTTP on ', START_TIMEOUT_MS)
     await serving.line('Server is ready')
     const apiKey = (await readFile(await serving.line('Bearer token in '), 'utf8')).trim()
     openai = new OpenAI({ baseURL, apiKey, maxRetries: 0 })
-  }, 60_000)
+  }, 120_000)
 
   afterAll(async () => {
     const { code, err } = await serving.stop()
@@ -174,6 +177,14 @@ describe('OpenAI’s own client, with midspan serve before a client of a federat
     expect(choice!.finish_reason === 'stop' || usage!.total_tokens === longest).toBe(true)
   })
 
+  it('tells the model of tools', async () => {
+    const asked = { model: MODEL, messages: MESSAGES, temperature: 0, max_tokens: 4 }
+    const tools = [{ type: 'function' as const, function: { name: 'On Friday', parameters: { type: 'object' } } }]
+    const [without, withTools] = [await openai.chat.completions.create(asked), await openai.chat.completions.create({ ...asked, tools })]
+    expect(withTools.usage!.prompt_tokens).toBeGreaterThan(without.usage!.prompt_tokens)
+    expect(withTools.choices[0]!.message.content).toBe((await generate({ messages: MESSAGES, tools, maxTokens: 4 })).text)
+  })
+
   it('aborts a stream', async () => {
     const stream = await openai.chat.completions.create({ model: MODEL, messages: MESSAGES, stream: true })
     for await (const chunk of stream) {
@@ -231,7 +242,7 @@ describe('OpenAI’s own client, with midspan serve before a client of a federat
     const daemon = new MidspanProcess(['daemon', '--home', home, '--http', '0', '--threads', '1'])
     try {
       const own = new OpenAI({
-        baseURL: await daemon.line('HTTP on '), apiKey: (await readFile(homeAt(home).httpToken, 'utf8')).trim(), maxRetries: 0
+        baseURL: await daemon.line('HTTP on ', START_TIMEOUT_MS), apiKey: (await readFile(homeAt(home).httpToken, 'utf8')).trim(), maxRetries: 0
       })
       await daemon.line('Daemon is ready')
       const { choices: [choice] } = await own.completions.create({ model: MODEL, prompt: PROMPT, temperature: 0, max_tokens: 12 })

@@ -5,6 +5,8 @@ import { connect } from 'node:net'
 import fc from 'fast-check'
 import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import { MAX_LOGIT_BIAS, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS } from '../../../src/api/generate.ts'
+import { MAX_JSON_DEPTH } from '../../../src/api/json.ts'
+import type { ChatChunk, ChatCompletion } from '../../../src/api/openai/chat.ts'
 import { MAX_CHOICES } from '../../../src/api/openai/fields.ts'
 import { MidspanError } from '../../../src/errors.ts'
 import { homeAt } from '../../../src/node/home/home.ts'
@@ -50,6 +52,11 @@ async function serve (backend: ScriptedBackend): Promise<Served> {
       headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...init.headers }
     })
   }
+}
+
+/** A JSON Schema that is nested so deep. */
+function nested (depth: number): object {
+  return Array.from({ length: depth }).reduce<object>((inner) => ({ inner }), {})
 }
 
 const chat = (changes: object = {}): object => ({ model: MODEL, messages: [{ role: 'user', content: 'Hello' }], ...changes })
@@ -143,13 +150,14 @@ describe('who asks over HTTP', () => {
 
 describe('a request', () => {
   it.each<[string, object, string]>([
-    ['tools', { tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools'],
-    ['tool_choice', { tool_choice: 'auto' }, 'tool_choice'],
+    ['a tool that is made use of', { tools: [{ type: 'function', function: { name: 'f' } }], tool_choice: 'required' }, 'tool_choice'],
+    ['a tool of another kind', { tools: [{ type: 'web_search' }] }, 'tools.0.type'],
+    ['one call at a time', { parallel_tool_calls: false }, 'parallel_tool_calls'],
     ['a JSON schema', { response_format: { type: 'json_schema', json_schema: { name: 'x', schema: {} } } }, 'response_format.type'],
     ['JSON', { response_format: { type: 'json_object' } }, 'response_format.type'],
     ['a field that nobody knows', { best_guess: true }, 'best_guess'],
     ['an image', { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] }, 'messages.0.content.0.type'],
-    ['calls of tools', { messages: [{ role: 'assistant', content: '', tool_calls: [{ id: 'x' }] }] }, 'messages.0.tool_calls'],
+    ['audio in a message', { messages: [{ role: 'assistant', content: 'x', audio: { id: 'x' } }] }, 'messages.0.audio'],
     ['audio', { modalities: ['audio'] }, 'modalities'],
     ['store', { store: true }, 'store']
   ])('for %s is refused by name', async (_, changes, param) => {
@@ -165,6 +173,8 @@ describe('a request', () => {
     [{ messages: [] }, 'messages'],
     [{ messages: [{ role: 'robot', content: 'x' }] }, 'messages.0.role'],
     [{ messages: [{ role: 'user', content: 3 }] }, 'messages.0.content'],
+    [{ messages: [{ role: 'user' }] }, 'messages.0.content'],
+    [{ tools: [{ type: 'function', function: { name: 'f', parameters: nested(MAX_JSON_DEPTH + 1) } }] }, 'tools.0.function.parameters'],
     [{ temperature: 2.1 }, 'temperature'],
     [{ top_p: 0 }, 'top_p'],
     [{ n: MAX_CHOICES + 1 }, 'n'],
@@ -296,6 +306,45 @@ describe('an answer', () => {
     expect(refused.message).toMatch(/daemon\.log/)
     expect(refused.message).not.toContain('secret')
     expect(logged).toHaveLength(1)
+  })
+})
+
+describe('an answer that asks for tools', () => {
+  const tools = [{ type: 'function', function: { name: 'look_up', parameters: { type: 'object' } } }]
+  const texts = ['Let me', ' see.\n<tool', '_call>\n{"name": "look_up", "arguments": {"of": "cough"}}\n</tool_call>\n', '<tool_call>{"name":"f"}</tool_call>']
+
+  it('has the calls beside its text, whole and in pieces', async () => {
+    const backend = new ScriptedBackend(() => pieces(...texts))
+    const { ask } = await serve(backend)
+    const { choices: [choice] } = await (await ask('/v1/chat/completions', chat({ tools }))).json() as ChatCompletion
+    const id = expect.stringMatching(/^call_/) as string
+    const calls = [{ name: 'look_up', arguments: '{"of":"cough"}' }, { name: 'f', arguments: '{}' }].map((each) => ({ id, type: 'function', function: each }))
+    expect(choice).toMatchObject({ finish_reason: 'tool_calls', message: { content: 'Let me see.', tool_calls: calls } })
+    expect(backend.asked[0]!.tools).toEqual(tools)
+    const streamed = await (await ask('/v1/chat/completions', chat({ tools, stream: true }))).text()
+    const deltas = streamed.split('\n\n').slice(0, -2).map((event) => (JSON.parse(event.slice('data: '.length)) as ChatChunk).choices[0]!)
+    expect(deltas.map(({ delta }) => delta.content ?? '').join('')).toBe('Let me see.')
+    expect(deltas.flatMap(({ delta }) => delta.tool_calls ?? [])).toEqual(calls.map((call, index) => ({ index, ...call })))
+    expect(deltas.at(-1)!.finish_reason).toBe('tool_calls')
+  })
+
+  it('is text where no tools were given, or none may be used', async () => {
+    const backend = new ScriptedBackend(() => pieces(...texts))
+    const { ask } = await serve(backend)
+    for (const changes of [{}, { tools: [] }, { tools, tool_choice: 'none' }]) {
+      const { choices: [choice] } = await (await ask('/v1/chat/completions', chat(changes))).json() as ChatCompletion
+      expect(choice).toMatchObject({ finish_reason: 'stop', message: { content: texts.join('') } })
+    }
+    expect(backend.asked.map((asked) => asked.tools)).toEqual([undefined, undefined, undefined])
+  })
+
+  it('is followed by what the tools gave', async () => {
+    const backend = new ScriptedBackend(() => pieces('x'))
+    const { ask } = await serve(backend)
+    const call = { id: 'call_1', type: 'function', function: { name: 'look_up', arguments: '{}' } }
+    const messages = [{ role: 'user', content: 'x' }, { role: 'assistant', content: null, tool_calls: [call] }, { role: 'tool', tool_call_id: 'call_1', content: '7' }]
+    expect((await ask('/v1/chat/completions', chat({ messages, tools }))).status).toBe(200)
+    expect(backend.asked[0]!.messages).toEqual([messages[0], { ...messages[1], content: '' }, messages[2]])
   })
 })
 

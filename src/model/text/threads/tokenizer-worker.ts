@@ -18,7 +18,9 @@ try {
   const answer = (question: Question): number[] | string[] | string => {
     switch (question.kind) {
       case 'encode': return tokenizer.encode(question.text)
-      case 'encodeChat': return tokenizer.encodeChat(question.messages, { addGenerationPrompt: true })
+      case 'encodeChat': return question.tools === undefined
+        ? tokenizer.encodeChat(question.messages, { addGenerationPrompt: true })
+        : tokenizer.encodeChatWithTools(question.messages, question.tools)
       case 'tokenTexts': return tokenizer.tokenTexts(question.ids, question.before)
       case 'open':
         streams.set(question.stream, tokenizer.createDecodeStream(question.after))

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Context } from 'hono'
 import { chatRequest, type ChatChunk, type ChatCompletion, type ChatRequest } from '../../../api/openai/chat.ts'
+import { Assistant, type AssistantPiece } from '../assistant.ts'
 import { readBody } from '../body.ts'
 import { generateChoices, type ChoiceEvent } from '../choices.ts'
 import { errorAnswer, RequestError } from '../errors.ts'
@@ -8,7 +9,7 @@ import { eventStream, type Sent } from '../events.ts'
 import { chatLogprobs, type Token } from '../logprobs.ts'
 import { checkModel, parametersOf, type Input } from '../parameters.ts'
 import type { HttpServices } from '../services.ts'
-import { finishReasonOf, UsageCount } from '../usage.ts'
+import { UsageCount } from '../usage.ts'
 
 /** Answers a conversation, whole or as server-sent events. */
 export async function chatCompletions (context: Context, services: HttpServices): Promise<Response> {
@@ -26,8 +27,16 @@ export async function chatCompletions (context: Context, services: HttpServices)
 
 type About = Pick<ChatCompletion, 'id' | 'created' | 'model'>
 
-function inputOf ({ messages }: ChatRequest): Input {
-  return { messages: messages.map((message) => ({ ...message, role: message.role === 'developer' ? 'system' : message.role })) }
+function inputOf (request: ChatRequest): Input {
+  return {
+    messages: request.messages.map((message) => ({ ...message, role: message.role === 'developer' ? 'system' : message.role })),
+    ...(usesTools(request) ? { tools: request.tools } : {})
+  }
+}
+
+/** Returns whether the model is told of tools. */
+function usesTools ({ tools = [], tool_choice: choice }: ChatRequest): boolean {
+  return tools.length > 0 && choice !== 'none'
 }
 
 function logprobsOf ({ logprobs, top_logprobs: top }: ChatRequest): number | undefined {
@@ -36,7 +45,8 @@ function logprobsOf ({ logprobs, top_logprobs: top }: ChatRequest): number | und
   return logprobs ? top ?? 0 : undefined
 }
 
-async function completionOf (about: About, { n, logprobs }: ChatRequest, events: AsyncIterable<ChoiceEvent>): Promise<ChatCompletion> {
+async function completionOf (about: About, request: ChatRequest, events: AsyncIterable<ChoiceEvent>): Promise<ChatCompletion> {
+  const { n, logprobs } = request
   const count = new UsageCount(n)
   const tokens: Token[][] = Array.from({ length: n }, () => [])
   const choices: ChatCompletion['choices'] = []
@@ -44,11 +54,14 @@ async function completionOf (about: About, { n, logprobs }: ChatRequest, events:
     if (event.type === 'token') tokens[index]!.push(event)
     if (event.type !== 'done') continue
     count.add(index, event)
+    const assistant = new Assistant(usesTools(request))
+    assistant.push(event.text)
+    assistant.end()
     choices[index] = {
       index,
-      message: { role: 'assistant', content: event.text, refusal: null },
+      message: assistant.message,
       logprobs: logprobs ? chatLogprobs(tokens[index]!) : null,
-      finish_reason: finishReasonOf(event)
+      finish_reason: assistant.finishReason(event)
     }
   }
   return { ...about, object: 'chat.completion', choices, usage: count.usage }
@@ -56,10 +69,12 @@ async function completionOf (about: About, { n, logprobs }: ChatRequest, events:
 
 async function * chunksOf (
   about: About,
-  { n, logprobs, stream_options: options }: ChatRequest,
+  request: ChatRequest,
   events: AsyncIterable<ChoiceEvent>
 ): AsyncGenerator<Sent> {
+  const { n, logprobs, stream_options: options } = request
   const count = new UsageCount(n)
+  const assistants = Array.from({ length: n }, () => new Assistant(usesTools(request)))
   /** The tokens of each choice whose text was not sent yet. */
   const tokens = Array.from({ length: n }, (): Token[] => [])
   const begun = new Set<number>()
@@ -72,6 +87,12 @@ async function * chunksOf (
     const taken = tokens[index]!.splice(0)
     return logprobs && taken.length > 0 ? chatLogprobs(taken) : null
   }
+  function * delta (index: number, { text, calls }: AssistantPiece): Generator<Sent> {
+    const first = assistants[index]!.callCount - calls.length
+    if (text !== '') yield chunk([{ index, delta: { content: text }, logprobs: probabilities(index), finish_reason: null }])
+    for (const [i, call] of calls.entries())
+      yield chunk([{ index, delta: { tool_calls: [{ index: first + i, ...call }] }, logprobs: null, finish_reason: null }])
+  }
   for await (const { index, event } of events) {
     if (event.type === 'waiting') {
       yield { comment: `waiting: ${event.reason}` }
@@ -82,11 +103,12 @@ async function * chunksOf (
       yield chunk([{ index, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }])
     }
     if (event.type === 'token') tokens[index]!.push(event)
-    if (event.type === 'text')
-      yield chunk([{ index, delta: { content: event.text }, logprobs: probabilities(index), finish_reason: null }])
+    const assistant = assistants[index]!
+    if (event.type === 'text') yield * delta(index, assistant.push(event.text))
     if (event.type === 'done') {
       count.add(index, event)
-      yield chunk([{ index, delta: {}, logprobs: probabilities(index), finish_reason: finishReasonOf(event) }])
+      yield * delta(index, assistant.end())
+      yield chunk([{ index, delta: {}, logprobs: probabilities(index), finish_reason: assistant.finishReason(event) }])
     }
   }
   if (withUsage) yield chunk([], count.usage)
