@@ -15,7 +15,7 @@ const NEXT = 'write {"prompt": "…"}, {"messages": […]} or {"ids": […]}'
 const lineSchema = operations.generate.parameters.pick({ prompt: true, messages: true, ids: true }).strip()
 
 /**
- * Yields the prompts of a JSONL file, one a line; empty lines have none. Throws UsageError that names the first line that has another shape.
+ * Yields the prompts of a JSONL file, one a line; empty lines have none. Throws UsageError that names the first line of another shape.
  */
 export async function * readPrompts (path: string, signal: AbortSignal): AsyncGenerator<Prompt> {
   for await (const found of readLines(path, signal)) {
