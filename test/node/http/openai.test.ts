@@ -8,9 +8,10 @@ import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { joinFederation } from '../../../src/node/federation/join.ts'
 import { homeAt } from '../../../src/node/home/home.ts'
+import { updateConfig } from '../../../src/node/home/settings.ts'
 import { run } from '../../cli/helpers.ts'
 import { MidspanProcess } from '../../cli/process.ts'
-import { startFederation, type GenerationResult, type TestFederation } from '../../roles/helpers.ts'
+import { startFederation, TestClient, TestPeer, type GenerationResult, type TestFederation } from '../../roles/helpers.ts'
 import { makeChatModel } from './chat-model.ts'
 
 const repository = fileURLToPath(new URL('../../../', import.meta.url))
@@ -31,19 +32,22 @@ const hasCurl = spawnSync('curl', ['--version']).status === 0
 describe('OpenAI’s own client, with midspan serve before a client of a federation', { timeout: 120_000 }, () => {
   let root: string
   let federation: TestFederation
+  let client: TestClient
   let serving: MidspanProcess
   let baseURL: string
   let openai: OpenAI
   /** What the daemon itself generates. */
   const generate = async (parameters: object): Promise<GenerationResult> =>
-    await federation.clients[0]!.generate({ maxTokens: 12, ...parameters })
+    await client.generate({ maxTokens: 12, ...parameters })
 
   beforeAll(async () => {
     root = await mkdtemp(join(tmpdir(), 'midspan-openai-'))
     await makeChatModel(join(root, 'model'))
-    federation = await startFederation({ model: join(root, 'model'), charter: { name: MODEL }, clients: [{}] })
-    const { home } = federation.clients[0]!
-    await symlink(home, join(root, HOME))
+    federation = await startFederation({ model: join(root, 'model'), charter: { name: MODEL }, clients: [] })
+    const home = join(root, HOME)
+    await joinFederation(home, { invite: federation.address }, AbortSignal.timeout(START_TIMEOUT_MS))
+    await updateConfig(homeAt(home), { http: '127.0.0.1:0' })
+    client = new TestClient(await TestPeer.start(home))
     await symlink(join(repository, 'node_modules'), join(root, 'node_modules'))
     serving = new MidspanProcess(['serve', '--home', home, '--http', '127.0.0.1:0'])
     baseURL = await serving.line('HTTP on ', START_TIMEOUT_MS)
@@ -54,6 +58,7 @@ describe('OpenAI’s own client, with midspan serve before a client of a federat
 
   afterAll(async () => {
     const { code, err } = await serving.stop()
+    await client.peer.stop()
     await federation.stop()
     await rm(root, { recursive: true, force: true })
     expect([code, err]).toEqual([0, ''])
@@ -241,19 +246,10 @@ describe('OpenAI’s own client, with midspan serve before a client of a federat
     expect(await run(['serve', '--home', federation.server.home])).toMatchObject({ code: 2, err: expect.stringContaining("is a server's") as string })
   })
 
-  it('is served by the daemon itself too, where it is told to', async () => {
-    const home = join(root, 'b')
-    await joinFederation(home, { invite: federation.address }, AbortSignal.timeout(30_000))
-    const daemon = new MidspanProcess(['daemon', '--home', home, '--http', '0', '--threads', '1'])
-    try {
-      const own = new OpenAI({
-        baseURL: await daemon.line('HTTP on ', START_TIMEOUT_MS), apiKey: (await readFile(homeAt(home).httpToken, 'utf8')).trim(), maxRetries: 0
-      })
-      await daemon.line('Daemon is ready')
-      const { choices: [choice] } = await own.completions.create({ model: MODEL, prompt: PROMPT, temperature: 0, max_tokens: 12 })
-      expect(choice!.text).toBe((await generate({ prompt: PROMPT })).text)
-    } finally {
-      expect((await daemon.stop()).code).toBe(0)
-    }
+  it('is served by the daemon itself too, where its settings say so', async () => {
+    const { url, tokenFile } = client.peer.daemon.status().http!
+    const own = new OpenAI({ baseURL: url, apiKey: (await readFile(tokenFile, 'utf8')).trim(), maxRetries: 0 })
+    const { choices: [choice] } = await own.completions.create({ model: MODEL, prompt: PROMPT, temperature: 0, max_tokens: 12 })
+    expect(choice!.text).toBe((await generate({ prompt: PROMPT })).text)
   })
 })
