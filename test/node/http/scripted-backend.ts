@@ -62,6 +62,7 @@ export function done (text: string, changes: Partial<ResultOf<'generate'>> = {})
     sentBytes: 0,
     receivedBytes: 0,
     route: [],
+    networkShare: 0,
     ...changes
   }
 }
