@@ -10,6 +10,7 @@ const BENCHMARKS = [
   { file: 'batch.ts', title: 'Clients in one batch' },
   { file: 'decode.ts', title: 'Generation' },
   { file: 'route.ts', title: 'Servers in series' },
+  { file: 'latency.ts', title: 'Drafted tokens' },
   { file: 'goodput.ts', title: 'Sealed stream' },
   { file: 'weights.ts', title: 'Formats of frozen weights' },
   { file: 'pytorch.ts', title: 'Beside PyTorch' },

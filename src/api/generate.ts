@@ -106,6 +106,11 @@ export const generate = operation({
       'the probability that the servers of the text are checked before the operation ends; unless given, the daemon checks texts ' +
         'in the background, as many as its setting says'
     ),
+    speculate: z.enum(['off', 'lookup', 'history', 'map']).optional().describe(
+      'where tokens come from that are sent before they are known to be next, so that one round trip gives several: nowhere, the text ' +
+        "itself, this client's texts since the daemon started too, or also a map of the middle that the client learns from the states that " +
+        'pass. Each is a hidden state more that is released. Unless given, history; off where the client adds noise'
+    ),
     timeoutMs
   }),
   progress: {
@@ -129,6 +134,11 @@ export const generate = operation({
     prefillSeconds: z.number().describe('until the first token'),
     decodeSeconds: z.number().describe('from the first token to the last'),
     tokensPerSecond: z.number(),
+    roundTrips: count.describe('round trips through the middle, that of the prompt included'),
+    releasedStates: count.describe("hidden states that were released: the prompt's, the text's, and those of drafted tokens that were not next"),
+    reusedTokens: count.describe('tokens of the prompt whose hidden states the servers had from the turn of the chat before, and which were not sent again'),
+    draftedTokens: count.describe('tokens that were sent before they were known to be next'),
+    acceptedTokens: count.describe('those of them that were next'),
     ...traffic,
     checks: z.array(stageCheck).readonly().optional().describe('how the servers of the text were checked, where `verify` was given and they were'),
     route: z.array(leg).readonly().describe('the servers that carried the text, by their blocks'),

@@ -9,6 +9,7 @@ import { MidspanError, UsageError } from '../../src/errors.ts'
 const names = Object.keys(operations) as OperationName[]
 const done = {
   type: 'done', text: 'a', ids: [1], reason: 'length', promptTokens: 1, tokens: 1, prefillSeconds: 1, decodeSeconds: 1, tokensPerSecond: 1,
+  roundTrips: 1, releasedStates: 1, reusedTokens: 0, draftedTokens: 0, acceptedTokens: 0,
   sentBytes: 1, receivedBytes: 1, route: [], networkShare: 0
 } as const
 

@@ -11,7 +11,7 @@ import { AnswersFile } from '../prompts/answers-file.ts'
 import { runPrompts, type PromptProgress, type PromptRun } from '../prompts/run-prompts.ts'
 import { json, sampling, timeout } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
-import { integer, list, path, share } from '../values.ts'
+import { choice, integer, list, path, share } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 
 export const generate = command({
@@ -45,6 +45,12 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
         share,
         'Check the servers of this text with this probability, by having others compute the same, and wait for it; 0% never does. Above 0% the client carries hidden states from server to server. See docs/verification.md',
         "the daemon's setting, in the background"
+      ),
+      speculate: optional(
+        'SOURCE',
+        choice('off', 'lookup', 'history', 'map'),
+        "Send tokens before they are known to be next, so that one round trip gives several: off sends none, lookup those that followed the same tokens in this text, history also those in this client's texts since the daemon started, map also those that a map of the middle predicts, which the client learns. See docs/serving.md",
+        'history; off with noise'
       )
     }),
     ...grouped('Output', {
@@ -61,7 +67,7 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
     { command: 'midspan generate --prompts questions.jsonl --answers answers.jsonl', about: 'answer a file of prompts' }
   ],
   async run (
-    { home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, maxTokens, temperature, topK, topP, seed },
+    { home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate, maxTokens, temperature, topK, topP, seed },
     { terminal, signal }
   ) {
     const inputs = [prompt, messages, ids, prompts].filter((input) => input !== undefined)
@@ -78,7 +84,8 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
       seed,
       handOver: carry ? false : undefined,
       timeoutMs: timeout,
-      verify
+      verify,
+      speculate
     }
     if (prompts !== undefined) return await answerPrompts({ home, prompts, answers, settings }, terminal, signal)
     if (answers !== undefined) throw new UsageError('--answers is for --prompts', 'leave it out, or give --prompts FILE')
@@ -101,7 +108,8 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
         else terminal.write('\n')
         if (event.reason === 'context') terminal.note(contextLine(event, maxTokens))
         if (!json) for (const line of (event.checks ?? []).map(checkLine)) terminal.note(line)
-        if (stats) for (const line of [statsLine(event), ...event.route.map(legLine), networkLine(event)]) terminal.note(line)
+        const statistics = [statsLine(event), roundTripsLine(event), ...event.route.map(legLine), networkLine(event)]
+        if (stats) for (const line of statistics) terminal.note(line)
       }
     } finally {
       progress.clear()
@@ -162,6 +170,14 @@ function statsLine (done: ResultOf<'generate'>): string {
 
 function networkLine ({ networkShare }: ResultOf<'generate'>): string {
   return `network: ${Math.round(100 * networkShare)}% of the time`
+}
+
+function roundTripsLine ({ tokens, roundTrips, draftedTokens, acceptedTokens, releasedStates, reusedTokens }: ResultOf<'generate'>): string {
+  return `${plural(roundTrips, 'round trip')}, ${digits(tokens / Math.max(roundTrips, 1))} tokens each: ${
+    plural(acceptedTokens, 'token')
+  } of ${draftedTokens} drafted were next, ${plural(releasedStates, 'hidden state')} released${
+    reusedTokens === 0 ? '' : `, those of ${plural(reusedTokens, 'prompt token')} there from before`
+  }`
 }
 
 function legLine ({ server, blocks, tokens, replayedTokens, meanMs, share, handsOver }: ResultOf<'generate'>['route'][number]): string {

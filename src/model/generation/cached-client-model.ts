@@ -4,7 +4,7 @@ import { Embedding } from '../layers/embedding.ts'
 import { Head } from '../layers/head.ts'
 import type { ModelWeights } from '../layers/weights.ts'
 import type { DeferredRelease, Release } from '../privacy/boundary.ts'
-import { continued, isDeferred, type AnyTensor, type ProgramCall, type Deferred } from '../runtime/device.ts'
+import { continued, isDeferred, type AnyTensor, type ProgramCall, type Deferred, type OutputRef } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import { CachedSpan } from './cached-span.ts'
 import { SequenceCache } from './kv-cache.ts'
@@ -26,6 +26,14 @@ export interface NextToken {
   readonly id: number
   /** The hidden state of that token after the bottom blocks, as it may leave the client. */
   readonly release: Release
+}
+
+/** What stands in for the middle while tokens are drafted. */
+export interface MiddleGuess {
+  /** Prepares `predicted` [1, hidden], in place of what leaves the middle, from what enters it and what left it at the position before. */
+  readonly predictCall: (entering: OutputRef, before: AnyTensor) => Promise<ProgramCall>
+  /** Chooses the token after `drafted` others by its logits. */
+  readonly choose: (logits: Float32Array, drafted: number) => number
 }
 
 /**
@@ -78,6 +86,33 @@ export class CachedClientModel {
     return await this.#bottom([embedding.call(int32([ids.length], ids))], ids.length)
   }
 
+  /**
+   * Drafts `count` tokens after the token `id`, which is the next one, with a guess in place of the middle. `before` [1, hidden] is what
+   * left the middle at the last position. The sequence is afterwards what it was.
+   */
+  async draft (id: number, before: Tensor, count: number, { predictCall, choose }: MiddleGuess): Promise<number[]> {
+    const { bottom, top, embedding } = this.#parts
+    const [bottomLength, topLength] = [bottom.length, top.length]
+    const drafted: number[] = []
+    let [next, last]: [number, AnyTensor] = [id, before]
+    bottom.length = topLength
+    try {
+      // Room is made once: a cache of a window that made room in between would have forgotten what the tokens from here on attend to.
+      for (const cache of [bottom, top]) await cache.reserve(topLength + count)
+      while (drafted.length < count) {
+        const { calls, output } = await this.#bottom([embedding.call(int32([1], [next]))], 1)
+        const predicted = { calls: [...calls, await predictCall({ output }, last)], output: 'predicted' }
+        const results = await this.#weights.device.runSequence(await this.#top(predicted, 1), { also: ['predicted'] })
+        last = results.predicted!
+        drafted.push(next = choose((results.logits as Tensor).data as Float32Array, drafted.length))
+      }
+      return drafted
+    } finally {
+      bottom.length = bottomLength
+      top.length = topLength
+    }
+  }
+
   /** Forgets every position from this one on. */
   rewind (position: number): void {
     for (const cache of [this.#parts.bottom, this.#parts.top]) cache.length = Math.min(cache.length, position)
@@ -108,10 +143,16 @@ export class CachedClientModel {
    * logits [vocabulary] after the last token.
    */
   async logits (hidden: AnyTensor | Deferred, count: number): Promise<Float32Array> {
+    return (await this.logitsOfLast(1, hidden, count))[0]!
+  }
+
+  /** Computes `logits` after each of the last `taken` tokens: an array [vocabulary] each. */
+  async logitsOfLast (taken: number, hidden: AnyTensor | Deferred, count: number): Promise<Float32Array[]> {
     using scope = new Scope(this.#weights.device)
     if (!isDeferred(hidden)) scope.own(hidden)
-    const { logits } = await this.#weights.device.runSequence(await this.#top(hidden, count))
-    return (logits as Tensor).data as Float32Array
+    const { logits } = await this.#weights.device.runSequence(await this.#top(hidden, count, taken))
+    const { data, shape: [, vocabulary] } = logits as Tensor
+    return Array.from({ length: taken }, (_, i) => (data as Float32Array).subarray(i * vocabulary!, (i + 1) * vocabulary!))
   }
 
   /**
@@ -133,12 +174,16 @@ export class CachedClientModel {
     return { logits: logits!.data as Float32Array, id: ids!.data[0] as number, release: released(results) }
   }
 
-  /** Returns the calls that compute `logits` [1, vocabulary] from hidden states [count, hidden]. The caller runs them before others. */
-  async #top (hidden: AnyTensor | Deferred, count: number): Promise<ProgramCall[]> {
+  /**
+   * Returns the calls that compute `logits` [taken, vocabulary], after each of the last `taken` tokens, from hidden states [count, hidden].
+   * The caller runs them before others.
+   */
+  async #top (hidden: AnyTensor | Deferred, count: number, taken = 1): Promise<ProgramCall[]> {
     const { head, top } = this.#parts
     const { calls, input } = continued(hidden)
     const blocks = await this.#blocks.forwardCalls(input, [{ cache: top, count, context: this.contextAt(top.length) }], top.span)
-    const last = await head.generationCall(blocks.length === 0 ? input : { output: 'output' }, count, [count - 1])
+    const rows = Array.from({ length: taken }, (_, i) => count - taken + i)
+    const last = await head.generationCall(blocks.length === 0 ? input : { output: 'output' }, count, rows)
     top.length += count
     return [...calls, ...blocks, last]
   }

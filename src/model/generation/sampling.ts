@@ -21,9 +21,10 @@ export interface SamplingOptions extends LogitAdjustments {
 }
 
 /**
- * Chooses the token at position `step` of a sequence from its logits [vocabulary]. The random number of a step follows from the seed and
- * the step alone, so that an interrupted generation can go on with the same tokens. With penalties, the steps come in order: the tokens
- * that were generated before a step are those that the sampler chose at the steps before it.
+ * Chooses the token at position `step` of a sequence from its logits [vocabulary]. The random number of a token follows from the seed, the
+ * step and the token alone: an interrupted generation can go on with the same tokens, and logits that differ by little give the same token
+ * nearly always. With penalties, the steps come in order: the tokens that were generated before a step are those that the sampler chose
+ * last at the steps before it.
  */
 export type Sampler = (logits: Float32Array, step: number) => number
 
@@ -55,19 +56,48 @@ function createChooser ({ temperature = 1, topK = 0, topP = 1, seed }: SamplingO
   if (temperature === 0) return argmax
   return (logits, step) => {
     const weights = weigh(logits, temperature)
-    const ids = candidates(logits, weights, topK, topP)
-    const count = ids?.length ?? weights.length
-    let left = new SeededRandom(`${seed}/${step}`).nextFloat() * sum(weights, ids)
-    let chosen = 0
-    for (let i = 0; i < count; i++) {
-      const id = ids === undefined ? i : ids[i]!
-      if (weights[id] === 0) continue
-      chosen = id
-      left -= weights[id]!
-      if (left < 0) break
-    }
-    return chosen
+    return firstToArrive(weights, candidates(logits, weights, topK, topP), `${seed}/${step}`)
   }
+}
+
+/**
+ * Draws a candidate with a probability in proportion to its weight: the one whose exponentially distributed time, -ln(u) / weight, is the
+ * least. This is the token of the largest log(weight) + Gumbel(u), computed without the logarithm of the weights. `u` is uniform in (0, 1)
+ * and follows from the seed and the token.
+ */
+function firstToArrive (weights: Float64Array, ids: Uint32Array | undefined, seed: string): number {
+  const uniform = tokenUniforms(seed)
+  const count = ids?.length ?? weights.length
+  let [first, least] = [0, Infinity]
+  for (let i = 0; i < count; i++) {
+    const id = ids === undefined ? i : ids[i]!
+    const weight = weights[id]!
+    if (weight === 0) continue
+    const u = uniform(id)
+    // -ln(u) is at least 1 - u: most tokens are out without a logarithm.
+    if (1 - u >= least * weight) continue
+    const time = -Math.log(u) / weight
+    if (time < least) [first, least] = [id, time]
+  }
+  return first
+}
+
+/** Returns a function from token ids to numbers that are uniform in (0, 1): MurmurHash3's mixing of the id with a key of 96 bits. */
+function tokenUniforms (seed: string): (id: number) => number {
+  const random = new SeededRandom(seed)
+  const [a, b, c] = [random.nextUint32(), random.nextUint32(), random.nextUint32()]
+  return (id) => {
+    const mixed = mix(mix(id ^ a) ^ b)
+    const more = mix(Math.imul(mixed, 0x9e3779b1) + c)
+    return ((mixed >>> 0) * 2 ** 20 + (more >>> 12) + 0.5) * 2 ** -52
+  }
+}
+
+/** A bijection of 32-bit words in which each bit of the result depends on each bit of the word. */
+function mix (word: number): number {
+  word = Math.imul(word ^ (word >>> 16), 0x85ebca6b)
+  word = Math.imul(word ^ (word >>> 13), 0xc2b2ae35)
+  return word ^ (word >>> 16)
 }
 
 /** Returns the index of the largest logit, the first among equals. Throws SamplingError if a logit is not a number or none is finite. */

@@ -1,8 +1,12 @@
 import { join } from 'node:path'
+import { Speculation } from '../../model/generation/speculation/speculation.ts'
 import { Optimizer } from '../../model/training/optimizer.ts'
 import { clientSpans, shapesOf } from '../charter-settings.ts'
 import type { ClientContext } from '../context.ts'
 import { AdapterSync } from './adapter-sync.ts'
+import { LearntMap } from './generation/learnt-map.ts'
+import { SequencePool } from './generation/sequence-pool.ts'
+import type { TextSequence } from './generation/text-sequence.ts'
 import { LeftOutServers } from './left-out.ts'
 import { ReleaseSecret } from './release-secret.ts'
 import { openClientRuntime, type ClientRuntime } from './runtime.ts'
@@ -14,11 +18,15 @@ import { TrainingLock } from './training/training-lock.ts'
 import { CaughtServers } from './verification/caught-servers.ts'
 import { Verifier } from './verification/verifier.ts'
 
+/** Sessions of a client on a server that are not for a text: training, or the fetching of adapters. */
+const OTHER_SESSIONS = 1
+
 /** What a client keeps when it changes its partition. */
 export interface LastingParts {
   readonly lock: TrainingLock
   readonly leftOut: LeftOutServers
   readonly caught: CaughtServers
+  readonly speculation: Speculation
 }
 
 /** The parts of a client with one partition. An operation takes those that it needs. */
@@ -29,6 +37,9 @@ export interface Client {
   readonly leftOut: LeftOutServers
   readonly caught: CaughtServers
   readonly verifier: Verifier
+  readonly speculation: Speculation
+  readonly learntMap: LearntMap
+  readonly sequences: SequencePool<TextSequence>
   readonly adapters: AdapterSync
   readonly state: AdapterState
   readonly secret: ReleaseSecret
@@ -69,7 +80,20 @@ export async function openClient (context: ClientContext, before?: LastingParts)
       stageOn: generationStages({ context, sessions, adapters }),
       ...replayOptions(runtime.model)
     })
-    return { context, runtime, sessions, leftOut, caught, verifier, adapters, state, secret, lock, fellBack }
+    const speculation = before?.speculation ?? new Speculation()
+    const learntMap = new LearntMap({
+      device,
+      hidden: runtime.model.hiddenSize,
+      path: join(paths.state, 'middle-map.safetensors'),
+      key: JSON.stringify([Buffer.from(charterHash).toString('hex'), partition.inputBlocks, partition.outputBlocks]),
+      logger
+    })
+    const sequences = new SequencePool<TextSequence>({
+      maxOpen: Math.max(1, charter.limits.maxSessionsPerClient - OTHER_SESSIONS),
+      onError: (error) => { logger.debug({ err: error }, 'a sequence that was kept did not close') }
+    })
+    const generation = { speculation, learntMap, sequences }
+    return { context, runtime, sessions, leftOut, caught, verifier, ...generation, adapters, state, secret, lock, fellBack }
   } catch (error) {
     await runtime.close()
     throw error
@@ -77,7 +101,9 @@ export async function openClient (context: ClientContext, before?: LastingParts)
 }
 
 /** Ends the checks of servers that a client makes, and frees its device. */
-export async function closeClient ({ verifier, runtime }: Client): Promise<void> {
+export async function closeClient ({ verifier, learntMap, sequences, runtime }: Client): Promise<void> {
   await verifier.stop()
+  await sequences.clear()
+  await learntMap.close()
   await runtime.close()
 }

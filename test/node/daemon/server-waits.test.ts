@@ -11,6 +11,7 @@ const down: Links = { servers: () => [{ connected: false }], failure: () => new 
 const round = { type: 'waiting', reason: 'the next round begins when this one is over' } as const
 const generated: EventOf<'generate'> = {
   type: 'done', text: '', ids: [], reason: 'length', promptTokens: 1, tokens: 0, prefillSeconds: 0, decodeSeconds: 0, tokensPerSecond: 0,
+  roundTrips: 1, releasedStates: 1, reusedTokens: 0, draftedTokens: 0, acceptedTokens: 0,
   sentBytes: 0, receivedBytes: 0, route: [], networkShare: 0
 }
 

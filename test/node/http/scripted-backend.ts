@@ -63,6 +63,11 @@ export function done (text: string, changes: Partial<ResultOf<'generate'>> = {})
     receivedBytes: 0,
     route: [],
     networkShare: 0,
+    roundTrips: 3,
+    releasedStates: 7,
+    reusedTokens: 0,
+    draftedTokens: 0,
+    acceptedTokens: 0,
     ...changes
   }
 }

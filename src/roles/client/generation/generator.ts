@@ -1,127 +1,7 @@
-import { chunksOf } from '../../../model/generation/cache-size.ts'
-import { CachedClientModel, type NextToken } from '../../../model/generation/cached-client-model.ts'
 import { logProbabilities, type LogProbabilities } from '../../../model/generation/log-probabilities.ts'
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
-import type { ModelWeights } from '../../../model/layers/weights.ts'
-import type { Boundary, Protection, Release } from '../../../model/privacy/boundary.ts'
-import { Scope } from '../../../model/runtime/scope.ts'
-import type { Partition } from '../../../protocols/charter/schema.ts'
-import type { Stage, StageCache } from '../../middle/stage.ts'
-
-/** A client's end of the model and its boundary. */
-export interface SequenceComponents {
-  readonly weights: ModelWeights
-  readonly boundary: Boundary
-  /** What takes released hidden states through the middle. */
-  readonly route: Pick<Stage, 'span' | 'openCache'>
-}
-
-export interface SequenceSettings {
-  readonly protection: Protection
-  /** Whether the residual stream stays here, as in training. */
-  readonly keepsStream: boolean
-  readonly partition: Partition
-  /** Tokens that the sequence can have. */
-  readonly capacity: number
-}
-
-/** One sequence that grows: this client's blocks at either end, and the middle over a route. */
-export class Sequence {
-  readonly #weights: ModelWeights
-  readonly #boundary: Boundary
-  readonly #protection: Protection
-  readonly #keepsStream: boolean
-  readonly #ends: CachedClientModel
-  readonly #middle: StageCache
-  /** A token that was started before it was chosen, with its released hidden states. */
-  #guessed: Omit<NextToken, 'logits'> | undefined
-
-  private constructor (
-    { weights, boundary }: SequenceComponents,
-    { protection, keepsStream }: SequenceSettings,
-    ends: CachedClientModel,
-    middle: StageCache
-  ) {
-    this.#weights = weights
-    this.#boundary = boundary
-    this.#protection = protection
-    this.#keepsStream = keepsStream
-    this.#ends = ends
-    this.#middle = middle
-  }
-
-  /** Takes room for the sequence here and on the route. The caller closes it. */
-  static async open (
-    components: SequenceComponents,
-    settings: SequenceSettings,
-    signal: AbortSignal
-  ): Promise<Sequence> {
-    const { route, weights } = components
-    const { partition, capacity } = settings
-    const middle = await route.openCache(route.span, capacity, signal)
-    try {
-      return new Sequence(components, settings, await CachedClientModel.create(weights, partition, capacity), middle)
-    } catch (error) {
-      await middle.close()
-      throw error
-    }
-  }
-
-  /**
-   * Computes the logits [vocabulary] after these next tokens. With `guess`, the likeliest token is taken through this side's first blocks
-   * in the same message to the device, so that its hidden states are there in case it is next.
-   */
-  async next (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
-    const chunks = chunksOf(this.#weights.model, ids)
-    for (const chunk of chunks.slice(0, -1)) await this.#pass(chunk, { guess: false }, signal)
-    return await this.#pass(chunks.at(-1)!, { guess }, signal)
-  }
-
-  async #pass (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
-    const boundary = this.#boundary
-    const position = this.#ends.length
-    const { tensors, rows } = await this.#released(ids)
-    using scope = new Scope(this.#weights.device)
-    const answering = this.#middle.forward({ tensors, context: this.#ends.contextAt(position) }, signal)
-    // The noise of the next token is drawn while the middle computes.
-    const drawing = guess ? boundary.drawNoise(scope, this.#protection, 1) : Promise.resolve({})
-    const [back, draw] = await both(answering, drawing)
-    const decoded = await boundary.decoding(back)
-    const states = rows === undefined ? decoded : await boundary.keepStream(rows, tensors, decoded)
-    if (!guess) return await this.#ends.logits(states, ids.length)
-    const { logits, ...guessed } = await this.#ends.logitsAndNext(
-      states,
-      ids.length,
-      async (next) => await boundary.protecting(next, this.#protection, draw, { count: 1, keepRows: this.#keepsStream })
-    )
-    this.#guessed = guessed
-    return logits
-  }
-
-  /** Returns the released hidden states of the next tokens, with those that stay here. */
-  async #released (ids: readonly number[]): Promise<Release> {
-    const guessed = this.#guessed
-    this.#guessed = undefined
-    if (guessed !== undefined) {
-      if (ids.length === 1 && ids[0] === guessed.id) return guessed.release
-      this.#ends.rewind(this.#ends.length)
-    }
-    const options = { count: ids.length, keepRows: this.#keepsStream }
-    return await this.#boundary.protect(await this.#ends.embed(ids), this.#protection, options)
-  }
-
-  /** Frees the caches here and on the route. */
-  async close (): Promise<void> {
-    this.#ends.free()
-    await this.#middle.close()
-  }
-}
-
-/** The results of both, once neither is still at work; throws as the first that failed. */
-async function both<A, B> (a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
-  await Promise.allSettled([a, b])
-  return await Promise.all([a, b])
-}
+import type { Predict, TextSpeculation } from '../../../model/generation/speculation/speculation.ts'
+import type { Sequence } from './sequence.ts'
 
 /** What a generation goes on until. */
 export interface Limits {
@@ -139,34 +19,82 @@ export interface GeneratedToken {
   readonly logProbabilities?: LogProbabilities
 }
 
-/** Prefills the prompt, then yields one token after another until one stops the text or there are as many as wanted. */
+/** What drafts the tokens of a text, and hears which came. */
+export interface Drafting extends Pick<TextSpeculation, 'committed'> {
+  /** Returns tokens to send before they are known to be next, `room` of them at most. `predict` drafts with the map of the middle. */
+  draft (room: number, predict: Predict): readonly number[] | Promise<readonly number[]>
+}
+
+/** What a round trip gave. */
+interface Answer {
+  /** The tokens that were sent after the last one before they were known to be next. */
+  readonly drafted: readonly number[]
+  /** [vocabulary] each: after the last token, and after each drafted one. */
+  readonly logits: readonly Float32Array[]
+  readonly ms: number
+}
+
+/**
+ * Prefills the prompt, then yields one token after another until one stops the text or there are as many as wanted. `drafting` names
+ * tokens that are sent along with the one before; the text is the one that it would be without.
+ */
 export async function* generateTokens (
   sequence: Sequence,
   prompt: readonly number[],
   sampling: SamplingOptions,
   { maxTokens, stopIds, logProbabilities: told }: Limits,
+  drafting: Drafting,
   signal: AbortSignal
 ): AsyncGenerator<GeneratedToken> {
   const sample = createSampler(sampling)
   const left = new AbortController()
   const until = AbortSignal.any([signal, left.signal])
-  /** Of those that go on, the last is followed by nothing. */
-  const next = (ids: readonly number[], step: number): Promise<Float32Array> =>
-    sequence.next(ids, { guess: sampling.temperature === 0 && step < maxTokens - 1 }, until)
-  let logits = next(prompt, 0)
+  /** Sends the token before that of this step, with drafted ones after it. */
+  const goOn = async (id: number, step: number): Promise<Answer> => {
+    const drafted = await drafting.draft(maxTokens - step - 1, async (count) =>
+      await sequence.draft(id, count, (logits, drafted) => sample(logits, step + drafted)))
+    until.throwIfAborted()
+    return await timed(drafted, async () => drafted.length > 0
+      ? await sequence.verify(id, drafted, until)
+      : [await sequence.next([id], { guess: guesses(step) }, until)])
+  }
+  /** The last token is followed by nothing. */
+  const guesses = (step: number): boolean => sampling.temperature === 0 && step < maxTokens - 1
+  let round = timed([], async () => [await sequence.next(prompt, { guess: guesses(0) }, until)])
   try {
-    for (let step = 0; step < maxTokens; step++) {
-      const current = await logits
-      const id = sample(current, step)
-      const stop = stopIds.includes(id)
-      const goesOn = !stop && step < maxTokens - 1
-      // The next token is on its way while the caller does something with this one.
-      if (goesOn) (logits = next([id], step + 1)).catch(() => {})
-      yield { id, stop, ...(told === undefined ? {} : { logProbabilities: logProbabilities(current, id, told) }) }
+    for (let step = 0; step < maxTokens;) {
+      const { drafted, logits, ms } = await round
+      const tokens: GeneratedToken[] = []
+      let accepted = 0
+      for (const next of logits) {
+        const id = sample(next, step + tokens.length)
+        const isDrafted = id === drafted[tokens.length]
+        tokens.push({
+          id,
+          stop: stopIds.includes(id),
+          ...(told === undefined ? {} : { logProbabilities: logProbabilities(next, id, told) })
+        })
+        if (isDrafted) accepted++
+        if (!isDrafted || tokens.at(-1)!.stop) break
+      }
+      const ids = tokens.map(({ id }) => id)
+      if (drafted.length > 0) sequence.rewind(sequence.length - 1 - drafted.length + tokens.length)
+      drafting.committed(ids, { sent: drafted.length, accepted, ms: step === 0 ? undefined : ms })
+      step += tokens.length
+      const goesOn = !tokens.at(-1)!.stop && step < maxTokens
+      // The next token is on its way while the caller does something with these.
+      if (goesOn) (round = goOn(ids.at(-1)!, step)).catch(() => {})
+      yield * tokens
       if (!goesOn) return
     }
   } finally {
     left.abort()
-    await logits.catch(() => {})
+    await round.catch(() => {})
   }
+}
+
+async function timed (drafted: readonly number[], work: () => Promise<readonly Float32Array[]>): Promise<Answer> {
+  const startedAtMs = performance.now()
+  const logits = await work()
+  return { drafted, logits, ms: performance.now() - startedAtMs }
 }

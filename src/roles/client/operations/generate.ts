@@ -3,19 +3,39 @@ import type { Message } from '../../../api/generate.ts'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import type { StageCheck } from '../../../api/stage-checks.ts'
 import { isRetryable, MidspanError, UsageError } from '../../../errors.ts'
+import type { Model } from '../../../model/families/index.ts'
 import type { LogProbabilities } from '../../../model/generation/log-probabilities.ts'
 import type { SamplingOptions } from '../../../model/generation/sampling.ts'
+import type { SpeculationMode } from '../../../model/generation/speculation/speculation.ts'
+import type { Protection } from '../../../model/privacy/boundary.ts'
 import type { ChatMessage } from '../../../model/text/chat-template.ts'
 import { joinParts } from '../../../model/text/records.ts'
 import { StopTexts } from '../../../model/text/stop-texts.ts'
 import { protectionOf } from '../../charter-settings.ts'
 import { RouteRecord } from '../../middle/route-record.ts'
-import { RouteStatistics } from '../../middle/route-statistics.ts'
+import type { LegStatistics } from '../../middle/route-statistics.ts'
 import type { Client } from '../client.ts'
-import { generateTokens, Sequence, type GeneratedToken } from '../generation/generator.ts'
+import { generateTokens, type GeneratedToken } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
+import type { SequenceComponents } from '../generation/sequence.ts'
+import { canResume, hasCausalStates, legsSince, TextSequence } from '../generation/text-sequence.ts'
 import type { ClientRuntime } from '../runtime.ts'
-import { generationRoute, replayOptions } from '../server-route.ts'
+import { generationRoute, replayOptions, type GenerationRouteOptions } from '../server-route.ts'
+
+/** A chat has room for this number of tokens, or for twice what it has: most chats then send nothing twice. */
+const CHAT_TOKENS = 512
+
+/** What a text has while it is made. */
+interface Opened {
+  text?: TextSequence | undefined
+  hasPlace: boolean
+  atMs: number
+  /** What each server had done before, in a sequence that was kept. */
+  legs: readonly LegStatistics[]
+  networkMs: number
+  freshStates: number
+  reusedTokens: number
+}
 
 /** What OpenAI's API tells in place of the logarithm of a probability that is too small to tell. */
 const LOWEST_LOGPROB = -9999
@@ -31,8 +51,8 @@ export class ContextLengthError extends MidspanError {
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
-  { context, runtime, adapters, sessions, leftOut, caught, verifier, state }: Client,
-  { maxTokens, handOver, timeoutMs, verify, stop: stops = [], logprobs, ignoreEos, ...given }: ParametersOf<'generate'>,
+  { context, runtime, adapters, sessions, leftOut, caught, verifier, speculation, learntMap, sequences, state }: Client,
+  { maxTokens, handOver, timeoutMs, verify, speculate, stop: stops = [], logprobs, ignoreEos, ...given }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
@@ -49,34 +69,55 @@ export async function * generate (
     if (!isRetryable(error) || state.lacking.length > 0) throw error
     notices.add(`${(error as Error).message}: the text is made with the adapters that this client has`)
   }
-  const statistics = new RouteStatistics()
   const record = verifier.draw(verify) ? new RouteRecord() : undefined
-  const route = generationRoute({ context, leftOut, caught, sessions, adapters }, {
-    handOver: handOver && !verifier.mayCheck(verify),
-    timeoutMs,
-    statistics,
-    onWaiting: (reason) => {
-      const wrong = caught.all.map(({ server }) => server)
-      notices.add(wrong.length === 0 ? reason : `${reason}; left out because they computed wrong: ${wrong.join(', ')}`)
-    },
-    ...replayOptions(model),
-    ...(record === undefined ? {} : { record })
-  })
-  const opened: { sequence?: Sequence, atMs: number } = { atMs: performance.now() }
+  const routeSettings = { timeoutMs, handOver: handOver && !verifier.mayCheck(verify) }
+  const routeWith = (options: GenerationRouteOptions): SequenceComponents['route'] =>
+    generationRoute({ context, leftOut, caught, sessions, adapters }, {
+      ...options, ...replayOptions(model), ...(record === undefined ? {} : { record })
+    })
+  const onWaiting = (reason: string): void => {
+    const wrong = caught.all.map(({ server }) => server)
+    notices.add(wrong.length === 0 ? reason : `${reason}; left out because they computed wrong: ${wrong.join(', ')}`)
+  }
+  const opened: Opened = { hasPlace: false, atMs: performance.now(), legs: [], networkMs: 0, freshStates: 0, reusedTokens: 0 }
   const wanted = Math.min(maxTokens, room)
+  const capacity = prompt.length + wanted
+  /** A turn of a chat is followed by others. */
+  const keeps = given.messages !== undefined && record === undefined && hasCausalStates(model)
+  const roomy = keeps ? Math.min(charter.limits.maxSequenceTokens, Math.max(2 * capacity, CHAT_TOKENS)) : capacity
+  const key = `round ${adapters.round}`
+  const { hidden: protection, keepsStream } = protectionOf(charter, context.client)
+  const mode = speculationOf(model, protection, speculate)
+  const drafting = speculation.open(mode, prompt, capacity)
+  const map = mode === 'map' ? await learntMap.at(adapters.round) : undefined
   const tokens = async function * (): AsyncGenerator<GeneratedToken> {
-    const { hidden: protection, keepsStream } = protectionOf(charter, context.client)
-    opened.sequence = await Sequence.open(
-      { weights, boundary, route },
-      { protection, keepsStream, partition, capacity: prompt.length + wanted },
-      signal
-    )
+    const allows = (kept: TextSequence, common: number): boolean =>
+      keeps && kept.isLike(routeSettings) && canResume(model, prompt, kept.released.ids.length, common)
+    const found = await sequences.take({ prompt, key, allows }, () => { notices.add('other texts of this client have all of its sessions') }, signal)
+    opened.hasPlace = true
+    opened.text = found.sequence
+    opened.text ??= await withLess(roomy, capacity, async (capacity) => await TextSequence.open(
+      { weights, boundary, routeWith }, { protection, keepsStream, partition, capacity }, { ...routeSettings, onWaiting }, signal
+    ))
+    opened.text.begin(onWaiting, map)
+    const { sequence } = opened.text
+    opened.legs = found.sequence === undefined ? [] : opened.text.legs
+    opened.networkMs = found.sequence === undefined ? 0 : opened.text.networkMs
+    opened.freshStates = sequence.freshStates
+    const rest = sequence.resume(prompt, hasCausalStates(model) ? found.released : undefined)
+    opened.reusedTokens = prompt.length - rest.length
+    if (sequence.capacity < capacity) await withLess(roomy, capacity, async (capacity) => { await sequence.grow(capacity, signal) })
     opened.atMs = performance.now()
-    yield * generateTokens(opened.sequence, prompt, samplingOf(given), {
+    yield * generateTokens(sequence, rest, samplingOf(given), {
       maxTokens: wanted,
       stopIds: ignoreEos ?? given.ids !== undefined ? [] : (await tokenizer.facts()).eosIds,
       logProbabilities: logprobs
-    }, signal)
+    }, drafting, signal)
+  }
+  const giveBack = async (keptOpen: boolean): Promise<void> => {
+    if (!opened.hasPlace) return
+    opened.hasPlace = false
+    await sequences.giveBack(opened.text, { keeps: keptOpen, key })
   }
   const stream = await tokenizer.openDecodeStream(prompt)
   try {
@@ -111,17 +152,20 @@ export async function * generate (
     }
     const endedAtMs = performance.now()
     const decodeSeconds = (endedAtMs - firstAtMs) / 1000
-    const route = statistics.legs.filter(({ answers }) => answers > 0)
-    const { traffic, networkMs } = statistics
+    const legs = legsSince(opened.text!.legs, opened.legs)
+    const route = legs.filter(({ answers }) => answers > 0)
+    const networkMs = opened.text!.networkMs - opened.networkMs
+    const releasedStates = opened.text!.sequence.freshStates - opened.freshStates
     let checks: StageCheck[] | undefined
     if (record !== undefined && verify !== undefined) {
       // Whoever asks for a check waits for it. What the servers keep of the text is freed before.
-      await opened.sequence?.close()
-      delete opened.sequence
+      await giveBack(false)
       yield { type: 'waiting', reason: 'other servers compute the same, to check those of the text' }
       checks = await verifier.check(record, signal)
       for (const reason of verifier.takeNotices()) yield { type: 'waiting', reason }
     }
+    // A text that a stop text ended has a token under way that it does not need: its sequence is not one to go on with.
+    await giveBack(keeps && stopText === undefined)
     yield {
       type: 'done',
       text,
@@ -133,7 +177,13 @@ export async function * generate (
       prefillSeconds: (firstAtMs - opened.atMs) / 1000,
       decodeSeconds,
       tokensPerSecond: ids.length > 1 ? (ids.length - 1) / decodeSeconds : 0,
-      ...traffic,
+      roundTrips: drafting.statistics.roundTrips,
+      releasedStates,
+      reusedTokens: opened.reusedTokens,
+      draftedTokens: drafting.statistics.drafted,
+      acceptedTokens: drafting.statistics.accepted,
+      sentBytes: legs.reduce((sum, { sentBytes }) => sum + sentBytes, 0),
+      receivedBytes: legs.reduce((sum, { receivedBytes }) => sum + receivedBytes, 0),
       ...(checks === undefined ? {} : { checks }),
       route: route.map(({ server, span, tokens, replayedTokens, answers, ms, handsOver }) => ({
         server,
@@ -148,7 +198,8 @@ export async function * generate (
     }
   } finally {
     stream.end().catch(() => {}) // ended already, unless the generation was given up
-    await opened.sequence?.close()
+    await giveBack(false)
+    drafting.end()
     if (record !== undefined && verify === undefined) verifier.later(record)
   }
 }
@@ -192,6 +243,24 @@ async function tokenEvent (
 /** JSON has no infinity: the logarithm of a probability of 0 is told as the lowest number, as OpenAI's API tells it. */
 function finite (logProbability: number): number {
   return Math.max(logProbability, LOWEST_LOGPROB)
+}
+
+/**
+ * Returns where drafted tokens come from. With noise each release counts, so that none is made for a draft unless the user asks for it.
+ * Nothing is drafted for a model whose rotations depend on how many tokens come at once: its text would be another.
+ */
+function speculationOf ({ rotary }: Model, { noise }: Protection, wanted: SpeculationMode | undefined): SpeculationMode {
+  return rotary.growth === undefined ? wanted ?? (noise > 0 ? 'off' : 'history') : 'off'
+}
+
+/** Opens room for more tokens than a text needs, or for as many where a server has no room for more. */
+async function withLess<Result> (wanted: number, needed: number, open: (capacity: number) => Promise<Result>): Promise<Result> {
+  try {
+    return await open(wanted)
+  } catch (error) {
+    if (wanted > needed && error instanceof MidspanError && error.code === 'E_CACHE_FULL') return await open(needed)
+    throw error
+  }
 }
 
 async function promptIds (

@@ -5,7 +5,7 @@ import type { Device, DeviceTensor } from '../../../../src/model/runtime/device.
 import { openDevice } from '../../../../src/model/runtime/open.ts'
 import { Scope } from '../../../../src/model/runtime/scope.ts'
 import type { ClientProtection } from '../../../../src/roles/charter-settings.ts'
-import { Sequence } from '../../../../src/roles/client/generation/generator.ts'
+import { Sequence } from '../../../../src/roles/client/generation/sequence.ts'
 import { float32, type Tensor } from '../../../../src/tensor.ts'
 import { baseWeights, loraWeights, readModelGolden, relativeError } from '../../../helpers/golden.ts'
 import { memorySource } from '../../../helpers/source.ts'
@@ -108,7 +108,8 @@ describe('a client in a round', () => {
       const ids = batch.ids[0]!
       for (const [prompt, last] of [[ids.slice(0, 5), 4], [[ids[5]!], 5], [ids.slice(6, 9), 8]] as const) {
         const logits = await sequence.next(prompt, { guess: false }, signal)
-        expect(relativeError(logits, (expected.data as Float32Array).subarray(last * vocabulary, (last + 1) * vocabulary))).toBeLessThan(2e-3)
+        const row = (expected.data as Float32Array).subarray(last * vocabulary, (last + 1) * vocabulary)
+        expect(relativeError(logits, row)).toBeLessThan(2e-3)
       }
       await sequence.close()
     }
