@@ -5,9 +5,8 @@
  * [source of drafts, history] [texts that a map learns from first, 40]
  * MIDSPAN_CHAT_MODEL names the model's directory. A map learns from dialogues of MIDSPAN_TEST_DATA, as prompts of 450 tokens or so.
  */
-import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { homedir, tmpdir } from 'node:os'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ResultOf } from '../src/api/operations.ts'
 import { ControlClient } from '../src/node/control/client.ts'
@@ -15,7 +14,7 @@ import { createFederation } from '../src/node/federation/create.ts'
 import { joinFederation } from '../src/node/federation/join.ts'
 import { homeAt } from '../src/node/home/home.ts'
 import { MidspanProcess } from '../test/cli/process.ts'
-import { dataPath } from '../test/helpers/data.ts'
+import { chatModel, lessonTexts } from './support/chat-model.ts'
 import { freePort, startDelayProxy } from './support/delay-proxy.ts'
 import { founding } from './support/federation.ts'
 import { latencyPrompts, type LatencyPrompt, type TextKind } from './support/latency-prompts.ts'
@@ -28,12 +27,7 @@ const BARS = { mean: 1.7, copied: 2, leastSpeed: 0.98 }
 const COPIED: ReadonlySet<TextKind> = new Set(['summarise', 'extract', 'edit'])
 
 const [tokens = '64', perKind = '7', delays = '20,100,250', source = 'history', lessons = '40'] = process.argv.slice(2)
-const model = process.env.MIDSPAN_CHAT_MODEL ??
-  join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'midspan-data', 'smollm2-135m-instruct')
-if (!existsSync(join(model, 'config.json'))) {
-  console.log(`skipped: there is no chat model in ${model}; name one with MIDSPAN_CHAT_MODEL`)
-  process.exit(0)
-}
+const model = chatModel()
 const limit = (): AbortSignal => AbortSignal.timeout(60 * 60_000)
 
 type Done = ResultOf<'generate'>
@@ -63,14 +57,6 @@ function rowOf (name: string, pairs: readonly Pair[]): string[] {
     `${sum(drafted.map(({ acceptedTokens }) => acceptedTokens))} of ${sum(drafted.map(({ draftedTokens }) => draftedTokens))}`,
     pairs.filter((pair) => pair.plain.ids.join() !== pair.drafted.ids.join()).length.toFixed(0)
   ]
-}
-
-/** Texts like those that a client has in its ordinary traffic. */
-async function lessonTexts (count: number): Promise<string[]> {
-  const lines = (await readFile(dataPath('dialogsum', 'dev.jsonl'), 'utf8')).trim().split('\n').map((line) => JSON.parse(line) as object)
-  const texts = lines.map((line) => Object.values(line).filter((value) => typeof value === 'string').join('\n\n'))
-  const together = 2
-  return Array.from({ length: count }, (_, i) => texts.slice(i * together, (i + 1) * together).join('\n\n').slice(0, 1_800))
 }
 
 /** The first prompts of each kind, the kinds in turn, as a client's day has them. */
