@@ -67,7 +67,9 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
     { command: 'midspan generate --prompts questions.jsonl --answers answers.jsonl', about: 'answer a file of prompts' }
   ],
   async run (
-    { home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate, maxTokens, temperature, topK, topP, seed },
+    {
+      home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate, maxTokens, temperature, topK, topP, seed
+    },
     { terminal, signal }
   ) {
     const inputs = [prompt, messages, ids, prompts].filter((input) => input !== undefined)
