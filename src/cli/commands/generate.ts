@@ -68,7 +68,8 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
   ],
   async run (
     {
-      home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate, maxTokens, temperature, topK, topP, seed
+      home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate,
+      maxTokens, temperature, topK, topP, seed
     },
     { terminal, signal }
   ) {
