@@ -84,6 +84,10 @@ export const status = operation({
     generation: generation.nullable(),
     route: route.nullable().describe('a client: the servers that would carry its next text'),
     verification: verification.nullable().describe('a client: what its checks of servers came to'),
+    http: z.object({
+      url: z.string().describe('the base URL of the OpenAI-compatible API'),
+      tokenFile: z.string().describe('the file that holds the bearer token')
+    }).optional().describe('present where this daemon serves HTTP'),
     since: isoTime.describe('when the daemon started: ISO 8601')
   })
 })

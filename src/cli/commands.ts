@@ -1,4 +1,5 @@
 import type { Command } from './command.ts'
+import { chat } from './commands/chat.ts'
 import { daemon } from './commands/daemon.ts'
 import { data } from './commands/data.ts'
 import { demo } from './commands/demo.ts'
@@ -16,6 +17,7 @@ import { privacy } from './commands/privacy.ts'
 import { remove } from './commands/remove.ts'
 import { revoke } from './commands/revoke.ts'
 import { runs } from './commands/runs.ts'
+import { serve } from './commands/serve.ts'
 import { servers } from './commands/servers.ts'
 import { status } from './commands/status.ts'
 import { train } from './commands/train.ts'
@@ -40,6 +42,8 @@ export const commands: readonly Command[] = [
   partition,
   evaluate,
   generate,
+  chat,
+  serve,
   exportTrained,
   demo
 ]

@@ -1,5 +1,5 @@
 import { defaulted, mandatoryRepeated, optional, repeated, toggle } from './option.ts'
-import { choice, duration, fieldColumn, integer, number, onOff, path, size, text } from './values.ts'
+import { choice, duration, fieldColumn, hostName, integer, number, onOff, path, size, text } from './values.ts'
 
 /** Options that mean the same in several commands. */
 
@@ -44,6 +44,26 @@ export const weights = optional(
   "What the frozen weights of this peer's blocks are kept as: fp32, fp16, int8 or int4. Less memory and faster generation for another, close model; see docs/weights.md",
   'fp32'
 )
+
+export const httpHost = repeated(
+  'NAME',
+  hostName,
+  'A name that requests may have for the HTTP server besides localhost and IP addresses',
+  'none'
+)
+
+/** How tokens are chosen. */
+export const sampling = {
+  temperature: defaulted('NUMBER', number({ min: 0, max: 100 }), '0', '0 always takes the likeliest token; higher is more varied'),
+  topK: optional('COUNT', integer({ min: 1 }), 'Choose among the K likeliest tokens', 'all'),
+  topP: optional(
+    'SHARE',
+    number({ min: 0, max: 1, above: true }),
+    'Choose among the likeliest tokens that have this probability together',
+    '1'
+  ),
+  seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'The same seed gives the same text', 'a new one each time')
+}
 
 /** The data that training and evaluation read, and how. */
 export const dataOptions = {

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path'
 import { UsageError } from '../errors.ts'
+import { parseHttpAddress } from '../node/http/address.ts'
 import { parseSpan, type Span } from '../span.ts'
 
 /**
@@ -219,6 +220,18 @@ export function peerId (value: string): string {
 /** Parses a multiaddr. Only the shape is checked here: the user of the value decodes it. */
 export function address (value: string): string {
   if (!/^(\/[^/\s]+)+$/.test(value)) throw new UsageError('is not a multiaddr such as /ip4/127.0.0.1/tcp/4001')
+  return value
+}
+
+/** Parses an address to serve HTTP on: `HOST:PORT`, or a port alone. */
+export function httpAddress (value: string): string {
+  if (parseHttpAddress(value) === undefined) throw new UsageError('is not an address such as 127.0.0.1:4010, or a port')
+  return value
+}
+
+/** Parses a name of a machine. */
+export function hostName (value: string): string {
+  if (!/^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/.test(value)) throw new UsageError('is not a name such as gpu.example.org')
   return value
 }
 

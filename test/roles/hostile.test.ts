@@ -162,6 +162,18 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     for (const session of sessions) session.abort(new Error('enough'))
   })
 
+  it('lets a session in that comes a little before another one of its client ends', async () => {
+    const { maxSessionsPerClient } = attacker.context.charter.limits
+    const sessions = await Promise.all(
+      Array.from({ length: maxSessionsPerClient }, async (_, i) => i % 2 === 0 ? await attacker.training() : await attacker.generation())
+    )
+    const late = await attacker.generation()
+    sessions[0]!.abort(new Error('enough'))
+    await late.send(generate.fromClient({ case: 'rows', value: { position: 0, count: 0 } }), [rows(0)]).catch(() => {})
+    expect(await refusalOf(late)).toBe('E_BAD_MESSAGE') // which only a session that was let in is told
+    for (const session of sessions.slice(1)) session.abort(new Error('enough'))
+  })
+
   it.each([
     [TRAIN_PROTOCOL, MAX_TRAIN_STREAMS],
     [GENERATE_PROTOCOL, MAX_GENERATE_STREAMS]

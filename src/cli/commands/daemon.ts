@@ -2,9 +2,10 @@ import type { ResultOf } from '../../api/operations.ts'
 import { command } from '../command.ts'
 import { endSpans } from '../format.ts'
 import { grouped, optional, repeated } from '../option.ts'
-import { compute, device, keepStream, residuals, threads, weights } from '../shared-options.ts'
+import { compute, device, httpHost, keepStream, residuals, threads, weights } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
-import { address, choice, integer, peerId, share } from '../values.ts'
+import { address, choice, httpAddress, integer, peerId, share } from '../values.ts'
+import { introduceHttp } from '../views/http-view.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 
 /** A start that takes longer says what it waits for. */
@@ -33,6 +34,15 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       )
     }),
     ...grouped('Privacy (clients)', { keepStream }),
+    ...grouped('HTTP', {
+      http: optional(
+        'HOST:PORT',
+        httpAddress,
+        'A client: serve the OpenAI-compatible API there, as midspan serve does; a port alone is one on 127.0.0.1. See docs/http.md',
+        'nowhere'
+      ),
+      httpHost
+    }),
     ...grouped('This machine', {
       threads,
       device,
@@ -54,8 +64,8 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
   ],
   async run (
     {
-      home, listen, announce, allow, maxConnections, verify, keepStream, threads, device, compute, weights, residuals, residualBytes,
-      logLevel
+      home, listen, announce, allow, maxConnections, verify, keepStream, http, httpHost,
+      threads, device, compute, weights, residuals, residualBytes, logLevel
     },
     { terminal, signal }
   ) {
@@ -67,6 +77,8 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       maxConnections,
       verify,
       keepStream,
+      http,
+      httpHosts: given(httpHost),
       threads,
       device,
       compute,
@@ -101,6 +113,7 @@ function introduce (status: ResultOf<'status'>, terminal: Terminal): void {
   terminal.line(`Federation ${status.federation.name} (${status.federation.id})`)
   terminal.line(`${work(status)} on ${status.device} (${status.deviceReason})`)
   for (const multiaddr of status.listening) terminal.line(`Listening on ${multiaddr}`)
+  if (status.http !== undefined) introduceHttp(status.http, terminal)
   if (!status.connected)
     terminal.note(`No server is connected: ${status.disconnectedReason ?? 'none was tried yet'}. This daemon goes on trying`)
   terminal.line('Daemon is ready')

@@ -1,14 +1,17 @@
-import { readFile } from 'node:fs/promises'
-import type { GivenParameters, ResultOf } from '../../api/operations.ts'
+import type { ResultOf } from '../../api/operations.ts'
 import type { StageCheck } from '../../api/stage-checks.ts'
 import { UsageError } from '../../errors.ts'
 import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { bytes, digits, plural, seconds } from '../format.ts'
+import { readMessages } from '../messages-file.ts'
 import { defaulted, grouped, optional, toggle } from '../option.ts'
-import { json, timeout } from '../shared-options.ts'
-import { choice, integer, list, number, path, share } from '../values.ts'
+import { AnswersFile } from '../prompts/answers-file.ts'
+import { runPrompts, type PromptProgress, type PromptRun } from '../prompts/run-prompts.ts'
+import { json, sampling, timeout } from '../shared-options.ts'
+import type { Terminal } from '../terminal.ts'
+import { choice, integer, list, path, share } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 
 export const generate = command({
@@ -16,24 +19,21 @@ export const generate = command({
   operation: 'generate',
   group: 'Work',
   summary: 'Generate text across the network',
-  details: 'Text is printed as it comes. Give one of --prompt, --messages and --ids.',
+  details:
+    `Text is printed as it comes. Give one of --prompt, --messages, --ids and --prompts. With --prompts, each line of a file is answered, several at
+once, and --answers names the file that gets a line of JSON for each: the prompt's "line", and "text", "ids", "reason", "promptTokens" and "tokens", or
+"error" for a prompt that cannot be answered. The same command goes on where it was cut off.`,
   options: {
     ...grouped('Input', {
       prompt: optional('TEXT', String, "Text to continue; an empty one continues the model's begin token"),
       messages: optional('FILE', path, "A JSON array of { role, content }, put through the model's chat template; docs/data.md says what a message may hold"),
-      ids: optional('ID,…', list(integer({ min: 0 }), { repeats: true }), 'Token ids to continue, exactly as given')
+      ids: optional('ID,…', list(integer({ min: 0 }), { repeats: true }), 'Token ids to continue, exactly as given'),
+      prompts: optional('FILE', path, 'JSONL of prompts to answer: {"prompt": "…"}, {"messages": […]} or {"ids": […]} a line'),
+      answers: optional('FILE', path, 'Where the answers to --prompts go, and which of them there are already')
     }),
     ...grouped('Sampling', {
       maxTokens: defaulted('COUNT', integer({ min: 1 }), '128', 'Tokens to generate at most'),
-      temperature: defaulted('NUMBER', number({ min: 0, max: 100 }), '0', '0 always takes the likeliest token; higher is more varied'),
-      topK: optional('COUNT', integer({ min: 1 }), 'Choose among the K likeliest tokens', 'all'),
-      topP: optional(
-        'SHARE',
-        number({ min: 0, max: 1, above: true }),
-        'Choose among the likeliest tokens that have this probability together',
-        '1'
-      ),
-      seed: optional('NUMBER', integer({ min: 0, max: 2 ** 32 - 1 }), 'The same seed gives the same text', 'a new one each time')
+      ...sampling
     }),
     ...grouped('Network', {
       timeout,
@@ -63,22 +63,23 @@ export const generate = command({
     {
       command: 'midspan generate --prompt "Once" --temperature 0.8 --top-p 0.9 --seed 7 --stats',
       about: 'sample, and say how fast it went'
-    }
+    },
+    { command: 'midspan generate --prompts questions.jsonl --answers answers.jsonl', about: 'answer a file of prompts' }
   ],
   async run (
-    { home, prompt, messages, ids, stats, json, timeout, carry, verify, speculate, maxTokens, temperature, topK, topP, seed },
+    {
+      home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate,
+      maxTokens, temperature, topK, topP, seed
+    },
     { terminal, signal }
   ) {
-    const inputs = [prompt, messages, ids].filter((input) => input !== undefined)
+    const inputs = [prompt, messages, ids, prompts].filter((input) => input !== undefined)
     if (inputs.length !== 1)
       throw new UsageError(
         inputs.length === 0 ? 'there is nothing to continue' : 'there are several inputs',
-        'give one of --prompt, --messages and --ids'
+        'give one of --prompt, --messages, --ids and --prompts'
       )
-    const request = {
-      prompt,
-      ids,
-      messages: messages === undefined ? undefined : await readMessages(messages),
+    const settings = {
       maxTokens,
       temperature,
       topK,
@@ -89,6 +90,9 @@ export const generate = command({
       verify,
       speculate
     }
+    if (prompts !== undefined) return await answerPrompts({ home, prompts, answers, settings }, terminal, signal)
+    if (answers !== undefined) throw new UsageError('--answers is for --prompts', 'leave it out, or give --prompts FILE')
+    const request = { prompt, ids, messages: messages === undefined ? undefined : await readMessages(messages), ...settings }
     const progress = new ProgressLine(terminal)
     try {
       for await (const event of callDaemon(home, 'generate', request, signal)) {
@@ -97,6 +101,7 @@ export const generate = command({
           continue
         }
         progress.clear()
+        if (event.type === 'token') continue
         if (event.type === 'text') {
           if (!json) terminal.writeForeign(event.text)
           continue
@@ -114,6 +119,42 @@ export const generate = command({
     }
   }
 })
+
+interface PromptFiles {
+  readonly home: string
+  readonly prompts: string
+  readonly answers: string | undefined
+  readonly settings: PromptRun['settings']
+}
+
+/** Answers a file of prompts, and says how far it is. */
+async function answerPrompts (
+  { home, prompts, answers: path, settings }: PromptFiles,
+  terminal: Terminal,
+  signal: AbortSignal
+): Promise<void> {
+  if (path === undefined) throw new UsageError('--prompts needs --answers', 'name the file that gets the answers: --answers answers.jsonl')
+  const answers = await AnswersFile.open(path)
+  const progress = new ProgressLine(terminal)
+  const told = ({ answered, failed, tokens }: PromptProgress): string =>
+    `${plural(answered, 'prompt')} answered${failed === 0 ? '' : `, of which ${failed} cannot be`}; ${plural(tokens, 'token')} in this run`
+  try {
+    if (answers.size > 0) terminal.note(`Going on after ${plural(answers.size, 'answer')} in ${path}`)
+    const done = await runPrompts({
+      home,
+      prompts,
+      answers,
+      settings,
+      onProgress: (so) => { progress.draw(told(so)) },
+      onWaiting: (reason) => { progress.wait(reason) }
+    }, signal)
+    progress.clear()
+    terminal.note(told(done))
+  } finally {
+    progress.clear()
+    await answers.close()
+  }
+}
 
 function contextLine ({ promptTokens, tokens }: ResultOf<'generate'>, maxTokens: number): string {
   return `Ended after ${plural(tokens, 'token')} of the ${maxTokens} that --max-tokens allows: a sequence of this federation holds ${
@@ -161,24 +202,4 @@ function checkLine ({ server, blocks, verdict, by, wrong, tokens, distance, reas
     case 'unchecked':
       return `${where}: not checked, since ${reason}`
   }
-}
-
-type Messages = NonNullable<GivenParameters<'generate'>['messages']>
-
-async function readMessages (file: string): Promise<Messages> {
-  let value: unknown
-  try {
-    value = JSON.parse((await readFile(file, 'utf8')).replace(/^\ufeff/, ''))
-  } catch (error) {
-    throw new UsageError(`${file} cannot be read as JSON: ${(error as Error).message}`, 'check the path and the file', error)
-  }
-  if (!Array.isArray(value) || value.length === 0 || !value.every(isMessage)) {
-    throw new UsageError(`${file} is not an array of messages`, 'write [{"role": "user", "content": "…"}]')
-  }
-  return value
-}
-
-function isMessage (value: unknown): value is Messages[number] {
-  const { role, content } = (value ?? {}) as { role?: unknown, content?: unknown }
-  return typeof role === 'string' && (typeof content === 'string' || Array.isArray(content))
 }

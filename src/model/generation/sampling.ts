@@ -1,5 +1,6 @@
 import { MidspanError } from '../../errors.ts'
 import { SeededRandom } from '../random.ts'
+import { adjustLogits, changesLogits, type LogitAdjustments } from './logit-adjustments.ts'
 
 /** Thrown for a sampling option out of its range, and for logits that are not numbers. */
 export class SamplingError extends MidspanError {
@@ -8,7 +9,7 @@ export class SamplingError extends MidspanError {
   }
 }
 
-export interface SamplingOptions {
+export interface SamplingOptions extends LogitAdjustments {
   /** The divisor of the logits, 1 by default; 0 chooses the likeliest token. */
   readonly temperature?: number
   /** The number of likeliest tokens that are candidates; 0, the default, makes all tokens candidates. */
@@ -22,7 +23,8 @@ export interface SamplingOptions {
 /**
  * Chooses the token at position `step` of a sequence from its logits [vocabulary]. The random number of a token follows from the seed, the
  * step and the token alone: an interrupted generation can go on with the same tokens, and logits that differ by little give the same token
- * nearly always.
+ * nearly always. With penalties, the steps come in order: the tokens that were generated before a step are those that the sampler chose
+ * last at the steps before it.
  */
 export type Sampler = (logits: Float32Array, step: number) => number
 
@@ -33,10 +35,21 @@ const firstNucleus = 256
 const maxVocabulary = 2 ** 21
 
 /**
- * Checks the options and returns a sampler that applies temperature, top-k and top-p in this order, as transformers does. Throws
- * SamplingError for an option out of range.
+ * Checks the options and returns a sampler that applies biases and penalties, temperature, top-k and top-p in this order, as transformers
+ * does. Throws SamplingError for an option out of range.
  */
-export function createSampler ({ temperature = 1, topK = 0, topP = 1, seed }: SamplingOptions): Sampler {
+export function createSampler (options: SamplingOptions): Sampler {
+  const choose = createChooser(options)
+  if (!changesLogits(options)) return choose
+  const chosen: number[] = []
+  return (logits, step) => {
+    const id = choose(adjustLogits(logits, chosen.slice(0, step), options), step)
+    chosen[step] = id
+    return id
+  }
+}
+
+function createChooser ({ temperature = 1, topK = 0, topP = 1, seed }: SamplingOptions): Sampler {
   if (!(temperature >= 0) || temperature === Infinity) throw new SamplingError(`temperature is ${temperature}; it must be 0 or more`)
   if (!Number.isSafeInteger(topK) || topK < 0) throw new SamplingError(`top-k is ${topK}; it must be a whole number, 0 or more`)
   if (!(topP > 0 && topP <= 1)) throw new SamplingError(`top-p is ${topP}; it must be above 0 and at most 1`)
@@ -143,7 +156,7 @@ function reaching (ids: Uint32Array, weights: Float64Array, target: number): Uin
  * Returns the ids of the `count` largest logits, largest first, equal logits in the order of their ids. A logit and its id share one
  * float64 (32 + 21 bits), because a typed array of numbers sorts many times faster than an array with a comparison function.
  */
-function likeliest (logits: Float32Array, count: number): Uint32Array {
+export function likeliest (logits: Float32Array, count: number): Uint32Array {
   const threshold = count === logits.length ? -Infinity : kthLargest(logits, count)
   const kept = logits.reduce((total, value) => value >= threshold ? total + 1 : total, 0)
   const keys = new Float64Array(kept)

@@ -1,4 +1,4 @@
-import type { ChatMessage, ChatTemplate, RenderedChat } from './chat-template.ts'
+import type { ChatMessage, ChatTemplate, JsonValue, RenderedChat } from './chat-template.ts'
 import { DecodeStream } from './decode-stream.ts'
 import type { TokenEngine } from './engine.ts'
 import { TokenizerError } from './errors.ts'
@@ -65,6 +65,15 @@ export class Tokenizer {
     return this.#engine.decode(ids, skipSpecialTokens)
   }
 
+  /** Returns the text that each of these ids has where it follows the token `before`, special tokens included. */
+  tokenTexts (ids: readonly number[], before: number): string[] {
+    const first = this.decode([before], { skipSpecialTokens: false })
+    return ids.map((id) => {
+      const both = this.decode([before, id], { skipSpecialTokens: false })
+      return both.startsWith(first) ? both.slice(first.length) : this.decode([id], { skipSpecialTokens: false })
+    })
+  }
+
   /** Decodes ids as they are generated. `after` are the prompt's ids, which the text continues. */
   createDecodeStream (after: readonly number[] = []): DecodeStream {
     return new DecodeStream((ids) => this.decode(ids), after, this.#engine.appendsText !== false)
@@ -91,6 +100,19 @@ export class Tokenizer {
   /** Returns the token ids of a conversation, written by the chat template. Throws as `applyChatTemplate` does. */
   encodeChat (messages: readonly ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): number[] {
     return this.encodeRendered(this.applyChatTemplate(messages, options))
+  }
+
+  /**
+   * Returns the token ids of a conversation up to where the assistant speaks, which may ask for these tools. Throws TokenizerError also
+   * where the template does not tell of tools, or its model writes calls in another way than as JSON between `<tool_call>` tags.
+   */
+  encodeChatWithTools (messages: readonly ChatMessage[], tools: readonly JsonValue[]): number[] {
+    const template = this.#chatTemplate()
+    const text = template.render(messages, this.#specialTokens, true, tools)
+    const next = 'leave the tools out, or choose a model that is trained to use tools'
+    if (text === template.render(messages, this.#specialTokens, true)) throw new TokenizerError(`${template.name} does not tell of tools`, next)
+    if (!template.writesToolCallTags) throw new TokenizerError(`${template.name} has calls of tools in a form that is not read`, next)
+    return this.encodeRendered(text)
   }
 
   /** Returns whether generation stops at a token. */

@@ -1,12 +1,12 @@
 import { once } from 'node:events'
 import { chmod, lstat, mkdir, rm } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import { checkEvent, parseParameters } from '../../api/check.ts'
-import { schemaOf, type EventOf, type OfferedOperations, type OperationName } from '../../api/operations.ts'
+import { schemaOf, type OfferedOperations, type OperationName } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
 import type { Logger } from '../../roles/context.ts'
 import type { Home } from '../home/home.ts'
 import { CONTROL_PREFIX, errorLine, needsStack, MAX_PARAMETER_BYTES } from './messages.ts'
+import { runOperation } from './run-operation.ts'
 import { controlDirectory, openControlAddress } from './socket-path.ts'
 
 export interface ControlServer {
@@ -90,25 +90,13 @@ async function answer ({ operations, logger, log, stopping }: Offer, request: In
   let name: OperationName | undefined
   try {
     name = operationName(operations, request)
-    for await (const event of run(operations, name, await readParameters(request), signal)) await writeLine(response, event, signal)
+    const parameters = await readParameters(request)
+    for await (const event of runOperation(operations, name, parameters, signal)) await writeLine(response, event, signal)
   } catch (error) {
     if (needsStack(error) && !signal.aborted) logger.error({ operation: name, err: error }, 'an operation failed by a defect')
     if (!gone.signal.aborted) await writeLine(response, errorLine(error, log), gone.signal)
   } finally {
     response.end()
-  }
-}
-
-/** Runs an operation between its schemas. Throws UsageError for its parameters, and EventSchemaError for its events. */
-async function * run<Name extends OperationName> (
-  operations: OfferedOperations,
-  name: Name,
-  given: unknown,
-  signal: AbortSignal
-): AsyncGenerator<EventOf<Name>> {
-  for await (const event of operations[name]!(parseParameters(name, given), signal)) {
-    checkEvent(name, event)
-    yield event
   }
 }
 

@@ -17,6 +17,9 @@ import { homeAt, type Home } from '../home/home.ts'
 import { lockHome } from '../home/lock.ts'
 import { checkHome } from '../home/open-to-others.ts'
 import { loadSettings, type Settings } from '../home/settings.ts'
+import { parseHttpAddress } from '../http/address.ts'
+import { localBackend } from '../http/backend.ts'
+import { startHttpServer, type HttpServer } from '../http/server.ts'
 import { Gate } from '../network/gate.ts'
 import { chooseInviteAddresses } from '../network/invite-addresses.ts'
 import { createMidspanNode, startNode, type MidspanNode } from '../network/libp2p.ts'
@@ -98,6 +101,9 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   if (settings.role === undefined)
     throw new UsageError(`${home.config} does not say what this peer is`, 'restore it, or add `role: server` or `role: client`')
   const isServer = settings.role === 'server'
+  const httpAddress = settings.http === undefined ? undefined : parseHttpAddress(settings.http)
+  if (isServer && httpAddress !== undefined)
+    throw new UsageError('a server does not serve HTTP: it has neither text nor the ends of the model', 'leave --http out, and give it to a client')
   const isFounder = isServer && peerId.toString() === charter.founder
   const span = isServer ? spanOfSettings(charter, settings.blocks, isFounder) : undefined
   const coordinator = peerIdFromString(charter.founder)
@@ -266,6 +272,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     links.setServers(serversToLink())
   }
 
+  let http: HttpServer | undefined
   const { promise: stopped, resolve } = Promise.withResolvers<void>()
   let stopping: Promise<void> | undefined
   const stop = async (): Promise<void> => {
@@ -292,14 +299,22 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       generation,
       route,
       verification,
+      ...http === undefined ? {} : { http: { url: http.url, tokenFile: http.tokenPath } },
       since: since.toISOString()
     }
   }
-  control.offer(operationsOf({
+  const operations = operationsOf({
     home, membership, services, follower, node, gate, links, known, span, role, isClient: !isServer, client, status, stop
-  }))
+  })
+  control.offer(operations)
   // What runs is ended before what it needs.
   cleanups.push(async () => { await control.stop() })
+  if (httpAddress !== undefined) {
+    const started = http = await startHttpServer({
+      home, charter, address: httpAddress, hosts: settings.httpHosts, backend: localBackend(operations), logger
+    })
+    cleanups.push(async () => { await started.stop() })
+  }
   logger.info({ peer: peerId.toString(), federation: signed.id, role: settings.role }, 'ready')
   return { node, status, stopped, stop }
 }

@@ -25,6 +25,8 @@ export interface Home {
   readonly state: string
   /** The logs of a client's training, a directory for each run. */
   readonly runs: string
+  /** The bearer token of the HTTP server, mode 0600. */
+  readonly httpToken: string
   readonly lock: string
   readonly log: string
   /**
@@ -71,6 +73,7 @@ export function homeAt (root: string): Home {
     adapter: path('adapter.safetensors'),
     state: path('state'),
     runs: path('runs'),
+    httpToken: path('http.token'),
     lock: path('daemon.lock'),
     log: path('daemon.log'),
     control: path('run/control.sock')

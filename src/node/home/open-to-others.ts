@@ -22,7 +22,7 @@ export async function checkHome (home: Home): Promise<void> {
       `every user of this machine can write to ${home.root}, and so change what this peer is`,
       `take that away with chmod 700 ${home.root}, or choose a home on a file system that keeps modes`
     )
-  for (const path of [home.config, home.identity, home.charter, home.admission, home.servers, home.certificate, home.log]) {
+  for (const path of [home.config, home.identity, home.charter, home.admission, home.servers, home.certificate, home.httpToken, home.log]) {
     if (await isOpen(path))
       throw new OpenHomeError(`every user of this machine can write to ${path}`, `check what it says, then chmod 600 ${path}`)
   }

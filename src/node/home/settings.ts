@@ -7,6 +7,7 @@ import { computeTypes } from '../../model/runtime/device.ts'
 import { residualSettings } from '../../model/training/activation-checkpointing.ts'
 import { peerIdSchema } from '../../protocols/charter/schema.ts'
 import { parseSpan } from '../../span.ts'
+import { parseHttpAddress } from '../http/address.ts'
 import { readIfPresent, replaceFile, type Home } from './home.ts'
 
 const address = z.string().refine(isMultiaddr, 'is not a multiaddr, such as /ip4/127.0.0.1/tcp/4001')
@@ -42,6 +43,10 @@ const settingsSchema = z.strictObject({
   keepStream: z.boolean().optional(),
   /** A client: the share of generated texts whose servers are checked, each of which another server then sees too. */
   verify: z.number().min(0).max(1).optional(),
+  /** Where a client serves the OpenAI-compatible API, `HOST:PORT`; nowhere unless given. */
+  http: z.string().refine((text) => parseHttpAddress(text) !== undefined, 'is not an address such as 127.0.0.1:4010').optional(),
+  /** Names that requests may have for the HTTP server besides localhost and IP addresses. */
+  httpHosts: z.array(z.string().min(1).max(253)).max(16).optional(),
   /** What computes; `auto` takes a GPU that is faster than the CPU. */
   device: z.enum(['auto', 'cpu', 'webgpu', 'cuda']).optional(),
   /** Threads of the device; the machine's cores unless given. */
@@ -65,7 +70,8 @@ export type PartialSettings = z.infer<typeof settingsSchema>
 /** Settings with their defaults. What is still optional depends on the role or the charter. */
 export type Settings = Omit<PartialSettings, Defaulted> & { readonly [Key in Defaulted]-?: NonNullable<PartialSettings[Key]> }
 
-type Defaulted = 'verify' | 'device' | 'compute' | 'weights' | 'residuals' | 'maxConnections' | 'logLevel' | 'announce' | 'allow'
+type Defaulted =
+  'verify' | 'device' | 'compute' | 'weights' | 'residuals' | 'maxConnections' | 'logLevel' | 'announce' | 'allow' | 'httpHosts'
 
 const defaults = {
   /** A check shows another server what a client released: that is the client's to decide. */
@@ -85,7 +91,7 @@ const defaults = {
  */
 export async function loadSettings (home: Home, given: Readonly<Record<string, unknown>> = {}): Promise<Settings> {
   const present = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
-  return { ...defaults, announce: [], allow: [], ...await readConfig(home.config), ...checkSettings(present, 'the options') } as Settings // no source holds undefined
+  return { ...defaults, announce: [], allow: [], httpHosts: [], ...await readConfig(home.config), ...checkSettings(present, 'the options') } as Settings // no source holds undefined
 }
 
 /** Returns the settings in a YAML file; none where the file is absent. */

@@ -3,7 +3,7 @@ import type { PeerId, Stream } from '@libp2p/interface'
 import { MidspanError } from '../../errors.ts'
 import { acceptChannel, type Channel, type ChannelOptions } from '../../protocols/wire/channel.ts'
 import { ABORT_TIMEOUT_MS } from '../../protocols/wire/constants.ts'
-import { streamClosed } from '../../protocols/wire/wait.ts'
+import { streamClosed, withSignal } from '../../protocols/wire/wait.ts'
 import type { RoleContext } from '../context.ts'
 import { idleTimeoutOf } from '../message-limits.ts'
 
@@ -33,13 +33,24 @@ export interface SessionOptions<Out extends Message, In extends Message>
   readonly maxSessions?: number
 }
 
+/** How long a session waits for another one of its peer to end, where the peer has as many as it may. */
+const PLACE_TIMEOUT_MS = 1_000
+
+interface OpenSession {
+  readonly peer: string
+  readonly kind: string
+  /** Whether it counts among the sessions that its peer may have. */
+  hasPlace: boolean
+  readonly ended: PromiseWithResolvers<void>
+}
+
 /** The sealed sessions that peers have with this server. */
 export class Sessions {
   readonly #context: RoleContext
   readonly #signal: AbortSignal
   /** The kinds of sessions that have a limit of their own. */
   readonly #limited = new Set<string>()
-  readonly #open = new Map<Promise<void>, { readonly peer: string, readonly kind: string }>()
+  readonly #open = new Set<OpenSession>()
 
   constructor (context: RoleContext, signal: AbortSignal) {
     this.#context = context
@@ -47,12 +58,12 @@ export class Sessions {
   }
 
   list (): Array<{ readonly peer: string, readonly kind: string }> {
-    return [...this.#open.values()]
+    return [...this.#open].map(({ peer, kind }) => ({ peer, kind }))
   }
 
   /** Resolves when all sessions have ended. */
   async ended (): Promise<void> {
-    await Promise.allSettled(this.#open.keys())
+    await Promise.all([...this.#open].map(async ({ ended }) => { await ended.promise }))
   }
 
   /**
@@ -66,30 +77,33 @@ export class Sessions {
   ): Promise<void> {
     if (options.maxSessions !== undefined) this.#limited.add(kindOf(protocol))
     await this.#context.handle(protocol, async (stream, remotePeer) => {
-      const session = this.#run(stream, remotePeer, { ...options, protocol }, serve).finally(async () => {
+      const session: OpenSession = {
+        peer: remotePeer.toString(), kind: kindOf(protocol), hasPlace: false, ended: Promise.withResolvers()
+      }
+      this.#open.add(session)
+      try {
+        await this.#run(stream, remotePeer, session, { ...options, protocol }, serve)
+      } finally {
         // The node stops next, and would cut the connection before the client has read why.
         if (this.#signal.aborted) await streamClosed(stream, ABORT_TIMEOUT_MS)
-      })
-      this.#open.set(session, { peer: remotePeer.toString(), kind: kindOf(protocol) })
-      await session.finally(() => { this.#open.delete(session) })
+        this.#open.delete(session)
+        session.ended.resolve()
+      }
     }, { maxInboundStreams: options.maxStreams })
   }
 
   async #run<Out extends Message, In extends Message> (
     stream: Stream,
     remotePeer: PeerId,
+    session: OpenSession,
     { maxStreams: _, maxSessions, ...options }: SessionOptions<Out, In> & { readonly protocol: string },
     serve: Serve<Out, In>
   ): Promise<void> {
     const { identity, charter, charterHash, logger } = this.#context
-    const own = kindOf(options.protocol)
-    const others = this.list().filter(({ peer, kind }) =>
-      peer === remotePeer.toString() && (maxSessions === undefined ? !this.#limited.has(kind) : kind === own)).length
-    const most = maxSessions ?? charter.limits.maxSessionsPerClient
     const parties = { identity, remotePeer, charter: charterHash }
     const channel = await acceptChannel(stream, { idleTimeoutMs: idleTimeoutOf(charter), ...options, ...parties }, this.#signal)
     try {
-      if (others >= most) throw new TooManySessionsError(most)
+      await this.#takePlace(session, maxSessions)
       await serve(channel, this.#signal)
     } catch (error) {
       if (error instanceof MidspanError && error.code === 'E_CHANNEL_CLOSED') {
@@ -99,6 +113,24 @@ export class Sessions {
       logger.info({ peer: remotePeer.toString(), protocol: options.protocol, err: error }, 'a session ended')
       channel.abort(error instanceof Error ? error : new Error(String(error)))
     }
+  }
+
+  /**
+   * Takes one of the places of a session's peer. Where there is none, it waits a moment for another session of the peer to end: one that
+   * the peer has closed ends here a little later. Throws TooManySessionsError.
+   */
+  async #takePlace (session: OpenSession, maxSessions: number | undefined): Promise<void> {
+    const most = maxSessions ?? this.#context.charter.limits.maxSessionsPerClient
+    const limit = AbortSignal.any([AbortSignal.timeout(PLACE_TIMEOUT_MS), this.#signal])
+    for (;;) {
+      const others = [...this.#open].filter(({ peer, kind, hasPlace }) =>
+        hasPlace && peer === session.peer && (maxSessions === undefined ? !this.#limited.has(kind) : kind === session.kind))
+      if (others.length < most) break
+      this.#signal.throwIfAborted()
+      if (limit.aborted) throw new TooManySessionsError(most)
+      await withSignal(Promise.race(others.map(async ({ ended }) => { await ended.promise })), limit).catch(() => {}) // looked at again
+    }
+    session.hasPlace = true
   }
 }
 

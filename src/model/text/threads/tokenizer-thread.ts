@@ -1,5 +1,5 @@
 import type { Worker } from 'node:worker_threads'
-import type { ChatMessage } from '../chat-template.ts'
+import type { ChatMessage, JsonValue } from '../chat-template.ts'
 import { TokenizerError } from '../errors.ts'
 import { errorOf, type ThreadFailure } from './failure.ts'
 import { startThread } from './thread.ts'
@@ -16,12 +16,13 @@ export interface TokenizerFacts {
 export type Question =
   | { readonly kind: 'encode', readonly text: string }
   /** The conversation, with what the template writes to have the assistant speak. */
-  | { readonly kind: 'encodeChat', readonly messages: readonly ChatMessage[] }
+  | { readonly kind: 'encodeChat', readonly messages: readonly ChatMessage[], readonly tools: readonly JsonValue[] | undefined }
+  | { readonly kind: 'tokenTexts', readonly ids: readonly number[], readonly before: number }
   | { readonly kind: 'open', readonly stream: number, readonly after: readonly number[] }
   | { readonly kind: 'push', readonly stream: number, readonly id: number }
   | { readonly kind: 'end', readonly stream: number }
 
-export type Answer = { readonly value: number[] | string } | { readonly failure: ThreadFailure }
+export type Answer = { readonly value: number[] | string[] | string } | { readonly failure: ThreadFailure }
 
 /** Published tokenizers are read within two seconds. */
 const LOAD_TIMEOUT_MS = 60_000
@@ -62,9 +63,17 @@ export class TokenizerThread {
     return await this.#ask({ kind: 'encode', text }) as number[]
   }
 
-  /** The token ids of a conversation, up to where the assistant speaks. Throws TokenizerError where the chat template refuses it. */
-  async encodeChat (messages: readonly ChatMessage[]): Promise<number[]> {
-    return await this.#ask({ kind: 'encodeChat', messages }) as number[]
+  /**
+   * The token ids of a conversation, up to where the assistant speaks, which may ask for these tools. Throws TokenizerError where the chat
+   * template refuses it.
+   */
+  async encodeChat (messages: readonly ChatMessage[], tools?: readonly JsonValue[]): Promise<number[]> {
+    return await this.#ask({ kind: 'encodeChat', messages, tools }) as number[]
+  }
+
+  /** The text that each of these ids has where it follows the token `before`, special tokens included. */
+  async tokenTexts (ids: readonly number[], before: number): Promise<string[]> {
+    return await this.#ask({ kind: 'tokenTexts', ids, before }) as string[]
   }
 
   /** Decodes ids as they are generated. `after` are the prompt's ids, which the text continues. The caller ends the stream. */
@@ -83,7 +92,7 @@ export class TokenizerThread {
     await this.#running?.close()
   }
 
-  async #ask (question: Question): Promise<number[] | string> {
+  async #ask (question: Question): Promise<number[] | string[] | string> {
     const running = this.#started()
     await running.loaded
     const answer = await running.ask(question)

@@ -15,10 +15,13 @@ function say (said: Said<TokenizerFacts | Answer>): void {
 try {
   const tokenizer = await loadTokenizer(workerData as string)
   const streams = new Map<number, DecodeStream>()
-  const answer = (question: Question): number[] | string => {
+  const answer = (question: Question): number[] | string[] | string => {
     switch (question.kind) {
       case 'encode': return tokenizer.encode(question.text)
-      case 'encodeChat': return tokenizer.encodeChat(question.messages, { addGenerationPrompt: true })
+      case 'encodeChat': return question.tools === undefined
+        ? tokenizer.encodeChat(question.messages, { addGenerationPrompt: true })
+        : tokenizer.encodeChatWithTools(question.messages, question.tools)
+      case 'tokenTexts': return tokenizer.tokenTexts(question.ids, question.before)
       case 'open':
         streams.set(question.stream, tokenizer.createDecodeStream(question.after))
         return ''

@@ -1,3 +1,4 @@
+import { logProbabilities, type LogProbabilities } from '../../../model/generation/log-probabilities.ts'
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { Predict, TextSpeculation } from '../../../model/generation/speculation/speculation.ts'
 import type { Sequence } from './sequence.ts'
@@ -6,12 +7,16 @@ import type { Sequence } from './sequence.ts'
 export interface Limits {
   readonly maxTokens: number
   readonly stopIds: readonly number[]
+  /** How many of the likeliest tokens are told with each token; unless given, no probabilities are told. */
+  readonly logProbabilities?: number | undefined
 }
 
 export interface GeneratedToken {
   readonly id: number
   /** Whether it is one that ends the text. */
   readonly stop: boolean
+  /** Where they were asked for. */
+  readonly logProbabilities?: LogProbabilities
 }
 
 /** What drafts the tokens of a text, and hears which came. */
@@ -37,7 +42,7 @@ export async function* generateTokens (
   sequence: Sequence,
   prompt: readonly number[],
   sampling: SamplingOptions,
-  { maxTokens, stopIds }: Limits,
+  { maxTokens, stopIds, logProbabilities: told }: Limits,
   drafting: Drafting,
   signal: AbortSignal
 ): AsyncGenerator<GeneratedToken> {
@@ -64,7 +69,11 @@ export async function* generateTokens (
       for (const next of logits) {
         const id = sample(next, step + tokens.length)
         const isDrafted = id === drafted[tokens.length]
-        tokens.push({ id, stop: stopIds.includes(id) })
+        tokens.push({
+          id,
+          stop: stopIds.includes(id),
+          ...(told === undefined ? {} : { logProbabilities: logProbabilities(next, id, told) })
+        })
         if (isDrafted) accepted++
         if (!isDrafted || tokens.at(-1)!.stop) break
       }

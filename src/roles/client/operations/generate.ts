@@ -4,10 +4,13 @@ import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import type { StageCheck } from '../../../api/stage-checks.ts'
 import { isRetryable, MidspanError, UsageError } from '../../../errors.ts'
 import type { Model } from '../../../model/families/index.ts'
+import type { LogProbabilities } from '../../../model/generation/log-probabilities.ts'
+import type { SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { SpeculationMode } from '../../../model/generation/speculation/speculation.ts'
 import type { Protection } from '../../../model/privacy/boundary.ts'
 import type { ChatMessage } from '../../../model/text/chat-template.ts'
 import { joinParts } from '../../../model/text/records.ts'
+import { StopTexts } from '../../../model/text/stop-texts.ts'
 import { protectionOf } from '../../charter-settings.ts'
 import { RouteRecord } from '../../middle/route-record.ts'
 import type { LegStatistics } from '../../middle/route-statistics.ts'
@@ -34,21 +37,29 @@ interface Opened {
   reusedTokens: number
 }
 
+/** What OpenAI's API tells in place of the logarithm of a probability that is too small to tell. */
+const LOWEST_LOGPROB = -9999
+
+/** Thrown for a prompt that leaves no room for a token. */
+export class ContextLengthError extends MidspanError {
+  constructor (promptTokens: number, sequenceTokens: number) {
+    super('E_CONTEXT_LENGTH', `the prompt has ${promptTokens} tokens, and a sequence of this federation ${sequenceTokens}`, {
+      next: 'shorten it'
+    })
+  }
+}
+
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
   { context, runtime, ledger, adapters, sessions, leftOut, caught, verifier, speculation, learntMap, sequences, state }: Client,
-  { maxTokens, temperature, topK, topP, handOver, timeoutMs, verify, speculate, seed = randomInt(2 ** 32), ...input }: ParametersOf<'generate'>,
+  { maxTokens, handOver, timeoutMs, verify, speculate, stop: stops = [], logprobs, ignoreEos, ...given }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
   const { tokenizer, model, boundary, clientModel: { weights } } = runtime
-  const prompt = await promptIds(runtime, input)
+  const prompt = await promptIds(runtime, given)
   const room = charter.limits.maxSequenceTokens - prompt.length
-  if (room < 1)
-    throw new UsageError(
-      `the prompt has ${prompt.length} tokens, and a sequence of this federation ${charter.limits.maxSequenceTokens}`,
-      'shorten it'
-    )
+  if (room < 1) throw new ContextLengthError(prompt.length, charter.limits.maxSequenceTokens)
   const notices = new Notices()
   for (const notice of verifier.takeNotices()) notices.add(notice)
   try {
@@ -72,7 +83,7 @@ export async function * generate (
   const wanted = Math.min(maxTokens, room)
   const capacity = prompt.length + wanted
   /** A turn of a chat is followed by others. */
-  const keeps = input.messages !== undefined && record === undefined && hasCausalStates(model)
+  const keeps = given.messages !== undefined && record === undefined && hasCausalStates(model)
   const roomy = keeps ? Math.min(charter.limits.maxSequenceTokens, Math.max(2 * capacity, CHAT_TOKENS)) : capacity
   const key = `round ${adapters.round}`
   const { hidden: protection, keepsStream } = protectionOf(charter, context.client)
@@ -100,10 +111,10 @@ export async function * generate (
     opened.reusedTokens = prompt.length - rest.length
     if (sequence.capacity < capacity) await withLess(roomy, capacity, async (capacity) => { await sequence.grow(capacity, signal) })
     opened.atMs = performance.now()
-    const sampling = { temperature, seed: String(seed), ...(topK === undefined ? {} : { topK }), ...(topP === undefined ? {} : { topP }) }
-    yield * generateTokens(sequence, rest, sampling, {
+    yield * generateTokens(sequence, rest, samplingOf(given), {
       maxTokens: wanted,
-      stopIds: input.ids === undefined ? (await tokenizer.facts()).eosIds : []
+      stopIds: ignoreEos ?? given.ids !== undefined ? [] : (await tokenizer.facts()).eosIds,
+      logProbabilities: logprobs
     }, drafting, signal)
   }
   const giveBack = async (keptOpen: boolean): Promise<void> => {
@@ -116,22 +127,32 @@ export async function * generate (
     const ids: number[] = []
     let text = ''
     let stopped = false
+    const stopTexts = new StopTexts(stops)
+    let stopText: string | undefined
     let firstAtMs = opened.atMs
     for await (const event of notices.among(tokens())) {
       if ('notice' in event) {
         yield { type: 'waiting', reason: event.notice }
         continue
       }
-      const { id, stop } = event
+      const { id, stop, logProbabilities } = event
       if (ids.length === 0) firstAtMs = performance.now()
+      if (logProbabilities !== undefined && !stop) yield await tokenEvent(tokenizer, ids.at(-1) ?? prompt.at(-1)!, id, logProbabilities)
       ids.push(id)
       stopped = stop
-      const piece = stop ? '' : await stream.push(id)
-      text += piece
-      if (piece !== '') yield { type: 'text', text: piece }
+      const passed = stop ? { text: '' } : stopTexts.push(await stream.push(id))
+      text += passed.text
+      if (passed.text !== '') yield { type: 'text', text: passed.text }
+      stopText = passed.stop
+      if (stopText !== undefined) break
     }
-    const rest = await stream.end()
-    if (rest !== '') yield { type: 'text', text: rest }
+    if (stopText === undefined) {
+      const last = stopTexts.push(await stream.end())
+      stopText = last.stop
+      const rest = last.text + stopTexts.end()
+      text += rest
+      if (rest !== '') yield { type: 'text', text: rest }
+    }
     const endedAtMs = performance.now()
     const decodeSeconds = (endedAtMs - firstAtMs) / 1000
     const legs = legsSince(opened.text!.legs, opened.legs)
@@ -146,12 +167,14 @@ export async function * generate (
       checks = await verifier.check(record, signal)
       for (const reason of verifier.takeNotices()) yield { type: 'waiting', reason }
     }
-    await giveBack(keeps)
+    // A text that a stop text ended has a token under way that it does not need: its sequence is not one to go on with.
+    await giveBack(keeps && stopText === undefined)
     yield {
       type: 'done',
-      text: text + rest,
+      text,
       ids,
-      reason: stopped ? 'stop' : ids.length < maxTokens ? 'context' : 'length',
+      reason: stopped || stopText !== undefined ? 'stop' : ids.length < maxTokens ? 'context' : 'length',
+      ...(stopText === undefined ? {} : { stopText }),
       promptTokens: prompt.length,
       tokens: ids.length,
       prefillSeconds: (firstAtMs - opened.atMs) / 1000,
@@ -184,6 +207,47 @@ export async function * generate (
   }
 }
 
+type GivenSampling = Pick<
+  ParametersOf<'generate'>,
+  'temperature' | 'topK' | 'topP' | 'logitBias' | 'presencePenalty' | 'frequencyPenalty' | 'seed'
+>
+
+function samplingOf (
+  { temperature, topK, topP, logitBias, presencePenalty, frequencyPenalty, seed = randomInt(2 ** 32) }: GivenSampling
+): SamplingOptions {
+  return {
+    temperature,
+    seed: String(seed),
+    ...(topK === undefined ? {} : { topK }),
+    ...(topP === undefined ? {} : { topP }),
+    ...(logitBias === undefined ? {} : { logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])) }),
+    ...(presencePenalty === undefined ? {} : { presencePenalty }),
+    ...(frequencyPenalty === undefined ? {} : { frequencyPenalty })
+  }
+}
+
+/** Returns what is told of a token that comes after the token `before`. */
+async function tokenEvent (
+  tokenizer: ClientRuntime['tokenizer'],
+  before: number,
+  id: number,
+  { chosen, top }: LogProbabilities
+): Promise<EventOf<'generate'>> {
+  const [text = '', ...texts] = await tokenizer.tokenTexts([id, ...top.map((other) => other.id)], before)
+  return {
+    type: 'token',
+    id,
+    text,
+    logprob: finite(chosen),
+    top: top.map((other, i) => ({ id: other.id, text: texts[i] ?? '', logprob: finite(other.logProbability) }))
+  }
+}
+
+/** JSON has no infinity: the logarithm of a probability of 0 is told as the lowest number, as OpenAI's API tells it. */
+function finite (logProbability: number): number {
+  return Math.max(logProbability, LOWEST_LOGPROB)
+}
+
 /**
  * Returns where drafted tokens come from. With noise each release counts, so that none is made for a draft unless the user asks for it.
  * Nothing is drafted for a model whose rotations depend on how many tokens come at once: its text would be another.
@@ -204,25 +268,28 @@ async function withLess<Result> (wanted: number, needed: number, open: (capacity
 
 async function promptIds (
   { tokenizer, model }: ClientRuntime,
-  { prompt, messages, ids }: Pick<ParametersOf<'generate'>, 'prompt' | 'messages' | 'ids'>
+  { prompt, messages, ids, tools }: Pick<ParametersOf<'generate'>, 'prompt' | 'messages' | 'ids' | 'tools'>
 ): Promise<readonly number[]> {
   if ([prompt, messages, ids].filter((input) => input !== undefined).length !== 1)
     throw new UsageError('there is not one input', 'give a prompt, messages or ids')
+  if (tools !== undefined && messages === undefined) throw new UsageError('tools are for messages', 'give messages, or leave the tools out')
   const unknown = ids?.find((id) => id >= model.vocabularySize)
   if (unknown !== undefined) throw new UsageError(`token ${unknown} is not in the vocabulary of ${model.vocabularySize}`)
   if (ids !== undefined) return ids
-  const encoded = messages === undefined ? await tokenizer.encode(prompt ?? '') : await tokenizer.encodeChat(messages.map(chatMessage))
+  const encoded = messages === undefined ? await tokenizer.encode(prompt ?? '') : await tokenizer.encodeChat(messages.map(chatMessage), tools)
   const start = encoded.length > 0 ? encoded : [(await tokenizer.facts()).bosId].filter((id) => id !== undefined)
   if (start.length === 0) throw new UsageError('the prompt has no tokens', 'give some text')
   return start
 }
 
 /** Returns a message as chat templates take it. */
-function chatMessage ({ role, content, reasoning_content: thought, name }: Message): ChatMessage {
+function chatMessage ({ role, content, reasoning_content: thought, name, tool_calls: calls, tool_call_id: call }: Message): ChatMessage {
   return {
     role,
     content: typeof content === 'string' ? content : joinParts(content),
     ...(thought === undefined ? {} : { reasoning_content: thought }),
-    ...(name === undefined ? {} : { name })
+    ...(name === undefined ? {} : { name }),
+    ...(calls === undefined ? {} : { tool_calls: calls }),
+    ...(call === undefined ? {} : { tool_call_id: call })
   }
 }
