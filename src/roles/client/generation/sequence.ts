@@ -217,8 +217,8 @@ export class Sequence {
   }
 
   /**
-   * Returns what leaves now for the tokens from a position on, and notes it, in the ledger too: what was released before for the same tokens
-   * is as it was.
+   * Returns what leaves now for the tokens from a position on, and notes it, in the ledger too: what was released before for the same
+   * tokens is as it was.
    */
   async #send (position: number, ids: readonly number[], { tensors, rows }: Release): Promise<Sent> {
     const known = this.#knownBefore(position, ids)
