@@ -76,7 +76,9 @@ const member = await TestPeer.start(join(root, 'member'))
 const stop = new AbortController()
 const took: number[] = []
 const training = train(member, took, stop.signal)
+const idleBefore = await computedSeconds(pid)
 await delay(QUIET_MS)
+const calm = (await computedSeconds(pid) - idleBefore) / (QUIET_MS / 1000)
 const quiet = took.splice(0).slice(5)
 const before = await residentMb(pid)
 
@@ -116,7 +118,7 @@ await member.stop()
 await server.stop()
 const slowdown = median(busy) / median(beside)
 console.log(`memory of the server: ${before.toFixed(0)} MB before, ${peak.toFixed(0)} MB at most (+${(peak - before).toFixed(0)})`)
-console.log(`attackers computed ${attackers.toFixed(2)} s a second, the server ${served.toFixed(2)} s`)
+console.log(`attackers computed ${attackers.toFixed(2)} s a second, the server ${served.toFixed(2)} s, and ${calm.toFixed(2)} s before`)
 const rounds = [['before', quiet], ['under attack', busy], ['beside computing alone', beside]] as const
 console.log(`rounds: ${rounds.map(([when, each]) => `${median(each).toFixed(1)} ms ${when} (${each.length})`).join(', ')}`)
 console.log(`slowdown: x${(median(busy) / median(quiet)).toFixed(2)} in all, x${(median(beside) / median(quiet)).toFixed(2)} by the attackers' computing, ` +
