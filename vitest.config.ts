@@ -6,10 +6,24 @@ import { defineConfig } from 'vitest/config'
 // first of them compiled, the others start in half the time. Node reads this when a process starts, so that `env` below would be too late.
 process.env.NODE_COMPILE_CACHE ??= fileURLToPath(new URL('node_modules/.cache/node', import.meta.url))
 
+/**
+ * What computes and parses, and leaves nothing behind in its process: files share one, and what it has imported. A file that mocks a module
+ * cannot be among them: others have imported the module before it.
+ */
+const units = [
+  'test/*.test.ts',
+  'test/api/**/*.test.ts',
+  'test/protocols/**/!(session.golden).test.ts',
+  'test/model/{checkpoint,families,generation,graph,layers,privacy,training}/**/*.test.ts'
+]
+
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
-    // Native sessions, sockets and V8 flags belong to a process; tests of one file share it, files do not.
+    projects: [
+      { extends: true, test: { name: 'units', include: units, isolate: false } },
+      // Native sessions, sockets and V8 flags belong to a process; tests of one file share it, files do not.
+      { extends: true, test: { name: 'processes', include: ['test/**/*.test.ts'], exclude: units } }
+    ],
     pool: 'forks',
     // For the tests that use onnxruntime without a device of ours, which sets it itself.
     env: { ORT_DISABLE_TELEMETRY: '1' },

@@ -70,3 +70,8 @@ export class MidspanProcess {
 export async function midspan (args: readonly string[], environment: NodeJS.ProcessEnv = {}): Promise<Finished> {
   return await new MidspanProcess(args, environment).end()
 }
+
+/** Returns standard error without the progress and the waits that a command tells of every few seconds, as it does on a busy machine. */
+export function withoutProgress (err: string): string {
+  return err.replace(/^(?:Founding: |Waiting: |[█░])[^\n]*\n/gm, '')
+}

@@ -16,6 +16,7 @@ const kinds: ReadonlyArray<Partial<CreateOptions>> = [
   {},
   { ends: { mode: 'average', every: 3 } },
   { ends: { mode: 'personal' } },
+  { ends: { mode: 'average', every: 3 }, accumulate: 2 },
   { strategy: 'sequential' },
   { loraDropout: 0.1 },
   { maxGradientNorm: 0.5, schedule: 'cosine', warmupRounds: 5 },

@@ -13,5 +13,5 @@ const bytes = randomBytes(2 ** 14)
 for (;;) {
   const startMs = performance.now()
   while (performance.now() - startMs < PERIOD_MS * share) createHash('sha256').update(bytes).digest()
-  await delay(PERIOD_MS - (performance.now() - startMs))
+  await delay(Math.max(PERIOD_MS - (performance.now() - startMs), 0))
 }

@@ -16,20 +16,23 @@ export interface GuardLimits {
   /** Streams that the peer may open at once, and then each second. */
   readonly streams: number
   readonly streamsPerSecond: number
+  /** Pings and refused streams that are answered at once, and then each second: each answer costs as much as a message. */
+  readonly answers: number
+  readonly answersPerSecond: number
 }
 
-/** A peer that has not been greeted identifies itself, says hello and is refused: 20 KiB over five streams. */
-export const STRANGER_LIMITS: GuardLimits = { receivedBytes: 64 * KiB, unsentBytes: 256 * KiB, streams: 40, streamsPerSecond: 5 }
+/** A peer that has not been greeted identifies itself, says hello and is refused: 20 KiB over five streams, each of which may be reset. */
+export const STRANGER_LIMITS: GuardLimits = {
+  receivedBytes: 64 * KiB, unsentBytes: 256 * KiB, streams: 40, streamsPerSecond: 5, answers: 40, answersPerSecond: 5
+}
 
 /** A member's sessions may each have a record of 1 MiB on the way when its connection stalls. */
-export const MEMBER_LIMITS: GuardLimits = { receivedBytes: Infinity, unsentBytes: 32 * MiB, streams: 200, streamsPerSecond: 50 }
+export const MEMBER_LIMITS: GuardLimits = {
+  receivedBytes: Infinity, unsentBytes: 32 * MiB, streams: 200, streamsPerSecond: 50, answers: 200, answersPerSecond: 20
+}
 
 /** What a queued piece counts for at least: a frame of 12 bytes takes this much memory while it waits. */
 const MIN_PIECE_BYTES = 256
-
-/** Pings and refused streams that are answered at once, and then each second: each answer costs as much as a message. */
-const ANSWERS = 200
-const ANSWERS_PER_SECOND = 20
 
 /** Streams that a peer may have open, or half open, on one connection: what all protocols together allow it. */
 export const MAX_INBOUND_STREAMS = 32
@@ -107,7 +110,8 @@ export class ConnectionGuard {
 
   /** Counts a frame that only answers the peer: a ping's answer, or a stream's reset. */
   answered (): void {
-    if (this.#answers.overflows(ANSWERS, ANSWERS_PER_SECOND)) this.#exceed('asks for answers too often')
+    const { answers, answersPerSecond } = this.#limits()
+    if (this.#answers.overflows(answers, answersPerSecond)) this.#exceed('asks for answers too often')
   }
 
   #limits (): GuardLimits {

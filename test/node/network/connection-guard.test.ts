@@ -1,0 +1,39 @@
+import { describe, expect, it } from 'vitest'
+import { ConnectionGuard, MEMBER_LIMITS, STRANGER_LIMITS } from '../../../src/node/network/connection-guard.ts'
+
+function guarded (isMember: boolean) {
+  const clock = { nowMs: 0 }
+  const errors: Error[] = []
+  const guard = new ConnectionGuard(() => isMember, (error) => { errors.push(error) }, () => clock.nowMs)
+  /** How many of these events pass before the connection is ended; all of `most` where it is not. */
+  const passing = (event: () => void, most: number): number => {
+    for (let count = 0; count < most; count++) {
+      event()
+      if (errors.length > 0) return count
+    }
+    return most
+  }
+  return { clock, errors, guard, passing }
+}
+
+describe.each([['a stranger', false, STRANGER_LIMITS], ['a member', true, MEMBER_LIMITS]] as const)('the guard of %s', (_, isMember, limits) => {
+  it('bounds the answers that the peer asks for at once, and says so once', () => {
+    const { errors, guard, passing } = guarded(isMember)
+    expect(passing(() => { guard.answered() }, 1_000)).toBe(limits.answers)
+    guard.answered()
+    expect(errors.map(({ message }) => message)).toEqual(['the peer asks for answers too often'])
+  })
+
+  it('bounds the streams that the peer opens at once', () => {
+    const { guard, passing } = guarded(isMember)
+    expect(passing(() => { guard.opened() }, 1_000)).toBe(limits.streams)
+  })
+
+  it('lets pass what comes as slowly as it may', () => {
+    const { clock, guard, passing } = guarded(isMember)
+    expect(passing(() => {
+      guard.answered()
+      clock.nowMs += 1_000 / limits.answersPerSecond
+    }, 1_000)).toBe(1_000)
+  })
+})
