@@ -1,15 +1,10 @@
-import { randomInt, randomUUID } from 'node:crypto'
-import type { Message } from '../../../api/generate.ts'
+import { randomUUID } from 'node:crypto'
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
 import type { StageCheck } from '../../../api/stage-checks.ts'
-import { isRetryable, MidspanError, UsageError } from '../../../errors.ts'
+import { isRetryable, MidspanError } from '../../../errors.ts'
 import type { Model } from '../../../model/families/index.ts'
-import type { LogProbabilities } from '../../../model/generation/log-probabilities.ts'
-import type { SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { SpeculationMode } from '../../../model/generation/speculation/speculation.ts'
 import type { Protection } from '../../../model/privacy/boundary.ts'
-import type { ChatMessage } from '../../../model/text/chat-template.ts'
-import { joinParts } from '../../../model/text/records.ts'
 import { StopTexts } from '../../../model/text/stop-texts.ts'
 import { protectionOf } from '../../charter-settings.ts'
 import { RouteRecord } from '../../middle/route-record.ts'
@@ -19,8 +14,10 @@ import { generateTokens, type GeneratedToken } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
 import type { SequenceComponents } from '../generation/sequence.ts'
 import { canResume, hasCausalStates, legsSince, TextSequence } from '../generation/text-sequence.ts'
-import type { ClientRuntime } from '../runtime.ts'
 import { generationRoute, replayOptions, type GenerationRouteOptions } from '../server-route.ts'
+import { ContextLengthError, promptIds } from './prompt.ts'
+import { samplingOf } from './sampling-options.ts'
+import { tokenEvent } from './token-event.ts'
 
 /** A chat has room for this number of tokens, or for twice what it has: most chats then send nothing twice. */
 const CHAT_TOKENS = 512
@@ -35,18 +32,6 @@ interface Opened {
   networkMs: number
   freshStates: number
   reusedTokens: number
-}
-
-/** What OpenAI's API tells in place of the logarithm of a probability that is too small to tell. */
-const LOWEST_LOGPROB = -9999
-
-/** Thrown for a prompt that leaves no room for a token. */
-export class ContextLengthError extends MidspanError {
-  constructor (promptTokens: number, sequenceTokens: number) {
-    super('E_CONTEXT_LENGTH', `the prompt has ${promptTokens} tokens, and a sequence of this federation ${sequenceTokens}`, {
-      next: 'shorten it'
-    })
-  }
 }
 
 /** Yields text that continues a prompt, as it comes. */
@@ -207,47 +192,6 @@ export async function * generate (
   }
 }
 
-type GivenSampling = Pick<
-  ParametersOf<'generate'>,
-  'temperature' | 'topK' | 'topP' | 'logitBias' | 'presencePenalty' | 'frequencyPenalty' | 'seed'
->
-
-function samplingOf (
-  { temperature, topK, topP, logitBias, presencePenalty, frequencyPenalty, seed = randomInt(2 ** 32) }: GivenSampling
-): SamplingOptions {
-  return {
-    temperature,
-    seed: String(seed),
-    ...(topK === undefined ? {} : { topK }),
-    ...(topP === undefined ? {} : { topP }),
-    ...(logitBias === undefined ? {} : { logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])) }),
-    ...(presencePenalty === undefined ? {} : { presencePenalty }),
-    ...(frequencyPenalty === undefined ? {} : { frequencyPenalty })
-  }
-}
-
-/** Returns what is told of a token that comes after the token `before`. */
-async function tokenEvent (
-  tokenizer: ClientRuntime['tokenizer'],
-  before: number,
-  id: number,
-  { chosen, top }: LogProbabilities
-): Promise<EventOf<'generate'>> {
-  const [text = '', ...texts] = await tokenizer.tokenTexts([id, ...top.map((other) => other.id)], before)
-  return {
-    type: 'token',
-    id,
-    text,
-    logprob: finite(chosen),
-    top: top.map((other, i) => ({ id: other.id, text: texts[i] ?? '', logprob: finite(other.logProbability) }))
-  }
-}
-
-/** JSON has no infinity: the logarithm of a probability of 0 is told as the lowest number, as OpenAI's API tells it. */
-function finite (logProbability: number): number {
-  return Math.max(logProbability, LOWEST_LOGPROB)
-}
-
 /**
  * Returns where drafted tokens come from. With noise each release counts, so that none is made for a draft unless the user asks for it.
  * Nothing is drafted for a model whose rotations depend on how many tokens come at once: its text would be another.
@@ -263,33 +207,5 @@ async function withLess<Result> (wanted: number, needed: number, open: (capacity
   } catch (error) {
     if (wanted > needed && error instanceof MidspanError && error.code === 'E_CACHE_FULL') return await open(needed)
     throw error
-  }
-}
-
-async function promptIds (
-  { tokenizer, model }: ClientRuntime,
-  { prompt, messages, ids, tools }: Pick<ParametersOf<'generate'>, 'prompt' | 'messages' | 'ids' | 'tools'>
-): Promise<readonly number[]> {
-  if ([prompt, messages, ids].filter((input) => input !== undefined).length !== 1)
-    throw new UsageError('there is not one input', 'give a prompt, messages or ids')
-  if (tools !== undefined && messages === undefined) throw new UsageError('tools are for messages', 'give messages, or leave the tools out')
-  const unknown = ids?.find((id) => id >= model.vocabularySize)
-  if (unknown !== undefined) throw new UsageError(`token ${unknown} is not in the vocabulary of ${model.vocabularySize}`)
-  if (ids !== undefined) return ids
-  const encoded = messages === undefined ? await tokenizer.encode(prompt ?? '') : await tokenizer.encodeChat(messages.map(chatMessage), tools)
-  const start = encoded.length > 0 ? encoded : [(await tokenizer.facts()).bosId].filter((id) => id !== undefined)
-  if (start.length === 0) throw new UsageError('the prompt has no tokens', 'give some text')
-  return start
-}
-
-/** Returns a message as chat templates take it. */
-function chatMessage ({ role, content, reasoning_content: thought, name, tool_calls: calls, tool_call_id: call }: Message): ChatMessage {
-  return {
-    role,
-    content: typeof content === 'string' ? content : joinParts(content),
-    ...(thought === undefined ? {} : { reasoning_content: thought }),
-    ...(name === undefined ? {} : { name }),
-    ...(calls === undefined ? {} : { tool_calls: calls }),
-    ...(call === undefined ? {} : { tool_call_id: call })
   }
 }
