@@ -172,7 +172,7 @@ describe('the operations of a federation', { timeout: 120_000 }, () => {
       expect(await run([name!, ...args, '--home', client().home, '--timeout', '300ms'])).toMatchObject({
         code: 5,
         out: '',
-        err: expect.stringMatching(/^midspan: gave up after 0\.3 s: no server is connected[^\n]*\([^\n]+--timeout[^\n]+\)\n$/) as string
+        err: expect.stringMatching(/^(Waiting: [^\n]+\n)*midspan: gave up after 0\.3 s: no server is connected[^\n]*\([^\n]+--timeout[^\n]+\)\n$/) as string
       })
     const waiting = ask('generate', { prompt: 'a', maxTokens: 2 })
     await federation.server.start()
