@@ -10,7 +10,7 @@ import { LookupDrafter } from '../src/model/generation/speculation/lookup-drafte
 import { MiddleMap } from '../src/model/generation/speculation/middle-map.ts'
 import { MAX_DRAFTED_TOKENS } from '../src/model/generation/speculation/speculation.ts'
 import { Boundary } from '../src/model/privacy/boundary.ts'
-import { openDevice } from '../src/model/runtime/open.ts'
+import { openDevice } from '../src/model/runtime/worker-device.ts'
 import type { ChatMessage } from '../src/model/text/chat-template.ts'
 import { loadTokenizer } from '../src/model/text/load.ts'
 import { loadClientModel } from '../src/model/training/client-model.ts'

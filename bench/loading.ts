@@ -14,7 +14,7 @@ import { writeSafetensorsFrom } from '../src/model/checkpoint/safetensors.ts'
 import { blockTensor, blockWeights, embeddingWeight, headWeights, modelOf } from '../src/model/families/index.ts'
 import { ModelWeights } from '../src/model/layers/weights.ts'
 import { SeededRandom } from '../src/model/random.ts'
-import { openDevice } from '../src/model/runtime/open.ts'
+import { openDevice } from '../src/model/runtime/worker-device.ts'
 import { elementCount } from '../src/tensor.ts'
 import { median, printTable, spread } from './support/print.ts'
 

@@ -10,7 +10,7 @@ import { CachedClientModel } from '../src/model/generation/cached-client-model.t
 import { weightFormats, type WeightFormat } from '../src/model/layers/weight-format.ts'
 import type { WeightSource } from '../src/model/layers/weights.ts'
 import type { Device } from '../src/model/runtime/device.ts'
-import { openDevice } from '../src/model/runtime/open.ts'
+import { openDevice } from '../src/model/runtime/worker-device.ts'
 import { loadTokenizer } from '../src/model/text/load.ts'
 import { loadClientModel } from '../src/model/training/client-model.ts'
 import { LocalTrainer } from '../src/model/training/local-trainer.ts'

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Device } from '../../src/model/runtime/device.ts'
-import { openDevice, type DeviceOptions } from '../../src/model/runtime/open.ts'
+import { openDevice, type DeviceOptions } from '../../src/model/runtime/worker-device.ts'
 import { blocks } from './suite/blocks.ts'
 import { caches } from './suite/caches.ts'
 import { contract } from './suite/contract.ts'

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { openDevice } from '../../src/model/runtime/open.ts'
+import { openDevice } from '../../src/model/runtime/worker-device.ts'
 import { deviceSuite } from './suite.ts'
 import { webGpuDriver } from './webgpu-driver.ts'
 

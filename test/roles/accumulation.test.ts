@@ -9,7 +9,7 @@ import { temporaryDirectory } from '../node/fixture.ts'
 import { devices } from './devices.ts'
 import { adapterTensors, startFederation } from './helpers.ts'
 
-vi.mock('../../src/model/runtime/open.ts', async (load) => await (await import('./devices.ts')).noting(load))
+vi.mock('../../src/model/runtime/worker-device.ts', async (load) => await (await import('./devices.ts')).noting(load))
 
 const PASSES = 4
 const ROUNDS = 2

@@ -1,9 +1,9 @@
 import type { Device } from '../../src/model/runtime/device.ts'
-import type * as Runtime from '../../src/model/runtime/open.ts'
+import type * as Runtime from '../../src/model/runtime/worker-device.ts'
 
 /**
- * The devices of a test file whose module `runtime/open.ts` is `noting`, in the order in which peers open them: a federation's server comes
- * before its clients.
+ * The devices of a test file whose module `runtime/worker-device.ts` is `noting`, in the order in which peers open them: a federation's
+ * server comes before its clients.
  */
 export const devices: Device[] = []
 

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { openModelDirectory, type ModelDirectory } from '../../src/model/checkpoint/directory.ts'
 import { modelOf, type Model } from '../../src/model/families/index.ts'
 import type { Device } from '../../src/model/runtime/device.ts'
-import { openDevice } from '../../src/model/runtime/open.ts'
+import { openDevice } from '../../src/model/runtime/worker-device.ts'
 import { learningRateAt } from '../../src/model/training/learning-rate.ts'
 import { LocalTrainer, type TrainingBatch } from '../../src/model/training/local-trainer.ts'
 import type { CreateOptions } from '../../src/node/federation/create.ts'
@@ -159,7 +159,8 @@ describe.skipIf(!hasData(MODEL))('three clients with partitions 1|3|1, 2|2|1 and
     })
   })
 
-  it.each([2, 5])('do so with %d batches of each in a round, summed before its step', async (accumulate) => {
+  it('do so with 5 batches of each in a round, summed before its step', async () => {
+    const accumulate = 5
     const settings = { maxGradientNorm: 0.3, schedule: 'cosine', warmupRounds: 1, totalRounds: 10 } as const
     await trained({ ...settings, accumulate }, [4, 4, 4], async (federation, events) => {
       const rounds = sharesOf(events, accumulate)

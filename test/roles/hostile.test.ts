@@ -14,7 +14,7 @@ import { Attacker, refusalOf } from './attacker.ts'
 import { devices } from './devices.ts'
 import { startFederation, type EvaluationResult, type TestFederation } from './helpers.ts'
 
-vi.mock('../../src/model/runtime/open.ts', async (load) => await (await import('./devices.ts')).noting(load))
+vi.mock('../../src/model/runtime/worker-device.ts', async (load) => await (await import('./devices.ts')).noting(load))
 
 const MODEL = 'stories260K-hf'
 const TIMEOUT_MS = 120_000

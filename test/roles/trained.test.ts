@@ -7,7 +7,7 @@ import { peftBiasName, peftTensorName, writePeftAdapter, type PeftAdapter } from
 import { modelOf } from '../../src/model/families/index.ts'
 import { isAdapter, type AdapterTraining } from '../../src/model/layers/trainable.ts'
 import type { Device } from '../../src/model/runtime/device.ts'
-import { openDevice } from '../../src/model/runtime/open.ts'
+import { openDevice } from '../../src/model/runtime/worker-device.ts'
 import { Batches } from '../../src/model/text/batches.ts'
 import { loadDataset } from '../../src/model/text/dataset.ts'
 import { loadTokenizer } from '../../src/model/text/load.ts'

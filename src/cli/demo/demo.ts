@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { openDevice } from '../../model/runtime/open.ts'
+import { openDevice } from '../../model/runtime/worker-device.ts'
 import { askDaemon } from '../daemon-client.ts'
 import type { Terminal } from '../terminal.ts'
 import { makeClinics, type Clinic } from './corpus.ts'

@@ -5,7 +5,7 @@ import { Graph } from '../graph/graph.ts'
 import { matmul, reduceMax } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
 import type { Device, DeviceKind } from './device.ts'
-import { openDevice } from './open.ts'
+import { openDevice } from './worker-device.ts'
 
 /** What a trial found: how fast the device multiplies float32 matrices, in 10^9 operations a second, or why it cannot. */
 export type Trial =

@@ -2,7 +2,7 @@ import { openModelDirectory, type ModelDirectory } from '../../model/checkpoint/
 import { checkWeights, clientTensors, type Model } from '../../model/families/index.ts'
 import { Boundary } from '../../model/privacy/boundary.ts'
 import type { Device } from '../../model/runtime/device.ts'
-import { openDevice } from '../../model/runtime/open.ts'
+import { openDevice } from '../../model/runtime/worker-device.ts'
 import { TokenizerThread } from '../../model/text/threads/tokenizer-thread.ts'
 import { loadClientModel, type ClientModel } from '../../model/training/client-model.ts'
 import { Parameters } from '../../model/training/parameters.ts'

@@ -4,7 +4,7 @@ import { checkModel, checkWeights, spanTensors, type Model } from '../../model/f
 import { ModelWeights, type WeightSource } from '../../model/layers/weights.ts'
 import { Boundary } from '../../model/privacy/boundary.ts'
 import type { Device } from '../../model/runtime/device.ts'
-import { openDevice } from '../../model/runtime/open.ts'
+import { openDevice } from '../../model/runtime/worker-device.ts'
 import { withAdapter } from '../../model/training/initial-adapter.ts'
 import { TrainableSpan } from '../../model/training/trainable-span.ts'
 import { charteredModel, trainableOf } from '../charter-settings.ts'

@@ -9,7 +9,7 @@ import { makeTokenizer } from '../../../src/cli/demo/tokenizer.ts'
 import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
 import { modelOf } from '../../../src/model/families/index.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { loadTokenizer } from '../../../src/model/text/load.ts'
 
 let device: Device

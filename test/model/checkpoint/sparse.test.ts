@@ -6,7 +6,7 @@ import { openModelDirectory } from '../../../src/model/checkpoint/directory.ts'
 import { encodeHeader } from '../../../src/model/checkpoint/header.ts'
 import { checkModel, checkWeights, clientTensors, modelOf, modelWeights } from '../../../src/model/families/index.ts'
 import { ModelWeights } from '../../../src/model/layers/weights.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 
 /** LLaMA-2-70B, with so small a vocabulary that no other thread is asked to read it: reads are counted here. */
 const config = {

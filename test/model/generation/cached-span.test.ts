@@ -6,7 +6,7 @@ import { SequenceCache } from '../../../src/model/generation/kv-cache.ts'
 import { concatRows, sliceRows } from '../../../src/model/layers/hidden-states.ts'
 import { ModelWeights } from '../../../src/model/layers/weights.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { baseWeights, decodeTensor, goldenNames, loraWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'
 import { memorySource } from '../../helpers/source.ts'
 

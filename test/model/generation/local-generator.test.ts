@@ -9,7 +9,7 @@ import { LocalGenerator } from '../../../src/model/generation/local-generator.ts
 import { argmax } from '../../../src/model/generation/sampling.ts'
 import { ModelWeights } from '../../../src/model/layers/weights.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import type { Tensor } from '../../../src/tensor.ts'
 import { dataPath, hasData } from '../../helpers/data.ts'

@@ -8,7 +8,7 @@ import { LocalGenerator } from '../../../src/model/generation/local-generator.ts
 import { argmax } from '../../../src/model/generation/sampling.ts'
 import { concatRows, sliceRows } from '../../../src/model/layers/hidden-states.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { TrainableSpan } from '../../../src/model/training/trainable-span.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 import { baseWeights, readModelGolden, relativeError } from '../../helpers/golden.ts'

@@ -3,7 +3,7 @@ import { modelOf } from '../../../src/model/families/index.ts'
 import { rotaryTables } from '../../../src/model/families/rotary-embedding.ts'
 import { RotaryTables } from '../../../src/model/layers/rotary-tables.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 
 let device: Device
 beforeAll(async () => { device = await openDevice('cpu', { threads: 1 }) })

@@ -4,7 +4,7 @@ import { modelOf } from '../../../src/model/families/index.ts'
 import { accumulate } from '../../../src/model/layers/gradient-sum.ts'
 import { checkTrainable, trainedShapes, type AdapterTraining, type TrainedBiases } from '../../../src/model/layers/trainable.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { loadClientModel } from '../../../src/model/training/client-model.ts'
 import {
   baseWeights,

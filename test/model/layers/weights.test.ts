@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { modelOf, modelWeights } from '../../../src/model/families/index.ts'
 import { ModelWeights } from '../../../src/model/layers/weights.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { elementCount, float32, type Tensor } from '../../../src/tensor.ts'
 import { memorySource } from '../../helpers/source.ts'
 

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Encoding } from '../../../src/encoding.ts'
 import { Boundary, noiseDeviation } from '../../../src/model/privacy/boundary.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 
 let device: Device

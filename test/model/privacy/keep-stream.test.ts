@@ -2,8 +2,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Encoding } from '../../../src/encoding.ts'
 import { Boundary, type Protection } from '../../../src/model/privacy/boundary.ts'
 import { isDeferred, type AnyTensor, type Deferred, type Device } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
 import { Scope } from '../../../src/model/runtime/scope.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 
 const HIDDEN = 12

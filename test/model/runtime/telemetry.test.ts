@@ -7,7 +7,7 @@ import { expect, it, onTestFinished } from 'vitest'
 
 /** Opens a device in this process, computes something on it and closes it. */
 const program = `
-  const { openDevice } = await import(${JSON.stringify(new URL('../../../src/model/runtime/open.ts', import.meta.url).href)})
+  const { openDevice } = await import(${JSON.stringify(new URL('../../../src/model/runtime/worker-device.ts', import.meta.url).href)})
   const { addTensors } = await import(${JSON.stringify(new URL('../../../src/model/layers/hidden-states.ts', import.meta.url).href)})
   const device = await openDevice('cpu', { threads: 1 })
   const zeros = await device.zeros('float32', [2])

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { GradientSum } from '../../../src/model/layers/gradient-sum.ts'
 import type { Device, DeviceTensor } from '../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { Optimizer } from '../../../src/model/training/optimizer.ts'
 import { Parameters } from '../../../src/model/training/parameters.ts'
 import { aggregationOf } from '../../../src/roles/training/aggregation/factory.ts'

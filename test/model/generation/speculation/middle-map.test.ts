@@ -4,7 +4,7 @@ import { MAX_MAP_HIDDEN, MiddleMap } from '../../../../src/model/generation/spec
 import { solveRidge } from '../../../../src/model/generation/speculation/ridge-solver.ts'
 import { SeededRandom } from '../../../../src/model/random.ts'
 import type { Device } from '../../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../../src/model/runtime/worker-device.ts'
 import { float32, type Tensor } from '../../../../src/tensor.ts'
 import { relativeError } from '../../../helpers/golden.ts'
 

@@ -6,7 +6,7 @@ import { MiddleMap } from '../../../../src/model/generation/speculation/middle-m
 import type { WeightSource } from '../../../../src/model/layers/weights.ts'
 import { Boundary, type Protection } from '../../../../src/model/privacy/boundary.ts'
 import type { Device } from '../../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../../src/model/runtime/worker-device.ts'
 import { loadClientModel } from '../../../../src/model/training/client-model.ts'
 import { TrainableSpan } from '../../../../src/model/training/trainable-span.ts'
 import { generateTokens, type Drafting } from '../../../../src/roles/client/generation/generator.ts'

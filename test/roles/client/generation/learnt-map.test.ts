@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { MAX_MAP_HIDDEN, type MiddleMap } from '../../../../src/model/generation/speculation/middle-map.ts'
 import { SeededRandom } from '../../../../src/model/random.ts'
 import type { Device } from '../../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../../src/model/runtime/worker-device.ts'
 import { LearntMap } from '../../../../src/roles/client/generation/learnt-map.ts'
 
 const HIDDEN = 2

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { modelOf } from '../../../../src/model/families/index.ts'
 import { cacheBytes } from '../../../../src/model/generation/cache-size.ts'
 import type { Device } from '../../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../../src/model/runtime/worker-device.ts'
 import { CacheManager, chooseEvictions, type Account } from '../../../../src/roles/server/generation/cache-manager.ts'
 import { readModelGolden } from '../../../helpers/golden.ts'
 

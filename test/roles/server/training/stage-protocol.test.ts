@@ -8,7 +8,7 @@ import { trainedShapes } from '../../../../src/model/layers/trainable.ts'
 import { ModelWeights } from '../../../../src/model/layers/weights.ts'
 import { Boundary } from '../../../../src/model/privacy/boundary.ts'
 import type { Device } from '../../../../src/model/runtime/device.ts'
-import { openDevice } from '../../../../src/model/runtime/open.ts'
+import { openDevice } from '../../../../src/model/runtime/worker-device.ts'
 import { TrainableSpan } from '../../../../src/model/training/trainable-span.ts'
 import type { Charter } from '../../../../src/protocols/charter/schema.ts'
 import {
