@@ -95,7 +95,7 @@ async function measure (directory: string, model: string, spans: readonly string
       for (const { proxy } of served) proxy.oneWayMs = oneWayMs
       const gaps = async (handOver: boolean): Promise<number[]> => {
         await reporter.ask('report')
-        await control.request('generate', { ids: PROMPT, maxTokens: tokens, handOver }, limit())
+        await control.request('generate', { ids: PROMPT, maxTokens: tokens, handOver, speculate: 'off' }, limit())
         const { endedAt = [] } = (await reporter.ask('report')).spans.token ?? {}
         return endedAt.slice(2).map((time, index) => time - endedAt[index + 1]!) // the first is the prompt's
       }

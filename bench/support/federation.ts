@@ -148,7 +148,8 @@ export class Federation {
 
   async generate (client: number, ids: readonly number[], maxTokens: number): Promise<GenerateDone> {
     let last: object = {}
-    for await (const event of this.#stream(client, 'generate', { ids, maxTokens })) last = event
+    // A prompt that comes again would be answered from the drafts of its last text.
+    for await (const event of this.#stream(client, 'generate', { ids, maxTokens, speculate: 'off' })) last = event
     return last as GenerateDone
   }
 
