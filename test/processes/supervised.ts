@@ -133,6 +133,8 @@ export class SupervisedRun {
   /** `train` commands, by client: the newest ones. */
   readonly #commands: MidspanProcess[] = []
   readonly #complaints = new Set<string>()
+  /** Instants at which a daemon was to die and has not died. */
+  readonly #awaited = new Set<string>()
   #stopped = false
 
   constructor (homes: Homes, root: string) {
@@ -146,6 +148,7 @@ export class SupervisedRun {
     await Promise.all(this.#daemons.values())
     const clients = roles.filter((role) => role.startsWith('client'))
     await Promise.all([disturb(this), ...clients.map(async (_, index) => { await this.#train(index) })])
+    if (this.#awaited.size > 0) throw new Error(`nobody died at ${[...this.#awaited].join(', ')}`)
     const adapters: Outcome['adapters'][number][] = []
     for (const client of clients) adapters.push(await exported(join(this.#root, client)))
     return { adapters, complaints: [...this.#complaints] }
@@ -188,9 +191,13 @@ export class SupervisedRun {
 
   /** Starts a daemon, and starts it again when it dies. */
   #keep (role: Role, [death, ...later]: readonly string[]): void {
+    if (death !== undefined) this.#awaited.add(`${role}: ${death}`)
     const started = this.#start(role, death)
     this.#daemons.set(role, started)
-    void started.then(async (daemon) => await daemon.end()).catch((error: unknown) => { this.#complaints.add(String(error)) }).then(() => {
+    void started.then(async (daemon) => {
+      await daemon.end()
+      this.#awaited.delete(`${role}: ${death}`)
+    }).catch((error: unknown) => { this.#complaints.add(String(error)) }).then(() => {
       if (!this.#stopped) this.#keep(role, later)
     })
   }
