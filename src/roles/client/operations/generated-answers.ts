@@ -75,6 +75,7 @@ class Answerer {
   readonly #options: GenerationOptions
   readonly #notices: Notices
   readonly #statistics = new RouteStatistics()
+  readonly #speculation = new Speculation()
 
   constructor (client: Client, options: GenerationOptions, notices: Notices) {
     this.#client = client
@@ -105,7 +106,7 @@ class Answerer {
     let text = ''
     try {
       const { eosIds: stopIds } = await tokenizer.facts()
-      const drafting = new Speculation().open('off', ids, ids.length + wanted)
+      const drafting = this.#speculation.open('off', ids, ids.length + wanted)
       const sampling = { temperature: 0, seed: '0' }
       for await (const { id, stop } of generateTokens(sequence, ids, sampling, { maxTokens: wanted, stopIds }, drafting, signal)) {
         this.tokens++
