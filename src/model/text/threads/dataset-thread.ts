@@ -35,8 +35,11 @@ export type DatasetAnswer =
   | { readonly kind: 'asked', readonly totals: Omit<Questions, 'questions'> }
   | { readonly kind: 'failed', readonly failure: ThreadFailure }
 
-/** A thread is kept this long for the next data set: to start one takes about half a second. */
-const IDLE_MS = 10_000
+/**
+ * A thread is kept this long for the next data set: to start one takes about half a second of a core. Who trains or evaluates in turns gives
+ * the next command within a minute.
+ */
+const IDLE_MS = 60_000
 
 /**
  * Reads and encodes data files in a thread of their own, which ends when the signal aborts. Throws as `loadDataset` does, and
