@@ -10,7 +10,7 @@ export class TaskTemplateError extends MidspanError {
 /** A part of a template: text as it stands, or a field of the record. */
 type Part = string | { readonly path: readonly string[], readonly name: string, readonly mayBeAbsent: boolean }
 
-/** A text with named fields: `{question}`, `{passage.text}` of an object in the record, and `{context?}` where it may be absent. */
+/** A text with named fields: `{question}`, `{article.text}` of an object in the record, and `{context?}` where it may be absent. */
 export class Template {
   readonly #parts: readonly Part[]
 
