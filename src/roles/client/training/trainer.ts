@@ -3,10 +3,8 @@ import { Backoff } from '../../../backoff.ts'
 import { isRetryable, MidspanError } from '../../../errors.ts'
 import type { Boundary } from '../../../model/privacy/boundary.ts'
 import type { Device } from '../../../model/runtime/device.ts'
-import type { Batches, Cursor } from '../../../model/text/batches.ts'
+import type { Batches } from '../../../model/text/batches.ts'
 import type { ClientModel } from '../../../model/training/client-model.ts'
-import { learningRateAt } from '../../../model/training/learning-rate.ts'
-import { clippingCoefficient } from '../../../model/training/optimizer.ts'
 import type { Charter, Partition } from '../../../protocols/charter/schema.ts'
 import { ROUNDS_AHEAD_NEXT, RoundsAheadError } from '../../../protocols/train/errors.ts'
 import type { ServerMessage } from '../../../protocols/train/messages.ts'
@@ -25,9 +23,10 @@ import type { ClientSessions } from '../sessions.ts'
 import { TrafficMeter, type Traffic } from '../traffic.ts'
 import type { AdapterState } from './adapter-state.ts'
 import { ClientRound } from './client-round.ts'
-import type { ProgressMeta, Run } from './progress.ts'
+import { HandIn } from './hand-in.ts'
 import { Releases } from './releases.ts'
 import { RoundRepeats } from './round-repeats.ts'
+import { RunPlace, type PlaceMeta } from './run-place.ts'
 import { waitingReason } from './waiting-reason.ts'
 
 export type TrainEvent = Extract<ProgressOf<'train'>, { readonly type: 'waiting' | 'round' }>
@@ -50,7 +49,7 @@ export interface ClientTrainerSettings {
   /** This client, as the servers know it. */
   readonly peer: string
   readonly protection: ClientProtection
-  readonly progress: ProgressMeta & { readonly run: Run }
+  readonly progress: PlaceMeta
   /** Whether the run was begun before, so that work of it may have counted without this client's knowing. */
   readonly resumed: boolean
   /** Whether the client goes on from the server's rounds where it has seen more than the server has. */
@@ -72,55 +71,49 @@ const WITHDRAW_TIMEOUT_MS = 5_000
 /** Rounds whose numbers a server may name. */
 const MAX_ROUND = 2 ** 31 - 1
 
-/**
- * Times that one batch may be released with noise of its own, before the client goes on to the next one: once in each round that does not
- * count it, since the client's blocks change from round to round, and once more after each restart of the client, since devices need not
- * compute the same bits again. A server that never counts a batch would collect releases of almost the same hidden states. The mean of
- * eight has about a third of the noise.
- */
-export const MAX_UNCOUNTED = 8
-
 /** Follows the rounds of a federation with this client's own text, until it has done as many as it was asked for. */
 export class ClientTrainer {
   readonly #c: ClientTrainerComponents
   readonly #settings: ClientTrainerSettings
   readonly #releases: Releases
   readonly #repeats = new RoundRepeats()
-  #meta: ProgressMeta & { readonly run: Run }
+  readonly #hands: HandIn
+  readonly #place: RunPlace
   #work: ClientRound | undefined
   #begun: boolean
-  /** Whether it is on disk that a batch may have been released since this trainer was made. */
-  #noted = false
   /** Whether the round that goes on may have this client's work, of which this trainer knows nothing. */
   #mayCount = false
   /** Whether the server has fewer rounds than this client has seen, and the client is about to go back to them. */
   #rewinding = false
   readonly #traffic: TrafficMeter
-  /** The last round in which a batch was released, also where its work was lost with the connection. */
-  #releasedRound: number | undefined
   /** What the user has to be told, in order. */
   readonly #notices: string[] = []
   #noticed = Promise.withResolvers<void>()
-  /** The last write of a place and the state that belongs to it, which may be in progress, or have failed. */
-  #written: Promise<void> = Promise.resolve()
 
   constructor (components: ClientTrainerComponents, settings: ClientTrainerSettings) {
     this.#c = components
     this.#settings = settings
     this.#releases = new Releases(components, { protection: settings.protection, run: settings.progress.run.key })
-    this.#meta = settings.progress
-    this.#begun = settings.resumed
+    const { charter, progress, resumed, releasedRound } = settings
+    this.#hands = new HandIn({ ...components, charter })
+    this.#place = new RunPlace(components, {
+      progress,
+      resumed,
+      releasedRound,
+      passes: charter.training.gradientAccumulationSteps,
+      notify: (notice) => { this.#notices.push(notice) }
+    })
+    this.#begun = resumed
     this.#traffic = settings.traffic ?? new TrafficMeter()
-    this.#releasedRound = settings.releasedRound
   }
 
   /** Whether all rounds that were asked for are done. */
-  get isDone (): boolean { return this.#meta.run.done >= this.#meta.run.rounds }
+  get isDone (): boolean { return this.#place.isDone }
 
   /** Where the run stands, and whether it has been begun: for another trainer that goes on from there. */
   get place (): Pick<ClientTrainerSettings, 'progress' | 'resumed' | 'releasedRound'> {
-    const released = this.#releasedRound
-    return { progress: this.#meta, resumed: this.#begun, ...(released === undefined ? {} : { releasedRound: released }) }
+    const { meta, releasedRound } = this.#place
+    return { progress: meta, resumed: this.#begun, ...(releasedRound === undefined ? {} : { releasedRound }) }
   }
 
   /** Bytes on the wire since the start. */
@@ -153,7 +146,7 @@ export class ClientTrainer {
         await backoff.wait(this.#idleSignal(signal)).catch(() => { signal.throwIfAborted() })
       } finally {
         this.#forget()
-        await Promise.allSettled([this.#written])
+        await Promise.allSettled([this.#place.written()])
       }
     }
   }
@@ -175,7 +168,7 @@ export class ClientTrainer {
     let clean = false
     try {
       // What could not be written is written before anything follows from it.
-      await this.#written.catch(async () => { await this.#write() })
+      await this.#place.written().catch(async () => { await this.#place.write() })
       // The round in progress may have work of another run of this client's: that is not gone on with.
       if (!this.#begun) await this.#leaveRound(stream, signal)
       await this.#takeOver(stream, signal)
@@ -186,7 +179,7 @@ export class ClientTrainer {
         const event = await handling
         if (event !== undefined) yield event
       }
-      await this.#written
+      await this.#place.written()
       // A client that makes way stays a member, and the next round waits for it.
       clean = this.isDone
     } finally {
@@ -247,14 +240,19 @@ export class ClientTrainer {
     if (strategy.sharesAdapters || state.lacking.length === 0) return
     const { charter, partition } = this.#settings
     await (await takeOver(stream, state, middleOf(charter, partition), signal))()
-    await this.#write()
+    await this.#place.write()
   }
 
   async #enlist (stream: TrainingStream): Promise<undefined> {
     const { charter, partition } = this.#settings
     // A client that goes back, or that has new blocks, takes over all of the server's state, as one that has seen no round.
-    const round = this.#rewinding || this.#c.state.lacking.length > 0 ? 0 : this.#meta.round
+    const round = this.#rewinding || this.#c.state.lacking.length > 0 ? 0 : this.#place.round
     await stream.send({ case: 'enlist', value: { middle: middleOf(charter, partition), round } })
+  }
+
+  async #coefficient (stream: TrainingStream, { round, coefficient }: Coefficient): Promise<undefined> {
+    const work = this.#workOf(round)
+    if (work !== undefined) await this.#hands.coefficient(stream, work, coefficient, this.#place.meta)
   }
 
   /** Finds out what became of the round that this client was cut off in, and takes over the state that it missed. */
@@ -263,13 +261,13 @@ export class ClientTrainer {
     tensors: readonly Tensor[]
   ): Promise<undefined> {
     if (round > MAX_ROUND) throw new BadMessageError(`the server is at round ${round}: there are ${MAX_ROUND} at most`)
-    if (round < this.#meta.round) {
-      if (!this.#rewinding) throw new RoundsAheadError(round, this.#meta.round)
+    if (round < this.#place.round) {
+      if (!this.#rewinding) throw new RoundsAheadError(round, this.#place.round)
       return await this.#rewind(round, this.#c.state.checked(names, tensors))
     }
     this.#rewinding = false
     // The round goes on: what this client handed in for it may still count.
-    if (round === this.#meta.round) {
+    if (round === this.#place.round) {
       this.#mayCount = this.#begun
       if (this.#c.state.lacking.length > 0) await this.#c.state.complete(this.#c.state.checked(names, tensors), round)
       await this.#c.state.suspend()
@@ -278,11 +276,11 @@ export class ClientTrainer {
     this.#mayCount = false
     const state = this.#c.state.checked(names, tensors)
     // Work for the round that this client was in can have counted in that round alone.
-    const counted = countedRound === this.#meta.round + 1
+    const counted = countedRound === this.#place.round + 1
     if (counted) await this.#c.state.promote()
     else await this.#c.state.revert()
     await this.#c.state.complete(state, round)
-    await this.#goOn(round, counted && this.#begun)
+    await this.#place.goOn(round, counted && this.#begun)
   }
 
   /**
@@ -291,36 +289,36 @@ export class ClientTrainer {
    */
   async #rewind (round: number, state: ReadonlyMap<string, Tensor>): Promise<undefined> {
     const { strategy, state: own } = this.#c
-    const { run, round: seen } = this.#meta
+    const seen = this.#place.round
     await own.revert()
     if (strategy.sharesAdapters && round === 0) await own.reset()
     else await own.complete(state, round)
     this.#rewinding = false
-    this.#meta = { ...this.#meta, round, run: { ...run, done: Math.max(0, run.done - (seen - round)) } }
     this.#notices.push(
       `went back from round ${seen} to round ${round}, which the server is at` +
         (strategy.sharesAdapters ? '' : "; this client's own blocks keep what they have learnt")
     )
-    await this.#write()
+    await this.#place.goBack(round)
   }
 
   /** Computes the passes of a round and hands in what they came to, unless the server ends the round meanwhile. */
   async #begin (stream: TrainingStream, round: number, signal: AbortSignal): Promise<undefined> {
     // A step was missed, as when it was said on a stream that had just been replaced.
-    if (round !== this.#meta.round) return await this.#enlist(stream)
+    if (round !== this.#place.round) return await this.#enlist(stream)
     this.#forget()
     this.#mayCount = false
     const notice = this.#repeats.count(round)
     if (notice !== undefined) this.#notices.push(notice)
     this.#begun = true
-    await this.#noteRelease()
+    await this.#place.noteRelease()
     // The same round may begin anew, after this client has prepared its step.
     await this.#c.state.suspend()
-    this.#releasedRound = round
+    this.#place.enter()
     const { charter, partition, peer } = this.#settings
     const { gradientAccumulationSteps } = charter.training
     const route = routeOf({ training: stream }, { charter, partition })
-    const work = this.#work = new ClientRound({ ...this.#c, releases: this.#releases }, { round, peer, cursor: this.#meta.run.cursor })
+    const { run: { cursor } } = this.#place.meta
+    const work = this.#work = new ClientRound({ ...this.#c, releases: this.#releases }, { round, peer, cursor })
     try {
       while (work.pass < gradientAccumulationSteps) await work.run(route, signal)
     } catch (error) {
@@ -332,37 +330,8 @@ export class ClientTrainer {
 
   async #handIn (stream: TrainingStream, work: ClientRound): Promise<undefined> {
     // Work that is handed in may count, and a client that is killed must then find the round and the run that it is of.
-    await this.#written
-    const { state, strategy } = this.#c
-    const { charter } = this.#settings
-    const { round } = work
-    work.awaits = 'step'
-    if (!strategy.stepsItself) return await this.#contribute(stream, work)
-    const norm = await state.norm(work.gradients)
-    if (!strategy.tellsGradientNorm)
-      return await this.#ownStep(stream, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm))
-    work.awaits = 'coefficient'
-    await stream.send({ case: 'gradientNorm', value: { round, norm } })
-  }
-
-  async #coefficient (stream: TrainingStream, { round, coefficient }: Coefficient): Promise<undefined> {
-    const work = this.#workOf(round)
-    if (work?.awaits !== 'coefficient') return
-    checkFactor('the coefficient of clipping', coefficient)
-    work.awaits = 'step'
-    await this.#ownStep(stream, work, coefficient)
-  }
-
-  /** Takes the step of this client's own blocks and hands in what they add. */
-  async #ownStep (stream: TrainingStream, work: ClientRound, coefficient: number): Promise<undefined> {
-    const { round, gradients, figures: { tokens } } = work
-    await this.#c.state.prepare(gradients, { learningRate: this.#learningRate(round), scale: coefficient / tokens }, this.#meta)
-    await this.#contribute(stream, work)
-  }
-
-  async #contribute (stream: TrainingStream, { round, gradients }: ClientRound): Promise<undefined> {
-    const contribution = await this.#c.strategy.contribution(round, this.#c.state, gradients)
-    await stream.send({ case: 'contribution', value: { round, names: [...contribution.keys()] } }, [...contribution.values()])
+    await this.#place.written()
+    await this.#hands.begin(stream, work, this.#place.meta)
   }
 
   async #step (
@@ -370,15 +339,13 @@ export class ClientTrainer {
     { round, scale, leftOut, names, members }: Step,
     tensors: readonly Tensor[]
   ): Promise<TrainEvent | undefined> {
-    if (round !== this.#meta.round) return undefined
-    const { state, strategy } = this.#c
+    if (round !== this.#place.round) return undefined
     const work = this.#workOf(round)
     // Work of before this client changed its blocks, or was started again, may be in the step: the server knows.
     if (work === undefined && this.#mayCount) return await this.#enlist(stream)
     const took = work !== undefined && !leftOut
-    if (!strategy.stepsItself) checkFactor('the scale of a step', scale)
-    await strategy.finish(state, { counted: took, tensors: state.checked(names, tensors), scale, learningRate: this.#learningRate(round) })
-    await this.#goOn(round + 1, took)
+    await this.#hands.finish(round, { counted: took, tensors: this.#c.state.checked(names, tensors), scale })
+    await this.#place.goOn(round + 1, took)
     const event = work === undefined ? undefined : this.#event(work, leftOut, members)
     this.#forget()
     if (leftOut) await this.#enlist(stream)
@@ -387,7 +354,7 @@ export class ClientTrainer {
 
   #event (work: ClientRound, leftOut: boolean, members: number): TrainEvent {
     const { tokens, inputTokens, lossSum, clippedFraction } = work.figures
-    const { run: { done, rounds } } = this.#meta
+    const { run: { done, rounds } } = this.#place.meta
     const seconds = Math.max(1, Date.now() - work.startedAtMs) / 1000
     return {
       type: 'round',
@@ -404,57 +371,6 @@ export class ClientTrainer {
       leftOut,
       members
     }
-  }
-
-  /** Goes on to the next place in the rounds and, if this client's work counted, in the data. */
-  async #goOn (round: number, counted: boolean): Promise<void> {
-    const { run } = this.#meta
-    const uncounted = (run.uncounted ?? 0) + (this.#releasedRound === this.#meta.round ? 1 : 0)
-    const next = counted ? { ...this.#past(run), done: run.done + 1 } : this.#unlessWorn({ ...run, uncounted })
-    this.#meta = { ...this.#meta, round, run: next }
-    await this.#write()
-  }
-
-  /**
-   * Counts that the next release of a batch may be another draw, where it may have been released before this trainer was made. That is
-   * durable before anything leaves: a client that crashes again and again counts each time.
-   */
-  async #noteRelease (): Promise<void> {
-    if (this.#noted) return
-    this.#noted = true
-    const { run } = this.#meta
-    if (this.#settings.resumed) this.#meta = { ...this.#meta, run: this.#unlessWorn({ ...run, uncounted: (run.uncounted ?? 0) + 1 }) }
-    await this.#write()
-    await this.#written
-  }
-
-  /** A run at its batch, or at the next one where that was released as often as it may be. */
-  #unlessWorn (run: Run): Run {
-    const { uncounted = 0 } = run
-    if (uncounted < MAX_UNCOUNTED) return run
-    this.#notices.push(`a batch did not count in ${uncounted} rounds, and is left out: releasing it more often would show it`)
-    return this.#past(run)
-  }
-
-  #past (run: Run): Run {
-    return { ...run, uncounted: 0, cursor: this.#after(run.cursor) }
-  }
-
-  /**
-   * Begins to make the place and the state that belongs to it durable, when the write before has ended; the next round is computed
-   * meanwhile.
-   */
-  async #write (): Promise<void> {
-    await Promise.allSettled([this.#written])
-    this.#written = this.#c.state.commit(this.#meta)
-    this.#written.catch(() => {})
-  }
-
-  /** The place in the data behind a round's batches. */
-  #after (cursor: Cursor): Cursor {
-    const { gradientAccumulationSteps } = this.#settings.charter.training
-    for (let pass = 0; pass < gradientAccumulationSteps; pass++) cursor = this.#c.batches.at(cursor).next
-    return cursor
   }
 
   async #withdraw (stream: TrainingStream): Promise<void> {
@@ -481,21 +397,10 @@ export class ClientTrainer {
     this.#work?.[Symbol.dispose]()
     this.#work = undefined
   }
-
-  #learningRate (round: number): number {
-    const { training: { schedule, optimizer } } = this.#settings.charter
-    return learningRateAt(schedule, optimizer.learningRate, round)
-  }
 }
 
 /** Adds what to do to a server's refusal of a client that has seen more rounds. */
 function asRoundsAhead (error: unknown): unknown {
   if (!(error instanceof MidspanError) || error.code !== RoundsAheadError.code) return error
   return new MidspanError(error.code, error.message, { cause: error, next: ROUNDS_AHEAD_NEXT })
-}
-
-/** Checks what a server has gradients multiplied by: above 0, and 1 at most, as it divides by tokens and clips. Throws BadMessageError. */
-function checkFactor (what: string, factor: number): void {
-  // The comparisons are false for NaN.
-  if (!(factor > 0 && factor <= 1)) throw new BadMessageError(`${what} is ${factor}: expected a number above 0, 1 at most`)
 }
