@@ -117,10 +117,12 @@ const rounds = grouped('Rounds', {
   accumulate: defaulted('COUNT', count, '1', 'Batches that each client brings to a round, one after another: memory is for one'),
   strategy: defaulted(
     'NAME',
-    choice('client-batch', 'sequential'),
+    choice('client-batch', 'sequential', 'server-hierarchical'),
     'client-batch',
-    'client-batch: all clients in one run; sequential: one after the other'
+    'client-batch: all clients in one run; sequential: one after the other; server-hierarchical: servers of the same blocks each ' +
+      'step their own adapters, and average them'
   ),
+  averageEvery: optional('COUNT', count, 'Rounds from one average of the servers\' adapters to the next: for server-hierarchical', '10 there'),
   ends: defaulted(
     'HOW',
     ends,

@@ -53,6 +53,8 @@ export interface CreateOptions {
   /** Batches that each client brings to a round, one after another. */
   readonly accumulate: number
   readonly strategy: Charter['strategy']
+  /** Rounds from one average of the servers' parameters to the next: with `server-hierarchical` alone, and 10 there by default. */
+  readonly averageEvery?: number | undefined
   readonly ends: Charter['ends']
   readonly minClients: number
   /** Milliseconds; what the model and the batches take on a slow machine where it is absent. */
@@ -71,14 +73,17 @@ export interface CreateOptions {
 /** A client trains on one session and generates on others. */
 const MAX_SESSIONS_PER_CLIENT = 4
 const SEED_BYTES = 16
+/** Rounds between two averages of servers' parameters: few enough that the copies of a model stay close. */
+const DEFAULT_AVERAGE_EVERY = 10
 /** PEFT's word for every linear module of the blocks. */
 const ALL_LINEAR = 'all-linear'
 
 /** Throws UsageError for options that no charter can hold, before a model that takes minutes to read is read. */
 export function checkOptions (
-  { inputBlocks, outputBlocks, blocks, clip, calibrate, noise, gradientNoise }: CreateOptions,
+  { inputBlocks, outputBlocks, blocks, clip, calibrate, noise, gradientNoise, ...rounds }: CreateOptions,
   { layers }: Model
 ): void {
+  checkStrategy({ inputBlocks, outputBlocks, ...rounds })
   if (inputBlocks.max + outputBlocks.max >= layers) {
     throw new UsageError(
       `the model has ${layers} blocks, and clients could keep ${inputBlocks.max + outputBlocks.max} of them`,
@@ -90,6 +95,30 @@ export function checkOptions (
     throw new UsageError('there is nothing to calibrate, for --clip is none', 'leave out --calibrate, or give --clip auto or a norm')
   if (clip === 'none' && (noise > 0 || gradientNoise > 0))
     throw new UsageError('noise is relative to the clip norm, and --clip is none', 'give --clip auto or a norm, or no noise')
+}
+
+/** Throws UsageError for options that do not go together where each server steps parameters of its own. */
+function checkStrategy (
+  { strategy, averageEvery, ends, inputBlocks, outputBlocks, gradientNormScope }:
+    Pick<CreateOptions, 'strategy' | 'averageEvery' | 'ends' | 'inputBlocks' | 'outputBlocks' | 'gradientNormScope'>
+): void {
+  if (strategy !== 'server-hierarchical') {
+    if (averageEvery !== undefined)
+      throw new UsageError(`with --strategy ${strategy} servers have nothing to average`, 'leave out --average-every, or give --strategy server-hierarchical')
+    return
+  }
+  if (ends.mode !== 'personal' && (inputBlocks.min < inputBlocks.max || outputBlocks.min < outputBlocks.max)) {
+    throw new UsageError(
+      `with --strategy server-hierarchical and --ends ${ends.mode} all clients cut the model alike`,
+      'give one number each to --input-blocks and --output-blocks, or --ends personal'
+    )
+  }
+  if (gradientNormScope === 'global') {
+    throw new UsageError(
+      'with --strategy server-hierarchical each server clips its own gradient, and there is no norm of all',
+      'give --gradient-norm-scope party'
+    )
+  }
 }
 
 /** The short names that people know LLaMA's modules by are its own without this. */
@@ -145,6 +174,7 @@ export function charterOf (options: CreateOptions, model: Model): Omit<Charter, 
       minClients: options.minClients
     },
     strategy: options.strategy,
+    ...options.strategy === 'server-hierarchical' ? { averageEvery: options.averageEvery ?? DEFAULT_AVERAGE_EVERY } : {},
     ends: options.ends,
     partitions: { inputBlocks: options.inputBlocks, outputBlocks: options.outputBlocks },
     wire: options.wire,

@@ -141,7 +141,9 @@ export const charterSchema = z.strictObject({
   adapters: adaptersSchema,
   weights: weightsSchema.default({ blocks: [], bias: 'none' }),
   training: trainingSchema,
-  strategy: z.enum(['client-batch', 'sequential']),
+  strategy: z.enum(['client-batch', 'sequential', 'server-hierarchical']),
+  /** Rounds from one average of the servers' parameters to the next, where each server steps its own. */
+  averageEvery: count.optional(),
   ends: z.discriminatedUnion('mode', [
     z.strictObject({ mode: z.literal('shared') }),
     z.strictObject({ mode: z.literal('average'), every: count }),
@@ -163,6 +165,14 @@ export const charterSchema = z.strictObject({
     return refuse(['weights', 'blocks'], `names a block that the model's ${blocks} are without`)
   if (charter.strategy === 'sequential' && charter.ends.mode === 'average')
     refuse(['ends'], 'cannot be averaged where clients take turns: an average needs rounds that all of them are in')
+  if ((charter.strategy === 'server-hierarchical') !== (charter.averageEvery !== undefined))
+    refuse(['averageEvery'], 'belongs to the strategy server-hierarchical, and that strategy needs it')
+  if (charter.strategy === 'server-hierarchical') {
+    if (charter.ends.mode !== 'personal' && (inputBlocks.min !== inputBlocks.max || outputBlocks.min !== outputBlocks.max))
+      refuse(['partitions'], 'have to be one cut where each server steps parameters of its own and clients do not keep theirs to themselves')
+    if (charter.training.gradientNormScope === 'global')
+      refuse(['training', 'gradientNormScope'], 'cannot be global where each server steps parameters of its own')
+  }
   if (clip === null) return
   for (let cut = inputBlocks.min; cut <= inputBlocks.max; cut++) {
     if (clip.hidden[cut] === undefined) refuse(['privacy', 'clip', 'hidden', String(cut)], 'is missing, and partitions cut there')

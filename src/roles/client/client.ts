@@ -74,13 +74,16 @@ export async function openClient (context: ClientContext, before?: LastingParts)
     const adapters = new AdapterSync({ context, sessions, parameters, state, lock, shapes })
     const leftOut = before?.leftOut ?? new LeftOutServers(context)
     const caught = before?.caught ?? await CaughtServers.open(join(paths.state, 'caught-servers.json'), logger)
+    const isComparable = charter.averageEvery === undefined
+    if (context.verify > 0 && !isComparable) logger.warn({}, 'servers are not checked: they have adapters of their own between two averages')
     const verifier = new Verifier({
       directory: context,
       leftOut,
       caught,
       logger,
       wire: charter.wire,
-      share: context.verify,
+      share: isComparable ? context.verify : 0,
+      isComparable,
       stageOn: generationStages({ context, sessions, adapters }),
       ...replayOptions(runtime.model)
     })

@@ -3,16 +3,25 @@ import { MidspanError } from '../../errors.ts'
 import { readSnapshot, writeSnapshot } from '../../model/checkpoint/snapshot.ts'
 import type { Span } from '../../span.ts'
 import { isFiniteTensor, type Tensor } from '../../tensor.ts'
+import type { ReplicaRecord } from './hierarchy/replicas.ts'
 
 const blockNumber = z.int().min(0)
+
+const spanSchema = z.strictObject({ first: blockNumber, end: blockNumber })
+
+const replicasSchema = z.strictObject({
+  servers: z.array(z.strictObject({ peer: z.string(), span: spanSchema })),
+  clients: z.record(z.string(), z.array(spanSchema.extend({ server: z.string() })))
+})
 
 const metaSchema = z.strictObject({
   federation: z.string(),
   round: z.int().min(0),
   lastTurn: z.string().optional(),
-  members: z.array(z.strictObject({ peer: z.string(), span: z.strictObject({ first: blockNumber, end: blockNumber }) })),
+  members: z.array(z.strictObject({ peer: z.string(), span: spanSchema })),
   counted: z.record(z.string(), z.int().min(1)),
-  unaveragedTokens: z.record(z.string(), z.record(z.string(), z.number()))
+  unaveragedTokens: z.record(z.string(), z.record(z.string(), z.number())),
+  replicas: replicasSchema.optional()
 })
 
 type Meta = z.infer<typeof metaSchema>
@@ -43,6 +52,8 @@ export interface Commit {
   readonly counted: readonly string[]
   readonly members: readonly KnownMember[]
   readonly unaveragedTokens: UnaveragedTokens
+  /** Which servers have parameters of their own, where they do. */
+  readonly replicas?: ReplicaRecord | undefined
   readonly tensors: ReadonlyMap<string, Tensor>
 }
 
@@ -53,6 +64,7 @@ export interface CommittedState {
   readonly lastTurn: string | undefined
   readonly members: readonly KnownMember[]
   readonly unaveragedTokens: UnaveragedTokens
+  readonly replicas: ReplicaRecord | undefined
   /** Adapters and their optimiser's moments; empty before the first step. */
   readonly tensors: ReadonlyMap<string, Tensor>
   /** One more than the last round whose step contains this peer's work; 0 when there is none. */
@@ -95,13 +107,14 @@ export class CoordinatorState implements StateStore {
   get lastTurn (): string | undefined { return this.#meta.lastTurn }
   get members (): readonly KnownMember[] { return this.#meta.members }
   get unaveragedTokens (): UnaveragedTokens { return this.#meta.unaveragedTokens }
+  get replicas (): ReplicaRecord | undefined { return this.#meta.replicas }
   get tensors (): ReadonlyMap<string, Tensor> { return this.#tensors }
 
   countedRound (peer: string): number {
     return this.#meta.counted[peer] ?? 0
   }
 
-  async commit ({ tensors, counted, lastTurn, ...rest }: Commit): Promise<void> {
+  async commit ({ tensors, counted, lastTurn, replicas, ...rest }: Commit): Promise<void> {
     for (const [name, value] of tensors)
       if (!isFiniteTensor(value)) throw new StateError(`${name} would not be finite after round ${rest.round - 1}`)
     const meta: Meta = {
@@ -109,7 +122,8 @@ export class CoordinatorState implements StateStore {
       ...rest,
       members: [...rest.members],
       counted: { ...this.#meta.counted, ...Object.fromEntries(counted.map((peer) => [peer, rest.round])) },
-      ...(lastTurn === undefined ? {} : { lastTurn })
+      ...(lastTurn === undefined ? {} : { lastTurn }),
+      ...(replicas === undefined ? {} : { replicas })
     }
     await writeSnapshot(this.#path, { meta, tensors: new Map(tensors) })
     this.#meta = meta

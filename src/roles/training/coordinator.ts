@@ -177,6 +177,7 @@ export class Coordinator {
         counted: [...finished],
         members: this.members.all.filter(({ peer }) => finished.has(peer) || !round.has(peer)).map(({ peer, span }) => ({ peer, span })),
         unaveragedTokens: step.unaveragedTokens,
+        replicas: step.replicas,
         tensors: step.tensors
       })
     } catch (error) {

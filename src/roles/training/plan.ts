@@ -8,8 +8,10 @@ export type Ends =
 
 /** What a federation has agreed on about training. A charter is one. */
 export interface TrainingPlan {
-  /** Who takes part in a round: all members, or one after the other. */
-  readonly strategy: 'client-batch' | 'sequential'
+  /** Who takes part in a round: all members, or one after the other; whether servers of the same blocks take the same step, or each its own. */
+  readonly strategy: 'client-batch' | 'sequential' | 'server-hierarchical'
+  /** Rounds from one average of the servers' parameters to the next, where each server steps its own: `server-hierarchical`. */
+  readonly averageEvery?: number | undefined
   readonly ends: Ends
   readonly training: {
     readonly optimizer: { readonly learningRate: number }
@@ -26,7 +28,7 @@ export interface TrainingPlan {
   readonly limits: { readonly maxClients: number }
   readonly model: { readonly blocks: number }
   readonly partitions: {
-    readonly inputBlocks: { readonly max: number }
-    readonly outputBlocks: { readonly max: number }
+    readonly inputBlocks: { readonly min?: number, readonly max: number }
+    readonly outputBlocks: { readonly min?: number, readonly max: number }
   }
 }

@@ -1,4 +1,5 @@
-import type { UnaveragedTokens, Commit, KnownMember, StateStore } from '../../../src/roles/training/coordinator-state.ts'
+import type { Commit, KnownMember, StateStore, UnaveragedTokens } from '../../../src/roles/training/coordinator-state.ts'
+import type { ReplicaRecord } from '../../../src/roles/training/hierarchy/replicas.ts'
 import type {
   Begin,
   Enlisted,
@@ -67,6 +68,7 @@ export class MemoryState implements StateStore {
   lastTurn: string | undefined
   members: readonly KnownMember[] = []
   unaveragedTokens: UnaveragedTokens = {}
+  replicas: ReplicaRecord | undefined
   tensors: ReadonlyMap<string, Tensor> = new Map()
   readonly #counted = new Map<string, number>()
   readonly #write: (step: Commit) => Promise<void>
@@ -84,6 +86,7 @@ export class MemoryState implements StateStore {
     this.round = step.round
     this.lastTurn = step.lastTurn
     this.unaveragedTokens = step.unaveragedTokens
+    this.replicas = step.replicas
     this.tensors = step.tensors
     for (const peer of step.counted) this.#counted.set(peer, step.round)
   }

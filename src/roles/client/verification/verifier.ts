@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import type { PeerId } from '@libp2p/interface'
 import type { StageCheck, VerificationStatus } from '../../../api/stage-checks.ts'
 import type { Encoding } from '../../../encoding.ts'
+import { MidspanError } from '../../../errors.ts'
 import { spanText, type Span } from '../../../span.ts'
 import { joinTensorRows, tensorRows, type Tensor } from '../../../tensor.ts'
 import type { Logger, ServerDirectory } from '../../context.ts'
@@ -24,6 +25,15 @@ const MAX_ASKED = 3
 /** What a user was not told yet. Older words are forgotten. */
 const MAX_NOTICES = 10
 
+/** Thrown where servers are to be checked that differ without being wrong. */
+export class NotComparableError extends MidspanError {
+  constructor () {
+    super('E_NOT_COMPARABLE', 'servers of this federation have adapters of their own between two averages: honest ones differ', {
+      next: 'leave out --verify'
+    })
+  }
+}
+
 export interface VerifierComponents {
   readonly directory: ServerDirectory
   /** The servers that failed a short time ago. */
@@ -33,6 +43,8 @@ export interface VerifierComponents {
   readonly wire: Encoding
   /** The share of texts that are checked where a text does not say otherwise. */
   readonly share: number
+  /** False where servers of the same blocks have adapters of their own, so that honest servers differ. */
+  readonly isComparable?: boolean
   /** Hidden states that are sent together at most, as when a stage is replaced. */
   readonly replayTokens?: number
   /** Makes a stage of a server. */
@@ -71,8 +83,9 @@ export class Verifier {
     }
   }
 
-  /** Decides whether a text is checked: its answers have to be kept from the beginning. */
+  /** Decides whether a text is checked: its answers have to be kept from the beginning. Throws NotComparableError. */
   draw (share = this.#c.share): boolean {
+    if (share > 0 && this.#c.isComparable === false) throw new NotComparableError()
     return this.#random() < share
   }
 

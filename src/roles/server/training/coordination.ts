@@ -12,10 +12,11 @@ import { servableSpan, shapesOf } from '../../charter-settings.ts'
 import type { KnownServer, ServerContext } from '../../context.ts'
 import { ExportError, writeExport } from '../../export.ts'
 import { idleTimeoutOf, stageLimits, trainLimits } from '../../message-limits.ts'
-import { aggregationOf } from '../../training/aggregation/factory.ts'
+import { aggregationOf, coordinatorStrategy } from '../../training/aggregation/factory.ts'
 import { blockOf, type AdapterShape, type AggregationStrategy } from '../../training/aggregation/strategy.ts'
 import { CoordinatorState } from '../../training/coordinator-state.ts'
 import { Coordinator } from '../../training/coordinator.ts'
+import { Replicas } from '../../training/hierarchy/replicas.ts'
 import type { ServerRuntime } from '../runtime.ts'
 import type { Sessions } from '../sessions.ts'
 import { DistributedStage } from './distributed-stage.ts'
@@ -55,12 +56,17 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
   await parameters.restore(state.tensors)
 
   const shapes = shapesOf(charter, [{ first: 0, end: model.layers }])
-  const strategy = aggregation.server({ device, optimizer, parameters, shapes, state })
+  const replicas = charter.averageEvery === undefined ? undefined : new Replicas(state, charter.averageEvery)
+  const strategy = coordinatorStrategy(
+    charter,
+    { device, optimizer, parameters, shapes, state },
+    replicas === undefined ? undefined : { replicas, self: peerId.toString() }
+  )
   const workers = new Workers({
     directory: context,
     local: localStage.span.first < localStage.span.end ? new LocalHolder(peerId.toString(), localStage) : undefined,
     blocks: model.layers,
-    link: linker({ context, runtime, shapes, adapters: adapterSource(strategy, state) }),
+    link: linker({ context, runtime, shapes, adapters: (server) => adapterSource(strategy, state, server) }),
     logger,
     signal
   })
@@ -70,7 +76,7 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
     for (const { participant } of members.all)
       participant?.waiting({ members: members.size, needed, sitsOutRounds: 0, missing: stage.missing })
   }
-  const stage = new DistributedStage({ device, holders: workers, logger, missingChanged: tellMissing, signal })
+  const stage = new DistributedStage({ device, holders: workers, replicas, logger, missingChanged: tellMissing, signal })
   const repeating = setInterval(tellMissing, MISSING_REPEAT_MS).unref()
   const coordinator = new Coordinator({ plan: charter, stage, strategy, state, logger, stepped: () => { workers.refresh() } })
   await sessions.serve(TRAIN_PROTOCOL, {
@@ -123,7 +129,8 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
 
 interface LinkerComponents extends Pick<TrainingPartComponents, 'context' | 'runtime'> {
   readonly shapes: readonly AdapterShape[]
-  readonly adapters: AdapterSource
+  /** The adapters as one server gets them. */
+  readonly adapters: (server: string) => AdapterSource
 }
 
 /** Returns how links to workers are made. */
@@ -143,7 +150,7 @@ function linker ({ context, runtime: { device }, shapes, adapters }: LinkerCompo
       // Between rounds nothing is said for as long as nobody trains. Each question has a limit of its own.
       idleTimeoutMs: Infinity
     }, signal),
-    adapters,
+    adapters: adapters(peerId.toString()),
     device,
     format: { wire: charter.wire, hidden: charter.model.hidden },
     shapes: shapesOf(charter, [span]),
@@ -155,12 +162,12 @@ function linker ({ context, runtime: { device }, shapes, adapters }: LinkerCompo
   })
 }
 
-/** The committed adapters, as workers get them. */
-function adapterSource (strategy: AggregationStrategy, state: { readonly round: number }): AdapterSource {
+/** The committed adapters, as a worker gets them. */
+function adapterSource (strategy: AggregationStrategy, state: { readonly round: number }, server: string): AdapterSource {
   return {
     get round () { return state.round },
     of: async ({ first, end }) => {
-      const { round, names, tensors } = await strategy.committed()
+      const { round, names, tensors } = await (strategy.committedFor?.(server) ?? strategy.committed())
       const own = names.flatMap((name, index) => {
         const block = blockOf(name)
         return first <= block && block < end ? [{ name, value: tensors[index] as Tensor }] : []

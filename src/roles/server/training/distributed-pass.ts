@@ -1,12 +1,13 @@
-import { isDefect } from '../../../errors.ts'
+import { isDefect, MidspanError } from '../../../errors.ts'
 import { accumulate } from '../../../model/layers/gradient-sum.ts'
 import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
 import { isSane } from '../../../protocols/wire/hidden-states.ts'
-import { commonSpan, containsSpan, uncovered, type Span } from '../../../span.ts'
+import { blocksText, commonSpan, containsSpan, uncovered, type Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { Logger } from '../../logger.ts'
 import { groupsWithin } from '../../middle/segments.ts'
 import { tokensOf, type BatchItem } from '../../middle/stage.ts'
+import { gradientName, type Replicas } from '../../training/hierarchy/replicas.ts'
 import type { StageOutput } from '../../training/participant.ts'
 import { workOf, type CollectedGradients, type Holder, type HolderPass, type Holders, type OutputGradients } from './holder.ts'
 import { stageFrom, spread, type ReplicatedStage } from './spread.ts'
@@ -14,11 +15,30 @@ import { stageFrom, spread, type ReplicatedStage } from './spread.ts'
 export interface DistributedPassComponents {
   readonly device: Device
   readonly holders: Holders
+  /** Who computes for whom, where servers of the same blocks have parameters of their own; gradients are then summed by server. */
+  readonly replicas?: Replicas | undefined
+  /** How long a server with parameters of its own is waited for where others have its blocks. */
+  readonly replicaGraceMs?: number
   readonly logger: Logger
   /** Called with the blocks that a pass waits for since nobody serves them, and with none once they are served. */
   readonly missing: (pass: object, spans: readonly Span[]) => void
   /** Ends every wait. */
   readonly signal: AbortSignal
+}
+
+/** A worker that is started again is back within a minute. Its clients then keep their server until the next average. */
+const REPLICA_GRACE_MS = 60_000
+
+/** How often a server is looked for that nobody can take the place of. */
+const MIN_LOOK_MS = 1_000
+
+/** Thrown out of a round whose clients have another server from now on: the round begins anew. */
+export class ReplicaGivenUpError extends MidspanError {
+  constructor (peer: string, span: Span) {
+    super('E_REPLICA_GIVEN_UP', `${peer} has been away for too long: other servers of ${blocksText([span])} go on with its clients`, {
+      retryable: true
+    })
+  }
 }
 
 /**
@@ -132,6 +152,9 @@ export class DistributedPass implements StageOutput {
   }
 
   async #forward (items: readonly BatchItem[]): Promise<void> {
+    const { replicas, holders } = this.#c
+    replicas?.admit(holders.available())
+    replicas?.assign(items)
     for (let sound = items; sound.length > 0;) {
       const computed = await settled(this.#microBatches(sound).map(async (batch) =>
         await this.#through(batch.map((item) => ({ ...item, hasBefore: false, hasAfter: false })))))
@@ -187,10 +210,10 @@ export class DistributedPass implements StageOutput {
         }
         return [{ ...piece, work: workOf([piece]) }]
       })
-      const computed = await settled(
-        spread(active, stage.replicas, ({ peer }) => this.#queued.get(peer) ?? 0)
-          .map(async ({ holder, items: share }) => await this.#computeOn(holder, stage, share))
-      )
+      const spreaded = this.#c.replicas === undefined
+        ? spread(active, stage.replicas, ({ peer }) => this.#queued.get(peer) ?? 0)
+        : await this.#assigned(this.#c.replicas, active, stage)
+      const computed = await settled(spreaded.map(async ({ holder, items: share }) => await this.#computeOn(holder, stage, share)))
       for (const { shares: own } of computed) shares.push(...own)
       for (const { id } of active) states.delete(id)
       for (const { outputs } of computed) for (const [id, tensors] of outputs) states.set(id, tensors)
@@ -302,14 +325,17 @@ export class DistributedPass implements StageOutput {
       return await this.#again(share, gradients, new Map())
     }
     this.#free(pass)
-    this.#addends.push({ place: placeOf(share), gradients: collected.gradients })
+    const gradientsOfShare = this.#c.replicas === undefined
+      ? collected.gradients
+      : new Map([...collected.gradients].map(([name, gradient]) => [gradientName(name, holder.peer), gradient]))
+    this.#addends.push({ place: placeOf(share), gradients: gradientsOfShare })
     if (collected.isFinite) return this.#c.holders.worked(holder)
     const items = share.items.filter(({ id }) => gradients.has(id))
     // Where no other holder does better, it is a client's gradients that overflow: whoever has the sum finds out whose.
     if (await this.#isBetterElsewhere(share, async (other) => await this.#areAdaptersFinite(other, items, gradients)) !== true) return
     this.#c.holders.faulty(holder, 'its adapter gradients are not finite')
     this.#c.device.free(...collected.gradients.values())
-    this.#addends.splice(this.#addends.findIndex(({ gradients: own }) => own === collected.gradients), 1)
+    this.#addends.splice(this.#addends.findIndex(({ gradients: own }) => own === gradientsOfShare), 1)
     await this.#again(share, gradients, new Map())
   }
 
@@ -375,13 +401,56 @@ export class DistributedPass implements StageOutput {
       signal.throwIfAborted()
       const changed = holders.changed(signal)
       changed.catch(() => {})
-      const stage = stageFrom(first, end, holders.available())
+      const stage = this.#stageFrom(first, end)
       if (stage !== undefined) {
         this.#c.missing(this, [])
         return stage
       }
       this.#c.missing(this, uncovered({ first, end }, holders.available().map(({ span }) => span)))
       await changed
+    }
+  }
+
+  #stageFrom (first: number, end: number): ReplicatedStage<Holder> | undefined {
+    const { holders, replicas } = this.#c
+    if (replicas === undefined) return stageFrom(first, end, holders.available())
+    replicas.admit(holders.available())
+    const span = replicas.spanFrom(first, end)
+    return span === undefined ? undefined : { ...span, replicas: [] }
+  }
+
+  /** Gives items to the servers of their clients. Waits for those that are away. */
+  async #assigned <I extends Piece> (
+    replicas: Replicas,
+    items: readonly I[],
+    stage: Span
+  ): Promise<Array<{ readonly holder: Holder, readonly items: readonly I[] }>> {
+    const groups = Map.groupBy(items.toSorted((a, b) => a.id < b.id ? -1 : 1), ({ id }) => replicas.serverOf(id, stage.first))
+    return await settled([...groups].map(async ([peer, own]) => ({ holder: await this.#replica(replicas, peer, stage), items: own })))
+  }
+
+  /** Finds a server by its name. Throws ReplicaGivenUpError where it has been away for too long and others have its blocks. */
+  async #replica (replicas: Replicas, peer: string, stage: Span): Promise<Holder> {
+    const { holders, signal, replicaGraceMs = REPLICA_GRACE_MS } = this.#c
+    const untilMs = performance.now() + replicaGraceMs
+    for (;;) {
+      signal.throwIfAborted()
+      const leftMs = untilMs - performance.now()
+      const late = AbortSignal.timeout(Math.max(leftMs, MIN_LOOK_MS))
+      const changed = holders.changed(AbortSignal.any([signal, late]))
+      changed.catch(() => {})
+      const holder = holders.available().find((other) => other.peer === peer && containsSpan(other.span, stage))
+      if (holder !== undefined) {
+        this.#c.missing(this, [])
+        return holder
+      }
+      const others = holders.available().filter(({ span }) => containsSpan(span, stage))
+      if (others.length === 0) this.#c.missing(this, [stage])
+      else if (leftMs <= 0) {
+        replicas.giveUp(peer)
+        throw new ReplicaGivenUpError(peer, stage)
+      }
+      await changed.catch(() => {})
     }
   }
 

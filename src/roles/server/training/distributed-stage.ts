@@ -7,6 +7,7 @@ import { blocksText, uncovered, type Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { Logger } from '../../logger.ts'
 import type { BatchItem, PassOptions } from '../../middle/stage.ts'
+import type { Replicas } from '../../training/hierarchy/replicas.ts'
 import type { TrainingStage } from '../../training/participant.ts'
 import { DistributedPass } from './distributed-pass.ts'
 import type { Holder, Holders } from './holder.ts'
@@ -28,6 +29,10 @@ export interface DistributedStageComponents {
   /** The coordinator's device, where gradients are summed. */
   readonly device: Device
   readonly holders: Holders
+  /** Who computes for whom, where servers of the same blocks have parameters of their own. */
+  readonly replicas?: Replicas | undefined
+  /** How long a server with parameters of its own is waited for where others have its blocks. */
+  readonly replicaGraceMs?: number
   readonly logger: Logger
   /** Called when `missing` has become something else. */
   readonly missingChanged?: () => void
@@ -70,7 +75,9 @@ export class DistributedStage implements TrainingStage {
         const spans = holders.available().map(({ span }) => span)
         throw new BlocksMissingError(uncovered({ first, end: item.end }, spans))
       }
-      const next = await this.#evaluateOn(fastest(stage.replicas), { ...item, first, end: stage.end, tensors })
+      const assigned = this.#c.replicas?.assigned(item.id, first)
+      const holder = stage.replicas.find(({ peer }) => peer === assigned) ?? fastest(stage.replicas)
+      const next = await this.#evaluateOn(holder, { ...item, first, end: stage.end, tensors })
       if (next === undefined) continue
       first = stage.end
       if (first < item.end && !isSane(next)) throw new BadMessageError('the hidden states overflow in the middle')

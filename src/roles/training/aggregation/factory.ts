@@ -1,10 +1,12 @@
+import type { Replicas } from '../hierarchy/replicas.ts'
 import type { TrainingPlan } from '../plan.ts'
 import { AveragedAggregation, AveragedClient } from './average.ts'
 import type { FederatedAdapters, FederatedAdaptersComponents } from './federated-adapters.ts'
+import { HierarchicalAggregation } from './hierarchical.ts'
 import { PersonalAggregation, PersonalClient } from './personal.ts'
 import { AllMembers, Sequential } from './sequential.ts'
 import { SharedAggregation, SharedClient } from './shared.ts'
-import type { ClientSelection, ClientStrategy } from './strategy.ts'
+import type { AggregationStrategy, ClientSelection, ClientStrategy } from './strategy.ts'
 
 /** What a plan's ends mean for the server and for clients. */
 export interface Aggregation {
@@ -39,6 +41,26 @@ export function aggregationOf (plan: TrainingPlan): Aggregation {
         server: (components) => new PersonalAggregation({ ...components, plan, selection })
       }
   }
+}
+
+/** What the coordinator has where servers step parameters of their own. */
+export interface Hierarchy {
+  readonly replicas: Replicas
+  /** The name that the coordinator has among the replicas. */
+  readonly self: string
+}
+
+/** Makes the coordinator's strategy: that of the clients' ends, and above it that of the servers where each steps its own parameters. */
+export function coordinatorStrategy (
+  plan: TrainingPlan,
+  components: Omit<FederatedAdaptersComponents, 'plan' | 'selection'>,
+  hierarchy?: Hierarchy
+): AggregationStrategy {
+  const ends = aggregationOf(plan).server(components)
+  if (hierarchy === undefined || plan.averageEvery === undefined) return ends
+  return new HierarchicalAggregation({
+    ...components, plan, selection: ends.selection, ends, every: plan.averageEvery, ...hierarchy
+  })
 }
 
 function selectionOf ({ strategy, training: { minClients } }: TrainingPlan): ClientSelection {

@@ -2,6 +2,7 @@ import type { DeviceTensor } from '../../../model/runtime/device.ts'
 import type { Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { UnaveragedTokens } from '../coordinator-state.ts'
+import type { ReplicaRecord } from '../hierarchy/replicas.ts'
 import type { NamedTensors } from '../participant.ts'
 import type { AcceptedUpdate, Update } from '../update.ts'
 
@@ -26,6 +27,8 @@ export interface StepTaken {
   /** The state after the step, to be made durable. */
   readonly tensors: ReadonlyMap<string, Tensor>
   readonly unaveragedTokens: UnaveragedTokens
+  /** Which servers have parameters of their own, where they do. */
+  readonly replicas?: ReplicaRecord
 }
 
 /** How the server makes one step out of the work of many clients. */
@@ -40,6 +43,8 @@ export interface AggregationStrategy {
   stateFor (middle: Span, clientRound: number): NamedTensors
   /** The adapters that the server holds as of the last step; without those of the blocks in `except`. */
   committed (except?: Span): Promise<NamedTensors & { readonly round: number }>
+  /** The adapters that a server computes with, where servers have adapters of their own between two averages. */
+  committedFor? (server: string): Promise<NamedTensors & { readonly round: number }>
   /** Whether `parts` gradients like these have a finite sum. */
   isSummable (gradients: ReadonlyMap<string, DeviceTensor>, parts: number): Promise<boolean>
   /** What brings the norm of all that is stepped in a round down to the plan's maximum, above 0 and at most 1. */

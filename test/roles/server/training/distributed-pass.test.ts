@@ -8,8 +8,10 @@ import { openDevice } from '../../../../src/model/runtime/worker-device.ts'
 import { TrainableSpan } from '../../../../src/model/training/trainable-span.ts'
 import { LocalStage } from '../../../../src/roles/middle/local-stage.ts'
 import type { BatchItem } from '../../../../src/roles/middle/stage.ts'
+import { ReplicaGivenUpError } from '../../../../src/roles/server/training/distributed-pass.ts'
 import { BlocksMissingError, DistributedStage } from '../../../../src/roles/server/training/distributed-stage.ts'
 import { LocalHolder, type Holder } from '../../../../src/roles/server/training/holder.ts'
+import { Replicas, splitGradientName } from '../../../../src/roles/training/hierarchy/replicas.ts'
 import type { StageOutput } from '../../../../src/roles/training/participant.ts'
 import type { Span } from '../../../../src/span.ts'
 import { float32, type Tensor } from '../../../../src/tensor.ts'
@@ -259,6 +261,76 @@ describe('a pass over several holders', () => {
     const stage = stageOver(await holdersOf([[1, 2]]))
     await expect(stage.evaluate(items[0]!)).rejects.toThrow(BlocksMissingError)
     await expect(stage.evaluate(items[0]!)).rejects.toThrow('blocks 2-4: nobody serves them')
+  })
+
+  describe('where servers of the same blocks have parameters of their own', () => {
+    function replicated (holders: MemoryHolders, replicaGraceMs = 60_000): { stage: DistributedStage, replicas: Replicas } {
+      const replicas = new Replicas({ round: 0, replicas: undefined }, 4)
+      const { signal } = new AbortController()
+      return { replicas, stage: new DistributedStage({ device, holders, replicas, replicaGraceMs, logger: quiet, signal }) }
+    }
+
+    const pairs = [['w0', ['a', 'c']], ['w1', ['b', 'd']]] as const
+
+    /** Expects of each server the gradients of its own clients, summed, and of all clients what one machine computes. */
+    async function expectByServer ({ adapters, ...rest }: Result): Promise<void> {
+      const { adapters: _, ...expected } = await alone()
+      expectSame({ ...rest, adapters: new Map() }, { ...expected, adapters: new Map() })
+      for (const [server, clients] of pairs) {
+        const own = [...adapters].filter(([key]) => splitGradientName(key).server === server)
+        const { adapters: sums } = await alone(items.filter(({ id }) => (clients as readonly string[]).includes(id)))
+        expect(own).toHaveLength(sums.size)
+        for (const [key, values] of own)
+          expect(relativeError(values, sums.get(splitGradientName(key).name)!), key).toBeLessThan(TOLERANCE)
+      }
+    }
+
+    it('sums gradients by server, each over its own clients', async () => {
+      const { stage } = replicated(await holdersOf([[1, 4], [1, 4]]))
+      await expectByServer(await resultOf(await stage.forward(items, { dropoutSeed: SEED }), items))
+    })
+
+    it.each(['forward', 'backward', 'collect'] as const)('waits for a server that is lost at its %s, and has it compute again', async (lost) => {
+      let left = 1
+      const holders = await holdersOf([[1, 4], [1, 4]], ({ peer }, operation) =>
+        peer === 'w0' && operation === lost && left-- > 0 ? 'lost' : undefined)
+      const { stage } = replicated(holders)
+      await expectByServer(await resultOf(await stage.forward(items, { dropoutSeed: SEED }), items))
+      expect(holders.losses).toEqual(['w0'])
+      expect((holders.all[1] as MemoryHolder).forwards).toEqual([['b', 'd']])
+    })
+
+    it('gives a server up that stays away: the pass begins anew, and the others compute it', async () => {
+      const holders = await holdersOf([[1, 4], [1, 4]])
+      const { stage, replicas } = replicated(holders, 0)
+      ;(await stage.forward(items, { dropoutSeed: SEED })).free()
+      holders.away.add('w1')
+      await expect(stage.forward(items, { dropoutSeed: SEED })).rejects.toThrow(ReplicaGivenUpError)
+      const result = await resultOf(await stage.forward(items, { dropoutSeed: SEED }), items)
+      expect(new Set([...result.adapters.keys()].map((key) => splitGradientName(key).server))).toEqual(new Set(['w0']))
+      expect(replicas.has('w1')).toBe(false)
+    })
+
+    it('waits for a sole holder for as long as it takes, and evaluates on the server of the client', async () => {
+      const holders = await holdersOf([[1, 3], [3, 4], [1, 3]])
+      const { stage } = replicated(holders, 0)
+      ;(await stage.forward(items, { dropoutSeed: SEED })).free()
+      holders.away.add('w1')
+      const pass = stage.forward(items, { dropoutSeed: SEED })
+      await expect.poll(() => stage.missing).toEqual([{ first: 3, end: 4 }])
+      holders.back('w1')
+      ;(await pass).free()
+      const evaluated: string[] = []
+      for (const holder of holders.all as MemoryHolder[]) {
+        const evaluate = holder.evaluate.bind(holder)
+        holder.evaluate = async (item) => {
+          evaluated.push(holder.peer)
+          return await evaluate(item)
+        }
+      }
+      for (const item of [items[0]!, items[2]!]) await stage.evaluate(item)
+      expect(evaluated).toEqual(['w0', 'w1', 'w0'])
+    })
   })
 
   it('leaves nothing on the device', async () => {
