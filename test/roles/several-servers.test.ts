@@ -1,8 +1,9 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { cp, mkdtemp, open, readFile, readlink, rename, rm, type FileHandle } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { PeerId, Stream } from '@libp2p/interface'
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import type { Connection, PeerId, Stream } from '@libp2p/interface'
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
+import type { ResultOf } from '../../src/api/operations.ts'
 import { openModelDirectory } from '../../src/model/checkpoint/directory.ts'
 import { modelOf } from '../../src/model/families/index.ts'
 import type { Device } from '../../src/model/runtime/device.ts'
@@ -13,6 +14,7 @@ import { loadTokenizer } from '../../src/model/text/load.ts'
 import { LocalTrainer } from '../../src/model/training/local-trainer.ts'
 import type { CreateOptions } from '../../src/node/federation/create.ts'
 import { homeAt } from '../../src/node/home/home.ts'
+import type { MidspanNode } from '../../src/node/network/libp2p.ts'
 import { MAX_STAGE_STREAMS, STAGE_PROTOCOL } from '../../src/protocols/stage/constants.ts'
 import { CoordinatorMessageSchema, fromWorker, WorkerMessageSchema } from '../../src/protocols/stage/messages.ts'
 import { acceptChannel, openChannel } from '../../src/protocols/wire/channel.ts'
@@ -25,7 +27,7 @@ import type { Span } from '../../src/span.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { relativeError } from '../helpers/golden.ts'
 import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
-import { adapterTensors, mixedPartitions } from './helpers.ts'
+import { adapterTensors, mixedPartitions, type TestPeer } from './helpers.ts'
 import { startWorkers, type WorkersFederation } from './workers.ts'
 
 const ROUNDS = 4
@@ -100,9 +102,9 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     )
   }
 
-  async function trainAll ({ clients }: WorkersFederation, onEvent: (event: object) => void = () => {}): Promise<void> {
+  async function trainAll ({ clients }: WorkersFederation, rounds = ROUNDS, onEvent: (event: object) => void = () => {}): Promise<void> {
     await Promise.all(clients.map(async ({ peer }, index) => {
-      for await (const event of peer.events('train', { data: data(index), rounds: ROUNDS, ...work })) onEvent(event)
+      for await (const event of peer.events('train', { data: data(index), rounds, ...work })) onEvent(event)
     }))
   }
 
@@ -166,10 +168,61 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     await expectEqual(started)
   })
 
+  it('goes on over a replica while the network between the coordinator and one worker alone is down', async () => {
+    const started = await start([1, 2], [[2, 4], [2, 4]])
+    const { server, clients: [client], workers: [cut] } = started
+    const isConnected = async (peer: TestPeer): Promise<boolean> =>
+      (await peer.ask<ResultOf<'servers'>>('servers')).servers.find(({ peerId }) => peerId === cut!.peerId)?.connected === true
+    const heal = partition(cut!.daemon.node, server.daemon.node.peerId)
+    try {
+      await trainAll(started)
+      await expectEqual(started)
+      expect([await isConnected(server), await isConnected(client!.peer)]).toEqual([false, true])
+    } finally {
+      heal()
+    }
+    const line = (await logOf(started)).split('\n').find((text) => text.includes('a worker is gone'))
+    expect(line).toContain(cut!.peerId)
+    await expect.poll(async () => await isConnected(server), POLL).toBe(true)
+  })
+
+  it('goes on with a worker whose disk is full, which says so', async () => {
+    const started = await start([1, 2], [[2, 4]])
+    const [worker] = started.workers
+    const free = await fillDisk(worker!.home)
+    try {
+      // Other servers come and go: the worker has something to write.
+      const other = await started.joinWorker('worker-other', { first: 1, end: 2 })
+      await trainAll(started)
+      await expectEqual(started)
+      await other.stop()
+      await expect.poll(async () => await readFile(homeAt(worker!.home).log, 'utf8'), POLL).toContain('ENOSPC')
+      expect(await readFile(homeAt(worker!.home).log, 'utf8')).toContain('what is known of the servers cannot be kept')
+    } finally {
+      free()
+    }
+  })
+
+  it('goes on with a worker that was restored from an old copy of its home', async () => {
+    const started = await start([1, 2], [[2, 4]])
+    const [worker] = started.workers
+    const copy = started.path('worker-copy')
+    await worker!.stop()
+    await cp(worker!.home, copy, { recursive: true })
+    await worker!.start()
+    await trainAll(started, ROUNDS - 1)
+    await worker!.stop()
+    await rm(worker!.home, { recursive: true })
+    await rename(copy, worker!.home)
+    await worker!.start()
+    await trainAll(started)
+    await expectEqual(started)
+  })
+
   it('waits for blocks that nobody serves, and leaves a worker out whose answers are not finite, saying so', async () => {
     const started = await start([1, 3], [])
     const told: object[] = []
-    const training = trainAll(started, (event) => { told.push(event) })
+    const training = trainAll(started, ROUNDS, (event) => { told.push(event) })
     await expect.poll(async () => await logOf(started), POLL).toContain('training waits for blocks 3-4: nobody serves them')
     expect(started.server.daemon.status().training?.missing).toEqual([{ first: 3, end: 4 }])
     await expect.poll(() => told, POLL).toContainEqual({ type: 'waiting', reason: 'the round waits for blocks 3-4: nobody serves them' })
@@ -215,6 +268,31 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     await channel.receive(AbortSignal.timeout(5_000))
   }
 })
+
+/** Cuts every connection of a node to a peer, those that come too. Returns what ends that. */
+function partition (node: MidspanNode, peer: PeerId): () => void {
+  const down = new Error('the network is down')
+  const cut = ({ detail }: CustomEvent<Connection>): void => { if (detail.remotePeer.equals(peer)) detail.abort(down) }
+  node.addEventListener('connection:open', cut)
+  for (const connection of node.getConnections(peer)) connection.abort(down)
+  return () => { node.removeEventListener('connection:open', cut) }
+}
+
+/** Has every write to a file below a directory fail for want of space, whoever has the file open in this process. Returns what ends that. */
+async function fillDisk (directory: string): Promise<() => void> {
+  const probe = await open('/dev/null')
+  const prototype = Object.getPrototypeOf(probe) as Record<'write' | 'writev' | 'writeFile', (...given: unknown[]) => Promise<unknown>>
+  await probe.close()
+  const spies = (['write', 'writev', 'writeFile'] as const).map((method) => {
+    const real = prototype[method]
+    return vi.spyOn(prototype, method).mockImplementation(async function (this: FileHandle, ...given) {
+      if ((await readlink(`/proc/self/fd/${this.fd}`)).startsWith(directory))
+        throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' })
+      return await real.apply(this, given)
+    })
+  })
+  return () => { for (const spy of spies) spy.mockRestore() }
+}
 
 /** The role of a worker that takes adapters, and answers every pass with hidden states of this value. */
 function answering (value: number): StartServerRole {
