@@ -101,7 +101,7 @@ it('two servers of the same blocks average what each has learnt, also when both 
     }
     await train(1)
     const restarting = Promise.all([federation.server, ...federation.workers].map(restart))
-    await train(ROUNDS - 1)
+    await train(ROUNDS)
     await restarting
     const expected = await reference()
     const actual = adapterTensors(await federation.clients[0]!.export(federation.path('adapter')))

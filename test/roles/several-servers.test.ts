@@ -186,34 +186,28 @@ describe('training over several servers', { timeout: 120_000 }, () => {
     await expect.poll(async () => await isConnected(server), POLL).toBe(true)
   })
 
-  it('goes on with a worker whose disk is full, which says so', async () => {
+  it('goes on with a worker whose disk is full, which says so, and that is restored from an old copy of its home', async () => {
     const started = await start([1, 2], [[2, 4]])
     const [worker] = started.workers
-    const free = await fillDisk(worker!.home)
+    const { home } = worker!
+    const copy = started.path('worker-copy')
+    await worker!.stop()
+    await cp(home, copy, { recursive: true })
+    await worker!.start()
+    const free = await fillDisk(home)
     try {
-      // Other servers come and go: the worker has something to write.
-      const other = await started.joinWorker('worker-other', { first: 1, end: 2 })
-      await trainAll(started)
-      await expectEqual(started)
-      await other.stop()
-      await expect.poll(async () => await readFile(homeAt(worker!.home).log, 'utf8'), POLL).toContain('ENOSPC')
-      expect(await readFile(homeAt(worker!.home).log, 'utf8')).toContain('what is known of the servers cannot be kept')
+      // Another server comes: the worker has something to write.
+      await started.joinWorker('worker-other', { first: 1, end: 2 })
+      await trainAll(started, ROUNDS - 1)
+      const log = async (): Promise<string> => await readFile(homeAt(home).log, 'utf8')
+      await expect.poll(log, POLL).toContain('what is known of the servers cannot be kept')
+      expect(await log()).toContain('ENOSPC')
     } finally {
       free()
     }
-  })
-
-  it('goes on with a worker that was restored from an old copy of its home', async () => {
-    const started = await start([1, 2], [[2, 4]])
-    const [worker] = started.workers
-    const copy = started.path('worker-copy')
     await worker!.stop()
-    await cp(worker!.home, copy, { recursive: true })
-    await worker!.start()
-    await trainAll(started, ROUNDS - 1)
-    await worker!.stop()
-    await rm(worker!.home, { recursive: true })
-    await rename(copy, worker!.home)
+    await rm(home, { recursive: true })
+    await rename(copy, home)
     await worker!.start()
     await trainAll(started)
     await expectEqual(started)
@@ -278,7 +272,7 @@ function partition (node: MidspanNode, peer: PeerId): () => void {
   return () => { node.removeEventListener('connection:open', cut) }
 }
 
-/** Has every write to a file below a directory fail for want of space, whoever has the file open in this process. Returns what ends that. */
+/** Has writes to files below a directory fail for want of space, whoever has them open in this process. Returns what ends that. */
 async function fillDisk (directory: string): Promise<() => void> {
   const probe = await open('/dev/null')
   const prototype = Object.getPrototypeOf(probe) as Record<'write' | 'writev' | 'writeFile', (...given: unknown[]) => Promise<unknown>>

@@ -97,11 +97,11 @@ export function checkOptions (
     throw new UsageError('noise is relative to the clip norm, and --clip is none', 'give --clip auto or a norm, or no noise')
 }
 
+type StrategyOptions =
+  Pick<CreateOptions, 'strategy' | 'averageEvery' | 'ends' | 'inputBlocks' | 'outputBlocks' | 'gradientNormScope'>
+
 /** Throws UsageError for options that do not go together where each server steps parameters of its own. */
-function checkStrategy (
-  { strategy, averageEvery, ends, inputBlocks, outputBlocks, gradientNormScope }:
-    Pick<CreateOptions, 'strategy' | 'averageEvery' | 'ends' | 'inputBlocks' | 'outputBlocks' | 'gradientNormScope'>
-): void {
+function checkStrategy ({ strategy, averageEvery, ends, inputBlocks, outputBlocks, gradientNormScope }: StrategyOptions): void {
   if (strategy !== 'server-hierarchical') {
     if (averageEvery !== undefined)
       throw new UsageError(`with --strategy ${strategy} servers have nothing to average`, 'leave out --average-every, or give --strategy server-hierarchical')

@@ -10,8 +10,8 @@ const blockNumber = z.int().min(0)
 const spanSchema = z.strictObject({ first: blockNumber, end: blockNumber })
 
 const replicasSchema = z.strictObject({
-  servers: z.array(z.strictObject({ peer: z.string(), span: spanSchema })),
-  clients: z.record(z.string(), z.array(spanSchema.extend({ server: z.string() })))
+  servers: z.array(z.strictObject({ peer: z.string(), span: spanSchema })).readonly(),
+  clients: z.record(z.string(), z.array(spanSchema.extend({ server: z.string() })).readonly())
 })
 
 const metaSchema = z.strictObject({

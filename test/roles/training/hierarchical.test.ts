@@ -85,10 +85,12 @@ class Reference {
         for (const [i, raw] of gradients[index]!.entries()) {
           const g = raw * coefficient
           const { beta1, beta2, epsilon, weightDecay } = optimizerSettings
-          state.m[i] = beta1 * state.m[i]! + (1 - beta1) * g
-          state.v[i] = beta2 * state.v[i]! + (1 - beta2) * g * g
-          const deviation = Math.sqrt(state.v[i]! / (1 - beta2 ** state.t)) + epsilon
-          state.value[i] = state.value[i]! * (1 - LEARNING_RATE * weightDecay) - LEARNING_RATE / (1 - beta1 ** state.t) * state.m[i]! / deviation
+          const m = beta1 * state.m[i]! + (1 - beta1) * g
+          const v = beta2 * state.v[i]! + (1 - beta2) * g * g
+          const moved = m / (1 - beta1 ** state.t) / (Math.sqrt(v / (1 - beta2 ** state.t)) + epsilon)
+          state.m[i] = m
+          state.v[i] = v
+          state.value[i] = state.value[i]! * (1 - LEARNING_RATE * weightDecay) - LEARNING_RATE * moved
         }
       }
     }
@@ -260,7 +262,8 @@ describe('servers that each step parameters of their own', () => {
     const { names, tensors } = step.for(MIDDLE)
     expect(names.map(blockOf)).toEqual([0, 3])
     expect([...tensors[0]!.data as Float32Array]).toEqual([2, 4, 6, 8])
-    for (const name of MIDDLE_NAMES) expect([...step.tensors.get(name)!.data as Float32Array], name).toEqual([...float32([4], startOf(name)).data])
+    for (const name of MIDDLE_NAMES)
+      expect([...step.tensors.get(name)!.data as Float32Array], name).toEqual([...float32([4], startOf(name)).data as Float32Array])
   })
 })
 

@@ -435,22 +435,20 @@ export class DistributedPass implements StageOutput {
     const untilMs = performance.now() + replicaGraceMs
     for (;;) {
       signal.throwIfAborted()
-      const leftMs = untilMs - performance.now()
-      const late = AbortSignal.timeout(Math.max(leftMs, MIN_LOOK_MS))
-      const changed = holders.changed(AbortSignal.any([signal, late]))
-      changed.catch(() => {})
       const holder = holders.available().find((other) => other.peer === peer && containsSpan(other.span, stage))
       if (holder !== undefined) {
         this.#c.missing(this, [])
         return holder
       }
-      const others = holders.available().filter(({ span }) => containsSpan(span, stage))
-      if (others.length === 0) this.#c.missing(this, [stage])
+      const leftMs = untilMs - performance.now()
+      const hasOthers = holders.available().some(({ span }) => containsSpan(span, stage))
+      if (!hasOthers) this.#c.missing(this, [{ first: stage.first, end: stage.end }])
       else if (leftMs <= 0) {
         replicas.giveUp(peer)
         throw new ReplicaGivenUpError(peer, stage)
       }
-      await changed.catch(() => {})
+      const late = AbortSignal.timeout(Math.max(Math.ceil(leftMs), MIN_LOOK_MS))
+      await holders.changed(AbortSignal.any([signal, late])).catch(() => {})
     }
   }
 

@@ -107,7 +107,8 @@ export class Replicas {
     if (stage === undefined) throw new RangeError(`no server has block ${block}`)
     const loads = this.#holdersOf(block).map((server) => ({
       server,
-      clients: [...this.#clients.values()].filter((spans) => spans.some((span) => span.server === server && containsSpan(span, stage))).length
+      clients: [...this.#clients.values()]
+        .filter((spans) => spans.some((span) => span.server === server && containsSpan(span, stage))).length
     }))
     const { server } = loads.reduce((least, load) => load.clients < least.clients ? load : least)
     const [oldest] = this.#clients.keys()
