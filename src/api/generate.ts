@@ -18,7 +18,8 @@ export const MAX_TOP_LOGPROBS = 20
 /** A bias beyond this forbids a token, or all others: the logits of real models differ by less. */
 export const MAX_LOGIT_BIAS = 100
 
-const jsonObject = z.record(z.string(), z.unknown())
+/** An object of another program's, such as a JSON Schema. */
+export const jsonObject = z.record(z.string(), z.unknown())
   .refine((value) => isShallow(value), { error: 'is nested too deep' })
 
 /** A call of a tool, as OpenAI's API has it: the arguments are a text of JSON. */
@@ -28,14 +29,14 @@ export const toolCall = z.strictObject({
   function: z.strictObject({ name: z.string().min(1), arguments: z.string() })
 })
 
-/** A tool that a model may ask for, as OpenAI's API has it. `strict` asks for nothing: what a model writes is not constrained. */
+/** A tool that a model may ask for, as OpenAI's API has it. */
 export const tool = z.strictObject({
   type: z.literal('function', { error: 'is not supported: functions alone are tools' }),
   function: z.strictObject({
     name: z.string().min(1),
     description: z.string().optional(),
     parameters: jsonObject.optional().describe('a JSON Schema of the arguments'),
-    strict: z.literal(false, { error: 'is not supported' }).optional()
+    strict: z.boolean().nullable().optional().describe('whether the arguments are kept to the schema also where the model is free to call')
   })
 })
 
@@ -81,6 +82,10 @@ export const generate = operation({
       'a conversation to answer'
     ),
     tools: z.array(tool).min(1).readonly().optional().describe('tools that the model is told of, where its chat template tells of tools'),
+    toolChoice: z.union([z.enum(['auto', 'required']), z.strictObject({ name: z.string() })]).default('auto').describe(
+      'whether the model is free to ask for tools, has to ask for one or more, or for the one of a name'
+    ),
+    jsonSchema: jsonObject.optional().describe('a JSON Schema: the text is JSON that it describes, unless a limit cuts it off'),
     ids: z.array(z.int().min(0)).min(1).readonly().optional().describe('token ids to continue, exactly as given'),
     maxTokens: z.int().min(1).default(128).describe('tokens to generate at most'),
     temperature: z.number().min(0).default(0).describe('0 takes the likeliest token'),

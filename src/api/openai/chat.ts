@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { tool, toolCall } from '../generate.ts'
+import { jsonObject, tool, toolCall } from '../generate.ts'
 import { chatTokenLimits, created, finishReason, samplingFields, topLogprobs, unsupported, unsupportedList, usage } from './fields.ts'
 
 /** The conversation and the settings of `POST /v1/chat/completions`, and what it answers. */
@@ -25,10 +25,25 @@ export const chatRequest = z.strictObject({
   ...chatTokenLimits,
   logprobs: z.boolean().default(false).describe('tell the probability of each token'),
   top_logprobs: topLogprobs.optional().describe('tell this many of the likeliest tokens in the place of each token'),
-  response_format: z.object({ type: z.literal('text', { error: 'is not supported: a text has no form to keep to' }) }).optional(),
+  response_format: z.discriminatedUnion('type', [
+    z.strictObject({ type: z.literal('text') }),
+    z.strictObject({ type: z.literal('json_object') }),
+    z.strictObject({
+      type: z.literal('json_schema'),
+      json_schema: z.strictObject({
+        name: z.string(),
+        description: z.string().optional(),
+        schema: jsonObject.default({}).describe('a JSON Schema; what a text cannot be kept to is refused by name'),
+        strict: z.boolean().nullable().optional().describe('the text is kept to the schema whether it is set or not')
+      })
+    })
+  ], { error: 'is not one of text, json_object and json_schema' }).optional().describe('the form that the text is kept to, unless a limit cuts it off'),
   tools: z.array(tool).optional().describe('tools that the model may ask for, where its chat template tells of tools'),
   functions: unsupportedList(),
-  tool_choice: z.enum(['auto', 'none'], { error: 'is not supported: a model is told of tools, and not made to use them' }).optional(),
+  tool_choice: z.union([
+    z.enum(['auto', 'none', 'required']),
+    z.strictObject({ type: z.literal('function'), function: z.strictObject({ name: z.string() }) })
+  ], { error: 'is not one of auto, none, required and a function' }).optional(),
   parallel_tool_calls: unsupported(true),
   store: unsupported(false)
 })

@@ -5,6 +5,7 @@ import { spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { bytes, digits, plural, seconds } from '../format.ts'
+import { readJsonObjectFile } from '../json-file.ts'
 import { readMessages } from '../messages-file.ts'
 import { defaulted, grouped, optional, toggle } from '../option.ts'
 import { AnswersFile } from '../prompts/answers-file.ts'
@@ -33,6 +34,7 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
     }),
     ...grouped('Sampling', {
       maxTokens: defaulted('COUNT', integer({ min: 1 }), '128', 'Tokens to generate at most'),
+      jsonSchema: optional('FILE', path, 'Keep the text to JSON that the JSON Schema in this file describes; docs/serving.md says what a schema may hold'),
       ...sampling
     }),
     ...grouped('Network', {
@@ -69,7 +71,7 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
   async run (
     {
       home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate,
-      maxTokens, temperature, topK, topP, seed
+      maxTokens, jsonSchema, temperature, topK, topP, seed
     },
     { terminal, signal }
   ) {
@@ -81,6 +83,7 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
       )
     const settings = {
       maxTokens,
+      jsonSchema: jsonSchema === undefined ? undefined : await readJsonObjectFile(jsonSchema),
       temperature,
       topK,
       topP,

@@ -4,6 +4,8 @@ export interface TokenEngine {
   encode: (text: string, addSpecialTokens: boolean) => number[]
   decode: (ids: readonly number[], skipSpecialTokens: boolean) => string
   idOf: (token: string) => number | undefined
+  /** How the vocabulary writes a token, such as `Ġthe`, `▁the` or `<0x0A>`. */
+  nameOf: (id: number) => string | undefined
   /** The tokens that begin and end a sequence, where the vocabulary itself says so. */
   readonly bosToken?: string
   readonly eosToken?: string

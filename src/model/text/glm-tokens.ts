@@ -43,6 +43,7 @@ export function chatGlmEngine (file: ModelFile, path: string, tokenizerConfig: J
       const id = engine.idOf(token)
       return id === undefined ? undefined : id + offset
     },
+    nameOf: (id) => engine.nameOf(id - offset),
     bosToken: '<sop>',
     eosToken: '<eop>',
     answersContexts: true
@@ -98,6 +99,7 @@ export function chatGlm23Engine (model: SentencePieceModel, version: 2 | 3): Tok
     encode: (text, addSpecialTokens) => engine.encode(text, addSpecialTokens),
     decode: (ids, skipSpecialTokens) => engine.decode(ids, skipSpecialTokens),
     idOf: (token) => engine.idOf(token),
+    nameOf: (id) => engine.nameOf(id),
     bosToken: engine.bosToken,
     eosToken: engine.eosToken,
     stopTokens: version === 3 ? ['<|user|>', '<|observation|>'] : []

@@ -75,6 +75,7 @@ export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = 
         library.decode(known, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false }))
     },
     idOf: (token) => library.token_to_id(token),
+    nameOf: (id) => library.model.vocab[id],
     appendsText: appends(decoder)
   }
 }

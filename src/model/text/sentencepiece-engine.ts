@@ -71,6 +71,10 @@ export class SentencePieceEngine implements TokenEngine {
   idOf (token: string): number | undefined {
     return this.#ids.get(token) ?? this.#model.idOf(token)
   }
+
+  nameOf (id: number): string | undefined {
+    return this.#options.special.get(id) ?? this.#model.pieces[id]?.text
+  }
 }
 
 /** Returns the control pieces of a model, by their ids. */

@@ -74,9 +74,17 @@ export class Tokenizer {
     })
   }
 
+  /** Returns how the vocabulary writes a token, such as `Ġthe`, `▁the` or `<0x0A>`; undefined where it has no such token. */
+  nameOf (id: number): string | undefined {
+    return this.#engine.nameOf(id)
+  }
+
+  /** Whether the text of some tokens is the text of each, one after another. */
+  get appendsText (): boolean { return this.#engine.appendsText !== false }
+
   /** Decodes ids as they are generated. `after` are the prompt's ids, which the text continues. */
   createDecodeStream (after: readonly number[] = []): DecodeStream {
-    return new DecodeStream((ids) => this.decode(ids), after, this.#engine.appendsText !== false)
+    return new DecodeStream((ids) => this.decode(ids), after, this.appendsText)
   }
 
   /**

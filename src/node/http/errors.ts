@@ -29,7 +29,7 @@ export class RequestError extends Error {
 
 /** The HTTP status of failures by their codes; another one's is 502, since a peer of the federation is where it comes from. */
 const STATUSES: ReadonlyArray<readonly [ContentfulStatusCode, RegExp]> = [
-  [400, /^E_(USAGE|TOKENIZER|PROMPT|SAMPLING|CONTEXT_LENGTH)$/],
+  [400, /^E_(USAGE|TOKENIZER|PROMPT|SAMPLING|CONTEXT_LENGTH|OUTPUT_FORMAT)$/],
   [429, /^E_(BUSY|CACHE_FULL|TOO_MANY_SESSIONS|TOO_OFTEN)$/],
   [503, /^E_(NO_SERVER|SERVER_TIMEOUT|UNREACHABLE|STARTING|NO_DAEMON|DAEMON_GONE|DAEMON_SILENT|STOPPED|STOPPING|NO_OPERATION)$/]
 ]

@@ -8,7 +8,7 @@ import { RequestError } from './errors.ts'
 type Generate = GivenParameters<'generate'>
 
 /** What a text continues, as the operation takes it. */
-export type Input = Pick<Generate, 'prompt' | 'messages' | 'ids' | 'tools'>
+export type Input = Pick<Generate, 'prompt' | 'messages' | 'ids' | 'tools' | 'toolChoice' | 'jsonSchema'>
 
 /** The seeds of the choices of a request follow from its own: they stay whole numbers that a float64 holds. */
 const SEEDS = 2 ** 53

@@ -3,6 +3,7 @@ import { checkWeights, clientTensors, type Model } from '../../model/families/in
 import { Boundary } from '../../model/privacy/boundary.ts'
 import type { Device } from '../../model/runtime/device.ts'
 import { openDevice } from '../../model/runtime/worker-device.ts'
+import { GrammarThread } from '../../model/text/threads/grammar-thread.ts'
 import { TokenizerThread } from '../../model/text/threads/tokenizer-thread.ts'
 import { loadClientModel, type ClientModel } from '../../model/training/client-model.ts'
 import { Parameters } from '../../model/training/parameters.ts'
@@ -26,6 +27,8 @@ export interface ClientRuntime {
   readonly clientModel: ClientModel
   readonly parameters: Parameters
   readonly tokenizer: TokenizerThread
+  /** Keeps texts to forms. */
+  readonly grammars: GrammarThread
   readonly boundary: Boundary
   /** Frees everything. Called again, it does nothing. */
   close (): Promise<void>
@@ -38,9 +41,11 @@ export async function openClientRuntime ({ charter, partition, modelPath, role }
   const directory = await openModelDirectory(modelPath)
   checkWeights(model, directory, clientTensors(model, partition))
   const tokenizer = new TokenizerThread(modelPath)
+  const grammars = new GrammarThread({ dir: modelPath, size: model.vocabularySize })
   let device: Device | undefined
   const close = async (): Promise<void> => {
     await tokenizer.close()
+    await grammars.close()
     await device?.close()
   }
   try {
@@ -48,7 +53,7 @@ export async function openClientRuntime ({ charter, partition, modelPath, role }
     const clientModel = await loadClientModel(device, model, directory, partition, trainableOf(charter), { format, policy, residualBytes })
     const parameters = await Parameters.create(device, clientModel.weights.trained)
     const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: charter.wire })
-    return { device, model, directory, clientModel, parameters, tokenizer, boundary, close }
+    return { device, model, directory, clientModel, parameters, tokenizer, grammars, boundary, close }
   } catch (error) {
     await close()
     throw error

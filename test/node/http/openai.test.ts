@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { z } from 'zod'
 import { joinFederation } from '../../../src/node/federation/join.ts'
 import { homeAt } from '../../../src/node/home/home.ts'
 import { updateConfig } from '../../../src/node/home/settings.ts'
@@ -191,6 +192,24 @@ describe('OpenAI’s own client, with midspan serve before a client of a federat
     expect(withTools.choices[0]!.message.content).toBe((await generate({ messages: MESSAGES, tools, maxTokens: 4 })).text)
   })
 
+  it('keeps an answer to a JSON Schema, and to a call, whatever the model would write', async () => {
+    const schema = {
+      type: 'object', properties: { name: { type: 'string', maxLength: 8 }, ward: { enum: ['A', 'B'] }, beds: { type: 'integer', minimum: 1, maximum: 9 } },
+      required: ['name', 'ward', 'beds'], additionalProperties: false
+    }
+    const asked = { model: MODEL, messages: MESSAGES, temperature: 1, seed: 3, max_completion_tokens: 120 }
+    const format = { type: 'json_schema' as const, json_schema: { name: 'ward', schema, strict: true } }
+    const { choices: [choice] } = await openai.chat.completions.create({ ...asked, response_format: format })
+    expect(choice!.finish_reason).toBe('stop')
+    expect(z.fromJSONSchema(schema as Parameters<typeof z.fromJSONSchema>[0]).safeParse(JSON.parse(choice!.message.content!)).success).toBe(true)
+    const parameters = { ...schema, properties: { ward: { const: 'A' } }, required: ['ward'] }
+    const tools = [{ type: 'function' as const, function: { name: 'beds_of', parameters } }]
+    const { choices: [called] } = await openai.chat.completions.create({ ...asked, tools, tool_choice: { type: 'function', function: { name: 'beds_of' } } })
+    expect(called!.finish_reason).toBe('tool_calls')
+    expect(called!.message.tool_calls).toMatchObject([{ type: 'function', function: { name: 'beds_of' } }])
+    expect(JSON.parse((called!.message.tool_calls![0] as { function: { arguments: string } }).function.arguments)).toEqual({ ward: 'A' })
+  })
+
   it('aborts a stream', async () => {
     const stream = await openai.chat.completions.create({ model: MODEL, messages: MESSAGES, stream: true })
     for await (const chunk of stream) {
@@ -213,8 +232,10 @@ describe('OpenAI’s own client, with midspan serve before a client of a federat
     const asked = { model: MODEL, messages: MESSAGES }
     await expect(new OpenAI({ baseURL, apiKey: 'wrong', maxRetries: 0 }).models.list()).rejects.toBeInstanceOf(OpenAI.AuthenticationError)
     await expect(openai.models.retrieve('gpt-4o')).rejects.toBeInstanceOf(OpenAI.NotFoundError)
-    await expect(openai.chat.completions.create({ ...asked, response_format: { type: 'json_object' } })).rejects
-      .toMatchObject({ status: 400, param: 'response_format.type', code: 'unsupported_parameter', type: 'invalid_request_error' })
+    await expect(openai.chat.completions.create({ ...asked, parallel_tool_calls: false })).rejects
+      .toMatchObject({ status: 400, param: 'parallel_tool_calls', code: 'unsupported_parameter', type: 'invalid_request_error' })
+    const format = { type: 'json_schema' as const, json_schema: { name: 'x', schema: { type: 'string', pattern: 'a' } } }
+    await expect(openai.chat.completions.create({ ...asked, response_format: format })).rejects.toMatchObject({ status: 400, code: 'E_OUTPUT_FORMAT' })
     await expect(openai.embeddings.create({ model: MODEL, input: 'x' })).rejects.toBeInstanceOf(OpenAI.NotFoundError)
     const long = { role: 'user' as const, content: 'On Monday '.repeat(200) }
     for (const stream of [true, false])

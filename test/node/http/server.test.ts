@@ -150,11 +150,8 @@ describe('who asks over HTTP', () => {
 
 describe('a request', () => {
   it.each<[string, object, string]>([
-    ['a tool that is made use of', { tools: [{ type: 'function', function: { name: 'f' } }], tool_choice: 'required' }, 'tool_choice'],
     ['a tool of another kind', { tools: [{ type: 'web_search' }] }, 'tools.0.type'],
     ['one call at a time', { parallel_tool_calls: false }, 'parallel_tool_calls'],
-    ['a JSON schema', { response_format: { type: 'json_schema', json_schema: { name: 'x', schema: {} } } }, 'response_format.type'],
-    ['JSON', { response_format: { type: 'json_object' } }, 'response_format.type'],
     ['a field that nobody knows', { best_guess: true }, 'best_guess'],
     ['an image', { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] }, 'messages.0.content.0.type'],
     ['audio in a message', { messages: [{ role: 'assistant', content: 'x', audio: { id: 'x' } }] }, 'messages.0.audio'],
@@ -171,6 +168,8 @@ describe('a request', () => {
 
   it.each<[object, string]>([
     [{ messages: [] }, 'messages'],
+    [{ tool_choice: 'some' }, 'tool_choice'],
+    [{ response_format: { type: 'grammar' } }, 'response_format.type'],
     [{ messages: [{ role: 'robot', content: 'x' }] }, 'messages.0.role'],
     [{ messages: [{ role: 'user', content: 3 }] }, 'messages.0.content'],
     [{ messages: [{ role: 'user' }] }, 'messages.0.content'],
@@ -336,6 +335,16 @@ describe('an answer that asks for tools', () => {
       expect(choice).toMatchObject({ finish_reason: 'stop', message: { content: texts.join('') } })
     }
     expect(backend.asked.map((asked) => asked.tools)).toEqual([undefined, undefined, undefined])
+  })
+
+  it('has to be written where the request says so', async () => {
+    const backend = new ScriptedBackend(() => pieces(...texts))
+    const { ask } = await serve(backend)
+    const named = { type: 'function', function: { name: 'f' } }
+    for (const choice of ['auto', 'required', named])
+      expect((await ask('/v1/chat/completions', chat({ tools, tool_choice: choice }))).status).toBe(200)
+    expect(backend.asked.map(({ toolChoice }) => toolChoice)).toEqual(['auto', 'required', { name: 'f' }])
+    expect(await refusal(await ask('/v1/chat/completions', chat({ tool_choice: 'required' })))).toMatchObject({ status: 400, param: 'tool_choice' })
   })
 
   it('is followed by what the tools gave', async () => {

@@ -22,7 +22,7 @@ export interface ThreadListeners<Answer> {
  * that does not end holds up neither peers nor signals, and is ended with its thread.
  */
 export function startThread<Answer> (
-  name: 'tokenizer-worker' | 'dataset-worker',
+  name: 'tokenizer-worker' | 'dataset-worker' | 'grammar-worker',
   workerData: unknown,
   { onAnswer, onEnd }: ThreadListeners<Answer>,
   maxHeapMib = MAX_HEAP_MIB

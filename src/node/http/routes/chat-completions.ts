@@ -30,12 +30,25 @@ type About = Pick<ChatCompletion, 'id' | 'created' | 'model'>
 function inputOf (request: ChatRequest): Input {
   return {
     messages: request.messages.map((message) => ({ ...message, role: message.role === 'developer' ? 'system' : message.role })),
-    ...(usesTools(request) ? { tools: request.tools } : {})
+    ...(usesTools(request) ? { tools: request.tools, toolChoice: toolChoiceOf(request) } : {}),
+    ...jsonSchemaOf(request)
   }
 }
 
-/** Returns whether the model is told of tools. */
-function usesTools ({ tools = [], tool_choice: choice }: ChatRequest): boolean {
+function toolChoiceOf ({ tool_choice: choice = 'auto' }: ChatRequest): 'auto' | 'required' | { name: string } {
+  if (typeof choice === 'object') return choice.function
+  return choice === 'required' ? choice : 'auto'
+}
+
+function jsonSchemaOf ({ response_format: format }: ChatRequest): Pick<Input, 'jsonSchema'> {
+  if (format === undefined || format.type === 'text') return {}
+  return { jsonSchema: format.type === 'json_schema' ? format.json_schema.schema : { type: 'object' } }
+}
+
+/** Returns whether the model is told of tools. Throws RequestError. */
+function usesTools ({ tools = [], tool_choice: choice = 'auto' }: ChatRequest): boolean {
+  if (tools.length === 0 && choice !== 'auto' && choice !== 'none')
+    throw new RequestError(400, 'invalid_value', 'tool_choice is for requests with tools', { param: 'tool_choice' })
   return tools.length > 0 && choice !== 'none'
 }
 

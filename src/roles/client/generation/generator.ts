@@ -1,6 +1,7 @@
 import { logProbabilities, type LogProbabilities } from '../../../model/generation/log-probabilities.ts'
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { Predict, TextSpeculation } from '../../../model/generation/speculation/speculation.ts'
+import { onlyAllowed, type TokenConstraint } from '../../../model/generation/token-constraint.ts'
 import type { Sequence } from './sequence.ts'
 
 /** What a generation goes on until. */
@@ -9,6 +10,8 @@ export interface Limits {
   readonly stopIds: readonly number[]
   /** How many of the likeliest tokens are told with each token; unless given, no probabilities are told. */
   readonly logProbabilities?: number | undefined
+  /** Which tokens may come, where the text has to keep to a form. It stays the caller's. */
+  readonly constraint?: TokenConstraint | undefined
 }
 
 export interface GeneratedToken {
@@ -42,7 +45,7 @@ export async function* generateTokens (
   sequence: Sequence,
   prompt: readonly number[],
   sampling: SamplingOptions,
-  { maxTokens, stopIds, logProbabilities: told }: Limits,
+  { maxTokens, stopIds, logProbabilities: told, constraint }: Limits,
   drafting: Drafting,
   signal: AbortSignal
 ): AsyncGenerator<GeneratedToken> {
@@ -67,7 +70,8 @@ export async function* generateTokens (
       const tokens: GeneratedToken[] = []
       let accepted = 0
       for (const next of logits) {
-        const id = sample(next, step + tokens.length)
+        const id = sample(constraint === undefined ? next : onlyAllowed(next, await constraint.allowed()), step + tokens.length)
+        constraint?.accept(id)
         const isDrafted = id === drafted[tokens.length]
         tokens.push({
           id,

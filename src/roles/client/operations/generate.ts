@@ -4,6 +4,7 @@ import type { StageCheck } from '../../../api/stage-checks.ts'
 import { isRetryable, MidspanError } from '../../../errors.ts'
 import type { Model } from '../../../model/families/index.ts'
 import type { SpeculationMode } from '../../../model/generation/speculation/speculation.ts'
+import type { TokenConstraint } from '../../../model/generation/token-constraint.ts'
 import type { Protection } from '../../../model/privacy/boundary.ts'
 import { StopTexts } from '../../../model/text/stop-texts.ts'
 import { protectionOf } from '../../charter-settings.ts'
@@ -15,6 +16,7 @@ import { Notices } from '../generation/notices.ts'
 import type { SequenceComponents } from '../generation/sequence.ts'
 import { canResume, hasCausalStates, legsSince, TextSequence } from '../generation/text-sequence.ts'
 import { generationRoute, replayOptions, type GenerationRouteOptions } from '../server-route.ts'
+import { outputFormatOf } from './output-format.ts'
 import { ContextLengthError, promptIds } from './prompt.ts'
 import { samplingOf } from './sampling-options.ts'
 import { tokenEvent } from './token-event.ts'
@@ -41,10 +43,12 @@ export async function * generate (
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
-  const { tokenizer, model, boundary, clientModel: { weights } } = runtime
+  const { tokenizer, grammars, model, boundary, clientModel: { weights } } = runtime
   const prompt = await promptIds(runtime, given)
   const room = charter.limits.maxSequenceTokens - prompt.length
   if (room < 1) throw new ContextLengthError(prompt.length, charter.limits.maxSequenceTokens)
+  const format = outputFormatOf(given)
+  let constraint: TokenConstraint | undefined
   const notices = new Notices()
   for (const notice of verifier.takeNotices()) notices.add(notice)
   try {
@@ -76,6 +80,7 @@ export async function * generate (
   const drafting = speculation.open(mode, prompt, capacity)
   const map = mode === 'map' ? await learntMap.at(adapters.round) : undefined
   const tokens = async function * (): AsyncGenerator<GeneratedToken> {
+    if (format !== undefined) constraint = await grammars.open(format)
     const allows = (kept: TextSequence, common: number): boolean =>
       keeps && kept.isLike(routeSettings) && canResume(model, prompt, kept.released.ids.length, common)
     const found = await sequences.take({ prompt, key, allows }, () => { notices.add('other texts of this client have all of its sessions') }, signal)
@@ -98,8 +103,9 @@ export async function * generate (
     opened.atMs = performance.now()
     yield * generateTokens(sequence, rest, samplingOf(given), {
       maxTokens: wanted,
-      stopIds: ignoreEos ?? given.ids !== undefined ? [] : (await tokenizer.facts()).eosIds,
-      logProbabilities: logprobs
+      stopIds: constraint === undefined && (ignoreEos ?? given.ids !== undefined) ? [] : (await tokenizer.facts()).eosIds,
+      logProbabilities: logprobs,
+      constraint
     }, drafting, signal)
   }
   const giveBack = async (keptOpen: boolean): Promise<void> => {
@@ -187,6 +193,7 @@ export async function * generate (
   } finally {
     stream.end().catch(() => {}) // ended already, unless the generation was given up
     await giveBack(false)
+    constraint?.close()
     drafting.end()
     if (record !== undefined && verify === undefined) verifier.later(record)
   }
