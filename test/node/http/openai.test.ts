@@ -194,7 +194,8 @@ describe('OpenAI’s own client, with midspan serve before a client of a federat
 
   it('keeps an answer to a JSON Schema, and to a call, whatever the model would write', async () => {
     const schema = {
-      type: 'object', properties: { name: { type: 'string', maxLength: 8 }, ward: { enum: ['A', 'B'] }, beds: { type: 'integer', minimum: 1, maximum: 9 } },
+      type: 'object',
+      properties: { name: { type: 'string', maxLength: 8 }, ward: { enum: ['A', 'B'] }, beds: { type: 'integer', minimum: 1, maximum: 9 } },
       required: ['name', 'ward', 'beds'], additionalProperties: false
     }
     const asked = { model: MODEL, messages: MESSAGES, temperature: 1, seed: 3, max_completion_tokens: 120 }
