@@ -9,7 +9,7 @@ import { readMessages } from '../messages-file.ts'
 import { defaulted, grouped, optional, toggle } from '../option.ts'
 import { AnswersFile } from '../prompts/answers-file.ts'
 import { runPrompts, type PromptProgress, type PromptRun } from '../prompts/run-prompts.ts'
-import { json, sampling, timeout } from '../shared-options.ts'
+import { json, sampling, timeout, withheldWords } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { choice, integer, list, path, share } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
@@ -35,6 +35,7 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
       maxTokens: defaulted('COUNT', integer({ min: 1 }), '128', 'Tokens to generate at most'),
       ...sampling
     }),
+    ...grouped('Privacy', { withhold: withheldWords }),
     ...grouped('Network', {
       timeout,
       carry: toggle(
@@ -68,7 +69,7 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
   ],
   async run (
     {
-      home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate,
+      home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate, withhold,
       maxTokens, temperature, topK, topP, seed
     },
     { terminal, signal }
@@ -88,7 +89,8 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
       handOver: carry ? false : undefined,
       timeoutMs: timeout,
       verify,
-      speculate
+      speculate,
+      withhold
     }
     if (prompts !== undefined) return await answerPrompts({ home, prompts, answers, settings }, terminal, signal)
     if (answers !== undefined) throw new UsageError('--answers is for --prompts', 'leave it out, or give --prompts FILE')

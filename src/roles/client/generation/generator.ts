@@ -1,7 +1,7 @@
 import { logProbabilities, type LogProbabilities } from '../../../model/generation/log-probabilities.ts'
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { Predict, TextSpeculation } from '../../../model/generation/speculation/speculation.ts'
-import type { Sequence } from './sequence.ts'
+import type { GrowingText } from './sequence.ts'
 
 /** What a generation goes on until. */
 export interface Limits {
@@ -39,7 +39,7 @@ interface Answer {
  * tokens that are sent along with the one before; the text is the one that it would be without.
  */
 export async function* generateTokens (
-  sequence: Sequence,
+  sequence: GrowingText,
   prompt: readonly number[],
   sampling: SamplingOptions,
   { maxTokens, stopIds, logProbabilities: told }: Limits,
