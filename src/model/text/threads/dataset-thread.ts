@@ -44,8 +44,8 @@ export type DatasetAnswer =
   | { readonly kind: 'failed', readonly failure: ThreadFailure }
 
 /**
- * A thread is kept this long for the next data set: to start one takes about half a second of a core. Who trains or evaluates in turns gives
- * the next command within a minute.
+ * A thread is kept this long for the next data set: to start one takes about half a second of a core. Who trains or evaluates in turns
+ * gives the next command within a minute.
  */
 const IDLE_MS = 60_000
 
