@@ -8,6 +8,17 @@ import { SequenceReleases } from './sequence-releases.ts'
 import { replayed, type GrowingText, type SequenceComponents, type SequenceSettings } from './sequence.ts'
 import type { WithheldText } from './withheld-text.ts'
 
+/** Tokens at the end of a prompt that wait for the end of their word: few words have more. */
+const WAITING_TOKENS = 16
+
+/**
+ * Returns the room that a text asks servers for, where words of it are withheld: by the tokens of its prompt that are sent, and by the
+ * tokens that are wanted at most. How many are withheld is not to be seen in it.
+ */
+export function sentCapacity (sentTokens: number, maxTokens: number, maxSequenceTokens: number): number {
+  return Math.min(maxSequenceTokens, sentTokens + WAITING_TOKENS + maxTokens)
+}
+
 /** What withholds words of a sequence. */
 export interface SequenceWithholding {
   /** Judges the tokens: it has none yet. */
@@ -145,6 +156,7 @@ export class WithheldSequence implements GrowingText {
     const { boundary, weights: { model } } = this.#c
     for (const chunk of ids.length === 0 ? [] : chunksOf(model, ids)) {
       const position = this.released.ids.length
+      if (position + chunk.length > this.capacity) await this.grow(position + chunk.length, signal)
       const { tensors } = await boundary.protect(await this.#sentBottom.embed(chunk), this.#protection, { count: chunk.length })
       const states = await this.#releases.take(position, chunk, tensors, undefined)
       const back = rowsFromWire(await this.#middle.forward(states, signal))

@@ -15,7 +15,7 @@ import { generateTokens, type GeneratedToken } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
 import type { SequenceComponents } from '../generation/sequence.ts'
 import { canResume, hasCausalStates, legsSince, TextSequence } from '../generation/text-sequence.ts'
-import type { SequenceWithholding } from '../generation/withheld-sequence.ts'
+import { sentCapacity, type SequenceWithholding } from '../generation/withheld-sequence.ts'
 import { WithheldText } from '../generation/withheld-text.ts'
 import type { ClientRuntime } from '../runtime.ts'
 import { generationRoute, replayOptions, type GenerationRouteOptions } from '../server-route.ts'
@@ -42,7 +42,9 @@ interface Opened {
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
-  { context, runtime, ledger, adapters, sessions, leftOut, caught, verifier, speculation, learntMap, sequences, state, gate }: Client,
+  {
+    context, runtime, ledger, adapters, sessions, leftOut, caught, verifier, speculation, learntMap, sequences, state, gate
+  }: Client,
   { maxTokens, handOver, timeoutMs, verify, speculate, withhold, stop: stops = [], logprobs, ignoreEos, ...given }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
@@ -73,7 +75,11 @@ export async function * generate (
   }
   const opened: Opened = { hasPlace: false, atMs: performance.now(), legs: [], networkMs: 0, freshStates: 0, reusedTokens: 0 }
   const wanted = Math.min(maxTokens, room)
-  const capacity = prompt.length + wanted
+  // What is released of a text follows from the tokens alone that are sent, and so does whether it was released before.
+  const sent = withholding === undefined ? prompt : await sentIdsOf(prompt, withholding.rules, runtime)
+  const capacity = withholding === undefined
+    ? prompt.length + wanted
+    : sentCapacity(sent.length, maxTokens, charter.limits.maxSequenceTokens)
   /** A turn of a chat is followed by others. */
   const keeps = given.messages !== undefined && withholding === undefined && record === undefined && hasCausalStates(model)
   const roomy = keeps ? Math.min(charter.limits.maxSequenceTokens, Math.max(2 * capacity, CHAT_TOKENS)) : capacity
@@ -85,8 +91,6 @@ export async function * generate (
   const tokens = async function * (): AsyncGenerator<GeneratedToken> {
     const allows = (kept: TextSequence, common: number): boolean =>
       keeps && kept.isLike(routeSettings) && canResume(model, prompt, kept.released.ids.length, common)
-    // What is released of a text follows from the tokens alone that are sent, and so does whether it was released before.
-    const sent = withholding === undefined ? prompt : await sentIdsOf(prompt, withholding.rules, runtime)
     const found = await sequences.take({ prompt: sent, key, allows }, () => { notices.add('other texts of this client have all of its sessions') }, signal)
     opened.hasPlace = true
     opened.text = found.sequence

@@ -7,7 +7,7 @@ import { openDevice } from '../../../../src/model/runtime/worker-device.ts'
 import { Batches } from '../../../../src/model/text/batches.ts'
 import type { ReleasedText } from '../../../../src/roles/client/generation/released-text.ts'
 import { Sequence } from '../../../../src/roles/client/generation/sequence.ts'
-import { WithheldSequence } from '../../../../src/roles/client/generation/withheld-sequence.ts'
+import { sentCapacity, WithheldSequence } from '../../../../src/roles/client/generation/withheld-sequence.ts'
 import { WithheldText } from '../../../../src/roles/client/generation/withheld-text.ts'
 import { ownHidden } from '../../../../src/roles/client/training/own-pass.ts'
 import { bytesOf, float32, type Tensor } from '../../../../src/tensor.ts'
@@ -47,11 +47,11 @@ describe('a text that grows, with withheld words', () => {
 
   const counted: Array<{ readonly rows: number }> = []
 
-  async function open (rules: readonly WithholdRule[], tokenizer = words, protection = PLAIN): Promise<WithheldSequence> {
+  async function open (rules: readonly WithholdRule[], tokenizer = words, protection = PLAIN, capacity = 32): Promise<WithheldSequence> {
     const ledger = { record: async (note: { readonly rows: number }) => { counted.push(await Promise.resolve(note)) } }
     return await WithheldSequence.open(
       { weights: at.client.weights, boundary: at.boundary, route: at.middle, ledger },
-      { protection, keepsStream: false, partition: { inputBlocks: 1, outputBlocks: 1 }, capacity: 32, text: 'text' },
+      { protection, keepsStream: false, partition: { inputBlocks: 1, outputBlocks: 1 }, capacity, text: 'text' },
       { text: new WithheldText(tokenizer, rules), gate },
       signal
     )
@@ -137,6 +137,18 @@ describe('a text that grows, with withheld words', () => {
       await sequence.close()
     }
     expect(released[0]).toBe(released[1])
+  })
+
+  it('asks for room by what is sent, and for more where that was too little', async () => {
+    expect(sentCapacity(5, 10, 1000)).toBe(sentCapacity(5, 10, 2000))
+    expect(sentCapacity(5, 10, 20)).toBe(20)
+    const ids = [3, 4, 5, 7, 8, 9, 11]
+    const sequence = await open(CAPITALS, words, PLAIN, 2)
+    expect(sequence.capacity).toBe(2)
+    let logits: Float32Array | undefined
+    for (const id of ids) logits = await sequence.next([id], { guess: false }, signal)
+    expect(relativeError(logits!, await expected(ids, ids.map((id) => id % 2 === 0)))).toBeLessThan(1e-4)
+    await sequence.close()
   })
 
   it('releases what was released before as it was, noise included', async () => {
