@@ -1,6 +1,13 @@
 import { z } from 'zod'
 import { task } from './task.ts'
 
+/** A few rules and paths. */
+const MAX_WITHHOLD_CHARACTERS = 10_000
+
+/** Which words are withheld. */
+export const withhold = z.string().min(1).max(MAX_WITHHOLD_CHARACTERS).optional()
+  .describe('rules for words whose states do not leave: names, numbers, capitals, rare:SHARE or paths of lists, separated by commas')
+
 /** How batches are made of a data file. */
 export const dataParameters = z.strictObject({
   /** Files, or directories of files. */
@@ -18,6 +25,7 @@ export const dataParameters = z.strictObject({
     'packed: sequences filled with consecutive records; padded: a record a sequence'
   ),
   lossOn: z.enum(['completion', 'all']).default('completion').describe('the tokens that the loss counts'),
+  withhold,
   seed: z.int().min(0).default(0).describe('the order of the records')
 })
 

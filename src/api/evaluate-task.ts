@@ -8,7 +8,7 @@ const metric = z.enum(metricNames)
 
 export const evaluateTask = operation({
   about: 'Has the model answer the records of a data file as a task asks them, and judges the answers',
-  parameters: dataParameters.omit({ packing: true, sequences: true }).extend({
+  parameters: dataParameters.omit({ packing: true, sequences: true, withhold: true }).extend({
     task,
     limit: z.int().min(1).optional().describe('records at most; of more, as many are drawn by the seed'),
     after: count.default(0).describe('begins after the record of this number, as where an evaluation was cut off'),

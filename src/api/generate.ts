@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { withhold } from './data.ts'
 import { count, span, timeoutMs, traffic, waiting } from './fields.ts'
 import { isShallow } from './json.ts'
 import { operation } from './operation.ts'
@@ -116,6 +117,7 @@ export const generate = operation({
         "itself, this client's texts since the daemon started too, or also a map of the middle that the client learns from the states that " +
         'pass. Each is a hidden state more that is released. Unless given, history; off where the client adds noise'
     ),
+    withhold,
     timeoutMs
   }),
   progress: {

@@ -6,15 +6,10 @@ import { operation } from './operation.ts'
 /** Records that one preview shows at most: it is read by people. */
 export const MAX_PREVIEW_RECORDS = 1000
 
-/** A few rules and paths. */
-const MAX_WITHHOLD_CHARACTERS = 10_000
-
 export const preview = operation({
   about: 'Shows the tokens of the first records of a data file, and which of them the loss counts',
   parameters: dataParameters.extend({
-    records: z.int().min(1).max(MAX_PREVIEW_RECORDS).default(3).describe('records to show'),
-    withhold: z.string().max(MAX_WITHHOLD_CHARACTERS).optional()
-      .describe('rules for words to mark as withheld: names, numbers, capitals, rare:SHARE or paths of lists, separated by commas')
+    records: z.int().min(1).max(MAX_PREVIEW_RECORDS).default(3).describe('records to show')
   }),
   progress: {
     record: z.object({

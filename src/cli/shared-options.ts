@@ -1,5 +1,5 @@
 import { defaulted, mandatoryRepeated, optional, repeated, toggle } from './option.ts'
-import { choice, duration, fieldColumn, hostName, integer, number, onOff, path, size, text } from './values.ts'
+import { choice, duration, fieldColumn, hostName, integer, number, onOff, path, size, text, withhold } from './values.ts'
 
 /** Options that mean the same in several commands. */
 
@@ -90,6 +90,13 @@ export const task = optional(
 export function fieldMap (pairs: ReadonlyArray<readonly [string, string]>): Record<string, string> | undefined {
   return pairs.length === 0 ? undefined : Object.fromEntries(pairs)
 }
+
+/** Which words' states do not leave. */
+export const withheldWords = optional(
+  'RULES',
+  withhold,
+  'Words whose states do not leave: names, numbers, capitals, rare:SHARE (of all words of the data, such as rare:0.1%), or a FILE of words and /patterns/, a line each; several separated by commas. See docs/privacy.md'
+)
 
 /** Whether a client's residual stream stays with it. */
 export const keepStream = optional(

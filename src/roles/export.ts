@@ -5,6 +5,7 @@ import { MidspanError } from '../errors.ts'
 import { openModelDirectory } from '../model/checkpoint/directory.ts'
 import { writeMergedModel } from '../model/checkpoint/merged-directory.ts'
 import { peftBiasName, peftFiles, peftSavedName, peftTensorName, writePeftAdapter, type PeftAdapter } from '../model/checkpoint/peft.ts'
+import { writeSafetensors } from '../model/checkpoint/safetensors.ts'
 import { isAdapter } from '../model/layers/trainable.ts'
 import type { Charter } from '../protocols/charter/schema.ts'
 import type { Tensor } from '../tensor.ts'
@@ -17,7 +18,12 @@ export interface ExportOptions extends Omit<ParametersOf<'export'>, 'force' | 't
   readonly charter: Charter
   /** All that is trained, by name, as of a round. */
   readonly trained: { readonly round: number, readonly values: ReadonlyMap<string, Tensor> }
+  /** How much of what the middle adds goes to withheld words, [hidden], where a client has trained that: a file beside the adapter. */
+  readonly gate?: Tensor | undefined
 }
+
+/** Where an exported adapter has the gate of withheld words: PEFT knows nothing of it. */
+export const GATE_FILE = 'withholding.safetensors'
 
 /** Thrown for what this peer cannot export. */
 export class ExportError extends MidspanError {
@@ -47,12 +53,13 @@ async function writeAdapter (options: ExportOptions): Promise<Written> {
   if (!force) await refuseOverFiles(directory)
   const baseModel = baseModelOf(options)
   await writePeftAdapter(directory, { ...peftAdapter(charter, values, baseModel), dtype: 'F32' })
+  if (options.gate !== undefined) await writeSafetensors(join(directory, GATE_FILE), new Map([['gate', options.gate]]))
   return { directory, tensors: values.size, baseModel }
 }
 
 /** Throws ExportError where the directory has a file that the export would replace: somebody may be using it. */
 async function refuseOverFiles (directory: string): Promise<void> {
-  for (const name of peftFiles) {
+  for (const name of [...peftFiles, GATE_FILE]) {
     const path = join(directory, name)
     if (await lstat(path).then(() => true, () => false))
       throw new ExportError(`${path} is there already`, 'choose another directory, or replace it with --force')

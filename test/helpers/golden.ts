@@ -43,6 +43,20 @@ export interface ModelGolden {
   readonly decoded?: { readonly prompt: number, readonly hidden: EncodedTensor }
 }
 
+/** A pass of one small model in which words are withheld (test/reference/withholding_golden.py). */
+export interface WithholdingGolden {
+  /** The model golden whose weights these are. */
+  readonly base: string
+  readonly sequences: readonly (readonly number[])[]
+  /** The positions that are withheld, for each sequence. */
+  readonly withheld: readonly (readonly number[])[]
+  readonly gate: EncodedTensor
+  /** Summed over all tokens. */
+  readonly loss: number
+  readonly gateGradient: EncodedTensor
+  readonly gradients: Readonly<Record<string, EncodedTensor>>
+}
+
 /** The LoRA parameters of one small model after AdamW steps (test/reference/steps_golden.py). */
 export interface StepsGolden {
   /** The model golden whose base weights these are. */
@@ -126,6 +140,10 @@ export function readModelGolden (name: string): ModelGolden {
 
 export function readStepsGolden (family: typeof goldenFamilies[number]): StepsGolden {
   return readGolden<StepsGolden>(`${family}/steps.json`)
+}
+
+export function readWithholdingGolden (): WithholdingGolden {
+  return readGolden<WithholdingGolden>('withholding.json')
 }
 
 export function readTrainGolden (): TrainGolden {

@@ -5,7 +5,7 @@ import { command } from '../command.ts'
 import { askDaemon, callDaemon } from '../daemon-client.ts'
 import { readMessages } from '../messages-file.ts'
 import { defaulted, grouped, optional } from '../option.ts'
-import { sampling, timeout } from '../shared-options.ts'
+import { sampling, timeout, withheldWords } from '../shared-options.ts'
 import { integer, path } from '../values.ts'
 
 export const chat = command({
@@ -25,13 +25,14 @@ typed. Through a pipe, each line of standard input is a question, and standard o
       maxTokens: defaulted('COUNT', integer({ min: 1 }), '512', 'Tokens of an answer at most'),
       ...sampling
     }),
+    ...grouped('Privacy', { withhold: withheldWords }),
     ...grouped('Network', { timeout })
   },
   examples: [
     { command: 'midspan chat --home a --temperature 0.7', about: 'talk' },
     { command: "echo 'What is a router?' | midspan chat --home a", about: 'one question from a script' }
   ],
-  async run ({ home, system, messages, maxTokens, temperature, topK, topP, seed, timeout }, { terminal, signal }) {
+  async run ({ home, system, messages, maxTokens, temperature, topK, topP, seed, withhold, timeout }, { terminal, signal }) {
     const conversation = new Conversation(messages === undefined ? [] : await readMessages(messages))
     if (system !== undefined) conversation.setSystem(system)
     const { federation } = await askDaemon(home, 'status', {}, signal, terminal)
@@ -43,7 +44,7 @@ typed. Through a pipe, each line of standard input is a question, and standard o
         keyboard,
         terminal,
         answer: (asked, until) =>
-          callDaemon(home, 'generate', { messages: asked, maxTokens, temperature, topK, topP, seed, timeoutMs: timeout }, until)
+          callDaemon(home, 'generate', { messages: asked, maxTokens, temperature, topK, topP, seed, withhold, timeoutMs: timeout }, until)
       }, signal)
     } finally {
       keyboard.close()

@@ -8,7 +8,7 @@ import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { bytes, lossText, plural, seconds } from '../format.ts'
 import { defaulted, grouped, optional, repeated, toggle } from '../option.ts'
-import { dataOptions, fieldMap, json, task, timeout } from '../shared-options.ts'
+import { dataOptions, fieldMap, json, task, timeout, withheldWords } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { choice, integer, path } from '../values.ts'
 import { foundText } from '../views/data-found.ts'
@@ -45,6 +45,7 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
       resume: toggle('Go on after the records that the file of predictions has'),
       compare: optional('FILE', path, 'Compare two files of predictions, record by record, and evaluate nothing')
     }),
+    ...grouped('Privacy', { withhold: withheldWords }),
     ...grouped('Network', { timeout }),
     ...grouped('Output', { json })
   },
@@ -67,7 +68,9 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
       if (resume) throw new UsageError('only a task is resumed', 'give --task and --predictions')
       return await measureLoss(callDaemon(home, 'evaluate', parameters, signal), terminal, json)
     }
-    const { packing, sequences, ...asked } = parameters
+    const { packing, sequences, withhold, ...asked } = parameters
+    if (withhold !== undefined)
+      throw new UsageError('--withhold is of no use with --task yet', 'leave one of them out')
     if (packing !== undefined || sequences !== undefined)
       throw new UsageError('--packing and --sequences are of no use with --task', 'leave them out: a task asks one record at a time')
     if (resume && predictions === undefined) throw new UsageError('there is nothing to go on with', 'give --predictions')

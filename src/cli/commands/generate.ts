@@ -10,7 +10,7 @@ import { readMessages } from '../messages-file.ts'
 import { defaulted, grouped, optional, toggle } from '../option.ts'
 import { AnswersFile } from '../prompts/answers-file.ts'
 import { runPrompts, type PromptProgress, type PromptRun } from '../prompts/run-prompts.ts'
-import { json, sampling, timeout } from '../shared-options.ts'
+import { json, sampling, timeout, withheldWords } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { choice, integer, list, path, share } from '../values.ts'
 import { ProgressLine } from '../views/progress-line.ts'
@@ -37,6 +37,7 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
       jsonSchema: optional('FILE', path, 'Keep the text to JSON that the JSON Schema in this file describes; docs/serving.md says what a schema may hold'),
       ...sampling
     }),
+    ...grouped('Privacy', { withhold: withheldWords }),
     ...grouped('Network', {
       timeout,
       carry: toggle(
@@ -70,7 +71,7 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
   ],
   async run (
     {
-      home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate,
+      home, prompt, messages, ids, prompts, answers, stats, json, timeout, carry, verify, speculate, withhold,
       maxTokens, jsonSchema, temperature, topK, topP, seed
     },
     { terminal, signal }
@@ -91,7 +92,8 @@ once, and --answers names the file that gets a line of JSON for each: the prompt
       handOver: carry ? false : undefined,
       timeoutMs: timeout,
       verify,
-      speculate
+      speculate,
+      withhold
     }
     if (prompts !== undefined) return await answerPrompts({ home, prompts, answers, settings }, terminal, signal)
     if (answers !== undefined) throw new UsageError('--answers is for --prompts', 'leave it out, or give --prompts FILE')

@@ -5,7 +5,7 @@ import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
 import { errorLine } from '../exit.ts'
 import { defaulted, grouped } from '../option.ts'
-import { httpHost } from '../shared-options.ts'
+import { httpHost, withheldWords } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
 import { httpAddress } from '../values.ts'
 import { introduceHttp } from '../views/http-view.ts'
@@ -18,19 +18,25 @@ export const serve = command({
   details:
     `Asks the client's daemon in the home, which has to run; midspan daemon --http serves the same in the daemon itself. Prints "HTTP on URL", where the
 bearer token is, and "Server is ready". The token is made at the first start, for the home's owner alone. docs/http.md says what is served.`,
-  options: grouped('HTTP', {
-    http: defaulted('HOST:PORT', httpAddress, '127.0.0.1:4010', 'Where to serve; a port alone is one on 127.0.0.1, and port 0 a free one'),
-    httpHost
-  }),
+  options: {
+    ...grouped('HTTP', {
+      http: defaulted('HOST:PORT', httpAddress, '127.0.0.1:4010', 'Where to serve; a port alone is one on 127.0.0.1, and port 0 a free one'),
+      httpHost
+    }),
+    ...grouped('Privacy', { withhold: withheldWords })
+  },
   examples: [
     { command: 'midspan serve --home a', about: 'for programs on this machine' },
     { command: 'midspan serve --home a --http 0.0.0.0:4010 --http-host gpu.example.org', about: 'behind a proxy with TLS, under a name' }
   ],
-  async run ({ home, http, httpHost }, { terminal, signal }) {
+  async run ({ home, http, httpHost, withhold }, { terminal, signal }) {
     const { role } = await askDaemon(home, 'status', {}, signal, terminal)
     if (role !== 'client') throw new UsageError(`${home} is a server's, which has neither text nor the ends of the model`, "give a client's home")
-    const [{ startHttpServer }, { parseHttpAddress }, { ControlClient }, { homeAt }, { readMembership }] = await Promise.all([
+    const [
+      { startHttpServer }, { withholdingBackend }, { parseHttpAddress }, { ControlClient }, { homeAt }, { readMembership }
+    ] = await Promise.all([
       import('../../node/http/server.ts'),
+      import('../../node/http/backend.ts'),
       import('../../node/http/address.ts'),
       import('../../node/control/client.ts'),
       import('../../node/home/home.ts'),
@@ -42,7 +48,7 @@ bearer token is, and "Server is ready". The token is made at the first start, fo
       charter,
       address: parseHttpAddress(http)!,
       hosts: httpHost,
-      backend: new ControlClient(homeAt(home)),
+      backend: withholdingBackend(new ControlClient(homeAt(home)), withhold),
       logger: terminalLogger(terminal)
     })
     introduceHttp({ url: server.url, tokenFile: server.tokenPath }, terminal)

@@ -6,7 +6,7 @@ import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { InterruptedError } from '../exit.ts'
 import { defaulted, grouped, optional, repeated, toggle } from '../option.ts'
-import { clientNoise, dataOptions, fieldMap, json, task } from '../shared-options.ts'
+import { clientNoise, dataOptions, fieldMap, json, task, withheldWords } from '../shared-options.ts'
 import { choice, integer, path } from '../values.ts'
 import { PreviewView } from '../views/preview-view.ts'
 import { TrainView } from '../views/train-view.ts'
@@ -48,7 +48,7 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
       evalEvery: defaulted('ROUNDS', integer({ min: 1 }), '10', 'Rounds from one such evaluation to the next'),
       patience: optional('COUNT', integer({ min: 1 }), 'Evaluations in a row without a smaller loss after which training ends')
     }),
-    ...grouped('Privacy', clientNoise),
+    ...grouped('Privacy', { ...clientNoise, withhold: withheldWords }),
     ...grouped('Output', { json })
   },
   examples: [

@@ -154,6 +154,18 @@ export class Boundary {
   }
 
   /**
+   * Prepares what the middle added to released rows r: f - r [rows, hidden], from what came back, f [rows, hidden]. `released` is r as it
+   * left.
+   */
+  async adding ([values, scales]: readonly Tensor[], back: AnyTensor | Deferred): Promise<Deferred> {
+    if (values === undefined) throw new RangeError('nothing was released')
+    const executable = await this.#executable('added', () => addedProgram(this.#hidden, this.#rounding))
+    const { calls, input } = continued(back)
+    const inputs = { values, ...(scales === undefined ? {} : { scales }), back: input }
+    return { calls: [...calls, { executable, inputs }], output: 'added' }
+  }
+
+  /**
    * Takes a gradient [rows, hidden] of released rows back through their clip, to that of the rows [rows, hidden] as they were: for a row h
    * of norm n above the clip C, with u = h / n, it is (C / n) (g - u (u · g)); for the others g. Noise and rounding count as the identity.
    * Where the residual stream stays here, `kept` is its gradient [rows, hidden], which is a part of `gradient` that passes no clip. The
@@ -268,6 +280,12 @@ function keepStreamProgram (hidden: number, rounding: Encoding): Program {
   const kept = sub(graph.input('rows', 'float32', ['rows', hidden]), decodedRows(graph, rounding, hidden))
   graph.output('whole', add(graph.input('back', 'float32', ['rows', hidden]), kept))
   return program(`boundary-keep-stream-${rounding}`, graph)
+}
+
+function addedProgram (hidden: number, rounding: Encoding): Program {
+  const graph = new Graph()
+  graph.output('added', sub(graph.input('back', 'float32', ['rows', hidden]), decodedRows(graph, rounding, hidden)))
+  return program(`boundary-added-${rounding}`, graph)
 }
 
 function encodeProgram (hidden: number, rounding: Encoding): Program {

@@ -114,6 +114,51 @@ export function withheldTokens (texts: readonly string[], rules: readonly Withho
   return tokensOf(texts, wordsOf(texts.join('')).filter((place) => rules.some((rule) => isWithheld(place, rule, statistics))))
 }
 
+/** What becomes of a token: it is sent, it never is, or what comes after it decides. */
+export type TokenFate = 'sent' | 'withheld' | 'waits'
+
+/** What becomes of the tokens of a text that may go on. */
+export interface Judged {
+  readonly fates: readonly TokenFate[]
+  /** The first token of a word that may go on; the number of tokens where there is none. Tokens before it need not be judged again. */
+  readonly openFrom: number
+}
+
+/**
+ * Judges the tokens of a text that may go on, given as their texts one after another, by rules for texts without a data set. Its last word
+ * may not be whole: it is withheld where what there is of it says so, waits where what follows may say so, and is sent otherwise. A number
+ * is known by its first digit: letters before it in one word are sent.
+ */
+export function judgeTokens (texts: readonly string[], rules: readonly WithholdRule[]): Judged {
+  const text = texts.join('')
+  const places = wordsOf(text)
+  const open = openWord(text, places)
+  const whole = open === undefined ? places : places.slice(0, -1)
+  const marked = whole.filter((place) => rules.some((rule) => isWithheld(place, rule, NO_STATISTICS)))
+  const openFate = open === undefined ? 'sent' : fateOf(open.word, rules)
+  const marks = tokensOf(texts, open !== undefined && openFate === 'withheld' ? [...marked, open] : marked)
+  const openFrom = open === undefined ? texts.length : firstReaching(texts, open.start)
+  // A character that is not whole may turn out to be a letter.
+  const whereBroken = texts.length - (text.endsWith('\ufffd') ? trailingPieces(texts) : 0)
+  const waitsFrom = Math.min(openFate === 'waits' ? openFrom : texts.length, whereBroken)
+  return {
+    fates: marks.map((isMarked, i) => i >= waitsFrom ? 'waits' : isMarked ? 'withheld' : 'sent'),
+    openFrom: Math.min(openFrom, whereBroken)
+  }
+}
+
+/**
+ * Returns rules for texts without a data set: every capitalised word may be a name. Throws UsageError for a rule that needs the words of a
+ * data set to be counted.
+ */
+export function rulesWithoutData (rules: readonly WithholdRule[]): WithholdRule[] {
+  return rules.map((rule) => {
+    if (rule.kind === 'rare')
+      throw new UsageError('rare:SHARE needs data whose words are counted', 'give names, numbers, capitals or a list of words')
+    return rule.kind === 'names' ? { kind: 'capitals' } : rule
+  })
+}
+
 /** Marks the tokens of a text that hold a piece of any word. */
 export function wordTokens (texts: readonly string[]): boolean[] {
   return tokensOf(texts, wordsOf(texts.join('')))
@@ -132,6 +177,63 @@ function tokensOf (texts: readonly string[], places: readonly WordPlace[]): bool
     return isMarked
   })
 }
+
+/** A sign that a word may have within it. */
+const JOINER = /^['’\-_@.,:/+]$/u
+
+/** Returns the last word of a text where it may go on: it stands at the end, or a sign stands behind it that words have within. */
+function openWord (text: string, places: readonly WordPlace[]): WordPlace | undefined {
+  const last = places.at(-1)
+  if (last === undefined) return undefined
+  const rest = text.slice(last.end)
+  return rest === '' || JOINER.test(rest) ? last : undefined
+}
+
+/** Judges a word that may go on. */
+function fateOf (word: string, rules: readonly WithholdRule[]): TokenFate {
+  const fates = rules.map((rule): TokenFate => {
+    switch (rule.kind) {
+      case 'numbers': return /\p{N}/u.test(word) ? 'withheld' : 'sent'
+      case 'capitals': case 'names': return !/^\p{Lu}/u.test(word) ? 'sent' : PRONOUN.test(word) ? 'waits' : 'withheld'
+      case 'rare': return 'waits'
+      case 'list': return mayBecomeListed(word, rule) ? 'waits' : 'sent'
+    }
+  })
+  return fates.includes('withheld') ? 'withheld' : fates.includes('waits') ? 'waits' : 'sent'
+}
+
+/** Whether a word that may go on may be one that a list withholds. */
+function mayBecomeListed (word: string, { words, patterns }: Extract<WithholdRule, { kind: 'list' }>): boolean {
+  if (patterns.length > 0) return true
+  const prefixes = prefixesOf(words)
+  const parts = partsOf(word)
+  return prefixes.has(word.toLowerCase()) || prefixes.has(parts.at(-1)!) || parts.some((part) => words.has(part))
+}
+
+const knownPrefixes = new WeakMap<ReadonlySet<string>, ReadonlySet<string>>()
+
+function prefixesOf (words: ReadonlySet<string>): ReadonlySet<string> {
+  const known = knownPrefixes.get(words)
+  if (known !== undefined) return known
+  const prefixes = new Set<string>()
+  for (const word of words) for (let length = 1; length <= word.length; length++) prefixes.add(word.slice(0, length))
+  knownPrefixes.set(words, prefixes)
+  return prefixes
+}
+
+/** Returns the first token that reaches beyond a position of the text. */
+function firstReaching (texts: readonly string[], position: number): number {
+  let end = 0
+  const found = texts.findIndex((text) => (end += text.length) > position)
+  return found < 0 ? texts.length : found
+}
+
+/** Returns how many tokens at the end are pieces of a character that is not whole: the one with the text, and those without before it. */
+function trailingPieces (texts: readonly string[]): number {
+  return texts.length - 1 - texts.findLastIndex((text, i) => text !== '' && i < texts.length - 1)
+}
+
+const NO_STATISTICS = new WordStatistics()
 
 function isWithheld ({ word }: WordPlace, rule: WithholdRule, statistics: WordStatistics): boolean {
   switch (rule.kind) {

@@ -1,4 +1,4 @@
-import { withheldTokens, WordStatistics, wordTokens, type WithholdRule } from '../privacy/withholding.ts'
+import type { WithholdRule } from '../privacy/withholding.ts'
 import { maskChat } from './chat-mask.ts'
 import { DatasetError, TokenizerError } from './errors.ts'
 import { FoundLines, type BadLine, type Place } from './found-lines.ts'
@@ -6,6 +6,7 @@ import { readEach, recordReader, type RecordReader } from './read-records.ts'
 import type { Columns, DataRecord } from './records.ts'
 import { commonLength, tokenTexts } from './token-places.ts'
 import type { Tokenizer } from './tokenizer.ts'
+import { WordMarker } from './word-marker.ts'
 
 /** One record as tokens. */
 export interface Example {
@@ -13,6 +14,8 @@ export interface Example {
   readonly ids: Int32Array
   /** 1 where predicting this token counts. Always 0 for the first: nothing comes before it. Of the same length as `ids`. */
   readonly lossMask: Uint8Array
+  /** 1 where the token is withheld, in what was read with rules for that. Of the same length as `ids`. */
+  readonly withheld?: Uint8Array
   /** What of the record is not used. */
   readonly notice?: string
 }
@@ -41,7 +44,7 @@ export interface DatasetTotals {
 }
 
 export interface DatasetOptions {
-  /** Longest example in tokens; longer ones are cut at the end. None unless given, as suits packing. */
+  /** Longest example in tokens that are sent; longer ones are cut at the end. None unless given, as suits packing. */
   readonly maxLength?: number
   /**
    * Whether the loss is taken on what the model is to answer, or on every token. Plain text counts in full either way; of a prefix language
@@ -56,6 +59,8 @@ export interface DatasetOptions {
   readonly columns?: Columns | undefined
   /** Whether to go on where more than half of the records are unusable. */
   readonly skipBadLines?: boolean
+  /** Marks the tokens that are withheld. */
+  readonly mark?: (ids: Int32Array) => Uint8Array
   /** How values become records, where not as docs/data.md says. */
   readonly reader?: RecordReader<DataRecord> | undefined
 }
@@ -93,8 +98,8 @@ export async function readDataset (
   for await (const { place, found, bad, ...record } of encodedRecords(paths, tokenizer, options, signal)) {
     totals.records++
     totals.truncated += record.truncated
-    for (const { ids, lossMask } of found) {
-      take({ ids, lossMask })
+    for (const { ids, lossMask, withheld } of found) {
+      take({ ids, lossMask, ...(withheld === undefined ? {} : { withheld }) })
       examples++
       totals.tokens += ids.length
       totals.countedTokens += count(lossMask)
@@ -127,8 +132,6 @@ export function checkUsable (
 export interface ShownRecord extends Place, Example {
   /** The text of each token within its text. Of a character that is made of several tokens, the last has the text. */
   readonly texts: readonly string[]
-  /** Whether each token is withheld, where rules say which are. */
-  readonly withheld?: readonly boolean[]
 }
 
 /** What rules for withholding mark in the whole data. */
@@ -178,40 +181,34 @@ export async function firstRecordsWithheld (
   rules: readonly WithholdRule[],
   signal?: AbortSignal
 ): Promise<FirstRecords> {
-  const wordTexts = wordTextsBy(tokenizer)
-  const statistics = new WordStatistics()
-  for await (const { found } of encodedRecords(paths, tokenizer, options, signal))
-    for (const { ids } of found) statistics.add(wordTexts(ids).join(''))
-  let [tokens, words, withheld] = [0, 0, 0]
-  for await (const { found } of encodedRecords(paths, tokenizer, options, signal)) {
-    for (const { ids } of found) {
-      const texts = wordTexts(ids)
-      tokens += ids.length
-      words += wordTokens(texts).filter(Boolean).length
-      withheld += withheldTokens(texts, rules, statistics).filter(Boolean).length
-    }
-  }
-  const first = await firstRecords(paths, wanted, tokenizer, options, signal)
-  if (withheld === 0)
-    throw new DatasetError('nothing in the data is withheld by these rules', 'give others, or leave them out')
-  if (withheld === words)
-    throw new DatasetError('every word of the data is withheld by these rules, so that nothing could be learnt', 'give others')
-  return {
-    ...first,
-    records: first.records.map((record) => ({ ...record, withheld: withheldTokens(wordTexts(record.ids), rules, statistics) })),
-    withheld: { tokens, withheldTokens: withheld }
-  }
+  const marker = await markerOf(paths, tokenizer, options, rules, signal)
+  const marking = { ...options, mark: (ids: Int32Array) => marker.mark(ids) }
+  for await (const { place } of encodedRecords(paths, tokenizer, marking, signal)) void place
+  const { totals } = marker
+  const first = await firstRecords(paths, wanted, tokenizer, marking, signal)
+  checkMarks(totals, { mayMarkNothing: false })
+  return { ...first, withheld: { tokens: totals.tokens, withheldTokens: totals.withheld } }
 }
 
-/** Returns what gives the texts of tokens to find words in: special tokens are no words, and words on either side of one are apart. */
-function wordTextsBy (tokenizer: Tokenizer): (ids: Int32Array) => string[] {
-  const special = new Map<number, boolean>()
-  const isSpecial = (id: number): boolean => {
-    const known = special.get(id) ?? tokenizer.isSpecial(id)
-    special.set(id, known)
-    return known
-  }
-  return (ids) => tokenTexts([...ids], tokenizer).map((text, i) => isSpecial(ids[i]!) ? '\n' : text)
+/** Reads the data once to learn what is rare or a name, and returns what marks the tokens that rules withhold. */
+export async function markerOf (
+  paths: readonly string[],
+  tokenizer: Tokenizer,
+  { maxLength: _, ...options }: DatasetOptions,
+  rules: readonly WithholdRule[],
+  signal?: AbortSignal
+): Promise<WordMarker> {
+  const marker = new WordMarker(tokenizer, rules)
+  for await (const { found } of encodedRecords(paths, tokenizer, options, signal)) for (const { ids } of found) marker.learn(ids)
+  return marker
+}
+
+/** Throws DatasetError for rules that marked nothing, unless they may, or every word. */
+export function checkMarks ({ words, withheld }: WordMarker['totals'], { mayMarkNothing }: { readonly mayMarkNothing: boolean }): void {
+  if (withheld === 0 && !mayMarkNothing)
+    throw new DatasetError('nothing in the data is withheld by these rules', 'give others, or leave them out')
+  if (withheld === words && words > 0)
+    throw new DatasetError('every word of the data is withheld by these rules, so that nothing could be learnt', 'give others')
 }
 
 function nothingUsable (
@@ -267,7 +264,7 @@ async function * encodedRecords (
 export function examplesOf (
   record: DataRecord,
   tokenizer: Tokenizer,
-  { maxLength = Infinity, lossOn, fault, vocabularySize = Infinity }: DatasetOptions
+  { maxLength = Infinity, lossOn, fault, vocabularySize = Infinity, mark }: DatasetOptions
 ): Encoded {
   const found: Example[] = []
   const notices: string[] = []
@@ -275,7 +272,7 @@ export function examplesOf (
   let truncated = 0
   for (const part of apart(record, tokenizer)) {
     const encoded = encodeRecord(part, tokenizer, lossOn)
-    const usable = 'reason' in encoded ? encoded : truncate(encoded, maxLength)
+    const usable = 'reason' in encoded ? encoded : truncate(marked(encoded, mark), maxLength)
     if ('ids' in encoded && 'ids' in usable && usable.ids.length < encoded.ids.length) {
       truncated++
       notices.push(`is cut at ${maxLength} of ${encoded.ids.length} tokens, so that its end is not learnt`)
@@ -356,12 +353,31 @@ function * apart (record: DataRecord, tokenizer: Tokenizer): Generator<DataRecor
       yield { ...record, messages: record.messages.slice(0, i + 1), learnFrom: i }
 }
 
-function truncate ({ ids, lossMask, ...rest }: Example, maxLength: number): Example | { reason: string } {
-  const cut = ids.length <= maxLength
-    ? { ids, lossMask, ...rest }
-    : { ids: ids.slice(0, maxLength), lossMask: lossMask.slice(0, maxLength), ...rest }
+function marked (example: Example, mark: DatasetOptions['mark']): Example {
+  return mark === undefined ? example : { ...example, withheld: mark(example.ids) }
+}
+
+function truncate (example: Example, maxLength: number): Example | { reason: string } {
+  const { ids, lossMask, withheld } = example
+  const end = endOf(example, maxLength)
+  const cut = end === ids.length
+    ? example
+    : {
+      ...example,
+      ids: ids.slice(0, end),
+      lossMask: lossMask.slice(0, end),
+      ...(withheld === undefined ? {} : { withheld: withheld.slice(0, end) })
+    }
   if (count(cut.lossMask) > 0) return cut
-  return { reason: ids.length > maxLength ? `has nothing to learn within its first ${maxLength} tokens` : 'has nothing to learn' }
+  return { reason: end < ids.length ? `has nothing to learn within its first ${maxLength} tokens` : 'has nothing to learn' }
+}
+
+/** Returns how many tokens come before the one after `maxLength` that are sent: where a text is cut depends on these alone. */
+function endOf ({ ids, withheld }: Example, maxLength: number): number {
+  if (withheld === undefined) return Math.min(ids.length, maxLength)
+  let sent = 0
+  for (const [i, isWithheld] of withheld.entries()) if (isWithheld === 0 && ++sent > maxLength) return i
+  return ids.length
 }
 
 function checked (cut: Example | { reason: string }, fault: DatasetOptions['fault']): Example | { reason: string } {

@@ -11,3 +11,12 @@ export interface Backend {
 export function localBackend (operations: OfferedOperations): Backend {
   return { stream: (operation, parameters, signal) => runOperation(operations, operation, parameters, signal) }
 }
+
+/** Returns a backend that has these words withheld from every text that it generates; the backend itself without rules. */
+export function withholdingBackend (backend: Backend, withhold: string | undefined): Backend {
+  if (withhold === undefined) return backend
+  return {
+    stream: (operation, parameters, signal) =>
+      backend.stream(operation, operation === 'generate' ? { ...parameters, withhold } : parameters, signal)
+  }
+}

@@ -17,6 +17,7 @@ import { ClientSessions } from './sessions.ts'
 import { AdapterState } from './training/adapter-state.ts'
 import { progressPath, readProgress } from './training/progress.ts'
 import { TrainingLock } from './training/training-lock.ts'
+import { WithheldGate } from './training/withheld-gate.ts'
 import { CaughtServers } from './verification/caught-servers.ts'
 import { Verifier } from './verification/verifier.ts'
 
@@ -44,6 +45,7 @@ export interface Client {
   readonly sequences: SequencePool<TextSequence>
   readonly adapters: AdapterSync
   readonly state: AdapterState
+  readonly gate: WithheldGate
   readonly secret: ReleaseSecret
   readonly ledger: ReleaseLedger
   readonly lock: TrainingLock
@@ -68,6 +70,13 @@ export async function openClient (context: ClientContext, before?: LastingParts)
     const optimizer = await Optimizer.open(device, charter.training.optimizer)
     const shapes = shapesOf(charter, clientSpans(charter, partition))
     const state = await AdapterState.open({ device, optimizer, parameters, shapes, path }, saved)
+    const gate = await WithheldGate.open({
+      device,
+      optimizer,
+      hidden: charter.model.hidden,
+      path: join(paths.state, 'withholding.safetensors'),
+      federation: Buffer.from(charterHash).toString('hex')
+    })
     const ledger = await ReleaseLedger.open(new LedgerFile(join(paths.state, 'releases.ledger')), charter.model.hidden)
     const sessions = new ClientSessions(context)
     const lock = before?.lock ?? new TrainingLock()
@@ -100,7 +109,7 @@ export async function openClient (context: ClientContext, before?: LastingParts)
       onError: (error) => { logger.debug({ err: error }, 'a sequence that was kept did not close') }
     })
     const generation = { speculation, learntMap, sequences }
-    return { context, runtime, sessions, leftOut, caught, verifier, ...generation, adapters, state, secret, ledger, lock, fellBack }
+    return { context, runtime, sessions, leftOut, caught, verifier, ...generation, adapters, state, gate, secret, ledger, lock, fellBack }
   } catch (error) {
     await runtime.close()
     throw error

@@ -1,9 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
+  judgeTokens,
   MAX_WITHHOLD_FILE_CHARACTERS,
   parseList,
   parseWithholding,
+  rulesWithoutData,
   withheldTokens,
   wordsOf,
   WordStatistics,
@@ -105,5 +107,56 @@ describe('withholding', () => {
     expect(() => parseList('# nobody\n\n', 'words.txt')).toThrow('names no word')
     expect(() => parseList('Lily\n/(/', 'words.txt')).toThrow('words.txt, line 2')
     expect(() => parseList('a'.repeat(MAX_WITHHOLD_FILE_CHARACTERS + 1), 'words.txt')).toThrow('at most')
+  })
+})
+
+describe('judging a text that may go on', () => {
+  const judged = async (given: string, texts: readonly string[], list = ''): Promise<string> => {
+    const parsed = rulesWithoutData(await parseWithholding(given, async () => await Promise.resolve(list)))
+    return judgeTokens(texts, parsed).fates.map((fate) => fate[0]).join('')
+  }
+
+  it.each<[string, string, string[], string]>([
+    ['capitals', '', ['The', ' girl', ' L'], 'wsw'],
+    ['capitals', '', ['a', ' I'], 'sw'],
+    ['names', '', ['a', ' Li', 'ly', "'", 's', ' dog', '.'], 'swwwwss'],
+    ['numbers', '', ['room', ' ', '1', '2', 'b', ' is'], 'sswwws'],
+    ['numbers', '', [' covid', '1', '9'], 'www'],
+    ['list', 'lily', [' my', ' li'], 'sw'],
+    ['list', 'lily', [' my', ' li', 'ke'], 'sss'],
+    ['list', 'lily', [' my', ' li', 'ly', ' is'], 'swws'],
+    ['list', '/x+/', [' my', ' dog'], 'sw']
+  ])('%s %s: %j', async (given, list, texts, expected) => {
+    // Both `withheld` and `waits` begin with a w: neither is sent.
+    expect(await judged(given, texts, list)).toBe(expected)
+  })
+
+  it('waits for the pronoun to become a word or not, for a pattern, and for the rest of a character', () => {
+    const capitals: WithholdRule[] = [{ kind: 'capitals' }]
+    expect(judgeTokens([' I'], capitals).fates).toEqual(['waits'])
+    expect(judgeTokens([' I', ' am'], capitals).fates).toEqual(['sent', 'sent'])
+    expect(judgeTokens([' I', 't'], capitals).fates).toEqual(['withheld', 'withheld'])
+    expect(judgeTokens([' dog'], [parseList('/d.*/', 'list')]).fates).toEqual(['waits'])
+    expect(judgeTokens([' dog', ' '], [parseList('/d.*/', 'list')]).fates).toEqual(['withheld', 'sent'])
+    expect(judgeTokens([' a ', '', '\ufffd'], capitals)).toEqual({ fates: ['sent', 'waits', 'waits'], openFrom: 1 })
+  })
+
+  it('agrees with what is marked of the whole text, wherever it was cut before', () => {
+    const list: WithholdRule[] = [parseList('euros\nlily', 'list'), { kind: 'capitals' }]
+    const plain = fc.array(fc.constantFrom('lily', 'Lily', 'like', 'lilypad', 'euro', 'euros', 'I', 'It', 'dog', '…', 'x. y')).map((words) => words.join(' '))
+    fc.assert(fc.property(plain, fc.array(fc.nat(200), { maxLength: 6 }), (whole, places) => {
+      const texts = cut(`${whole} `, places)
+      const marks = withheldTokens(texts, list, statisticsOf(whole))
+      for (let length = 1; length <= texts.length; length++) {
+        const { fates } = judgeTokens(texts.slice(0, length), list)
+        // What a part of the text says for sure is so in the whole: nothing is sent that is withheld in the end, but for signs.
+        for (const [i, fate] of fates.entries()) if (fate === 'sent' && /[\p{L}\p{N}]/u.test(texts[i]!)) expect(marks[i]).toBe(false)
+      }
+    }))
+  })
+
+  it('refuses a rule that needs a data set, in one line', async () => {
+    expect(() => rulesWithoutData([{ kind: 'rare', share: 0.1 }])).toThrow('rare:SHARE needs data whose words are counted')
+    expect(rulesWithoutData(await parseWithholding('names', never))).toEqual([{ kind: 'capitals' }])
   })
 })

@@ -21,13 +21,21 @@ export interface DatasetTask {
   readonly first?: number
   /** Whether the records are wanted as questions of the task, and how they are made. */
   readonly questions?: Omit<QuestionOptions, 'fault'>
-  /** Marks tokens of the first records. */
+  /** Marks the tokens that are withheld. */
   readonly withhold?: readonly WithholdRule[]
+  /** Whether rules that mark nothing are right as well, as on data that is measured. */
+  readonly mayMarkNothing?: boolean
 }
 
 export type DatasetAnswer =
-  /** The next examples, one after another in `ids` and `lossMask`. */
-  | { readonly kind: 'examples', readonly ids: Int32Array, readonly lossMask: Uint8Array, readonly lengths: Int32Array }
+  /** The next examples, one after another in `ids`, `lossMask` and, with rules for that, `withheld`. */
+  | {
+    readonly kind: 'examples'
+    readonly ids: Int32Array
+    readonly lossMask: Uint8Array
+    readonly withheld?: Uint8Array
+    readonly lengths: Int32Array
+  }
   | { readonly kind: 'end', readonly totals: DatasetTotals }
   | { readonly kind: 'first', readonly records: FirstRecords }
   /** The next questions. */
@@ -36,8 +44,8 @@ export type DatasetAnswer =
   | { readonly kind: 'failed', readonly failure: ThreadFailure }
 
 /**
- * A thread is kept this long for the next data set: to start one takes about half a second of a core. Who trains or evaluates in turns gives
- * the next command within a minute.
+ * A thread is kept this long for the next data set: to start one takes about half a second of a core. Who trains or evaluates in turns
+ * gives the next command within a minute.
  */
 const IDLE_MS = 60_000
 
@@ -148,10 +156,14 @@ class DatasetThread {
   }
 }
 
-function * examplesIn ({ ids, lossMask, lengths }: Extract<DatasetAnswer, { kind: 'examples' }>): Generator<Example> {
+function * examplesIn ({ ids, lossMask, withheld, lengths }: Extract<DatasetAnswer, { kind: 'examples' }>): Generator<Example> {
   let at = 0
   for (const length of lengths) {
-    yield { ids: ids.subarray(at, at + length), lossMask: lossMask.subarray(at, at + length) }
+    yield {
+      ids: ids.subarray(at, at + length),
+      lossMask: lossMask.subarray(at, at + length),
+      ...(withheld === undefined ? {} : { withheld: withheld.subarray(at, at + length) })
+    }
     at += length
   }
 }

@@ -3,7 +3,9 @@ import { parentPort } from 'node:worker_threads'
 import type { Config } from '../../families/index.ts'
 import { readQuestions, taskReader, type EncodedQuestion } from '../../tasks/read-questions.ts'
 import { resolveTask, TaskError } from '../../tasks/resolved-task.ts'
-import { firstRecords, firstRecordsWithheld, readDataset, type DatasetOptions, type Example } from '../dataset.ts'
+import {
+  checkMarks, firstRecords, firstRecordsWithheld, markerOf, readDataset, type DatasetOptions, type Example
+} from '../dataset.ts'
 import { loadTokenizer } from '../load.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { DatasetAnswer, DatasetTask } from './dataset-thread.ts'
@@ -36,14 +38,18 @@ class Chunks {
   flush (): void {
     const ids = new Int32Array(this.#tokens)
     const lossMask = new Uint8Array(this.#tokens)
+    const withheld = this.#examples.some((example) => example.withheld !== undefined) ? new Uint8Array(this.#tokens) : undefined
     const lengths = Int32Array.from(this.#examples, ({ ids }) => ids.length)
     let at = 0
     for (const example of this.#examples) {
       ids.set(example.ids, at)
       lossMask.set(example.lossMask, at)
+      if (example.withheld !== undefined) withheld?.set(example.withheld, at)
       at += example.ids.length
     }
-    say({ answer: { kind: 'examples', ids, lossMask, lengths } }, [ids.buffer, lossMask.buffer, lengths.buffer])
+    say({ answer: { kind: 'examples', ids, lossMask, lengths, ...(withheld === undefined ? {} : { withheld }) } }, [
+      ids.buffer, lossMask.buffer, lengths.buffer, ...(withheld === undefined ? [] : [withheld.buffer])
+    ])
     this.#examples = []
     this.#tokens = 0
   }
@@ -81,7 +87,10 @@ async function read (task: DatasetTask): Promise<void> {
     return say({ answer: { kind: 'first', records } })
   }
   const chunks = new Chunks()
-  const totals = await readDataset(paths, tokenizer, options, chunks.add)
+  const marker = withhold === undefined ? undefined : await markerOf(paths, tokenizer, options, withhold)
+  const marking = marker === undefined ? {} : { mark: (ids: Int32Array) => marker.mark(ids) }
+  const totals = await readDataset(paths, tokenizer, { ...options, ...marking }, chunks.add)
+  if (marker !== undefined) checkMarks(marker.totals, { mayMarkNothing: task.mayMarkNothing === true })
   chunks.flush()
   say({ answer: { kind: 'end', totals } })
 }

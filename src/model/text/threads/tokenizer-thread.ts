@@ -18,6 +18,7 @@ export type Question =
   /** The conversation, with what the template writes to have the assistant speak. */
   | { readonly kind: 'encodeChat', readonly messages: readonly ChatMessage[], readonly tools: readonly JsonValue[] | undefined }
   | { readonly kind: 'tokenTexts', readonly ids: readonly number[], readonly before: number }
+  | { readonly kind: 'wordTexts', readonly ids: readonly number[] }
   | { readonly kind: 'open', readonly stream: number, readonly after: readonly number[] }
   | { readonly kind: 'push', readonly stream: number, readonly id: number }
   | { readonly kind: 'end', readonly stream: number }
@@ -74,6 +75,11 @@ export class TokenizerThread {
   /** The text that each of these ids has where it follows the token `before`, special tokens included. */
   async tokenTexts (ids: readonly number[], before: number): Promise<string[]> {
     return await this.#ask({ kind: 'tokenTexts', ids, before }) as string[]
+  }
+
+  /** The text of each token within its text, to find words in; of special tokens a line break, which words do not have. */
+  async wordTexts (ids: readonly number[]): Promise<string[]> {
+    return await this.#ask({ kind: 'wordTexts', ids }) as string[]
   }
 
   /** Decodes ids as they are generated. `after` are the prompt's ids, which the text continues. The caller ends the stream. */

@@ -2,6 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import type { DecodeStream } from '../decode-stream.ts'
 import { loadTokenizer } from '../load.ts'
+import { wordTexts } from '../word-marker.ts'
 import { failureOf } from './failure.ts'
 import type { Said } from './thread.ts'
 import type { Answer, Question, TokenizerFacts } from './tokenizer-thread.ts'
@@ -22,6 +23,7 @@ try {
         ? tokenizer.encodeChat(question.messages, { addGenerationPrompt: true })
         : tokenizer.encodeChatWithTools(question.messages, question.tools)
       case 'tokenTexts': return tokenizer.tokenTexts(question.ids, question.before)
+      case 'wordTexts': return wordTexts(question.ids, tokenizer)
       case 'open':
         streams.set(question.stream, tokenizer.createDecodeStream(question.after))
         return ''

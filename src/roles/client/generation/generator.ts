@@ -2,7 +2,7 @@ import { logProbabilities, type LogProbabilities } from '../../../model/generati
 import { createSampler, type SamplingOptions } from '../../../model/generation/sampling.ts'
 import type { Predict, TextSpeculation } from '../../../model/generation/speculation/speculation.ts'
 import { onlyAllowed, type TokenConstraint } from '../../../model/generation/token-constraint.ts'
-import type { Sequence } from './sequence.ts'
+import type { GrowingText } from './sequence.ts'
 
 /** What a generation goes on until. */
 export interface Limits {
@@ -42,7 +42,7 @@ interface Answer {
  * tokens that are sent along with the one before; the text is the one that it would be without.
  */
 export async function* generateTokens (
-  sequence: Sequence,
+  sequence: GrowingText,
   prompt: readonly number[],
   sampling: SamplingOptions,
   { maxTokens, stopIds, logProbabilities: told, constraint }: Limits,

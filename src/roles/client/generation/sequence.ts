@@ -8,12 +8,13 @@ import type { Boundary, Protection, Release } from '../../../model/privacy/bound
 import type { AnyTensor, Deferred } from '../../../model/runtime/device.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
 import type { Partition } from '../../../protocols/charter/schema.ts'
-import { float32, joinTensorRows, tensorRows, type Tensor } from '../../../tensor.ts'
+import { float32, joinTensorRows, type Tensor } from '../../../tensor.ts'
 import { joined } from '../../middle/history.ts'
 import { REPLAY_TOKENS } from '../../middle/route-cache.ts'
-import { tokensOf, type CachedHiddenStates, type Stage, type StageCache } from '../../middle/stage.ts'
+import type { CachedHiddenStates, Stage, StageCache } from '../../middle/stage.ts'
 import type { ReleaseLedger } from '../release-ledger.ts'
-import { ReleasedText } from './released-text.ts'
+import type { ReleasedText } from './released-text.ts'
+import { joinedRows, SequenceReleases } from './sequence-releases.ts'
 
 /** A client's end of the model and its boundary. */
 export interface SequenceComponents {
@@ -38,21 +39,37 @@ export interface SequenceSettings {
   readonly text: string
 }
 
+/** A text that grows, as the generator makes it. */
+export interface GrowingText {
+  /** Tokens of the text that are through the model. */
+  readonly length: number
+  /** Tokens that may be sent. */
+  readonly capacity: number
+  /** Hidden states that were released so far for the first time. */
+  readonly freshStates: number
+  /** The tokens that were sent so far, and their hidden states as they were released. */
+  readonly released: ReleasedText
+  useMap (map: MiddleMap | undefined): void
+  resume (prompt: readonly number[], before?: ReleasedText): readonly number[]
+  grow (capacity: number, signal: AbortSignal): Promise<void>
+  next (ids: readonly number[], options: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array>
+  verify (id: number, drafted: readonly number[], signal: AbortSignal): Promise<Float32Array[]>
+  draft (id: number, count: number, choose: (logits: Float32Array, drafted: number) => number): Promise<readonly number[]>
+  rewind (position: number): void
+  close (): Promise<void>
+}
+
 /** One sequence that grows: this client's blocks at either end, and the middle over a route. */
-export class Sequence {
+export class Sequence implements GrowingText {
   readonly #weights: ModelWeights
   readonly #boundary: Boundary
-  readonly #ledger: SequenceComponents['ledger']
-  readonly #text: string
   readonly #protection: Protection
   readonly #keepsStream: boolean
   readonly #ends: CachedClientModel
   readonly #route: SequenceComponents['route']
-  #before: ReleasedText | undefined
-  readonly #released = new ReleasedText()
+  readonly #releases: SequenceReleases
   #middle: StageCache
   #map: MiddleMap | undefined
-  #freshStates = 0
   /** What left the middle in the last round trip, [rows, hidden], and its first position. */
   #left: { readonly from: number, readonly values: Float32Array } | undefined
   /** A token that was started before it was chosen, with its released hidden states. */
@@ -66,8 +83,7 @@ export class Sequence {
   ) {
     this.#weights = weights
     this.#boundary = boundary
-    this.#ledger = ledger
-    this.#text = text
+    this.#releases = new SequenceReleases(ledger, { protection, text })
     this.#route = route
     this.#protection = protection
     this.#keepsStream = keepsStream
@@ -100,7 +116,7 @@ export class Sequence {
   get capacity (): number { return this.#middle.capacity }
 
   /** Hidden states that were released so far for the first time. */
-  get freshStates (): number { return this.#freshStates }
+  get freshStates (): number { return this.#releases.fresh }
 
   /** Lets another map learn from the states that pass, and draft tokens. */
   useMap (map: MiddleMap | undefined): void {
@@ -109,7 +125,7 @@ export class Sequence {
   }
 
   /** The tokens so far, and their hidden states as they were released. */
-  get released (): ReleasedText { return this.#released }
+  get released (): ReleasedText { return this.#releases.released }
 
   /**
    * Goes back to what a prompt begins with too, and returns the rest of it, which is to come next. Where that is nothing, the last token
@@ -117,9 +133,9 @@ export class Sequence {
    * was then.
    */
   resume (prompt: readonly number[], before?: ReleasedText): readonly number[] {
-    this.#before = before
-    const common = this.#released.commonLength(prompt)
-    if (common === prompt.length) this.#before = this.#released.copy()
+    this.#releases.before = before
+    const common = this.released.commonLength(prompt)
+    if (common === prompt.length) this.#releases.before = this.released.copy()
     const position = Math.min(common, prompt.length - 1)
     this.rewind(position)
     return prompt.slice(position)
@@ -127,15 +143,8 @@ export class Sequence {
 
   /** Makes room for more tokens on the route: new caches there get what was released, as it was. */
   async grow (capacity: number, signal: AbortSignal): Promise<void> {
-    const middle = await this.#route.openCache(this.#route.span, capacity, signal)
-    try {
-      for (const states of joined(this.#released.states, REPLAY_TOKENS)) await middle.forward(states, signal)
-    } catch (error) {
-      await middle.close()
-      throw error
-    }
     const before = this.#middle
-    this.#middle = middle
+    this.#middle = await replayed(this.#route, this.released, capacity, signal)
     await before.close()
   }
 
@@ -187,7 +196,7 @@ export class Sequence {
     this.#guessed = undefined
     this.#ends.rewind(position)
     this.#middle.rewind(position)
-    this.#released.truncate(position)
+    this.released.truncate(position)
   }
 
   async #pass (ids: readonly number[], { guess }: { readonly guess: boolean }, signal: AbortSignal): Promise<Float32Array> {
@@ -216,30 +225,9 @@ export class Sequence {
     return await this.#boundary.protect(await this.#ends.embed(ids), this.#protection, options)
   }
 
-  /**
-   * Returns what leaves now for the tokens from a position on, and notes it, in the ledger too: what was released before for the same
-   * tokens is as it was.
-   */
+  /** Returns what leaves now for the tokens from a position on: what was released before for the same tokens is as it was. */
   async #send (position: number, ids: readonly number[], { tensors, rows }: Release): Promise<Sent> {
-    const known = this.#knownBefore(position, ids)
-    await this.#count(position, known, tensors)
-    const states = { tensors: this.#asBefore(position, known, tensors), context: this.#ends.contextAt(position) }
-    this.#freshStates += ids.length - known
-    this.#released.put(position, ids, states)
-    return { states, rows }
-  }
-
-  /** Puts the states that leave for the first time, all but the first `known` of these, into the ledger. */
-  async #count (position: number, known: number, tensors: readonly Tensor[]): Promise<void> {
-    const count = tokensOf(tensors)
-    const rows = count - known
-    if (rows === 0) return
-    const { clip, noise } = this.#protection
-    const place = { work: this.#text, epoch: 0, index: 0, sequences: position + known === 0 ? 1 : 0 }
-    await this.#ledger.record(
-      { purpose: 'generate', kind: 'hidden', ...place, rows, recordRows: rows, clip, noise },
-      known === 0 ? tensors : tensors.map((part) => tensorRows(part, known, count))
-    )
+    return { states: await this.#releases.take(position, ids, tensors, this.#ends.contextAt(position)), rows }
   }
 
   /** Returns what the top goes on with, from what came back from the middle, and lets the map learn from it. */
@@ -248,20 +236,6 @@ export class Sequence {
     this.#observe(position, sent, back)
     const states = await this.#boundary.decoding(back)
     return rows === undefined ? states : await this.#boundary.keepStream(rows, tensors, states)
-  }
-
-  /** Returns how many of the tokens from a position on were released before, after the same tokens. */
-  #knownBefore (position: number, ids: readonly number[]): number {
-    if (this.#before === undefined || this.#before.ids.length <= position) return 0
-    return Math.max(0, this.#before.commonLength([...this.#released.ids.slice(0, position), ...ids]) - position)
-  }
-
-  /** Puts what was released before in the place of the first `known` states. */
-  #asBefore (position: number, known: number, tensors: readonly Tensor[]): readonly Tensor[] {
-    if (known === 0) return tensors
-    const rows = this.#before!.rows(position, position + known)
-    const count = tokensOf(tensors)
-    return known === count ? rows : joinedRows(rows, tensors.map((part) => tensorRows(part, known, count)))
   }
 
   /** Lets the map learn from what entered the middle from a position on, and what the top goes on with. */
@@ -302,6 +276,23 @@ export class Sequence {
   }
 }
 
+/** Opens caches on a route that hold a text as it was released. The caller closes them. */
+export async function replayed (
+  route: SequenceComponents['route'],
+  released: ReleasedText,
+  capacity: number,
+  signal: AbortSignal
+): Promise<StageCache> {
+  const middle = await route.openCache(route.span, capacity, signal)
+  try {
+    for (const states of joined(released.states, REPLAY_TOKENS)) await middle.forward(states, signal)
+    return middle
+  } catch (error) {
+    await middle.close()
+    throw error
+  }
+}
+
 /** What leaves for some tokens, and the rows [rows, hidden] as they were where the residual stream stays here. */
 interface Sent {
   readonly states: CachedHiddenStates
@@ -315,11 +306,6 @@ function joinedReleases (first: Release, then: Release): Release {
     clippedFraction: 0,
     ...(first.rows === undefined ? {} : { rows: joinTensorRows([first.rows, then.rows!]) })
   }
-}
-
-/** Joins rows [rows, ...] of two releases, part by part. */
-function joinedRows (first: readonly Tensor[], then: readonly Tensor[]): Tensor[] {
-  return first.map((part, i) => joinTensorRows([part, then[i]!]))
 }
 
 /** The results of both, once neither is still at work; throws as the first that failed. */

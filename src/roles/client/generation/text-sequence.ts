@@ -3,10 +3,13 @@ import type { MiddleMap } from '../../../model/generation/speculation/middle-map
 import { RouteStatistics, type LegStatistics } from '../../middle/route-statistics.ts'
 import type { GenerationRouteOptions } from '../server-route.ts'
 import type { KeptSequence } from './sequence-pool.ts'
-import { Sequence, type SequenceComponents, type SequenceSettings } from './sequence.ts'
+import { Sequence, type GrowingText, type SequenceComponents, type SequenceSettings } from './sequence.ts'
+import { WithheldSequence, type SequenceWithholding } from './withheld-sequence.ts'
 
 /** A client's end of the model, and how routes are made. */
 export interface TextSequenceComponents extends Omit<SequenceComponents, 'route'> {
+  /** Where words of the text are withheld. */
+  readonly withholding?: SequenceWithholding | undefined
   readonly routeWith: (options: GenerationRouteOptions) => SequenceComponents['route']
 }
 
@@ -20,12 +23,12 @@ interface RouteListener {
 
 /** A sequence of which several texts may be made, one after another, with what each of them hears of its route. */
 export class TextSequence implements KeptSequence {
-  readonly sequence: Sequence
+  readonly sequence: GrowingText
   readonly #settings: RouteSettings
   readonly #statistics: RouteStatistics
   readonly #listener: RouteListener
 
-  private constructor (sequence: Sequence, settings: RouteSettings, statistics: RouteStatistics, listener: RouteListener) {
+  private constructor (sequence: GrowingText, settings: RouteSettings, statistics: RouteStatistics, listener: RouteListener) {
     this.sequence = sequence
     this.#settings = settings
     this.#statistics = statistics
@@ -34,7 +37,7 @@ export class TextSequence implements KeptSequence {
 
   /** Opens a sequence over a route that `routeWith` makes. The caller closes it. */
   static async open (
-    { routeWith, ...components }: TextSequenceComponents,
+    { routeWith, withholding, ...given }: TextSequenceComponents,
     settings: SequenceSettings,
     { onWaiting, ...route }: RouteSettings & { readonly onWaiting: (reason: string) => void },
     signal: AbortSignal
@@ -42,11 +45,14 @@ export class TextSequence implements KeptSequence {
     const statistics = new RouteStatistics()
     const listener = { onWaiting }
     const stages = routeWith({ ...route, statistics, onWaiting: (reason) => { listener.onWaiting(reason) } })
-    const sequence = await Sequence.open({ ...components, route: stages }, settings, signal)
+    const components = { ...given, route: stages }
+    const sequence = withholding === undefined
+      ? await Sequence.open(components, settings, signal)
+      : await WithheldSequence.open(components, settings, withholding, signal)
     return new TextSequence(sequence, route, statistics, listener)
   }
 
-  get released (): Sequence['released'] { return this.sequence.released }
+  get released (): GrowingText['released'] { return this.sequence.released }
 
   /** Begins another text, which hears what the route waits for. */
   begin (onWaiting: (reason: string) => void, map: MiddleMap | undefined): void {

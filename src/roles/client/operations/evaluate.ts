@@ -14,15 +14,15 @@ export async function * evaluate (
   { limit = Infinity, timeoutMs, ...data }: ParametersOf<'evaluate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'evaluate'>> {
-  const { context: { charter, paths }, runtime } = client
+  const { context: { charter, paths }, runtime, gate } = client
   // Each record has a context of its own: its loss does not depend on its neighbours.
-  const { dataset, batches } = await loadBatches({ ...data, packing: data.packing ?? 'padded' }, paths.model, charter, signal)
+  const { dataset, batches } = await loadBatches({ ...data, packing: data.packing ?? 'padded' }, 'measure', paths.model, charter, signal)
   const found = foundIn(dataset)
   yield { type: 'start', records: dataset.examples.length, ...found }
   const startedAtMs = Date.now()
   const middle = new MiddleBatches(client, timeoutMs)
   try {
-    const { lossSum, tokens, sequences } = yield * measureLoss(runtime, middle, batches, limit, signal)
+    const { lossSum, tokens, sequences } = yield * measureLoss({ ...runtime, gate }, middle, batches, limit, signal)
     const loss = lossSum / tokens
     yield {
       type: 'result',

@@ -6,6 +6,7 @@ import type { Model } from '../../../model/families/index.ts'
 import type { SpeculationMode } from '../../../model/generation/speculation/speculation.ts'
 import type { TokenConstraint } from '../../../model/generation/token-constraint.ts'
 import type { Protection } from '../../../model/privacy/boundary.ts'
+import type { WithholdRule } from '../../../model/privacy/withholding.ts'
 import { StopTexts } from '../../../model/text/stop-texts.ts'
 import { protectionOf } from '../../charter-settings.ts'
 import { RouteRecord } from '../../middle/route-record.ts'
@@ -15,7 +16,12 @@ import { generateTokens, type GeneratedToken } from '../generation/generator.ts'
 import { Notices } from '../generation/notices.ts'
 import type { SequenceComponents } from '../generation/sequence.ts'
 import { canResume, hasCausalStates, legsSince, TextSequence } from '../generation/text-sequence.ts'
+import { sentCapacity, type SequenceWithholding } from '../generation/withheld-sequence.ts'
+import { WithheldText } from '../generation/withheld-text.ts'
+import type { ClientRuntime } from '../runtime.ts'
 import { generationRoute, replayOptions, type GenerationRouteOptions } from '../server-route.ts'
+import type { WithheldGate } from '../training/withheld-gate.ts'
+import { checkWithholdable, readWithholding } from '../withholding-rules.ts'
 import { outputFormatOf } from './output-format.ts'
 import { ContextLengthError, promptIds } from './prompt.ts'
 import { samplingOf } from './sampling-options.ts'
@@ -38,8 +44,10 @@ interface Opened {
 
 /** Yields text that continues a prompt, as it comes. */
 export async function * generate (
-  { context, runtime, ledger, adapters, sessions, leftOut, caught, verifier, speculation, learntMap, sequences, state }: Client,
-  { maxTokens, handOver, timeoutMs, verify, speculate, stop: stops = [], logprobs, ignoreEos, ...given }: ParametersOf<'generate'>,
+  {
+    context, runtime, ledger, adapters, sessions, leftOut, caught, verifier, speculation, learntMap, sequences, state, gate
+  }: Client,
+  { maxTokens, handOver, timeoutMs, verify, speculate, withhold, stop: stops = [], logprobs, ignoreEos, ...given }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
@@ -49,6 +57,7 @@ export async function * generate (
   if (room < 1) throw new ContextLengthError(prompt.length, charter.limits.maxSequenceTokens)
   const format = outputFormatOf(given)
   let constraint: TokenConstraint | undefined
+  const withholding = withhold === undefined ? undefined : await withholdingOf(withhold, runtime, gate)
   const notices = new Notices()
   for (const notice of verifier.takeNotices()) notices.add(notice)
   try {
@@ -70,24 +79,28 @@ export async function * generate (
   }
   const opened: Opened = { hasPlace: false, atMs: performance.now(), legs: [], networkMs: 0, freshStates: 0, reusedTokens: 0 }
   const wanted = Math.min(maxTokens, room)
-  const capacity = prompt.length + wanted
+  // What is released of a text follows from the tokens alone that are sent, and so does whether it was released before.
+  const sent = withholding === undefined ? prompt : await sentIdsOf(prompt, withholding.rules, runtime)
+  const capacity = withholding === undefined
+    ? prompt.length + wanted
+    : sentCapacity(sent.length, maxTokens, charter.limits.maxSequenceTokens)
   /** A turn of a chat is followed by others. */
-  const keeps = given.messages !== undefined && record === undefined && hasCausalStates(model)
+  const keeps = given.messages !== undefined && withholding === undefined && record === undefined && hasCausalStates(model)
   const roomy = keeps ? Math.min(charter.limits.maxSequenceTokens, Math.max(2 * capacity, CHAT_TOKENS)) : capacity
   const key = `round ${adapters.round}`
   const { hidden: protection, keepsStream } = protectionOf(charter, context.client)
-  const mode = speculationOf(model, protection, speculate)
+  const mode = withholding === undefined ? speculationOf(model, protection, speculate) : 'off'
   const drafting = speculation.open(mode, prompt, capacity)
   const map = mode === 'map' ? await learntMap.at(adapters.round) : undefined
   const tokens = async function * (): AsyncGenerator<GeneratedToken> {
     if (format !== undefined) constraint = await grammars.open(format)
     const allows = (kept: TextSequence, common: number): boolean =>
       keeps && kept.isLike(routeSettings) && canResume(model, prompt, kept.released.ids.length, common)
-    const found = await sequences.take({ prompt, key, allows }, () => { notices.add('other texts of this client have all of its sessions') }, signal)
+    const found = await sequences.take({ prompt: sent, key, allows }, () => { notices.add('other texts of this client have all of its sessions') }, signal)
     opened.hasPlace = true
     opened.text = found.sequence
     opened.text ??= await withLess(roomy, capacity, async (capacity) => await TextSequence.open(
-      { weights, boundary, ledger, routeWith },
+      { weights, boundary, ledger, routeWith, withholding },
       { protection, keepsStream, partition, capacity, text: randomUUID() },
       { ...routeSettings, onWaiting },
       signal
@@ -197,6 +210,24 @@ export async function * generate (
     drafting.end()
     if (record !== undefined && verify === undefined) verifier.later(record)
   }
+}
+
+/** Returns what withholds words of a text. Throws UsageError. */
+async function withholdingOf (
+  given: string,
+  { model, tokenizer }: ClientRuntime,
+  gate: Pick<WithheldGate, 'value'>
+): Promise<SequenceWithholding & { readonly rules: readonly WithholdRule[] }> {
+  checkWithholdable(model)
+  const rules = await readWithholding(given)
+  return { rules, text: new WithheldText(tokenizer, rules), gate: gate.value }
+}
+
+/** Returns the tokens of a prompt that are sent as it stands. */
+async function sentIdsOf (prompt: readonly number[], rules: readonly WithholdRule[], { tokenizer }: ClientRuntime): Promise<number[]> {
+  const text = new WithheldText(tokenizer, rules)
+  await text.push(prompt)
+  return text.sentIds
 }
 
 /**

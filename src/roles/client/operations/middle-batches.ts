@@ -59,7 +59,10 @@ export class MiddleBatches {
     let last: Error | undefined
     for (;;) {
       try {
-        const route = routeOf({ training: await this.#connected(until) }, { charter, partition })
+        const training = await this.#connected(until)
+        // Where all of the batch is withheld, nothing goes through the middle.
+        if (batch.ids.length === 0) return { released: { batch, lengths: [], tensors: [] }, outputs: [] }
+        const route = routeOf({ training }, { charter, partition })
         released ??= await releaseBatch({ ...runtime, ledger }, batch, this.#protection, {
           evaluation: this.#evaluation, index: this.#count++, recordRows
         })

@@ -33,7 +33,7 @@ export async function * evaluateRun (
   const middle = new MiddleBatches(client, ANSWER_TIMEOUT_MS)
   let measured: { readonly lossSum: number, readonly tokens: number }
   try {
-    const measuring = measureLoss(client.runtime, middle, batches, Infinity, signal)
+    const measuring = measureLoss({ ...client.runtime, gate: client.gate }, middle, batches, Infinity, signal)
     for (;;) {
       const next = await measuring.next()
       if (next.done === true) {
@@ -54,10 +54,15 @@ export async function * evaluateRun (
 }
 
 /** Writes the adapters as they are beside the run's log. Returns the directory; undefined where what is trained is no adapter. */
-async function keepBest ({ context: { charter }, adapters }: Client, { best }: RunLog, signal: AbortSignal): Promise<string | undefined> {
+async function keepBest (
+  { context: { charter }, adapters, gate }: Client,
+  { best }: RunLog,
+  signal: AbortSignal
+): Promise<string | undefined> {
   const trained = await adapters.all(signal)
   try {
-    for await (const written of writeExport({ charter, trained, out: best, merged: false, force: true }, signal))
+    const exported = { charter, trained, gate: gate.wasTrained ? gate.value : undefined, out: best, merged: false, force: true }
+    for await (const written of writeExport(exported, signal))
       if (written.type === 'done') return written.directory
   } catch (error) {
     if (!(error instanceof ExportError)) throw error

@@ -36,10 +36,10 @@ export async function * train (
   checkClientSettings(charter, settingsOf(current.client.context.client))
   yield * lock.exclusively(async function * (): AsyncGenerator<EventOf<'train'>> {
     const { paths } = current.client.context
-    const { dataset, batches } = await loadBatches(data, paths.model, charter, signal)
+    const { dataset, batches } = await loadBatches(data, 'learn', paths.model, charter, signal)
     const heldOut = evalData === undefined
       ? undefined
-      : (await loadBatches({ ...data, data: evalData, packing: 'padded', sequences: undefined }, paths.model, charter, signal)).batches
+      : (await loadBatches({ ...data, data: evalData, packing: 'padded', sequences: undefined }, 'measure', paths.model, charter, signal)).batches
     const rounds = epochs === undefined ? roundsAsked : roundsOf(batches, epochs, charter)
     const key = await runKey(data)
     let client = await current.take(signal)
@@ -52,6 +52,7 @@ export async function * train (
       }
       const strategy = aggregationOf(charter).client
       if (fresh && !strategy.sharesAdapters) await client.state.reset()
+      if (fresh) await client.gate.reset()
       let place: ClientTrainer['place'] = {
         progress: {
           federation: Buffer.from(client.context.charterHash).toString('hex'),
@@ -83,10 +84,10 @@ export async function * train (
         yield * evaluateRun(client, evaluation, run.done, signal)
       let stoppedEarly = false
       for (;;) {
-        const { context, runtime: { device, clientModel: model, boundary }, secret, ledger, state, sessions } = client
+        const { context, runtime: { device, clientModel: model, boundary }, secret, ledger, state, gate, sessions } = client
         const { partition } = context.client
         const pause = new AbortController()
-        const trainer = new ClientTrainer({ device, model, boundary, secret, ledger, state, sessions, batches, strategy }, {
+        const trainer = new ClientTrainer({ device, model, boundary, secret, ledger, state, gate, sessions, batches, strategy }, {
           charter,
           partition,
           peer: context.peerId.toString(),

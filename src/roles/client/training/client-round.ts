@@ -8,14 +8,18 @@ import type { BottomActivations, ClientModel } from '../../../model/training/cli
 import type { Tensor } from '../../../tensor.ts'
 import type { BatchItem, OutputGradient, Stage } from '../../middle/stage.ts'
 import { clientDropoutSeed, dropoutSeed } from '../../training/participant.ts'
+import { OwnPass } from './own-pass.ts'
 import type { BatchNote, Releases } from './releases.ts'
+import { GATE } from './withheld-gate.ts'
 
 /** What passes have come to: sums over their tokens, and how much of what they released was clipped. */
 interface Figures {
   readonly lossSum: number
   /** Tokens that the loss counts. */
+  readonly lossTokens: number
+  /** Tokens that the loss of what was sent counts: the same where nothing is withheld. The servers hear of these alone. */
   readonly tokens: number
-  /** Tokens that went through the model. */
+  /** Tokens that went through the client's blocks. */
   readonly inputTokens: number
   readonly clippedFraction: number
 }
@@ -26,6 +30,8 @@ export interface ClientRoundComponents {
   readonly boundary: Boundary
   readonly releases: Releases
   readonly batches: Batches
+  /** How much of what the middle adds goes to withheld tokens, where words are withheld. */
+  readonly gate?: { readonly value: AnyTensor } | undefined
 }
 
 export interface ClientRoundSettings {
@@ -53,6 +59,8 @@ interface Pass extends Figures {
   readonly gradient: Left
   activations: BottomActivations | undefined
   gradients: Map<string, DeviceTensor>
+  /** The pass of the client's own stream, where something of the batch is withheld. */
+  own: OwnPass | undefined
   lossSum: number
   clippedFraction: number
 }
@@ -69,6 +77,7 @@ export class ClientRound implements Disposable {
   readonly #c: ClientRoundComponents
   readonly #peer: string
   readonly #sum: GradientSum
+  readonly #gateSum: GradientSum
   readonly #done: Figures[] = []
   /** The place in the data of the next pass. */
   #cursor: Cursor
@@ -80,6 +89,7 @@ export class ClientRound implements Disposable {
     this.#peer = peer
     this.#cursor = cursor
     this.#sum = new GradientSum(components.device)
+    this.#gateSum = new GradientSum(components.device)
     components.releases.enter(round)
   }
 
@@ -89,12 +99,16 @@ export class ClientRound implements Disposable {
   /** Gradients of the client's own blocks, by name: sums over the passes that are done. */
   get gradients (): ReadonlyMap<string, DeviceTensor> { return this.#sum.gradients }
 
+  /** The gradient of the gate of withheld tokens by its name, summed over the passes that are done; empty where nothing was withheld. */
+  get gateGradients (): ReadonlyMap<string, DeviceTensor> { return this.#gateSum.gradients }
+
   /** Sums over all passes, the one in progress included. */
   get figures (): Figures {
     const all = this.#current === undefined ? this.#done : [...this.#done, this.#current]
     const total = (of: (figures: Figures) => number): number => all.reduce((sum, figures) => sum + of(figures), 0)
     return {
       lossSum: total(({ lossSum }) => lossSum),
+      lossTokens: total(({ lossTokens }) => lossTokens),
       tokens: total(({ tokens }) => tokens),
       inputTokens: total(({ inputTokens }) => inputTokens),
       clippedFraction: total(({ clippedFraction }) => clippedFraction) / all.length
@@ -122,8 +136,8 @@ export class ClientRound implements Disposable {
     const { batch, next } = batches.at(this.#cursor)
     using scope = new Scope(device)
     const { hidden, residuals } = await bottom.forward(batch.ids, { keepResiduals: true, seed: this.#seed() })
-    const inputTokens = batch.lengths.reduce((sum, length) => sum + length, 0)
-    const note = { ...this.#cursor, rows: inputTokens, sequences: batch.ids.length, recordRows: batches.changedByOne(batch) }
+    const rows = batch.lengths.reduce((sum, length) => sum + length, 0)
+    const note = { ...this.#cursor, rows, sequences: batch.ids.length, recordRows: batches.changedByOne(batch) }
     const isKept = releases.clips('hidden') || releases.keepsStream
     if (!isKept) scope.own(hidden)
     if (residuals === undefined) throw new Error('a training pass kept no residuals')
@@ -134,9 +148,11 @@ export class ClientRound implements Disposable {
       gradient: { rows: undefined, tensors: [] },
       activations: residuals,
       gradients: new Map(),
+      own: undefined,
       lossSum: 0,
+      lossTokens: batch.own?.tokens ?? batch.tokens,
       tokens: batch.tokens,
-      inputTokens,
+      inputTokens: batch.own?.sentRows.length ?? rows,
       clippedFraction: 0
     }
     const { tensors, clippedFraction } = await releases.protect('hidden', this.pass, hidden, note)
@@ -146,10 +162,14 @@ export class ClientRound implements Disposable {
     return { id: this.#peer, tensors, ...sequencesOf(bottom.span.model, batch.ids) }
   }
 
-  /** Takes hidden states that came back from the middle to the loss, which stays here. Resolves with their gradient as it may leave. */
+  /**
+   * Takes hidden states that came back from the middle to the loss, which stays here. Resolves with their gradient as it may leave. Where
+   * words are withheld, that is the gradient of the loss of the other words as if there were none besides.
+   */
   async learn (tensors: readonly Tensor[]): Promise<OutputGradient> {
     const { device, model: { top }, boundary, releases } = this.#c
     const pass = this.#inProgress()
+    const { own } = pass.batch
     using scope = new Scope(device)
     const hidden = scope.own(await boundary.computed(await this.#onStream(pass.hidden, await boundary.decoding(tensors))))
     const { lossSum, gradient, gradients } = await top.train(
@@ -157,10 +177,18 @@ export class ClientRound implements Disposable {
       pass.batch.targets,
       { seed: this.#seed() }
     )
-    if (releases.keepsStream) pass.gradient.rows = gradient
+    if (releases.keepsStream && own === undefined) pass.gradient.rows = gradient
     else scope.own(gradient)
-    pass.gradients = gradients
-    pass.lossSum = lossSum
+    if (own === undefined) {
+      pass.gradients = gradients
+      pass.lossSum = lossSum
+    } else {
+      device.free(...gradients.values())
+      pass.own = await OwnPass.learn({ ...this.#c, gate: this.#gate }, own, { released: pass.hidden.tensors, back: tensors }, {
+        scale: pass.tokens / Math.max(1, own.tokens), seed: `${this.#seed()}/own`
+      })
+      pass.lossSum = pass.own.loss.lossSum
+    }
     const released = await releases.protect('gradient', this.pass, gradient, pass.note)
     pass.gradient.tensors = released.tensors
     pass.clippedFraction = (pass.clippedFraction + released.clippedFraction) / 2
@@ -171,10 +199,13 @@ export class ClientRound implements Disposable {
   async finish (tensors: readonly Tensor[]): Promise<void> {
     const { device, model: { bottom }, boundary, releases } = this.#c
     const pass = this.#inProgress()
-    const { hidden, gradient: kept, activations, lossSum, tokens, inputTokens, clippedFraction } = pass
+    const { hidden, gradient: kept, activations, own, lossSum, lossTokens, tokens, inputTokens, clippedFraction } = pass
     if (activations === undefined) throw new Error('the pass is finished')
     using scope = new Scope(device)
-    const back = await this.#onStream(kept, await boundary.decoding(tensors))
+    // The own stream's gradient has its part from its own pass: of what came down, only what passed the middle's blocks is left.
+    const back = own === undefined
+      ? await this.#onStream(kept, await boundary.decoding(tensors))
+      : await boundary.adding(kept.tensors, await boundary.decoding(tensors))
     const gradient = scope.own(
       hidden.rows !== undefined && releases.clips('hidden')
         ? await releases.backward('hidden', hidden.rows, back, kept.rows)
@@ -189,7 +220,12 @@ export class ClientRound implements Disposable {
     const { gradients } = pass
     pass.gradients = new Map()
     await this.#sum.add(gradients)
-    this.#done.push({ lossSum, tokens, inputTokens, clippedFraction })
+    if (own !== undefined) {
+      const { gradients: ownGradients, gate } = await own.finish()
+      await this.#gateSum.add(new Map([[GATE, gate]]))
+      await this.#sum.add(ownGradients)
+    }
+    this.#done.push({ lossSum, lossTokens, tokens, inputTokens, clippedFraction })
     this.#current = undefined
   }
 
@@ -197,14 +233,22 @@ export class ClientRound implements Disposable {
     const pass = this.#current
     this.#current = undefined
     pass?.activations?.free()
+    pass?.own?.[Symbol.dispose]()
     for (const rows of [pass?.hidden.rows, pass?.gradient.rows]) if (rows !== undefined) this.#c.device.free(rows)
     this.#c.device.free(...pass?.gradients.values() ?? [])
     this.#sum[Symbol.dispose]()
+    this.#gateSum[Symbol.dispose]()
   }
 
   /** Puts what came back [rows, hidden] onto the rows as they were, where the residual stream stays here. */
   async #onStream ({ rows, tensors }: Left, back: AnyTensor | Deferred): Promise<AnyTensor | Deferred> {
     return rows !== undefined && this.#c.releases.keepsStream ? await this.#c.boundary.keepStream(rows, tensors, back) : back
+  }
+
+  get #gate (): AnyTensor {
+    const { gate } = this.#c
+    if (gate === undefined) throw new Error('words are withheld, and there is no gate for them')
+    return gate.value
   }
 
   #seed (): string {

@@ -3,7 +3,6 @@ import { createReadStream } from 'node:fs'
 import type { DataOptions } from '../../../api/data.ts'
 import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
-import type { WithholdRule } from '../../../model/privacy/withholding.ts'
 import type { Questions } from '../../../model/tasks/read-questions.ts'
 import { Batches } from '../../../model/text/batches.ts'
 import type { Dataset, FirstRecords } from '../../../model/text/dataset.ts'
@@ -14,35 +13,48 @@ import {
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { MAX_SEQUENCES } from '../../../protocols/train/constants.ts'
 import { charteredModel } from '../../charter-settings.ts'
+import { checkWithholdable, describeWithholding, readWithholding } from '../withholding-rules.ts'
 
 /**
- * Examples from a data file as batches within a charter's bounds, encoded by the tokenizer in the model's directory. Throws DatasetError,
- * TokenizerError and UsageError.
+ * Examples from a data file as batches within a charter's bounds, encoded by the tokenizer in the model's directory. Where they are
+ * measured and not learnt, all of them are there, whatever is withheld of them. Throws DatasetError, TokenizerError and UsageError.
  */
 export async function loadBatches (
   options: DataOptions,
+  use: 'learn' | 'measure',
   modelPath: string,
   charter: Charter,
   signal: AbortSignal
 ): Promise<{ dataset: Dataset, batches: Batches }> {
   const { packing, sequences, maxTokens, reading } = withinCharter(options, charter)
-  const dataset = await loadDatasetInThread({ dir: modelPath, ...reading }, signal)
+  const model = charteredModel(charter)
+  if (options.withhold !== undefined) checkWithholdable(model)
+  const withholding = await withheldBy(options)
+  const isMeasured = use === 'measure'
+  const dataset = await loadDatasetInThread({ dir: modelPath, ...reading, ...withholding, mayMarkNothing: isMeasured }, signal)
+  const seed = String(options.seed)
   return {
     dataset,
-    batches: new Batches(dataset.examples, { seed: String(options.seed), sequences, mode: packing, windowLength: maxTokens })
+    batches: new Batches(dataset.examples, {
+      seed, sequences, mode: packing, windowLength: maxTokens, ownLength: model.maxPositions, keepsUnsent: isMeasured
+    })
   }
+}
+
+async function withheldBy ({ withhold }: DataOptions): Promise<Pick<DatasetTask, 'withhold'>> {
+  return withhold === undefined ? {} : { withhold: await readWithholding(withhold) }
 }
 
 /** The first records of a data file as `loadBatches` would read them. Throws as `loadBatches` does. */
 export async function readFirstRecords (
   options: DataOptions,
-  { wanted, withhold }: { readonly wanted: number, readonly withhold?: readonly WithholdRule[] | undefined },
+  wanted: number,
   modelPath: string,
   charter: Charter,
   signal: AbortSignal
 ): Promise<{ first: FirstRecords, packing: 'packed' | 'padded', maxTokens: number }> {
   const { packing, maxTokens, reading } = withinCharter(options, charter)
-  const task = { dir: modelPath, ...reading, first: wanted, ...(withhold === undefined ? {} : { withhold }) }
+  const task = { dir: modelPath, ...reading, first: wanted, ...await withheldBy(options) }
   return { first: await firstRecordsInThread(task, signal), packing, maxTokens }
 }
 
@@ -137,10 +149,12 @@ export function foundIn (
   }
 }
 
-/** Tells one run's work from another's: SHA-256 of the data and of how batches are made of it. */
-export async function runKey ({ data, ...options }: DataOptions): Promise<string> {
+/** Tells one run's work from another's: SHA-256 of the data and of how batches are made of it, with what is withheld. */
+export async function runKey ({ data, withhold, ...options }: DataOptions): Promise<string> {
   const contents = createHash('sha256')
   for (const file of (await Promise.all((typeof data === 'string' ? [data] : data).map(filesOf))).flat())
     for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) contents.update(chunk)
-  return createHash('sha256').update(JSON.stringify({ contents: contents.digest('hex'), ...options })).digest('hex')
+  // A list of words may change under its name.
+  const withheld = withhold === undefined ? {} : { withhold: describeWithholding(await readWithholding(withhold)) }
+  return createHash('sha256').update(JSON.stringify({ contents: contents.digest('hex'), ...options, ...withheld })).digest('hex')
 }

@@ -2,12 +2,17 @@ import { sequencesOf, type HiddenStates, type Sequences } from '../../../model/l
 import { Scope } from '../../../model/runtime/scope.ts'
 import type { Batch } from '../../../model/text/batches.ts'
 import type { Loss } from '../../../model/training/client-model.ts'
+import { initialGate } from '../../../model/training/own-stream.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { ClientProtection } from '../../charter-settings.ts'
 import type { ReleaseLedger } from '../release-ledger.ts'
 import type { ClientRuntime } from '../runtime.ts'
+import { ownHidden } from './own-pass.ts'
 
-export type EvaluationComponents = Pick<ClientRuntime, 'device' | 'clientModel' | 'boundary'>
+export interface EvaluationComponents extends Pick<ClientRuntime, 'device' | 'clientModel' | 'boundary'> {
+  /** How much of what the middle adds goes to withheld tokens; as training starts unless given. */
+  readonly gate?: { readonly value: Tensor }
+}
 
 export interface ReleasingComponents extends EvaluationComponents {
   readonly ledger: Pick<ReleaseLedger, 'record'>
@@ -61,10 +66,10 @@ export async function releaseBatch (
 export async function lossOf (components: EvaluationComponents, released: ReleasedBatch, outputs: readonly Tensor[]): Promise<Loss> {
   using scope = new Scope(components.device)
   const rows = await afterMiddle(components, scope, released, outputs)
-  return await components.clientModel.top.evaluate(rows, released.batch.targets)
+  return await components.clientModel.top.evaluate(rows, (released.batch.own ?? released.batch).targets)
 }
 
-/** Computes the loss of each sequence of a batch, which stays here, from what came back from the middle. */
+/** Computes the loss of each sequence of a batch without withheld words, which stays here, from what came back from the middle. */
 export async function lossesOf (components: EvaluationComponents, released: ReleasedBatch, outputs: readonly Tensor[]): Promise<Loss[]> {
   using scope = new Scope(components.device)
   const rows = await afterMiddle(components, scope, released, outputs)
@@ -73,11 +78,17 @@ export async function lossesOf (components: EvaluationComponents, released: Rele
 
 /** Returns the hidden states that the top begins with, on the residual stream where that stays here. The scope frees them. */
 async function afterMiddle (
-  { boundary }: EvaluationComponents,
+  { device, clientModel: model, boundary, gate }: EvaluationComponents,
   scope: Scope,
-  { batch: _, tensors, kept, ...sequences }: ReleasedBatch,
+  { batch: { own }, tensors, kept, ...sequences }: ReleasedBatch,
   outputs: readonly Tensor[]
 ): Promise<HiddenStates> {
+  if (own !== undefined) {
+    const { model: { hiddenSize } } = model.bottom.span
+    const components = { device, model, boundary, gate: gate?.value ?? initialGate(hiddenSize) }
+    const hidden = await ownHidden(components, own, { released: tensors, back: outputs })
+    return { hidden: scope.own(hidden), ...sequencesOf(model.bottom.span.model, own.ids) }
+  }
   const back = await boundary.decoding(outputs)
   const whole = kept === undefined ? back : await boundary.keepStream(kept, tensors, back)
   return { hidden: scope.own(await boundary.computed(whole)), ...sequences }

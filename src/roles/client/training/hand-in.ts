@@ -7,11 +7,14 @@ import type { ClientStrategy, RoundEnd } from '../../training/aggregation/strate
 import type { AdapterState } from './adapter-state.ts'
 import type { ClientRound } from './client-round.ts'
 import type { ProgressMeta } from './progress.ts'
+import type { WithheldGate } from './withheld-gate.ts'
 
 export interface HandInComponents {
   readonly state: AdapterState
   readonly strategy: ClientStrategy
   readonly charter: Charter
+  /** Learns with the client's blocks, where words are withheld. */
+  readonly gate?: Pick<WithheldGate, 'prepare' | 'settle'> | undefined
 }
 
 /** What a client does with its own blocks at the end of a round, as its strategy has it: it tells, steps and hands in. */
@@ -27,6 +30,7 @@ export class HandIn {
     const { state, strategy, charter } = this.#c
     const { round } = work
     work.awaits = 'step'
+    await this.#prepareGate(work)
     if (!strategy.stepsItself) return await this.#contribute(stream, work)
     const norm = await state.norm(work.gradients)
     if (!strategy.tellsGradientNorm)
@@ -47,7 +51,19 @@ export class HandIn {
   async finish (round: number, end: Omit<RoundEnd, 'learningRate'>): Promise<void> {
     const { state, strategy } = this.#c
     if (!strategy.stepsItself) checkFactor('the scale of a step', end.scale)
+    await this.settle(round, end.counted)
     await strategy.finish(state, { ...end, learningRate: this.#learningRate(round) })
+  }
+
+  /** Keeps what this client alone has learnt in a round where its work counted, and drops it otherwise. */
+  async settle (round: number, counted: boolean): Promise<void> {
+    await this.#c.gate?.settle(round, counted)
+  }
+
+  /** Takes the step of the gate of withheld tokens, which is the client's own with every strategy. */
+  async #prepareGate ({ round, gateGradients, figures: { tokens } }: ClientRound): Promise<void> {
+    if (gateGradients.size === 0) return
+    await this.#c.gate?.prepare(round, gateGradients, { learningRate: this.#learningRate(round), scale: 1 / tokens })
   }
 
   /** Takes the step of this client's own blocks and hands in what they add. */

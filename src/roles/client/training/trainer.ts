@@ -28,6 +28,7 @@ import { Releases } from './releases.ts'
 import { RoundRepeats } from './round-repeats.ts'
 import { RunPlace, type PlaceMeta } from './run-place.ts'
 import { waitingReason } from './waiting-reason.ts'
+import type { WithheldGate } from './withheld-gate.ts'
 
 export type TrainEvent = Extract<ProgressOf<'train'>, { readonly type: 'waiting' | 'round' }>
 
@@ -41,6 +42,8 @@ export interface ClientTrainerComponents {
   readonly sessions: Pick<ClientSessions, 'training'>
   readonly batches: Batches
   readonly strategy: ClientStrategy
+  /** Where words are withheld: how much of what the middle adds goes to them. */
+  readonly gate?: WithheldGate | undefined
 }
 
 export interface ClientTrainerSettings {
@@ -277,6 +280,7 @@ export class ClientTrainer {
     const state = this.#c.state.checked(names, tensors)
     // Work for the round that this client was in can have counted in that round alone.
     const counted = countedRound === this.#place.round + 1
+    await this.#hands.settle(this.#place.round, counted)
     if (counted) await this.#c.state.promote()
     else await this.#c.state.revert()
     await this.#c.state.complete(state, round)
@@ -290,6 +294,7 @@ export class ClientTrainer {
   async #rewind (round: number, state: ReadonlyMap<string, Tensor>): Promise<undefined> {
     const { strategy, state: own } = this.#c
     const seen = this.#place.round
+    await this.#hands.settle(seen, false)
     await own.revert()
     if (strategy.sharesAdapters && round === 0) await own.reset()
     else await own.complete(state, round)
@@ -353,7 +358,7 @@ export class ClientTrainer {
   }
 
   #event (work: ClientRound, leftOut: boolean, members: number): TrainEvent {
-    const { tokens, inputTokens, lossSum, clippedFraction } = work.figures
+    const { lossTokens: tokens, inputTokens, lossSum, clippedFraction } = work.figures
     const { run: { done, rounds } } = this.#place.meta
     const seconds = Math.max(1, Date.now() - work.startedAtMs) / 1000
     return {
