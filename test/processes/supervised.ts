@@ -233,6 +233,7 @@ export class SupervisedRun {
       if (code === 0) return
       this.#complaints.add(err.replaceAll(home, 'HOME').trim())
       await delay(RETRY_MS)
+      await this.#daemons.get(`client-${index}`)?.catch(() => {}) // while its daemon starts, a command would only say so
     }
   }
 
