@@ -17,10 +17,10 @@ describe('a server that answers nothing', { timeout: 120_000 }, () => {
   beforeAll(async () => {
     homes = await Homes.create({ clients: [{}], rounds: 1 })
     server = new MidspanProcess(['daemon', '--home', join(homes.root, 'server'), '--threads', '1', '--listen', homes.listen])
-    await server.line('Daemon is ready', 60_000)
+    await server.line('Daemon is ready')
     address = await server.line('Listening on ')
     client = new MidspanProcess(['daemon', '--home', home(), '--threads', '1'])
-    await client.line('Daemon is ready', 60_000)
+    await client.line('Daemon is ready')
   }, 120_000)
   // A connection that is silent for long is dead, and then nobody asks the server: each test has one that was alive before.
   beforeEach(async () => {
