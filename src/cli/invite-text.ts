@@ -1,7 +1,6 @@
 import { createReadStream } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { asFileError, UsageError } from '../errors.ts'
-import { parseInvite } from '../protocols/hello/index.ts'
 import type { Terminal } from './terminal.ts'
 
 /** An invite is shorter by far, also in a message with some words around it. */
@@ -100,6 +99,8 @@ export async function inviteIn (text: string): Promise<string> {
 /** Returns the invite in a text, or undefined where no part of the text is one whose signature is true. */
 async function wholeInvite (text: string): Promise<string | undefined> {
   const pieces = piecesOf(bareText(text))
+  if (pieces.length === 0) return undefined
+  const { parseInvite } = await import('../protocols/hello/index.ts') // what commands without an invite need not load
   // Words that follow the invite may look like pieces of it.
   for (let count = pieces.length; count > 0; count--) {
     const candidate = pieces.slice(0, count).join('')

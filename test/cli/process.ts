@@ -1,8 +1,13 @@
 import { spawn, type ChildProcess } from 'node:child_process'
+import { EventEmitter, once } from 'node:events'
 import { fileURLToPath } from 'node:url'
+import { withAllocatorSettings } from '../../src/node/process/allocator.ts'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const node = fileURLToPath(new URL('../../node_modules/.bin/node', import.meta.url))
+
+/** A test that waits for a line has a limit of its own; this one ends what waits beside a test, and says what the process said. */
+const LINE_TIMEOUT_MS = 300_000
 
 export interface Finished {
   readonly code: number | null
@@ -14,6 +19,9 @@ export interface Finished {
 export class MidspanProcess {
   readonly #child: ChildProcess
   readonly #ended: Promise<number | null>
+  /** Tells of each piece of standard output, and of the end. */
+  readonly #said = new EventEmitter().setMaxListeners(0)
+  #hasEnded = false
   out = ''
   err = ''
 
@@ -21,17 +29,23 @@ export class MidspanProcess {
     const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('MIDSPAN_'))
     this.#child = spawn(node, ['bin/midspan.js', ...args], {
       cwd: root,
-      env: { ...Object.fromEntries(inherited), ...environment },
+      // With these settings a process need not start itself anew for them.
+      env: withAllocatorSettings({ ...Object.fromEntries(inherited), ...environment }),
       stdio: ['ignore', 'pipe', 'pipe']
     })
     this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       this.out += text
+      this.#said.emit('more')
     })
     this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.err += text
     })
     this.#ended = new Promise((resolve) => {
-      this.#child.on('close', resolve)
+      this.#child.on('close', (code) => {
+        this.#hasEnded = true
+        this.#said.emit('more')
+        resolve(code)
+      })
     })
   }
 
@@ -39,15 +53,15 @@ export class MidspanProcess {
     return this.#child.pid ?? 0
   }
 
-  /** Waits for a line of standard output that begins so, and returns the rest of it. */
-  async line (start: string, timeoutMs = 20_000): Promise<string> {
-    const limit = Date.now() + timeoutMs
+  /** Waits for a line of standard output that begins so, and returns the rest of it. Throws where the process ends without one. */
+  async line (start: string, timeoutMs = LINE_TIMEOUT_MS): Promise<string> {
+    const limit = AbortSignal.timeout(timeoutMs)
     for (;;) {
       const found = this.out.split('\n').slice(0, -1).find((line) => line.startsWith(start))
       if (found !== undefined) return found.slice(start.length)
-      if (this.#child.exitCode !== null || Date.now() > limit)
+      if (this.#hasEnded || limit.aborted)
         throw new Error(`no line '${start}…' (exit code ${this.#child.exitCode}): ${this.out}${this.err}`)
-      await new Promise((resolve) => setTimeout(resolve, 20))
+      await once(this.#said, 'more', { signal: limit }).catch(() => {})
     }
   }
 

@@ -1,7 +1,7 @@
-import { mkdtemp, rm } from 'node:fs/promises'
+import { cp, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { onTestFinished } from 'vitest'
+import { afterAll, onTestFinished } from 'vitest'
 import type { GivenParameters, OperationName } from '../../src/api/operations.ts'
 import { ControlClient } from '../../src/node/control/client.ts'
 import { startDaemon, type Daemon } from '../../src/node/daemon/daemon.ts'
@@ -46,9 +46,32 @@ export const foundOptions: CreateOptions = {
   cacheBytes: 2 ** 20
 }
 
-/** A home with a federation founded in it. */
+/** Federations that tests of this file have founded, by what their options have other than `foundOptions`. */
+const templates = new Map<string, Promise<CreatedFederation>>()
+
+afterAll(async () => {
+  for (const template of await Promise.allSettled(templates.values()))
+    if (template.status === 'fulfilled') await rm(template.value.home, { recursive: true, force: true })
+})
+
+async function found (changes: Partial<CreateOptions>): Promise<CreatedFederation> {
+  const home = await mkdtemp(join(tmpdir(), 'midspan-founded-'))
+  try {
+    return await createFederation(home, { ...foundOptions, ...changes }, AbortSignal.timeout(30_000))
+  } catch (error) {
+    await rm(home, { recursive: true, force: true })
+    throw error
+  }
+}
+
+/** A home with a federation founded in it. Founded alike in one file, it is the same federation: a copy of its founder's home. */
 export async function founded (changes: Partial<CreateOptions> = {}): Promise<CreatedFederation> {
-  return await createFederation(await temporaryDirectory(), { ...foundOptions, ...changes }, AbortSignal.timeout(30_000))
+  const key = JSON.stringify(changes)
+  const template = templates.get(key) ?? found(changes)
+  templates.set(key, template)
+  const home = await temporaryDirectory()
+  await cp((await template).home, home, { recursive: true })
+  return { ...await template, home }
 }
 
 /** A daemon on loopback, stopped after the test. */

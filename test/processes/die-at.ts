@@ -5,24 +5,17 @@
 import fs from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
-import { PartialModelStore } from '../../src/model/checkpoint/store.ts'
-import { CurrentClient } from '../../src/roles/client/current-client.ts'
-import { AdapterState } from '../../src/roles/client/training/adapter-state.ts'
-import { ClientRound } from '../../src/roles/client/training/client-round.ts'
-import { LocalStage } from '../../src/roles/middle/local-stage.ts'
-import { FederatedAdapters } from '../../src/roles/training/aggregation/federated-adapters.ts'
-import { CoordinatorState } from '../../src/roles/training/coordinator-state.ts'
 
 type Method = (...args: unknown[]) => Promise<unknown>
 
-const classes: Readonly<Record<string, object>> = {
-  ClientRound: ClientRound.prototype,
-  ClientState: AdapterState.prototype,
-  CurrentClient: CurrentClient.prototype,
-  FederatedAdapters: FederatedAdapters.prototype,
-  Middle: LocalStage.prototype,
-  PartialModelStore: PartialModelStore.prototype,
-  TrainingState: CoordinatorState.prototype
+/** Loaded when one is named: this file is loaded by each thread of a process. */
+const classes: Readonly<Record<string, () => Promise<{ readonly prototype: object }>>> = {
+  ClientRound: async () => (await import('../../src/roles/client/training/client-round.ts')).ClientRound,
+  ClientState: async () => (await import('../../src/roles/client/training/adapter-state.ts')).AdapterState,
+  FederatedAdapters: async () => (await import('../../src/roles/training/aggregation/federated-adapters.ts')).FederatedAdapters,
+  Middle: async () => (await import('../../src/roles/middle/local-stage.ts')).LocalStage,
+  PartialModelStore: async () => (await import('../../src/model/checkpoint/store.ts')).PartialModelStore,
+  TrainingState: async () => (await import('../../src/roles/training/coordinator-state.ts')).CoordinatorState
 }
 
 function dieAround (
@@ -57,6 +50,8 @@ if (isMainThread && what !== '') {
     )
     syncBuiltinESMExports()
   } else {
-    dieAround(classes[owner] as Record<string, Method>, method, when, Number(nth))
+    const named = classes[owner]
+    if (named === undefined) throw new Error(`there is no ${owner}`)
+    dieAround((await named()).prototype as Record<string, Method>, method, when, Number(nth))
   }
 }

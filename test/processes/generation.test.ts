@@ -8,7 +8,6 @@ import { midspan, MidspanProcess, withoutProgress } from '../cli/process.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 
 const MODEL = 'stories260K-hf'
-const READY_TIMEOUT_MS = 60_000
 const BOS = 1
 
 describe.skipIf(!hasData(MODEL))('a server and its clients in processes of their own', { timeout: 180_000 }, () => {
@@ -27,7 +26,7 @@ describe.skipIf(!hasData(MODEL))('a server and its clients in processes of their
   const start = async (name: string, ...args: string[]): Promise<MidspanProcess> => {
     const daemon = new MidspanProcess(['daemon', '--home', home(name), '--threads', '1', ...args])
     daemons.push(daemon)
-    await daemon.line('Daemon is ready', READY_TIMEOUT_MS)
+    await daemon.line('Daemon is ready')
     return daemon
   }
   const generate = async (name: string, tokens = 256): Promise<number[]> => {

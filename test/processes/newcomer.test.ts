@@ -12,7 +12,6 @@ import { MidspanProcess } from '../cli/process.ts'
 const model = fileURLToPath(new URL('../../src/cli/demo/model', import.meta.url))
 
 /** A busy machine takes long to start a process. */
-const READY_TIMEOUT_MS = 60_000
 
 const names = ['Bram', 'Cleo', 'Doran', 'Edda', 'Greta', 'Hugo'] as const
 const places = ['Oldbridge', 'Stillwater', 'Farhill', 'Reedham', 'Castleton', 'Westwood'] as const
@@ -37,7 +36,7 @@ describe("a newcomer's table of two columns", { timeout: 180_000 }, () => {
   const start = async (name: string, ...args: string[]): Promise<MidspanProcess> => {
     const daemon = new MidspanProcess(['daemon', '--home', home(name), '--threads', '1', ...args])
     daemons.push(daemon)
-    await daemon.line('Daemon is ready', READY_TIMEOUT_MS)
+    await daemon.line('Daemon is ready')
     return daemon
   }
 

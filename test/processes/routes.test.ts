@@ -15,7 +15,6 @@ const BOS = 1
 const TOKENS = 80
 const KILLS = 2
 const BLOCKS = { first: 2, end: 4 }
-const READY_TIMEOUT_MS = 60_000
 const sampling = { temperature: 0.9, topK: 40, seed: 11 }
 
 describe.skipIf(!hasData(MODEL))('two servers in processes of their own that have the same blocks', { timeout: 240_000 }, () => {
@@ -31,7 +30,7 @@ describe.skipIf(!hasData(MODEL))('two servers in processes of their own that hav
       ['daemon', '--home', federation.path(name), '--threads', '1', '--listen', '/ip4/127.0.0.1/tcp/0']
     )
     workers.set(name, daemon)
-    await daemon.line('Daemon is ready', READY_TIMEOUT_MS)
+    await daemon.line('Daemon is ready')
   }
   const everybody = async (): Promise<void> => { await connectedTo(federation.clients[0]!.peer, 1 + workers.size) }
 

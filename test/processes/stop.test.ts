@@ -24,15 +24,15 @@ describe('stopping', { timeout: 120_000 }, () => {
       '--json'
     ])
   const rounds = async (command: MidspanProcess): Promise<void> => {
-    await command.line('{"type":"round"', 60_000)
+    await command.line('{"type":"round"')
   }
 
   beforeAll(async () => {
     homes = await Homes.create({ clients: [{}], rounds: 1 })
     server = new MidspanProcess(['daemon', '--home', home('server'), '--threads', '1', '--listen', homes.listen])
-    await server.line('Daemon is ready', 60_000)
+    await server.line('Daemon is ready')
     client = new MidspanProcess(['daemon', '--home', home('client-0'), '--threads', '1'])
-    await client.line('Daemon is ready', 60_000)
+    await client.line('Daemon is ready')
   }, 120_000)
   afterAll(async () => {
     await Promise.all([client.stop('SIGKILL'), server.stop('SIGKILL')])

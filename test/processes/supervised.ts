@@ -13,7 +13,7 @@ import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
 import { startFederation, TestPeer, type ClientOptions } from '../roles/helpers.ts'
 import { startWorkers } from '../roles/workers.ts'
 
-const READY_TIMEOUT_MS = 60_000
+const EXPORT_TIMEOUT_MS = 60_000
 /** A supervisor's pause before it starts a command again. */
 const RETRY_MS = 100
 const SEQUENCES = 2
@@ -206,8 +206,13 @@ export class SupervisedRun {
     const listen = role === 'server' ? ['--listen', this.#homes.listen] : role.startsWith('worker') ? ['--listen', ...LOOPBACK] : []
     const environment = dieAt === undefined ? {} : { DIE_AT: dieAt, NODE_OPTIONS: `--import=${new URL('die-at.ts', import.meta.url).href}` }
     const daemon = new MidspanProcess(['daemon', '--home', join(this.#root, role), '--threads', '1', ...listen], environment)
-    await daemon.line('Daemon is ready', READY_TIMEOUT_MS)
-    return daemon
+    try {
+      await daemon.line('Daemon is ready')
+      return daemon
+    } catch (error) {
+      await daemon.stop('SIGKILL')
+      throw error
+    }
   }
 
   async #train (index: number): Promise<void> {
@@ -233,6 +238,7 @@ export class SupervisedRun {
       if (code === 0) return
       this.#complaints.add(err.replaceAll(home, 'HOME').trim())
       await delay(RETRY_MS)
+      await this.#daemons.get(`client-${index}`)?.catch(() => {}) // while its daemon starts, a command would only say so
     }
   }
 
@@ -240,7 +246,7 @@ export class SupervisedRun {
 
 async function exported (home: string): Promise<Record<string, string>> {
   const out = `${home}-adapter`
-  await new ControlClient(homeAt(home)).request('export', { out }, AbortSignal.timeout(READY_TIMEOUT_MS))
+  await new ControlClient(homeAt(home)).request('export', { out }, AbortSignal.timeout(EXPORT_TIMEOUT_MS))
   const { tensors } = await readPeftAdapter(out)
   return Object.fromEntries([...tensors].map(([name, tensor]) => [name, Buffer.from(bytesOf(tensor)).toString('hex')]))
 }

@@ -57,11 +57,9 @@ describe('an evaluation', { timeout: 60_000 }, () => {
 
   it('gives up when its server stays away for its timeout', async () => {
     beforeSecond(async () => { await federation.server.stop() })
-    const startedAt = performance.now()
     await expect(client.evaluate({ data, sequences: 1, limit: 4, timeoutMs: 1_500 })).rejects.toMatchObject({
       code: expect.stringMatching(/^E_(SERVER_TIMEOUT|NO_SERVER|CHANNEL_TIMEOUT|UNREACHABLE)$/) as string
     })
-    expect(performance.now() - startedAt).toBeLessThan(15_000)
     await federation.server.start()
   })
 

@@ -4,120 +4,42 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { fromClient, type GenerateClientChannel } from '../../src/protocols/generate/messages.ts'
-import { HANDOVER_PROTOCOL, MAX_CHAIN_SERVERS, MAX_HANDOVER_STREAMS } from '../../src/protocols/handover/constants.ts'
+import { MAX_CHAIN_SERVERS, MAX_HANDOVER_STREAMS } from '../../src/protocols/handover/constants.ts'
 import { fromGiver, type HandoverGiverChannel } from '../../src/protocols/handover/messages.ts'
 import { float32 } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { writeTinyModel } from '../helpers/tiny-model.ts'
 import { Attacker, refusalOf } from './attacker.ts'
-import { mixedPartitions, startFederation, type GenerationResult, type TestClient, type TestFederation, type TestPeer } from './helpers.ts'
-import { startWorkers, type WorkersFederation } from './workers.ts'
+import { startFederation, type TestClient, type TestFederation, type TestPeer } from './helpers.ts'
+import { disturbed, generated, sampling } from './routes.ts'
+import { connectedTo, startWorkers, type WorkersFederation } from './workers.ts'
 
 const MODEL = 'stories260K-hf'
-const BOS = 1
 const TOKENS = 40
 const LONG_TOKENS = 100
 const KILLED_AFTER = 20
-const sampling = { temperature: 0.9, topK: 40, seed: 11 }
-
-type Result = GenerationResult & {
-  readonly route: ReadonlyArray<{
-    readonly server: string,
-    readonly blocks: { readonly first: number, readonly end: number },
-    readonly tokens: number,
-    readonly replayedTokens: number,
-    readonly handsOver: boolean
-  }>
-}
-
-async function generated ({ peer }: TestClient, parameters: object = {}): Promise<Result> {
-  return await peer.ask<Result>('generate', { ids: [BOS], maxTokens: TOKENS, ...parameters })
-}
-
-/** Generates, and lets something happen after some pieces of text. */
-async function disturbed ({ peer }: TestClient, parameters: object, after: number, disturb: () => Promise<void>): Promise<Result> {
-  let pieces = 0
-  let last: object | undefined
-  let disturbing = Promise.resolve()
-  for await (const event of peer.events('generate', { ids: [BOS], maxTokens: TOKENS, ...parameters })) {
-    if ((event as { type: string }).type === 'text' && ++pieces === after) disturbing = disturb()
-    last = event
-  }
-  await disturbing
-  expect(pieces).toBeGreaterThanOrEqual(after)
-  return last as Result
-}
 
 const sequencesOf = ({ daemon }: TestPeer): number => daemon.status().generation?.sequences ?? 0
-const chainOf = ({ route }: Result): unknown => route.map(({ server, blocks, handsOver }) => [server, blocks.first, blocks.end, handsOver])
 
 describe.skipIf(!hasData(MODEL))('servers that hand over to one another', { timeout: 120_000 }, () => {
   const sample = hasData(MODEL) ? JSON.parse(readFileSync(dataPath('stories260K', 'expected_greedy_ids.json'), 'utf8')) as number[] : []
   const greedy = sample.slice(1, TOKENS + 1)
 
-  describe('in series', () => {
-    let federation: WorkersFederation
-    beforeAll(async () => {
-      federation = await startWorkers({ model: dataPath(MODEL), clients: mixedPartitions }, {
-        founder: { first: 1, end: 2 },
-        workers: [{ first: 2, end: 3 }, { first: 3, end: 4 }]
-      })
-    }, 120_000)
-    afterAll(async () => { await federation.stop() })
-
-    it('give the published sample, over two and three servers, whatever the partition, also when all generate at once', async () => {
-      const results = await Promise.all(federation.clients.map(async (client) => await generated(client)))
-      for (const { ids } of results) expect(ids).toEqual(greedy)
-      const [first, second, third] = [federation.server, ...federation.workers].map(({ peerId }) => peerId)
-      expect(results.map(chainOf)).toEqual([
-        [[first, 1, 2, true], [second, 2, 3, true], [third, 3, 4, false]],
-        [[second, 2, 3, true], [third, 3, 4, false]],
-        [[first, 1, 2, true], [second, 2, 3, false]]
-      ])
-    })
-
-    it('give the sampled text of servers that the client carries to', async () => {
-      const [client] = federation.clients as [TestClient]
-      expect((await generated(client, sampling)).ids).toEqual((await generated(client, { ...sampling, handOver: false })).ids)
-    })
-
-    it('send the client the last ones\' hidden states alone', async () => {
-      const [client] = federation.clients as [TestClient]
-      const [handed, carried] = [await generated(client), await generated(client, { handOver: false })]
-      expect(handed.sentBytes).toBeLessThan(carried.sentBytes / 2)
-    })
-
-    it('keep nothing of a sequence that ended', async () => {
-      await generated(federation.clients[0]!)
-      await vi.waitFor(() => {
-        for (const { daemon } of [federation.server, ...federation.workers]) {
-          expect(daemon.status().generation?.sequences).toBe(0)
-          const streams = daemon.node.getConnections().flatMap((connection) => connection.streams)
-          expect(streams.filter(({ protocol }) => protocol === HANDOVER_PROTOCOL)).toEqual([])
-        }
-      }, { timeout: 10_000 })
-    })
-
-    it('go on when the only holder of a block was killed and is back', async () => {
-      const [worker] = federation.workers as [TestPeer]
-      const { ids } = await disturbed(federation.clients[0]!, {}, 10, async () => {
-        await worker.stop()
-        await worker.start()
-      })
-      expect(ids).toEqual(greedy)
-    })
-  })
-
-  it('go on token for token, sampled, when the one in the middle is killed', async () => {
-    const federation = await startWorkers({ model: dataPath(MODEL), clients: [{}] }, {
+  let federation: WorkersFederation
+  let client: TestClient
+  beforeAll(async () => {
+    federation = await startWorkers({ model: dataPath(MODEL), clients: [{}] }, {
       founder: { first: 1, end: 2 },
       workers: [{ first: 2, end: 3 }, { first: 2, end: 3 }, { first: 3, end: 4 }]
     })
-    onTestFinished(async () => { await federation.stop() })
-    const [client] = federation.clients as [TestClient]
+    client = federation.clients[0]!
+  }, 120_000)
+  afterAll(async () => { await federation.stop() })
+
+  it('go on token for token, sampled, when the one in the middle is killed', async () => {
     const undisturbed = await generated(client, sampling)
     let killed: TestPeer | undefined
-    const { ids, route } = await disturbed(client, sampling, KILLED_AFTER, async () => {
+    const { result: { ids, route } } = await disturbed(client, sampling, KILLED_AFTER, async () => {
       killed = federation.workers.slice(0, 2).find((worker) => sequencesOf(worker) > 0)
       await killed?.stop()
     })
@@ -125,17 +47,13 @@ describe.skipIf(!hasData(MODEL))('servers that hand over to one another', { time
     expect(ids).toEqual(undisturbed.ids)
     const other = route.find(({ server, blocks }) => blocks.first === 2 && server !== killed!.peerId)
     expect(other!.replayedTokens).toBeGreaterThanOrEqual(KILLED_AFTER)
+    await killed!.start()
+    await connectedTo(client.peer, 4)
   })
 
   it('go on token for token without one that is removed from the federation, and never hand over to it again', async () => {
-    const federation = await startWorkers({ model: dataPath(MODEL), clients: [{}] }, {
-      founder: { first: 1, end: 2 },
-      workers: [{ first: 2, end: 3 }, { first: 2, end: 3 }, { first: 3, end: 4 }]
-    })
-    onTestFinished(async () => { await federation.stop() })
-    const [client] = federation.clients as [TestClient]
     let removed: TestPeer | undefined
-    const { ids, route } = await disturbed(client, { maxTokens: LONG_TOKENS }, 5, async () => {
+    const { result: { ids, route } } = await disturbed(client, { maxTokens: LONG_TOKENS }, 5, async () => {
       removed = federation.workers.slice(0, 2).find((worker) => sequencesOf(worker) > 0)
       await federation.server.ask('remove', { peer: removed!.peerId })
     })

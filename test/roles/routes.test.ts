@@ -1,112 +1,26 @@
 import { readFileSync } from 'node:fs'
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
-import type { ResultOf } from '../../src/api/operations.ts'
 import { RemoteStage } from '../../src/roles/middle/remote-stage.ts'
 import type { StageCache } from '../../src/roles/middle/stage.ts'
 import { bytesOf, tensorRows, type Tensor } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { original } from '../helpers/original.ts'
 import { watchReleases } from '../helpers/releases.ts'
-import { mixedPartitions, type GenerationResult, type TestClient, type TestPeer } from './helpers.ts'
+import type { TestPeer } from './helpers.ts'
+import { BOS, disturbed, sampling } from './routes.ts'
 import { startWorkers, type WorkersFederation } from './workers.ts'
 
 const MODEL = 'stories260K-hf'
-const BOS = 1
 const TOKENS = 60
-const sampling = { temperature: 0.9, topK: 40, seed: 11 }
 
-/** The client carries the hidden states: handover.test.ts has servers that hand over. */
+/** The client carries the hidden states: series.test.ts and handover.test.ts have servers that hand over. */
 const carried = { handOver: false }
-
-type Result = GenerationResult & {
-  readonly route: ReadonlyArray<{
-    readonly server: string,
-    readonly blocks: { readonly first: number, readonly end: number },
-    readonly tokens: number,
-    readonly replayedTokens: number,
-    readonly share: number
-  }>
-}
-
-/** Generates, and lets something happen after some pieces of text. Returns the result and what the client said that it waited for. */
-async function disturbed (
-  client: TestClient,
-  parameters: object,
-  after: number,
-  disturb: () => Promise<void>
-): Promise<{ result: Result, waits: string[] }> {
-  const waits: string[] = []
-  let pieces = 0
-  let last: object | undefined
-  let disturbing = Promise.resolve()
-  for await (const event of client.peer.events('generate', { ids: [BOS], maxTokens: TOKENS, ...carried, ...parameters })) {
-    const { type, reason } = event as { type: string, reason?: string }
-    if (type === 'waiting') waits.push(reason ?? '')
-    if (type === 'text' && ++pieces === after) disturbing = disturb()
-    last = event
-  }
-  await disturbing
-  expect(pieces).toBeGreaterThanOrEqual(after)
-  return { result: last as Result, waits }
-}
 
 const isUsed = ({ daemon }: TestPeer): boolean => (daemon.status().generation?.sequences ?? 0) > 0
 
 describe.skipIf(!hasData(MODEL))('generation over several servers', { timeout: 120_000 }, () => {
   const sample = hasData(MODEL) ? JSON.parse(readFileSync(dataPath('stories260K', 'expected_greedy_ids.json'), 'utf8')) as number[] : []
   const greedy = sample.slice(1, TOKENS + 1)
-
-  describe('in series', () => {
-    let federation: WorkersFederation
-    beforeAll(async () => {
-      federation = await startWorkers({ model: dataPath(MODEL), clients: mixedPartitions }, {
-        founder: { first: 1, end: 2 },
-        workers: [{ first: 2, end: 3 }, { first: 3, end: 4 }]
-      })
-    }, 120_000)
-    afterAll(async () => { await federation.stop() })
-
-    it('gives the published sample over two and three servers, whatever the partition, also when all generate at once', async () => {
-      const results = await Promise.all(
-        federation.clients.map(async (client) =>
-          await client.generate({ ids: [BOS], maxTokens: TOKENS, ...carried })) as Array<Promise<Result>>
-      )
-      for (const { ids } of results) expect(ids).toEqual(greedy)
-      const [first, second, third] = [federation.server, ...federation.workers].map(({ peerId }) => peerId)
-      expect(results.map(({ route }) => route.map(({ server, blocks }) => [server, blocks.first, blocks.end]))).toEqual([
-        [[first, 1, 2], [second, 2, 3], [third, 3, 4]],
-        [[second, 2, 3], [third, 3, 4]],
-        [[first, 1, 2], [second, 2, 3]]
-      ])
-    })
-
-    it('is what the status of a client shows before', async () => {
-      const { route } = await federation.clients[1]!.peer.ask<ResultOf<'status'>>('status')
-      const [second, third] = federation.workers.map(({ peerId }) => peerId)
-      expect(route).toMatchObject({
-        legs: [{ server: second, blocks: { first: 2, end: 3 } }, { server: third, blocks: { first: 3, end: 4 } }], missing: []
-      })
-    })
-
-    it('says which servers carried the text, and what each took', async () => {
-      const { route, sentBytes } = await federation.clients[0]!.generate({ ids: [BOS], maxTokens: 20, ...carried }) as Result
-      for (const leg of route) expect(leg).toMatchObject({ tokens: 20, replayedTokens: 0, handsOver: false })
-      const share = route.reduce((sum, leg) => sum + leg.share, 0)
-      expect(share).toBeGreaterThan(0)
-      expect(share).toBeLessThanOrEqual(1)
-      expect(sentBytes).toBeGreaterThan(3 * 20 * 64 * 4)
-    })
-
-    it('goes on when the only holder of a block was killed and is back, and says what it waited for', async () => {
-      const [worker] = federation.workers
-      const { result, waits } = await disturbed(federation.clients[0]!, {}, 10, async () => {
-        await worker!.stop()
-        await worker!.start()
-      })
-      expect(result.ids).toEqual(greedy)
-      expect(waits.some((reason) => reason.startsWith(`blocks 2-3: nobody serves them now (${worker!.peerId}`))).toBe(true)
-    })
-  })
 
   it('goes on without the coordinator where the coordinator has no block of the middle, and says so', async () => {
     const federation = await startWorkers({ model: dataPath(MODEL), clients: [{ inputBlocks: 2, outputBlocks: 1 }] }, {
@@ -137,7 +51,7 @@ describe.skipIf(!hasData(MODEL))('generation over several servers', { timeout: 1
     it.each([1, 25])('goes on token for token, greedy and sampled, when the one in use is killed after %i pieces of text', async (after) => {
       for (const parameters of [{}, sampling]) {
         let killed: TestPeer | undefined
-        const { result } = await disturbed(federation.clients[0]!, parameters, after, async () => {
+        const { result } = await disturbed(federation.clients[0]!, { maxTokens: TOKENS, ...carried, ...parameters }, after, async () => {
           killed = federation.workers.find(isUsed)
           await killed?.stop()
         })
@@ -180,7 +94,7 @@ describe.skipIf(!hasData(MODEL))('generation over several servers', { timeout: 1
         }
         return cache
       })
-      const { result } = await disturbed(federation.clients[0]!, { maxTokens: 30 }, 12, async () => {
+      const { result } = await disturbed(federation.clients[0]!, { maxTokens: 30, ...carried }, 12, async () => {
         await federation.workers.find(isUsed)?.stop()
       })
       expect(result.ids).toHaveLength(30)

@@ -9,7 +9,7 @@ import { GenerationEngine } from '../../src/roles/server/generation/engine.ts'
 import { float32 } from '../../src/tensor.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { original } from '../helpers/original.ts'
-import type { TestPeer } from './helpers.ts'
+import type { RoundEvent, TestPeer } from './helpers.ts'
 import { connectedTo, startWorkers, type WorkersFederation } from './workers.ts'
 
 const MODEL = 'stories260K-hf'
@@ -17,6 +17,10 @@ const BOS = 1
 
 /** Of three servers each has a part in the check of a text with two thirds of probability. */
 const MOST_TEXTS = 20
+
+/** Texts that are checked while adapters change, and rounds that change them, at least. */
+const LEAST_TEXTS = 3
+const LEAST_ROUNDS = 15
 
 type Result = ResultOf<'generate'>
 
@@ -78,15 +82,23 @@ describe.skipIf(!hasData(MODEL))('a client that checks its servers', { timeout: 
   it('accuses nobody while adapters change, and finds after training that they are the same everywhere', async () => {
     const data = federation.path('notes.txt')
     await writeFile(data, 'Once upon a time there was a cat who liked to train. '.repeat(60))
-    const ended = new AbortController()
-    const training = federation.clients[1]!.train({ data, rounds: 25, maxTokens: 48, sequences: 4 }).finally(() => { ended.abort() })
+    const enough = new AbortController()
+    let rounds = 0
+    const training = (async () => {
+      for await (const event of federation.clients[1]!.peer.events('train', { data, rounds: 10_000, maxTokens: 48, sequences: 4 }, enough.signal))
+        if ((event as RoundEvent).type === 'round') rounds++
+    })()
     const verdicts: string[] = []
-    for (let seed = 0; !ended.signal.aborted; seed++)
-      verdicts.push(checksOf(await generate({ maxTokens: 10, temperature: 1, seed })).get('2-4')!.verdict)
-    await training
-    expect(verdicts.length).toBeGreaterThan(2)
+    // Training goes on until both have had their share, however busy the machine is. One that fails ends the test.
+    for (let seed = 0; verdicts.length < LEAST_TEXTS || rounds < LEAST_ROUNDS; seed++) {
+      const text = generate({ maxTokens: 10, temperature: 1, seed })
+      await Promise.race([text, training])
+      verdicts.push(checksOf(await text).get('2-4')!.verdict)
+    }
+    enough.abort()
+    await expect(training).rejects.toThrow()
     expect(verdicts.filter((verdict) => verdict !== 'agrees' && verdict !== 'unchecked')).toEqual([])
-    await expect.poll(async () => checksOf(await generate()).get('2-4'), { timeout: 20_000 }).toMatchObject({ verdict: 'agrees', tokens: 40 })
+    await expect.poll(async () => checksOf(await generate()).get('2-4'), { timeout: 60_000 }).toMatchObject({ verdict: 'agrees', tokens: 40 })
     expect(status().verification!.caught).toEqual([])
   })
 

@@ -8,7 +8,6 @@ import { keystreamBytes } from './keystream.ts'
 import type { Answer, Held, Operand, Outcome, Request, Run, WorkerOptions } from './messages.ts'
 import { hostProvider, hostTensor } from './providers/host.ts'
 import type { Provider } from './providers/provider.ts'
-import { WebGpuProvider } from './providers/webgpu.ts'
 
 // onnxruntime-node 1.30 takes a Float16Array for a float16 tensor where there is one (Node 24), but reads its length as 0; where there is
 // none, it takes the bits as a Uint16Array, which are what Midspan's tensors hold.
@@ -27,7 +26,7 @@ type Results = ReadonlyMap<string, ort.Tensor>
 async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true }>, 'ok'>> {
   switch (request.kind) {
     case 'open': {
-      provider = kind === 'webgpu' ? await WebGpuProvider.open() : hostProvider(kind)
+      provider = kind === 'webgpu' ? await openWebGpu() : hostProvider(kind)
       return { held: [], values: [] }
     }
     case 'compile': {
@@ -82,6 +81,12 @@ async function serve (request: Request): Promise<Omit<Extract<Answer, { ok: true
       for (const session of sessions.values()) session.endProfiling()
       return { held: [], values: [] }
   }
+}
+
+/** Loads what a GPU alone needs, the graph's operators among it: four in five of the modules that this thread would load. */
+async function openWebGpu (): Promise<Provider> {
+  const { WebGpuProvider } = await import('./providers/webgpu.ts')
+  return await WebGpuProvider.open()
 }
 
 async function runAll (runs: readonly Run[], outputs: readonly Outcome[]): Promise<{ held: Held[], values: Tensor[] }> {

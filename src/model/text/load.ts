@@ -4,12 +4,7 @@ import { ModelDirectoryError } from '../checkpoint/errors.ts'
 import { readChatTemplate, type ChatTemplate } from './chat-template.ts'
 import type { TokenEngine } from './engine.ts'
 import { TokenizerError } from './errors.ts'
-import { glmTemplate } from './glm-templates.ts'
-import { chatGlm23Engine, chatGlmEngine } from './glm-tokens.ts'
 import { huggingFaceEngine } from './huggingface-engine.ts'
-import { llamaEngine } from './llama-tokens.ts'
-import { parseModelFile } from './sentencepiece/file.ts'
-import { SentencePieceModel } from './sentencepiece/model.ts'
 import type { Json } from './tokenizer-config.ts'
 import { Tokenizer } from './tokenizer.ts'
 
@@ -53,12 +48,10 @@ async function openEngine (dir: string, files: DirectoryFiles, tokenizerConfig: 
   const bytes = await files.bytes(name)
   if (bytes === undefined)
     throw new TokenizerError(`${dir} has no tokenizer.json and no ${name}`, 'download the tokenizer beside the weights')
-  const path = join(dir, name)
-  const file = parseModelFile(bytes, path)
-  if (version === 1) return { engine: chatGlmEngine(file, path, tokenizerConfig, config), builtIn: glmTemplate(1) }
-  const model = new SentencePieceModel(file, path)
-  if (version === undefined) return { engine: llamaEngine(model, tokenizerConfig, await files.json('added_tokens.json') ?? {}) }
-  return { engine: chatGlm23Engine(model, version), builtIn: glmTemplate(version) }
+  const addedTokens = version === undefined ? await files.json('added_tokens.json') ?? {} : {}
+  // Most directories have a tokenizer.json, and the threads that read them need not load what reads SentencePiece.
+  const { openSentencePiece } = await import('./sentencepiece-tokenizer.ts')
+  return openSentencePiece({ bytes, path: join(dir, name), version, tokenizerConfig, config, addedTokens })
 }
 
 /**

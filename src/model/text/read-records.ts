@@ -2,9 +2,6 @@ import { createReadStream } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { createGunzip } from 'node:zlib'
-import { parse } from 'csv-parse'
-import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects } from 'hyparquet'
-import { compressors } from 'hyparquet-compressors'
 import { DatasetError } from './errors.ts'
 import { MAX_LINE_BYTES, readLines } from './lines.ts'
 import { recordOf, type Columns, type DataRecord, type Refused } from './records.ts'
@@ -210,6 +207,7 @@ class JsonArrayReader {
 }
 
 async function * readTable (path: string, delimiter: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
+  const { parse } = await import('csv-parse') // what data of other formats need not load
   const source = createReadStream(path)
   const bytes = path.toLowerCase().endsWith('.gz') ? source.pipe(createGunzip()) : source
   const parser = bytes.pipe(parse({
@@ -232,6 +230,8 @@ async function * readTable (path: string, delimiter: string, signal: AbortSignal
 }
 
 async function * readParquet (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
+  const { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects } = await import('hyparquet')
+  const { compressors } = await import('hyparquet-compressors')
   try {
     const file = await asyncBufferFromFile(path)
     const metadata = await parquetMetadataAsync(file)

@@ -18,8 +18,7 @@ import { lockHome } from '../home/lock.ts'
 import { checkHome } from '../home/open-to-others.ts'
 import { loadSettings, type Settings } from '../home/settings.ts'
 import { parseHttpAddress } from '../http/address.ts'
-import { localBackend } from '../http/backend.ts'
-import { startHttpServer, type HttpServer } from '../http/server.ts'
+import type { HttpServer } from '../http/server.ts'
 import { Gate } from '../network/gate.ts'
 import { chooseInviteAddresses } from '../network/invite-addresses.ts'
 import { createMidspanNode, startNode, type MidspanNode } from '../network/libp2p.ts'
@@ -310,6 +309,8 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   // What runs is ended before what it needs.
   cleanups.push(async () => { await control.stop() })
   if (httpAddress !== undefined) {
+    // Few daemons serve HTTP, and only those load what does it.
+    const [{ startHttpServer }, { localBackend }] = await Promise.all([import('../http/server.ts'), import('../http/backend.ts')])
     const started = http = await startHttpServer({
       home, charter, address: httpAddress, hosts: settings.httpHosts, backend: localBackend(operations), logger
     })
