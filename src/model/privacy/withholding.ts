@@ -1,4 +1,5 @@
 import { UsageError } from '../../errors.ts'
+import { LinearPattern } from '../text/linear-pattern.ts'
 
 /** Kinds of words that can be withheld without a list of them. */
 export const withholdKinds = ['names', 'numbers', 'capitals'] as const
@@ -8,8 +9,8 @@ export type WithholdRule =
   | { readonly kind: typeof withholdKinds[number] }
   /** Words that make up less than this share of the words of the data. */
   | { readonly kind: 'rare', readonly share: number }
-  /** Words, in lower case, and patterns for whole words. */
-  | { readonly kind: 'list', readonly words: ReadonlySet<string>, readonly patterns: readonly RegExp[] }
+  /** Words, in lower case, and patterns for whole words in any case. */
+  | { readonly kind: 'list', readonly words: ReadonlySet<string>, readonly patterns: readonly string[] }
 
 /** A word's place in a text, in UTF-16 units. */
 export interface WordPlace {
@@ -97,11 +98,11 @@ export function parseList (text: string, name: string): WithholdRule {
   if (text.length > MAX_WITHHOLD_FILE_CHARACTERS)
     throw new UsageError(`${name} has ${text.length} characters, and a list of words ${MAX_WITHHOLD_FILE_CHARACTERS} at most`, 'shorten it')
   const words = new Set<string>()
-  const patterns: RegExp[] = []
+  const patterns: string[] = []
   for (const [index, line] of text.split(/\r?\n/).entries()) {
     const entry = line.trim()
     if (entry === '' || entry.startsWith('#')) continue
-    if (entry.length > 2 && entry.startsWith('/') && entry.endsWith('/')) patterns.push(patternOf(entry.slice(1, -1), `${name}, line ${index + 1}`))
+    if (entry.length > 2 && entry.startsWith('/') && entry.endsWith('/')) patterns.push(checkedPattern(entry.slice(1, -1), `${name}, line ${index + 1}`))
     // A name of several words withholds each of them.
     else for (const { word } of wordsOf(entry)) words.add(word.toLowerCase())
   }
@@ -140,7 +141,7 @@ function isWithheld ({ word }: WordPlace, rule: WithholdRule, statistics: WordSt
     case 'names': return isCapitalised(word) && statistics.isName(word)
     case 'rare': return statistics.shareOf(word) < rule.share
     case 'list': return rule.words.has(word.toLowerCase()) || partsOf(word).some((part) => rule.words.has(part)) ||
-      rule.patterns.some((pattern) => pattern.test(word))
+      rule.patterns.some((pattern) => linearPattern(pattern).test(word))
   }
 }
 
@@ -153,12 +154,26 @@ function isCapitalised (word: string): boolean {
   return /^\p{Lu}/u.test(word) && !PRONOUN.test(word)
 }
 
-function patternOf (source: string, where: string): RegExp {
+/** Returns a pattern that RE2 can match. Throws UsageError, naming where it stands. */
+function checkedPattern (source: string, where: string): string {
   try {
-    return new RegExp(`^(?:${source})$`, 'iu')
+    linearPattern(source)
   } catch (error) {
     throw new UsageError(`${where}: ${(error as Error).message}`, 'correct the pattern', error)
   }
+  return source
+}
+
+const linearPatterns = new Map<string, LinearPattern>()
+
+/** Returns what matches whole words in time that grows with the word alone. Throws SyntaxError. */
+function linearPattern (source: string): LinearPattern {
+  const known = linearPatterns.get(source)
+  if (known !== undefined) return known
+  const pattern = LinearPattern.from(new RegExp(`^(?:${source})$`, 'iu'))
+  if (pattern === undefined) throw new SyntaxError(`/${source}/ has what the engine RE2 does not have, such as lookahead or references to groups`)
+  linearPatterns.set(source, pattern)
+  return pattern
 }
 
 function shareOf (text: string): number {
