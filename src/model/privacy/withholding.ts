@@ -9,8 +9,8 @@ export type WithholdRule =
   | { readonly kind: typeof withholdKinds[number] }
   /** Words that make up less than this share of the words of the data. */
   | { readonly kind: 'rare', readonly share: number }
-  /** Words, in lower case, and patterns for whole words in any case. */
-  | { readonly kind: 'list', readonly words: ReadonlySet<string>, readonly patterns: readonly string[] }
+  /** Words, in lower case, and patterns for whole words, which RE2 matches. */
+  | { readonly kind: 'list', readonly words: ReadonlySet<string>, readonly patterns: readonly RegExp[] }
 
 /** A word's place in a text, in UTF-16 units. */
 export interface WordPlace {
@@ -98,11 +98,11 @@ export function parseList (text: string, name: string): WithholdRule {
   if (text.length > MAX_WITHHOLD_FILE_CHARACTERS)
     throw new UsageError(`${name} has ${text.length} characters, and a list of words ${MAX_WITHHOLD_FILE_CHARACTERS} at most`, 'shorten it')
   const words = new Set<string>()
-  const patterns: string[] = []
+  const patterns: RegExp[] = []
   for (const [index, line] of text.split(/\r?\n/).entries()) {
     const entry = line.trim()
     if (entry === '' || entry.startsWith('#')) continue
-    if (entry.length > 2 && entry.startsWith('/') && entry.endsWith('/')) patterns.push(checkedPattern(entry.slice(1, -1), `${name}, line ${index + 1}`))
+    if (entry.length > 2 && entry.startsWith('/') && entry.endsWith('/')) patterns.push(patternOf(entry.slice(1, -1), `${name}, line ${index + 1}`))
     // A name of several words withholds each of them.
     else for (const { word } of wordsOf(entry)) words.add(word.toLowerCase())
   }
@@ -154,26 +154,28 @@ function isCapitalised (word: string): boolean {
   return /^\p{Lu}/u.test(word) && !PRONOUN.test(word)
 }
 
-/** Returns a pattern that RE2 can match. Throws UsageError, naming where it stands. */
-function checkedPattern (source: string, where: string): string {
+/** Returns a pattern for whole words that RE2 can match. Throws UsageError, naming where it stands. */
+function patternOf (source: string, where: string): RegExp {
   try {
-    linearPattern(source)
+    const pattern = new RegExp(`^(?:${source})$`, 'iu')
+    linearPattern(pattern)
+    return pattern
   } catch (error) {
     throw new UsageError(`${where}: ${(error as Error).message}`, 'correct the pattern', error)
   }
-  return source
 }
 
 const linearPatterns = new Map<string, LinearPattern>()
 
-/** Returns what matches whole words in time that grows with the word alone. Throws SyntaxError. */
-function linearPattern (source: string): LinearPattern {
-  const known = linearPatterns.get(source)
+/** Returns what matches a pattern of a list in time that grows with the word alone. Throws SyntaxError where RE2 cannot. */
+function linearPattern (pattern: RegExp): LinearPattern {
+  const known = linearPatterns.get(pattern.source)
   if (known !== undefined) return known
-  const pattern = LinearPattern.from(new RegExp(`^(?:${source})$`, 'iu'))
-  if (pattern === undefined) throw new SyntaxError(`/${source}/ has what the engine RE2 does not have, such as lookahead or references to groups`)
-  linearPatterns.set(source, pattern)
-  return pattern
+  const linear = LinearPattern.from(pattern)
+  if (linear === undefined)
+    throw new SyntaxError(`${pattern.source} has what the engine RE2 does not have, such as lookahead or references to groups`)
+  linearPatterns.set(pattern.source, linear)
+  return linear
 }
 
 function shareOf (text: string): number {
