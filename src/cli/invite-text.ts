@@ -20,8 +20,8 @@ const QUOTE_MARKS = /^[ \t]*(?:>[ \t]*)+/gm
 /** The soft line break of mail (RFC 2045, quoted-printable). */
 const SOFT_BREAK = /=\r?\n/g
 
-/** Marks of quotation and of code, and characters without a width, that people copy along. */
-const AROUND = /["'`<>\u201c\u201d\u2018\u2019\u00ab\u00bb\u00ad\u200b-\u200d\u2060\ufeff]/g
+/** Marks of quotation and of code, characters without a width, and the zero bytes of UTF-16, that people copy along. */
+const AROUND = /[\0"'`<>\u201c\u201d\u2018\u2019\u00ab\u00bb\u00ad\u200b-\u200d\u2060\ufeff]/g
 
 /** A piece of an invite: base64url. */
 const PIECE = /^[A-Za-z0-9_-]+$/

@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { describe, expect, it } from 'vitest'
 import { errorLine, EXIT, EXIT_MEANINGS, exitCodeOf, InterruptedError } from '../../src/cli/exit.ts'
 import { MidspanError, UsageError } from '../../src/errors.ts'
@@ -39,6 +40,12 @@ describe('how failures are told', () => {
   it('documents every exit code, and what it asks a script to do', () => {
     expect(EXIT_MEANINGS.map(({ code }) => code).toSorted((a, b) => a - b)).toEqual(Object.values(EXIT).toSorted((a, b) => a - b))
     for (const { meaning, script } of EXIT_MEANINGS) expect(meaning !== '' && script !== '').toBe(true)
+  })
+
+  it('tells in docs/operations.md what each exit code asks a script to do', async () => {
+    const text = await readFile(new URL('../../docs/operations.md', import.meta.url), 'utf8')
+    const told = [...text.matchAll(/^\| ([\d, ]+) \| \S/gm)].flatMap(([, codes]) => codes!.split(',').map(Number))
+    expect(told.toSorted((a, b) => a - b)).toEqual(Object.values(EXIT).toSorted((a, b) => a - b))
   })
 
   it('shows no invite, whoever puts one into a message', () => {

@@ -42,6 +42,10 @@ describe('invites as people hand them over', () => {
     ['in a message', (invite) => `Hello Ada,\n\nhere it is:\n\n${broken(invite, 72, '\n')}\n\nBest\nBob\n`],
     ['with a word after them', (invite) => `${invite} thanks`],
     ['with a word on the next line', (invite) => `${invite}\nthanks`],
+    ['in a file of UTF-16', (invite) => Buffer.from(`\ufeff${invite}\r\n`, 'utf16le').toString('utf8')],
+    ['in bold', (invite) => `**${invite}**`],
+    ['in a table', (invite) => `| ${invite} | 24h |`],
+    ['in brackets', (invite) => `(${invite})`],
     ['with characters without a width', (invite) => `\ufeff${invite.slice(0, 20)}\u200b${invite.slice(20)}`]
   ])('are found %s', async (_, changed) => {
     expect(await inviteIn(changed(invite))).toBe(invite)

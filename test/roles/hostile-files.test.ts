@@ -6,8 +6,8 @@ import { writeTinyModel } from '../helpers/tiny-model.ts'
 import { temporaryDirectory } from '../node/fixture.ts'
 import { startFederation } from './helpers.ts'
 
-/** A text of many a's sends this pattern back again and again. */
-const hostile = { type: 'Split', pattern: { Regex: '(a|a)*b' }, behavior: 'Isolated', invert: false }
+/** A text of many a's sends this pattern back again and again, and RE2 has no lookahead. */
+const hostile = { type: 'Split', pattern: { Regex: '(a|a)*b(?!c)' }, behavior: 'Isolated', invert: false }
 
 it('a founder\'s pattern that does not end holds up no daemon, and its work can be stopped', { timeout: 90_000 }, async () => {
   const model = await temporaryDirectory()

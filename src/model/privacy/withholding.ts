@@ -1,4 +1,5 @@
 import { UsageError } from '../../errors.ts'
+import { LinearPattern } from '../text/linear-pattern.ts'
 
 /** Kinds of words that can be withheld without a list of them. */
 export const withholdKinds = ['names', 'numbers', 'capitals'] as const
@@ -8,7 +9,7 @@ export type WithholdRule =
   | { readonly kind: typeof withholdKinds[number] }
   /** Words that make up less than this share of the words of the data. */
   | { readonly kind: 'rare', readonly share: number }
-  /** Words, in lower case, and patterns for whole words. */
+  /** Words, in lower case, and patterns for whole words, which RE2 matches. */
   | { readonly kind: 'list', readonly words: ReadonlySet<string>, readonly patterns: readonly RegExp[] }
 
 /** A word's place in a text, in UTF-16 units. */
@@ -242,7 +243,7 @@ function isWithheld ({ word }: WordPlace, rule: WithholdRule, statistics: WordSt
     case 'names': return isCapitalised(word) && statistics.isName(word)
     case 'rare': return statistics.shareOf(word) < rule.share
     case 'list': return rule.words.has(word.toLowerCase()) || partsOf(word).some((part) => rule.words.has(part)) ||
-      rule.patterns.some((pattern) => pattern.test(word))
+      rule.patterns.some((pattern) => linearPattern(pattern).test(word))
   }
 }
 
@@ -255,12 +256,28 @@ function isCapitalised (word: string): boolean {
   return /^\p{Lu}/u.test(word) && !PRONOUN.test(word)
 }
 
+/** Returns a pattern for whole words that RE2 can match. Throws UsageError, naming where it stands. */
 function patternOf (source: string, where: string): RegExp {
   try {
-    return new RegExp(`^(?:${source})$`, 'iu')
+    const pattern = new RegExp(`^(?:${source})$`, 'iu')
+    linearPattern(pattern)
+    return pattern
   } catch (error) {
     throw new UsageError(`${where}: ${(error as Error).message}`, 'correct the pattern', error)
   }
+}
+
+const linearPatterns = new Map<string, LinearPattern>()
+
+/** Returns what matches a pattern of a list in time that grows with the word alone. Throws SyntaxError where RE2 cannot. */
+function linearPattern (pattern: RegExp): LinearPattern {
+  const known = linearPatterns.get(pattern.source)
+  if (known !== undefined) return known
+  const linear = LinearPattern.from(pattern)
+  if (linear === undefined)
+    throw new SyntaxError(`${pattern.source} has what the engine RE2 does not have, such as lookahead or references to groups`)
+  linearPatterns.set(pattern.source, linear)
+  return linear
 }
 
 function shareOf (text: string): number {

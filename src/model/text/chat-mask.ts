@@ -1,4 +1,5 @@
-import type { ChatMessage } from './chat-template.ts'
+import type { ChatMessage, RenderedChat } from './chat-template.ts'
+import { TokenizerError } from './errors.ts'
 import type { Mark } from './jinja/text.ts'
 import { placeTokens } from './token-places.ts'
 import type { Tokenizer } from './tokenizer.ts'
@@ -15,9 +16,10 @@ export interface MaskedChat {
 const answerFields: ReadonlySet<string> = new Set(['content', 'reasoning_content'])
 
 /**
- * Encodes a conversation in one render and finds the answers in it by where the template put each message. An answer begins where the
- * template has the assistant speak, and goes on through the token that ends it.
- * One is added to the last answer where the template has none.
+ * Encodes a conversation and finds the answers in it by where the template put each message. An answer begins where the template has the
+ * assistant speak, and goes on through the token that ends it. One is added to the last answer where the template has none.
+ * Where only the last message is learnt and the template writes the whole otherwise than it asks for that answer, the answer follows what
+ * asks for it: some templates write the system message with a question that nobody has answered yet, and nowhere else.
  * Returns a reason where the template mixes an answer with other messages, leaves a message out, or does not end an answer.
  */
 export function maskChat (
@@ -25,7 +27,54 @@ export function maskChat (
   learns: (message: number) => boolean,
   tokenizer: Tokenizer
 ): MaskedChat | { readonly reason: string } {
-  const { text, marks, generated } = tokenizer.renderChat(messages)
+  const whole = tokenizer.renderChat(messages)
+  const masked = maskRendered(whole, messages, learns, tokenizer)
+  if (!('reason' in masked) || !messages.every((_, i) => learns(i) === (i === messages.length - 1))) return masked
+  const asked = renderAsked(messages, whole, tokenizer)
+  const again = asked === undefined ? masked : maskRendered(asked, messages, learns, tokenizer)
+  return 'reason' in again ? masked : again
+}
+
+/**
+ * Joins what the template writes to ask for the last message and that message as `told` has it. Returns undefined where the two have
+ * something else between the last question and the answer, so that they are no two parts of one conversation.
+ */
+function renderAsked (messages: readonly ChatMessage[], told: RenderedChat, tokenizer: Tokenizer): RenderedChat | undefined {
+  const last = messages.length - 1
+  const own = told.marks.filter(({ source }) => source.message === last)
+  const others = told.marks.filter(({ source }) => source.message !== last)
+  const start = Math.min(...own.filter(({ source }) => answerFields.has(source.field)).map((mark) => mark.start))
+  const from = start === Infinity ? Infinity : beginning(told.text, start, others, told.generated, tokenizer)
+  if (from === Infinity || others.some(({ end }) => end > from)) return undefined
+  const asked = renderPrompt(messages.slice(0, last), tokenizer)
+  if (asked === undefined || asked.text.slice(lastEnd(asked.marks)) !== told.text.slice(lastEnd(others), from)) return undefined
+  const shift = asked.text.length - from
+  const moved = own.filter(({ start: at }) => at >= from)
+    .map((mark): Mark => ({ ...mark, start: mark.start + shift, end: mark.end + shift }))
+  const generated = told.generated.filter(([at]) => at >= from).map(([at, to]): readonly [number, number] => [at + shift, to + shift])
+  return { text: asked.text + told.text.slice(from), marks: [...asked.marks, ...moved], generated: [...asked.generated, ...generated] }
+}
+
+/** Renders what asks the assistant for its next message; undefined where the template refuses that. */
+function renderPrompt (messages: readonly ChatMessage[], tokenizer: Tokenizer): RenderedChat | undefined {
+  try {
+    return tokenizer.renderChat(messages, { addGenerationPrompt: true })
+  } catch (error) {
+    if (error instanceof TokenizerError) return undefined
+    throw error
+  }
+}
+
+function lastEnd (marks: readonly Mark[]): number {
+  return marks.reduce((most, { end }) => Math.max(most, end), 0)
+}
+
+function maskRendered (
+  { text, marks, generated }: RenderedChat,
+  messages: readonly ChatMessage[],
+  learns: (message: number) => boolean,
+  tokenizer: Tokenizer
+): MaskedChat | { readonly reason: string } {
   let ids = tokenizer.encodeRendered(text)
   const places = placeTokens(text, ids, tokenizer)
   const unused = unusedFields(messages, marks)

@@ -270,8 +270,7 @@ export function examplesOf (
   const notices: string[] = []
   let bad: string | undefined
   let truncated = 0
-  for (const part of apart(record, tokenizer)) {
-    const encoded = encodeRecord(part, tokenizer, lossOn)
+  for (const encoded of encodedParts(record, tokenizer, lossOn)) {
     const usable = 'reason' in encoded ? encoded : truncate(marked(encoded, mark), maxLength)
     if ('ids' in encoded && 'ids' in usable && usable.ids.length < encoded.ids.length) {
       truncated++
@@ -322,7 +321,7 @@ function encodeAnswer (context: readonly number[], answer: string, tokenizer: To
 }
 
 function encodeChat (
-  { messages, learnFrom, unlearnt }: Extract<DataRecord, { kind: 'chat' }>,
+  { messages, learnFrom, unlearnt }: Conversation,
   tokenizer: Tokenizer,
   lossOn: DatasetOptions['lossOn']
 ): Example | { readonly reason: string } {
@@ -340,14 +339,25 @@ function encodeChat (
 }
 
 /**
- * Returns the records to train on in place of one: where the chat template ends only the last answer, a conversation for each answer, so
- * that each is learnt with its end.
+ * Encodes a record as one sequence. Of a conversation each answer becomes a sequence of its own where the template ends only the last one,
+ * and where one text does not have all of the conversation: then all answers can be used, or none.
  */
-function * apart (record: DataRecord, tokenizer: Tokenizer): Generator<DataRecord> {
-  if (record.kind !== 'chat' || tokenizer.answersContexts || !tokenizer.hasChatTemplate || tokenizer.closesAnswers) {
-    yield record
+function * encodedParts (record: DataRecord, tokenizer: Tokenizer, lossOn: DatasetOptions['lossOn']): Generator<Example | { readonly reason: string }> {
+  const isChat = record.kind === 'chat' && tokenizer.hasChatTemplate && !tokenizer.answersContexts
+  const whole = isChat && !tokenizer.closesAnswers ? undefined : encodeRecord(record, tokenizer, lossOn)
+  if (whole !== undefined && (!isChat || !('reason' in whole))) {
+    yield whole
     return
   }
+  const parts = [...answersApart(record as Conversation)].map((part) => encodeRecord(part, tokenizer, lossOn))
+  if (whole !== undefined && parts.some((part) => 'reason' in part)) yield whole
+  else yield * parts
+}
+
+type Conversation = Extract<DataRecord, { kind: 'chat' }>
+
+/** Returns a conversation for each answer that is to be learnt, which ends with that answer. */
+function * answersApart (record: Conversation): Generator<Conversation> {
   for (const [i, { role }] of record.messages.entries())
     if (role === 'assistant' && i >= record.learnFrom && record.unlearnt?.has(i) !== true)
       yield { ...record, messages: record.messages.slice(0, i + 1), learnFrom: i }

@@ -1,8 +1,8 @@
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import type { TokenEngine } from './engine.ts'
 import { TokenizerError } from './errors.ts'
-import { patchParts, trimSpaceEnd } from './huggingface-patches.ts'
-import { withinTime } from './time-limit.ts'
+import { matchLinearly, patchParts, trimSpaceEnd, type Part } from './huggingface-patches.ts'
+import { TimeLimitError, withinTime } from './time-limit.ts'
 
 interface AddedToken {
   readonly id: number
@@ -35,35 +35,34 @@ interface Splitter {
 const Library = HuggingFaceTokenizer as unknown as new (tokenizer: object, config: object) => Library
 
 /** How long a text may take, where patterns of the file divide it: published ones take a tenth of a second for a megabyte. */
-const TIMEOUT_MS = 10_000
-const TIMEOUT_MS_PER_CHARACTER = 0.1
+interface TimeLimit {
+  readonly timeoutMs: number
+  readonly msPerCharacter: number
+}
+const LIMIT: TimeLimit = { timeoutMs: 10_000, msPerCharacter: 0.1 }
+
+/** After a tenth of the limit a pattern is likely to be one that takes exponential time, and RE2 takes its place where it can. */
+const FIRST_SHARE = 0.1
 
 /**
  * Returns the engine of a parsed tokenizer.json. Texts and ids are those of the Python `tokenizers` library, with two differences when
  * decoding byte tokens: bytes that are no UTF-8 become U+FFFD one by one rather than in whole runs, and U+FEFF at the start of a run is
  * dropped. Spaces are never "cleaned up": the text of some ids is what they were made of. Throws the library's errors, and TokenizerError
- * for what the library does otherwise than Python's.
+ * for what the library does otherwise than Python's. Its functions throw TokenizerError for a text that takes too long.
  */
-export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = {}): TokenEngine {
+export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = {}, limit: TimeLimit = LIMIT): TokenEngine {
   const library = new Library(tokenizer, tokenizerConfig)
   const { normalizer, pre_tokenizer: preTokenizer, decoder, model } = tokenizer as Readonly<Record<string, unknown>>
   const { continuing_subword_prefix: prefix, type, unk_token: unknown } = (model ?? {}) as Readonly<Record<string, unknown>>
   if (type === 'BPE' && typeof prefix === 'string' && prefix !== '')
     throw new TokenizerError('a continuing_subword_prefix of BPE is not read as the Python library does')
-  patchParts(library as unknown as Parameters<typeof patchParts>[0])
+  const parts = library as unknown as Readonly<Record<'normalizer' | 'pre_tokenizer' | 'decoder', Part | null>>
+  patchParts(parts)
   library.encode_text = (text) => text === null ? null : encodeText(library, text)
-  const limited = (hasPatterns: boolean) => <T>(characters: number, run: () => T): T => {
-    if (!hasPatterns) return run()
-    try {
-      return withinTime(Math.ceil(TIMEOUT_MS + TIMEOUT_MS_PER_CHARACTER * characters), run)
-    } catch (error) {
-      throw new TokenizerError(`the tokenizer failed on a text: ${error instanceof Error ? error.message : String(error)}`, undefined, error)
-    }
-  }
   // The library has no model of whole words: it gives words outside the vocabulary no id.
   const unknownId = type === 'WordLevel' && typeof unknown === 'string' ? library.token_to_id(unknown) : undefined
-  const encoding = limited(holdsPattern(normalizer) || holdsPattern(preTokenizer))
-  const decoding = limited(holdsPattern(decoder))
+  const encoding = limited(holdsPattern(normalizer) || holdsPattern(preTokenizer), [parts.normalizer, parts.pre_tokenizer], limit)
+  const decoding = limited(holdsPattern(decoder), [parts.decoder], limit)
   return {
     encode: (text, addSpecialTokens) =>
       encoding(text.length, () => library.encode(text, { add_special_tokens: addSpecialTokens }).ids)
@@ -77,6 +76,31 @@ export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = 
     idOf: (token) => library.token_to_id(token),
     nameOf: (id) => library.model.vocab[id],
     appendsText: appends(decoder)
+  }
+}
+
+/**
+ * Returns what runs work on a text of so many characters, within the limit where the parts have patterns of the file. Once a text takes a
+ * share of the limit, RE2 matches all patterns that it can. What is returned throws TokenizerError where the work fails or takes too long.
+ */
+function limited (hasPatterns: boolean, parts: ReadonlyArray<Part | null>, { timeoutMs, msPerCharacter }: TimeLimit) {
+  let linear = false
+  return <T>(characters: number, run: () => T): T => {
+    if (!hasPatterns) return run()
+    const within = (share: number): T => withinTime(Math.ceil(share * (timeoutMs + msPerCharacter * characters)), run)
+    try {
+      if (linear) return within(1)
+      try {
+        return within(FIRST_SHARE)
+      } catch (error) {
+        if (!(error instanceof TimeLimitError)) throw error
+        linear = true
+        matchLinearly(parts)
+        return within(1)
+      }
+    } catch (error) {
+      throw new TokenizerError(`the tokenizer failed on a text: ${error instanceof Error ? error.message : String(error)}`, undefined, error)
+    }
   }
 }
 

@@ -1,10 +1,11 @@
 import * as library from '@huggingface/tokenizers'
 import { TokenizerError } from './errors.ts'
+import { LinearPattern, placesOf } from './linear-pattern.ts'
 
 /** The parts of the library's objects that are set right here; its published declarations do not resolve under Node's module rules. */
-interface Part {
+export interface Part {
   config?: Record<string, unknown>
-  pattern?: RegExp | null
+  pattern?: RegExp | LinearPattern | null
   tokenizers?: ReadonlyArray<Part | null>
   normalizers?: ReadonlyArray<Part | null>
   decoders?: ReadonlyArray<Part | null>
@@ -35,6 +36,16 @@ function isA (part: Part, name: string): boolean {
 }
 
 /**
+ * Has RE2 match the patterns that the file brings, wherever it can, in place of an engine that may take exponential time.
+ */
+export function matchLinearly (parts: ReadonlyArray<Part | null | undefined>): void {
+  for (const part of parts.flatMap(flatten)) {
+    if (part.pattern instanceof RegExp && (part.config?.pattern as { Regex?: unknown } | undefined)?.Regex !== undefined)
+      part.pattern = LinearPattern.from(part.pattern) ?? part.pattern
+  }
+}
+
+/**
  * Makes the library's parts divide and change texts as the Python library `tokenizers` does.
  * Throws TokenizerError, naming it, for what neither does alike.
  */
@@ -52,10 +63,10 @@ function flatten (part: Part | null | undefined): Part[] {
 }
 
 function patchNormalizer (part: Part): void {
-  const { config = {}, pattern } = part
+  const { config = {} } = part
   if (isA(part, 'PrecompiledNormalizer')) throw unknown('the normalizer Precompiled')
-  if (isA(part, 'ReplaceNormalizer') && pattern instanceof RegExp)
-    part.normalize = (text) => text.replace(pattern, () => typeof config.content === 'string' ? config.content : '')
+  if (isA(part, 'ReplaceNormalizer') && part.pattern instanceof RegExp)
+    part.normalize = (text) => text.replace(part.pattern!, () => typeof config.content === 'string' ? config.content : '')
   if (isA(part, 'StripNormalizer'))
     part.normalize = (text) => {
       const start = config.strip_left === true ? text.replace(new RegExp(`^${SPACE}+`, 'u'), '') : text
@@ -64,7 +75,7 @@ function patchNormalizer (part: Part): void {
 }
 
 function patchPreTokenizer (part: Part): void {
-  const { config = {}, pattern } = part
+  const { config = {} } = part
   if (isA(part, 'ByteLevelPreTokenizer')) part.pattern = byteLevel
   else if (isA(part, 'DigitsPreTokenizer')) part.pattern = new RegExp(`\\P{N}+|\\p{N}${config.individual_digits === true ? '' : '+'}`, 'gu')
   else if (isA(part, 'WhitespaceSplitPreTokenizer')) part.pre_tokenize_text = (text) => text.match(/\P{White_Space}+/gu) ?? []
@@ -75,9 +86,9 @@ function patchPreTokenizer (part: Part): void {
   else if (isA(part, 'PunctuationPreTokenizer')) {
     const behavior = behaviorOf(config.behavior ?? 'Isolated')
     part.pre_tokenize_text = (text) => divide(text, new RegExp(`[${PUNCTUATION}]`, 'gu'), behavior, false)
-  } else if (isA(part, 'SplitPreTokenizer') && pattern instanceof RegExp) {
+  } else if (isA(part, 'SplitPreTokenizer') && part.pattern instanceof RegExp) {
     const behavior = behaviorOf(config.behavior)
-    part.pre_tokenize_text = (text) => divide(text, pattern, behavior, config.invert === true)
+    part.pre_tokenize_text = (text) => divide(text, part.pattern!, behavior, config.invert === true)
   } else if (isA(part, 'FixedLengthPreTokenizer')) {
     const length = typeof config.length === 'number' && config.length >= 1 ? config.length : 5
     part.pre_tokenize_text = (text) => {
@@ -107,16 +118,16 @@ function behaviorOf (name: unknown): Behavior {
 }
 
 /** Divides a text at the matches of a pattern, or with `invert` at what does not match, as the Python library's `split` does. */
-export function divide (text: string, pattern: RegExp, behavior: Behavior, invert: boolean): string[] {
+export function divide (text: string, pattern: RegExp | LinearPattern, behavior: Behavior, invert: boolean): string[] {
   const parts: Array<{ value: string, matches: boolean }> = []
   const add = (value: string, matches: boolean): void => {
     if (value !== '') parts.push({ value, matches: matches !== invert })
   }
   let at = 0
-  for (const { 0: match, index } of text.matchAll(pattern)) {
-    add(text.slice(at, index), false)
-    add(match, true)
-    at = index + match.length
+  for (const { start, end } of placesOf(pattern, text)) {
+    add(text.slice(at, start), false)
+    add(text.slice(start, end), true)
+    at = end
   }
   add(text.slice(at), false)
   switch (behavior) {

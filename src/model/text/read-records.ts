@@ -3,7 +3,7 @@ import { readdir, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { createGunzip } from 'node:zlib'
 import { DatasetError } from './errors.ts'
-import { MAX_LINE_BYTES, readLines } from './lines.ts'
+import { MAX_LINE_BYTES, NOT_UTF8, readLines, readText, TOO_LONG } from './lines.ts'
 import { recordOf, type Columns, type DataRecord, type Refused } from './records.ts'
 
 /** Longer plain-text documents are cut at line ends: a tokenizer takes a document in one go, about half a second for this many. */
@@ -12,8 +12,14 @@ const MAX_DOCUMENT_CHARACTERS = 64 * 1024
 /** A JSON file that is one object, such as `{"data": [...]}`, is read whole up to this size. */
 const MAX_OBJECT_CHARACTERS = 256 * 1024 * 1024
 
-/** Rows of a Parquet file that are in memory at a time. */
+/** A row group of a Parquet file is read at once up to this size: each part of a larger one is unpacked with all that stands before it. */
+const MAX_ROW_GROUP_BYTES = 256 * 1024 * 1024
+
+/** Rows of a larger row group that are in memory at a time. */
 const PARQUET_ROWS = 1024
+
+/** What a decoder writes for bytes that are not UTF-8. */
+const REPLACEMENT = '\ufffd'
 
 /** The extensions, without `.gz`, of the files that are read in a directory. */
 const extensions = ['.txt', '.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.parquet']
@@ -61,13 +67,13 @@ export async function * readEach<Read extends object> (
   const files = (await Promise.all(paths.map(filesOf))).flat()
   for (const file of files) {
     const named = files.length > 1 ? { file } : {}
-    const name = file.toLowerCase().replace(/\.gz$/, '')
-    if (extname(name) === '.txt') {
+    const extension = extensionOf(file)
+    if (extension === '.txt') {
       for await (const found of readDocuments(file, signal))
         yield { ...named, line: found.line, ...asFound('reason' in found ? found : reader.ofText(found.text)) }
       continue
     }
-    for await (const found of readValues(file, extname(name), signal))
+    for await (const found of readValues(file, extension, signal))
       yield { ...named, line: found.line, ...asFound('reason' in found ? found : reader.ofValue(found.value)) }
   }
 }
@@ -76,11 +82,21 @@ function asFound<Read extends object> (read: Read | Refused): { readonly record:
   return 'reason' in read ? { reason: read.reason } : { record: read }
 }
 
-/** Returns the data files that a path names: itself, or those of a directory in the order of their names. Throws DatasetError for none. */
+/** Returns the extension of a file's name, in lower case and without `.gz`. */
+function extensionOf (path: string): string {
+  return extname(path.toLowerCase().replace(/\.gz$/, ''))
+}
+
+/**
+ * Returns the data files that a path names: itself, or those of a directory in the order of their names, hidden ones left out. Throws
+ * DatasetError for none.
+ */
 export async function filesOf (path: string): Promise<string[]> {
   const isDirectory = await stat(path).then((found) => found.isDirectory(), () => false)
   if (!isDirectory) return [path]
-  const names = (await readdir(path)).filter((name) => extensions.includes(extname(name.toLowerCase().replace(/\.gz$/, ''))))
+  const entries = await readdir(path, { withFileTypes: true })
+  const names = entries.filter((entry) => !entry.isDirectory() && !entry.name.startsWith('.') && extensions.includes(extensionOf(entry.name)))
+    .map(({ name }) => name)
   if (names.length === 0) throw new DatasetError(`${path} holds no data file`, `name a file, or a directory with files that end in ${extensions.join(', ')}`)
   return names.sort().map((name) => join(path, name))
 }
@@ -93,41 +109,80 @@ async function * readValues (path: string, extension: string, signal: AbortSigna
 
 /** Reads JSON lines, or a JSON array however it is broken into lines, or an object that holds the records. */
 async function * readJson (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
-  let array: JsonArrayReader | undefined
-  let whole: string[] | undefined
-  let [wholeLength, start] = [0, 0]
+  const shape = await shapeOf(path, signal)
+  if (shape === 'array') yield * readArray(path, signal)
+  else if (shape === 'object') yield * readObject(path, signal)
+  else yield * readJsonLines(path, signal)
+}
+
+/** Tells an array by its first character, and in a .json file an object of several lines, of more than a line may have, or with a list. */
+async function shapeOf (path: string, signal: AbortSignal | undefined): Promise<'array' | 'object' | 'lines'> {
+  const first = await firstCharacter(path, signal)
+  if (first === '[') return 'array'
+  if (first !== '{' || extensionOf(path) !== '.json') return 'lines'
+  for await (const found of readLines(path, signal)) {
+    if ('reason' in found) return found.reason === TOO_LONG ? 'object' : 'lines'
+    if (found.text.trim() === '') continue
+    const parsed = valueOf(found.text)
+    return parsed === undefined || listIn(parsed.value) !== undefined ? 'object' : 'lines'
+  }
+  return 'lines'
+}
+
+async function firstCharacter (path: string, signal: AbortSignal | undefined): Promise<string | undefined> {
+  for await (const text of readText(path, signal)) {
+    const start = text.trimStart()
+    if (start !== '') return start[0]
+  }
+  return undefined
+}
+
+async function * readArray (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
+  const array = new JsonArrayReader()
+  for await (const text of readText(path, signal)) yield * array.push(text)
+  yield * array.end()
+}
+
+/** Reads an object that holds the records; what turns out to be none is read as JSON lines, so that each line at fault is named. */
+async function * readObject (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
+  const texts: string[] = []
+  let length = 0
+  for await (const text of readText(path, signal)) {
+    length += text.length
+    if (length > MAX_OBJECT_CHARACTERS) throw new DatasetError(`${path} is one object of more than ${MAX_OBJECT_CHARACTERS} characters`, 'write JSON lines')
+    texts.push(text)
+  }
+  const text = texts.join('')
+  const parsed = valueOf(text)
+  if (parsed === undefined) yield * readJsonLines(path, signal)
+  else yield * whereUtf8(recordsIn(parsed.value, lineOf(text)), text.includes(REPLACEMENT))
+}
+
+/** Returns the line on which the first character of a text stands that is no white space. */
+function lineOf (text: string): number {
+  return text.slice(0, text.length - text.trimStart().length).split('\n').length
+}
+
+/** Leaves out the records with characters that bytes were read as which are not UTF-8, where there are some. */
+function * whereUtf8 (found: Iterable<{ readonly line: number, readonly value: unknown }>, isDamaged: boolean): Generator<FoundValue> {
+  for (const { line, value } of found)
+    yield isDamaged && JSON.stringify(value).includes(REPLACEMENT) ? { line, reason: NOT_UTF8 } : { line, value }
+}
+
+async function * readJsonLines (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
+  let isFirst = true
   for await (const found of readLines(path, signal)) {
     if ('reason' in found) {
       yield found
       continue
     }
-    const { line } = found
-    const text = start === 0 ? found.text.replace(/^\ufeff/, '') : found.text
-    if (text.trim() === '' && array === undefined && whole === undefined) continue
-    if (start === 0) {
-      start = line
-      if (text.trimStart().startsWith('[')) array = new JsonArrayReader()
-      else if (text.trimStart().startsWith('{') && valueOf(text) === undefined && extname(path.toLowerCase().replace(/\.gz$/, '')) === '.json') whole = []
-    }
-    if (array !== undefined) yield * array.push(text, line)
-    else if (whole !== undefined) {
-      wholeLength += text.length
-      if (wholeLength > MAX_OBJECT_CHARACTERS) throw new DatasetError(`${path} is one object of more than ${MAX_OBJECT_CHARACTERS} characters`, 'write JSON lines')
-      whole.push(text)
-    } else {
-      const parsed = valueOf(text)
-      if (start === line && parsed !== undefined && typeof parsed.value === 'object' && listIn(parsed.value) !== undefined) yield * recordsIn(parsed.value, line)
-      else yield parsed === undefined ? { line, reason: 'is not valid JSON' } : { line, value: parsed.value }
-    }
+    const { line, text } = found
+    if (text.trim() === '') continue
+    const parsed = valueOf(text)
+    if (isFirst && parsed !== undefined && listIn(parsed.value) !== undefined) yield * recordsIn(parsed.value, line)
+    else yield parsed === undefined ? { line, reason: 'is not valid JSON' } : { line, value: parsed.value }
+    isFirst = false
   }
-  if (array !== undefined) yield * array.end()
-  if (whole === undefined) return
-  const parsed = valueOf(whole.join('\n'))
-  if (parsed !== undefined) yield * recordsIn(parsed.value, start)
-  else yield * whole.map((text, i) => ({ text, line: start + i })).filter(({ text }) => text.trim() !== '').map(({ text, line }): FoundValue => {
-    const each = valueOf(text)
-    return each === undefined ? { line, reason: 'is not valid JSON' } : { line, value: each.value }
-  })
 }
 
 /** Returns the only list of objects that an object holds, such as that of `{"version": 1, "data": [...]}`. */
@@ -137,7 +192,7 @@ function listIn (value: unknown): readonly unknown[] | undefined {
   return lists.length === 1 && Array.isArray(lists[0]) ? lists[0] as unknown[] : undefined
 }
 
-function * recordsIn (value: unknown, line: number): Generator<FoundValue> {
+function * recordsIn (value: unknown, line: number): Generator<{ readonly line: number, readonly value: unknown }> {
   const list = listIn(value)
   if (list !== undefined) for (const each of list) yield { line, value: each }
   else {
@@ -156,54 +211,86 @@ function valueOf (text: string): { readonly value: unknown } | undefined {
   }
 }
 
-/** Divides a JSON array into its elements as its lines come, holding one element at a time. */
+const [NEWLINE, QUOTE, COMMA, BACKSLASH] = [...'\n",\\'].map((character) => character.charCodeAt(0))
+const [OPEN_ARRAY, CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJECT] = [...'[]{}'].map((character) => character.charCodeAt(0))
+const SPACES: ReadonlySet<number> = new Set([...' \t\n\r'].map((character) => character.charCodeAt(0)))
+
+/** Divides a JSON array into its elements as its text comes in pieces, holding one element at a time. */
 class JsonArrayReader {
-  #held = ''
-  #line = 0
+  /** What came of the element, and how much that is; nothing is kept of one that is too long. */
+  #held: string[] = []
+  #heldLength = 0
+  /** Whether an element has begun, and the line on which it did; that of the array before the first. */
+  #holding = false
+  #startLine = 0
+  #line = 1
   #depth = 0
   #inString = false
   #escaped = false
   #ended = false
 
-  push (text: string, line: number): FoundValue[] {
+  push (text: string): FoundValue[] {
     const found: FoundValue[] = []
-    for (const character of `${text}\n`) {
-      const structural = !this.#inString
+    let from = 0
+    const begin = (at: number): void => {
+      if (this.#holding) return
+      this.#holding = true
+      this.#startLine = this.#line
+      from = at
+    }
+    for (let at = 0; at < text.length; at++) {
+      const code = text.charCodeAt(at)
+      if (code === NEWLINE) this.#line++
       if (this.#inString) {
         if (this.#escaped) this.#escaped = false
-        else if (character === '\\') this.#escaped = true
-        else if (character === '"') this.#inString = false
-      } else if (character === '"') this.#inString = true
-      else if (character === '[' || character === '{') this.#depth++
-      else if (character === ']' || character === '}') this.#depth--
-      if (structural && this.#depth === 1 && character === '[' && this.#held === '' && this.#line === 0) {
-        this.#line = line
+        else if (code === BACKSLASH) this.#escaped = true
+        else if (code === QUOTE) this.#inString = false
         continue
       }
-      if (structural && ((this.#depth === 1 && character === ',') || (this.#depth === 0 && character === ']'))) {
+      if (code === QUOTE) this.#inString = true
+      else if (code === OPEN_ARRAY || code === OPEN_OBJECT) this.#depth++
+      else if (code === CLOSE_ARRAY || code === CLOSE_OBJECT) this.#depth--
+      if (code === OPEN_ARRAY && this.#depth === 1 && this.#startLine === 0) this.#startLine = this.#line
+      else if ((code === COMMA && this.#depth === 1) || (code === CLOSE_ARRAY && this.#depth === 0)) {
+        if (this.#holding) this.#hold(text.slice(from, at))
         found.push(...this.#take())
-        if (character === ']') this.#ended = true
-        continue
-      }
-      if (this.#held === '' && character.trim() === '') continue
-      if (this.#held === '') this.#line = line
-      if (this.#held.length <= MAX_LINE_BYTES) this.#held += character
+        if (code === CLOSE_ARRAY) this.#ended = true
+      } else if (!SPACES.has(code)) begin(at)
     }
+    if (this.#holding) this.#hold(text.slice(from))
     return found
   }
 
   /** Says what is left over at the end of the file. */
   end (): FoundValue[] {
-    return this.#held.trim() === '' && this.#ended ? [] : [{ line: this.#line, reason: 'is the start of a JSON array that does not end' }]
+    return !this.#holding && this.#ended ? [] : [{ line: this.#startLine, reason: 'is the start of a JSON array that does not end' }]
+  }
+
+  #hold (piece: string): void {
+    this.#heldLength += piece.length
+    if (this.#heldLength <= MAX_LINE_BYTES) this.#held.push(piece)
+    else this.#held = []
   }
 
   #take (): FoundValue[] {
-    const text = this.#held.trim()
-    this.#held = ''
-    if (text === '') return []
-    const parsed = text.length > MAX_LINE_BYTES ? undefined : valueOf(text)
-    return [parsed === undefined ? { line: this.#line, reason: 'is not valid JSON' } : { line: this.#line, value: parsed.value }]
+    const [text, length, line] = [this.#held.join(''), this.#heldLength, this.#startLine]
+    const holding = this.#holding
+    this.#held = []
+    this.#heldLength = 0
+    this.#holding = false
+    if (!holding) return []
+    if (length > MAX_LINE_BYTES) return [{ line, reason: TOO_LONG }]
+    if (text.includes(REPLACEMENT)) return [{ line, reason: NOT_UTF8 }]
+    const parsed = valueOf(text)
+    return [parsed === undefined ? { line, reason: 'is not valid JSON' } : { line, value: parsed.value }]
   }
+}
+
+/** What the parser of tables tells of a row: its line, the columns of the header, and an error where the row has more or fewer. */
+interface RowInfo {
+  readonly lines: number
+  readonly columns: readonly unknown[]
+  readonly error?: { readonly record?: readonly unknown[] }
 }
 
 async function * readTable (path: string, delimiter: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
@@ -217,9 +304,9 @@ async function * readTable (path: string, delimiter: string, signal: AbortSignal
   source.on('error', (error) => parser.destroy(error))
   bytes.on('error', (error: Error) => parser.destroy(error))
   try {
-    for await (const { record, info } of parser as AsyncIterable<{ record: Record<string, string>, info: { lines: number } }>) {
+    for await (const { record, info } of parser as AsyncIterable<{ record: Record<string, string>, info: RowInfo }>) {
       signal?.throwIfAborted()
-      yield { line: info.lines, value: record }
+      yield { line: info.lines, ...rowOf(record, info) }
     }
   } catch (error) {
     if (signal?.aborted === true) throw error
@@ -229,22 +316,43 @@ async function * readTable (path: string, delimiter: string, signal: AbortSignal
   }
 }
 
+/** Returns a row as a value, or why it is none: what is beyond the header's columns would be lost. */
+function rowOf (record: Readonly<Record<string, string>>, { columns, error }: RowInfo): { readonly value: unknown } | Refused {
+  const values = error?.record?.length ?? columns.length
+  if (values > columns.length) return { reason: `has ${values} values, and the header ${columns.length} columns: put values that hold the separator in quotes` }
+  if (Object.values(record).some((value) => value.includes(REPLACEMENT))) return { reason: NOT_UTF8 }
+  return { value: record }
+}
+
 async function * readParquet (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
   const { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects } = await import('hyparquet')
   const { compressors } = await import('hyparquet-compressors')
   try {
     const file = await asyncBufferFromFile(path)
     const metadata = await parquetMetadataAsync(file)
-    const rows = Number(metadata.num_rows)
-    for (let rowStart = 0; rowStart < rows; rowStart += PARQUET_ROWS) {
-      signal?.throwIfAborted()
-      const found = await parquetReadObjects({ file, metadata, compressors, rowStart, rowEnd: Math.min(rowStart + PARQUET_ROWS, rows) })
-      for (const [i, value] of found.entries()) yield { line: rowStart + i + 1, value }
+    let start = 0
+    for (const group of metadata.row_groups) {
+      const end = start + Number(group.num_rows)
+      const step = group.total_byte_size <= MAX_ROW_GROUP_BYTES ? end - start : PARQUET_ROWS
+      for (let rowStart = start; rowStart < end; rowStart += step) {
+        signal?.throwIfAborted()
+        const found = await parquetReadObjects({ file, metadata, compressors, rowStart, rowEnd: Math.min(rowStart + step, end) })
+        for (const [i, value] of found.entries()) yield { line: rowStart + i + 1, value: withNumbers(value) }
+      }
+      start = end
     }
   } catch (error) {
     if (signal?.aborted === true) throw error
     throw new DatasetError(`${path} cannot be read: ${(error as Error).message}`, 'see docs/data.md for the formats that Midspan reads', error)
   }
+}
+
+/** Returns a value with numbers in place of integers of 64 bits, as JSON has them, wherever a number can say them. */
+function withNumbers (value: unknown): unknown {
+  if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : value
+  if (Array.isArray(value)) return value.map(withNumbers)
+  if (typeof value !== 'object' || value === null || Object.getPrototypeOf(value) !== Object.prototype) return value
+  return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, withNumbers(each)]))
 }
 
 /** Groups lines into documents at blank lines; a document that grows too long ends early. */
@@ -260,7 +368,7 @@ async function * readDocuments (
       yield found
       continue
     }
-    const text = found.line === 1 ? found.text.replace(/^\ufeff/, '') : found.text
+    const { text } = found
     const blank = text.trim() === ''
     if (lines.length > 0 && (blank || length + text.length > MAX_DOCUMENT_CHARACTERS)) {
       yield { line: start, text: lines.join('\n') }

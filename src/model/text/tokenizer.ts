@@ -96,8 +96,8 @@ export class Tokenizer {
   }
 
   /** Writes a conversation and tells where each message went. Throws as `applyChatTemplate` does. */
-  renderChat (messages: readonly ChatMessage[]): RenderedChat {
-    return this.#chatTemplate().renderMarked(messages, this.#specialTokens, false)
+  renderChat (messages: readonly ChatMessage[], { addGenerationPrompt = false }: { addGenerationPrompt?: boolean } = {}): RenderedChat {
+    return this.#chatTemplate().renderMarked(messages, this.#specialTokens, addGenerationPrompt)
   }
 
   /** Returns the token ids of a conversation that the chat template wrote. */

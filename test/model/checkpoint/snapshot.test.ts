@@ -2,7 +2,7 @@ import { mkdtemp, open, readFile, rename, rm, truncate, writeFile } from 'node:f
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { previousSnapshot, readSnapshot, writeSnapshot, type Snapshot } from '../../../src/model/checkpoint/snapshot.ts'
+import { digestOf, previousSnapshot, readSnapshot, writeSnapshot, type Snapshot } from '../../../src/model/checkpoint/snapshot.ts'
 import { float32, tensor } from '../../../src/tensor.ts'
 
 let dir: string
@@ -26,6 +26,20 @@ describe('a snapshot', () => {
   it('comes back as it was written', async () => {
     await writeSnapshot(path, at(3))
     expect(await readSnapshot(path)).toEqual({ ...at(3), fallback: false })
+  })
+
+  it('of many megabytes lets others have the thread while it is hashed', async () => {
+    const [one, two] = [new Float32Array(8 * 2 ** 20), new Float32Array(3)].map((values) => float32([values.length], values))
+    let turns = 0
+    let hashing = true
+    const count = (): void => {
+      turns++
+      if (hashing) setImmediate(count)
+    }
+    setImmediate(count)
+    await digestOf('{}', new Map([['a', one!], ['b', two!]]))
+    hashing = false
+    expect(turns).toBeGreaterThanOrEqual(8)
   })
 
   it('may hold no tensors', async () => {

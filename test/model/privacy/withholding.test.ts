@@ -103,6 +103,12 @@ describe('withholding', () => {
     await expect(parseWithholding(given, never)).rejects.toMatchObject({ code: 'E_USAGE', next: expect.any(String) as string })
   })
 
+  it('matches patterns in time that grows with the word, and refuses in one line those of which that is not so', () => {
+    expect(withheldWords(`${'a'.repeat(50_000)} aab`, [parseList('/(a+)+b/', 'words.txt')])).toEqual(['aab'])
+    for (const pattern of ['a(?=b)', '(a)\\1'])
+      expect(() => parseList(`/${pattern}/`, 'words.txt')).toThrow(/^words\.txt, line 1: .* RE2 /)
+  })
+
   it('refuses a file that names nothing, has a broken pattern, or is no list of words', () => {
     expect(() => parseList('# nobody\n\n', 'words.txt')).toThrow('names no word')
     expect(() => parseList('Lily\n/(/', 'words.txt')).toThrow('words.txt, line 2')

@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { maskChat } from '../../../src/model/text/chat-mask.ts'
 import type { ChatMessage } from '../../../src/model/text/chat-template.ts'
+import { examplesOf } from '../../../src/model/text/dataset.ts'
 import type { Tokenizer } from '../../../src/model/text/tokenizer.ts'
 import { byteTokenizer } from '../../helpers/byte-tokenizer.ts'
 
@@ -34,14 +35,14 @@ const families: Readonly<Record<string, Family>> = {
       "{%- for m in rest %}{%- if m.role == 'user' %}{%- if loop.last or loop.index0 == (rest | length) - 2 %}{{- '[INST] ' + (system + '\n\n' if system is defined else '') + m.content + '[/INST]' }}{%- else %}{{- '[INST] ' + m.content + '[/INST]' }}{%- endif %}{%- else %}{{- ' ' + m.content + eos_token }}{%- endif %}{%- endfor %}",
     special: ['<s>', '</s>', '[INST]', '[/INST]'], eos: ['</s>'], bos: '<s>', system: true
   },
-  // Without tools. It writes the system message into the last message alone, which in training is an answer.
+  // Without tools. It writes the system message into a question that is the last message, and nowhere where an answer is the last.
   'Mistral Nemo': {
     template: '{%- if messages[0]["role"] == "system" %}\n    {%- set system_message = messages[0]["content"] %}\n    {%- set loop_messages = messages[1:] %}\n{%- else %}\n    {%- set loop_messages = messages %}\n{%- endif %}\n' +
       '{%- if not tools is defined %}\n    {%- set tools = none %}\n{%- endif %}\n{%- set user_messages = loop_messages | selectattr("role", "equalto", "user") | list %}\n\n{#- Roles have to alternate. #}\n{%- set ns = namespace() %}\n{%- set ns.index = 0 %}\n' +
       '{%- for message in loop_messages %}\n    {%- if not (message.role == "tool" or message.role == "tool_results" or (message.tool_calls is defined and message.tool_calls is not none)) %}\n        {%- if (message["role"] == "user") != (ns.index % 2 == 0) %}\n            {{- raise_exception("roles must alternate") }}\n        {%- endif %}\n        {%- set ns.index = ns.index + 1 %}\n    {%- endif %}\n{%- endfor %}\n\n' +
       '{{- bos_token }}\n{%- for message in loop_messages %}\n    {%- if message["role"] == "user" %}\n        {%- if tools is not none and (message == user_messages[-1]) %}\n            {{- "[AVAILABLE_TOOLS][" }}\n            {{- "[/AVAILABLE_TOOLS]" }}\n        {%- endif %}\n        {%- if loop.last and system_message is defined %}\n            {{- "[INST]" + system_message + "\\n\\n" + message["content"] + "[/INST]" }}\n        {%- else %}\n            {{- "[INST]" + message["content"] + "[/INST]" }}\n        {%- endif %}\n' +
       '    {%- elif message["role"] == "assistant" %}\n        {{- message["content"] + eos_token }}\n    {%- else %}\n        {{- raise_exception("Only user and assistant roles are supported") }}\n    {%- endif %}\n{%- endfor %}\n',
-    special: ['<s>', '</s>', '[INST]', '[/INST]', '[AVAILABLE_TOOLS]', '[/AVAILABLE_TOOLS]'], eos: ['</s>'], bos: '<s>', system: false
+    special: ['<s>', '</s>', '[INST]', '[/INST]', '[AVAILABLE_TOOLS]', '[/AVAILABLE_TOOLS]'], eos: ['</s>'], bos: '<s>', system: true
   },
   // Without tools. It writes a system message of its own where there is none.
   'Qwen2.5': {
@@ -78,11 +79,28 @@ function tokenizerOf ({ template, special, eos, bos }: Family): Tokenizer {
   return byteTokenizer(special, { chat_template: template, eos_token: eos[0], ...(bos === undefined ? {} : { bos_token: bos }) }, eos)
 }
 
-/** What is counted, as texts of the runs of counted tokens. */
+/** A run of counted tokens, with what stands before it in its sequence. */
+interface Counted {
+  readonly before: string
+  readonly answer: string
+}
+
+/** What is learnt of a conversation, in however many sequences. */
+function learnt (messages: readonly ChatMessage[], tokenizer: Tokenizer): Counted[] {
+  const { found, bad } = examplesOf({ kind: 'chat', messages, learnFrom: 0 }, tokenizer, { lossOn: 'completion' })
+  if (bad !== undefined) throw new Error(bad)
+  return found.flatMap(({ ids, lossMask }) => {
+    const text = (from: number, to: number): string => tokenizer.decode([...ids.slice(from, to)], { skipSpecialTokens: false })
+    const starts = [...lossMask.keys()].filter((i) => lossMask[i] === 1 && lossMask[i - 1] !== 1)
+    return starts.map((start): Counted => {
+      const end = lossMask.indexOf(0, start)
+      return { before: text(0, start), answer: text(start, end < 0 ? ids.length : end) }
+    })
+  })
+}
+
 function counted (messages: readonly ChatMessage[], tokenizer: Tokenizer): string[] {
-  const masked = maskChat(messages, (i) => messages[i]!.role === 'assistant', tokenizer)
-  if ('reason' in masked) throw new Error(masked.reason)
-  return masked.answers.map(([first, end]) => tokenizer.decode(masked.ids.slice(first, end), { skipSpecialTokens: false }))
+  return learnt(messages, tokenizer).map(({ answer }) => answer)
 }
 
 const word = fc.stringMatching(/^[a-z0-9é桥?!., \n]{0,12}$/).map((text) => `x${text}x`)
@@ -123,9 +141,25 @@ describe('issue 9, A2 and A6: a conversation', () => {
       .toMatchObject({ reason: expect.stringContaining('writes answer 3 among other messages') as string })
   })
 
-  it('is refused by name where Mistral Nemo\'s template would drop the system message', () => {
+  it('has each answer behind what asks for it where the template writes a message only then, as Mistral Nemo\'s its system message', () => {
+    const tokenizer = tokenizerOf(families['Mistral Nemo']!)
+    fc.assert(fc.property(word, fc.array(fc.tuple(word, word), { minLength: 1, maxLength: 3 }), (system, turns) => {
+      const messages = [
+        { role: 'system', content: system },
+        ...turns.flatMap(([asked, answered]) => [{ role: 'user', content: asked }, { role: 'assistant', content: answered }])
+      ]
+      expect(learnt(messages, tokenizer)).toEqual(turns.map(([, answered], i) => ({
+        before: tokenizer.applyChatTemplate(messages.slice(0, 2 + 2 * i), { addGenerationPrompt: true }),
+        answer: `${answered}</s>`
+      })))
+    }), { numRuns: 40 })
+  })
+
+  it('is refused where the template asks for the answer in other words than those before the answer', () => {
     const messages = [{ role: 'system', content: 's' }, { role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }]
-    expect(maskChat(messages, (i) => i === 2, tokenizerOf(families['Mistral Nemo']!)))
+    const template = "{% if messages[-1].role == 'user' %}{{ messages[0].content }}{% endif %}{{ messages[1].content }}" +
+      "{% if messages[-1].role == 'user' %}>{% else %}<{{ messages[2].content }}<|im_end|>{% endif %}"
+    expect(maskChat(messages, (i) => i === 2, tokenizerOf({ ...families.ChatML!, template })))
       .toEqual({ reason: 'the chat template leaves out message 1, by the system' })
   })
 

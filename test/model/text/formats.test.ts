@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { loadDataset } from '../../../src/model/text/dataset.ts'
+import { MAX_LINE_BYTES, NOT_UTF8, TOO_LONG } from '../../../src/model/text/lines.ts'
 import { readRecords } from '../../../src/model/text/read-records.ts'
 import { recordOf } from '../../../src/model/text/records.ts'
 import { wordTokenizer } from '../../helpers/word-tokenizer.ts'
@@ -90,6 +91,71 @@ describe('issue 9, A6 and A9: a file', () => {
     await expect(values('bad.parquet', 'no parquet')).rejects.toMatchObject({ code: 'E_DATASET' })
   })
 
+  it('of Parquet with nulls, and with numbers in messages', async () => {
+    const messages = [{ role: 'user', content: 'q' }, { role: 'assistant', content: 'a' }, { role: 'assistant', content: 'b' }]
+    expect(await values('nested.parquet', Buffer.from(NESTED, 'base64')))
+      .toEqual([[1, { ...chat(...messages), unlearnt: new Set([2]) }], [2, text('plain')]])
+  })
+
+  it.each([
+    ['array', (records: unknown[]) => JSON.stringify(records)],
+    ['object with a list', (records: unknown[]) => JSON.stringify({ version: '2.0', data: records })]
+  ])('of one %s on a line that is longer than a line of records may be, as json.dump writes it', async (_, write) => {
+    const long = { text: 'a'.repeat(1_500_000) }
+    const found = await values('one-line.json', write([long, long, long, { text: 'b' }]))
+    expect(found.map((each) => Array.isArray(each))).toEqual([true, true, true, true])
+    expect(found.at(-1)).toEqual([1, text('b')])
+  })
+
+  it('of an array with a record that is too long, which alone is left out', async () => {
+    const found = await values('long.json', `[{"text":"${'a'.repeat(MAX_LINE_BYTES)}"},\n{"text":"b"}]`)
+    expect(found).toEqual([{ line: 1, reason: TOO_LONG }, [2, text('b')]])
+  })
+
+  it.each([
+    ['lines', 'latin.jsonl', '{"text":"caf\xe9"}\n{"text":"b"}\n', 1],
+    ['array', 'latin.json', '[{"text":"caf\xe9"},\n{"text":"b"}]', 1],
+    ['object', 'latin2.json', '{"data":[\n{"text":"caf\xe9"},{"text":"b"}]}', 1],
+    ['table', 'latin.csv', 'text\ncaf\xe9\nb\n', 2],
+    ['text', 'latin.txt', 'caf\xe9\n\nb\n', 1]
+  ])('whose bytes are not UTF-8 in a record of its %s: that record is named, and not changed', async (_, name, content, line) => {
+    const found = await values(name, Buffer.from(content, 'latin1'))
+    expect(found[0]).toEqual({ line, reason: NOT_UTF8 })
+    expect((found[1] as unknown[])[1]).toEqual(text('b'))
+  })
+
+  it.each(['utf16.txt', 'utf16.jsonl', 'utf16.json'])('of UTF-16 is refused with what to do: %s', async (name) => {
+    await expect(values(name, Buffer.from('\ufeff{"text":"a"}\n{"text":"b"}\n', 'utf16le')))
+      .rejects.toMatchObject({ message: expect.stringContaining('is UTF-16') as string, next: expect.stringContaining('UTF-8') as string })
+  })
+
+  it('of UTF-16 is read where it is a table, and refused line by line where nothing says that it is', async () => {
+    expect((await values('utf16.csv', Buffer.from('\ufefftext\r\na\r\n', 'utf16le'))).map((found) => (found as unknown[])[1])).toEqual([text('a')])
+    expect((await values('bare.txt', Buffer.from('a\nb\n', 'utf16le'))).every((found) => !Array.isArray(found))).toBe(true)
+  })
+
+  it('names the row of a table that has more values than columns', async () => {
+    expect(await values('more.csv', 'prompt,completion\nhello, you,a\nq,a\n')).toEqual([
+      { line: 2, reason: 'has 3 values, and the header 2 columns: put values that hold the separator in quotes' },
+      [3, { kind: 'completion', prompt: 'q', completion: 'a' }]
+    ])
+  })
+
+  it.each(['empty.jsonl', 'empty.json', 'empty.csv', 'empty.txt'])('without a byte has no record: %s', async (name) => {
+    expect(await values(name, '')).toEqual([])
+  })
+
+  it('of a directory leaves out what is hidden, is no data file, or is a directory', async () => {
+    const odd = join(dir, 'odd')
+    await mkdir(join(odd, 'sub.json'), { recursive: true })
+    await writeFile(join(odd, '._a.jsonl'), Buffer.of(0, 5, 22, 7))
+    await writeFile(join(odd, 'README.md'), '# data')
+    await writeFile(join(odd, 'A.JSONL.GZ'), gzipSync('{"text":"a"}\n'))
+    const found: unknown[] = []
+    for await (const each of readRecords([odd], { chatInstructions: false })) found.push(each)
+    expect(found).toEqual([{ line: 1, record: text('a') }])
+  })
+
   it('of a directory, each named in what is said of it', async () => {
     await mkdir(join(dir, 'several'))
     await writeFile(join(dir, 'several', 'a.jsonl'), '{"text":"a"}\n')
@@ -139,3 +205,13 @@ describe('issue 9, A6 to A8: a data set', () => {
 const PARQUET = 'UEFSMRUEFRQVJkwVBBUAEgAAKLUv/SAKUQAAAQAAAGEBAAAAYhUAFRIVJCwVBBUQFQYVBhwAAAAotS/9IAlJAAACAAAABAEBAwIVBBksNQAYBnNjaGVtYRUC' +
   'ABUMJQIYBHRleHQlAEwcAAAAFgQZHBkcJgAcFQwZNQAGEBkYBHRleHQVDBYEFmgWjAEmSiYIKSwVBBUAFQIAFQAVEBUCADwWBBkGGSYABAAAABZoFgQmCBaM' +
   'AQAoIHBhcnF1ZXQtY3BwLWFycm93IHZlcnNpb24gMjYuMC4xGRwcAAAAlAAAAFBBUjE='
+
+/** Rows with a null and with messages that have an integer of 64 bits, packed with Snappy, as pyarrow writes them. */
+const NESTED = 'UEFSMRUAFR4VIiwVBBUAFQYVBhwAAAAPOAIAAAADAgUAAABwbGFpbhUAFWAVYCwVCBUAFQYVBhwAAAAwGAIAAAADBgQBBggkAQABCHR1c2VyCQAAAGFzc2lz' +
+  'dGFudAkAAABhc3Npc3RhbnQVABU6FTwsFQgVABUGFQYcAAAAHRgCAAAAAwYEAQZEJAEAAQAAAHEBAAAAYQEAAABiFQAVPBU+LBUIFQAVBhUGHAAAAB4YAgAA' +
+  'AAMGBAEGSCMBAAEAAAAAAAAAAAAAAAAAAAAVBBmMNQAYBnNjaGVtYRUEABUMJQIYBHRleHQlAEwcAAAANQIYCG1lc3NhZ2VzFQIVBkw8AAAANQQYBGxpc3QV' +
+  'AgA1AhgHZWxlbWVudBUGABUMJQIYBHJvbGUlAEwcAAAAFQwlAhgHY29udGVudCUATBwAAAAVBCUCGAZ3ZWlnaHQAFgQZHBlMJgAcFQwZJQYAGRgEdGV4dBUC' +
+  'FgQWRBZIJghJHBUAFQAVAgA8FgoZBhkmAgIAAAAmABwVDBklBgAZSAhtZXNzYWdlcwRsaXN0B2VsZW1lbnQEcm9sZRUCFggWhgEWhgEmUEkcFQAVABUCADwW' +
+  'LBkmBAQZVgIAAAAGAAAAJgAcFQwZJQYAGUgIbWVzc2FnZXMEbGlzdAdlbGVtZW50B2NvbnRlbnQVAhYIFmAWYibWAUkcFQAVABUCADwWBhkmBAQZVgIAAAAG' +
+  'AAAAJgAcFQQZJQYAGUgIbWVzc2FnZXMEbGlzdAdlbGVtZW50BndlaWdodBUCFggWYhZkJrgCSRwVABUAFQIAPCkmBAQZVgIAAAIEAAAAFowDFgQmCBaUAwAo' +
+  'IHBhcnF1ZXQtY3BwLWFycm93IHZlcnNpb24gMjYuMC4xGUwcAAAcAAAcAAAcAAAA2AEAAFBBUjE='

@@ -14,7 +14,7 @@ const never = new AbortController().signal
 const template = '{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}a {% endif %}'
 
 /** Patterns that a text of many a's sends back again and again, and templates that work without end. */
-const hostilePattern = { type: 'Split', pattern: { Regex: '(a|a)*b' }, behavior: 'Isolated', invert: false }
+const hostilePattern = { type: 'Split', pattern: { Regex: '(a|a)*b(?!c)' }, behavior: 'Isolated', invert: false }
 const hostileTemplate = "{% set ns = namespace(x='a') %}{% for i in range(100000) %}{% set ns.x = ('a' * 5000000) | upper | lower %}{% endfor %}"
 const hostileText = 'a'.repeat(64)
 

@@ -39,8 +39,32 @@ describe('issue 9, A32: a founder cannot hang a client with a tokenizer', () => 
     expect(() => huggingFaceEngine({ ...base, normalizer: { type: 'Sequence', normalizers } })).toThrow('256 times')
   })
 
-  it('whose pattern backtracks for ever', { timeout: 60_000 }, () => {
-    const engine = huggingFaceEngine({ ...base, pre_tokenizer: { type: 'Split', pattern: { Regex: '(a+)+b' }, behavior: 'Isolated', invert: false } })
+  it.each([
+    ['a pattern that divides', { pre_tokenizer: { type: 'Split', pattern: { Regex: '(a+)+b' }, behavior: 'Isolated', invert: false } }],
+    ['one of several', { pre_tokenizer: { type: 'Sequence', pretokenizers: [
+      { type: 'Split', pattern: { Regex: '(a|a)*b' }, behavior: 'Isolated', invert: false }, { type: 'Digits', individual_digits: true }
+    ] } }],
+    ['a pattern that replaces', { normalizer: { type: 'Replace', pattern: { Regex: '(a|aa)+b' }, content: '' } }]
+  ])('by %s, which RE2 matches where it takes exponential time', (_, part) => {
+    const text = `${'a'.repeat(60)}c`
+    const plain = huggingFaceEngine({ ...base, ...('pre_tokenizer' in part ? { pre_tokenizer: null } : {}) }).encode(text, false)
+    const engine = huggingFaceEngine({ ...base, ...part }, {}, { timeoutMs: 2_000, msPerCharacter: 0 })
+    expect(engine.encode(text, false)).toEqual(plain)
+    expect(engine.encode(`${text}ab`, false)).not.toEqual([])
+  })
+
+  it('by a pattern in what it decodes', () => {
+    const engine = huggingFaceEngine(
+      { ...base, decoder: { type: 'Sequence', decoders: [{ type: 'Fuse' }, { type: 'Replace', pattern: { Regex: '(a|a)*b' }, content: '' }] } },
+      {}, { timeoutMs: 2_000, msPerCharacter: 0 }
+    )
+    const ids = engine.encode('a'.repeat(60), false)
+    expect(engine.decode(ids, false)).toContain('a'.repeat(60))
+  })
+
+  it('by a pattern that RE2 does not have, which is given up by name', () => {
+    const part = { pre_tokenizer: { type: 'Split', pattern: { Regex: '(a+)+b(?!c)' }, behavior: 'Isolated', invert: false } }
+    const engine = huggingFaceEngine({ ...base, ...part }, {}, { timeoutMs: 1_000, msPerCharacter: 0 })
     expect(() => engine.encode('a'.repeat(60), false)).toThrow('took longer than')
   })
 })

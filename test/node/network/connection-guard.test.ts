@@ -1,5 +1,6 @@
+import { readFile } from 'node:fs/promises'
 import { describe, expect, it } from 'vitest'
-import { ConnectionGuard, MEMBER_LIMITS, STRANGER_LIMITS } from '../../../src/node/network/connection-guard.ts'
+import { ConnectionGuard, MEMBER_LIMITS, STRANGER_LIMITS, type GuardLimits } from '../../../src/node/network/connection-guard.ts'
 
 function guarded (isMember: boolean) {
   const clock = { nowMs: 0 }
@@ -36,4 +37,15 @@ describe.each([['a stranger', false, STRANGER_LIMITS], ['a member', true, MEMBER
       clock.nowMs += 1_000 / limits.answersPerSecond
     }, 1_000)).toBe(1_000)
   })
+})
+
+it('the limits of a connection are those of docs/wire.md', async () => {
+  const text = await readFile(new URL('../../../docs/wire.md', import.meta.url), 'utf8')
+  for (const [row, of] of [
+    ['streams opened', ({ streams, streamsPerSecond }: GuardLimits) => [streams, streamsPerSecond]],
+    ['pings and refused streams answered', ({ answers, answersPerSecond }: GuardLimits) => [answers, answersPerSecond]]
+  ] as const) {
+    const cells = [STRANGER_LIMITS, MEMBER_LIMITS].map((limits) => of(limits).join(', '))
+    expect(text).toContain(`| ${row} at once, then each second | ${cells.join(' | ')} |`)
+  }
 })
