@@ -6,6 +6,9 @@ import { operation } from './operation.ts'
 /** Passes over the data that a run may ask for: far more than any fine-tuning needs. */
 export const MAX_EPOCHS = 10_000
 
+/** Peers that a user may name as contributors of secure sums: more than a federation has members. */
+export const MAX_NAMED_CONTRIBUTORS = 4096
+
 export const train = operation({
   about: 'Takes part in training until the rounds asked for are done',
   parameters: dataParameters.extend({
@@ -17,6 +20,8 @@ export const train = operation({
     patience: z.int().min(1).optional().describe('evaluations in a row without a smaller loss after which the run ends'),
     noise: z.number().min(0).optional().describe('noise on hidden states, relative to the clip'),
     gradientNoise: z.number().min(0).optional().describe('noise on gradients, relative to the clip'),
+    contributors: z.array(z.string().min(1)).min(1).max(MAX_NAMED_CONTRIBUTORS).readonly().optional()
+      .describe('peers that may be in a secure sum with this client; any other that is named ends the run before anything is contributed'),
     rewind: z.boolean().default(false)
       .describe("goes on from the server's rounds where this client has seen more, as after the server's state was restored"),
     fresh: z.boolean().default(false).describe('starts at the beginning of the data, and with initial adapters where they are not shared')

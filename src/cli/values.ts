@@ -1,6 +1,7 @@
 import { resolve } from 'node:path'
 import { UsageError } from '../errors.ts'
 import { parseHttpAddress } from '../node/http/address.ts'
+import { SECURE_CONTRIBUTORS } from '../protocols/charter/constants.ts'
 import { parseSpan, type Span } from '../span.ts'
 
 /**
@@ -175,6 +176,18 @@ export function ends (text: string): { mode: 'shared' } | { mode: 'personal' } |
   const every = /^average:([1-9]\d{0,8})$/.exec(text)?.[1]
   if (every === undefined) throw new UsageError('is not shared, personal or average:K with a whole K of at least 1')
   return { mode: 'average', every: Number(every) }
+}
+
+/** Parses how contributions are put together: plain, secure, or secure:COUNT. */
+export function aggregation (text: string): { mode: 'plain' } | { mode: 'secure', minContributors: number } {
+  if (text === 'plain') return { mode: text }
+  const match = /^secure(?::(\d{1,3}))?$/.exec(text)
+  if (match === null) throw new UsageError('is not plain, secure or secure:COUNT')
+  const { least, most } = SECURE_CONTRIBUTORS
+  const minContributors = Number(match[1] ?? least)
+  if (minContributors < least || minContributors > most)
+    throw new UsageError(`is of ${minContributors} clients`, `give ${least} to ${most}: of a sum of two each knows what the other one added`)
+  return { mode: 'secure', minContributors }
 }
 
 /** Parses text that is not empty. */

@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
   address,
+  aggregation,
   blockNumbers,
   boolean,
   clip,
@@ -113,6 +114,18 @@ describe('values of options', () => {
 
   it.each(['average', 'average:0', 'average:1.5', 'mean'])('refuses the ends %j', (given) => {
     expect(() => ends(given)).toThrow(UsageError)
+  })
+
+  it.each([
+    ['plain', { mode: 'plain' }],
+    ['secure', { mode: 'secure', minContributors: 3 }],
+    ['secure:128', { mode: 'secure', minContributors: 128 }]
+  ])('reads the aggregation %s', (given, value) => {
+    expect(aggregation(given)).toEqual(value)
+  })
+
+  it.each(['secret', 'secure:2', 'secure:129', 'secure:', 'secure:3.5'])('refuses the aggregation %j', (given) => {
+    expect(() => aggregation(given)).toThrow(UsageError)
   })
 
   it.each([['auto', 'auto'], ['none', 'none'], ['2.5', 2.5]])('reads the clip %s', (given, value) => {

@@ -103,6 +103,9 @@ describe.skipIf(!hasData(MODEL))('a server under attack by one of its clients', 
     ['gradient rows before it enlisted', { case: 'backward', value: { round: 0, tokens: 1 } }, [rows(1)]],
     ['a contribution before it enlisted', { case: 'contribution', value: { round: 0, names: ['0.self_attn.q_proj.lora_A'] } }, [rows(1)]],
     ['the norm of gradients before it enlisted', { case: 'gradientNorm', value: { round: 0, norm: 1 } }, []],
+    ['a step of a secure sum before it enlisted', {
+      case: 'secureReply', value: { round: 0, attempt: 0, step: { case: 'confirm', value: {} } }
+    }, []],
     ['adapters without those of blocks that the model does not have', {
       case: 'fetchAdapters', value: { except: { first: 0, end: 2 ** 32 - 1 } }
     }, []],

@@ -1,6 +1,7 @@
 import { defaulted, grouped, mandatory, optional, repeated, toggle } from '../option.ts'
 import { compute, device, NOISE_BOUNDS, threads, weights } from '../shared-options.ts'
 import {
+  aggregation,
   blockNumbers,
   choice,
   clip,
@@ -128,6 +129,12 @@ const rounds = grouped('Rounds', {
     ends,
     'shared',
     'Adapters that clients hold: shared (exact), average:K (every K rounds) or personal (never leave)'
+  ),
+  aggregation: defaulted(
+    'HOW',
+    aggregation,
+    'plain',
+    'What clients contribute of their adapters: plain, or secure[:COUNT], masked so that the server learns the sum over COUNT clients (3) or more alone'
   ),
   minClients: defaulted('COUNT', count, '1', 'Clients that a round waits for'),
   roundDeadline: optional(

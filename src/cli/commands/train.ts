@@ -7,7 +7,7 @@ import { callDaemon } from '../daemon-client.ts'
 import { InterruptedError } from '../exit.ts'
 import { defaulted, grouped, optional, repeated, toggle } from '../option.ts'
 import { clientNoise, dataOptions, fieldMap, json, task, withheldWords } from '../shared-options.ts'
-import { choice, integer, path } from '../values.ts'
+import { choice, integer, list, path, peerId } from '../values.ts'
 import { PreviewView } from '../views/preview-view.ts'
 import { TrainView } from '../views/train-view.ts'
 
@@ -48,7 +48,16 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
       evalEvery: defaulted('ROUNDS', integer({ min: 1 }), '10', 'Rounds from one such evaluation to the next'),
       patience: optional('COUNT', integer({ min: 1 }), 'Evaluations in a row without a smaller loss after which training ends')
     }),
-    ...grouped('Privacy', { ...clientNoise, withhold: withheldWords }),
+    ...grouped('Privacy', {
+      ...clientNoise,
+      withhold: withheldWords,
+      contributors: optional(
+        'PEERIDS',
+        list(peerId),
+        'Peers that may be in a secure sum with this client, separated by commas: any other ends the run before anything is contributed',
+        'every peer; their ids are shown'
+      )
+    }),
     ...grouped('Output', { json })
   },
   examples: [
@@ -68,7 +77,8 @@ Stopping at any time loses nothing: run the same command again and it resumes.`,
     const parameters = { ...rest, map: fieldMap(map), task }
     if (showData !== undefined) {
       const {
-        rewind: _rewind, fresh: _fresh, noise: _noise, gradientNoise: _gradientNoise, evalEvery: _every, patience: _patience, ...data
+        rewind: _rewind, fresh: _fresh, noise: _noise, gradientNoise: _gradientNoise, contributors: _contributors, evalEvery: _every,
+        patience: _patience, ...data
       } = parameters
       const view = new PreviewView(terminal, json)
       for await (const event of callDaemon(home, 'preview', { ...data, records: showData }, signal)) view.show(event)

@@ -5,6 +5,7 @@ import { adaptableModules, adapterTargets } from '../../model/layers/lora.ts'
 import type { TrainedBiases } from '../../model/layers/trainable.ts'
 import type { Cuts } from '../../model/privacy/calibration.ts'
 import { CHARTER_VERSION, PROTOCOL_VERSIONS, type Charter } from '../../protocols/charter/index.ts'
+import { unsummableBecause } from '../../protocols/charter/schema.ts'
 import type { Span } from '../../span.ts'
 import type { PartialSettings } from '../home/settings.ts'
 import { roundDeadlineFor } from './round-deadline.ts'
@@ -56,6 +57,7 @@ export interface CreateOptions {
   /** Rounds from one average of the servers' parameters to the next: with `server-hierarchical` alone, and 10 there by default. */
   readonly averageEvery?: number | undefined
   readonly ends: Charter['ends']
+  readonly aggregation: Charter['aggregation']
   readonly minClients: number
   /** Milliseconds; what the model and the batches take on a slow machine where it is absent. */
   readonly roundDeadline?: number | undefined
@@ -88,6 +90,13 @@ export function checkOptions (
     throw new UsageError(
       `the model has ${layers} blocks, and clients could keep ${inputBlocks.max + outputBlocks.max} of them`,
       'give smaller --input-blocks or --output-blocks, so that a middle is left'
+    )
+  }
+  const unsummable = unsummableBecause({ ...rounds, inputBlocks, outputBlocks })
+  if (unsummable !== undefined) {
+    throw new UsageError(
+      `--aggregation is secure, and ${unsummable}`,
+      'leave out --aggregation, or see docs/rounds.md ("Secure sums") for what it goes with'
     )
   }
   if (blocks !== undefined) servedSpan({ model: { blocks: layers }, partitions: { inputBlocks, outputBlocks } }, blocks)
@@ -176,6 +185,7 @@ export function charterOf (options: CreateOptions, model: Model): Omit<Charter, 
     strategy: options.strategy,
     ...options.strategy === 'server-hierarchical' ? { averageEvery: options.averageEvery ?? DEFAULT_AVERAGE_EVERY } : {},
     ends: options.ends,
+    aggregation: options.aggregation,
     partitions: { inputBlocks: options.inputBlocks, outputBlocks: options.outputBlocks },
     wire: options.wire,
     admission: options.admission,

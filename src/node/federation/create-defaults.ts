@@ -28,6 +28,7 @@ export const createDefaults = {
   accumulate: 1,
   strategy: 'client-batch',
   ends: { mode: 'shared' },
+  aggregation: { mode: 'plain' },
   minClients: 1,
   maxTokensPerClient: 4096,
   maxClients: 32,

@@ -20,6 +20,9 @@ export const MAX_TENSORS = 65_536
 /** Tokenizer and configuration files of a model directory: about ten. */
 export const MAX_FILES = 64
 
+/** Contributors of a secure sum: of a sum of two each knows what the other one added, and above the most a round has several sums. */
+export const SECURE_CONTRIBUTORS = { least: 3, most: 128 } as const
+
 /** The versions of the protocols this release speaks, by protocol name. A charter records them; peers compare them. */
 export const PROTOCOL_VERSIONS = {
   hello: '1.0.0',

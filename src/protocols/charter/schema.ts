@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { encodings } from '../../encoding.ts'
-import { CHARTER_VERSION, MAX_BLOCKS, MAX_FILES, MAX_TENSORS } from './constants.ts'
+import { CHARTER_VERSION, MAX_BLOCKS, MAX_FILES, MAX_TENSORS, SECURE_CONTRIBUTORS } from './constants.ts'
 
 /** Adapter seeds, names of tensors and files: longer ones have no use. */
 const MAX_NAME_LENGTH = 256
@@ -116,6 +116,11 @@ const privacySchema = z.strictObject({
   error: 'noise is relative to the clip, and there is none', path: ['clip']
 })
 
+const aggregationSchema = z.discriminatedUnion('mode', [
+  z.strictObject({ mode: z.literal('plain') }),
+  z.strictObject({ mode: z.literal('secure'), minContributors: count.min(SECURE_CONTRIBUTORS.least).max(SECURE_CONTRIBUTORS.most) })
+])
+
 const limitsSchema = z.strictObject({
   maxSequenceTokens: count,
   maxClients: count,
@@ -149,6 +154,8 @@ export const charterSchema = z.strictObject({
     z.strictObject({ mode: z.literal('average'), every: count }),
     z.strictObject({ mode: z.literal('personal') })
   ]),
+  /** Whether clients hand in what they contribute of their own blocks as it is, or masked, so that the server learns the sum alone. */
+  aggregation: aggregationSchema.default({ mode: 'plain' }),
   partitions: z.strictObject({ inputBlocks: rangeSchema, outputBlocks: rangeSchema }),
   wire: z.enum(encodings),
   privacy: privacySchema,
@@ -173,6 +180,8 @@ export const charterSchema = z.strictObject({
     if (charter.training.gradientNormScope === 'global')
       refuse(['training', 'gradientNormScope'], 'cannot be global where each server steps parameters of its own')
   }
+  const unsummable = unsummableBecause({ ...charter, ...charter.training, ...charter.limits, inputBlocks, outputBlocks })
+  if (unsummable !== undefined) refuse(['aggregation'], `is secure, and ${unsummable}`)
   if (clip === null) return
   for (let cut = inputBlocks.min; cut <= inputBlocks.max; cut++) {
     if (clip.hidden[cut] === undefined) refuse(['privacy', 'clip', 'hidden', String(cut)], 'is missing, and partitions cut there')
@@ -181,6 +190,31 @@ export const charterSchema = z.strictObject({
     if (clip.gradient[cut] === undefined) refuse(['privacy', 'clip', 'gradient', String(cut)], 'is missing, and partitions cut there')
   }
 })
+
+/** What of a federation's rounds a secure sum cannot be had with. */
+export interface SummableRounds {
+  readonly aggregation: z.infer<typeof aggregationSchema>
+  readonly strategy: string
+  readonly ends: { readonly mode: string }
+  readonly gradientNormScope: string
+  readonly inputBlocks: { readonly min: number, readonly max: number }
+  readonly outputBlocks: { readonly min: number, readonly max: number }
+  readonly maxClients: number
+}
+
+/** Returns why contributions cannot be summed securely, as a clause; undefined where they can, or are not. */
+export function unsummableBecause (rounds: SummableRounds): string | undefined {
+  const { aggregation, strategy, ends, gradientNormScope, inputBlocks, outputBlocks, maxClients } = rounds
+  if (aggregation.mode === 'plain') return undefined
+  if (ends.mode === 'personal') return 'with personal ends clients contribute nothing that could be summed'
+  if (strategy !== 'client-batch') return `with the strategy ${strategy} there is no sum over all clients of a round`
+  if (inputBlocks.min !== inputBlocks.max || outputBlocks.min !== outputBlocks.max)
+    return 'clients may hold different blocks: what the only holder of a block adds would be no sum'
+  if (ends.mode === 'average' && gradientNormScope === 'global') return 'with a global gradient norm each client tells the server the norm of its own'
+  if (maxClients < aggregation.minContributors)
+    return `a sum takes ${aggregation.minContributors} clients, and the federation has ${maxClients} at most`
+  return undefined
+}
 
 /** A charter's body: plain JSON. */
 export type Charter = z.infer<typeof charterSchema>

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/train/train.proto.
  */
 export const file_protocols_train_train: GenFile = /*@__PURE__*/
-  fileDesc("Chtwcm90b2NvbHMvdHJhaW4vdHJhaW4ucHJvdG8SDW1pZHNwYW4udHJhaW4iIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0ilQMKDUNsaWVudE1lc3NhZ2USJwoGZW5saXN0GAEgASgLMhUubWlkc3Bhbi50cmFpbi5Fbmxpc3RIABIpCgdmb3J3YXJkGAIgASgLMhYubWlkc3Bhbi50cmFpbi5Gb3J3YXJkSAASKwoIYmFja3dhcmQYAyABKAsyFy5taWRzcGFuLnRyYWluLkJhY2t3YXJkSAASMwoMY29udHJpYnV0aW9uGAQgASgLMhsubWlkc3Bhbi50cmFpbi5Db250cmlidXRpb25IABIrCghldmFsdWF0ZRgFIAEoCzIXLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVIABI2Cg5mZXRjaF9hZGFwdGVycxgGIAEoCzIcLm1pZHNwYW4udHJhaW4uRmV0Y2hBZGFwdGVyc0gAEisKCHdpdGhkcmF3GAcgASgLMhcubWlkc3Bhbi50cmFpbi5XaXRoZHJhd0gAEjQKDWdyYWRpZW50X25vcm0YCCABKAsyGy5taWRzcGFuLnRyYWluLkdyYWRpZW50Tm9ybUgAQgYKBGtpbmQizwMKDVNlcnZlck1lc3NhZ2USKwoIZW5saXN0ZWQYASABKAsyFy5taWRzcGFuLnRyYWluLkVubGlzdGVkSAASJQoFYmVnaW4YAiABKAsyFC5taWRzcGFuLnRyYWluLkJlZ2luSAASKQoHd2FpdGluZxgDIAEoCzIWLm1pZHNwYW4udHJhaW4uV2FpdGluZ0gAEicKBmhpZGRlbhgEIAEoCzIVLm1pZHNwYW4udHJhaW4uSGlkZGVuSAASKwoIZ3JhZGllbnQYBSABKAsyFy5taWRzcGFuLnRyYWluLkdyYWRpZW50SAASIwoEc3RlcBgGIAEoCzITLm1pZHNwYW4udHJhaW4uU3RlcEgAEi0KCWV2YWx1YXRlZBgHIAEoCzIYLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVkSAASKwoIYWRhcHRlcnMYCCABKAsyFy5taWRzcGFuLnRyYWluLkFkYXB0ZXJzSAASLQoJd2l0aGRyYXduGAkgASgLMhgubWlkc3Bhbi50cmFpbi5XaXRoZHJhd25IABIxCgtjb2VmZmljaWVudBgKIAEoCzIaLm1pZHNwYW4udHJhaW4uQ29lZmZpY2llbnRIAEIGCgRraW5kIjwKBkVubGlzdBIjCgZtaWRkbGUYASABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDQoFcm91bmQYAiABKA0iUAoIRW5saXN0ZWQSDQoFcm91bmQYASABKA0SFQoNY291bnRlZF9yb3VuZBgCIAEoDRINCgVuYW1lcxgDIAMoCRIPCgdtZW1iZXJzGAQgASgNIjwKBUJlZ2luEg0KBXJvdW5kGAEgASgNEg8KB21lbWJlcnMYAiABKA0SEwoLZGVhZGxpbmVfbXMYAyABKA0iaQoHV2FpdGluZxIPCgdtZW1iZXJzGAEgASgNEg4KBm5lZWRlZBgCIAEoDRIXCg9zaXRzX291dF9yb3VuZHMYAyABKA0SJAoHbWlzc2luZxgEIAMoCzITLm1pZHNwYW4udHJhaW4uU3BhbiJoCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEg8KB2xlbmd0aHMYAiADKA0SFwoPY29udGV4dF9sZW5ndGhzGAMgAygNEhYKDm1hc2tfcG9zaXRpb25zGAQgAygNEgwKBHBhc3MYBSABKA0iJQoGSGlkZGVuEg0KBXJvdW5kGAEgASgNEgwKBHBhc3MYAiABKA0iNwoIQmFja3dhcmQSDQoFcm91bmQYASABKA0SDgoGdG9rZW5zGAIgASgNEgwKBHBhc3MYAyABKA0iJwoIR3JhZGllbnQSDQoFcm91bmQYASABKA0SDAoEcGFzcxgCIAEoDSI5CgxHcmFkaWVudE5vcm0SDQoFcm91bmQYASABKA0SEQoEbm9ybRgCIAEoAUgAiAEBQgcKBV9ub3JtIjEKC0NvZWZmaWNpZW50Eg0KBXJvdW5kGAEgASgNEhMKC2NvZWZmaWNpZW50GAIgASgBIiwKDENvbnRyaWJ1dGlvbhINCgVyb3VuZBgBIAEoDRINCgVuYW1lcxgCIAMoCSJWCgRTdGVwEg0KBXJvdW5kGAEgASgNEg0KBXNjYWxlGAIgASgBEhAKCGxlZnRfb3V0GAMgASgIEg0KBW5hbWVzGAQgAygJEg8KB21lbWJlcnMYBSABKA0iggEKCEV2YWx1YXRlEg8KB3JlcXVlc3QYASABKA0SIwoGbWlkZGxlGAIgASgLMhMubWlkc3Bhbi50cmFpbi5TcGFuEg8KB2xlbmd0aHMYAyADKA0SFwoPY29udGV4dF9sZW5ndGhzGAQgAygNEhYKDm1hc2tfcG9zaXRpb25zGAUgAygNIhwKCUV2YWx1YXRlZBIPCgdyZXF1ZXN0GAEgASgNIl4KDUZldGNoQWRhcHRlcnMSGAoLa25vd25fcm91bmQYASABKA1IAIgBARIjCgZleGNlcHQYAiABKAsyEy5taWRzcGFuLnRyYWluLlNwYW5CDgoMX2tub3duX3JvdW5kIigKCEFkYXB0ZXJzEg0KBXJvdW5kGAEgASgNEg0KBW5hbWVzGAIgAygJIgoKCFdpdGhkcmF3IgsKCVdpdGhkcmF3bmIGcHJvdG8z");
+  fileDesc("Chtwcm90b2NvbHMvdHJhaW4vdHJhaW4ucHJvdG8SDW1pZHNwYW4udHJhaW4iIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0iyQMKDUNsaWVudE1lc3NhZ2USJwoGZW5saXN0GAEgASgLMhUubWlkc3Bhbi50cmFpbi5Fbmxpc3RIABIpCgdmb3J3YXJkGAIgASgLMhYubWlkc3Bhbi50cmFpbi5Gb3J3YXJkSAASKwoIYmFja3dhcmQYAyABKAsyFy5taWRzcGFuLnRyYWluLkJhY2t3YXJkSAASMwoMY29udHJpYnV0aW9uGAQgASgLMhsubWlkc3Bhbi50cmFpbi5Db250cmlidXRpb25IABIrCghldmFsdWF0ZRgFIAEoCzIXLm1pZHNwYW4udHJhaW4uRXZhbHVhdGVIABI2Cg5mZXRjaF9hZGFwdGVycxgGIAEoCzIcLm1pZHNwYW4udHJhaW4uRmV0Y2hBZGFwdGVyc0gAEisKCHdpdGhkcmF3GAcgASgLMhcubWlkc3Bhbi50cmFpbi5XaXRoZHJhd0gAEjQKDWdyYWRpZW50X25vcm0YCCABKAsyGy5taWRzcGFuLnRyYWluLkdyYWRpZW50Tm9ybUgAEjIKDHNlY3VyZV9yZXBseRgJIAEoCzIaLm1pZHNwYW4udHJhaW4uU2VjdXJlUmVwbHlIAEIGCgRraW5kIocECg1TZXJ2ZXJNZXNzYWdlEisKCGVubGlzdGVkGAEgASgLMhcubWlkc3Bhbi50cmFpbi5Fbmxpc3RlZEgAEiUKBWJlZ2luGAIgASgLMhQubWlkc3Bhbi50cmFpbi5CZWdpbkgAEikKB3dhaXRpbmcYAyABKAsyFi5taWRzcGFuLnRyYWluLldhaXRpbmdIABInCgZoaWRkZW4YBCABKAsyFS5taWRzcGFuLnRyYWluLkhpZGRlbkgAEisKCGdyYWRpZW50GAUgASgLMhcubWlkc3Bhbi50cmFpbi5HcmFkaWVudEgAEiMKBHN0ZXAYBiABKAsyEy5taWRzcGFuLnRyYWluLlN0ZXBIABItCglldmFsdWF0ZWQYByABKAsyGC5taWRzcGFuLnRyYWluLkV2YWx1YXRlZEgAEisKCGFkYXB0ZXJzGAggASgLMhcubWlkc3Bhbi50cmFpbi5BZGFwdGVyc0gAEi0KCXdpdGhkcmF3bhgJIAEoCzIYLm1pZHNwYW4udHJhaW4uV2l0aGRyYXduSAASMQoLY29lZmZpY2llbnQYCiABKAsyGi5taWRzcGFuLnRyYWluLkNvZWZmaWNpZW50SAASNgoOc2VjdXJlX3JlcXVlc3QYCyABKAsyHC5taWRzcGFuLnRyYWluLlNlY3VyZVJlcXVlc3RIAEIGCgRraW5kIjwKBkVubGlzdBIjCgZtaWRkbGUYASABKAsyEy5taWRzcGFuLnRyYWluLlNwYW4SDQoFcm91bmQYAiABKA0iUAoIRW5saXN0ZWQSDQoFcm91bmQYASABKA0SFQoNY291bnRlZF9yb3VuZBgCIAEoDRINCgVuYW1lcxgDIAMoCRIPCgdtZW1iZXJzGAQgASgNIjwKBUJlZ2luEg0KBXJvdW5kGAEgASgNEg8KB21lbWJlcnMYAiABKA0SEwoLZGVhZGxpbmVfbXMYAyABKA0iaQoHV2FpdGluZxIPCgdtZW1iZXJzGAEgASgNEg4KBm5lZWRlZBgCIAEoDRIXCg9zaXRzX291dF9yb3VuZHMYAyABKA0SJAoHbWlzc2luZxgEIAMoCzITLm1pZHNwYW4udHJhaW4uU3BhbiJoCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEg8KB2xlbmd0aHMYAiADKA0SFwoPY29udGV4dF9sZW5ndGhzGAMgAygNEhYKDm1hc2tfcG9zaXRpb25zGAQgAygNEgwKBHBhc3MYBSABKA0iJQoGSGlkZGVuEg0KBXJvdW5kGAEgASgNEgwKBHBhc3MYAiABKA0iNwoIQmFja3dhcmQSDQoFcm91bmQYASABKA0SDgoGdG9rZW5zGAIgASgNEgwKBHBhc3MYAyABKA0iJwoIR3JhZGllbnQSDQoFcm91bmQYASABKA0SDAoEcGFzcxgCIAEoDSI5CgxHcmFkaWVudE5vcm0SDQoFcm91bmQYASABKA0SEQoEbm9ybRgCIAEoAUgAiAEBQgcKBV9ub3JtIjEKC0NvZWZmaWNpZW50Eg0KBXJvdW5kGAEgASgNEhMKC2NvZWZmaWNpZW50GAIgASgBIiwKDENvbnRyaWJ1dGlvbhINCgVyb3VuZBgBIAEoDRINCgVuYW1lcxgCIAMoCSJWCgRTdGVwEg0KBXJvdW5kGAEgASgNEg0KBXNjYWxlGAIgASgBEhAKCGxlZnRfb3V0GAMgASgIEg0KBW5hbWVzGAQgAygJEg8KB21lbWJlcnMYBSABKA0iggEKCEV2YWx1YXRlEg8KB3JlcXVlc3QYASABKA0SIwoGbWlkZGxlGAIgASgLMhMubWlkc3Bhbi50cmFpbi5TcGFuEg8KB2xlbmd0aHMYAyADKA0SFwoPY29udGV4dF9sZW5ndGhzGAQgAygNEhYKDm1hc2tfcG9zaXRpb25zGAUgAygNIhwKCUV2YWx1YXRlZBIPCgdyZXF1ZXN0GAEgASgNIl4KDUZldGNoQWRhcHRlcnMSGAoLa25vd25fcm91bmQYASABKA1IAIgBARIjCgZleGNlcHQYAiABKAsyEy5taWRzcGFuLnRyYWluLlNwYW5CDgoMX2tub3duX3JvdW5kIigKCEFkYXB0ZXJzEg0KBXJvdW5kGAEgASgNEg0KBW5hbWVzGAIgAygJIqUCCg1TZWN1cmVSZXF1ZXN0Eg0KBXJvdW5kGAEgASgNEg8KB2F0dGVtcHQYAiABKA0SMAoJYWR2ZXJ0aXNlGAMgASgLMhsubWlkc3Bhbi50cmFpbi5TZWN1cmVWYWx1ZXNIABIsCgVzaGFyZRgEIAEoCzIbLm1pZHNwYW4udHJhaW4uU2VjdXJlUm9zdGVySAASKgoEbWFzaxgFIAEoCzIaLm1pZHNwYW4udHJhaW4uU2VjdXJlQm94ZXNIABItCgdjb25maXJtGAYgASgLMhoubWlkc3Bhbi50cmFpbi5TZWN1cmVQZWVyc0gAEjEKBnJldmVhbBgHIAEoCzIfLm1pZHNwYW4udHJhaW4uU2VjdXJlU2lnbmF0dXJlc0gAQgYKBHN0ZXAioQIKC1NlY3VyZVJlcGx5Eg0KBXJvdW5kGAEgASgNEg8KB2F0dGVtcHQYAiABKA0SLgoJYWR2ZXJ0aXNlGAMgASgLMhkubWlkc3Bhbi50cmFpbi5TZWN1cmVLZXlzSAASKwoFc2hhcmUYBCABKAsyGi5taWRzcGFuLnRyYWluLlNlY3VyZUJveGVzSAASKwoEbWFzaxgFIAEoCzIbLm1pZHNwYW4udHJhaW4uU2VjdXJlTWFza2VkSAASMQoHY29uZmlybRgGIAEoCzIeLm1pZHNwYW4udHJhaW4uU2VjdXJlU2lnbmF0dXJlSAASLQoGcmV2ZWFsGAcgASgLMhsubWlkc3Bhbi50cmFpbi5TZWN1cmVTaGFyZXNIAEIGCgRzdGVwIh4KDFNlY3VyZVZhbHVlcxIOCgZ2YWx1ZXMYASABKA0iVwoKU2VjdXJlS2V5cxIMCgRwZWVyGAEgASgJEhMKC3NlYWxpbmdfa2V5GAIgASgMEhMKC21hc2tpbmdfa2V5GAMgASgMEhEKCXNpZ25hdHVyZRgEIAEoDCI3CgxTZWN1cmVSb3N0ZXISJwoEa2V5cxgBIAMoCzIZLm1pZHNwYW4udHJhaW4uU2VjdXJlS2V5cyImCglTZWN1cmVCb3gSDAoEcGVlchgBIAEoCRILCgNib3gYAiABKAwiNgoLU2VjdXJlQm94ZXMSJwoFYm94ZXMYASADKAsyGC5taWRzcGFuLnRyYWluLlNlY3VyZUJveCIOCgxTZWN1cmVNYXNrZWQiHAoLU2VjdXJlUGVlcnMSDQoFcGVlcnMYASADKAkiMgoPU2VjdXJlU2lnbmF0dXJlEgwKBHBlZXIYASABKAkSEQoJc2lnbmF0dXJlGAIgASgMIkYKEFNlY3VyZVNpZ25hdHVyZXMSMgoKc2lnbmF0dXJlcxgBIAMoCzIeLm1pZHNwYW4udHJhaW4uU2VjdXJlU2lnbmF0dXJlIjoKC1NlY3VyZVNoYXJlEgwKBHBlZXIYASABKAkSDgoGb2Zfa2V5GAIgASgIEg0KBXNoYXJlGAMgASgMIjoKDFNlY3VyZVNoYXJlcxIqCgZzaGFyZXMYASADKAsyGi5taWRzcGFuLnRyYWluLlNlY3VyZVNoYXJlIgoKCFdpdGhkcmF3IgsKCVdpdGhkcmF3bmIGcHJvdG8z");
 
 /**
  * @generated from message midspan.train.Span
@@ -89,6 +89,12 @@ export type ClientMessage = Message<"midspan.train.ClientMessage"> & {
      */
     value: GradientNorm;
     case: "gradientNorm";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecureReply secure_reply = 9;
+     */
+    value: SecureReply;
+    case: "secureReply";
   } | { case: undefined; value?: undefined };
 };
 
@@ -166,6 +172,12 @@ export type ServerMessage = Message<"midspan.train.ServerMessage"> & {
      */
     value: Coefficient;
     case: "coefficient";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecureRequest secure_request = 11;
+     */
+    value: SecureRequest;
+    case: "secureRequest";
   } | { case: undefined; value?: undefined };
 };
 
@@ -640,6 +652,353 @@ export const AdaptersSchema: GenMessage<Adapters> = /*@__PURE__*/
   messageDesc(file_protocols_train_train, 18);
 
 /**
+ * A step of a secure sum, in place of Contribution: docs/rounds.md says what each is for. `attempt` counts from 0 in a round; each attempt has
+ * keys of its own. All peers are in the order of their ids. The client answers with the SecureReply of the same step.
+ *
+ * @generated from message midspan.train.SecureRequest
+ */
+export type SecureRequest = Message<"midspan.train.SecureRequest"> & {
+  /**
+   * @generated from field: uint32 round = 1;
+   */
+  round: number;
+
+  /**
+   * @generated from field: uint32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * @generated from oneof midspan.train.SecureRequest.step
+   */
+  step: {
+    /**
+     * @generated from field: midspan.train.SecureValues advertise = 3;
+     */
+    value: SecureValues;
+    case: "advertise";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecureRoster share = 4;
+     */
+    value: SecureRoster;
+    case: "share";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecureBoxes mask = 5;
+     */
+    value: SecureBoxes;
+    case: "mask";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecurePeers confirm = 6;
+     */
+    value: SecurePeers;
+    case: "confirm";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecureSignatures reveal = 7;
+     */
+    value: SecureSignatures;
+    case: "reveal";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message midspan.train.SecureRequest.
+ * Use `create(SecureRequestSchema)` to create a new message.
+ */
+export const SecureRequestSchema: GenMessage<SecureRequest> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 19);
+
+/**
+ * The answer to `mask` has no message of its own: its tensor, uint32 [values, 2], has the masked values modulo 2^64, lower halves first.
+ *
+ * @generated from message midspan.train.SecureReply
+ */
+export type SecureReply = Message<"midspan.train.SecureReply"> & {
+  /**
+   * @generated from field: uint32 round = 1;
+   */
+  round: number;
+
+  /**
+   * @generated from field: uint32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * @generated from oneof midspan.train.SecureReply.step
+   */
+  step: {
+    /**
+     * @generated from field: midspan.train.SecureKeys advertise = 3;
+     */
+    value: SecureKeys;
+    case: "advertise";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecureBoxes share = 4;
+     */
+    value: SecureBoxes;
+    case: "share";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecureMasked mask = 5;
+     */
+    value: SecureMasked;
+    case: "mask";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecureSignature confirm = 6;
+     */
+    value: SecureSignature;
+    case: "confirm";
+  } | {
+    /**
+     * @generated from field: midspan.train.SecureShares reveal = 7;
+     */
+    value: SecureShares;
+    case: "reveal";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message midspan.train.SecureReply.
+ * Use `create(SecureReplySchema)` to create a new message.
+ */
+export const SecureReplySchema: GenMessage<SecureReply> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 20);
+
+/**
+ * The number of values that each client adds.
+ *
+ * @generated from message midspan.train.SecureValues
+ */
+export type SecureValues = Message<"midspan.train.SecureValues"> & {
+  /**
+   * @generated from field: uint32 values = 1;
+   */
+  values: number;
+};
+
+/**
+ * Describes the message midspan.train.SecureValues.
+ * Use `create(SecureValuesSchema)` to create a new message.
+ */
+export const SecureValuesSchema: GenMessage<SecureValues> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 21);
+
+/**
+ * X25519 keys, and an Ed25519 signature of both by the peer's identity.
+ *
+ * @generated from message midspan.train.SecureKeys
+ */
+export type SecureKeys = Message<"midspan.train.SecureKeys"> & {
+  /**
+   * @generated from field: string peer = 1;
+   */
+  peer: string;
+
+  /**
+   * @generated from field: bytes sealing_key = 2;
+   */
+  sealingKey: Uint8Array;
+
+  /**
+   * @generated from field: bytes masking_key = 3;
+   */
+  maskingKey: Uint8Array;
+
+  /**
+   * @generated from field: bytes signature = 4;
+   */
+  signature: Uint8Array;
+};
+
+/**
+ * Describes the message midspan.train.SecureKeys.
+ * Use `create(SecureKeysSchema)` to create a new message.
+ */
+export const SecureKeysSchema: GenMessage<SecureKeys> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 22);
+
+/**
+ * @generated from message midspan.train.SecureRoster
+ */
+export type SecureRoster = Message<"midspan.train.SecureRoster"> & {
+  /**
+   * @generated from field: repeated midspan.train.SecureKeys keys = 1;
+   */
+  keys: SecureKeys[];
+};
+
+/**
+ * Describes the message midspan.train.SecureRoster.
+ * Use `create(SecureRosterSchema)` to create a new message.
+ */
+export const SecureRosterSchema: GenMessage<SecureRoster> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 23);
+
+/**
+ * Shares for `peer`, or from it.
+ *
+ * @generated from message midspan.train.SecureBox
+ */
+export type SecureBox = Message<"midspan.train.SecureBox"> & {
+  /**
+   * @generated from field: string peer = 1;
+   */
+  peer: string;
+
+  /**
+   * @generated from field: bytes box = 2;
+   */
+  box: Uint8Array;
+};
+
+/**
+ * Describes the message midspan.train.SecureBox.
+ * Use `create(SecureBoxSchema)` to create a new message.
+ */
+export const SecureBoxSchema: GenMessage<SecureBox> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 24);
+
+/**
+ * @generated from message midspan.train.SecureBoxes
+ */
+export type SecureBoxes = Message<"midspan.train.SecureBoxes"> & {
+  /**
+   * @generated from field: repeated midspan.train.SecureBox boxes = 1;
+   */
+  boxes: SecureBox[];
+};
+
+/**
+ * Describes the message midspan.train.SecureBoxes.
+ * Use `create(SecureBoxesSchema)` to create a new message.
+ */
+export const SecureBoxesSchema: GenMessage<SecureBoxes> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 25);
+
+/**
+ * @generated from message midspan.train.SecureMasked
+ */
+export type SecureMasked = Message<"midspan.train.SecureMasked"> & {
+};
+
+/**
+ * Describes the message midspan.train.SecureMasked.
+ * Use `create(SecureMaskedSchema)` to create a new message.
+ */
+export const SecureMaskedSchema: GenMessage<SecureMasked> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 26);
+
+/**
+ * Who is in the sum.
+ *
+ * @generated from message midspan.train.SecurePeers
+ */
+export type SecurePeers = Message<"midspan.train.SecurePeers"> & {
+  /**
+   * @generated from field: repeated string peers = 1;
+   */
+  peers: string[];
+};
+
+/**
+ * Describes the message midspan.train.SecurePeers.
+ * Use `create(SecurePeersSchema)` to create a new message.
+ */
+export const SecurePeersSchema: GenMessage<SecurePeers> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 27);
+
+/**
+ * @generated from message midspan.train.SecureSignature
+ */
+export type SecureSignature = Message<"midspan.train.SecureSignature"> & {
+  /**
+   * @generated from field: string peer = 1;
+   */
+  peer: string;
+
+  /**
+   * @generated from field: bytes signature = 2;
+   */
+  signature: Uint8Array;
+};
+
+/**
+ * Describes the message midspan.train.SecureSignature.
+ * Use `create(SecureSignatureSchema)` to create a new message.
+ */
+export const SecureSignatureSchema: GenMessage<SecureSignature> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 28);
+
+/**
+ * @generated from message midspan.train.SecureSignatures
+ */
+export type SecureSignatures = Message<"midspan.train.SecureSignatures"> & {
+  /**
+   * @generated from field: repeated midspan.train.SecureSignature signatures = 1;
+   */
+  signatures: SecureSignature[];
+};
+
+/**
+ * Describes the message midspan.train.SecureSignatures.
+ * Use `create(SecureSignaturesSchema)` to create a new message.
+ */
+export const SecureSignaturesSchema: GenMessage<SecureSignatures> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 29);
+
+/**
+ * A share of the peer's masking key where `of_key`, or else of the seed of its own mask.
+ *
+ * @generated from message midspan.train.SecureShare
+ */
+export type SecureShare = Message<"midspan.train.SecureShare"> & {
+  /**
+   * @generated from field: string peer = 1;
+   */
+  peer: string;
+
+  /**
+   * @generated from field: bool of_key = 2;
+   */
+  ofKey: boolean;
+
+  /**
+   * @generated from field: bytes share = 3;
+   */
+  share: Uint8Array;
+};
+
+/**
+ * Describes the message midspan.train.SecureShare.
+ * Use `create(SecureShareSchema)` to create a new message.
+ */
+export const SecureShareSchema: GenMessage<SecureShare> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 30);
+
+/**
+ * @generated from message midspan.train.SecureShares
+ */
+export type SecureShares = Message<"midspan.train.SecureShares"> & {
+  /**
+   * @generated from field: repeated midspan.train.SecureShare shares = 1;
+   */
+  shares: SecureShare[];
+};
+
+/**
+ * Describes the message midspan.train.SecureShares.
+ * Use `create(SecureSharesSchema)` to create a new message.
+ */
+export const SecureSharesSchema: GenMessage<SecureShares> = /*@__PURE__*/
+  messageDesc(file_protocols_train_train, 31);
+
+/**
  * @generated from message midspan.train.Withdraw
  */
 export type Withdraw = Message<"midspan.train.Withdraw"> & {
@@ -650,7 +1009,7 @@ export type Withdraw = Message<"midspan.train.Withdraw"> & {
  * Use `create(WithdrawSchema)` to create a new message.
  */
 export const WithdrawSchema: GenMessage<Withdraw> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 19);
+  messageDesc(file_protocols_train_train, 32);
 
 /**
  * @generated from message midspan.train.Withdrawn
@@ -663,5 +1022,5 @@ export type Withdrawn = Message<"midspan.train.Withdrawn"> & {
  * Use `create(WithdrawnSchema)` to create a new message.
  */
 export const WithdrawnSchema: GenMessage<Withdrawn> = /*@__PURE__*/
-  messageDesc(file_protocols_train_train, 20);
+  messageDesc(file_protocols_train_train, 33);
 

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from '../logger.ts'
+import { SecureExchange, type SecureExchangeComponents } from './aggregation/secure/exchange.ts'
 import type { AggregationStrategy, StepTaken } from './aggregation/strategy.ts'
 import { Attendance, laggards, type Conduct } from './attendance.ts'
 import { systemClock, type Clock } from './clock.ts'
@@ -18,6 +19,8 @@ export interface CoordinatorComponents {
   readonly state: StateStore
   readonly logger: Logger
   readonly clock?: Clock
+  /** What a secure sum needs; absent where clients hand their contributions in. */
+  readonly secure?: Omit<SecureExchangeComponents, 'members' | 'logger'> | undefined
   /** Called when a step was made durable. */
   readonly stepped?: () => void
 }
@@ -38,11 +41,12 @@ export class Coordinator {
   readonly #clock: Clock
   readonly #logger: Logger
   readonly #stepped: () => void
+  readonly #secure: SecureExchange | undefined
   readonly #attendance = new Attendance()
   #current: Round | undefined
   #isStepping = false
 
-  constructor ({ plan, stage, strategy, state, logger, clock = systemClock, stepped = () => {} }: CoordinatorComponents) {
+  constructor ({ plan, stage, strategy, state, logger, secure, clock = systemClock, stepped = () => {} }: CoordinatorComponents) {
     this.#plan = plan
     this.#stage = stage
     this.#strategy = strategy
@@ -52,6 +56,7 @@ export class Coordinator {
     this.#stepped = stepped
     // Members of before a restart are expected back: the round that they were in waits for them, until its deadline.
     this.members = new Members(plan.limits.maxClients, state.members)
+    this.#secure = secure === undefined ? undefined : new SecureExchange({ ...secure, members: this.members, logger })
   }
 
   /** The number of rounds whose step has been taken. */
@@ -95,6 +100,7 @@ export class Coordinator {
     const missed = this.#strategy.stateFor(span, clientRound)
     const round = this.#current
     if (round?.has(peer) === true && !isSameSpan(round.spanOf(peer), span) && !round.changeSpan(peer, span)) round.drop(peer)
+    round?.loseKeys(peer)
     this.members.enlist(participant)?.replaced()
     await participant.enlisted({
       round: this.round,
@@ -127,7 +133,7 @@ export class Coordinator {
   #tellRound (participant: Participant, round: Round | undefined): void {
     const { peer } = participant
     const members = this.members.size
-    if (round?.has(peer) === true)
+    if (round?.has(peer) === true && !round.isRevealing)
       return participant.begin({ round: round.number, members, deadlineMs: this.#plan.training.roundDeadlineMs })
     const sitsOutRounds = this.#attendance.sitsOut(peer, this.round)
     if (round !== undefined || sitsOutRounds > 0 || members < this.needed)
@@ -147,7 +153,9 @@ export class Coordinator {
     })
     this.#current = round
     for (const { participant } of this.members.all) if (participant !== undefined) this.#tellRound(participant, round)
-    const components = { stage: this.#stage, strategy: this.#strategy, members: this.members, logger: this.#logger }
+    const components = {
+      stage: this.#stage, strategy: this.#strategy, members: this.members, logger: this.#logger, secure: this.#secure
+    }
     for (;;) {
       using execution = new RoundExecution(components, round, gradientAccumulationSteps)
       const accepted = await execution.run()

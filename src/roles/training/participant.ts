@@ -2,6 +2,7 @@ import type { Sequences } from '../../model/layers/hidden-states.ts'
 import type { DeviceTensor } from '../../model/runtime/device.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
+import type { SecureRequest } from './aggregation/secure/messages.ts'
 
 /** Names a pass of a round: both count from 0. */
 export interface PassId {
@@ -74,6 +75,8 @@ export interface Participant {
   gradient (pass: PassId, tensors: readonly Tensor[]): void
   /** What everybody multiplies its mean gradients by in this round. */
   coefficient (round: number, coefficient: number): void
+  /** Asks for the next step of a secure sum. Attempts count from 0 in a round. */
+  secure (place: { readonly round: number, readonly attempt: number }, request: SecureRequest): void
   step (outcome: StepOutcome): void
   /** The round ended without a step, and what the client did for it is lost. */
   dismissed (): void

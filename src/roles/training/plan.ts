@@ -6,6 +6,11 @@ export type Ends =
   | { readonly mode: 'average', readonly every: number }
   | { readonly mode: 'personal' }
 
+/** Whether the server sees what each client contributes of its own blocks, or the sum over clients alone. */
+export type ContributionPrivacy =
+  | { readonly mode: 'plain' }
+  | { readonly mode: 'secure', readonly minContributors: number }
+
 /** What a federation has agreed on about training. A charter is one. */
 export interface TrainingPlan {
   /** Who takes part in a round, all members or one after the other; and whether servers of the same blocks take one step, or each its own. */
@@ -13,6 +18,8 @@ export interface TrainingPlan {
   /** Rounds from one average of the servers' parameters to the next, where each server steps its own: `server-hierarchical`. */
   readonly averageEvery?: number | undefined
   readonly ends: Ends
+  /** Plain where it is absent. */
+  readonly aggregation?: ContributionPrivacy
   readonly training: {
     readonly optimizer: { readonly learningRate: number }
     readonly schedule: Schedule

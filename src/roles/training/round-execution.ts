@@ -1,13 +1,17 @@
 import type { DeviceTensor } from '../../model/runtime/device.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { Logger } from '../logger.ts'
+import type { SecureExchange, SecureSum } from './aggregation/secure/exchange.ts'
+import { contributionOf, valuesOf } from './aggregation/secure/vector.ts'
 import type { AggregationStrategy } from './aggregation/strategy.ts'
 import type { Members } from './members.ts'
 import { dropoutSeed, type StageGradients, type StageInput, type StageOutput, type TrainingStage } from './participant.ts'
 import type { BackwardReply, Round } from './round.ts'
-import type { AcceptedUpdate, Update } from './update.ts'
+import type { AcceptedUpdate, Contribution, Update } from './update.ts'
 
 export interface RoundExecutionComponents {
+  /** Sums contributions so that nobody learns one; absent where clients hand theirs in. */
+  readonly secure?: SecureExchange | undefined
   readonly stage: TrainingStage
   readonly strategy: AggregationStrategy
   readonly members: Members
@@ -31,6 +35,7 @@ export class RoundExecution implements Disposable {
   readonly #sum: StageGradients
   readonly #tokens = new Map<string, number>()
   #coefficient: number | undefined
+  #secureSum: SecureSum | undefined
 
   constructor (components: RoundExecutionComponents, round: Round, passes: number) {
     this.#c = components
@@ -62,7 +67,7 @@ export class RoundExecution implements Disposable {
         norm: norms?.get(peer) ?? 0
       }))
       if (this.#c.strategy.collectsNorms && !await this.#clip(updates)) return undefined
-      const contributions = await round.contribution?.done
+      const contributions = this.#summed(updates) ?? await round.contribution?.done
       return updates.flatMap((update) => {
         const contribution = contributions?.get(update.peer)
         return contribution === undefined ? [] : [{ ...update, contribution }]
@@ -79,7 +84,7 @@ export class RoundExecution implements Disposable {
    * pass.
    */
   async #runPass (isLast: boolean): Promise<ReadonlySet<string> | undefined> {
-    const { stage, strategy } = this.#c
+    const { stage } = this.#c
     const round = this.#round
     const seed = dropoutSeed(round.number, round.pass)
     const forwards = await round.forward.done
@@ -95,15 +100,16 @@ export class RoundExecution implements Disposable {
       const sound = await this.#sound(output, inputs, replies, seed)
       if (!round.retain(sound)) return undefined
       this.#tellGradients(gradients, sound)
-      let finished = sound
+      let finished: ReadonlySet<string> | 'restart' = sound
       if (!isLast) round.nextPass(sound)
-      else finished = new Set((await (strategy.collectsNorms ? round.expectNorm(sound) : round.expectContribution(sound)).done).keys())
-      if (!round.retain(finished)) return undefined
+      else finished = await this.#finish(sound)
+      if (finished === 'restart' || !round.retain(finished)) return undefined
       if (finished.size === 0) return nobody
       if (finished.size < replies.size) {
         // The pass is computed again, since the gradients of those who are gone are in the sums.
         output.free()
-        output = await stage.forward(inputs.filter(({ id }) => finished.has(id)), { dropoutSeed: seed })
+        const present = finished
+        output = await stage.forward(inputs.filter(({ id }) => present.has(id)), { dropoutSeed: seed })
         await output.backward(replies)
       }
       await this.#sum.add(output.takeGradients())
@@ -112,6 +118,33 @@ export class RoundExecution implements Disposable {
     } finally {
       output.free()
     }
+  }
+
+  /** Waits for what ends the participants' part in a round. Resolves with those whose work is in it, or 'restart'. */
+  async #finish (peers: ReadonlySet<string>): Promise<ReadonlySet<string> | 'restart'> {
+    const { secure, strategy } = this.#c
+    const round = this.#round
+    const values = valuesOf(this.#shapes(peers))
+    if (secure !== undefined && values > 0) {
+      const sum = await secure.run(round, peers, values)
+      if (sum === 'restart') return sum
+      this.#secureSum = sum
+      return sum?.peers ?? nobody
+    }
+    return new Set((await (strategy.collectsNorms ? round.expectNorm(peers) : round.expectContribution(peers)).done).keys())
+  }
+
+  /** What each of these participants contributes; with a secure sum all contribute the same. */
+  #shapes (peers: Iterable<string>) {
+    const [first] = peers
+    return first === undefined ? [] : this.#c.strategy.expectedFrom(this.#round.spanOf(first), this.#round.number)
+  }
+
+  /** The contributions where only their sum is known: it stands with one participant, and the others have none. */
+  #summed (updates: readonly Update[]): Map<string, Contribution> | undefined {
+    if (this.#secureSum === undefined) return undefined
+    const sum = contributionOf(this.#shapes(this.#secureSum.peers), this.#secureSum.values)
+    return new Map(updates.map(({ peer }, index) => [peer, index === 0 ? sum : new Map()]))
   }
 
   /**

@@ -1,6 +1,7 @@
 import type { Sequences } from '../../model/layers/hidden-states.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
+import type { SecureReply, SecureStep } from './aggregation/secure/messages.ts'
 import type { Clock } from './clock.ts'
 import { ReplyCollector } from './reply-collector.ts'
 import type { Contribution } from './update.ts'
@@ -19,6 +20,13 @@ export interface BackwardReply {
 
 /** How often the passes of a round restart for one client that was cut off: it holds up the others each time. */
 const MAX_RESTARTS = 3
+
+type Collector =
+  | ReplyCollector<ForwardReply>
+  | ReplyCollector<BackwardReply>
+  | ReplyCollector<number>
+  | ReplyCollector<Contribution>
+  | ReplyCollector<SecureReply>
 
 export interface RoundOptions {
   readonly number: number
@@ -46,6 +54,9 @@ export class Round {
   /** L2 norms of the gradients of the clients' own blocks. */
   norm: ReplyCollector<number> | undefined
   contribution: ReplyCollector<Contribution> | undefined
+  /** The step of a secure sum that replies are due for, in place of contributions. */
+  #secure: { readonly attempt: number, readonly step: SecureStep, readonly replies: ReplyCollector<SecureReply> } | undefined
+  #attempts = 0
   /** What participants were answered in this pass, by peer, as it was sent. */
   readonly hidden = new Map<string, readonly Tensor[]>()
   readonly gradients = new Map<string, readonly Tensor[]>()
@@ -107,6 +118,34 @@ export class Round {
     return this.contribution = this.#collector(peers)
   }
 
+  /** Returns the number of a new attempt at a secure sum. */
+  nextAttempt (): number {
+    return this.#attempts++
+  }
+
+  expectSecure (attempt: number, step: SecureStep, peers: Iterable<string>): ReplyCollector<SecureReply> {
+    const replies = this.#collector<SecureReply>(peers)
+    this.#secure = { attempt, step, replies }
+    return replies
+  }
+
+  /** Takes a reply to a step of a secure sum. Returns false where none is due for that step of that attempt. */
+  addSecure (peer: string, attempt: number, reply: SecureReply): boolean {
+    const due = this.#secure
+    return due?.attempt === attempt && due.step === reply.step && due.replies.add(peer, reply)
+  }
+
+  /** Goes on with a secure sum without a client that came back: it has lost its keys, and takes part in the next attempt. */
+  loseKeys (peer: string): void {
+    this.#secure?.replies.drop(peer)
+  }
+
+  /**
+   * Whether shares of a secure sum are being revealed: the passes cannot restart then, and a client that comes back has nothing more to
+   * do.
+   */
+  get isRevealing (): boolean { return this.#secure?.step === 'reveal' }
+
   /** Notes that these peers multiply their gradients by a coefficient. From here on the round needs all of them, or restarts. */
   clipBy (coefficient: number, peers: Iterable<string>): void {
     if (this.#restartRequested) return
@@ -148,7 +187,7 @@ export class Round {
 
   /** Stops the round where it is, because a participant that was cut off begins with the first pass again, which is over. */
   requestRestart (peer: string): void {
-    if (this.#restartRequested || !this.#included.has(peer)) return
+    if (this.#restartRequested || this.isRevealing || !this.#included.has(peer)) return
     const restarts = (this.#restarts.get(peer) ?? 0) + 1
     this.#restarts.set(peer, restarts)
     if (restarts > MAX_RESTARTS) this.#included = this.#included.difference(new Set([peer]))
@@ -169,8 +208,8 @@ export class Round {
   }
 
   /** The collector of the replies that are due; those before it are done. */
-  get #current (): ReplyCollector<ForwardReply> | ReplyCollector<BackwardReply> | ReplyCollector<number> | ReplyCollector<Contribution> {
-    return this.contribution ?? this.norm ?? this.backward ?? this.forward
+  get #current (): Collector {
+    return this.#secure?.replies ?? this.contribution ?? this.norm ?? this.backward ?? this.forward
   }
 
   /** A collector of replies of those who are still there: a peer may have left, or the round been stopped, during a computation. */
@@ -187,6 +226,7 @@ export class Round {
     this.norm = undefined
     this.#coefficient = undefined
     this.contribution = undefined
+    this.#secure = undefined
     this.forward = this.#collector(peers)
   }
 }

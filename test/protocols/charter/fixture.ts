@@ -43,6 +43,7 @@ export async function charterOf (seed: number, changes: Partial<Charter> = {}): 
     },
     strategy: 'client-batch',
     ends: { mode: 'shared' },
+    aggregation: { mode: 'plain' },
     partitions: { inputBlocks: { min: 1, max: 2 }, outputBlocks: { min: 1, max: 2 } },
     wire: 'fp16',
     privacy: { noise: 0.5, gradientNoise: 0.25, clipAlways: false, clip: { hidden: { 1: 2, 2: 3 }, gradient: { 3: 0.5, 4: 0.25 } } },

@@ -75,6 +75,8 @@ describe('a signed charter', () => {
     ['partitions', { partitions: { inputBlocks: { min: 1, max: 3 }, outputBlocks: { min: 1, max: 2 } } }],
     ['privacy.clip', { privacy: { noise: 1, gradientNoise: 0, clipAlways: false, clip: null } }],
     ['ends', { strategy: 'sequential', ends: { mode: 'average', every: 2 } }],
+    ['aggregation.minContributors', { aggregation: { mode: 'secure', minContributors: 2 } }],
+    ['aggregation', { aggregation: { mode: 'secure', minContributors: 3 } }],
     ['privacy.clip.hidden.2', {
       privacy: { noise: 1, gradientNoise: 0, clipAlways: false, clip: { hidden: { 1: 1 }, gradient: { 3: 1, 4: 1 } } }
     }]
@@ -129,8 +131,8 @@ describe('how charters evolve', () => {
     return encode({ charter, signature: Buffer.from(signature).toString('base64url') })
   }
 
-  it('a charter from before gradient accumulation, clipping scopes and trained weights means what it meant', async () => {
-    const bytes = await founded(({ weights: _weights, training, ...charter }) => {
+  it('a charter from before gradient accumulation, clipping scopes, secure sums and trained weights means what it meant', async () => {
+    const bytes = await founded(({ weights: _weights, aggregation: _aggregation, training, ...charter }) => {
       const { gradientNormScope: _scope, gradientAccumulationSteps: _steps, ...before } = training
       return { ...charter, training: before }
     })

@@ -203,7 +203,7 @@ describe('aggregation strategies', () => {
       const { client: strategy } = aggregationOf(planOf(mode))
       expect([strategy.stepsItself, strategy.sharesAdapters]).toEqual([stepsItself, mode === 'shared'])
       for (const [round, names] of [first, second].entries())
-        expect([...(await strategy.contribution(round, adapters().client, new Map())).keys()]).toEqual(names)
+        expect([...(await strategy.contribution(round, adapters().client, new Map(), 0)).keys()]).toEqual(names)
       for (const [isCounted, expected] of [[true, counted], [false, leftOut]] as const) {
         const { client, done } = adapters()
         await strategy.finish(client, { counted: isCounted, tensors: new Map(), scale: 0.5, learningRate: 0.1 })

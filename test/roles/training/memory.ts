@@ -1,3 +1,4 @@
+import type { SecureRequest } from '../../../src/roles/training/aggregation/secure/messages.ts'
 import type { Commit, KnownMember, StateStore, UnaveragedTokens } from '../../../src/roles/training/coordinator-state.ts'
 import type { ReplicaRecord } from '../../../src/roles/training/hierarchy/replicas.ts'
 import type {
@@ -47,6 +48,10 @@ export class MemoryParticipant implements Participant {
 
   coefficient (_round: number, coefficient: number): void {
     this.told.push(`coefficient ${coefficient}`)
+  }
+
+  secure (_place: { round: number, attempt: number }, { step }: SecureRequest): void {
+    this.told.push(step)
   }
 
   step ({ leftOut }: StepOutcome): void {

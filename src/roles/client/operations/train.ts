@@ -1,18 +1,20 @@
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
-import { MidspanError } from '../../../errors.ts'
+import { MidspanError, UsageError } from '../../../errors.ts'
 import type { Batches } from '../../../model/text/batches.ts'
 import { learningRateAt } from '../../../model/training/learning-rate.ts'
 import { checkClientSettings, type ClientSettings } from '../../../protocols/charter/index.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { protectionOf } from '../../charter-settings.ts'
+import type { ClientContext } from '../../context.ts'
+import { isSignedByPeer, signerOf } from '../../secure-messages.ts'
 import { aggregationOf } from '../../training/aggregation/factory.ts'
 import type { CurrentClient } from '../current-client.ts'
 import { TrafficMeter } from '../traffic.ts'
 import { foundIn, loadBatches, runKey } from '../training/data.ts'
 import { EvaluationSchedule } from '../training/evaluation-schedule.ts'
-import type { Run } from '../training/progress.ts'
+import type { ProgressMeta, Run } from '../training/progress.ts'
 import { RunLog, type RoundEntry } from '../training/run-log.ts'
-import { ClientTrainer } from '../training/trainer.ts'
+import { ClientTrainer, type ClientTrainerSettings } from '../training/trainer.ts'
 import { withdraw } from '../training/withdrawal.ts'
 import { evaluateRun, type RunEvaluation } from './run-evaluation.ts'
 
@@ -25,7 +27,7 @@ type RoundEvent = Extract<EventOf<'train'>, { readonly type: 'round' }>
 export async function * train (
   current: CurrentClient,
   {
-    rounds: roundsAsked, epochs, evalData, evalEvery, patience = Infinity, fresh, rewind, noise, gradientNoise, ...data
+    rounds: roundsAsked, epochs, evalData, evalEvery, patience = Infinity, fresh, rewind, noise, gradientNoise, contributors, ...data
   }: ParametersOf<'train'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'train'>> {
@@ -58,6 +60,7 @@ export async function * train (
           federation: Buffer.from(client.context.charterHash).toString('hex'),
           round: client.state.progress?.round ?? 0,
           partition: client.context.client.partition,
+          ...(fresh ? {} : tokensOf(client.state.progress)),
           run
         },
         resumed: resumed !== undefined
@@ -96,7 +99,8 @@ export async function * train (
           progress: { ...place.progress, partition },
           rewind,
           makeWay: AbortSignal.any([current.makeWay, pause.signal]),
-          traffic
+          traffic,
+          secure: secureSums(context, contributors)
         })
         for await (const event of trainer.run(signal)) {
           if (event.type === 'round') {
@@ -142,6 +146,29 @@ export async function * train (
       if (isTaken) current.giveBack()
     }
   }, signal)
+}
+
+/** What a client's part in secure sums needs; undefined where the federation has none. Throws UsageError. */
+function secureSums (
+  { charter: { aggregation }, charterHash, identity }: ClientContext,
+  contributors: readonly string[] | undefined
+): ClientTrainerSettings['secure'] {
+  if (aggregation.mode === 'plain') {
+    if (contributors === undefined) return undefined
+    throw new UsageError('--contributors is for secure sums, and this federation has none', 'leave it out')
+  }
+  return {
+    federation: Buffer.from(charterHash).toString('hex'),
+    minContributors: aggregation.minContributors,
+    signer: signerOf(identity),
+    verify: isSignedByPeer,
+    known: contributors === undefined ? undefined : new Set(contributors)
+  }
+}
+
+/** The tokens that a client's adapters have learnt from since the last average, as its progress has them. */
+function tokensOf ({ unaveragedTokens, pendingTokens }: Partial<ProgressMeta> = {}): Partial<ProgressMeta> {
+  return { ...(unaveragedTokens === undefined ? {} : { unaveragedTokens }), ...(pendingTokens === undefined ? {} : { pendingTokens }) }
 }
 
 /** Returns the rounds that so many passes over the data take; the last of them may go on with the next pass. */

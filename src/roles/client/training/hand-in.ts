@@ -1,12 +1,17 @@
 import { learningRateAt } from '../../../model/training/learning-rate.ts'
 import { clippingCoefficient } from '../../../model/training/optimizer.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
+import type { SecureRequest } from '../../../protocols/train/train_pb.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import type { TrainingStream } from '../../middle/training-stream.ts'
+import { replyMessage, requestOf, type SecurePlace } from '../../secure-messages.ts'
+import type { SecureRequest as SecureStepRequest } from '../../training/aggregation/secure/messages.ts'
+import { vectorOf } from '../../training/aggregation/secure/vector.ts'
 import type { ClientStrategy, RoundEnd } from '../../training/aggregation/strategy.ts'
 import type { AdapterState } from './adapter-state.ts'
 import type { ClientRound } from './client-round.ts'
 import type { ProgressMeta } from './progress.ts'
+import type { SecureContributions } from './secure-contributions.ts'
 import type { WithheldGate } from './withheld-gate.ts'
 
 export interface HandInComponents {
@@ -15,6 +20,8 @@ export interface HandInComponents {
   readonly charter: Charter
   /** Learns with the client's blocks, where words are withheld. */
   readonly gate?: Pick<WithheldGate, 'prepare' | 'settle'> | undefined
+  /** This client's part in secure sums; undefined where it hands in what it contributes as it is. */
+  readonly secure?: SecureContributions | undefined
 }
 
 /** What a client does with its own blocks at the end of a round, as its strategy has it: it tells, steps and hands in. */
@@ -31,7 +38,7 @@ export class HandIn {
     const { round } = work
     work.awaits = 'step'
     await this.#prepareGate(work)
-    if (!strategy.stepsItself) return await this.#contribute(stream, work)
+    if (!strategy.stepsItself) return await this.#contribute(stream, work, meta)
     const norm = await state.norm(work.gradients)
     if (!strategy.tellsGradientNorm)
       return await this.#ownStep(stream, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm), meta)
@@ -45,6 +52,17 @@ export class HandIn {
     checkFactor('the coefficient of clipping', coefficient)
     work.awaits = 'step'
     await this.#ownStep(stream, work, coefficient, meta)
+  }
+
+  /** Answers a step of a secure sum. Throws what ends this client's part in it. */
+  async secure (stream: TrainingStream, message: SecureRequest): Promise<void> {
+    if (this.#c.secure === undefined) throw new BadMessageError('the server asks for a secure sum, and the federation has none')
+    await this.#answer(stream, message, requestOf(message))
+  }
+
+  /** Forgets what was to be handed in. */
+  forget (): void {
+    this.#c.secure?.forget()
   }
 
   /** Brings the client's blocks to the end of a round, from what the server sent with its step. Throws BadMessageError. */
@@ -70,12 +88,26 @@ export class HandIn {
   async #ownStep (stream: TrainingStream, work: ClientRound, coefficient: number, meta: ProgressMeta): Promise<void> {
     const { round, gradients, figures: { tokens } } = work
     await this.#c.state.prepare(gradients, { learningRate: this.#learningRate(round), scale: coefficient / tokens }, meta)
-    await this.#contribute(stream, work)
+    await this.#contribute(stream, work, meta)
   }
 
-  async #contribute (stream: TrainingStream, { round, gradients }: ClientRound): Promise<void> {
-    const contribution = await this.#c.strategy.contribution(round, this.#c.state, gradients)
+  async #contribute (
+    stream: TrainingStream,
+    { round, gradients }: ClientRound,
+    { unaveragedTokens = 0, pendingTokens = 0 }: ProgressMeta
+  ): Promise<void> {
+    const { secure } = this.#c
+    const contribution = await this.#c.strategy.contribution(round, this.#c.state, gradients, unaveragedTokens + pendingTokens)
+    if (secure !== undefined && contribution.size > 0) {
+      const early = secure.offer(round, vectorOf(contribution))
+      return early === undefined ? undefined : await this.#answer(stream, early.place, early.request)
+    }
     await stream.send({ case: 'contribution', value: { round, names: [...contribution.keys()] } }, [...contribution.values()])
+  }
+
+  async #answer (stream: TrainingStream, place: SecurePlace, request: SecureStepRequest): Promise<void> {
+    const reply = await this.#c.secure?.answer(place, request)
+    if (reply !== undefined) await stream.send(...replyMessage(place, reply))
   }
 
   #learningRate (round: number): number {

@@ -19,7 +19,9 @@ const runSchema = z.strictObject({
   done: z.int().min(0),
   cursor: cursorSchema,
   /** Rounds in which the batch at the cursor was released and did not count, one after another. */
-  uncounted: z.int().min(0).optional()
+  uncounted: z.int().min(0).optional(),
+  /** The round in which this client revealed shares of a secure sum with what the batch at the cursor adds. */
+  summedRound: z.int().min(0).optional()
 })
 
 const partitionSchema = z.strictObject({ inputBlocks: z.int().min(0), outputBlocks: z.int().min(0) })
@@ -30,6 +32,11 @@ const metaSchema = z.strictObject({
   round: z.int().min(0),
   partition: partitionSchema,
   run: runSchema.optional(),
+  /**
+   * Tokens of the rounds since the last average that counted, and of the round whose step is prepared: what a secure sum is weighted by.
+   */
+  unaveragedTokens: z.int().min(0).optional(),
+  pendingTokens: z.int().min(0).optional(),
   /** Blocks that this client took over from the middle, and whose adapters it has not been told yet. */
   lacking: z.array(z.int().min(0)).optional(),
   /** The partition that a change was to bring. It was brought if the settings say so. */

@@ -24,6 +24,8 @@ export interface RunPlaceSettings {
   readonly resumed: boolean
   /** The last round in which an earlier trainer of the same run released a batch. */
   readonly releasedRound: number | undefined
+  /** Rounds from one average of ends to the next; undefined where there are none. */
+  readonly averageEvery: number | undefined
   /** Batches of one round. */
   readonly passes: number
   /** Hears what the user has to be told. */
@@ -64,9 +66,16 @@ export class RunPlace {
   async goOn (round: number, counted: boolean): Promise<void> {
     const { run } = this.#meta
     const uncounted = (run.uncounted ?? 0) + (this.#releasedRound === this.#meta.round ? 1 : 0)
-    const next = counted ? { ...this.#past(run), done: run.done + 1 } : this.#unlessWorn({ ...run, uncounted })
-    this.#meta = { ...this.#meta, round, run: next }
+    const next = counted
+      ? { ...this.#past(run), done: run.done + 1 }
+      : run.summedRound === undefined ? this.#unlessWorn({ ...run, uncounted }) : this.#unsummed(run)
+    this.#meta = { ...this.#meta, ...this.#tokensAfter(round, counted), round, run: next }
     await this.write()
+  }
+
+  /** Notes the tokens of the round, which are not known to count yet. */
+  pend (tokens: number): void {
+    if (this.#settings.averageEvery !== undefined) this.#meta = { ...this.#meta, pendingTokens: tokens }
   }
 
   /** Goes back to an earlier round. The rounds in between are done again, with the data that follows. */
@@ -91,6 +100,27 @@ export class RunPlace {
     }
   }
 
+  /**
+   * Notes that the server may come to know a sum with what the round's batch adds. That is durable when it resolves, before shares are
+   * revealed.
+   */
+  async noteReveal (): Promise<void> {
+    this.#meta = { ...this.#meta, run: { ...this.#meta.run, summedRound: this.#meta.round } }
+    await this.write()
+    await this.#written
+  }
+
+  /**
+   * Goes on to another batch where the one of this round is in a secure sum already that came to nothing: of two sums with the same
+   * contribution, and others without, the difference shows contributions.
+   */
+  async leaveSummed (): Promise<void> {
+    const { run } = this.#meta
+    if (run.summedRound === undefined) return
+    this.#meta = { ...this.#meta, run: this.#unsummed(run) }
+    await this.write()
+  }
+
   /** Notes that batches leave in this round. */
   enter (): void {
     this.#releasedRound = this.#meta.round
@@ -111,6 +141,20 @@ export class RunPlace {
     await this.#written
   }
 
+  /** The tokens since the last average once the federation is at this round, with those of the round where it counted. */
+  #tokensAfter (round: number, counted: boolean): Pick<PlaceMeta, 'unaveragedTokens' | 'pendingTokens'> {
+    const { averageEvery: every } = this.#settings
+    if (every === undefined) return {}
+    const isAveraged = Math.floor(round / every) > Math.floor(this.#meta.round / every)
+    const { unaveragedTokens = 0, pendingTokens = 0 } = this.#meta
+    return { unaveragedTokens: isAveraged ? 0 : unaveragedTokens + (counted ? pendingTokens : 0), pendingTokens: 0 }
+  }
+
+  #unsummed (run: Run): Run {
+    this.#settings.notify('a batch is left out: what this client added for it may be in a secure sum that did not count')
+    return this.#past(run)
+  }
+
   /** A run at its batch, or at the next one where that was released as often as it may be. */
   #unlessWorn (run: Run): Run {
     const { uncounted = 0 } = run
@@ -119,7 +163,7 @@ export class RunPlace {
     return this.#past(run)
   }
 
-  #past (run: Run): Run {
+  #past ({ summedRound: _, ...run }: Run): Run {
     return { ...run, uncounted: 0, cursor: this.#after(run.cursor) }
   }
 

@@ -27,6 +27,7 @@ import { HandIn } from './hand-in.ts'
 import { Releases } from './releases.ts'
 import { RoundRepeats } from './round-repeats.ts'
 import { RunPlace, type PlaceMeta } from './run-place.ts'
+import { SecureContributions, type SecureContributionsOptions } from './secure-contributions.ts'
 import { waitingReason } from './waiting-reason.ts'
 import type { WithheldGate } from './withheld-gate.ts'
 
@@ -63,6 +64,8 @@ export interface ClientTrainerSettings {
   readonly releasedRound?: number
   /** Counts on from an earlier trainer of the same run. */
   readonly traffic?: TrafficMeter
+  /** What this client's part in secure sums needs, where the federation has them. */
+  readonly secure?: Omit<SecureContributionsOptions, 'noteReveal' | 'notify'> | undefined
 }
 
 /** Often enough that a server that comes back is found within a few seconds. */
@@ -98,11 +101,19 @@ export class ClientTrainer {
     this.#settings = settings
     this.#releases = new Releases(components, { protection: settings.protection, run: settings.progress.run.key })
     const { charter, progress, resumed, releasedRound } = settings
-    this.#hands = new HandIn({ ...components, charter })
+    const secure = settings.secure === undefined
+      ? undefined
+      : new SecureContributions({
+        ...settings.secure,
+        noteReveal: async () => { await this.#place.noteReveal() },
+        notify: (notice) => { this.#notice(notice) }
+      })
+    this.#hands = new HandIn({ ...components, charter, secure })
     this.#place = new RunPlace(components, {
       progress,
       resumed,
       releasedRound,
+      averageEvery: charter.ends.mode === 'average' ? charter.ends.every : undefined,
       passes: charter.training.gradientAccumulationSteps,
       notify: (notice) => { this.#notices.push(notice) }
     })
@@ -227,6 +238,9 @@ export class ClientTrainer {
         return await this.#begin(stream, kind.value.round, signal)
       case 'coefficient':
         return await this.#coefficient(stream, kind.value)
+      case 'secureRequest':
+        await this.#hands.secure(stream, kind.value)
+        return undefined
       case 'step':
         return await this.#step(stream, kind.value, tensors)
       case 'withdrawn':
@@ -315,6 +329,7 @@ export class ClientTrainer {
     const notice = this.#repeats.count(round)
     if (notice !== undefined) this.#notices.push(notice)
     this.#begun = true
+    await this.#place.leaveSummed()
     await this.#place.noteRelease()
     // The same round may begin anew, after this client has prepared its step.
     await this.#c.state.suspend()
@@ -336,6 +351,7 @@ export class ClientTrainer {
   async #handIn (stream: TrainingStream, work: ClientRound): Promise<undefined> {
     // Work that is handed in may count, and a client that is killed must then find the round and the run that it is of.
     await this.#place.written()
+    this.#place.pend(work.figures.tokens)
     await this.#hands.begin(stream, work, this.#place.meta)
   }
 
@@ -399,6 +415,7 @@ export class ClientTrainer {
   }
 
   #forget (): void {
+    this.#hands.forget()
     this.#work?.[Symbol.dispose]()
     this.#work = undefined
   }

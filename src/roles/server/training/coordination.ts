@@ -12,6 +12,7 @@ import { servableSpan, shapesOf } from '../../charter-settings.ts'
 import type { KnownServer, ServerContext } from '../../context.ts'
 import { ExportError, writeExport } from '../../export.ts'
 import { idleTimeoutOf, stageLimits, trainLimits } from '../../message-limits.ts'
+import { isSignedByPeer } from '../../secure-messages.ts'
 import { aggregationOf, coordinatorStrategy } from '../../training/aggregation/factory.ts'
 import { blockOf, type AdapterShape, type AggregationStrategy } from '../../training/aggregation/strategy.ts'
 import { CoordinatorState } from '../../training/coordinator-state.ts'
@@ -78,7 +79,9 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
   }
   const stage = new DistributedStage({ device, holders: workers, replicas, logger, missingChanged: tellMissing, signal })
   const repeating = setInterval(tellMissing, MISSING_REPEAT_MS).unref()
-  const coordinator = new Coordinator({ plan: charter, stage, strategy, state, logger, stepped: () => { workers.refresh() } })
+  const coordinator = new Coordinator({
+    plan: charter, stage, strategy, state, logger, secure: secureSums(context), stepped: () => { workers.refresh() }
+  })
   await sessions.serve(TRAIN_PROTOCOL, {
     outgoing: train.ServerMessageSchema,
     incoming: train.ClientMessageSchema,
@@ -125,6 +128,12 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
       await training
     }
   }
+}
+
+/** What a federation's secure sums need; undefined where clients hand their contributions in. */
+function secureSums ({ charter: { aggregation }, charterHash }: ServerContext) {
+  if (aggregation.mode === 'plain') return undefined
+  return { federation: hex(charterHash), minContributors: aggregation.minContributors, verify: isSignedByPeer }
 }
 
 interface LinkerComponents extends Pick<TrainingPartComponents, 'context' | 'runtime'> {

@@ -3,13 +3,15 @@ import type { Sequences } from '../../../model/layers/hidden-states.ts'
 import type { Charter } from '../../../protocols/charter/schema.ts'
 import { RoundsAheadError } from '../../../protocols/train/errors.ts'
 import { fromServer, type ClientMessage, type TrainServerChannel } from '../../../protocols/train/messages.ts'
-import type { Backward, Forward, GradientNorm } from '../../../protocols/train/train_pb.ts'
+import type { Backward, Forward, GradientNorm, SecureReply } from '../../../protocols/train/train_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkMagnitude, checkHiddenStates, expectTensor } from '../../../protocols/wire/hidden-states.ts'
 import type { Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
 import type { Stage } from '../../middle/stage.ts'
+import { replyOf } from '../../secure-messages.ts'
+import { valuesOf } from '../../training/aggregation/secure/vector.ts'
 import type { AggregationStrategy } from '../../training/aggregation/strategy.ts'
 import type { CommittedState } from '../../training/coordinator-state.ts'
 import type { Coordinator } from '../../training/coordinator.ts'
@@ -61,6 +63,8 @@ export class TrainSession {
         return await this.#backward(kind.value, tensors)
       case 'gradientNorm':
         return await this.#gradientNorm(kind.value)
+      case 'secureReply':
+        return this.#secureReply(kind.value, tensors)
       case 'contribution':
         return this.#contribution(kind.value.round, kind.value.names, tensors)
       case 'evaluate':
@@ -114,6 +118,13 @@ export class TrainSession {
     if (round?.norm === undefined || round.norm.add(this.#peer, answer)) return
     const coefficient = round.coefficientOf(this.#peer)
     if (coefficient !== undefined) await this.#channel.send(fromServer({ case: 'coefficient', value: { round: number, coefficient } }))
+  }
+
+  #secureReply (message: SecureReply, tensors: readonly Tensor[]): void {
+    const round = this.#roundNamed(message.round)
+    if (round === undefined) return
+    const values = valuesOf(this.#components.strategy.expectedFrom(round.spanOf(this.#peer), message.round))
+    round.addSecure(this.#peer, message.attempt, replyOf(message, tensors, this.#peer, values))
   }
 
   #contribution (number: number, names: readonly string[], tensors: readonly Tensor[]): void {

@@ -3,6 +3,8 @@ import { fromServer, type ServerMessage, type TrainServerChannel } from '../../.
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import type { Span } from '../../../span.ts'
 import type { Tensor } from '../../../tensor.ts'
+import { requestMessage, type SecurePlace } from '../../secure-messages.ts'
+import type { SecureRequest } from '../../training/aggregation/secure/messages.ts'
 import type { Begin, Enlisted, Participant, PassId, StepOutcome, Waiting } from '../../training/participant.ts'
 
 /** Thrown at a client that does not read what it is told. */
@@ -15,8 +17,8 @@ export class SlowReaderError extends MidspanError {
 }
 
 /**
- * A round is four messages to each member, or five, and they hold its hidden states in memory until they are read: a member may be a few
- * rounds late.
+ * A round is four messages to each member, five, or eight with a secure sum, and they hold its hidden states in memory until they are
+ * read: a member may be a few rounds late.
  */
 const MAX_UNREAD_MESSAGES = 16
 
@@ -61,6 +63,10 @@ export class StreamParticipant implements Participant {
 
   coefficient (round: number, coefficient: number): void {
     this.#say(fromServer({ case: 'coefficient', value: { round, coefficient } }))
+  }
+
+  secure (place: SecurePlace, request: SecureRequest): void {
+    this.#say(fromServer(requestMessage(place, request)))
   }
 
   step ({ names, tensors, ...outcome }: StepOutcome): void {

@@ -1,6 +1,6 @@
 import type { DeviceTensor } from '../../../model/runtime/device.ts'
 import type { Span } from '../../../span.ts'
-import type { Tensor } from '../../../tensor.ts'
+import { float32, type Tensor } from '../../../tensor.ts'
 import type { UnaveragedTokens } from '../coordinator-state.ts'
 import type { NamedTensors } from '../participant.ts'
 import type { TrainingPlan } from '../plan.ts'
@@ -23,6 +23,19 @@ const SERVER = 'server'
 /** Where the state keeps the last average of a parameter, apart from the server's own value of it. */
 const AVERAGE_PREFIX = 'average/'
 
+/** The name by which clients add their weight to a secure sum, behind their adapters times that weight. */
+const WEIGHT = 'weight'
+
+/** Tokens that a weight of 1 in a secure sum stands for: a power of two, between what one round and what thousands of rounds bring. */
+const WEIGHT_TOKENS = 2 ** 16
+
+/** What holders bring to an average: values, what to multiply them by to have them weighted by tokens, and the tokens. */
+interface Holding {
+  readonly value: Tensor
+  readonly factor: number
+  readonly tokens: number
+}
+
 /** Averaged ends: every holder of a block steps its own, and every so many rounds all of them take over their average. */
 export class AveragedAggregation extends FederatedAdapters {
   readonly collectsNorms: boolean
@@ -34,9 +47,10 @@ export class AveragedAggregation extends FederatedAdapters {
     this.#every = every
   }
 
-  /** The adapters of the client's own blocks, in a round that ends with an average. */
+  /** The adapters of the client's own blocks, in a round that ends with an average; for a secure sum its weight as well. */
   expectedFrom (middle: Span, round: number): readonly AdapterShape[] {
-    return isAveragingRound(round, this.#every) ? this.endsOf(middle) : []
+    if (!isAveragingRound(round, this.#every)) return []
+    return [...this.endsOf(middle), ...sumsSecurely(this.c.plan) ? [{ name: WEIGHT, shape: [1] }] : []]
   }
 
   /** The last average, where the client was not there for it. */
@@ -71,17 +85,14 @@ export class AveragedAggregation extends FederatedAdapters {
     const { device, optimizer, parameters, shapes } = this.c
     const averages = new Map<string, Tensor>()
     for (const { name } of shapes) {
-      const block = blockOf(name)
-      const holders = accepted.flatMap(({ peer, contribution }) => {
-        const value = contribution.get(name)
-        return value === undefined ? [] : [{ value, weight: tokens[peer]?.[block] ?? 0 }]
-      })
+      const holders = this.#holdings(name, accepted, tokens)
       if (holders.length === 0) continue
-      const own = tokens[SERVER]?.[block] ?? 0
-      const total = holders.reduce((sum, { weight }) => sum + weight, own)
+      const own = tokens[SERVER]?.[blockOf(name)] ?? 0
+      const total = holders.reduce((sum, holding) => sum + holding.tokens, own)
+      if (!(total > 0)) throw new RangeError(`the weights of an average add up to ${total}`)
       let mean = await optimizer.weightedSum(parameters.value(name), own / total, parameters.value(name), 0)
-      for (const { value, weight } of holders) {
-        const next = await optimizer.weightedSum(mean, 1, value, weight / total)
+      for (const { value, factor } of holders) {
+        const next = await optimizer.weightedSum(mean, 1, value, factor / total)
         device.free(mean)
         mean = next
       }
@@ -90,6 +101,20 @@ export class AveragedAggregation extends FederatedAdapters {
     }
     await parameters.restore(averages)
     return averages
+  }
+
+  /**
+   * What the holders of an adapter bring to its average. Of a secure sum the values are weighted already, and the clients say by how much.
+   */
+  #holdings (name: string, accepted: readonly AcceptedUpdate[], tokens: UnaveragedTokens): Holding[] {
+    return accepted.flatMap(({ peer, contribution }) => {
+      const value = contribution.get(name)
+      if (value === undefined) return []
+      const weight = contribution.get(WEIGHT)?.data[0]
+      if (weight !== undefined) return [{ value, factor: WEIGHT_TOKENS, tokens: Number(weight) * WEIGHT_TOKENS }]
+      const seen = tokens[peer]?.[blockOf(name)] ?? 0
+      return [{ value, factor: seen, tokens: seen }]
+    })
   }
 
   /** The tokens that each holder has seen of each of its blocks since the last average, with those of this round. */
@@ -110,20 +135,39 @@ export class AveragedAggregation extends FederatedAdapters {
 /** A client with averaged ends: it steps its own blocks, hands them in for an average, and takes the average over. */
 export class AveragedClient extends PersonalClient {
   readonly #every: number
+  readonly #isWeighted: boolean
 
   constructor (plan: TrainingPlan, every: number) {
     super(plan)
     this.#every = every
+    this.#isWeighted = sumsSecurely(plan)
   }
 
-  override async contribution (round: number, adapters: ClientAdapters): Promise<ReadonlyMap<string, Tensor>> {
-    return isAveragingRound(round, this.#every) ? await adapters.values() : new Map()
+  /** The adapters; for a secure sum times the tokens that this client has seen since the last average, and behind them these tokens. */
+  override async contribution (
+    round: number,
+    adapters: ClientAdapters,
+    _gradients: ReadonlyMap<string, DeviceTensor>,
+    unaveragedTokens: number
+  ): Promise<ReadonlyMap<string, Tensor>> {
+    if (!isAveragingRound(round, this.#every)) return new Map()
+    const values = await adapters.values()
+    if (!this.#isWeighted) return values
+    const weight = unaveragedTokens / WEIGHT_TOKENS
+    const weighted = [...values].map(([name, { shape, data }]): [string, Tensor] =>
+      [name, float32(shape, (data as Float32Array).map((value) => value * weight))])
+    return new Map([...weighted, [WEIGHT, float32([1], [weight])]])
   }
 
   override async finish (adapters: ClientAdapters, end: RoundEnd): Promise<void> {
     await super.finish(adapters, end)
     await adapters.adopt(end.tensors)
   }
+}
+
+/** Whether clients' contributions are known to the server as a sum alone. */
+function sumsSecurely ({ aggregation }: TrainingPlan): boolean {
+  return aggregation?.mode === 'secure'
 }
 
 function isAveragingRound (round: number, every: number): boolean {

@@ -63,6 +63,7 @@ export function coordinatorStrategy (
   })
 }
 
-function selectionOf ({ strategy, training: { minClients } }: TrainingPlan): ClientSelection {
+function selectionOf ({ strategy, training, aggregation }: TrainingPlan): ClientSelection {
+  const minClients = Math.max(training.minClients, aggregation?.mode === 'secure' ? aggregation.minContributors : 0)
   return strategy === 'sequential' ? new Sequential(minClients) : new AllMembers(minClients)
 }

@@ -48,7 +48,12 @@ export class PersonalClient implements ClientStrategy {
     this.tellsGradientNorm = clipsTogether(plan)
   }
 
-  async contribution (_round: number, _adapters: ClientAdapters): Promise<ReadonlyMap<string, Tensor>> {
+  async contribution (
+    _round: number,
+    _adapters: ClientAdapters,
+    _gradients: ReadonlyMap<string, DeviceTensor>,
+    _unaveragedTokens: number
+  ): Promise<ReadonlyMap<string, Tensor>> {
     return new Map()
   }
 

@@ -102,11 +102,15 @@ export interface ClientStrategy {
   readonly stepsItself: boolean
   /** Whether the client tells the norm of its gradients, and steps with the coefficient that it is answered. */
   readonly tellsGradientNorm: boolean
-  /** What the client hands in after the last pass of a round, and after its own step where it takes one. */
+  /**
+   * What the client hands in after the last pass of a round, and after its own step where it takes one. `unaveragedTokens` are those that
+   * its adapters have learnt from since the last average, this round's included.
+   */
   contribution (
     round: number,
     adapters: ClientAdapters,
-    gradients: ReadonlyMap<string, DeviceTensor>
+    gradients: ReadonlyMap<string, DeviceTensor>,
+    unaveragedTokens: number
   ): Promise<ReadonlyMap<string, Tensor>>
   /** Brings the client's adapters to the end of a round. */
   finish (adapters: ClientAdapters, end: RoundEnd): Promise<void>
