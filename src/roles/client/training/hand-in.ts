@@ -27,10 +27,11 @@ export class HandIn {
     const { state, strategy, charter } = this.#c
     const { round } = work
     work.awaits = 'step'
-    if (!strategy.stepsItself) return await this.#contribute(stream, work)
     const norm = await state.norm(work.gradients)
+    work.gradientNorm = norm / work.figures.tokens
+    if (!strategy.stepsItself) return await this.#contribute(stream, work)
     if (!strategy.tellsGradientNorm)
-      return await this.#ownStep(stream, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm), meta)
+      return await this.#ownStep(stream, work, clippingCoefficient(work.gradientNorm, charter.training.maxGradientNorm), meta)
     work.awaits = 'coefficient'
     await stream.send({ case: 'gradientNorm', value: { round, norm } })
   }
