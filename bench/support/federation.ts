@@ -31,7 +31,7 @@ export const founding: Omit<CreateOptions, 'model' | 'strategy' | 'wire' | 'lora
   cacheBytes: 2 ** 28
 }
 
-export interface FederationPlan extends Pick<CreateOptions, 'strategy' | 'wire'> {
+export interface FederationPlan extends Pick<CreateOptions, 'strategy' | 'wire'>, Partial<Pick<CreateOptions, 'inputBlocks' | 'outputBlocks'>> {
   readonly loraTargets: readonly string[]
   readonly model: string
   readonly clients: number

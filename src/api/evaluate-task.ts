@@ -53,7 +53,7 @@ export const evaluateTask = operation({
     baselines: z.array(z.object({
       name: z.string(),
       metrics: z.array(z.object({ metric, value: finiteOrNull })).readonly()
-    })).readonly().describe('what knows nothing of the texts: the most frequent label, or chance'),
+    })).readonly().describe('what knows nothing of the texts: the most frequent answer, chance, or the beginning of each text'),
     seconds: z.number(),
     ...dataFound,
     ...traffic

@@ -47,6 +47,7 @@ export const train = operation({
       tokensPerSecond: z.number().describe('tokens that the loss counted, a second'),
       inputTokens: count.describe('tokens that went through the model'),
       inputTokensPerSecond: z.number().describe('tokens that went through the model, a second'),
+      gradientNorm: finiteOrNull.optional().describe("the norm of the mean gradient of this client's own blocks, before it is clipped"),
       ...traffic,
       clippedFraction: z.number().describe('the share of released hidden states that the clip shortened, 0 to 1'),
       leftOut: z.boolean().describe("whether this client missed the round's deadline, so that its work is not in the step"),

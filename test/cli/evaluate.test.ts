@@ -14,6 +14,7 @@ describe('midspan evaluate', () => {
     [['evaluate', '--data', 'x', '--predictions', 'y'], 'there are no predictions without a task (give --task)'],
     [['evaluate', '--data', 'x', '--task', 'qa', '--packing', 'packed'], '--packing and --sequences are of no use with --task'],
     [['evaluate', '--data', 'x', '--task', 'guess'], 'guess is no task, and no file with one (name one of classify,'],
+    [['evaluate', '--data', 'x', '--base', 'y'], '--base has answers, and without a task there are none to compare with (give --task)'],
     [['evaluate', '--compare', 'x.jsonl'], 'there is no second file to compare with'],
     [['train', '--data', 'x', '--rounds', '1', '--epochs', '1'], '--rounds and --epochs say how long in two ways'],
     [['train', '--data', 'x', '--patience', '1'], '--patience needs data that is held out (give --eval-data)']
@@ -27,6 +28,12 @@ describe('midspan evaluate', () => {
     const path = await temporaryFile('mine.yaml', 'kind: qa\nlabel: x\n')
     const { code, err } = await run(['evaluate', '--data', 'x', '--task', path])
     expect([code, err]).toEqual([2, expect.stringContaining(`${path}: a task has no label (see docs/tasks.md`)])
+  })
+
+  it('says that a base is no file of predictions before anything is asked', async () => {
+    const path = await temporaryFile('base.jsonl', '{"text": "a record"}\n')
+    const { code, err } = await run(['evaluate', '--data', 'x', '--task', 'qa', '--base', path])
+    expect([code, err]).toEqual([2, expect.stringContaining(`${path} line 1 is no prediction`)])
   })
 
   it('compares two files without a daemon', async () => {

@@ -76,8 +76,8 @@ describe("a newcomer's table of two columns", { timeout: 180_000 }, () => {
     // As if the evaluation had been cut off in the middle of its tenth line.
     const lines = await readFile(home('after.jsonl'), 'utf8')
     await writeFile(home('after.jsonl'), lines.split('\n').slice(0, 10).join('\n').slice(0, -5))
-    const resumed = await run([...evaluate, home('after.jsonl'), '--resume', '--json'])
-    expect((JSON.parse(resumed.out) as { metrics: unknown }).metrics).toEqual(metrics)
+    const resumed = await run([...evaluate, home('after.jsonl'), '--resume', '--base', home('before.jsonl'), '--json'])
+    expect(JSON.parse(resumed.out)).toMatchObject({ metrics, base: { records: 24, metrics: [{ metric: 'accuracy', better: 'b' }, { metric: 'macro-f1' }] } })
     const compared = await run(['evaluate', '--compare', home('before.jsonl'), home('after.jsonl')])
     expect(compared.out).toMatch(/^24 records answered[^]+accuracy .+ the second is better/)
     expect(await run(['export', '--home', home('a'), '--out', home('adapter')])).toMatchObject({ code: 0 })

@@ -47,6 +47,8 @@ describe('training with data that is held out', { timeout: 60_000 }, () => {
     const events = await trained(client!, { rounds: 5, evalData: data, evalEvery: 2 })
     const evaluations = events.filter((event): event is Evaluation => event.type === 'evaluation')
     expect(evaluations.map(({ done }) => done)).toEqual([0, 2, 4, 5])
+    const rounds = events.filter((event): event is Extract<TrainEvent, { type: 'round' }> => event.type === 'round')
+    expect(rounds.map(({ gradientNorm }) => gradientNorm! > 0)).toEqual([true, true, true, true, true])
     expect(evaluations[0]!.loss).toBeCloseTo(before.loss, 5)
     const { loss } = await client!.evaluate({ data })
     expect(evaluations.at(-1)!.loss).toBeCloseTo(loss, 5)

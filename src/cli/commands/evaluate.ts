@@ -13,7 +13,7 @@ import type { Terminal } from '../terminal.ts'
 import { choice, integer, path } from '../values.ts'
 import { foundText } from '../views/data-found.ts'
 import { ProgressLine } from '../views/progress-line.ts'
-import { comparisonText, TaskView } from '../views/task-view.ts'
+import { comparisonText, TaskView, type BaseComparison } from '../views/task-view.ts'
 
 export const evaluate = command({
   name: 'evaluate',
@@ -43,6 +43,7 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
       texts: defaulted('COUNT', integer({ min: 1, max: 64 }), '4', 'Answers that are generated at once'),
       predictions: optional('FILE', path, 'Write the answer to each record, with the right ones, as JSON lines'),
       resume: toggle('Go on after the records that the file of predictions has'),
+      base: optional('FILE', path, 'Predictions made before training: those of the base model, to compare with'),
       compare: optional('FILE', path, 'Compare two files of predictions, record by record, and evaluate nothing')
     }),
     ...grouped('Privacy', { withhold: withheldWords }),
@@ -53,10 +54,13 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
     { command: 'midspan evaluate --data heldout.jsonl', about: 'loss and perplexity over a file' },
     { command: 'midspan evaluate --data heldout.csv --task classify --predictions after.jsonl', about: 'accuracy of a classifier' },
     { command: 'midspan evaluate --data heldout.csv --task classify --predictions after.jsonl --resume', about: 'the rest of it' },
+    { command: 'midspan evaluate --data heldout.csv --task classify --base before.jsonl', about: 'what training has brought' },
     { command: 'midspan evaluate --compare before.jsonl after.jsonl', about: 'whether training has made a difference' }
   ],
   async run (
-    { home, json, timeout, debug: _debug, config: _config, map, task: nameOrPath, texts, predictions, resume, compare: first, ...rest },
+    {
+      home, json, timeout, debug: _debug, config: _config, map, task: nameOrPath, texts, predictions, resume, base, compare: first, ...rest
+    },
     { terminal, signal, argument }
   ) {
     if (first !== undefined) return await showComparison(first, argument, { terminal, json, seed: rest.seed ?? 0 })
@@ -66,6 +70,7 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
     if (nameOrPath === undefined) {
       if (predictions !== undefined) throw new UsageError('there are no predictions without a task', 'give --task')
       if (resume) throw new UsageError('only a task is resumed', 'give --task and --predictions')
+      if (base !== undefined) throw new UsageError('--base has answers, and without a task there are none to compare with', 'give --task')
       return await measureLoss(callDaemon(home, 'evaluate', parameters, signal), terminal, json)
     }
     const { packing, sequences, withhold, ...asked } = parameters
@@ -76,8 +81,11 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
     if (resume && predictions === undefined) throw new UsageError('there is nothing to go on with', 'give --predictions')
     const before = resume ? wholePredictions(await readFile(predictions!, 'utf8').catch(() => '')) : []
     const given = { ...asked, texts, after: before.at(-1)?.record ?? 0, task: await readTask(nameOrPath) }
+    // Read before anything is computed: a file that cannot be used is told at once.
+    const baseLines = base === undefined ? undefined : { path: base, lines: await readPredictions(base) }
     const events = callDaemon(home, 'evaluateTask', given, signal)
-    await showTask(withEarlier(events, before, String(rest.seed ?? 0)), new TaskView(terminal, json), { path: predictions, before })
+    const seed = String(rest.seed ?? 0)
+    await showTask(withEarlier(events, before, seed), new TaskView(terminal, json), { path: predictions, before, base: baseLines, seed })
   }
 })
 
@@ -132,23 +140,42 @@ interface PredictionsFile {
   readonly path: string | undefined
   /** What it begins with. */
   readonly before: readonly PredictionLine[]
+  /** What the answers are compared with. */
+  readonly base: { readonly path: string, readonly lines: readonly PredictionLine[] } | undefined
+  readonly seed: string
 }
 
-/** Shows the evaluation of a task, and writes the predictions to a file as they come. */
-async function showTask (events: AsyncIterable<TaskEvent>, view: TaskView, { path, before }: PredictionsFile): Promise<void> {
+/** Shows the evaluation of a task, and writes the predictions to a file as they come. Throws TaskError where the base has other records. */
+async function showTask (events: AsyncIterable<TaskEvent>, view: TaskView, { path, before, base, seed }: PredictionsFile): Promise<void> {
   let file: FileHandle | undefined
+  const lines: PredictionLine[] = [...before]
   try {
     for await (const event of events) {
-      if (event.type === 'prediction' && path !== undefined) {
+      if (event.type === 'prediction') {
         const { type: _type, ...line } = event
-        if (file === undefined) {
-          // It holds what the records hold: it is for its owner alone.
-          file = await open(path, 'w', 0o600)
-          for (const earlier of before) await file.write(`${JSON.stringify(earlier)}\n`)
+        lines.push(line)
+        if (path !== undefined) {
+          if (file === undefined) {
+            // It holds what the records hold: it is for its owner alone.
+            file = await open(path, 'w', 0o600)
+            for (const earlier of before) await file.write(`${JSON.stringify(earlier)}\n`)
+          }
+          await file.write(`${JSON.stringify(line)}\n`)
         }
-        await file.write(`${JSON.stringify(line)}\n`)
       }
-      view.show(event)
+      if (event.type !== 'result' || base === undefined) {
+        view.show(event)
+        continue
+      }
+      let comparison: BaseComparison['comparison']
+      try {
+        comparison = comparePredictions(base.lines, lines, seed)
+      } catch (error) {
+        // What was computed is worth something without the comparison.
+        view.show(event)
+        throw error
+      }
+      view.showResult(event, { path: base.path, comparison })
     }
   } finally {
     view.end()

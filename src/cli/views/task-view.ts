@@ -8,6 +8,12 @@ import { bar, ProgressLine } from './progress-line.ts'
 type TaskEvent = EventOf<'evaluateTask'>
 type TaskResult = ResultOf<'evaluateTask'>
 
+/** The answers of an earlier evaluation, by the name of their file, beside those of now. */
+export interface BaseComparison {
+  readonly path: string
+  readonly comparison: Comparison
+}
+
 const BAR_COLUMNS = 20
 
 /** Labels that no record has are named up to so many. */
@@ -38,8 +44,16 @@ export class TaskView {
       case 'prediction':
         this.#done++
         return this.#draw(this.#timeLeft())
-      case 'result': return this.#result(event)
+      case 'result': return this.showResult(event)
     }
+  }
+
+  /** Shows what the evaluation came to, beside what the base model came to where that is known. */
+  showResult (event: TaskResult, base?: BaseComparison): void {
+    this.#progress.clear()
+    const { type: _type, ...result } = event
+    if (this.#json) return this.#terminal.json({ ...result, ...(base === undefined ? {} : { base: base.comparison }) })
+    for (const line of resultText(event, base)) this.#terminal.line(line)
   }
 
   /** Leaves the terminal's last line clean, whatever ended the evaluation. */
@@ -66,22 +80,26 @@ export class TaskView {
     const secondsPerRecord = (this.#now() - this.#startedAtMs) / 1000 / this.#done
     return `${seconds(secondsPerRecord * (this.#records - this.#done))} left`
   }
-
-  #result (event: TaskResult): void {
-    this.#progress.clear()
-    const { type: _type, ...result } = event
-    if (this.#json) return this.#terminal.json(result)
-    for (const line of resultText(event)) this.#terminal.line(line)
-  }
 }
 
-function resultText ({ metrics, baselines, records, seconds: taken, sentBytes, receivedBytes }: TaskResult): readonly string[] {
+function resultText (
+  { metrics, baselines, records, seconds: taken, sentBytes, receivedBytes }: TaskResult,
+  base: BaseComparison | undefined
+): readonly string[] {
   const rows = metrics.map(({ metric, value, low, high }) => [metric, figure(value), `95 % interval ${figure(low)} to ${figure(high)}`])
   return [
     ...table(rows),
     ...baselines.map(({ name, metrics }) => `${name}: ${metrics.map(({ metric, value }) => `${metric} ${figure(value)}`).join(', ')}`),
+    ...base === undefined ? [] : baseText(base),
     `${plural(records, 'record')} in ${seconds(taken)}, sent ${bytes(sentBytes)}, received ${bytes(receivedBytes)}`
   ]
+}
+
+function baseText ({ path, comparison: { metrics } }: BaseComparison): readonly string[] {
+  return metrics.map(({ metric, a, difference: { value, low, high }, better }) =>
+    `base model (${path}): ${metric} ${figure(a)}; the difference is ${signed(value)}, 95 % interval ${signed(low)} to ${signed(high)}: ${
+      better === null ? 'no difference beyond chance' : better === 'b' ? 'training has brought something' : 'training has done harm'
+    }`)
 }
 
 /** Returns what a comparison came to, as lines for people. */

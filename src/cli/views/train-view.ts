@@ -21,6 +21,8 @@ export class TrainView {
   #received = 0
   /** The held-out loss that the run began with. */
   #first: number | null | undefined
+  /** Whether nobody had trained before this run. */
+  #fromBase = false
   /** The time when the first round of this run ended, and the rounds done by then: the time left follows from the rounds since. */
   #pace: { readonly at: number, readonly done: number } | undefined
 
@@ -47,7 +49,8 @@ export class TrainView {
     this.#progress.clear()
   }
 
-  #start ({ done, rounds, records, ...found }: TrainStart): void {
+  #start ({ round, done, rounds, records, ...found }: TrainStart): void {
+    this.#fromBase = round === 0 && done === 0
     this.#terminal.note(`Training on ${plural(records, 'record')}: ${done} of ${plural(rounds, 'round')} done so far`)
     for (const line of foundText(found)) this.#terminal.note(line)
   }
@@ -102,9 +105,22 @@ export class TrainView {
       }, received ${bytes(event.receivedBytes)}`
     )
     if (event.stoppedEarly === true) this.#terminal.line('Training ended early: the held-out loss has not fallen any more')
-    if (event.best === undefined) return
-    const { done, loss } = event.best
-    const from = typeof this.#first === 'number' && done > 0 ? ` from ${lossText(this.#first)}` : ''
+    this.#achieved(event)
+  }
+
+  /** Says what training has achieved against the model that the run began with, and what can be done next. */
+  #achieved ({ best, rounds }: ResultOf<'train'>): void {
+    if (best === undefined)
+      return this.#terminal.note('Next: midspan evaluate --data HELDOUT says what training has brought on text that nobody learnt from')
+    const { done, loss } = best
+    if (done === 0) {
+      this.#terminal.line(`Held-out loss ${lossText(loss)} before the first round, and never smaller: training has brought nothing`)
+      return this.#terminal.note('Next: more text, or a federation with a smaller --learning-rate')
+    }
+    const from = typeof this.#first === 'number' ? ` from ${lossText(this.#first)}${this.#fromBase ? ' of the base model' : ''}` : ''
     this.#terminal.line(`Held-out loss${from}${from === '' ? '' : ' to'} ${lossText(loss)}, the smallest, after ${plural(done, 'round')}`)
+    this.#terminal.note(done < rounds
+      ? "Next: the kept adapters are those of the smallest loss; the federation's have gone on since. midspan export --out DIR writes the latter"
+      : 'Next: midspan generate uses the adapters, and midspan export --out DIR writes them')
   }
 }

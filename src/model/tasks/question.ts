@@ -1,6 +1,6 @@
 import { instruction, type DataRecord, type Refused } from '../text/records.ts'
 import type { ResolvedTask } from './resolved-task.ts'
-import { textOf, valueAt } from './template.ts'
+import { textOf, valueAt, type Template } from './template.ts'
 
 /** A record as a task asks it. */
 export interface Question {
@@ -10,6 +10,8 @@ export interface Question {
   readonly references: readonly string[]
   /** The answers to choose from, where the record itself has them. */
   readonly choices: readonly string[] | undefined
+  /** The longest text that the prompt names: of a summary, what is summarised. */
+  readonly source: string
 }
 
 type Fields = Readonly<Record<string, unknown>>
@@ -32,12 +34,23 @@ export function questionOf (task: ResolvedTask, fields: Fields): Question | Refu
   if (prompt.text === '') return { reason: 'asks nothing: its prompt is empty' }
   const references = referencesOf(task, fields, choices?.list)
   if ('reason' in references) return references
-  return { system: system?.text, prompt: prompt.text, references: references.list, choices: choices?.list }
+  return {
+    system: system?.text,
+    prompt: prompt.text,
+    references: references.list,
+    choices: choices?.list,
+    source: longestOf(template, fields)
+  }
 }
 
 /** Makes a question with one of its answers into a record to learn from, or to take the likelihood of. */
 export function answered ({ prompt, system }: Question, answer: string, asChat: boolean): DataRecord | Refused {
   return instruction({ question: prompt, answer, system }, asChat)
+}
+
+function longestOf (template: Template, fields: Fields): string {
+  const texts = template.needed.map((name) => textOf(valueAt(fields, name.split('.'))) ?? '')
+  return texts.reduce((longest, text) => text.length > longest.length ? text : longest, '')
 }
 
 function choicesOf ({ choices }: ResolvedTask, fields: Fields): { readonly list: readonly string[] } | Refused {

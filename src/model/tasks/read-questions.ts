@@ -16,6 +16,8 @@ export interface EncodedQuestion extends Place {
   readonly record: number
   /** The right answers; none where the loss of the record is measured. */
   readonly references: readonly string[]
+  /** Of a text that is summarised, the text itself. */
+  readonly source?: string
   /** The prompt that an answer is generated after. */
   readonly prompt?: Int32Array
   /** Tokens that all sequences begin with, none of which the loss counts. */
@@ -181,12 +183,12 @@ class QuestionEncoder {
   }
 
   question (question: Question): Encoded | Refused {
-    const { references } = question
+    const { references, source } = question
     if (this.#task.by === 'generation') {
       const right = this.#answer(question, references[0]!)
       if ('reason' in right) return right
       const prompt = this.#prompt(right)
-      return { references, prompt, prefix: new Int32Array(), sequences: [] }
+      return { references, prompt, prefix: new Int32Array(), sequences: [], ...(this.#task.kind === 'summarize' ? { source } : {}) }
     }
     const sequences: EncodedSequence[] = []
     for (const answer of this.#labels ?? question.choices ?? []) {

@@ -12,6 +12,8 @@ export interface Prediction {
   /** Of a record whose loss was measured: the sum over its counted tokens, in nats. */
   readonly loss?: number | undefined
   readonly tokens?: number | undefined
+  /** Of a text that is summarised, the text itself. */
+  readonly source?: string | undefined
   /** How many answers there were to choose from; undefined where the prediction was generated. */
   readonly choices?: number | undefined
 }
@@ -84,25 +86,51 @@ export function statisticOf (metric: MetricName, predictions: readonly Predictio
   return (records) => sum(scores, records) / records.length
 }
 
-/** What is as good as knowing nothing: the answer that is right most often, or a choice by chance. */
+/** What is as good as knowing nothing: the answer that is right most often, a choice by chance, or the beginning of a text. */
 export interface Baseline {
   readonly name: string
   readonly metrics: ReadonlyArray<{ readonly metric: MetricName, readonly value: number }>
 }
 
+/** Characters of an answer that a baseline is named by. */
+const NAMED_CHARACTERS = 40
+
 /** Returns what predictions are to be compared with, where the task has such a thing. */
 export function baselinesOf (kind: TaskKind, metrics: readonly MetricName[], predictions: readonly Prediction[]): Baseline[] {
   const all = Uint32Array.from(predictions, (_, i) => i)
-  if (kind === 'classify') {
-    const label = mostFrequent(predictions.map(({ references }) => references[0]!))
-    const guesses = predictions.map((each) => ({ ...each, prediction: label }))
-    return [{
-      name: `always ${JSON.stringify(label)}`, metrics: metrics.map((metric) => ({ metric, value: statisticOf(metric, guesses)(all) }))
-    }]
+  const scored = (name: string, answers: readonly string[]): Baseline => {
+    const guesses = predictions.map((each, i) => ({ ...each, prediction: answers[i]! }))
+    return { name, metrics: metrics.map((metric) => ({ metric, value: statisticOf(metric, guesses)(all) })) }
   }
-  if (kind !== 'multiple-choice' || predictions.some(({ choices }) => choices === undefined)) return []
-  const chance = sum(Float64Array.from(predictions, ({ choices = 1 }) => 1 / choices), all) / predictions.length
-  return [{ name: 'by chance', metrics: [{ metric: 'accuracy', value: chance }] }]
+  switch (kind) {
+    case 'classify':
+    case 'extract':
+    case 'qa': {
+      const { text, count } = mostFrequent(predictions.map(({ references }) => references[0]!))
+      // Of answers that are all different, none is a better guess than another.
+      if (kind !== 'classify' && count < 2) return []
+      const named = text.length > NAMED_CHARACTERS ? `${text.slice(0, NAMED_CHARACTERS)}…` : text
+      return [scored(`always ${JSON.stringify(named)}`, predictions.map(() => text))]
+    }
+    case 'multiple-choice': {
+      if (predictions.some(({ choices }) => choices === undefined)) return []
+      const chance = sum(Float64Array.from(predictions, ({ choices = 1 }) => 1 / choices), all) / predictions.length
+      return [{ name: 'by chance', metrics: [{ metric: 'accuracy', value: chance }] }]
+    }
+    case 'summarize': {
+      const sources = predictions.flatMap(({ source }) => source ?? [])
+      // Of an evaluation that was resumed, the texts of before are not here.
+      if (sources.length < predictions.length) return []
+      const total = predictions.reduce((total, { references }) => total + wordsOf(references[0]!).length, 0)
+      const words = Math.max(1, Math.round(total / predictions.length))
+      return [scored(`the first ${words} words of each text`, sources.map((source) => wordsOf(source).slice(0, words).join(' ')))]
+    }
+    case 'chat': return []
+  }
+}
+
+function wordsOf (text: string): string[] {
+  return text.trim().split(/\s+/)
 }
 
 function lossOf (metric: 'loss' | 'perplexity', predictions: readonly Prediction[]): Statistic {
@@ -120,9 +148,10 @@ function sum (values: Float64Array, records: ArrayLike<number>): number {
   return total
 }
 
-/** Returns the text that is there most often; of several, the first in the order of their characters. */
-function mostFrequent (texts: readonly string[]): string {
+/** Returns the text that is there most often, with how often that is; of several, the first in the order of their characters. */
+function mostFrequent (texts: readonly string[]): { readonly text: string, readonly count: number } {
   const counts = new Map<string, number>()
   for (const text of texts) counts.set(text, (counts.get(text) ?? 0) + 1)
-  return [...counts].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1))[0]![0]
+  const [text, count] = [...counts].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1))[0]!
+  return { text, count }
 }

@@ -5,7 +5,7 @@ import type { Loss } from '../layers/head.ts'
 import { sequencesOf } from '../layers/hidden-states.ts'
 import type { Trainable } from '../layers/trainable.ts'
 import type { WeightFormat } from '../layers/weight-format.ts'
-import type { WeightSource } from '../layers/weights.ts'
+import type { ModelWeights, WeightSource } from '../layers/weights.ts'
 import type { Device, DeviceTensor } from '../runtime/device.ts'
 import { Scope } from '../runtime/scope.ts'
 import type { Batch } from '../text/batches.ts'
@@ -85,6 +85,18 @@ export class LocalTrainer {
     scope.own(hidden)
     return await top.evaluate({ hidden, ...sequencesOf(bottom.span.model, batch.ids) }, batch.targets)
   }
+
+  /** Computes the loss of each sequence of a batch. */
+  async losses (batch: TrainingBatch): Promise<Loss[]> {
+    const { bottom, top } = this.#client
+    using scope = new Scope(this.#device)
+    const { hidden } = await bottom.forward(batch.ids, { keepResiduals: false })
+    scope.own(hidden)
+    return await top.losses({ hidden, ...sequencesOf(bottom.span.model, batch.ids) }, batch.targets)
+  }
+
+  /** The whole model's weights, the trained ones as they are now: what a generator needs. The trainer frees them. */
+  get weights (): ModelWeights { return this.#client.weights }
 
   /** Returns what is trained, as it is now, on the host. */
   async values (): Promise<Map<string, Tensor>> {

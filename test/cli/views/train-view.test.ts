@@ -33,6 +33,7 @@ describe('training as it is shown', () => {
       'Training on 1 record: 0 of 4 rounds done so far',
       'Waiting: no server is connected',
       'Round 1/4: loss 4.5679, 1235 tokens/s (123 counted), 3 clients, sent 2.0 KiB, received 1.0 KiB, 12.5% of rows clipped',
+      'Next: midspan evaluate --data HELDOUT says what training has brought on text that nobody learnt from',
       ''
     ])
     expect(out.text).toBe('4 rounds done in 1m15s: loss 4.0000, sent 8.0 KiB, received 4.0 KiB\n')
@@ -78,6 +79,21 @@ describe('training as it is shown', () => {
     const notices = [{ file: '/b.csv', line: 4, reason: 'is cut at 9 of 12 tokens' }]
     new TrainView(terminal, false).show({ type: 'start', round: 0, done: 0, rounds: 1, records: 1, ...allUsed, noticed: 1, notices })
     expect(err.text).toContain('\n1 remark on records that are used:\n  /b.csv line 4: is cut at 9 of 12 tokens\n')
+  })
+
+  it.each([
+    [0, 4, { done: 4, loss: 2 }, 'Held-out loss from 3.0000 of the base model to 2.0000, the smallest, after 4 rounds', 'midspan generate uses the adapters'],
+    [7, 4, { done: 4, loss: 2 }, 'Held-out loss from 3.0000 to 2.0000, the smallest, after 4 rounds', 'midspan export --out DIR writes them'],
+    [0, 4, { done: 2, loss: 2 }, 'Held-out loss from 3.0000 of the base model to 2.0000, the smallest, after 2 rounds', "the federation's have gone on since"],
+    [0, 4, { done: 0, loss: 3 }, 'Held-out loss 3.0000 before the first round, and never smaller: training has brought nothing', 'smaller --learning-rate']
+  ])('ends by what it achieved and what to do next, from round %i on with the best %j', (first, rounds, best, achieved, next) => {
+    const { terminal, out, err } = recordedTerminal(false)
+    const view = new TrainView(terminal, false)
+    view.show({ type: 'start', round: first, done: 0, rounds, records: 1, ...allUsed })
+    view.show({ type: 'evaluation', done: 0, loss: 3, tokens: 9, best: true })
+    view.show({ type: 'done', rounds, loss: 4, seconds: 75, sentBytes: 0, receivedBytes: 0, stoppedEarly: false, best })
+    expect(out.text.split('\n').at(-2)).toBe(achieved)
+    expect(err.text.trimEnd().split('\n').at(-1)).toContain(next)
   })
 
   it('tells a client that a round went on without it', () => {

@@ -42,4 +42,20 @@ describe('scores', () => {
     expect(baselinesOf('multiple-choice', ['accuracy'], given)).toEqual([{ name: 'by chance', metrics: [{ metric: 'accuracy', value: 0.5 }] }])
     expect(baselinesOf('qa', ['token-f1'], answered([['a', 'b']]))).toEqual([])
   })
+
+  it('of questions are compared with the answer that is right most often, where one is right twice', () => {
+    const given = answered([['x', 'Ada'], ['x', 'Finn'], ['x', 'Ada']])
+    expect(baselinesOf('qa', ['exact-match'], given)).toEqual([{ name: 'always "Ada"', metrics: [{ metric: 'exact-match', value: 2 / 3 }] }])
+    const long = answered([['x', 'a'.repeat(80)], ['x', 'a'.repeat(80)]])
+    expect(baselinesOf('extract', ['exact-match'], long)[0]!.name).toBe(`always "${'a'.repeat(40)}…"`)
+  })
+
+  it('of summaries are compared with as many of the first words as right summaries have on average, where the texts are known', () => {
+    const given = answered([['x', 'A storm closed it.'], ['x', 'It rained.']]).map((each, i) => (
+      { ...each, source: ['A storm  closed the bridge for days.', 'It rained\nand rained and rained.'][i]! }))
+    expect(baselinesOf('summarize', ['rouge1'], given)).toEqual([
+      { name: 'the first 3 words of each text', metrics: [{ metric: 'rouge1', value: expect.closeTo((6 / 7 + 4 / 5) / 2) as number }] }
+    ])
+    expect(baselinesOf('summarize', ['rouge1'], [given[0]!, answered([['x', 'y']])[0]!])).toEqual([])
+  })
 })

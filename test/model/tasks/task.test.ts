@@ -79,7 +79,7 @@ describe('a record', () => {
 
   it('becomes a question with its label in words', () => {
     expect(asked({ kind: 'classify', labels: { 0: 'no', 1: 'yes' }, prompt: '{text}? {labels}' }, { text: 'Rain', label: 1 }))
-      .toEqual({ system: undefined, prompt: 'Rain? no, yes', references: ['yes'], choices: undefined })
+      .toEqual({ system: undefined, prompt: 'Rain? no, yes', references: ['yes'], choices: undefined, source: 'Rain' })
   })
 
   it.each([['b', 'two'], ['B', 'two'], [1, 'two'], ['1', 'two'], ['two', 'two']])('names a choice by %j', (answer, expected) => {

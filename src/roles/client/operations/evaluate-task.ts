@@ -1,4 +1,5 @@
 import type { EventOf, ParametersOf } from '../../../api/operations.ts'
+import { likeliest } from '../../../model/tasks/answer-batches.ts'
 import type { EncodedQuestion } from '../../../model/tasks/read-questions.ts'
 import { resolveTask } from '../../../model/tasks/resolved-task.ts'
 import { judge, type Prediction } from '../../../model/tasks/scoring.ts'
@@ -48,7 +49,7 @@ export async function * evaluateTask (
       if (!('question' in event)) continue
       const { file, line, record, ...result } = judged(event)
       predictions.push(result)
-      const { choices: _, ...shown } = result
+      const { choices: _choices, source: _source, ...shown } = result
       yield { type: 'prediction', record, ...(file === undefined ? {} : { file }), line, kind, metrics, ...shown }
     }
     if (by !== 'generation') traffic = middle.traffic
@@ -70,20 +71,18 @@ interface Judged extends Prediction, Pick<EncodedQuestion, 'file' | 'line' | 're
 }
 
 /** Returns the answer that was generated, or the likeliest of those that were compared; or the loss where there is no answer. */
-function judged ({ question: { file, line, record, references, sequences }, prediction, losses = [] }: Answered): Judged {
+function judged ({ question: { file, line, record, references, sequences, source }, prediction, losses = [] }: Answered): Judged {
   const place = { ...(file === undefined ? {} : { file }), line, record, references }
-  if (prediction !== undefined) return { ...place, prediction }
+  if (prediction !== undefined) return { ...place, prediction, source }
   const answers = sequences.flatMap(({ answer }) => answer === undefined ? [] : [answer])
   if (answers.length === 0) {
     const sum = (of: (loss: typeof losses[number]) => number): number => losses.reduce((total, loss) => total + of(loss), 0)
     return { ...place, loss: sum(({ lossSum }) => lossSum), tokens: sum(({ countedTokens }) => countedTokens) }
   }
   const likelihoodsOf = answers.map((answer, i) => [answer, -(losses[i]?.lossSum ?? NaN)] as const)
-  // Of equal ones the first counts.
-  const [likeliest] = likelihoodsOf.reduce((best, each) => each[1] > best[1] ? each : best)
   return {
     ...place,
-    prediction: likeliest,
+    prediction: answers[likeliest(likelihoodsOf.map(([, value]) => value))]!,
     logLikelihoods: Object.fromEntries(likelihoodsOf.map(([answer, value]) => [answer, finite(value)])),
     choices: answers.length
   }

@@ -74,6 +74,8 @@ export class ClientRound implements Disposable {
   readonly startedAtMs = Date.now()
   /** What it waits for after its passes. A client that was cut off may be told the same twice. */
   awaits: 'passes' | 'coefficient' | 'step' = 'passes'
+  /** The norm of the gradients of the client's own blocks, a token's mean, once all passes are done. */
+  gradientNorm: number | undefined
   readonly #c: ClientRoundComponents
   readonly #peer: string
   readonly #sum: GradientSum

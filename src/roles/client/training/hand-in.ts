@@ -38,10 +38,11 @@ export class HandIn {
     const { round } = work
     work.awaits = 'step'
     await this.#prepareGate(work)
-    if (!strategy.stepsItself) return await this.#contribute(stream, work, meta)
     const norm = await state.norm(work.gradients)
+    work.gradientNorm = norm / work.figures.tokens
+    if (!strategy.stepsItself) return await this.#contribute(stream, work, meta)
     if (!strategy.tellsGradientNorm)
-      return await this.#ownStep(stream, work, clippingCoefficient(norm / work.figures.tokens, charter.training.maxGradientNorm), meta)
+      return await this.#ownStep(stream, work, clippingCoefficient(work.gradientNorm, charter.training.maxGradientNorm), meta)
     work.awaits = 'coefficient'
     await stream.send({ case: 'gradientNorm', value: { round, norm } })
   }

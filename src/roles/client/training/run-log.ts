@@ -24,6 +24,8 @@ const roundSchema = z.object({
   tokensPerSecond: z.number(),
   inputTokens: z.int(),
   inputTokensPerSecond: z.number(),
+  /** Absent in logs of before it was measured. */
+  gradientNorm: z.number().nullable().optional(),
   sentBytes: z.int(),
   receivedBytes: z.int(),
   clippedFraction: z.number(),

@@ -387,6 +387,7 @@ export class ClientTrainer {
       tokensPerSecond: tokens / seconds,
       inputTokens,
       inputTokensPerSecond: inputTokens / seconds,
+      gradientNorm: Number.isFinite(work.gradientNorm) ? work.gradientNorm! : null,
       ...this.#traffic.sinceLast(),
       clippedFraction,
       leftOut,
