@@ -5,7 +5,7 @@ import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
 import type { WithholdRule } from '../../../model/privacy/withholding.ts'
 import type { Questions } from '../../../model/tasks/read-questions.ts'
-import { Batches } from '../../../model/text/batches.ts'
+import { Batches, type BatchOptions } from '../../../model/text/batches.ts'
 import type { Dataset, FirstRecords } from '../../../model/text/dataset.ts'
 import { filesOf } from '../../../model/text/read-records.ts'
 import {
@@ -24,13 +24,11 @@ export async function loadBatches (
   modelPath: string,
   charter: Charter,
   signal: AbortSignal
-): Promise<{ dataset: Dataset, batches: Batches }> {
+): Promise<{ dataset: Dataset, batches: Batches, batching: BatchOptions }> {
   const { packing, sequences, maxTokens, reading } = withinCharter(options, charter)
   const dataset = await loadDatasetInThread({ dir: modelPath, ...reading }, signal)
-  return {
-    dataset,
-    batches: new Batches(dataset.examples, { seed: String(options.seed), sequences, mode: packing, windowLength: maxTokens })
-  }
+  const batching: BatchOptions = { seed: String(options.seed), sequences, mode: packing, windowLength: maxTokens }
+  return { dataset, batches: new Batches(dataset.examples, batching), batching }
 }
 
 /** The first records of a data file as `loadBatches` would read them. Throws as `loadBatches` does. */
