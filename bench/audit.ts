@@ -1,6 +1,6 @@
 /**
  * What hidden states tell whoever receives them, by noise and by blocks before the cut: stories260K attacked by the oracle, on text that it
- * wrote itself, with itself as the prior. The clip is the 95th percentile of the norms of rows of random tokens.
+ * wrote itself, with itself as the prior. The clip is the 95th percentile of the norms of rows of random tokens, in sequences of 40.
  * Run: node bench/audit.ts [sequences, 24] [blocks before the cut, 1,2,3]
  */
 import { openModelDirectory } from '../src/model/checkpoint/directory.ts'
@@ -22,7 +22,11 @@ import { dataPath } from '../test/helpers/data.ts'
 import { printTable } from './support/print.ts'
 
 const TOKENS = 48
+/** Each sequence is a window of a longer text, as packing makes them: it begins anywhere. */
+const TEXT_TOKENS = 256
 const NOISES = [0, 0.4, 0.8, 1.6, 12.8]
+const CLIP_TOKENS = 40
+const CLIP_SEQUENCES = 64
 /** As `--clip auto` does. */
 const QUANTILE = 0.95
 const ADAPTERS = { r: 8, alpha: 16, dropout: 0, rslora: false, seed: '07', targets: ['q_proj'] }
@@ -39,7 +43,7 @@ async function main (count: number, cuts: readonly number[]): Promise<void> {
     const rows: string[][] = []
     for (const inputBlocks of cuts) {
       const client = await loadClientModel(device, model, directory, { inputBlocks, outputBlocks: 1 }, ADAPTERS)
-      const clip = await clipOf(device, client, model, bosId!)
+      const clip = await clipOf(device, client, model)
       const prior = await ModelPrior.load(device, path, model.vocabularySize)
       const attack = attackAsOracle({
         device,
@@ -70,7 +74,7 @@ async function main (count: number, cuts: readonly number[]): Promise<void> {
   }
 }
 
-/** Text that the model writes at temperature 1, after BOS. */
+/** Windows of texts that the model writes at temperature 1, after BOS. */
 async function ownText (
   device: Device,
   model: Model,
@@ -78,23 +82,27 @@ async function ownText (
   { bos, count }: { readonly bos: number, readonly count: number }
 ): Promise<AttackedSequence[]> {
   const generator = await LocalGenerator.load(device, model, directory)
+  const random = new SeededRandom('audit/windows')
   const sequences: AttackedSequence[] = []
   for (let i = 0; i < count; i++) {
     const ids = [bos]
     const sampler = createSampler({ temperature: 1, seed: `audit/${i}` })
-    for await (const id of generator.generate([bos], sampler, { maxTokens: TOKENS - 1 })) ids.push(id)
-    sequences.push({ ids, positions: ids.slice(1).map((_, position) => position + 1) })
+    for await (const id of generator.generate([bos], sampler, { maxTokens: TEXT_TOKENS - 1 })) ids.push(id)
+    const from = random.below(TEXT_TOKENS - TOKENS + 1)
+    const window = ids.slice(from, from + TOKENS)
+    sequences.push({ ids: window, positions: window.slice(1).map((_, position) => position + 1) })
   }
   generator.free()
   return sequences
 }
 
-async function clipOf (device: Device, client: ClientModel, model: Model, bos: number): Promise<number> {
+/** The first rows of a sequence are the longest: the shorter the sequences, the larger the clip. */
+async function clipOf (device: Device, client: ClientModel, model: Model): Promise<number> {
   const random = new SeededRandom('audit/clip')
   const norms: number[] = []
-  for (let i = 0; i < 24; i++) {
+  for (let i = 0; i < CLIP_SEQUENCES; i++) {
     using scope = new Scope(device)
-    const ids = [bos, ...Array.from({ length: TOKENS - 1 }, () => random.below(model.vocabularySize))]
+    const ids = Array.from({ length: CLIP_TOKENS }, () => random.below(model.vocabularySize))
     const { data } = await device.download(scope.own(await rowsOf(client, ids)))
     const width = model.hiddenSize
     for (let row = 0; row < ids.length; row++) norms.push(Math.hypot(...(data as Float32Array).subarray(row * width, (row + 1) * width)))

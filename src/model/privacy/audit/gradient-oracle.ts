@@ -40,9 +40,9 @@ export interface LabelledSequence {
 }
 
 /**
- * Attacks the labels of sequences by the gradients that leave, as whoever knows the client's top, all rows that enter it, and all labels but
- * one can: the gradient of every candidate in its place is computed by the client's own programs, and compared with what was released over
- * all rows. Yields the number of labels attacked so far.
+ * Attacks the labels of sequences by the gradients that leave, as whoever knows the client's top, all rows that enter it, and all labels
+ * but one can: the gradient of every candidate in its place is computed by the client's own programs, and compared with what was released
+ * over all rows. Yields the number of labels attacked so far.
  */
 export async function * attackGradients (
   options: GradientOracleOptions,

@@ -2,8 +2,8 @@ import type { Encoding } from '../../../encoding.ts'
 import type { Protection } from '../boundary.ts'
 
 /**
- * Noises that the curve of an audit has, for rows of 64 coordinates: from one that hides nothing to one that leaves a word in a hundred. For
- * wider rows they grow by the root of the width, as the distance between tokens does over the noise of one coordinate.
+ * Noises that the curve of an audit has, for rows of 64 coordinates: from one that hides nothing to one that leaves a word in a hundred.
+ * For wider rows they grow by the root of the width, as the distance between tokens does over the noise of one coordinate.
  */
 const CURVE_NOISES: readonly number[] = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4]
 const CURVE_WIDTH = 64

@@ -50,11 +50,14 @@ export async function releaseForAudit (
     protection,
     rows,
     precision: float32([count], Array.from({ length: count }, (_, row) => {
-      const own = values.subarray(row * width, (row + 1) * width)
-      const [sum, largest] = own.reduce(([sum, most], value) => [sum + value * value, Math.max(most, Math.abs(value))], [0, 0])
-      const meanSquare = sum! / width
-      const variance = deviation ** 2 + mismatch + roundingVariance(rounding, { meanSquare, largest: largest! }) + meanSquare * COMPUTING_ERROR ** 2
-      return 1 / Math.max(variance, LEAST_VARIANCE)
+      let [sum, largest] = [0, 0]
+      for (let i = row * width; i < (row + 1) * width; i++) {
+        sum += values[i]! ** 2
+        largest = Math.max(largest, Math.abs(values[i]!))
+      }
+      const meanSquare = sum / width
+      const computed = roundingVariance(rounding, { meanSquare, largest }) + meanSquare * COMPUTING_ERROR ** 2
+      return 1 / Math.max(deviation ** 2 + mismatch + computed, LEAST_VARIANCE)
     }))
   }
 }
@@ -62,8 +65,8 @@ export async function releaseForAudit (
 /**
  * Prepares the logarithms of the Gaussian likelihoods, up to a constant of each position, of candidates' hidden states `states` [rows,
  * hidden] under several releases of the same sequence. `places` int32 [rows] has the position of each. Each release gives an output
- * `likelihood.${number}` [rows]. Candidates are clipped as they would have been, where there is a clip. Rounding for the wire comes after the noise, and is a part
- * of the variance; without noise it is a part of what a candidate would have left as.
+ * `likelihood.${number}` [rows]. Candidates are clipped as they would have been, where there is a clip. Rounding for the wire comes after
+ * the noise, and is a part of the variance; without noise it is a part of what a candidate would have left as.
  */
 export async function likelihoodCalls (
   device: Device,
@@ -86,7 +89,7 @@ export async function likelihoodCalls (
       // No row is longer than infinity.
       clip: float32([], [clip ?? Infinity]),
       places,
-      ...Object.fromEntries(releases.flatMap(({ rows, precision }, i) => [[`released.${i}`, rows], [`precision.${i}`, precision]]))
+      ...Object.fromEntries<AnyTensor>(releases.flatMap(({ rows, precision }, i) => [[`released.${i}`, rows], [`precision.${i}`, precision]]))
     }
   }
   return { calls: [...calls, call], output: 'likelihood.0' }

@@ -30,8 +30,8 @@ export interface Attacked {
 }
 
 /**
- * Says in words what an audit found: of hidden states, and of gradients where these were attacked. Nothing is said to leak little whose loss
- * is not below that of the client alone, or was not measured.
+ * Says in words what an audit found: of hidden states, and of gradients where these were attacked. Nothing is said to leak little whose
+ * loss is not below that of the client alone, or was not measured.
  */
 export function meaningOf (
   { hidden, gradient }: { readonly hidden: Attacked, readonly gradient?: Attacked | undefined },

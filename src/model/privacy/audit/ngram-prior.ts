@@ -10,8 +10,8 @@ interface Followers {
 
 /**
  * Predicts tokens by how often they followed the last ones in a text: Witten and Bell's interpolation (1991) of contexts of three tokens
- * down to none, and of equal probabilities. A context of n tokens that was followed by d different ones t times gives t / (t + d) to what it
- * counted, and the rest to the shorter context.
+ * down to none, and of equal probabilities. A context of n tokens that was followed by d different ones t times gives t / (t + d) to what
+ * it counted, and the rest to the shorter context.
  */
 export class NgramPrior implements Prior {
   readonly kind = 'ngram'

@@ -166,7 +166,7 @@ async function groupLikelihoods (
 /** Computes the likelihoods of candidates in a sequence under each of its releases: one array [candidates] for each. */
 export async function candidateLikelihoods (
   device: Device,
-  { states, ...settings }: { readonly states: CandidateStates, readonly rounding: Encoding, readonly clip: number | null, readonly hidden: number },
+  { states, ...settings }: Pick<OracleOptions, 'states' | 'rounding' | 'clip'> & { readonly hidden: number },
   { ids, candidates, releases }: {
     readonly ids: readonly number[]
     readonly candidates: readonly Candidate[]

@@ -36,8 +36,8 @@ export function priorOutcome (logPriors: ArrayLike<number>, truth: number): Prio
 }
 
 /**
- * Decides for the likeliest candidates, and computes the posterior of the token by Bayes' rule. Tokens that are no candidates count as being
- * as likely by what was released as the least likely candidate: they are none because they are less.
+ * Decides for the likeliest candidates, and computes the posterior of the token by Bayes' rule. Tokens that are no candidates count as
+ * being as likely by what was released as the least likely candidate: they are none because they are less.
  */
 export function tokenOutcome ({ truth, ids, logLikelihoods, logPriors }: Candidates): TokenOutcome {
   const count = logLikelihoods.length

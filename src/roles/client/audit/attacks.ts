@@ -72,8 +72,8 @@ const WORKS: Readonly<Record<AuditAttack['name'], string>> = {
 }
 
 /**
- * Makes the attacks of an audit, one after another, and yields how far they are. The first is the oracle's. Throws AuditCheckError where what
- * an attack found cannot be, and UsageError for a prior that knows the text by heart.
+ * Makes the attacks of an audit, one after another, and yields how far they are. The first is the oracle's. Throws AuditCheckError where
+ * what an attack found cannot be, and UsageError for a prior that knows the text by heart.
  */
 export async function * makeAttacks (
   context: AttackContext,

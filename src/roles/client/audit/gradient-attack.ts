@@ -1,7 +1,7 @@
-import { sequencesOf } from '../../../model/layers/hidden-states.ts'
-import type { GradientOracleOptions, LabelledSequence } from '../../../model/privacy/audit/gradient-oracle.ts'
 import { openModelDirectory } from '../../../model/checkpoint/directory.ts'
 import { checkWeights, spanTensors } from '../../../model/families/index.ts'
+import { sequencesOf } from '../../../model/layers/hidden-states.ts'
+import type { GradientOracleOptions, LabelledSequence } from '../../../model/privacy/audit/gradient-oracle.ts'
 import { IGNORED_TARGET, type Batches } from '../../../model/text/batches.ts'
 import { TrainableSpan } from '../../../model/training/trainable-span.ts'
 import type { Charter, Partition } from '../../../protocols/charter/schema.ts'
@@ -47,7 +47,8 @@ export function gradientAttackOn (
     for (const [i, sequence] of batch.ids.entries()) {
       const ids = sequence.slice(0, Math.min(PIECE_TOKENS, maxPositions - 1))
       const targets = batch.targets[i]!.slice(0, ids.length)
-      const positions = targets.flatMap((target, position) => target === IGNORED_TARGET || special.has(target) ? [] : [position]).slice(0, left)
+      const counts = (target: number): boolean => target !== IGNORED_TARGET && !special.has(target)
+      const positions = targets.flatMap((target, position) => counts(target) ? [position] : []).slice(0, left)
       if (positions.length === 0) continue
       // The prior reads on to the label of the last token.
       const end = positions.at(-1)! + 1

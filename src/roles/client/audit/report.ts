@@ -72,7 +72,7 @@ export function reportOf (
     prior: { kind: prior.kind, about: prior.about, recovered, hard, crossEntropy: finite(crossEntropy) },
     attacks: attacks.map(shownAttack),
     ...losses === undefined ? {} : { losses: shownLosses(losses) },
-    checks: attacks.flatMap(({ name, checks }) => checks.map((check) => ({ attack: name, name: check.name, expected: check.expected, found: check.found }))),
+    checks: attacks.flatMap(({ name: attack, checks }) => checks.map(({ name, expected, found }) => ({ attack, name, expected, found }))),
     verdict,
     meaning: text,
     notices: [...notices, ...noticesAfter(oracle, model.vocabularySize)],
@@ -89,7 +89,8 @@ function noticesAfter ({ prior: { hardTokens }, candidates }: AttackResult, voca
   ]
 }
 
-function shownAttack ({ name, levels: { protections, deployed, drowned }, tokens, candidates, prior, released }: AttackResult): AuditAttack {
+function shownAttack ({ name, levels, tokens, candidates, prior, released }: AttackResult): AuditAttack {
+  const { protections, deployed, drowned } = levels
   const points = protections.map(({ noise }, i): AuditPoint => {
     const { crossEntropy, ...figures } = released[i]!
     return { noise, ...figures, crossEntropy: finite(crossEntropy) }

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import type { Encoding } from '../../../encoding.ts'
 import type { Model } from '../../../model/families/index.ts'
 import type { AdapterTraining } from '../../../model/layers/trainable.ts'
 import type { WeightFormat } from '../../../model/layers/weight-format.ts'
@@ -11,7 +12,6 @@ import { clippingCoefficient, Optimizer, type OptimizerSettings } from '../../..
 import { Parameters } from '../../../model/training/parameters.ts'
 import { TrainableSpan } from '../../../model/training/trainable-span.ts'
 import type { Partition } from '../../../protocols/charter/schema.ts'
-import type { Encoding } from '../../../encoding.ts'
 import type { ClientProtection } from '../../charter-settings.ts'
 import { LocalStage } from '../../middle/local-stage.ts'
 import type { BatchItem } from '../../middle/stage.ts'
@@ -88,7 +88,9 @@ export class TrialTrainer {
     try {
       const { inputBlocks, outputBlocks } = partition
       const span = { first: inputBlocks, end: model.layers - outputBlocks }
-      const middle = middleSource === undefined ? undefined : await TrainableSpan.load(device, model, middleSource, span, trainable, { format })
+      const middle = middleSource === undefined
+        ? undefined
+        : await TrainableSpan.load(device, model, middleSource, span, trainable, { format })
       return new TrialTrainer(settings, {
         client,
         middle,
