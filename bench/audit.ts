@@ -1,6 +1,6 @@
 /**
  * What hidden states tell whoever receives them, by noise and by blocks before the cut: stories260K attacked by the oracle, on text that it
- * wrote itself, with itself as the prior. The clip is the 95th percentile of the norms of rows of random tokens, in sequences of 40.
+ * wrote itself, with itself as the prior. The clip is the 95th percentile of the norms of rows of random tokens, in sequences of 64.
  * Run: node bench/audit.ts [sequences, 24] [blocks before the cut, 1,2,3]
  */
 import { openModelDirectory } from '../src/model/checkpoint/directory.ts'
@@ -25,7 +25,7 @@ const TOKENS = 48
 /** Each sequence is a window of a longer text, as packing makes them: it begins anywhere. */
 const TEXT_TOKENS = 256
 const NOISES = [0, 0.4, 0.8, 1.6, 12.8]
-const CLIP_TOKENS = 40
+const CLIP_TOKENS = 64
 const CLIP_SEQUENCES = 64
 /** As `--clip auto` does. */
 const QUANTILE = 0.95

@@ -11,8 +11,8 @@ import type { ClientRuntime } from '../runtime.ts'
 /** Tokens of each sequence whose labels are attacked: every label is tried with the gradients of all rows of its sequence. */
 const PIECE_TOKENS = 24
 
-/** Multiplications that the attack may take: a minute or two on two cores. */
-const MOST_WORK = 1e12
+/** Multiplications that the attack may take: a minute on two cores. */
+const MOST_WORK = 2e11
 
 /** Labels that are tried for each token, at most. */
 const MOST_CANDIDATES = 512
