@@ -1,4 +1,5 @@
 import type { z } from 'zod'
+import { audit } from './audit.ts'
 import { evaluateTask } from './evaluate-task.ts'
 import { evaluate } from './evaluate.ts'
 import { exportTrained } from './export.ts'
@@ -30,6 +31,7 @@ export const operations = {
   remove,
   preview,
   privacy,
+  audit,
   train,
   evaluate,
   evaluateTask,

@@ -1,4 +1,5 @@
 import type { Command } from './command.ts'
+import { audit } from './commands/audit.ts'
 import { chat } from './commands/chat.ts'
 import { daemon } from './commands/daemon.ts'
 import { data } from './commands/data.ts'
@@ -36,6 +37,7 @@ export const commands: readonly Command[] = [
   peers,
   servers,
   privacy,
+  audit,
   data,
   train,
   runs,

@@ -12,20 +12,45 @@ const INT8_STEPS = 127
 
 /** Rounds float32 rows [rows, hidden] for the wire: the outputs `values` [rows, hidden] and, for int8, `scales` [rows]. */
 export function emitRounded (graph: Graph, rounding: Encoding, rows: Value): void {
-  if (rounding === 'fp32') return graph.output('values', rows)
-  if (rounding === 'fp16') return graph.output('values', cast(clip(rows, -MAX_FLOAT16, MAX_FLOAT16), 'float16'))
-  const scales = mul(maximum(reduceMax(abs(rows), [1], true), 1e-30), 1 / INT8_STEPS)
-  graph.output('values', cast(clip(roundEven(div(rows, scales)), -INT8_STEPS, INT8_STEPS), 'int8'))
-  graph.output('scales', reshape(scales, ['rows']))
+  const { values, scales } = rounded(rounding, rows)
+  graph.output('values', values)
+  if (scales !== undefined) graph.output('scales', reshape(scales, ['rows']))
 }
 
 /** Declares the inputs `values` [rows, hidden] and, for int8, `scales` [rows], and decodes them to float32 rows [rows, hidden]. */
 export function decodedRows (graph: Graph, rounding: Encoding, hidden: number): Value {
   const dtypes = { fp32: 'float32', fp16: 'float16', int8: 'int8' } as const
   const values = graph.input('values', dtypes[rounding], ['rows', hidden])
-  if (rounding === 'fp32') return values
-  const rows = cast(values, 'float32')
-  return rounding === 'int8' ? mul(rows, reshape(graph.input('scales', 'float32', ['rows']), ['rows', 1])) : rows
+  return decoded(values, rounding === 'int8' ? reshape(graph.input('scales', 'float32', ['rows']), ['rows', 1]) : undefined)
+}
+
+/** Computes float32 rows [rows, hidden] as they are once they were rounded for the wire and decoded. */
+export function throughRounding (rounding: Encoding, rows: Value): Value {
+  const { values, scales } = rounded(rounding, rows)
+  return decoded(values, scales)
+}
+
+/** Rounds float32 rows [rows, hidden] to `values` of the same shape and, for int8, `scales` [rows, 1]. */
+function rounded (rounding: Encoding, rows: Value): { values: Value, scales?: Value } {
+  if (rounding === 'fp32') return { values: rows }
+  if (rounding === 'fp16') return { values: cast(clip(rows, -MAX_FLOAT16, MAX_FLOAT16), 'float16') }
+  const scales = mul(maximum(reduceMax(abs(rows), [1], true), 1e-30), 1 / INT8_STEPS)
+  return { values: cast(clip(roundEven(div(rows, scales)), -INT8_STEPS, INT8_STEPS), 'int8'), scales }
+}
+
+function decoded (values: Value, scales: Value | undefined): Value {
+  const rows = values.dtype === 'float32' ? values : cast(values, 'float32')
+  return scales === undefined ? rows : mul(rows, scales)
+}
+
+/**
+ * Returns the mean square of what rounding for the wire changes in one coordinate of a row, as if it were uniform within a step: of float16
+ * the step is in proportion to the value, of int8 it is the row's scale. `meanSquare` is that of the row's values, `largest` the greatest.
+ */
+export function roundingVariance (rounding: Encoding, { meanSquare, largest }: { meanSquare: number, largest: number }): number {
+  if (rounding === 'fp32') return 0
+  // A step of float16 is between 2^-11 and 2^-10 of the value.
+  return rounding === 'fp16' ? meanSquare * 2 ** -21 / 12 : (largest / INT8_STEPS) ** 2 / 12
 }
 
 /** Rounds host values to float16 as `emitRounded` does. */

@@ -4,7 +4,7 @@ import type { DataOptions } from '../../../api/data.ts'
 import type { DataFound } from '../../../api/fields.ts'
 import { UsageError } from '../../../errors.ts'
 import type { Questions } from '../../../model/tasks/read-questions.ts'
-import { Batches } from '../../../model/text/batches.ts'
+import { Batches, type BatchOptions } from '../../../model/text/batches.ts'
 import type { Dataset, FirstRecords } from '../../../model/text/dataset.ts'
 import { filesOf } from '../../../model/text/read-records.ts'
 import {
@@ -25,20 +25,17 @@ export async function loadBatches (
   modelPath: string,
   charter: Charter,
   signal: AbortSignal
-): Promise<{ dataset: Dataset, batches: Batches }> {
+): Promise<{ dataset: Dataset, batches: Batches, batching: BatchOptions }> {
   const { packing, sequences, maxTokens, reading } = withinCharter(options, charter)
   const model = charteredModel(charter)
   if (options.withhold !== undefined) checkWithholdable(model)
   const withholding = await withheldBy(options)
   const isMeasured = use === 'measure'
   const dataset = await loadDatasetInThread({ dir: modelPath, ...reading, ...withholding, mayMarkNothing: isMeasured }, signal)
-  const seed = String(options.seed)
-  return {
-    dataset,
-    batches: new Batches(dataset.examples, {
-      seed, sequences, mode: packing, windowLength: maxTokens, ownLength: model.maxPositions, keepsUnsent: isMeasured
-    })
+  const batching: BatchOptions = {
+    seed: String(options.seed), sequences, mode: packing, windowLength: maxTokens, ownLength: model.maxPositions, keepsUnsent: isMeasured
   }
+  return { dataset, batches: new Batches(dataset.examples, batching), batching }
 }
 
 async function withheldBy ({ withhold }: DataOptions): Promise<Pick<DatasetTask, 'withhold'>> {

@@ -1,0 +1,94 @@
+import { mkdir, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { MAX_AUDIT_ROUNDS, MAX_AUDIT_TOKENS } from '../../api/audit.ts'
+import { UsageError } from '../../errors.ts'
+import { replaceFile } from '../../model/checkpoint/atomic.ts'
+import { command } from '../command.ts'
+import { callDaemon } from '../daemon-client.ts'
+import { defaulted, grouped, optional, repeated } from '../option.ts'
+import { clientNoise, dataOptions, fieldMap, json } from '../shared-options.ts'
+import { choice, integer, path } from '../values.ts'
+import { auditPage } from '../views/audit-page.ts'
+import type { Audit } from '../views/audit-tables.ts'
+import { AuditView } from '../views/audit-view.ts'
+
+export const audit = command({
+  name: 'audit',
+  operation: 'audit',
+  withoutReader: 'stops',
+  group: 'Look',
+  summary: 'Attack what your settings let leave of your text, and show what it tells beside what it buys',
+  details: `Hidden states of your text are released as training would release them, and attacked on this machine: nothing leaves it, and no server is asked. The attack knows the words before each token and this client's blocks, and decides by what is exact for Gaussian noise: by the row of a token alone no server can be right more often, but by knowing such text better than the prior does.
+Beside that stand losses of trainings that are tried here: of this client alone, with the middle skipped, and, with --model, without protection and as the settings are. Protection that costs more than the servers bring is of no use.
+The audit checks itself, and where a check fails there is no report. See docs/privacy.md.`,
+  options: {
+    ...grouped('Data', {
+      ...dataOptions,
+      packing: optional(
+        'HOW',
+        choice('packed', 'padded'),
+        'packed: sequences filled with consecutive records; padded: a record a sequence',
+        'packed where the model allows it'
+      ),
+      sequences: optional('COUNT', integer({ min: 1 }), 'Sequences of each round that is tried', 'as many as the charter allows a client')
+    }),
+    ...grouped('Attack', {
+      tokens: defaulted('COUNT', integer({ min: 1, max: MAX_AUDIT_TOKENS }), '600', 'Tokens to attack, at most'),
+      prior: optional(
+        'PATH',
+        path,
+        'What an attacker knows of such text: the directory of a language model with the same tokenizer, or a file of public text',
+        'n-grams of sample texts that come with Midspan'
+      )
+    }),
+    ...grouped('Losses', {
+      rounds: defaulted('COUNT', integer({ min: 0, max: MAX_AUDIT_ROUNDS }), '60', 'Rounds of each training that is tried; 0 measures no losses'),
+      model: optional('DIR', path, 'The whole model, for the losses that need the blocks of the servers'),
+      evalData: repeated('PATH', path, 'Data that is held out, on which the losses are measured', 'every eighth record')
+    }),
+    ...grouped('Privacy', clientNoise),
+    ...grouped('Output', {
+      out: optional('DIR', path, 'Write the report there: audit.json, and audit.html with curves, which needs no network'),
+      json
+    })
+  },
+  examples: [
+    { command: 'midspan audit --data notes.jsonl', about: 'what the settings tell of the text' },
+    {
+      command: 'midspan audit --data notes.jsonl --model llama/ --prior llama/ --out report/',
+      about: 'beside what they cost, with the strongest prior at hand, as a page'
+    },
+    { command: 'midspan audit --data notes.jsonl --noise 0.8 --rounds 0', about: 'another noise, without losses' }
+  ],
+  async run ({ home, json, debug: _debug, config: _config, map, out, evalData, ...rest }, { terminal, signal }) {
+    if (out !== undefined) await prepare(out)
+    const parameters = { ...rest, map: fieldMap(map), ...evalData.length === 0 ? {} : { evalData } }
+    const view = new AuditView(terminal, json)
+    try {
+      for await (const event of callDaemon(home, 'audit', parameters, signal)) {
+        if (event.type === 'result' && out !== undefined) await writeReport(out, event)
+        view.show(event)
+      }
+      if (out !== undefined) terminal.note(`Wrote ${join(out, 'audit.json')} and ${join(out, 'audit.html')}`)
+    } finally {
+      view.end()
+    }
+  }
+})
+
+/** Makes the directory of a report before the work is done. Throws UsageError for what is no directory. */
+async function prepare (out: string): Promise<void> {
+  await mkdir(out, { recursive: true }).catch(async (error: unknown) => {
+    if (await stat(out).then((found) => found.isDirectory(), () => false)) return
+    throw new UsageError(`${out} cannot be a directory: ${(error as Error).message}`, 'give another with --out', error)
+  })
+}
+
+/** Writes what the audit found for its owner alone: it says how well the text can be guessed. */
+async function writeReport (out: string, { type: _, ...report }: Audit): Promise<void> {
+  const write = async (name: string, text: string): Promise<void> => {
+    await replaceFile(join(out, name), async (handle) => { await handle.writeFile(text) }, { mode: 0o600 })
+  }
+  await write('audit.json', `${JSON.stringify(report, undefined, 2)}\n`)
+  await write('audit.html', auditPage({ type: 'result', ...report }))
+}

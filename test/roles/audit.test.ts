@@ -1,0 +1,100 @@
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { MAX_AUDIT_ROUNDS, MAX_AUDIT_TOKENS } from '../../src/api/audit.ts'
+import type { EventOf, ResultOf } from '../../src/api/operations.ts'
+import { run } from '../cli/helpers.ts'
+import { writeTinyData, writeTinyModel } from '../helpers/tiny-model.ts'
+import { startFederation, type TestClient, type TestFederation } from './helpers.ts'
+import { Tap } from './tap.ts'
+
+describe('the audit of a client', { timeout: 120_000 }, () => {
+  const tap = new Tap()
+  let federation: TestFederation
+  let client: TestClient
+  let model: string
+  let data: string
+
+  beforeAll(async () => {
+    model = await mkdtemp(join(tmpdir(), 'midspan-audit-'))
+    await writeTinyModel(model)
+    federation = await startFederation({
+      model, charter: { loraTargets: ['q', 'v'], loraR: 2, noise: 0.4, clip: 3, wire: 'fp16' }, clients: []
+    })
+    client = await federation.join('client', { inputBlocks: 2, noise: 0.5 }, tap.roles)
+    data = federation.path('data.jsonl')
+    await writeTinyData(data, 1, 16)
+  }, 120_000)
+  afterAll(async () => {
+    await federation.stop()
+    await rm(model, { recursive: true })
+  })
+
+  it('attacks text, tries trainings and writes a report, and opens no stream', async () => {
+    const before = tap.streams.length
+    const events = await Array.fromAsync(
+      client.peer.events('audit', { data, tokens: 80, rounds: 2, sequences: 2, model, gradientNoise: 0 })
+    ) as Array<EventOf<'audit'>>
+    expect(tap.streams.length).toBe(before)
+    expect(events[0]).toMatchObject({ type: 'start', tokens: 80 })
+    const works = new Set(events.flatMap((event) => event.type === 'progress' ? [event.work] : []))
+    expect([...works]).toEqual([
+      'attacking hidden states', 'attacking gradients', 'training of this client alone', 'training without protection', 'training as the settings are'
+    ])
+    const result = events.at(-1) as ResultOf<'audit'>
+    expect(result).toMatchObject({
+      type: 'result',
+      settings: { inputBlocks: 2, hiddenSize: 16, hidden: { clip: 3, noise: 0.5 }, wire: 'fp16' },
+      tokens: 80,
+      prior: { kind: 'ngram' }
+    })
+    expect(result.attacks[0]!.curve[0]).toMatchObject({ noise: 0, alone: { value: 1 } })
+    const { losses } = result
+    for (const loss of [losses?.alone, losses?.before, losses?.unprotected, losses?.deployed]) expect(loss).toBeGreaterThan(1)
+    expect(result.attacks.map(({ name }) => name)).toEqual(['oracle', 'gradients'])
+    for (const { checks } of [result]) expect(checks.length).toBeGreaterThanOrEqual(7)
+    expect(result.notices.join('\n')).toContain('only 80 tokens are attacked, fewer than 200')
+  })
+
+  it('is printed as tables, and written as JSON and as a page that loads nothing', async () => {
+    const out = federation.path('report')
+    const { code, out: text, err } = await run([
+      'audit', '--home', client.home, '--data', data, '--tokens', '60', '--rounds', '0', '--out', out
+    ])
+    expect([code, err]).toEqual([0, expect.stringContaining('Attacking 60 tokens of 16 records')])
+    expect(text).toMatch(/^ATTACK +RECOVERED +WITH THE PRIOR +OF HARD TOKENS +LEAK$/m)
+    expect(text).toMatch(/^oracle, noise 0\.5 \(as the settings are\) /m)
+    expect(text).not.toContain('private')
+    const report = JSON.parse(await readFile(join(out, 'audit.json'), 'utf8')) as ResultOf<'audit'>
+    expect(report.tokens).toBe(60)
+    const page = await readFile(join(out, 'audit.html'), 'utf8')
+    expect(page).toContain('<svg')
+    expect(page.replaceAll('http://www.w3.org/2000/svg', '')).not.toMatch(/https?:|<script|src=|@import|url\(/)
+    expect((await stat(join(out, 'audit.html'))).mode & 0o777).toBe(0o600)
+  })
+
+  it.each([
+    ['noise below the floor', ['--noise', '0.1'], 4, /noise/],
+    ['a prior with another vocabulary', ['--prior', 'OTHER'], 2, /another tokenizer|tokens, and the model/],
+    ['a prior that is not there', ['--prior', '/nowhere'], 2, /nowhere/],
+    ['more tokens than an audit has', ['--tokens', String(MAX_AUDIT_TOKENS + 1)], 2, /--tokens/],
+    ['more rounds than an audit has', ['--rounds', String(MAX_AUDIT_ROUNDS + 1)], 2, /--rounds/]
+  ])('refuses %s in one line', async (_, args, code, message) => {
+    const other = federation.path('other')
+    await writeTinyModel(other, { vocab_size: 40 })
+    const given = args.map((arg) => arg === 'OTHER' ? other : arg)
+    const refused = await run(['audit', '--home', client.home, '--data', data, '--tokens', '10', '--rounds', '0', ...given])
+    expect([refused.code, refused.out]).toEqual([code, ''])
+    expect(refused.err.trimEnd().split('\n').at(-1)).toMatch(message)
+  })
+
+  it('refuses a prior that knows the text by heart', async () => {
+    const text = federation.path('repeated.jsonl')
+    await writeFile(text, `${JSON.stringify({ text: 'abcdefghijklmnopqrstuvwxyz'.repeat(4) })}\n`)
+    const refused = await run([
+      'audit', '--home', client.home, '--data', text, '--prior', text, '--tokens', '60', '--rounds', '0'
+    ])
+    expect([refused.code, refused.err]).toEqual([2, expect.stringContaining('it has read it')])
+  })
+})
