@@ -31,14 +31,14 @@ async function * run (
   checkClientSettings(charter, settings)
   const { partition } = settings
   const protection = protectionOf(charter, settings)
-  const { dataset, batches, batching } = await loadBatches(data, paths.model, charter, signal)
+  const { dataset, batches, batching } = await loadBatches(data, 'learn', paths.model, charter, signal)
   const { bosId, eosIds } = await runtime.tokenizer.facts()
   const special = new Set([...eosIds, ...bosId === undefined ? [] : [bosId]])
   const sequences = attackedText(batches, { tokens, maxPositions: runtime.model.maxPositions, special })
   const attacked = countOf(sequences)
   if (attacked === 0) throw new UsageError('the text has no token after the first ones that could be attacked', 'give more text')
   const trials = await trialData(evalData, { rounds, dataset: dataset.examples, batches, batching }, async (heldOut) =>
-    (await loadBatches({ ...data, data: heldOut, packing: 'padded', sequences: undefined }, paths.model, charter, signal)).batches)
+    (await loadBatches({ ...data, data: heldOut, packing: 'padded', sequences: undefined }, 'measure', paths.model, charter, signal)).batches)
   const onLabels = gradientAttackOn(batches, { charter, model: runtime.model, partition, tokens, special })
   const isAttacked = typeof onLabels !== 'string'
   const notices = noticesBefore({
