@@ -1,6 +1,7 @@
 import type { Parameters } from '../../model/training/parameters.ts'
 import { BadMessageError } from '../../protocols/wire/errors.ts'
 import { checkMagnitude } from '../../protocols/wire/hidden-states.ts'
+import { withSignal } from '../../protocols/wire/wait.ts'
 import type { Span } from '../../span.ts'
 import type { Tensor } from '../../tensor.ts'
 import type { ClientContext } from '../context.ts'
@@ -34,6 +35,8 @@ export class AdapterSync {
   readonly #c: AdapterSyncComponents
   /** The round that shared adapters were last fetched at, and how many trainings had ended then: each changes the adapters. */
   #fetched: { readonly round: number, readonly trainings: number } | undefined
+  /** Settles when the last refresh has ended: two at once would replace the same tensors. */
+  #refreshing: Promise<unknown> = Promise.resolve()
 
   constructor (components: AdapterSyncComponents) {
     this.#c = components
@@ -59,6 +62,13 @@ export class AdapterSync {
    * that it lacks. Training does so by itself.
    */
   async refresh (stream: TrainingStream, signal: AbortSignal): Promise<void> {
+    const before = this.#refreshing
+    const mine = withSignal(before, signal).then(async () => { await this.#refresh(stream, signal) })
+    this.#refreshing = Promise.allSettled([before, mine])
+    await mine
+  }
+
+  async #refresh (stream: TrainingStream, signal: AbortSignal): Promise<void> {
     const { context: { charter, client: { partition } }, lock, parameters, state } = this.#c
     if (this.#isCurrent) return
     if (lock.active) return await state.whole(signal)
