@@ -109,6 +109,8 @@ export interface ServerContext extends RoleContext, ServerDirectory {
   readonly span: Span
   /** The server that leads the rounds of training. It may be this one. */
   readonly coordinator: PeerId
+  /** The share that a peer's texts have of this server beside those of others, as its invite says; 1 where nothing is known of it. */
+  weightOf (peer: string): number
 }
 
 /** How a client comes to hold other blocks. The weights of all of them are in its model directory by then. */

@@ -198,6 +198,7 @@ beforeAll(async () => {
       role: 'client',
       expires: '2026-01-01T00:00:00.000Z',
       uses: 3,
+      weight: 1,
       id: 'ab'.repeat(16),
       addresses: [],
       warning: null

@@ -219,7 +219,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   startup.begin(`loading ${span === undefined ? 'its own blocks' : blocksText([span])}`)
   const role = span === undefined || client !== undefined
     ? await roles.client({ ...context, client: (client as { settings: ClientSettings }).settings, verify: settings.verify })
-    : await roles.server({ ...context, span, coordinator })
+    : await roles.server({ ...context, span, coordinator, weightOf: (peer) => (services ?? worker)?.weightOf(peer) ?? 1 })
   cleanups.push(async () => {
     await role.stop()
   })

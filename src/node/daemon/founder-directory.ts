@@ -16,7 +16,7 @@ import type { FounderServices } from './founder-services.ts'
 export interface FounderDirectoryOptions {
   readonly gate: Gate
   readonly membership: Membership
-  readonly services: Pick<FounderServices, 'revocations'>
+  readonly services: Pick<FounderServices, 'revocations' | 'weightOf'>
   readonly scope: DirectoryScope
   /** What this server says of itself. */
   readonly announced: () => Announced
@@ -42,7 +42,8 @@ export class FounderDirectory {
       directory: this.#directory,
       scope,
       roleOf: (peer) => gate.roleOf(peer),
-      certify: async (peer, role) => await createCertificate({ federation: signed.id, peer, role }, key),
+      certify: async (peer, role) =>
+        await createCertificate({ federation: signed.id, peer, role, weight: services.weightOf(peer) }, key),
       revocations: async () => await services.revocations(),
       onChanged: (change) => { this.#changed(change) }
     })

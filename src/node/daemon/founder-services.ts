@@ -38,6 +38,8 @@ export interface Member extends AdmittedPeer {
 /** What the operator of a founder's server asks of its services. */
 export interface FounderServices {
   members (): Member[]
+  /** The share of servers that a peer's texts have, beside one of 1. */
+  weightOf (peer: string): number
   /** Takes a peer's place away and hangs up. Resolves to whether it had one. The peer stays removed until it is invited anew. */
   remove (peer: PeerId): Promise<boolean>
   /** Notes an invite that was made, so that it can be listed and revoked. */
@@ -61,6 +63,7 @@ export async function offerFounderServices (options: FounderServicesOptions): Pr
   let revocations: Revocations | undefined
   return {
     members: () => Object.entries(admission.state.peers).map(([peerId, member]) => ({ peerId, ...member })),
+    weightOf: (peer) => admission.weightOf(peer),
     remove: async (peer) => {
       const had = await host.remove(peer)
       await hangUp(node, peer)

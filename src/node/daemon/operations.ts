@@ -84,11 +84,11 @@ export function operationsOf (running: Running): OfferedOperations {
 async function invite (
   { node, membership: { key, signed } }: Running,
   services: FounderServices,
-  { role, expiresMs, uses }: ParametersOf<'invite'>
+  { role, expiresMs, uses, weight = 1 }: ParametersOf<'invite'>
 ): Promise<ResultOf<'invite'>> {
   const expiresAtMs = Date.now() + expiresMs
   const { addresses, warning } = chooseInviteAddresses(node.getMultiaddrs())
-  const made = await createInvite({ federation: signed.id, addresses: addresses.map(String), role, expiresAtMs, uses }, key)
+  const made = await createInvite({ federation: signed.id, addresses: addresses.map(String), role, expiresAtMs, uses, weight }, key)
   await services.issue(made)
   return {
     invite: formatInvite(made),
@@ -96,6 +96,7 @@ async function invite (
     role,
     expires: new Date(expiresAtMs).toISOString(),
     uses,
+    weight,
     addresses: made.addresses,
     warning: warning ?? null
   }

@@ -28,6 +28,8 @@ export interface WorkerServicesOptions {
 export interface WorkerServices {
   /** Takes the founder's newest list of peers that are no members any more, and hangs up on those of them that are connected. */
   revoke (peers: ReadonlySet<string>): void
+  /** The share of servers that a peer's texts have, beside one of 1. */
+  weightOf (peer: string): number
 }
 
 /** Registers what a worker offers: hello for all who have a certificate, weights of its blocks and status for those it welcomed. */
@@ -40,6 +42,7 @@ export async function offerWorkerServices (
   await offerWeights({ gate, signed, model, adapter, held: new Set(tensorsOfSpan(charter, span)) })
   await offerStatus(gate, status)
   return {
+    weightOf: (peer) => admission.weightOf(peer),
     revoke: (peers) => {
       admission.revoke(peers)
       for (const peer of peers) {

@@ -1,6 +1,7 @@
 import type { Ed25519PrivateKey, PeerId } from '@libp2p/interface'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { z } from 'zod'
+import { MAX_WEIGHT } from '../../api/invite.ts'
 import { UsageError } from '../../errors.ts'
 import { verifyCharter, type SignedCharter } from '../../protocols/charter/index.ts'
 import { peerIdSchema } from '../../protocols/charter/schema.ts'
@@ -46,7 +47,12 @@ const roleSchema = z.enum(['client', 'server'])
 const admissionSchema = z.strictObject({
   peers: z.record(
     peerIdSchema,
-    z.strictObject({ role: roleSchema, how: z.enum(['invite', 'allow-list', 'open']), at: z.iso.datetime() })
+    z.strictObject({
+      role: roleSchema,
+      how: z.enum(['invite', 'allow-list', 'open']),
+      at: z.iso.datetime(),
+      weight: z.int().min(1).max(MAX_WEIGHT).optional()
+    })
   ),
   invites: z.record(z.string().regex(/^[0-9a-f]{32}$/), z.strictObject({
     expiresAtMs: z.number(),

@@ -45,6 +45,8 @@ export interface AdmittedPeer {
   how: 'invite' | 'allow-list' | 'open'
   /** ISO 8601. */
   at: string
+  /** The share of servers that its texts have, where that is not 1. */
+  weight?: number | undefined
 }
 
 /** The parts of a peer's hello that admission looks at. */
@@ -66,6 +68,8 @@ export interface Gatekeeper {
   admit (candidate: Candidate): Promise<AdmissionDecision> | AdmissionDecision
   /** Whether a peer has a place now. */
   has (peer: string): boolean
+  /** The share of servers that a peer's texts have, beside one of 1. */
+  weightOf (peer: string): number
   /** Gives a peer's place back, as the peer asked. Returns whether it had one. */
   leave (peer: string): boolean
   /** Takes a peer's place away, as the operator asked. Returns whether it had one. */
@@ -125,7 +129,9 @@ export class Admission implements Gatekeeper {
     if (how === 'invite' && candidate.invite !== undefined) this.#use(candidate.invite, candidate.peer)
     delete this.state.removed[candidate.peer]
     delete this.state.left[candidate.peer]
-    this.state.peers[candidate.peer] = { role, how, at: new Date(this.#now()).toISOString() }
+    const weight = how === 'invite' ? candidate.invite?.weight ?? 1 : 1
+    const at = new Date(this.#now()).toISOString()
+    this.state.peers[candidate.peer] = { role, how, at, ...(weight === 1 ? {} : { weight }) }
     return { role, changed: true }
   }
 
@@ -133,6 +139,10 @@ export class Admission implements Gatekeeper {
   has (peer: string): boolean {
     const known = this.state.peers[peer]
     return known !== undefined && this.#stillHolds(peer, known)
+  }
+
+  weightOf (peer: string): number {
+    return this.state.peers[peer]?.weight ?? 1
   }
 
   /** Gives a peer's place back, as the peer asked. Returns whether it had one. It may come back as it came. */

@@ -1,5 +1,5 @@
 import { checkFederation, checkVersions, roleOf, type AdmissionDecision, type Candidate, type Gatekeeper } from './admission.ts'
-import { checkCertificate, verifyCertificate } from './certificate.ts'
+import { checkCertificate, verifyCertificate, type Certificate } from './certificate.ts'
 import { RefusedError, REFUSALS } from './errors.ts'
 
 export interface CertificatePolicy {
@@ -18,8 +18,8 @@ const MAX_REMEMBERED = 4096
 export class CertificateAdmission implements Gatekeeper {
   readonly #policy: CertificatePolicy
   readonly #now: () => number
-  /** Until when each admitted peer's certificate holds. */
-  readonly #admitted = new Map<string, number>()
+  /** What each admitted peer's certificate says. */
+  readonly #admitted = new Map<string, Pick<Certificate, 'expiresAtMs' | 'weight'>>()
   #revoked: ReadonlySet<string> = new Set()
 
   constructor (policy: CertificatePolicy, now: () => number = Date.now) {
@@ -39,13 +39,17 @@ export class CertificateAdmission implements Gatekeeper {
     const certificate = await verifyCertificate(bytes, founder)
     checkCertificate(certificate, { federation, peer, role, nowMs: this.#now(), revoked: this.#revoked })
     this.#admitted.delete(peer)
-    this.#admitted.set(peer, certificate.expiresAtMs)
+    this.#admitted.set(peer, certificate)
     if (this.#admitted.size > MAX_REMEMBERED) this.#admitted.delete(this.#admitted.keys().next().value as string)
     return { role, changed: false }
   }
 
   has (peer: string): boolean {
-    return peer === this.#policy.founder || ((this.#admitted.get(peer) ?? 0) > this.#now() && !this.#revoked.has(peer))
+    return peer === this.#policy.founder || ((this.#admitted.get(peer)?.expiresAtMs ?? 0) > this.#now() && !this.#revoked.has(peer))
+  }
+
+  weightOf (peer: string): number {
+    return this.#admitted.get(peer)?.weight ?? 1
   }
 
   leave (peer: string): boolean {

@@ -2,13 +2,14 @@ import { create, toBinary } from '@bufbuild/protobuf'
 import type { PrivateKey } from '@libp2p/interface'
 import { fromString } from 'uint8arrays/from-string'
 import { toString } from 'uint8arrays/to-string'
+import { MAX_WEIGHT } from '../../api/invite.ts'
 import { FEDERATION_ID_BYTES } from '../charter/constants.ts'
 import { parseMessage } from '../wire/parse.ts'
 import { isSignedBy, parseRecord, signRecord } from '../wire/signed-record.ts'
 import { isDate } from './clock.ts'
 import { RefusedError, REFUSALS } from './errors.ts'
 import { CertificateBodySchema, type CertificateBody } from './hello_pb.ts'
-import type { InvitedRole } from './invite.ts'
+import { readWeight, writtenWeight, type InvitedRole } from './invite.ts'
 
 /** The founder's word that a peer is a member: by it servers admit a member that they did not invite themselves. */
 export interface Certificate {
@@ -17,6 +18,8 @@ export interface Certificate {
   /** The member's peer id. */
   readonly peer: string
   readonly role: InvitedRole
+  /** The share of servers that the member's texts have, beside one of 1: a whole number. */
+  readonly weight: number
   readonly issuedAtMs: number
   readonly expiresAtMs: number
   /** The signed certificate as it is sent. */
@@ -32,15 +35,20 @@ const MAX_CERTIFICATE_BYTES = 512
 
 /** Makes a certificate, signed by the founder's key. */
 export async function createCertificate (
-  { federation, peer, role }: Pick<Certificate, 'federation' | 'peer' | 'role'>,
+  { federation, peer, role, weight = 1 }: Pick<Certificate, 'federation' | 'peer' | 'role'> & Partial<Pick<Certificate, 'weight'>>,
   founder: PrivateKey,
   nowMs = Date.now()
 ): Promise<Certificate> {
   const expiresAtMs = nowMs + CERTIFICATE_LIFETIME_MS
   const body = toBinary(CertificateBodySchema, create(CertificateBodySchema, {
-    federation: fromString(federation, 'hex'), peer, role, issuedAtMs: BigInt(nowMs), expiresAtMs: BigInt(expiresAtMs)
+    federation: fromString(federation, 'hex'),
+    peer,
+    role,
+    issuedAtMs: BigInt(nowMs),
+    expiresAtMs: BigInt(expiresAtMs),
+    weight: writtenWeight(weight)
   }))
-  return { federation, peer, role, issuedAtMs: nowMs, expiresAtMs, bytes: await signRecord(SIGNATURE_DOMAIN, body, founder) }
+  return { federation, peer, role, weight, issuedAtMs: nowMs, expiresAtMs, bytes: await signRecord(SIGNATURE_DOMAIN, body, founder) }
 }
 
 /** Reads a certificate that a peer sent. Throws RefusedError where it is none, or not signed by the founder. */
@@ -93,11 +101,13 @@ function decode (bytes: Uint8Array) {
   }
 }
 
-function fieldsOf ({ federation, peer, role, issuedAtMs, expiresAtMs }: CertificateBody): Omit<Certificate, 'bytes'> {
+function fieldsOf ({ federation, peer, role, issuedAtMs, expiresAtMs, weight: written }: CertificateBody): Omit<Certificate, 'bytes'> {
   if (federation.byteLength !== FEDERATION_ID_BYTES) throw invalid('its federation is not a SHA-256')
   if (role !== 'client' && role !== 'server') throw invalid('its role is neither client nor server')
   if (!isDate(Number(issuedAtMs)) || !isDate(Number(expiresAtMs))) throw invalid('its times are none')
-  return { federation: toString(federation, 'hex'), peer, role, issuedAtMs: Number(issuedAtMs), expiresAtMs: Number(expiresAtMs) }
+  const weight = readWeight(written)
+  if (weight > MAX_WEIGHT) throw invalid(`its weight is more than ${MAX_WEIGHT}`)
+  return { federation: toString(federation, 'hex'), peer, role, weight, issuedAtMs: Number(issuedAtMs), expiresAtMs: Number(expiresAtMs) }
 }
 
 function invalid (reason: string): RefusedError {

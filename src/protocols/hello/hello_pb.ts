@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/hello/hello.proto.
  */
 export const file_protocols_hello_hello: GenFile = /*@__PURE__*/
-  fileDesc("Chtwcm90b2NvbHMvaGVsbG8vaGVsbG8ucHJvdG8SEG1pZHNwYW4uaGVsbG8udjEi2wEKBUhlbGxvEg0KBWFnZW50GAEgASgJEgwKBHJvbGUYAiABKAkSOQoJcHJvdG9jb2xzGAMgAygLMiYubWlkc3Bhbi5oZWxsby52MS5IZWxsby5Qcm90b2NvbHNFbnRyeRISCgpmZWRlcmF0aW9uGAQgASgMEg4KBmludml0ZRgFIAEoDBIPCgdsZWF2aW5nGAYgASgIEhMKC2NlcnRpZmljYXRlGAcgASgMGjAKDlByb3RvY29sc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiYAoHV2VsY29tZRINCgVhZ2VudBgBIAEoCRIMCgRyb2xlGAIgASgJEhYKDmNoYXJ0ZXJfbGVuZ3RoGAMgASgNEhQKB3RpbWVfbXMYBCABKARIAIgBAUIKCghfdGltZV9tcyJZCgdSZWZ1c2FsEgwKBGNvZGUYASABKAkSDQoFZmllbGQYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIUCgd0aW1lX21zGAQgASgESACIAQFCCgoIX3RpbWVfbXMibgoGQW5zd2VyEiwKB3dlbGNvbWUYASABKAsyGS5taWRzcGFuLmhlbGxvLnYxLldlbGNvbWVIABIsCgdyZWZ1c2FsGAIgASgLMhkubWlkc3Bhbi5oZWxsby52MS5SZWZ1c2FsSABCCAoGYW5zd2VyIikKBkludml0ZRIMCgRib2R5GAEgASgMEhEKCXNpZ25hdHVyZRgCIAEoDCKFAQoKSW52aXRlQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEg4KBnNlcnZlchgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAwSDAoEcm9sZRgEIAEoCRIVCg1leHBpcmVzX2F0X21zGAUgASgEEgwKBHVzZXMYBiABKA0SDQoFbm9uY2UYByABKAwibgoPQ2VydGlmaWNhdGVCb2R5EhIKCmZlZGVyYXRpb24YASABKAwSDAoEcGVlchgCIAEoCRIMCgRyb2xlGAMgASgJEhQKDGlzc3VlZF9hdF9tcxgEIAEoBBIVCg1leHBpcmVzX2F0X21zGAUgASgEIkUKD1Jldm9jYXRpb25zQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEg8KB3ZlcnNpb24YAiABKAQSDQoFcGVlcnMYAyADKAliBnByb3RvMw");
+  fileDesc("Chtwcm90b2NvbHMvaGVsbG8vaGVsbG8ucHJvdG8SEG1pZHNwYW4uaGVsbG8udjEi2wEKBUhlbGxvEg0KBWFnZW50GAEgASgJEgwKBHJvbGUYAiABKAkSOQoJcHJvdG9jb2xzGAMgAygLMiYubWlkc3Bhbi5oZWxsby52MS5IZWxsby5Qcm90b2NvbHNFbnRyeRISCgpmZWRlcmF0aW9uGAQgASgMEg4KBmludml0ZRgFIAEoDBIPCgdsZWF2aW5nGAYgASgIEhMKC2NlcnRpZmljYXRlGAcgASgMGjAKDlByb3RvY29sc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiYAoHV2VsY29tZRINCgVhZ2VudBgBIAEoCRIMCgRyb2xlGAIgASgJEhYKDmNoYXJ0ZXJfbGVuZ3RoGAMgASgNEhQKB3RpbWVfbXMYBCABKARIAIgBAUIKCghfdGltZV9tcyJZCgdSZWZ1c2FsEgwKBGNvZGUYASABKAkSDQoFZmllbGQYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIUCgd0aW1lX21zGAQgASgESACIAQFCCgoIX3RpbWVfbXMibgoGQW5zd2VyEiwKB3dlbGNvbWUYASABKAsyGS5taWRzcGFuLmhlbGxvLnYxLldlbGNvbWVIABIsCgdyZWZ1c2FsGAIgASgLMhkubWlkc3Bhbi5oZWxsby52MS5SZWZ1c2FsSABCCAoGYW5zd2VyIikKBkludml0ZRIMCgRib2R5GAEgASgMEhEKCXNpZ25hdHVyZRgCIAEoDCKVAQoKSW52aXRlQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEg4KBnNlcnZlchgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAwSDAoEcm9sZRgEIAEoCRIVCg1leHBpcmVzX2F0X21zGAUgASgEEgwKBHVzZXMYBiABKA0SDQoFbm9uY2UYByABKAwSDgoGd2VpZ2h0GAggASgNIn4KD0NlcnRpZmljYXRlQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEgwKBHBlZXIYAiABKAkSDAoEcm9sZRgDIAEoCRIUCgxpc3N1ZWRfYXRfbXMYBCABKAQSFQoNZXhwaXJlc19hdF9tcxgFIAEoBBIOCgZ3ZWlnaHQYBiABKA0iRQoPUmV2b2NhdGlvbnNCb2R5EhIKCmZlZGVyYXRpb24YASABKAwSDwoHdmVyc2lvbhgCIAEoBBINCgVwZWVycxgDIAMoCWIGcHJvdG8z");
 
 /**
  * The first thing a peer says on a connection.
@@ -256,6 +256,13 @@ export type InviteBody = Message<"midspan.hello.v1.InviteBody"> & {
    * @generated from field: bytes nonce = 7;
    */
   nonce: Uint8Array;
+
+  /**
+   * The share of servers that the holder's texts have, beside one of 1; 0 for 1.
+   *
+   * @generated from field: uint32 weight = 8;
+   */
+  weight: number;
 };
 
 /**
@@ -303,6 +310,13 @@ export type CertificateBody = Message<"midspan.hello.v1.CertificateBody"> & {
    * @generated from field: uint64 expires_at_ms = 5;
    */
   expiresAtMs: bigint;
+
+  /**
+   * The share of servers that the member's texts have, beside one of 1; 0 for 1.
+   *
+   * @generated from field: uint32 weight = 6;
+   */
+  weight: number;
 };
 
 /**

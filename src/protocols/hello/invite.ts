@@ -6,6 +6,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { concat } from 'uint8arrays/concat'
 import { fromString } from 'uint8arrays/from-string'
 import { toString } from 'uint8arrays/to-string'
+import { MAX_WEIGHT } from '../../api/invite.ts'
 import { FEDERATION_ID_BYTES } from '../charter/constants.ts'
 import { RefusedError, REFUSALS } from './errors.ts'
 import { InviteBodySchema, InviteSchema, type InviteBody } from './hello_pb.ts'
@@ -24,6 +25,8 @@ export interface Invite {
   readonly expiresAtMs: number
   /** How many peers may use it. */
   readonly uses: number
+  /** The share of servers that texts of the holder have, beside one of 1: a whole number. */
+  readonly weight: number
   /** Tells invites apart, in hex. */
   readonly nonce: string
   /** The signed invite as it is sent. */
@@ -39,7 +42,10 @@ const MAX_ADDRESSES = 8
 const MAX_USES = 10_000
 
 /** Makes an invite, signed by the server that will honour it. */
-export async function createInvite (details: Omit<Invite, 'server' | 'nonce' | 'bytes'>, key: PrivateKey): Promise<Invite> {
+export async function createInvite (
+  { weight = 1, ...details }: Omit<Invite, 'server' | 'nonce' | 'bytes' | 'weight'> & Partial<Pick<Invite, 'weight'>>,
+  key: PrivateKey
+): Promise<Invite> {
   const server = peerIdFromPrivateKey(key).toString()
   const nonce = new Uint8Array(randomBytes(NONCE_BYTES))
   const addresses = details.addresses.slice(0, MAX_ADDRESSES)
@@ -50,11 +56,12 @@ export async function createInvite (details: Omit<Invite, 'server' | 'nonce' | '
     role: details.role,
     expiresAtMs: BigInt(details.expiresAtMs),
     uses: details.uses,
-    nonce
+    nonce,
+    weight: writtenWeight(weight)
   }))
   const signature = await key.sign(concat([SIGNATURE_DOMAIN, body]))
   const bytes = toBinary(InviteSchema, create(InviteSchema, { body, signature }))
-  return { ...details, addresses, server, nonce: toString(nonce, 'hex'), bytes }
+  return { ...details, weight, addresses, server, nonce: toString(nonce, 'hex'), bytes }
 }
 
 /** The one line to hand over. */
@@ -109,6 +116,8 @@ function fieldsOf (body: InviteBody): Omit<Invite, 'bytes'> {
   if (body.nonce.byteLength !== NONCE_BYTES) throw invalid('its nonce has another length')
   if (body.role !== 'client' && body.role !== 'server') throw invalid('its role is neither client nor server')
   if (body.uses < 1 || body.uses > MAX_USES) throw invalid(`it may be used 1 to ${MAX_USES} times, not ${body.uses}`)
+  const weight = readWeight(body.weight)
+  if (weight > MAX_WEIGHT) throw invalid(`it gives a weight of ${weight}; ${MAX_WEIGHT} is the most`)
   if (body.addresses.length > MAX_ADDRESSES) throw invalid(`it has more than ${MAX_ADDRESSES} addresses`)
   return {
     federation: toString(body.federation, 'hex'),
@@ -117,8 +126,19 @@ function fieldsOf (body: InviteBody): Omit<Invite, 'bytes'> {
     role: body.role,
     expiresAtMs: Number(body.expiresAtMs),
     uses: body.uses,
+    weight,
     nonce: toString(body.nonce, 'hex')
   }
+}
+
+/** Returns a weight as records have it. That of most peers is left out: releases that know no weights wrote none. */
+export function writtenWeight (weight: number): number {
+  return weight === 1 ? 0 : weight
+}
+
+/** Returns the weight that a record has. */
+export function readWeight (written: number): number {
+  return written === 0 ? 1 : written
 }
 
 function publicKeyOf (peer: string) {

@@ -61,6 +61,15 @@ describe('admission', () => {
     expect(() => subject.admit(third)).toThrow(refusal('E_INVITE_USED', 'invite.uses'))
   })
 
+  it('gives texts of a peer the weight that its invite says, across a restart, and of others 1', async () => {
+    const first = await admission()
+    first.admit(await candidate(2, { invite: await invite({ weight: 4 }) }))
+    first.admit(await candidate(3, { invite: await invite() }))
+    const second = new Admission(await policy(), JSON.parse(JSON.stringify(first.state)) as Admission['state'], () => NOW)
+    expect(await Promise.all([2, 3, 4].map(async (seed) => second.weightOf(await peerOf(seed))))).toEqual([4, 1, 1])
+    expect(first.state.peers[await peerOf(3)]).not.toHaveProperty('weight')
+  })
+
   it.each([
     ['an expired invite', { expiresAtMs: NOW }, 'E_INVITE_EXPIRED', 'invite.expires'],
     ['an invite to another federation', { federation: 'cd'.repeat(32) }, 'E_INVITE_FEDERATION', 'invite.federation'],

@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { MAX_WEIGHT } from '../../../src/api/invite.ts'
 import {
   CERTIFICATE_LIFETIME_MS,
   CertificateAdmission,
@@ -22,11 +23,11 @@ const FOUNDER = 1
 const MEMBER = 2
 
 async function certificateOf (
-  { peer = MEMBER, role = 'client', of = federation, signer = FOUNDER, nowMs = NOW }: {
-    peer?: number, role?: 'client' | 'server', of?: string, signer?: number, nowMs?: number
+  { peer = MEMBER, role = 'client', of = federation, signer = FOUNDER, nowMs = NOW, weight = 1 }: {
+    peer?: number, role?: 'client' | 'server', of?: string, signer?: number, nowMs?: number, weight?: number
   } = {}
 ): Promise<Uint8Array> {
-  return (await createCertificate({ federation: of, peer: await peerOf(peer), role }, await keyOf(signer), nowMs)).bytes
+  return (await createCertificate({ federation: of, peer: await peerOf(peer), role, weight }, await keyOf(signer), nowMs)).bytes
 }
 
 async function candidate (certificate: Uint8Array | undefined, changes: Partial<Candidate> = {}): Promise<Candidate> {
@@ -42,6 +43,15 @@ describe('admission by certificate', () => {
     const subject = await admission()
     expect(await subject.admit(await candidate(await certificateOf()))).toEqual({ role: 'client', changed: false })
     expect(subject.has(await peerOf(MEMBER))).toBe(true)
+  })
+
+  it('gives texts of a member the weight that its certificate says', async () => {
+    const subject = await admission()
+    await subject.admit(await candidate(await certificateOf({ weight: MAX_WEIGHT })))
+    expect(subject.weightOf(await peerOf(MEMBER))).toBe(MAX_WEIGHT)
+    expect(subject.weightOf(await peerOf(3))).toBe(1)
+    const heavier = await candidate(await certificateOf({ weight: MAX_WEIGHT + 1 }))
+    await expect(subject.admit(heavier)).rejects.toMatchObject({ code: 'E_CERTIFICATE_INVALID' })
   })
 
   it('lets the founder in without one', async () => {

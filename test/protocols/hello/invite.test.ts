@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { MAX_WEIGHT } from '../../../src/api/invite.ts'
 import { createInvite, formatInvite, parseInvite, RefusedError, verifyInvite } from '../../../src/protocols/hello/index.ts'
 import { keyOf, peerOf } from '../charter/fixture.ts'
 
@@ -8,7 +9,8 @@ const details = {
   addresses: ['/ip4/192.0.2.1/tcp/4001'],
   role: 'client',
   expiresAtMs: 1_900_000_000_000,
-  uses: 3
+  uses: 3,
+  weight: 2
 } as const
 
 describe('an invite', () => {
@@ -17,6 +19,15 @@ describe('an invite', () => {
     const line = formatInvite(invite)
     expect(line).toMatch(/^midspan:[A-Za-z0-9_-]+$/)
     expect(await parseInvite(` ${line}\n`)).toMatchObject({ ...details, server: await peerOf(1), nonce: invite.nonce })
+  })
+
+  it('has a weight of 1 unless another one is given, as one of a release without weights has', async () => {
+    const { weight: _, ...without } = details
+    const [plain, one] = [await createInvite(without, await keyOf(1)), await createInvite({ ...details, weight: 1 }, await keyOf(1))]
+    expect((await verifyInvite(plain.bytes)).weight).toBe(1)
+    expect(one.bytes).toHaveLength(plain.bytes.byteLength)
+    const heavier = await createInvite({ ...details, weight: MAX_WEIGHT + 1 }, await keyOf(1))
+    await expect(verifyInvite(heavier.bytes)).rejects.toMatchObject({ code: 'E_INVITE_INVALID' })
   })
 
   it('is another one each time', async () => {
