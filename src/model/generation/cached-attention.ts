@@ -5,6 +5,19 @@ import type { Graph, Value } from '../graph/graph.ts'
 import { add, concat, expand, gather, groupQueryAttention, range, reshape, size, split, sub, transpose } from '../graph/operators/index.ts'
 import { causalMask, contextMask, maskedAttention, rotate } from '../layers/attention.ts'
 
+/**
+ * What the programs of a run depend on. The number of tokens of each sequence, and so the way in which prompts are cut into chunks, makes
+ * no further program.
+ */
+export interface RunKind {
+  /** Sequences of the program: those of the run, or more. */
+  readonly sequences: number
+  /** Whether one of them is a prompt that is read in both directions. */
+  readonly reads: boolean
+  /** Whether there are more than the run has. */
+  readonly padded: boolean
+}
+
 /** The size of a head in onnxruntime's attention over a KV cache is a multiple of this number. */
 const HEAD_SIZE_MULTIPLE = 8
 
@@ -17,18 +30,20 @@ export function cachedHeadSize ({ headSize }: Model): number {
  * Builds the attention of one block over the tokens of several sequences, each with a KV cache of its own. Every token attends to the
  * positions before it in its own sequence, within the block's window. With `reads`, prompts are read in both directions: each sequence has
  * a context that all of its tokens attend to; the attention is then computed from the present keys and values, and onnxruntime's attention
- * only fills the caches.
+ * only fills the caches. With `padded`, the last of the sequences are absent, as many as the graph's input `absent` [absent] has elements:
+ * each has a token of zeros, whose result is dropped.
  */
 export function cachedAttention (
   graph: Graph,
   model: Model,
-  { window, sequences, reads }: { readonly window: number | null, readonly sequences: number, readonly reads: boolean }
+  { window, sequences, reads, padded }: RunKind & { readonly window: number | null }
 ): Attention {
   const { heads, kvHeads, headSize } = model
   const cachedSize = cachedHeadSize(model)
   const rows = Array.from({ length: sequences }, (_, i) => sequences === 1 ? 'rows' : `rows.${i}`)
   const pieces = (x: Value, heads: number): Value[] => {
-    const resized = resizeHeads(x, heads, headSize, cachedSize)
+    const present = resizeHeads(x, heads, headSize, cachedSize)
+    const resized = padded ? concat([present, absentRows(graph, heads * cachedSize)], 0) : present
     const parts = sequences === 1 ? [resized] : split(resized, rows, 0, graph.input('counts', 'int64', [sequences]))
     return parts.map((part, i) => reshape(part, [1, rows[i]!, heads * cachedSize]))
   }
@@ -53,8 +68,15 @@ export function cachedAttention (
       graph.output(`presentValue.${i}`, presentValue)
       return reshape(reads ? contextAttention(model, i, query, presentKey, presentValue) : output, [rows[i]!, heads * cachedSize])
     })
-    return resizeHeads(concat(attended, 0, 'rows'), heads, cachedSize, headSize)
+    const all = padded ? split(concat(attended, 0, 'rows+absent'), ['rows', 'absent'], 0)[0]! : concat(attended, 0, 'rows')
+    return resizeHeads(all, heads, cachedSize, headSize)
   }
+}
+
+/** Builds the rows of absent sequences: zeros [absent, width]. */
+function absentRows (graph: Graph, width: number): Value {
+  graph.input('absent', 'float32', ['absent'])
+  return expand(graph.constant(float32([1, width], new Float32Array(width))), ['absent', width])
 }
 
 /** Pads each head of x [rows, heads * from] with zeros, or cuts it, to `to` elements. Returns [rows, heads * to]. */

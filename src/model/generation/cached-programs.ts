@@ -6,17 +6,7 @@ import { section } from '../graph/section.ts'
 import { adapterInputs } from '../layers/block-programs.ts'
 import { isQuantized, weightProduct } from '../layers/weight-format.ts'
 import type { ModelWeights } from '../layers/weights.ts'
-import { cachedAttention } from './cached-attention.ts'
-
-/**
- * What the programs of a run depend on. A kind of block has at most two programs for each number of sequences; the number of tokens of each
- * sequence, and so the way in which prompts are cut into chunks, makes no further program.
- */
-export interface RunKind {
-  readonly sequences: number
-  /** Whether one of them is a prompt that is read in both directions. */
-  readonly reads: boolean
-}
+import { cachedAttention, type RunKind } from './cached-attention.ts'
 
 /**
  * Builds the program of one block over the tokens of several sequences. All blocks of a kind share it: a program of a whole span would save

@@ -1,5 +1,5 @@
 import type { Span } from '../../span.ts'
-import { int32, tensor, type Tensor } from '../../tensor.ts'
+import { float32, int32, tensor, type Tensor } from '../../tensor.ts'
 import type { Model } from '../families/family.ts'
 import { contextFault, type PromptContext } from '../families/prompts.ts'
 import { grownTables } from '../families/rotary-embedding.ts'
@@ -7,7 +7,8 @@ import { positionsOf } from '../layers/hidden-states.ts'
 import type { ModelWeights } from '../layers/weights.ts'
 import { compiled } from '../runtime/compiled.ts'
 import type { AnyTensor, DeviceTensor, ProgramCall, OutputRef } from '../runtime/device.ts'
-import { cachedBlockProgram, cachedBlockStages, type RunKind } from './cached-programs.ts'
+import { cachedHeadSize, type RunKind } from './cached-attention.ts'
+import { cachedBlockProgram, cachedBlockStages } from './cached-programs.ts'
 import type { SequenceCache } from './kv-cache.ts'
 
 /** Consecutive tokens of one sequence in a run: `count` of them, from position `cache.length` on. */
@@ -23,12 +24,19 @@ export interface SequenceChunk {
   readonly passEnd?: number
 }
 
+/** Returns the number of sequences that the program of a run has: the next power of two, so that 32 sequences take ten programs. */
+export function bucketOf (sequences: number): number {
+  return 2 ** Math.ceil(Math.log2(sequences))
+}
+
 /**
  * Runs blocks for generation. Each sequence's keys and values stay in its KV cache, so a run computes new tokens only. Prompts, chunks of
  * prompts and single tokens of several sequences, each at its own position, share one run.
  */
 export class CachedSpan {
   readonly #weights: ModelWeights
+  /** The cache of one position that stands where a program has more sequences than a run. Nothing is written to it. */
+  #noCache: Promise<DeviceTensor> | undefined
 
   constructor (weights: ModelWeights) {
     this.#weights = weights
@@ -56,7 +64,7 @@ export class CachedSpan {
     for (const { cache, count } of chunks) await cache.reserve(cache.length + count)
     const run = runKind(model, chunks)
     const rotations = await this.#weights.rotary.reaching(Math.max(...chunks.map(({ cache, count }) => cache.length + count)))
-    const places = { ...rotations, ...placesOf(model, chunks, run) }
+    const places = { ...rotations, ...placesOf(model, chunks, run), ...await this.#absent(chunks.length, run.sequences) }
     const inPlace = Object.fromEntries(
       chunks.flatMap((_, i) => [[`presentKey.${i}`, `pastKey.${i}`], [`presentValue.${i}`, `pastValue.${i}`]])
     )
@@ -80,6 +88,22 @@ export class CachedSpan {
         : [await this.#whole(first + i, run, block)]
     }))
     return blocks.flat()
+  }
+
+  /** Returns the inputs of a program's sequences that a run does not have: a token each, and no position before it. */
+  async #absent (present: number, sequences: number): Promise<Record<string, AnyTensor>> {
+    if (present === sequences) return {}
+    const { device, model } = this.#weights
+    const cache = await (this.#noCache ??= device.zeros('float32', [1, model.kvHeads, 1, cachedHeadSize(model)]))
+    const [last, total] = [int32([1], [0]), int32([], [1])]
+    const inputs: Record<string, AnyTensor> = { absent: float32([sequences - present], new Float32Array(sequences - present)) }
+    for (let sequence = present; sequence < sequences; sequence++) {
+      inputs[`pastKey.${sequence}`] = cache
+      inputs[`pastValue.${sequence}`] = cache
+      inputs[`last.${sequence}`] = last
+      inputs[`total.${sequence}`] = total
+    }
+    return inputs
   }
 
   /** Returns the call of a block whose weights are inputs of its program. */
@@ -112,11 +136,14 @@ export class CachedSpan {
 
 function runKind (model: Model, chunks: readonly SequenceChunk[]): RunKind {
   for (const chunk of chunks) checkContext(model, chunk)
-  return { sequences: chunks.length, reads: chunks.some(({ cache, context }) => context !== undefined && cache.length === 0) }
+  // A sequence of a model with contexts has its context, and no place without one.
+  const sequences = model.prompts === undefined ? bucketOf(chunks.length) : chunks.length
+  const padded = sequences > chunks.length
+  return { sequences, padded, reads: chunks.some(({ cache, context }) => context !== undefined && cache.length === 0) }
 }
 
-function keyOf ({ sequences, reads }: RunKind): string {
-  return `${sequences}${reads ? ' reads' : ''}`
+function keyOf ({ sequences, reads, padded }: RunKind): string {
+  return `${sequences}${reads ? ' reads' : ''}${padded ? ' padded' : ''}`
 }
 
 /** Throws RangeError for a context that a chunk cannot have, or for one that is missing. */
@@ -131,10 +158,10 @@ function checkContext ({ prompts }: Model, { cache, count, context }: SequenceCh
  * Returns the inputs that say where the tokens stand: their `positions`, the `counts` of each sequence, the length of each sequence's
  * `context`, and, where a prompt is read in both directions, the `indices` of the positions that each cache holds with its new tokens.
  */
-function placesOf ({ rotary }: Model, chunks: readonly SequenceChunk[], { reads }: RunKind): Record<string, Tensor> {
+function placesOf ({ rotary }: Model, chunks: readonly SequenceChunk[], { sequences, reads }: RunKind): Record<string, Tensor> {
   const places: Record<string, Tensor> = {
     positions: positionsOf(chunks.map(({ cache, count, context }) => ({ from: cache.length, count, context }))),
-    counts: tensor('int64', [chunks.length], BigInt64Array.from(chunks, ({ count }) => BigInt(count))),
+    counts: tensor('int64', [sequences], BigInt64Array.from({ length: sequences }, (_, i) => BigInt(chunks[i]?.count ?? 1))),
     ...grownTables(rotary, chunks.map(({ cache, count, passEnd }) => ({ from: cache.length, count, passEnd })))
   }
   for (const [i, { cache, count, context }] of chunks.entries()) {

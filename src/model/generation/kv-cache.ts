@@ -1,5 +1,5 @@
 import type { Span } from '../../span.ts'
-import { int32 } from '../../tensor.ts'
+import { bytesPerElement, elementCount, int32 } from '../../tensor.ts'
 import type { Model } from '../families/family.ts'
 import { Graph } from '../graph/graph.ts'
 import { concat, gather } from '../graph/operators/index.ts'
@@ -94,6 +94,11 @@ export class SequenceCache {
     const found = this.#blocks[number - this.span.first]
     if (found === undefined) throw new RangeError(`the cache holds blocks [${this.span.first}, ${this.span.end}), not ${number}`)
     return found
+  }
+
+  /** Bytes of device memory that it has by now. */
+  get bytes (): number {
+    return tensorsOf(this.#blocks).reduce((sum, { dtype, shape }) => sum + elementCount(shape) * bytesPerElement[dtype], 0)
   }
 
   /** Frees the keys and values. */
