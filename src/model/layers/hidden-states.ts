@@ -47,15 +47,17 @@ export interface SequenceGroup {
 const FEW_PLACES = 4096
 
 /**
- * Splits a batch, in order, into groups of sequences that are padded to at most twice their rows. Attention pads a run's sequences to the
- * longest of them: a sequence of 4,096 rows among a thousand short ones would take a thousand times the memory that it takes alone.
+ * Splits a batch, in order, into groups of sequences that are padded to at most twice their rows, and have at most `maxRows` of them; a
+ * longer sequence is alone. Attention pads a run's sequences to the longest of them: a sequence of 4,096 rows among a thousand short ones
+ * would take a thousand times the memory that it takes alone.
  */
-export function evenGroups (lengths: readonly number[]): SequenceGroup[] {
+export function evenGroups (lengths: readonly number[], maxRows = Infinity): SequenceGroup[] {
   const groups: SequenceGroup[] = []
   let [sequence, row, most] = [0, 0, 0]
   for (let i = 0, rows = 0; i < lengths.length; i++) {
     const places = (i + 1 - sequence) * Math.max(most, lengths[i]!)
-    if (i > sequence && places > Math.max(FEW_PLACES, 2 * (rows + lengths[i]! - row))) {
+    const grown = rows + lengths[i]! - row
+    if (i > sequence && (grown > maxRows || places > Math.max(FEW_PLACES, 2 * grown))) {
       groups.push({ sequences: [sequence, i], rows: [row, rows] })
       ;[sequence, row, most] = [i, rows, 0]
     }

@@ -33,7 +33,20 @@ export interface SpanOptions {
   readonly policy?: ResidualSetting
   /** Bytes of activations that `auto` lets one pass save; no limit when left out. */
   readonly residualBytes?: number | undefined
+  /** Where others use the device too: how long a run may be, and when it begins. */
+  readonly pace?: Pace
 }
+
+/** How the runs of a span share the device with other work. A run is one block, forward or backward. */
+export interface Pace {
+  /** Rows that a run may have now; a longer sequence has a run of its own. */
+  readonly maxRows: () => number
+  /** Does a run when its turn comes. */
+  readonly turn: <T>(run: () => Promise<T>) => Promise<T>
+}
+
+/** Runs of any length, at once. */
+const UNPACED: Pace = { maxRows: () => Infinity, turn: async (run) => await run() }
 
 export interface ForwardOptions {
   /** Whether a backward pass follows. */
@@ -133,9 +146,11 @@ export class TrainableSpan {
   readonly weights: ModelWeights
   readonly residuals: ResidualChoice
   readonly #blocks: readonly BlockExecutables[]
+  readonly #pace: Pace
 
-  constructor (weights: ModelWeights, span: Span, blocks: readonly BlockExecutables[], residuals: ResidualChoice) {
+  constructor (weights: ModelWeights, span: Span, blocks: readonly BlockExecutables[], residuals: ResidualChoice, pace = UNPACED) {
     this.residuals = residuals
+    this.#pace = pace
     this.device = weights.device
     this.model = weights.model
     this.weights = weights
@@ -150,7 +165,7 @@ export class TrainableSpan {
     source: WeightSource,
     span: Span,
     trainable: Trainable,
-    { weights, format, policy = 'saved', residualBytes }: SpanOptions = {}
+    { weights, format, policy = 'saved', residualBytes, pace }: SpanOptions = {}
   ): Promise<TrainableSpan> {
     if (!(span.first >= 0 && span.first <= span.end && span.end <= model.layers))
       throw new RangeError(`the model has blocks [0, ${model.layers}), not [${span.first}, ${span.end})`)
@@ -165,7 +180,7 @@ export class TrainableSpan {
     }))
     if (weights === undefined) await set.orFreed(async () => { await set.loadBlocks(source, span) })
     else await set.loadBlocks(source, span)
-    return new TrainableSpan(set, span, blocks, residuals)
+    return new TrainableSpan(set, span, blocks, residuals, pace)
   }
 
   /** Returns the trained tensors of this span by name. Setting or restoring them replaces the handles, which are not to be kept. */
@@ -182,7 +197,7 @@ export class TrainableSpan {
     { keepResiduals, first = this.span.first, end = this.span.end, seeds }: ForwardOptions
   ): Promise<{ hidden: DeviceTensor, residuals?: SavedActivations }> {
     this.#check(rows, first, end)
-    const groups = evenGroups(rows.lengths)
+    const groups = evenGroups(rows.lengths, this.#pace.maxRows())
     return groups.length === 1
       ? await this.#forwardRun(rows, { keepResiduals, first, end, seeds })
       : await this.#forwardGroups(rows, groups, { keepResiduals, first, end, seeds })
@@ -323,14 +338,14 @@ export class TrainableSpan {
         const { parameters, backward, backwardToParameters } = this.#training(layer, residuals.policy)
         const dropout = await this.#dropout(scope, layer, residuals)
         const executable = i > 0 || toInput ? backward : await backwardToParameters()
-        const results = await executable.run({
+        const results = await this.#pace.turn(async () => await executable.run({
           hidden,
           outputGradient: current!,
           ...saved,
           ...this.weights.blockInputs(layer),
           ...residuals.layout,
           ...dropout
-        }, { keep: 'all' }) as Record<string, DeviceTensor>
+        }, { keep: 'all' })) as Record<string, DeviceTensor>
         for (const result of Object.values(results)) scope.own(result)
         scope.free(...Object.values(dropout), ...(current === gradient ? [] : [current!]))
         for (const name of parameters) adapters.set(this.weights.parameterName(layer, name), results[`${name}.gradient`]!)
@@ -368,21 +383,18 @@ export class TrainableSpan {
     layer: number,
     hidden: DeviceTensor
   ): Promise<Record<string, DeviceTensor>> {
-    const results = await this.#block(layer).evaluate.run({ hidden, ...this.weights.blockInputs(layer), ...layout }, {
-      keep: 'all'
-    }) as Record<string, DeviceTensor>
+    const { evaluate } = this.#block(layer)
+    const inputs = { hidden, ...this.weights.blockInputs(layer), ...layout }
+    const results = await this.#pace.turn(async () => await evaluate.run(inputs, { keep: 'all' })) as Record<string, DeviceTensor>
     scope.own(results.output!)
     return results
   }
 
   async #forward (scope: Scope, residuals: SavedActivations, layer: number, hidden: DeviceTensor): Promise<Record<string, DeviceTensor>> {
     const dropout = await this.#dropout(scope, layer, residuals)
-    const results = await this.#training(layer, residuals.policy).forward.run({
-      hidden,
-      ...this.weights.blockInputs(layer),
-      ...residuals.layout,
-      ...dropout
-    }, { keep: 'all' }) as Record<string, DeviceTensor>
+    const { forward } = this.#training(layer, residuals.policy)
+    const inputs = { hidden, ...this.weights.blockInputs(layer), ...residuals.layout, ...dropout }
+    const results = await this.#pace.turn(async () => await forward.run(inputs, { keep: 'all' })) as Record<string, DeviceTensor>
     for (const result of Object.values(results)) scope.own(result)
     scope.free(...Object.values(dropout))
     return results

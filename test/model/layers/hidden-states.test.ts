@@ -18,6 +18,15 @@ describe('evenGroups', () => {
     ])
   })
 
+  it('cuts a batch into runs of so many rows, and leaves a longer sequence whole', () => {
+    expect(evenGroups([200, 200, 200, 900, 100], 512)).toEqual([
+      { sequences: [0, 2], rows: [0, 400] },
+      { sequences: [2, 3], rows: [400, 600] },
+      { sequences: [3, 4], rows: [600, 1500] },
+      { sequences: [4, 5], rows: [1500, 1600] }
+    ])
+  })
+
   it('has every sequence once, in order, padded to few places or to at most twice its rows', () => {
     fc.assert(fc.property(fc.array(fc.integer({ min: 1, max: 4096 }), { minLength: 1, maxLength: 60 }), (lengths) => {
       let [sequence, row] = [0, 0]
