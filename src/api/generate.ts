@@ -108,6 +108,8 @@ export const generate = operation({
     seed: z.int().min(0).optional().describe('the same seed gives the same text'),
     handOver: z.boolean().default(true)
       .describe('servers hand hidden states over to one another where they can, unless this client may check them; false: they all go over this client'),
+    batch: z.boolean().default(false)
+      .describe('the text is one of many for which nobody waits: servers compute those of others first, and leave these a share'),
     verify: z.number().min(0).max(1).optional().describe(
       'the probability that the servers of the text are checked before the operation ends; unless given, the daemon checks texts ' +
         'in the background, as many as its setting says'

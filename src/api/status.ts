@@ -28,11 +28,43 @@ const training = z.object({
   residuals: z.array(residuals).readonly().describe('how passes of this peer keep what their way back needs')
 })
 
+const distribution = z.object({
+  count,
+  mean: z.number(),
+  p50: z.number().describe('half of the values are at most this'),
+  p90: z.number(),
+  p99: z.number(),
+  max: z.number()
+})
+
+const serving = z.object({
+  tokens: count.describe('tokens of prompts and of decode steps that were computed'),
+  runTokens: distribution.describe('tokens in a run'),
+  runSequences: distribution.describe('sequences in a run'),
+  runMs: distribution.describe('milliseconds of a run'),
+  queueMs: distribution.describe('milliseconds from the coming of a request to its first run'),
+  firstTokenMs: distribution.describe('milliseconds from the coming of a prompt to its answer'),
+  betweenTokensMs: distribution.describe("milliseconds from one answer of a sequence to the next one, the client's own time included"),
+  clients: z.array(z.object({
+    peer: z.string(),
+    tokens: count.describe('tokens that were computed for it'),
+    weight: z.int().describe('its share beside those of others, as its invite says')
+  })).readonly().describe('whom it computed for since the start, the most served first; of more than 256, those who were served last')
+})
+
+const memory = z.object({
+  processBytes: count.describe('memory of the daemon that is not swapped out'),
+  deviceBytes: count.describe('bytes on the device: weights, caches, the activations of passes under way, and weights that programs have fixed'),
+  cacheBytes: count.describe('bytes of them that the caches of sequences have by now')
+})
+
 const generation = z.object({
   sequences: count.describe('sequences that hold cache'),
-  cacheBytes: count.describe('bytes of cache held'),
+  cacheBytes: count.describe('bytes of cache that are promised: each sequence has its whole cache counted when it is opened'),
   cacheLimitBytes: count.describe('bytes of cache at most'),
-  evictions: count.describe('idle caches given up for other clients, since the start')
+  evictions: count.describe('idle caches given up for other clients, since the start'),
+  serving: serving.describe('what it did for texts since the start'),
+  memory: memory.describe('what memory is held for')
 })
 
 const route = z.object({
@@ -48,10 +80,14 @@ const member = z.object({
   peerId: z.string(),
   role: z.enum(['client', 'server']),
   how: z.enum(['invite', 'allow-list', 'open']).describe('how it was admitted'),
-  at: isoTime.describe('when it was admitted: ISO 8601')
+  at: isoTime.describe('when it was admitted: ISO 8601'),
+  weight: z.int().optional().describe("the share of servers that its texts have beside others'; absent for 1")
 })
 
 export type TrainingStatus = z.output<typeof training>
+export type Distribution = z.output<typeof distribution>
+export type ServingStatus = z.output<typeof serving>
+export type MemoryStatus = z.output<typeof memory>
 export type GenerationStatus = z.output<typeof generation>
 export type RouteStatus = z.output<typeof route>
 

@@ -1,6 +1,6 @@
 import type { ResultOf } from '../../api/operations.ts'
 import type { VerificationStatus } from '../../api/stage-checks.ts'
-import type { GenerationStatus, RouteStatus, TrainingStatus } from '../../api/status.ts'
+import type { Distribution, GenerationStatus, RouteStatus, TrainingStatus } from '../../api/status.ts'
 import { blocksText, spanText } from '../../span.ts'
 import { command } from '../command.ts'
 import { askDaemon } from '../daemon-client.ts'
@@ -42,6 +42,7 @@ function describe (answer: ResultOf<'status'>): ReadonlyArray<readonly [string, 
     ['training', answer.training === null ? 'none' : trainingText(answer.training)],
     ...(answer.training?.residuals ?? []).map((residuals) => ['residuals', residualsText(residuals)] as const),
     ['generation', answer.generation === null ? 'none' : generationText(answer.generation)],
+    ...(answer.generation === null ? [] : servingRows(answer.generation)),
     ...(answer.route === null ? [] : [['route', routeText(answer.route)] as const]),
     ...(answer.verification === null ? [] : verificationRows(answer.verification)),
     ['since', answer.since],
@@ -92,6 +93,28 @@ function verificationRows (
   ]
 }
 
-function generationText ({ sequences, cacheBytes, cacheLimitBytes }: GenerationStatus): string {
-  return `${plural(sequences, 'sequence')}, ${bytes(cacheBytes)} of ${bytes(cacheLimitBytes)} cache`
+function generationText ({ sequences, cacheBytes, cacheLimitBytes, evictions }: GenerationStatus): string {
+  const given = evictions === 0 ? '' : `, ${plural(evictions, 'idle cache')} given up for others`
+  return `${plural(sequences, 'sequence')}, ${bytes(cacheBytes)} of ${bytes(cacheLimitBytes)} cache${given}`
+}
+
+/** Clients whose share is shown. */
+const SHOWN_CLIENTS = 5
+
+function servingRows ({ serving, memory }: GenerationStatus): ReadonlyArray<readonly [string, string]> {
+  const { tokens, runTokens, runSequences, queueMs, firstTokenMs, betweenTokensMs, clients } = serving
+  const times = (name: string, { count, p50, p99 }: Distribution): readonly string[] =>
+    count === 0 ? [] : [`${name} ${digits(p50)} ms, in the worst hundredth ${digits(p99)} ms`]
+  const held = `${bytes(memory.processBytes)}, of it ${bytes(memory.deviceBytes)} on the device, ${bytes(memory.cacheBytes)} of that in caches`
+  return [
+    ...(tokens === 0 ? [] : [
+      ['served', `${plural(tokens, 'token')} in ${plural(runTokens.count, 'run')}, ${digits(runTokens.mean)} of ${digits(runSequences.mean)} sequences each`],
+      ...[
+        ...times('waiting', queueMs), ...times('first token', firstTokenMs), ...times('between tokens', betweenTokensMs)
+      ].map((text) => ['times', text] as const),
+      ...clients.slice(0, SHOWN_CLIENTS).map(({ peer, tokens: own, weight }) =>
+        ['share', `${digits(100 * own / tokens)}% ${peer}${weight === 1 ? '' : `, of weight ${weight}`}`] as const)
+    ] as const),
+    ['memory', held]
+  ]
 }

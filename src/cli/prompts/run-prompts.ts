@@ -76,7 +76,7 @@ async function answerOf ({ home, settings, onWaiting }: PromptRun, { line, input
   const own = seed === undefined ? {} : { seed: (seed + line - 1) % SEEDS }
   try {
     let done: ResultOf<'generate'> | undefined
-    for await (const event of callDaemon(home, 'generate', { ...settings, ...own, ...input }, signal)) {
+    for await (const event of callDaemon(home, 'generate', { ...settings, ...own, ...input, batch: true }, signal)) {
       if (event.type === 'waiting') onWaiting(event.reason)
       if (event.type === 'done') done = event
     }

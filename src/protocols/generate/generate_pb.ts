@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/generate/generate.proto.
  */
 export const file_protocols_generate_generate: GenFile = /*@__PURE__*/
-  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCKYAQoFQmVnaW4SDQoFZmlyc3QYASABKA0SCwoDZW5kGAIgASgNEhAKCGNhcGFjaXR5GAMgASgNEg0KBXJvdW5kGAQgASgNEicKAnRvGAUgASgLMhsubWlkc3Bhbi5nZW5lcmF0ZS5OZWlnaGJvdXISKQoEZnJvbRgGIAEoCzIbLm1pZHNwYW4uZ2VuZXJhdGUuTmVpZ2hib3VyIikKCU5laWdoYm91chIMCgRwZWVyGAEgASgJEg4KBnNlY3JldBgCIAEoDCJNCgVSZWFkeRIPCgd3ZWlnaHRzGAEgASgJEg4KBmRldmljZRgCIAEoCRIPCgdjb21wdXRlGAMgASgJEhIKCmhhbmRzX292ZXIYBCABKAgiVgoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDRIWCg5jb250ZXh0X2xlbmd0aBgDIAEoDRIVCg1tYXNrX3Bvc2l0aW9uGAQgASgNIkoKBkhpZGRlbhIQCghwb3NpdGlvbhgBIAEoDRISCgVyb3VuZBgCIAEoDUgAiAEBEhAKCHN0YWdlX3VzGAMgAygNQggKBl9yb3VuZGIGcHJvdG8z");
+  fileDesc("CiFwcm90b2NvbHMvZ2VuZXJhdGUvZ2VuZXJhdGUucHJvdG8SEG1pZHNwYW4uZ2VuZXJhdGUiaQoNQ2xpZW50TWVzc2FnZRIoCgViZWdpbhgBIAEoCzIXLm1pZHNwYW4uZ2VuZXJhdGUuQmVnaW5IABImCgRyb3dzGAIgASgLMhYubWlkc3Bhbi5nZW5lcmF0ZS5Sb3dzSABCBgoEa2luZCJtCg1TZXJ2ZXJNZXNzYWdlEigKBXJlYWR5GAEgASgLMhcubWlkc3Bhbi5nZW5lcmF0ZS5SZWFkeUgAEioKBmhpZGRlbhgCIAEoCzIYLm1pZHNwYW4uZ2VuZXJhdGUuSGlkZGVuSABCBgoEa2luZCKnAQoFQmVnaW4SDQoFZmlyc3QYASABKA0SCwoDZW5kGAIgASgNEhAKCGNhcGFjaXR5GAMgASgNEg0KBXJvdW5kGAQgASgNEicKAnRvGAUgASgLMhsubWlkc3Bhbi5nZW5lcmF0ZS5OZWlnaGJvdXISKQoEZnJvbRgGIAEoCzIbLm1pZHNwYW4uZ2VuZXJhdGUuTmVpZ2hib3VyEg0KBWJhdGNoGAcgASgIIikKCU5laWdoYm91chIMCgRwZWVyGAEgASgJEg4KBnNlY3JldBgCIAEoDCJNCgVSZWFkeRIPCgd3ZWlnaHRzGAEgASgJEg4KBmRldmljZRgCIAEoCRIPCgdjb21wdXRlGAMgASgJEhIKCmhhbmRzX292ZXIYBCABKAgiVgoEUm93cxIQCghwb3NpdGlvbhgBIAEoDRINCgVjb3VudBgCIAEoDRIWCg5jb250ZXh0X2xlbmd0aBgDIAEoDRIVCg1tYXNrX3Bvc2l0aW9uGAQgASgNIkoKBkhpZGRlbhIQCghwb3NpdGlvbhgBIAEoDRISCgVyb3VuZBgCIAEoDUgAiAEBEhAKCHN0YWdlX3VzGAMgAygNQggKBl9yb3VuZGIGcHJvdG8z");
 
 /**
  * @generated from message midspan.generate.ClientMessage
@@ -75,6 +75,8 @@ export const ServerMessageSchema: GenMessage<ServerMessage> = /*@__PURE__*/
  * does not serve all of them answers with the error E_SPAN_NOT_SERVED. `round` is the number of rounds whose steps are in the client's own
  * adapters: a worker that has not heard of so many waits for a few seconds, and answers with the error E_ADAPTERS_MISSING.
  *
+ * `batch` says that the sequence is one of many and that nobody waits for its next token: others' sequences come first.
+ *
  * With `to`, what leaves the blocks goes to that server, over midspan.handover, in place of Hidden to the client; with `from`, it is that
  * server which sends Rows, and not the client. The client opens the sessions of such a chain from the last server to the first, and gives
  * each two neighbours a secret of 32 random bytes. E_HANDOVER_NEXT says that the next server cannot be reached, or broke off, and
@@ -112,6 +114,11 @@ export type Begin = Message<"midspan.generate.Begin"> & {
    * @generated from field: midspan.generate.Neighbour from = 6;
    */
   from?: Neighbour | undefined;
+
+  /**
+   * @generated from field: bool batch = 7;
+   */
+  batch: boolean;
 };
 
 /**

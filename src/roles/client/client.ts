@@ -93,7 +93,7 @@ export async function openClient (context: ClientContext, before?: LastingParts)
       wire: charter.wire,
       share: isComparable ? context.verify : 0,
       isComparable,
-      stageOn: generationStages({ context, sessions, adapters }),
+      stageOn: generationStages({ context, sessions, adapters }, true),
       ...replayOptions(runtime.model)
     })
     const speculation = before?.speculation ?? new Speculation()

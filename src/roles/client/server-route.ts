@@ -47,6 +47,8 @@ export interface GenerationRouteComponents extends GenerationStageComponents {
 export interface GenerationRouteOptions extends RouteOptions {
   /** Whether servers hand hidden states over to one another where they can. */
   readonly handOver: boolean
+  /** Whether the text is one of many for which nobody waits: servers compute those of others first. */
+  readonly isBatch?: boolean
 }
 
 /** Returns how hidden states are sent again: rotations of a model whose base grows depend on how many come at once. */
@@ -54,31 +56,33 @@ export function replayOptions ({ rotary }: Model): Pick<RouteOptions, 'replayTok
   return rotary.growth === undefined ? {} : { replayTokens: 1 }
 }
 
-/** Returns how stages that compute sequences are made of servers. */
+/** Returns how stages that compute sequences are made of servers. `isBatch` says that nobody waits for these. */
 export function generationStages (
-  { context: { charter: { wire, model: { hidden } } }, sessions, adapters }: GenerationStageComponents
+  { context: { charter: { wire, model: { hidden } } }, sessions, adapters }: GenerationStageComponents,
+  isBatch = false
 ): (server: PeerId, span: Span) => RemoteStage {
   return (server, span) =>
     new RemoteStage(
       { openGeneration: async (signal) => await sessions.generation(server, {}, signal) },
-      { span, format: { wire, hidden }, round: adapters.round }
+      { span, format: { wire, hidden }, round: adapters.round, isBatch }
     )
 }
 
 /** Returns how stages are made of servers that hand over to one another. */
 function chainStages (
-  { context: { charter: { wire, model: { hidden } } }, sessions, adapters }: GenerationStageComponents
+  { context: { charter: { wire, model: { hidden } } }, sessions, adapters }: GenerationStageComponents,
+  isBatch: boolean
 ): Required<ServerChoiceComponents>['chainOn'] {
   return (servers) =>
     new HandOverStage(servers.map(({ peerId, span }) => ({
       server: peerId.toString(),
       span,
       openGeneration: async (signal) => await sessions.generation(peerId, { mayBeSilent: true }, signal)
-    })), { format: { wire, hidden }, round: adapters.round })
+    })), { format: { wire, hidden }, round: adapters.round, isBatch })
 }
 
 /** Returns the choice among the servers that a client knows, for its sequences; where `handOver`, of servers that do. */
-export function serverChoice (components: GenerationRouteComponents, handOver = true): ServerChoice {
+export function serverChoice (components: GenerationRouteComponents, handOver = true, isBatch = false): ServerChoice {
   const { context, leftOut, caught } = components
   const { logger, peerId } = context
   return new ServerChoice({
@@ -87,18 +91,18 @@ export function serverChoice (components: GenerationRouteComponents, handOver = 
     caught,
     seed: peerId.toString(),
     logger,
-    stageOn: generationStages(components),
-    ...handOver ? { chainOn: chainStages(components) } : {}
+    stageOn: generationStages(components, isBatch),
+    ...handOver ? { chainOn: chainStages(components, isBatch) } : {}
   })
 }
 
 /** Returns a route for sequences through the middle: each opening chooses among the servers that the client knows then. */
 export function generationRoute (
   components: GenerationRouteComponents,
-  { handOver, ...options }: GenerationRouteOptions
+  { handOver, isBatch, ...options }: GenerationRouteOptions
 ): Pick<Stage, 'span' | 'openCache'> {
   const { charter, client: { partition } } = components.context
-  const source = serverChoice(components, handOver)
+  const source = serverChoice(components, handOver, isBatch)
   return {
     span: middleOf(charter, partition),
     openCache: async (span, capacity, signal) => await RouteCache.open(source, span, { ...options, capacity }, signal)

@@ -29,6 +29,8 @@ export interface ChainSettings {
   readonly format: HiddenFormat
   /** Rounds whose steps are in this client's own adapters. */
   readonly round: number
+  /** Whether sequences are some of many for which nobody waits: those of others come first. */
+  readonly isBatch?: boolean
 }
 
 /**
@@ -159,7 +161,7 @@ export class HandOverCache implements StageCache {
   /** Begins the sequence on each server, from the last to the first: each finds the next one waiting. */
   async begin (signal?: AbortSignal): Promise<void> {
     const { parts: links, capacity } = this
-    const { round } = this.#settings
+    const { round, isBatch = false } = this.#settings
     const secrets = links.slice(1).map(() => new Uint8Array(randomBytes(SECRET_BYTES)))
     for (const [index, link] of [...links.entries()].toReversed()) {
       const [to, from] = [secrets[index], secrets[index - 1]]
@@ -171,6 +173,7 @@ export class HandOverCache implements StageCache {
             ...link.span,
             capacity,
             round,
+            batch: isBatch,
             ...to === undefined ? {} : { to: { peer: links[index + 1]!.server, secret: to } },
             ...from === undefined ? {} : { from: { peer: links[index - 1]!.server, secret: from } }
           }

@@ -40,6 +40,8 @@ export interface RemoteStageSettings {
   readonly format: HiddenFormat
   /** Rounds whose steps are in the client's own adapters: a server that is behind does not generate for it. 0 unless given. */
   readonly round?: number
+  /** Whether sequences are some of many for which nobody waits: those of others come first. */
+  readonly isBatch?: boolean
 }
 
 /**
@@ -51,10 +53,12 @@ export class RemoteStage implements Stage {
   readonly #sessions: StageSessions
   readonly #format: HiddenFormat
   readonly #round: number
+  readonly #isBatch: boolean
   #requests = 0
 
-  constructor (sessions: StageSessions, { span, format, round = 0 }: RemoteStageSettings) {
+  constructor (sessions: StageSessions, { span, format, round = 0, isBatch = false }: RemoteStageSettings) {
     this.#round = round
+    this.#isBatch = isBatch
     this.#sessions = sessions
     this.#format = format
     this.span = span
@@ -103,7 +107,7 @@ export class RemoteStage implements Stage {
     if (openGeneration === undefined) throw new RangeError('the stage was given no way to open a sequence')
     const channel = await openGeneration(signal)
     try {
-      await channel.send(fromClient({ case: 'begin', value: { first, end, capacity, round: this.#round } }), [], signal)
+      await channel.send(fromClient({ case: 'begin', value: { first, end, capacity, round: this.#round, batch: this.#isBatch } }), [], signal)
       const { message: { kind } } = await channel.receive(signal)
       if (kind.case !== 'ready') throw new BadMessageError('the server did not make room for the sequence')
       return new RemoteCache(channel, this.#format, { capacity, arithmetic: checkArithmetic(kind.value) })

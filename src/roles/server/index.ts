@@ -1,3 +1,4 @@
+import type { GenerationStatus } from '../../api/status.ts'
 import { CachedSpan } from '../../model/generation/cached-span.ts'
 import { deviceLine } from '../charter-settings.ts'
 import type { RunningRole, ServerContext } from '../context.ts'
@@ -13,8 +14,9 @@ import { startWork } from './training/work.ts'
 /** Serves blocks of a federation's model: training rounds and generation, for all of its clients. One server leads the rounds. */
 export async function startServerRole (context: ServerContext): Promise<RunningRole> {
   const { charter, span, settings: { weights: format, device: kind, compute } } = context
-  const runtime = await openServerRuntime(context)
-  const { device, model, weights, boundary } = runtime
+  let engine: GenerationEngine | undefined
+  const runtime = await openServerRuntime(context, () => engine?.isActive === true)
+  const { device, model, weights, boundary, turns } = runtime
   const stopping = new AbortController()
   const sessions = new Sessions(context, stopping.signal)
   try {
@@ -22,19 +24,37 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
     const training = await (isCoordinator(context) ? startCoordination(components) : startWork(components))
     const { cacheBytes } = charter.limits
     const arithmetic = { weights: format, device: kind, compute }
-    const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes, span })
+    const texts = engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes, span, turns })
     await serveSequences(sessions, {
       charter,
       model,
-      engine,
+      engine: texts,
       span,
       arithmetic,
       handovers: new Handovers(context),
       adapters: training.adapters,
       idleTimeoutMs: idleTimeoutOf(charter),
+      weightOf: (peer) => context.weightOf(peer),
       ready: async (round, ended) => { await training.ready(round, ended) }
     })
 
+    let deviceBytes = (await device.memory()).heldBytes
+    const generation = (): GenerationStatus => {
+      void device.memory().then(({ heldBytes }) => { deviceBytes = heldBytes }) // the device answers for the next time
+      const { caches, metrics } = texts
+      return {
+        sequences: caches.sequences,
+        cacheBytes: caches.heldBytes,
+        cacheLimitBytes: cacheBytes,
+        evictions: caches.evictions,
+        serving: metrics.status,
+        memory: {
+          processBytes: process.memoryUsage.rss(),
+          deviceBytes,
+          cacheBytes: caches.allocatedBytes
+        }
+      }
+    }
     let stopped: Promise<void> | undefined
     const stop = async (): Promise<void> => {
       stopping.abort(new StoppingError())
@@ -47,15 +67,10 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
         device: deviceLine(context.settings),
         sessions: sessions.list(),
         ...training.status(),
-        generation: {
-          sequences: engine.caches.sequences,
-          cacheBytes: engine.caches.heldBytes,
-          cacheLimitBytes: cacheBytes,
-          evictions: engine.caches.evictions
-        }
+        generation: generation()
       }),
       // A sequence that another server hands over has a session of its client's here, too.
-      load: () => ({ sessions: sessions.list().filter(({ kind }) => kind !== 'handover').length, ...engine.load }),
+      load: () => ({ sessions: sessions.list().filter(({ kind }) => kind !== 'handover').length, ...texts.load }),
       removed: (peer) => { training.removed(peer) },
       operations: training.operations,
       stop: async () => { await (stopped ??= stop()) }

@@ -14,7 +14,7 @@ export interface TextSequenceComponents extends Omit<SequenceComponents, 'route'
 }
 
 /** What a route is chosen by. */
-export type RouteSettings = Pick<GenerationRouteOptions, 'timeoutMs' | 'handOver'>
+export type RouteSettings = Pick<GenerationRouteOptions, 'timeoutMs' | 'handOver' | 'isBatch'>
 
 /** Hears what a route waits for. */
 interface RouteListener {
@@ -61,8 +61,9 @@ export class TextSequence implements KeptSequence {
   }
 
   /** Returns whether its route is one with these settings. */
-  isLike ({ timeoutMs, handOver }: RouteSettings): boolean {
-    return this.#settings.timeoutMs === timeoutMs && this.#settings.handOver === handOver
+  isLike ({ timeoutMs, handOver, isBatch }: RouteSettings): boolean {
+    const own = this.#settings
+    return own.timeoutMs === timeoutMs && own.handOver === handOver && own.isBatch === isBatch
   }
 
   /** What each server did so far. */

@@ -47,7 +47,9 @@ export async function * generate (
   {
     context, runtime, ledger, adapters, sessions, leftOut, caught, verifier, speculation, learntMap, sequences, state, gate
   }: Client,
-  { maxTokens, handOver, timeoutMs, verify, speculate, withhold, stop: stops = [], logprobs, ignoreEos, ...given }: ParametersOf<'generate'>,
+  {
+    maxTokens, handOver, batch: isBatch, timeoutMs, verify, speculate, withhold, stop: stops = [], logprobs, ignoreEos, ...given
+  }: ParametersOf<'generate'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'generate'>> {
   const { charter, client: { partition } } = context
@@ -68,7 +70,7 @@ export async function * generate (
     notices.add(`${(error as Error).message}: the text is made with the adapters that this client has`)
   }
   const record = verifier.draw(verify) ? new RouteRecord() : undefined
-  const routeSettings = { timeoutMs, handOver: handOver && !verifier.mayCheck(verify) }
+  const routeSettings = { timeoutMs, handOver: handOver && !verifier.mayCheck(verify), isBatch }
   const routeWith = (options: GenerationRouteOptions): SequenceComponents['route'] =>
     generationRoute({ context, leftOut, caught, sessions, adapters }, {
       ...options, ...replayOptions(model), ...(record === undefined ? {} : { record })

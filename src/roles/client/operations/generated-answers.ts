@@ -94,6 +94,7 @@ class Answerer {
     const wanted = Math.min(maxNewTokens, maxTokens - ids.length)
     const route = generationRoute({ context, leftOut, caught, sessions, adapters }, {
       handOver: !verifier.mayCheck(),
+      isBatch: true,
       timeoutMs,
       statistics: this.#statistics,
       onWaiting: (reason) => { this.#notices.add(reason) },

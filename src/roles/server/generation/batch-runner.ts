@@ -4,7 +4,7 @@ import { concatRows, sliceRows } from '../../../model/layers/hidden-states.ts'
 import type { Boundary } from '../../../model/privacy/boundary.ts'
 import { continued, type Device, type DeviceTensor } from '../../../model/runtime/device.ts'
 import { Scope } from '../../../model/runtime/scope.ts'
-import type { Tensor } from '../../../tensor.ts'
+import { joinTensorRows, tensorRows, type Tensor } from '../../../tensor.ts'
 import { segments } from '../../middle/segments.ts'
 import type { CachedSequence } from './cache-manager.ts'
 
@@ -47,29 +47,43 @@ export class BatchRunner {
   async run (chunks: readonly BatchChunk[]): Promise<ChunkResult[]> {
     if (chunks.length > 1) {
       try {
-        return (await this.#runTogether(chunks)).map((tensors) => ({ tensors }))
+        const { span } = chunks[0]!.sequence
+        const alike = chunks.every(({ sequence: { span: { first, end } } }) => first === span.first && end === span.end)
+        return (await (alike ? this.#runJoined(chunks) : this.#runSegments(chunks))).map((tensors) => ({ tensors }))
       } catch {
         // Each chunk says below, alone, what is wrong with it.
       }
     }
     const results: ChunkResult[] = []
-    for (const chunk of chunks) results.push(await this.#runAlone(chunk).then((tensors) => ({ tensors }), (error: unknown) => ({ error })))
+    for (const chunk of chunks)
+      results.push(await this.#runJoined([chunk]).then(([tensors]) => ({ tensors: tensors! }), (error: unknown) => ({ error })))
     return results
   }
 
-  /** Computes one chunk in one message to the device: for a single token, messages take as long as the arithmetic. */
-  async #runAlone (chunk: BatchChunk): Promise<Tensor[]> {
+  /**
+   * Computes chunks that pass the same blocks, in one message to the device: where each has a single token, messages would take as long as
+   * the arithmetic.
+   */
+  async #runJoined (chunks: readonly BatchChunk[]): Promise<Tensor[][]> {
     const { boundary, blocks } = this.#c
-    const { sequence: { cache, span }, position, count, tensors } = chunk
-    await this.#prepare(chunk)
-    const { calls, input } = continued(await boundary.decoding(tensors))
-    const through = await blocks.forwardCalls(input, [sequenceChunk(chunk)], span)
-    const encoded = await boundary.encode({ calls: [...calls, ...through], output: 'output' }, count)
-    cache.length = position + count
-    return encoded
+    const { sequence: { span }, tensors: parts } = chunks[0]!
+    for (const chunk of chunks) await this.#prepare(chunk)
+    const joined = chunks.length === 1 ? parts : parts.map((_, part) => joinTensorRows(chunks.map(({ tensors }) => tensors[part]!)))
+    const { calls, input } = continued(await boundary.decoding(joined))
+    const through = await blocks.forwardCalls(input, chunks.map(sequenceChunk), span)
+    const rows = chunks.reduce((sum, { count }) => sum + count, 0)
+    const encoded = await boundary.encode({ calls: [...calls, ...through], output: 'output' }, rows)
+    for (const { sequence: { cache }, position, count } of chunks) cache.length = position + count
+    if (chunks.length === 1) return [encoded]
+    let start = 0
+    return chunks.map(({ count }) => {
+      const [first, end] = [start, start += count]
+      return encoded.map((part) => joinTensorRows([tensorRows(part, first, end)])) // a copy: no client's rows share memory with another's
+    })
   }
 
-  async #runTogether (chunks: readonly BatchChunk[]): Promise<Tensor[][]> {
+  /** Computes chunks of several spans: blocks that several of them pass run once for these. */
+  async #runSegments (chunks: readonly BatchChunk[]): Promise<Tensor[][]> {
     const { boundary, device } = this.#c
     using scope = new Scope(device)
     const byId = new Map(chunks.map((chunk) => [chunk.sequence.id, chunk]))

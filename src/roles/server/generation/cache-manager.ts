@@ -119,6 +119,11 @@ export class CacheManager {
     return [...this.#entries.values()].reduce((sum, { bytes }) => sum + bytes, 0)
   }
 
+  /** Device memory that the caches have by now. */
+  get allocatedBytes (): number {
+    return [...this.#entries.values()].reduce((sum, { cache }) => sum + (cache?.bytes ?? 0), 0)
+  }
+
   /** The number of caches that were given up for other clients so far. */
   get evictions (): number { return this.#evictions }
 

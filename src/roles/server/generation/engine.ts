@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises'
 import { MidspanError } from '../../../errors.ts'
 import type { Model } from '../../../model/families/index.ts'
 import { maxChunkTokens } from '../../../model/generation/cache-size.ts'
@@ -8,9 +9,11 @@ import type { Span } from '../../../span.ts'
 import { joinTensorRows, tensorRows, type Tensor } from '../../../tensor.ts'
 import type { ServerLoad } from '../../context.ts'
 import { checkPosition, tokensOf, type CachedHiddenStates, type StageCache } from '../../middle/stage.ts'
+import { DeviceTurns } from '../device-turns.ts'
 import { BatchRunner, type BatchChunk, type ChunkResult } from './batch-runner.ts'
 import { CacheManager, type CachedSequence } from './cache-manager.ts'
-import { NO_HISTORY, schedule, type PendingRequest, type SchedulerLimits } from './scheduler.ts'
+import { NO_HISTORY, schedule, type PendingRequest, type Priority, type SchedulerLimits } from './scheduler.ts'
+import { ServingMetrics } from './serving-metrics.ts'
 import { SpeedMeter } from './speed-meter.ts'
 
 /** Thrown for a request of a sequence that was closed before it was computed. */
@@ -29,15 +32,36 @@ export const DEFAULT_LIMITS: SchedulerLimits = {
   maxPrefillTokens: 128,
   maxDecodeTokens: 8,
   maxSequences: 32,
-  quantum: 32
+  quantum: 32,
+  maxWaitRuns: 16,
+  overheadTokens: 0 // while nothing was measured: then only as many tokens count as there are
+}
+
+/** After so long without a request, texts are not what the server is at. */
+const ACTIVE_MS = 5_000
+
+/** How a client's tokens count beside those of others. */
+export interface Service {
+  readonly weight: number
+  readonly priority: Priority
+}
+
+const ORDINARY: Service = { weight: 1, priority: 'interactive' }
+
+/** A sequence whose requests the engine queues. */
+export interface ScheduledSequence extends CachedSequence, Service {
+  /** When its last answer was there. */
+  answeredAtMs: number | undefined
 }
 
 /** A request that is queued or running. */
 interface Request extends CachedHiddenStates {
-  readonly sequence: CachedSequence
+  readonly sequence: ScheduledSequence
   /** The position of the first token. */
   readonly position: number
   readonly count: number
+  readonly askedAtMs: number
+  hasBegun: boolean
   /** The tokens that were computed so far, and their hidden states. */
   done: number
   readonly results: Array<readonly Tensor[]>
@@ -54,23 +78,30 @@ export interface GenerationEngineComponents {
   readonly cacheBytes: number
   /** The blocks that the server has; the whole model unless given. Speeds are told for all of them. */
   readonly span?: Span
+  /** By which it shares the device with training; it has the device alone unless given. */
+  readonly turns?: DeviceTurns
 }
 
 /** Generates for several clients at once: it queues requests, and runs one plan of the scheduler after another while there are any. */
 export class GenerationEngine {
   readonly caches: CacheManager
+  readonly metrics = new ServingMetrics()
   readonly #runner: BatchRunner
+  readonly #turns: DeviceTurns
   readonly #limits: SchedulerLimits
   readonly #totalBytes: number
   readonly #speed: SpeedMeter
   readonly #requests: Request[] = []
   #history = NO_HISTORY
-  #working: Promise<void> | undefined
+  #isWorking = false
   /** The run in progress, and the requests that have chunks in it. */
   #running: Promise<unknown> | undefined
   #inRun: ReadonlySet<Request> = new Set()
+  #activeAtMs = -Infinity
 
-  constructor ({ device, model, blocks, boundary, cacheBytes, span }: GenerationEngineComponents, limits = DEFAULT_LIMITS) {
+  constructor (components: GenerationEngineComponents, limits = DEFAULT_LIMITS) {
+    const { device, model, blocks, boundary, cacheBytes, span, turns = new DeviceTurns() } = components
+    this.#turns = turns
     this.#totalBytes = cacheBytes
     this.#speed = new SpeedMeter(span === undefined ? model.layers : span.end - span.first)
     this.caches = new CacheManager({ device, model, totalBytes: cacheBytes })
@@ -89,16 +120,28 @@ export class GenerationEngine {
     }
   }
 
+  /** Whether it computes for texts, or did so a short while ago. */
+  get isActive (): boolean {
+    return this.#requests.length > 0 || performance.now() - this.#activeAtMs < ACTIVE_MS
+  }
+
   /** Opens a sequence, named `id`, of up to `capacity` tokens of a client. The caller closes it. Throws CacheFullError. */
-  async open (id: string, client: string, span: Span, capacity: number, signal?: AbortSignal): Promise<EngineSequence> {
-    return new EngineSequence(this, await this.caches.open(id, client, span, capacity, signal))
+  async open (
+    id: string,
+    client: string,
+    span: Span,
+    capacity: number,
+    { signal, ...service }: Partial<Service> & { readonly signal?: AbortSignal } = {}
+  ): Promise<EngineSequence> {
+    const cached = await this.caches.open(id, client, span, capacity, signal)
+    return new EngineSequence(this, { ...ORDINARY, ...service, ...cached, answeredAtMs: undefined })
   }
 
   /**
    * Takes hidden states through the blocks of their sequence, in as many runs as the scheduler plans, and appends them to its cache. A
    * sequence has one request at a time. A request whose signal aborts is given up before its next run. Throws CacheEvictedError.
    */
-  async compute (sequence: CachedSequence, states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
+  async compute (sequence: ScheduledSequence, states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
     signal?.throwIfAborted()
     this.caches.acquire(sequence)
     const { promise, resolve, reject } = Promise.withResolvers<readonly Tensor[]>()
@@ -107,6 +150,8 @@ export class GenerationEngine {
       ...states,
       position: sequence.cache.length,
       count: tokensOf(states.tensors),
+      askedAtMs: performance.now(),
+      hasBegun: false,
       done: 0,
       results: [],
       resolve,
@@ -115,7 +160,7 @@ export class GenerationEngine {
     const onAbort = (): void => { this.#end(request, () => { reject(signal?.reason) }) }
     signal?.addEventListener('abort', onAbort, { once: true })
     this.#requests.push(request)
-    this.#working ??= this.#work().finally(() => { this.#working = undefined })
+    if (!this.#isWorking) void this.#work()
     return await promise.finally(() => { signal?.removeEventListener('abort', onAbort) })
   }
 
@@ -128,26 +173,51 @@ export class GenerationEngine {
   }
 
   async #work (): Promise<void> {
-    while (this.#requests.length > 0) {
-      const plan = schedule({ requests: this.#requests.map(pending), history: this.#history }, this.#limits)
-      this.#history = plan.history
-      const byId = new Map(this.#requests.map((request) => [request.sequence.id, request]))
-      const planned = plan.chunks.map(({ id, tokens }) => ({ request: byId.get(id)!, tokens }))
-      this.#inRun = new Set(planned.map(({ request }) => request))
-      const run = this.#runner.run(planned.map(({ request, tokens }) => chunkOf(request, tokens)))
-      this.#running = run
-      const startedAtMs = performance.now()
-      const results = await run
-      this.#inRun = new Set()
-      if (results.every((result) => 'tensors' in result)) this.#measure(planned, performance.now() - startedAtMs)
-      for (const [i, { request, tokens }] of planned.entries()) this.#take(request, tokens, results[i]!)
+    this.#isWorking = true
+    try {
+      while (this.#requests.length > 0) {
+        await this.#turns.generation(async () => { await this.#run() }, () => this.#requests.length > 0)
+        // What came meanwhile, and what follows the answers at once, is in the next run.
+        if (this.#requests.length > 0) await setImmediate()
+      }
+    } finally {
+      // At once: a request that comes after the last look at the queue would wait for the one after it.
+      this.#isWorking = false
+      this.#turns.rest()
+      this.#activeAtMs = performance.now()
     }
+  }
+
+  /** Plans a run of what has gathered by now, and computes it. */
+  async #run (): Promise<void> {
+    if (this.#requests.length === 0) return // all were given up while training had the device
+    const limits = { ...this.#limits, overheadTokens: Math.max(this.#limits.overheadTokens, this.#speed.overheadTokens) }
+    const plan = schedule({ requests: this.#requests.map(pending), history: this.#history }, limits)
+    this.#history = plan.history
+    const byId = new Map(this.#requests.map((request) => [request.sequence.id, request]))
+    const planned = plan.chunks.map(({ id, tokens }) => ({ request: byId.get(id)!, tokens }))
+    this.#inRun = new Set(planned.map(({ request }) => request))
+    const startedAtMs = performance.now()
+    for (const { request } of planned) this.#begin(request, startedAtMs)
+    const run = this.#runner.run(planned.map(({ request, tokens }) => chunkOf(request, tokens)))
+    this.#running = run
+    const results = await run
+    this.#inRun = new Set()
+    if (results.every((result) => 'tensors' in result)) this.#measure(planned, performance.now() - startedAtMs)
+    for (const [i, { request, tokens }] of planned.entries()) this.#take(request, tokens, results[i]!)
+  }
+
+  #begin (request: Request, nowMs: number): void {
+    if (!request.hasBegun) this.metrics.queued(nowMs - request.askedAtMs)
+    request.hasBegun = true
   }
 
   #measure (planned: ReadonlyArray<{ readonly request: Request, readonly tokens: number }>, ms: number): void {
     const tokens = planned.reduce((sum, chunk) => sum + chunk.tokens, 0)
     const tokenBlocks = planned.reduce((sum, { request: { sequence: { span } }, tokens: own }) => sum + own * (span.end - span.first), 0)
     this.#speed.add({ tokens, blocks: tokenBlocks / tokens, ms })
+    this.metrics.ran(tokens, planned.length, ms)
+    for (const { request: { sequence: { client, weight } }, tokens: own } of planned) this.metrics.served(client, weight, own)
   }
 
   /** Adds the result of a chunk to its request, and answers the request where it was the last. */
@@ -162,7 +232,16 @@ export class GenerationEngine {
     }
     request.done += tokens
     request.results.push(result.tensors)
-    if (request.done === request.count) this.#end(request, () => { request.resolve(joinRows(request.results)) })
+    if (request.done < request.count) return
+    this.#answered(request)
+    this.#end(request, () => { request.resolve(joinRows(request.results)) })
+  }
+
+  #answered ({ sequence, count, askedAtMs }: Request): void {
+    const nowMs = performance.now()
+    if (count > this.#limits.maxDecodeTokens) this.metrics.answeredPrompt(nowMs - askedAtMs)
+    else if (sequence.answeredAtMs !== undefined) this.metrics.answeredStep(nowMs - sequence.answeredAtMs)
+    sequence.answeredAtMs = nowMs
   }
 
   /** Takes a request out of the queue, if it is there, and settles it. Its cache stays in use until the run that it is in has ended. */
@@ -178,9 +257,9 @@ export class GenerationEngine {
 /** A sequence on the server, as the session of its client uses it. */
 export class EngineSequence implements StageCache {
   readonly #engine: GenerationEngine
-  readonly #sequence: CachedSequence
+  readonly #sequence: ScheduledSequence
 
-  constructor (engine: GenerationEngine, sequence: CachedSequence) {
+  constructor (engine: GenerationEngine, sequence: ScheduledSequence) {
     this.#engine = engine
     this.#sequence = sequence
   }
@@ -209,8 +288,9 @@ export class EngineSequence implements StageCache {
 }
 
 /** Describes a request to the scheduler. A context that is read in both directions comes with the token after it in one chunk. */
-function pending ({ sequence: { id, client }, position, context, count, done }: Request): PendingRequest {
-  return { id, client, tokens: count - done, indivisible: context === undefined || position + done > 0 ? 1 : context.length + 1 }
+function pending ({ sequence: { id, client, weight, priority }, position, context, count, done }: Request): PendingRequest {
+  const indivisible = context === undefined || position + done > 0 ? 1 : context.length + 1
+  return { id, client, weight, priority, tokens: count - done, indivisible }
 }
 
 /** Returns the next `count` tokens of a request. */

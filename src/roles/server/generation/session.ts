@@ -29,6 +29,8 @@ export interface GenerationComponents {
   readonly adapters: { readonly round: number | undefined }
   /** How long a session may wait for hidden states. */
   readonly idleTimeoutMs: number
+  /** The share of a client beside those of others, as its invite says. */
+  readonly weightOf: (peer: string) => number
 }
 
 /** The most that a time in a message can be. */
@@ -44,16 +46,18 @@ export async function serveGeneration (
   components: GenerationComponents,
   stopped: AbortSignal
 ): Promise<void> {
-  const { engine, handovers, ready, arithmetic, adapters, idleTimeoutMs } = components
+  const { engine, handovers, ready, arithmetic, adapters, idleTimeoutMs, weightOf } = components
   const ended = new AbortController()
   const signal = AbortSignal.any([stopped, ended.signal])
   const idle = setTimeout(() => { ended.abort(new ChannelTimeoutError('nothing was received', idleTimeoutMs)) }, idleTimeoutMs)
   const path = new SequencePath(channel, ended, signal)
   let sequence: ServedSequence | undefined
   try {
-    const { to, from, capacity, round, ...span } = beginOf(components, await channel.receive(signal))
+    const { to, from, capacity, round, batch, ...span } = beginOf(components, await channel.receive(signal))
     await ready(round, signal)
-    sequence = await engine.open(channel.sessionId, channel.remotePeer.toString(), span, capacity, signal)
+    const client = channel.remotePeer.toString()
+    const service = { weight: weightOf(client), priority: batch ? 'batch' : 'interactive' } as const
+    sequence = await engine.open(channel.sessionId, client, span, capacity, { ...service, signal })
     await path.open({ to, from }, handovers)
     await channel.send(fromServer({ case: 'ready', value: { ...arithmetic, handsOver: path.handsOver } }))
     await path.begin()
@@ -83,12 +87,12 @@ export async function serveGeneration (
 function beginOf (
   { charter, span: served }: GenerationComponents,
   { message: { kind } }: Received<ClientMessage>
-): Pick<Begin, 'to' | 'from' | 'capacity' | 'round'> & Span {
+): Pick<Begin, 'to' | 'from' | 'capacity' | 'round' | 'batch'> & Span {
   if (kind.case !== 'begin') throw new BadMessageError('a generation stream begins with Begin')
-  const { capacity, round, to, from, ...span } = kind.value
+  const { capacity, round, batch, to, from, ...span } = kind.value
   if (capacity < 1 || capacity > charter.limits.maxSequenceTokens)
     throw new BadMessageError(`a sequence of ${capacity} tokens was asked for: the charter allows 1 to ${charter.limits.maxSequenceTokens}`)
-  return { to, from, capacity, round, ...checkServed(charter, served, span) }
+  return { to, from, capacity, round, batch, ...checkServed(charter, served, span) }
 }
 
 /** Checks hidden states against the sequence. Returns their context, where the model has contexts. Throws BadMessageError. */

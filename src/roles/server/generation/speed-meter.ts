@@ -31,6 +31,12 @@ export class SpeedMeter {
   /** Tokens a second through all blocks, many at a time; 0 while nothing was measured. */
   get prefillTokensPerSecond (): number { return speedOf(this.#prefillMs) }
 
+  /** What a run takes besides its tokens, in the time of one more token; 0 while it was not measured. */
+  get overheadTokens (): number {
+    const [alone, another] = [middleOf(this.#decodeMs), middleOf(this.#prefillMs)]
+    return alone > another && another > 0 ? alone / another - 1 : 0
+  }
+
   /** Counts a run. One of a few tokens says nothing of either speed. */
   add ({ tokens, blocks, ms }: MeasuredRun): void {
     const list = tokens === 1 ? this.#decodeMs : tokens >= PREFILL_TOKENS ? this.#prefillMs : undefined
@@ -42,6 +48,10 @@ export class SpeedMeter {
 
 /** Returns tokens a second by the middle one of times in milliseconds. */
 function speedOf (times: readonly number[]): number {
-  const ms = times.toSorted((a, b) => a - b)[Math.floor(times.length / 2)] ?? 0
+  const ms = middleOf(times)
   return ms > 0 ? 1000 / ms : 0
+}
+
+function middleOf (times: readonly number[]): number {
+  return times.toSorted((a, b) => a - b)[Math.floor(times.length / 2)] ?? 0
 }

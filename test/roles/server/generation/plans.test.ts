@@ -9,9 +9,13 @@ import {
   type SchedulerLimits
 } from '../../../../src/roles/server/generation/scheduler.ts'
 
-const LIMITS: SchedulerLimits = { maxBatchedTokens: 512, maxPrefillTokens: 128, maxDecodeTokens: 8, maxSequences: 32, quantum: 32 }
+/** Where a run takes as long for one sequence as for many, nobody's surplus is in the way of others. */
+const LIMITS: SchedulerLimits = {
+  maxBatchedTokens: 512, maxPrefillTokens: 128, maxDecodeTokens: 8, maxSequences: 32, quantum: 32, maxWaitRuns: 1000, overheadTokens: 1e6
+}
 
-const request = (id: string, tokens: number, { client = id, indivisible = 1 } = {}): PendingRequest => ({ id, client, tokens, indivisible })
+const request = (id: string, tokens: number, { client = id, indivisible = 1 } = {}): PendingRequest =>
+  ({ id, client, weight: 1, priority: 'interactive', tokens, indivisible })
 const plan = (requests: readonly PendingRequest[], limits = LIMITS, history = NO_HISTORY): Plan => schedule({ requests, history }, limits)
 const tokensOf = ({ chunks }: Plan): Record<string, number> => Object.fromEntries(chunks.map(({ id, tokens }) => [id, tokens]))
 const total = ({ chunks }: Plan): number => chunks.reduce((sum, { tokens }) => sum + tokens, 0)
@@ -94,6 +98,7 @@ const limitsArbitrary: fc.Arbitrary<SchedulerLimits> = fc.record({
   maxSequences: fc.integer({ min: 2, max: 6 }),
   quantum: fc.integer({ min: 1, max: 20 })
 }).map((limits) => ({
+  ...LIMITS,
   ...limits,
   maxPrefillTokens: Math.min(limits.maxPrefillTokens, limits.maxBatchedTokens),
   maxDecodeTokens: Math.min(limits.maxDecodeTokens, limits.maxBatchedTokens - 1)
@@ -108,12 +113,14 @@ const requestsArbitrary = (divisible: boolean): fc.Arbitrary<PendingRequest[]> =
       part: divisible ? fc.constant(0) : fc.oneof(fc.constant(0), fc.double({ min: 0, max: 1, noNaN: true }))
     }),
     { selector: ({ id }) => id, minLength: 1, maxLength: 14 }
-  ).map((requests) => requests.map(({ part, ...rest }) => ({ ...rest, indivisible: Math.max(1, Math.ceil(part * rest.tokens)) })))
+  ).map((requests) => requests.map(({ id, client, tokens, part }) =>
+    request(id, tokens, { client, indivisible: Math.max(1, Math.ceil(part * tokens)) })))
 
 const historyArbitrary: fc.Arbitrary<SchedulerHistory> = fc.record({
   served: fc.dictionary(fc.constantFrom('a', 'b', 'c', 'd', 'e'), fc.integer({ min: 0, max: 300 }))
     .map((counts) => new Map(Object.entries(counts))),
-  wasAlone: fc.boolean()
+  wasAlone: fc.boolean(),
+  waits: fc.constant(new Map())
 })
 
 describe('every plan', () => {

@@ -9,10 +9,12 @@ import {
   type SchedulerLimits
 } from '../../../../src/roles/server/generation/scheduler.ts'
 
-const LIMITS: SchedulerLimits = { maxBatchedTokens: 512, maxPrefillTokens: 128, maxDecodeTokens: 8, maxSequences: 32, quantum: 32 }
+const LIMITS: SchedulerLimits = {
+  maxBatchedTokens: 512, maxPrefillTokens: 128, maxDecodeTokens: 8, maxSequences: 32, quantum: 32, maxWaitRuns: 16, overheadTokens: 1000
+}
 
 const request = (id: string, tokens: number, changes: Partial<PendingRequest> = {}): PendingRequest =>
-  ({ id, client: id, tokens, indivisible: 1, ...changes })
+  ({ id, client: id, weight: 1, priority: 'interactive', tokens, indivisible: 1, ...changes })
 
 const tokensOf = ({ chunks }: Plan): number => chunks.reduce((sum, { tokens }) => sum + tokens, 0)
 const servedIn = ({ chunks }: Plan, id: string): number => chunks.find((chunk) => chunk.id === id)?.tokens ?? 0
@@ -105,7 +107,9 @@ describe('schedule', () => {
     maxPrefillTokens: fc.integer({ min: 1, max: 64 }),
     maxDecodeTokens: fc.integer({ min: 1, max: 4 }),
     maxSequences: fc.integer({ min: 2, max: 6 }),
-    quantum: fc.integer({ min: 1, max: 16 })
+    quantum: fc.integer({ min: 1, max: 16 }),
+    maxWaitRuns: fc.integer({ min: 1, max: 20 }),
+    overheadTokens: fc.integer({ min: 0, max: 40 })
   })
 
   it('never exceeds its bounds, cuts nothing that is whole, and serves everyone', () => {
