@@ -9,6 +9,7 @@ const BENCHMARKS = [
   { file: 'step.ts', title: 'Training step' },
   { file: 'batch.ts', title: 'Clients in one batch' },
   { file: 'decode.ts', title: 'Generation' },
+  { file: 'serving.ts', title: 'Many clients on one server' },
   { file: 'route.ts', title: 'Servers in series' },
   { file: 'drafts.ts', title: 'Drafted tokens' },
   { file: 'latency.ts', title: 'Drafted tokens through delay' },
