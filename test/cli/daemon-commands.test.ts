@@ -45,6 +45,7 @@ const generated: ResultOf<'generate'> = {
     { ...compared, verdict: 'unchecked', by: [], wrong: null, tokens: 0, distance: null, greatest: null, reason: 'nobody else serves blocks 1-3' }
   ]
 }
+const distribution = { count: 300, mean: 40, p50: 12.34, p90: 20, p99: 98.76, max: 120 }
 const status: ResultOf<'status'> = {
   agent: 'midspan/0.1.0',
   peerId: '12D3KooWExample',
@@ -62,7 +63,23 @@ const status: ResultOf<'status'> = {
   disconnectedReason: null,
   members: null,
   training: null,
-  generation: null,
+  generation: {
+    sequences: 2,
+    cacheBytes: 3 * 2 ** 20,
+    cacheLimitBytes: 2 ** 30,
+    evictions: 1,
+    serving: {
+      tokens: 12_000,
+      runTokens: distribution,
+      runSequences: { ...distribution, mean: 7.5 },
+      runMs: distribution,
+      queueMs: distribution,
+      firstTokenMs: { ...distribution, count: 0 },
+      betweenTokensMs: distribution,
+      clients: [{ peer: '12D3KooWGreedy', tokens: 9000, weight: 3 }, { peer: '12D3KooWModest', tokens: 3000, weight: 1 }]
+    },
+    memory: { processBytes: 2 ** 30, deviceBytes: 2 ** 29, cacheBytes: 2 ** 20 }
+  },
   route: { legs: [{ server: '12D3KooWServer', blocks: { first: 1, end: 3 }, roundTripMs: 12.34 }], missing: [{ first: 3, end: 4 }] },
   verification: {
     share: 0.01,
@@ -262,6 +279,12 @@ describe('commands that talk to the daemon', () => {
     const { out } = await run(['status', '--home', root])
     expect(out).toContain('federation  stories (ab12)\n')
     expect(out).toContain('holds       the first block and the last 2 blocks\n')
+    expect(out).toContain('generation  2 sequences, 3.0 MiB of 1.0 GiB cache, 1 idle cache given up for others\n')
+    expect(out).toContain('served      12000 tokens in 300 runs: 40 of 7.5 sequences each\n')
+    expect(out).toContain('times       waiting 12.3 ms, in the worst hundredth 98.8 ms\n')
+    expect(out).not.toContain('first token')
+    expect(out).toContain('share       75% 12D3KooWGreedy, of weight 3\nshare       25% 12D3KooWModest\n')
+    expect(out).toContain('memory      1.0 GiB, of it 512.0 MiB on the device, 1.0 MiB of that in caches\n')
     expect(out).toContain('checks      1% of texts; 12 stages checked, 480 tokens; 1 undecided; 3 that nobody could check\n')
     expect(out).toContain('left out    12D3KooWLiar computed blocks 1-3 wrong (2026-01-01T00:00:00.000Z)\n')
     expect(out).toContain('route       blocks 1-3 at 12D3KooWServer (12.3 ms), nobody serves blocks 3-4 now\n')
@@ -307,9 +330,9 @@ describe('commands that talk to the daemon', () => {
   })
 
   it('print an invite as one line, with its time in milliseconds on the way', async () => {
-    const { out } = await run(['invite', '--home', root, '--expires', '2h', '--uses', '3'])
+    const { out } = await run(['invite', '--home', root, '--expires', '2h', '--uses', '3', '--weight', '2'])
     expect(out).toBe('midspan-invite-line\n')
-    expect(asked.get('invite')).toEqual({ role: 'client', expiresMs: 7_200_000, uses: 3 })
+    expect(asked.get('invite')).toEqual({ role: 'client', expiresMs: 7_200_000, uses: 3, weight: 2 })
   })
 
   it('stream generated text alone to standard output, and the statistics beside it', async () => {
@@ -328,7 +351,7 @@ describe('commands that talk to the daemon', () => {
       ''
     ])
     expect(asked.get('generate')).toEqual({
-      prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, handOver: true, timeoutMs: 120_000, verify: 1
+      prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, batch: false, handOver: true, timeoutMs: 120_000, verify: 1
     })
   })
 

@@ -108,7 +108,7 @@ function servingRows ({ serving, memory }: GenerationStatus): ReadonlyArray<read
   const held = `${bytes(memory.processBytes)}, of it ${bytes(memory.deviceBytes)} on the device, ${bytes(memory.cacheBytes)} of that in caches`
   return [
     ...(tokens === 0 ? [] : [
-      ['served', `${plural(tokens, 'token')} in ${plural(runTokens.count, 'run')}, ${digits(runTokens.mean)} of ${digits(runSequences.mean)} sequences each`],
+      ['served', `${plural(tokens, 'token')} in ${plural(runTokens.count, 'run')}: ${digits(runTokens.mean)} of ${digits(runSequences.mean)} sequences each`],
       ...[
         ...times('waiting', queueMs), ...times('first token', firstTokenMs), ...times('between tokens', betweenTokensMs)
       ].map((text) => ['times', text] as const),
