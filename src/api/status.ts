@@ -47,7 +47,7 @@ const route = z.object({
 const member = z.object({
   peerId: z.string(),
   role: z.enum(['client', 'server']),
-  how: z.enum(['invite', 'allow-list', 'open']).describe('how it was admitted'),
+  how: z.enum(['invite', 'allow-list', 'open', 'certificate']).describe('how it was admitted; certificate: by a server that led before'),
   at: isoTime.describe('when it was admitted: ISO 8601')
 })
 
