@@ -109,6 +109,8 @@ export interface ServerContext extends RoleContext, ServerDirectory {
   readonly span: Span
   /** The server that leads the rounds of training. It may be this one. */
   readonly coordinator: PeerId
+  /** The coordinator: whether a server may lead one day, and gets copies of the state of training. */
+  isEntrusted? (peer: string): boolean
 }
 
 /** How a client comes to hold other blocks. The weights of all of them are in its model directory by then. */
