@@ -26,7 +26,7 @@ export type ProblemPlan = Plan['problems'][string]
 
 /** Tokens a second of this machine with this model, as measured. */
 export interface Speeds {
-  /** Through a training step of one sequence batch. */
+  /** Through a training step. */
   readonly training: number
   /** Through the model without gradients. */
   readonly scoring: number
@@ -65,8 +65,8 @@ const TRAINING_SHARE = 0.6
 const FEDERATED_FACTOR = 1.3
 /** To found a federation, start it and stop it, with the model of the default. */
 const FEDERATION_SECONDS = 20
-/** Tokens that a client brings to a round: few enough for many rounds, enough to keep two cores busy. */
-const TOKENS_PER_ROUND = 400
+/** Tokens that a client brings to a round: few enough for many rounds, since an adapter learns little in ten steps. */
+const TOKENS_PER_ROUND = 240
 /** Passes of a client over its records. */
 const PASSES = 2
 
