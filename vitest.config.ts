@@ -58,7 +58,7 @@ export default defineConfig({
           exclude: [...units, ...mocks],
           experimental: native,
           execArgv: [...V8_FLAGS],
-          env: withAllocatorSettings({}) as Record<string, string>
+          env: withAllocatorSettings({})
         }
       }
     ],
