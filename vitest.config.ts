@@ -48,14 +48,22 @@ export default defineConfig({
     projects: [
       { extends: true, test: { name: 'units', include: units, exclude: mocks, isolate: false, experimental: native } },
       { extends: true, test: { name: 'mocks', include: mocks } },
-      // Native sessions, sockets and V8 flags belong to a process; tests of one file share it, files do not.
-      { extends: true, test: { name: 'processes', include: ['test/**/*.test.ts'], exclude: [...units, ...mocks], experimental: native } }
+      // Native sessions, sockets and V8 flags belong to a process; tests of one file share it, files do not. The settings are those of
+      // daemons, which keep more memory: hostile.test.ts, which bounds it without them, is among the files above.
+      {
+        extends: true,
+        test: {
+          name: 'processes',
+          include: ['test/**/*.test.ts'],
+          exclude: [...units, ...mocks],
+          experimental: native,
+          execArgv: [...V8_FLAGS],
+          env: withAllocatorSettings({})
+        }
+      }
     ],
     pool: 'forks',
-    // Tests run the parts of daemons in processes that have the settings of daemons.
-    execArgv: [...V8_FLAGS],
     env: {
-      ...withAllocatorSettings({}) as Record<string, string>,
       // For the tests that use onnxruntime without a device of ours, which sets it itself.
       ORT_DISABLE_TELEMETRY: '1',
       TMPDIR: temporary()
