@@ -57,6 +57,7 @@ b {{ 'c' -}}
 {{ '1' + '2' }}{{ - 3 + 5 }}{{ -3|abs }}{{ 10 - 3 - 2 }}{{ 2 * 3 + 4 }}{{ 2 + 3 * 4 }}{{ (2 + 3) * 4 }}
 {% generation %}a{% endgeneration %}b
 {%- set a, b = 1, 2 -%}{{ a }}{{ b }}{%- set c = 'x' if a == 1 else 'y' -%}{{ c }}
+{{ range(3) }}{{ [range(1, 3), range(5, 1, -2)] }}{{ range(0)|list }}
 {{ {'a': none}.a is none }}{{ {'a': none}|tojson }}{{ none is defined }}{{ true and 'x' }}{{ '' or 'y' }}{{ not '' }}
 '''
 

@@ -1,9 +1,17 @@
-import { RE2JS } from 're2js'
+import { createRequire } from 'node:module'
+import type * as Re2 from 're2js'
 
 /** Where a match is in a text, in UTF-16 units. */
 export interface MatchPlace {
   readonly start: number
   readonly end: number
+}
+
+const require = createRequire(import.meta.url)
+
+/** Loads the engine with the first pattern that needs it: most never do, and each thread would take 20 ms to read it. */
+function re2 (): typeof Re2.RE2JS {
+  return (require('re2js') as typeof Re2).RE2JS
 }
 
 /** The insides of character classes for what RE2 does not have, or has for ASCII alone. */
@@ -26,9 +34,9 @@ const ANY = '[\\s\\S]'
  * with the flag u, but for repetitions of what may be empty, and may have the flag i.
  */
 export class LinearPattern {
-  readonly #pattern: RE2JS
+  readonly #pattern: Re2.RE2JS
 
-  private constructor (pattern: RE2JS) {
+  private constructor (pattern: Re2.RE2JS) {
     this.#pattern = pattern
   }
 
@@ -36,6 +44,7 @@ export class LinearPattern {
   static from ({ source, flags }: RegExp): LinearPattern | undefined {
     const translated = translate(source)
     if (translated === undefined || /[^dgiu]/.test(flags)) return undefined
+    const RE2JS = re2()
     try {
       return new LinearPattern(RE2JS.compile(RE2JS.translateRegExp(translated), flags.includes('i') ? RE2JS.CASE_INSENSITIVE : 0))
     } catch {

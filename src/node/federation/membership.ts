@@ -59,7 +59,8 @@ const admissionSchema = z.strictObject({
       role: roleSchema,
       how: z.enum(['invite', 'allow-list', 'open', 'certificate']),
       at: z.iso.datetime(),
-      weight: z.int().min(1).max(MAX_WEIGHT).optional()
+      weight: z.int().min(1).max(MAX_WEIGHT).optional(),
+      seen: z.literal(true).optional()
     })
   ),
   invites: z.record(z.string().regex(/^[0-9a-f]{32}$/), z.strictObject({

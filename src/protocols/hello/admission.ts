@@ -48,6 +48,8 @@ export interface AdmittedPeer {
   at: string
   /** The share of servers that its texts have, where that is not 1. */
   weight?: number | undefined
+  /** Whether it has said hello again since. */
+  seen?: true | undefined
 }
 
 /** The parts of a peer's hello that admission looks at. */
@@ -95,6 +97,12 @@ export interface AdmissionPolicy {
   readonly maxClients: number
 }
 
+/**
+ * A place that was taken openly lapses after this, where others need it and its peer never came back: `join` says hello once, and the
+ * daemon that is started after it again.
+ */
+export const OPEN_PLACE_LAPSES_MS = 24 * 3_600_000
+
 /** No invite lasts longer: a revoked one that was never noted is remembered for this long. */
 const MAX_INVITE_MS = 10 * 365 * 24 * 3_600_000
 
@@ -123,7 +131,9 @@ export class Admission implements Gatekeeper {
     const known = this.state.peers[candidate.peer]
     if (known !== undefined && this.#stillHolds(candidate.peer, known)) {
       if (known.role !== role) throw refuseRole(role, known.role)
-      return { role, changed: false }
+      if (known.how !== 'open' || known.seen === true) return { role, changed: false }
+      known.seen = true
+      return { role, changed: true }
     }
     const how = this.#ground(candidate, role)
     this.#checkRoom(candidate.peer, role)
@@ -286,9 +296,13 @@ export class Admission implements Gatekeeper {
 
   #checkRoom (peer: string, role: InvitedRole): void {
     if (role !== 'client') return
-    const others = Object.entries(this.state.peers).filter(([id, { role }]) => role === 'client' && id !== peer).length
-    if (others >= this.#policy.maxClients)
+    const others = Object.entries(this.state.peers).filter(([id, { role }]) => role === 'client' && id !== peer)
+    if (others.length < this.#policy.maxClients) return
+    const lapsed = others.find(([, { how, seen, at }]) =>
+      how === 'open' && seen !== true && Date.parse(at) <= this.#now() - OPEN_PLACE_LAPSES_MS)
+    if (lapsed === undefined)
       throw new RefusedError(REFUSALS.full, 'role', `the federation has its ${this.#policy.maxClients} clients already`)
+    this.leave(lapsed[0])
   }
 }
 

@@ -6,6 +6,7 @@ import {
   createInvite,
   emptyAdmission,
   MAX_REVOKED,
+  OPEN_PLACE_LAPSES_MS,
   type AdmissionPolicy,
   type Candidate,
   type Invite
@@ -127,6 +128,22 @@ describe('admission', () => {
     expect(() => subject.admit(second)).toThrow(refusal('E_FEDERATION_FULL', 'role'))
     subject.remove(await peerOf(2))
     expect(subject.admit(second)).toMatchObject({ changed: true })
+  })
+
+  it('gives the place of a peer that came once and never again to another after a day, where it is open (issue 9, 33)', async () => {
+    let now = NOW
+    const subject = new Admission(await policy({ mode: 'open', maxClients: 2 }), undefined, () => now)
+    const [once, member, late] = [await candidate(2), await candidate(3), await candidate(4)]
+    subject.admit(once)
+    subject.admit(member)
+    expect(subject.admit(member)).toEqual({ role: 'client', changed: true })
+    expect(subject.admit(member)).toEqual({ role: 'client', changed: false })
+    now += OPEN_PLACE_LAPSES_MS - 1
+    expect(() => subject.admit(late)).toThrow(refusal('E_FEDERATION_FULL', 'role'))
+    now += 1
+    expect(subject.admit(late)).toMatchObject({ changed: true })
+    expect([once, member, late].map(({ peer }) => subject.has(peer))).toEqual([false, true, true])
+    expect(() => subject.admit(once)).toThrow(refusal('E_FEDERATION_FULL', 'role'))
   })
 })
 

@@ -443,7 +443,7 @@ function range (bounds: readonly number[]): List {
   if (step === 0) throw new TemplateError('range() arg 3 must not be zero')
   const count = Math.max(0, Math.ceil((stop - start) / step))
   if (count > MAX_RANGE) throw new TemplateError(`Range too big. The sandbox blocks ranges larger than MAX_RANGE (${MAX_RANGE}).`)
-  return new List(Array.from({ length: count }, (_, i) => start + i * step))
+  return new List(Array.from({ length: count }, (_, i) => start + i * step), false, `range(${start}, ${stop}${step === 1 ? '' : `, ${step}`})`)
 }
 
 /** Returns the local time in a `strftime` format. Throws for a directive that is not known. */

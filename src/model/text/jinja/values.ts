@@ -24,10 +24,13 @@ export class Float {
 export class List {
   readonly items: readonly Value[]
   readonly isTuple: boolean
+  /** What is printed in place of the items: of a range, how it was made. */
+  readonly printed: string | undefined
 
-  constructor (items: readonly Value[], isTuple = false) {
+  constructor (items: readonly Value[], isTuple = false, printed?: string) {
     this.items = items
     this.isTuple = isTuple
+    this.printed = printed
   }
 }
 
@@ -152,6 +155,7 @@ function repr (value: Value, depth: number): Text {
   if (value instanceof Float) return new Text(floatText(value.value))
   if (value instanceof Text) return quoted(value)
   if (value instanceof Undefined) return new Text('Undefined')
+  if (value instanceof List && value.printed !== undefined) return new Text(value.printed)
   if (value instanceof List) {
     const items = separated(value.items.map((item) => repr(item, depth + 1)))
     const end = value.isTuple ? (value.items.length === 1 ? ',)' : ')') : ']'
