@@ -26,6 +26,8 @@ async function * run (
   { tokens, prior: priorPath, model: wholeModel, evalData, rounds, noise, gradientNoise, ...data }: ParametersOf<'audit'>,
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'audit'>> {
+  if (data.withhold !== undefined)
+    throw new UsageError('the audit does not attack texts with words withheld yet', 'leave the rules out: then it attacks all words')
   const startedAtMs = Date.now()
   const settings: ClientSettings = { ...chosen, noise: noise ?? chosen.noise, gradientNoise: gradientNoise ?? chosen.gradientNoise }
   checkClientSettings(charter, settings)

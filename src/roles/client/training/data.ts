@@ -32,8 +32,9 @@ export async function loadBatches (
   const withholding = await withheldBy(options)
   const isMeasured = use === 'measure'
   const dataset = await loadDatasetInThread({ dir: modelPath, ...reading, ...withholding, mayMarkNothing: isMeasured }, signal)
+  const seed = String(options.seed)
   const batching: BatchOptions = {
-    seed: String(options.seed), sequences, mode: packing, windowLength: maxTokens, ownLength: model.maxPositions, keepsUnsent: isMeasured
+    seed, sequences, mode: packing, windowLength: maxTokens, ownLength: model.maxPositions, keepsUnsent: isMeasured
   }
   return { dataset, batches: new Batches(dataset.examples, batching), batching }
 }
