@@ -79,7 +79,7 @@ const route = z.object({
 const member = z.object({
   peerId: z.string(),
   role: z.enum(['client', 'server']),
-  how: z.enum(['invite', 'allow-list', 'open']).describe('how it was admitted'),
+  how: z.enum(['invite', 'allow-list', 'open', 'certificate']).describe('how it was admitted; certificate: by a server that led before'),
   at: isoTime.describe('when it was admitted: ISO 8601'),
   weight: z.int().optional().describe("the share of servers that its texts have beside others'; absent for 1")
 })

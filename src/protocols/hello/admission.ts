@@ -42,7 +42,8 @@ export function emptyAdmission (): AdmissionState {
 
 export interface AdmittedPeer {
   role: InvitedRole
-  how: 'invite' | 'allow-list' | 'open'
+  /** `certificate`: by another server of the federation, which led before this one. */
+  how: 'invite' | 'allow-list' | 'open' | 'certificate'
   /** ISO 8601. */
   at: string
   /** The share of servers that its texts have, where that is not 1. */
@@ -135,6 +136,12 @@ export class Admission implements Gatekeeper {
     return { role, changed: true }
   }
 
+  /** Takes over a peer that has its place from another server, which led before this one. */
+  adopt (peer: string, role: InvitedRole, weight = 1): void {
+    const at = new Date(this.#now()).toISOString()
+    this.state.peers[peer] = { role, how: 'certificate', at, ...(weight === 1 ? {} : { weight }) }
+  }
+
   /** Whether a peer has a place now. */
   has (peer: string): boolean {
     const known = this.state.peers[peer]
@@ -209,9 +216,10 @@ export class Admission implements Gatekeeper {
     return nonce
   }
 
-  /** A place lasts while the ground it was given on does; one by invite lasts until it is removed. */
+  /** A place lasts while the ground it was given on does; one by invite or certificate lasts until it is removed. */
   #stillHolds (peer: string, { how }: AdmittedPeer): boolean {
-    return how === 'invite' || (how === 'allow-list' && this.#policy.allow.has(peer)) || (how === 'open' && this.#policy.mode === 'open')
+    if (how === 'allow-list') return this.#policy.allow.has(peer)
+    return how !== 'open' || this.#policy.mode === 'open'
   }
 
   #ground ({ peer, invite }: Candidate, role: InvitedRole): AdmittedPeer['how'] {

@@ -7,6 +7,8 @@ export interface CertificatePolicy {
   readonly federation: string
   /** The peer id of the founder, who signs certificates and needs none. */
   readonly founder: string
+  /** The peer id of the server that leads, where it is not the founder: its certificates hold too, and it needs none. */
+  readonly leader?: string
   /** Protocol versions the federation uses, by name. */
   readonly protocols: Readonly<Record<string, string>>
 }
@@ -28,15 +30,15 @@ export class CertificateAdmission implements Gatekeeper {
   }
 
   async admit (candidate: Candidate): Promise<AdmissionDecision> {
-    const { federation, founder, protocols } = this.#policy
+    const { federation, founder, leader = founder, protocols } = this.#policy
     const { peer, certificate: bytes } = candidate
     checkFederation(candidate, federation)
     checkVersions(candidate, protocols)
     const role = roleOf(candidate)
-    if (peer === founder) return { role, changed: false }
+    if (peer === founder || peer === leader) return { role, changed: false }
     if (bytes === undefined)
       throw new RefusedError(REFUSALS.certificateMissing, 'certificate', `${peer} shows no certificate, by which alone this server admits`)
-    const certificate = await verifyCertificate(bytes, founder)
+    const certificate = await verifyCertificate(bytes, founder, leader)
     checkCertificate(certificate, { federation, peer, role, nowMs: this.#now(), revoked: this.#revoked })
     this.#admitted.delete(peer)
     this.#admitted.set(peer, certificate)
@@ -45,7 +47,9 @@ export class CertificateAdmission implements Gatekeeper {
   }
 
   has (peer: string): boolean {
-    return peer === this.#policy.founder || ((this.#admitted.get(peer)?.expiresAtMs ?? 0) > this.#now() && !this.#revoked.has(peer))
+    const { founder, leader } = this.#policy
+    if (peer === founder || peer === leader) return true
+    return (this.#admitted.get(peer)?.expiresAtMs ?? 0) > this.#now() && !this.#revoked.has(peer)
   }
 
   weightOf (peer: string): number {

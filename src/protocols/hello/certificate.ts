@@ -51,11 +51,11 @@ export async function createCertificate (
   return { federation, peer, role, weight, issuedAtMs: nowMs, expiresAtMs, bytes: await signRecord(SIGNATURE_DOMAIN, body, founder) }
 }
 
-/** Reads a certificate that a peer sent. Throws RefusedError where it is none, or not signed by the founder. */
-export async function verifyCertificate (bytes: Uint8Array, founder: string): Promise<Certificate> {
+/** Reads a certificate that a peer sent. Throws RefusedError where it is none, or signed by neither the founder nor the leader. */
+export async function verifyCertificate (bytes: Uint8Array, founder: string, leader = founder): Promise<Certificate> {
   if (bytes.byteLength > MAX_CERTIFICATE_BYTES) throw invalid('it is too long')
   const { record, body } = decode(bytes)
-  if (!await isSignedBy(founder, SIGNATURE_DOMAIN, record))
+  if (!await isSignedBy(founder, SIGNATURE_DOMAIN, record) && !await isSignedBy(leader, SIGNATURE_DOMAIN, record))
     throw new RefusedError(REFUSALS.certificateSignature, 'certificate.signature', 'the certificate is not signed by the founder')
   return { ...fieldsOf(body), bytes }
 }

@@ -20,6 +20,8 @@ export interface Greeting {
   readonly invite?: Uint8Array | undefined
   /** The founder's certificate, for a server that did not admit this peer itself. */
   readonly certificate?: Uint8Array | undefined
+  /** Who leads, as far as this peer knows: a signed record. */
+  readonly lead?: Uint8Array | undefined
   /** Give the place in the federation back. */
   readonly leaving?: boolean
 }
@@ -31,6 +33,8 @@ export interface Welcomed {
   readonly charter: Uint8Array | undefined
   /** The time by the host's clock, in milliseconds since 1970, where the host says it. */
   readonly timeMs: number | undefined
+  /** Who leads, as the host says: a signed record, not verified; undefined while the founder does. */
+  readonly lead?: Uint8Array | undefined
 }
 
 /**
@@ -47,7 +51,8 @@ export async function sayHello (stream: Stream, greeting: Greeting, signal: Abor
       ? await readCharter(control, welcome.charterLength, signal)
       : undefined
     await control.close(signal)
-    return { agent: plainText(welcome.agent), role: plainText(welcome.role), charter, timeMs: numberOf(welcome.timeMs) }
+    const lead = welcome.lead.byteLength === 0 ? undefined : welcome.lead
+    return { agent: plainText(welcome.agent), role: plainText(welcome.role), charter, timeMs: numberOf(welcome.timeMs), lead }
   } catch (error) {
     control.abort(error as Error)
     throw error

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/hello/hello.proto.
  */
 export const file_protocols_hello_hello: GenFile = /*@__PURE__*/
-  fileDesc("Chtwcm90b2NvbHMvaGVsbG8vaGVsbG8ucHJvdG8SEG1pZHNwYW4uaGVsbG8udjEi2wEKBUhlbGxvEg0KBWFnZW50GAEgASgJEgwKBHJvbGUYAiABKAkSOQoJcHJvdG9jb2xzGAMgAygLMiYubWlkc3Bhbi5oZWxsby52MS5IZWxsby5Qcm90b2NvbHNFbnRyeRISCgpmZWRlcmF0aW9uGAQgASgMEg4KBmludml0ZRgFIAEoDBIPCgdsZWF2aW5nGAYgASgIEhMKC2NlcnRpZmljYXRlGAcgASgMGjAKDlByb3RvY29sc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiYAoHV2VsY29tZRINCgVhZ2VudBgBIAEoCRIMCgRyb2xlGAIgASgJEhYKDmNoYXJ0ZXJfbGVuZ3RoGAMgASgNEhQKB3RpbWVfbXMYBCABKARIAIgBAUIKCghfdGltZV9tcyJZCgdSZWZ1c2FsEgwKBGNvZGUYASABKAkSDQoFZmllbGQYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIUCgd0aW1lX21zGAQgASgESACIAQFCCgoIX3RpbWVfbXMibgoGQW5zd2VyEiwKB3dlbGNvbWUYASABKAsyGS5taWRzcGFuLmhlbGxvLnYxLldlbGNvbWVIABIsCgdyZWZ1c2FsGAIgASgLMhkubWlkc3Bhbi5oZWxsby52MS5SZWZ1c2FsSABCCAoGYW5zd2VyIikKBkludml0ZRIMCgRib2R5GAEgASgMEhEKCXNpZ25hdHVyZRgCIAEoDCKVAQoKSW52aXRlQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEg4KBnNlcnZlchgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAwSDAoEcm9sZRgEIAEoCRIVCg1leHBpcmVzX2F0X21zGAUgASgEEgwKBHVzZXMYBiABKA0SDQoFbm9uY2UYByABKAwSDgoGd2VpZ2h0GAggASgNIn4KD0NlcnRpZmljYXRlQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEgwKBHBlZXIYAiABKAkSDAoEcm9sZRgDIAEoCRIUCgxpc3N1ZWRfYXRfbXMYBCABKAQSFQoNZXhwaXJlc19hdF9tcxgFIAEoBBIOCgZ3ZWlnaHQYBiABKA0iRQoPUmV2b2NhdGlvbnNCb2R5EhIKCmZlZGVyYXRpb24YASABKAwSDwoHdmVyc2lvbhgCIAEoBBINCgVwZWVycxgDIAMoCWIGcHJvdG8z");
+  fileDesc("Chtwcm90b2NvbHMvaGVsbG8vaGVsbG8ucHJvdG8SEG1pZHNwYW4uaGVsbG8udjEi6QEKBUhlbGxvEg0KBWFnZW50GAEgASgJEgwKBHJvbGUYAiABKAkSOQoJcHJvdG9jb2xzGAMgAygLMiYubWlkc3Bhbi5oZWxsby52MS5IZWxsby5Qcm90b2NvbHNFbnRyeRISCgpmZWRlcmF0aW9uGAQgASgMEg4KBmludml0ZRgFIAEoDBIPCgdsZWF2aW5nGAYgASgIEhMKC2NlcnRpZmljYXRlGAcgASgMEgwKBGxlYWQYCCABKAwaMAoOUHJvdG9jb2xzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJuCgdXZWxjb21lEg0KBWFnZW50GAEgASgJEgwKBHJvbGUYAiABKAkSFgoOY2hhcnRlcl9sZW5ndGgYAyABKA0SFAoHdGltZV9tcxgEIAEoBEgAiAEBEgwKBGxlYWQYBSABKAxCCgoIX3RpbWVfbXMiWQoHUmVmdXNhbBIMCgRjb2RlGAEgASgJEg0KBWZpZWxkGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSFAoHdGltZV9tcxgEIAEoBEgAiAEBQgoKCF90aW1lX21zIm4KBkFuc3dlchIsCgd3ZWxjb21lGAEgASgLMhkubWlkc3Bhbi5oZWxsby52MS5XZWxjb21lSAASLAoHcmVmdXNhbBgCIAEoCzIZLm1pZHNwYW4uaGVsbG8udjEuUmVmdXNhbEgAQggKBmFuc3dlciIpCgZJbnZpdGUSDAoEYm9keRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwilQEKCkludml0ZUJvZHkSEgoKZmVkZXJhdGlvbhgBIAEoDBIOCgZzZXJ2ZXIYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygMEgwKBHJvbGUYBCABKAkSFQoNZXhwaXJlc19hdF9tcxgFIAEoBBIMCgR1c2VzGAYgASgNEg0KBW5vbmNlGAcgASgMEg4KBndlaWdodBgIIAEoDSJ+Cg9DZXJ0aWZpY2F0ZUJvZHkSEgoKZmVkZXJhdGlvbhgBIAEoDBIMCgRwZWVyGAIgASgJEgwKBHJvbGUYAyABKAkSFAoMaXNzdWVkX2F0X21zGAQgASgEEhUKDWV4cGlyZXNfYXRfbXMYBSABKAQSDgoGd2VpZ2h0GAYgASgNIkUKD1Jldm9jYXRpb25zQm9keRISCgpmZWRlcmF0aW9uGAEgASgMEg8KB3ZlcnNpb24YAiABKAQSDQoFcGVlcnMYAyADKAkiXAoLTWFuZGF0ZUJvZHkSEgoKZmVkZXJhdGlvbhgBIAEoDBIMCgRwZWVyGAIgASgJEhQKDGlzc3VlZF9hdF9tcxgDIAEoBBIVCg1leHBpcmVzX2F0X21zGAQgASgEInQKCExlYWRCb2R5EhIKCmZlZGVyYXRpb24YASABKAwSDAoEdGVybRgCIAEoDRIMCgRwZWVyGAMgASgJEhQKDGlzc3VlZF9hdF9tcxgEIAEoBBIPCgdtYW5kYXRlGAUgASgMEhEKCWFkZHJlc3NlcxgGIAMoDGIGcHJvdG8z");
 
 /**
  * The first thing a peer says on a connection.
@@ -66,6 +66,13 @@ export type Hello = Message<"midspan.hello.v1.Hello"> & {
    * @generated from field: bytes certificate = 7;
    */
   certificate: Uint8Array;
+
+  /**
+   * A SignedRecord of a LeadBody: who leads, as far as this peer knows; empty while the founder does.
+   *
+   * @generated from field: bytes lead = 8;
+   */
+  lead: Uint8Array;
 };
 
 /**
@@ -104,6 +111,13 @@ export type Welcome = Message<"midspan.hello.v1.Welcome"> & {
    * @generated from field: optional uint64 time_ms = 4;
    */
   timeMs?: bigint | undefined;
+
+  /**
+   * As in Hello.
+   *
+   * @generated from field: bytes lead = 5;
+   */
+  lead: Uint8Array;
 };
 
 /**
@@ -360,4 +374,100 @@ export type RevocationsBody = Message<"midspan.hello.v1.RevocationsBody"> & {
  */
 export const RevocationsBodySchema: GenMessage<RevocationsBody> = /*@__PURE__*/
   messageDesc(file_protocols_hello_hello, 7);
+
+/**
+ * The founder's word that a server may lead in its place. Signed by the founder's identity, over "midspan/mandate/1\0" and this.
+ *
+ * @generated from message midspan.hello.v1.MandateBody
+ */
+export type MandateBody = Message<"midspan.hello.v1.MandateBody"> & {
+  /**
+   * The federation's id.
+   *
+   * @generated from field: bytes federation = 1;
+   */
+  federation: Uint8Array;
+
+  /**
+   * The server's peer id.
+   *
+   * @generated from field: string peer = 2;
+   */
+  peer: string;
+
+  /**
+   * Milliseconds since 1970.
+   *
+   * @generated from field: uint64 issued_at_ms = 3;
+   */
+  issuedAtMs: bigint;
+
+  /**
+   * @generated from field: uint64 expires_at_ms = 4;
+   */
+  expiresAtMs: bigint;
+};
+
+/**
+ * Describes the message midspan.hello.v1.MandateBody.
+ * Use `create(MandateBodySchema)` to create a new message.
+ */
+export const MandateBodySchema: GenMessage<MandateBody> = /*@__PURE__*/
+  messageDesc(file_protocols_hello_hello, 8);
+
+/**
+ * A server's word that it leads. Signed by its identity, over "midspan/lead/1\0" and this.
+ *
+ * @generated from message midspan.hello.v1.LeadBody
+ */
+export type LeadBody = Message<"midspan.hello.v1.LeadBody"> & {
+  /**
+   * The federation's id.
+   *
+   * @generated from field: bytes federation = 1;
+   */
+  federation: Uint8Array;
+
+  /**
+   * A later leader has a greater number. While the founder leads that nobody took over from, it is 0 and there is no record.
+   *
+   * @generated from field: uint32 term = 2;
+   */
+  term: number;
+
+  /**
+   * The leader's peer id.
+   *
+   * @generated from field: string peer = 3;
+   */
+  peer: string;
+
+  /**
+   * Milliseconds since 1970.
+   *
+   * @generated from field: uint64 issued_at_ms = 4;
+   */
+  issuedAtMs: bigint;
+
+  /**
+   * A SignedRecord of the MandateBody by which it leads; empty where the founder leads again.
+   *
+   * @generated from field: bytes mandate = 5;
+   */
+  mandate: Uint8Array;
+
+  /**
+   * Binary multiaddrs of the leader, without its peer id.
+   *
+   * @generated from field: repeated bytes addresses = 6;
+   */
+  addresses: Uint8Array[];
+};
+
+/**
+ * Describes the message midspan.hello.v1.LeadBody.
+ * Use `create(LeadBodySchema)` to create a new message.
+ */
+export const LeadBodySchema: GenMessage<LeadBody> = /*@__PURE__*/
+  messageDesc(file_protocols_hello_hello, 9);
 

@@ -25,6 +25,10 @@ export interface HelloHostOptions {
   readonly left: (peer: PeerId) => void
   /** Resolves to the role that the peer's node advertises by identify, or to `none`. */
   readonly advertised: (peer: PeerId) => Promise<string>
+  /** Who leads, as far as this server knows: a signed record. */
+  readonly lead?: () => Uint8Array | undefined
+  /** Called with the signed record of who leads, not verified, that an admitted peer sent. */
+  readonly heard?: (lead: Uint8Array) => void
   /** The time, in milliseconds since 1970; the system's clock unless given. */
   readonly now?: () => number
 }
@@ -84,6 +88,7 @@ export class HelloHost {
     const { role, changed } = await admission.admit(candidate)
     if (changed || this.#unsaved) await this.#save()
     welcomed(peer, role, plainText(hello.agent))
+    if (hello.lead.byteLength > 0) this.#options.heard?.(hello.lead)
     const bytes = candidate.federation === undefined ? charter.bytes : new Uint8Array(0)
     await control.write(this.#welcomeMessage(bytes.byteLength), undefined, signal)
     for (let at = 0; at < bytes.byteLength; at += MAX_CONTROL_PAYLOAD_BYTES) {
@@ -118,8 +123,13 @@ export class HelloHost {
   }
 
   #welcomeMessage (charterLength: number): Answer {
-    const { agent } = this.#options
-    return create(AnswerSchema, { answer: { case: 'welcome', value: { agent, role: 'server', charterLength, timeMs: this.#timeMs } } })
+    const { agent, lead } = this.#options
+    return create(AnswerSchema, {
+      answer: {
+        case: 'welcome',
+        value: { agent, role: 'server', charterLength, timeMs: this.#timeMs, lead: lead?.() ?? new Uint8Array(0) }
+      }
+    })
   }
 
   #refusal ({ code, field, message }: RefusedError): Answer {

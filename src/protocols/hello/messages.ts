@@ -34,6 +34,7 @@ export function helloOf (
     federation?: Uint8Array | undefined,
     invite?: Uint8Array | undefined,
     certificate?: Uint8Array | undefined,
+    lead?: Uint8Array | undefined,
     leaving?: boolean
   }
 ): Hello {
@@ -44,6 +45,7 @@ export function helloOf (
     federation: fields.federation ?? new Uint8Array(0),
     invite: fields.invite ?? new Uint8Array(0),
     certificate: fields.certificate ?? new Uint8Array(0),
+    lead: fields.lead ?? new Uint8Array(0),
     leaving: fields.leaving ?? false
   })
 }

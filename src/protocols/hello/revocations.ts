@@ -46,11 +46,17 @@ export async function createRevocations (
   return { federation, version, peers, bytes: await signRecord(SIGNATURE_DOMAIN, body, founder) }
 }
 
-/** Reads a list that a peer sent. Throws RevocationsError where it is none, of another federation, or not signed by the founder. */
-export async function verifyRevocations (bytes: Uint8Array, founder: string, federation: string): Promise<Revocations> {
+/** Reads a list that a peer sent. Throws RevocationsError where it is none, another federation's, or not the founder's or leader's. */
+export async function verifyRevocations (
+  bytes: Uint8Array,
+  founder: string,
+  federation: string,
+  leader = founder
+): Promise<Revocations> {
   if (bytes.byteLength > MAX_REVOCATIONS_BYTES) throw new RevocationsError('it is too long')
   const { record, body } = decode(bytes)
-  if (!await isSignedBy(founder, SIGNATURE_DOMAIN, record)) throw new RevocationsError('it is not signed by the founder')
+  if (!await isSignedBy(founder, SIGNATURE_DOMAIN, record) && !await isSignedBy(leader, SIGNATURE_DOMAIN, record))
+    throw new RevocationsError('it is not signed by the founder')
   if (toString(body.federation, 'hex') !== federation) throw new RevocationsError('it is of another federation')
   if (body.peers.length > MAX_REVOKED) throw new RevocationsError('it names too many peers')
   return { federation, version: Number(body.version), peers: new Set(body.peers), bytes }
