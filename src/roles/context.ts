@@ -111,6 +111,8 @@ export interface ServerContext extends RoleContext, ServerDirectory {
   readonly coordinator: PeerId
   /** The share that a peer's texts have of this server beside those of others, as its invite says; 1 where nothing is known of it. */
   weightOf (peer: string): number
+  /** The coordinator: whether a server may lead one day, and gets copies of the state of training. */
+  isEntrusted? (peer: string): boolean
 }
 
 /** How a client comes to hold other blocks. The weights of all of them are in its model directory by then. */

@@ -27,6 +27,15 @@ export function trainLimits (charter: Charter, shapes: ReadonlyArray<{ readonly 
   }
 }
 
+/** Servers whose own parameters a state of training has, where each server has some: more than replicate one block. */
+const MAX_REPLICAS = 64
+
+/** Bytes of a whole state of training, as the coordinator keeps it: parameters, moments and averages, once for each replica. */
+export function maxStateBytes (charter: Charter, shapes: ReadonlyArray<{ readonly shape: readonly number[] }>): number {
+  const one = STATE_COPIES * adapterBytes(shapes) + 8 * STATE_COPIES * shapes.length
+  return one * (charter.averageEvery === undefined ? 2 : 2 + MAX_REPLICAS)
+}
+
 /** What one frame of a generation stream may hold: the rows of the longest prompt. */
 export function generateLimits (charter: Charter): BodyLimits {
   return {

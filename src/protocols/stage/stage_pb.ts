@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/stage/stage.proto.
  */
 export const file_protocols_stage_stage: GenFile = /*@__PURE__*/
-  fileDesc("Chtwcm90b2NvbHMvc3RhZ2Uvc3RhZ2UucHJvdG8SDW1pZHNwYW4uc3RhZ2UicAoESXRlbRIKCgJpZBgBIAEoCRINCgVmaXJzdBgCIAEoDRILCgNlbmQYAyABKA0SDwoHbGVuZ3RocxgEIAMoDRIXCg9jb250ZXh0X2xlbmd0aHMYBSADKA0SFgoObWFza19wb3NpdGlvbnMYBiADKA0iuAIKEkNvb3JkaW5hdG9yTWVzc2FnZRIPCgdyZXF1ZXN0GAEgASgNEjQKDWxvYWRfYWRhcHRlcnMYAiABKAsyGy5taWRzcGFuLnN0YWdlLkxvYWRBZGFwdGVyc0gAEikKB2ZvcndhcmQYAyABKAsyFi5taWRzcGFuLnN0YWdlLkZvcndhcmRIABIrCghiYWNrd2FyZBgEIAEoCzIXLm1pZHNwYW4uc3RhZ2UuQmFja3dhcmRIABIpCgdjb2xsZWN0GAUgASgLMhYubWlkc3Bhbi5zdGFnZS5Db2xsZWN0SAASIwoEZnJlZRgGIAEoCzITLm1pZHNwYW4uc3RhZ2UuRnJlZUgAEisKCGV2YWx1YXRlGAcgASgLMhcubWlkc3Bhbi5zdGFnZS5FdmFsdWF0ZUgAQgYKBGtpbmQioQIKDVdvcmtlck1lc3NhZ2USDwoHcmVxdWVzdBgBIAEoDRInCgZsb2FkZWQYAiABKAsyFS5taWRzcGFuLnN0YWdlLkxvYWRlZEgAEicKBmhpZGRlbhgDIAEoCzIVLm1pZHNwYW4uc3RhZ2UuSGlkZGVuSAASOAoPaW5wdXRfZ3JhZGllbnRzGAQgASgLMh0ubWlkc3Bhbi5zdGFnZS5JbnB1dEdyYWRpZW50c0gAEjwKEWFkYXB0ZXJfZ3JhZGllbnRzGAUgASgLMh8ubWlkc3Bhbi5zdGFnZS5BZGFwdGVyR3JhZGllbnRzSAASLQoJZXZhbHVhdGVkGAYgASgLMhgubWlkc3Bhbi5zdGFnZS5FdmFsdWF0ZWRIAEIGCgRraW5kIjoKDExvYWRBZGFwdGVycxINCgVyb3VuZBgBIAEoDRINCgVuYW1lcxgCIAMoCRIMCgRtb3JlGAMgASgIIhcKBkxvYWRlZBINCgVyb3VuZBgBIAEoDSJSCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEhQKDGRyb3BvdXRfc2VlZBgCIAEoCRIiCgVpdGVtcxgDIAMoCzITLm1pZHNwYW4uc3RhZ2UuSXRlbSIICgZIaWRkZW4iKgoIQmFja3dhcmQSDwoHZm9yd2FyZBgBIAEoDRINCgVpdGVtcxgCIAMoDSIQCg5JbnB1dEdyYWRpZW50cyIbCgdDb2xsZWN0EhAKCGZvcndhcmRzGAEgAygNIi8KEEFkYXB0ZXJHcmFkaWVudHMSDQoFbmFtZXMYASADKAkSDAoEbW9yZRgCIAEoCCIYCgRGcmVlEhAKCGZvcndhcmRzGAEgAygNIjwKCEV2YWx1YXRlEg0KBXJvdW5kGAEgASgNEiEKBGl0ZW0YAiABKAsyEy5taWRzcGFuLnN0YWdlLkl0ZW0iCwoJRXZhbHVhdGVkYgZwcm90bzM");
+  fileDesc("Chtwcm90b2NvbHMvc3RhZ2Uvc3RhZ2UucHJvdG8SDW1pZHNwYW4uc3RhZ2UicAoESXRlbRIKCgJpZBgBIAEoCRINCgVmaXJzdBgCIAEoDRILCgNlbmQYAyABKA0SDwoHbGVuZ3RocxgEIAMoDRIXCg9jb250ZXh0X2xlbmd0aHMYBSADKA0SFgoObWFza19wb3NpdGlvbnMYBiADKA0i6AIKEkNvb3JkaW5hdG9yTWVzc2FnZRIPCgdyZXF1ZXN0GAEgASgNEjQKDWxvYWRfYWRhcHRlcnMYAiABKAsyGy5taWRzcGFuLnN0YWdlLkxvYWRBZGFwdGVyc0gAEikKB2ZvcndhcmQYAyABKAsyFi5taWRzcGFuLnN0YWdlLkZvcndhcmRIABIrCghiYWNrd2FyZBgEIAEoCzIXLm1pZHNwYW4uc3RhZ2UuQmFja3dhcmRIABIpCgdjb2xsZWN0GAUgASgLMhYubWlkc3Bhbi5zdGFnZS5Db2xsZWN0SAASIwoEZnJlZRgGIAEoCzITLm1pZHNwYW4uc3RhZ2UuRnJlZUgAEisKCGV2YWx1YXRlGAcgASgLMhcubWlkc3Bhbi5zdGFnZS5FdmFsdWF0ZUgAEi4KCmtlZXBfc3RhdGUYCCABKAsyGC5taWRzcGFuLnN0YWdlLktlZXBTdGF0ZUgAQgYKBGtpbmQi0QIKDVdvcmtlck1lc3NhZ2USDwoHcmVxdWVzdBgBIAEoDRInCgZsb2FkZWQYAiABKAsyFS5taWRzcGFuLnN0YWdlLkxvYWRlZEgAEicKBmhpZGRlbhgDIAEoCzIVLm1pZHNwYW4uc3RhZ2UuSGlkZGVuSAASOAoPaW5wdXRfZ3JhZGllbnRzGAQgASgLMh0ubWlkc3Bhbi5zdGFnZS5JbnB1dEdyYWRpZW50c0gAEjwKEWFkYXB0ZXJfZ3JhZGllbnRzGAUgASgLMh8ubWlkc3Bhbi5zdGFnZS5BZGFwdGVyR3JhZGllbnRzSAASLQoJZXZhbHVhdGVkGAYgASgLMhgubWlkc3Bhbi5zdGFnZS5FdmFsdWF0ZWRIABIuCgpzdGF0ZV9rZXB0GAcgASgLMhgubWlkc3Bhbi5zdGFnZS5TdGF0ZUtlcHRIAEIGCgRraW5kIjoKDExvYWRBZGFwdGVycxINCgVyb3VuZBgBIAEoDRINCgVuYW1lcxgCIAMoCRIMCgRtb3JlGAMgASgIIhcKBkxvYWRlZBINCgVyb3VuZBgBIAEoDSJSCgdGb3J3YXJkEg0KBXJvdW5kGAEgASgNEhQKDGRyb3BvdXRfc2VlZBgCIAEoCRIiCgVpdGVtcxgDIAMoCzITLm1pZHNwYW4uc3RhZ2UuSXRlbSIICgZIaWRkZW4iKgoIQmFja3dhcmQSDwoHZm9yd2FyZBgBIAEoDRINCgVpdGVtcxgCIAMoDSIQCg5JbnB1dEdyYWRpZW50cyIbCgdDb2xsZWN0EhAKCGZvcndhcmRzGAEgAygNIi8KEEFkYXB0ZXJHcmFkaWVudHMSDQoFbmFtZXMYASADKAkSDAoEbW9yZRgCIAEoCCIYCgRGcmVlEhAKCGZvcndhcmRzGAEgAygNIjwKCEV2YWx1YXRlEg0KBXJvdW5kGAEgASgNEiEKBGl0ZW0YAiABKAsyEy5taWRzcGFuLnN0YWdlLkl0ZW0iCwoJRXZhbHVhdGVkIkUKCUtlZXBTdGF0ZRINCgVyb3VuZBgBIAEoDRIMCgRtZXRhGAIgASgJEg0KBW5hbWVzGAMgAygJEgwKBG1vcmUYBCABKAgiGgoJU3RhdGVLZXB0Eg0KBXJvdW5kGAEgASgNYgZwcm90bzM");
 
 /**
  * The hidden states of one client.
@@ -67,7 +67,7 @@ export const ItemSchema: GenMessage<Item> = /*@__PURE__*/
  */
 export type CoordinatorMessage = Message<"midspan.stage.CoordinatorMessage"> & {
   /**
-   * Names the question on this stream. Only the parts of LoadAdapters share a number.
+   * Names the question on this stream. Only the parts of LoadAdapters and of KeepState share a number.
    *
    * @generated from field: uint32 request = 1;
    */
@@ -112,6 +112,12 @@ export type CoordinatorMessage = Message<"midspan.stage.CoordinatorMessage"> & {
      */
     value: Evaluate;
     case: "evaluate";
+  } | {
+    /**
+     * @generated from field: midspan.stage.KeepState keep_state = 8;
+     */
+    value: KeepState;
+    case: "keepState";
   } | { case: undefined; value?: undefined };
 };
 
@@ -166,6 +172,12 @@ export type WorkerMessage = Message<"midspan.stage.WorkerMessage"> & {
      */
     value: Evaluated;
     case: "evaluated";
+  } | {
+    /**
+     * @generated from field: midspan.stage.StateKept state_kept = 7;
+     */
+    value: StateKept;
+    case: "stateKept";
   } | { case: undefined; value?: undefined };
 };
 
@@ -407,4 +419,59 @@ export type Evaluated = Message<"midspan.stage.Evaluated"> & {
  */
 export const EvaluatedSchema: GenMessage<Evaluated> = /*@__PURE__*/
   messageDesc(file_protocols_stage_stage, 13);
+
+/**
+ * Training as of `round`, for a server that may lead one day: what the coordinator has on its own disk. Tensors: adapters and moments,
+ * named by `names`. With `more`, another part follows, and other questions may come before it; the worker writes the copy with the last
+ * part, and answers that with StateKept.
+ *
+ * @generated from message midspan.stage.KeepState
+ */
+export type KeepState = Message<"midspan.stage.KeepState"> & {
+  /**
+   * @generated from field: uint32 round = 1;
+   */
+  round: number;
+
+  /**
+   * What the coordinator keeps beside the tensors: JSON, in the first part.
+   *
+   * @generated from field: string meta = 2;
+   */
+  meta: string;
+
+  /**
+   * @generated from field: repeated string names = 3;
+   */
+  names: string[];
+
+  /**
+   * @generated from field: bool more = 4;
+   */
+  more: boolean;
+};
+
+/**
+ * Describes the message midspan.stage.KeepState.
+ * Use `create(KeepStateSchema)` to create a new message.
+ */
+export const KeepStateSchema: GenMessage<KeepState> = /*@__PURE__*/
+  messageDesc(file_protocols_stage_stage, 14);
+
+/**
+ * @generated from message midspan.stage.StateKept
+ */
+export type StateKept = Message<"midspan.stage.StateKept"> & {
+  /**
+   * @generated from field: uint32 round = 1;
+   */
+  round: number;
+};
+
+/**
+ * Describes the message midspan.stage.StateKept.
+ * Use `create(StateKeptSchema)` to create a new message.
+ */
+export const StateKeptSchema: GenMessage<StateKept> = /*@__PURE__*/
+  messageDesc(file_protocols_stage_stage, 15);
 

@@ -49,7 +49,8 @@ export async function openServerRuntime (context: ServerContext, generates: () =
   const model = charteredModel(charter)
   const directory = await openModelDirectory(context.paths.model)
   const leads = isCoordinator(context)
-  if (leads) checkModel(model, directory)
+  // A server that took over has the weights of its own blocks, and training goes on from the state that it took over.
+  if (leads && context.peerId.toString() === charter.founder) checkModel(model, directory)
   else checkWeights(model, directory, spanTensors(model, span))
   // A worker gets the values of its adapters from the coordinator, those that training starts from among them.
   const trainable = { ...trainableOf(charter), ...(leads ? {} : { imported: false }) }

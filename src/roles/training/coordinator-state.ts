@@ -26,6 +26,12 @@ const metaSchema = z.strictObject({
 
 type Meta = z.infer<typeof metaSchema>
 
+/** Reads what a state keeps beside its tensors. Undefined for what is no such thing, or another federation's. */
+export function checkTrainingMeta (meta: unknown, federation: string): Meta | undefined {
+  const parsed = metaSchema.safeParse(meta)
+  return parsed.success && parsed.data.federation === federation ? parsed.data : undefined
+}
+
 /** Thrown when a home's training state belongs to another federation or cannot be used. */
 export class StateError extends MidspanError {
   constructor (message: string, next?: string) {
@@ -71,6 +77,15 @@ export interface CommittedState {
   countedRound (peer: string): number
 }
 
+/** Training as of a step, as it is copied to a server that may lead one day. */
+export interface StateCopy {
+  /** Rounds whose step has been taken. */
+  readonly round: number
+  /** JSON. */
+  readonly meta: string
+  readonly tensors: ReadonlyMap<string, Tensor>
+}
+
 /** Keeps the state of training. */
 export interface StateStore extends CommittedState {
   /** Makes a step durable. Only afterwards does the state tell of it. Throws StateError for values that are not finite. */
@@ -109,6 +124,11 @@ export class CoordinatorState implements StateStore {
   get unaveragedTokens (): UnaveragedTokens { return this.#meta.unaveragedTokens }
   get replicas (): ReplicaRecord | undefined { return this.#meta.replicas }
   get tensors (): ReadonlyMap<string, Tensor> { return this.#tensors }
+
+  /** All that is kept, for a copy elsewhere. */
+  get copy (): StateCopy {
+    return { round: this.#meta.round, meta: JSON.stringify(this.#meta), tensors: this.#tensors }
+  }
 
   countedRound (peer: string): number {
     return this.#meta.counted[peer] ?? 0

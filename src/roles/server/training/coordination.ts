@@ -15,7 +15,7 @@ import { idleTimeoutOf, stageLimits, trainLimits } from '../../message-limits.ts
 import { isSignedByPeer } from '../../secure-messages.ts'
 import { aggregationOf, coordinatorStrategy } from '../../training/aggregation/factory.ts'
 import { blockOf, type AdapterShape, type AggregationStrategy } from '../../training/aggregation/strategy.ts'
-import { CoordinatorState } from '../../training/coordinator-state.ts'
+import { CoordinatorState, type StateCopy } from '../../training/coordinator-state.ts'
 import { Coordinator } from '../../training/coordinator.ts'
 import { Replicas } from '../../training/hierarchy/replicas.ts'
 import type { ServerRuntime } from '../runtime.ts'
@@ -24,6 +24,7 @@ import { DistributedStage } from './distributed-stage.ts'
 import { LocalHolder } from './holder.ts'
 import type { TrainingPart } from './part.ts'
 import { TrainSession } from './session.ts'
+import { TRAINING_FILE } from './state-files.ts'
 import { WorkerLink } from './worker-link.ts'
 import type { AdapterSource } from './worker-session.ts'
 import { Workers } from './workers.ts'
@@ -47,7 +48,7 @@ export interface TrainingPartComponents {
 export async function startCoordination ({ context, runtime, sessions, signal }: TrainingPartComponents): Promise<TrainingPart> {
   const { charter, logger, peerId } = context
   const { device, model, source, weights, blocks, stage: localStage } = runtime
-  const state = await CoordinatorState.open(join(context.paths.state, 'training.safetensors'), hex(context.charterHash))
+  const state = await CoordinatorState.open(join(context.paths.state, TRAINING_FILE), hex(context.charterHash))
   if (state.fellBack) logger.warn({ round: state.round }, 'the newest training state is damaged or missing: the one before it is used')
   const aggregation = aggregationOf(charter)
   // The coordinator keeps what is the same for all holders of a block: it brings workers to the round, and clients that missed rounds.
@@ -67,7 +68,7 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
     directory: context,
     local: localStage.span.first < localStage.span.end ? new LocalHolder(peerId.toString(), localStage) : undefined,
     blocks: model.layers,
-    link: linker({ context, runtime, shapes, adapters: (server) => adapterSource(strategy, state, server) }),
+    link: linker({ context, runtime, shapes, adapters: (server) => adapterSource(strategy, state, server), copy: () => state.copy }),
     logger,
     signal
   })
@@ -90,6 +91,8 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
   }, async (channel, ended) => {
     await new TrainSession(channel, { charter, model, coordinator, stage, strategy, state }).run(ended)
   })
+  // A server that was let lead one day has the state at once, and not after the next round alone.
+  const stopRefreshing = context.onServersChanged(() => { workers.refresh() })
   const training = coordinator.run(signal)
   return {
     adapters: { get round () { return coordinator.isStepping ? undefined : state.round } },
@@ -124,6 +127,7 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
     },
     ended: async () => {
       clearInterval(repeating)
+      stopRefreshing()
       workers.stop()
       await training
     }
@@ -140,10 +144,13 @@ interface LinkerComponents extends Pick<TrainingPartComponents, 'context' | 'run
   readonly shapes: readonly AdapterShape[]
   /** The adapters as one server gets them. */
   readonly adapters: (server: string) => AdapterSource
+  /** The state of training, for servers that may lead one day. */
+  readonly copy: () => StateCopy
 }
 
 /** Returns how links to workers are made. */
-function linker ({ context, runtime: { device }, shapes, adapters }: LinkerComponents): (server: KnownServer, span: Span) => WorkerLink {
+function linker (components: LinkerComponents): (server: KnownServer, span: Span) => WorkerLink {
+  const { context, runtime: { device }, shapes, adapters, copy } = components
   const { charter, charterHash, identity } = context
   return ({ peerId }, span) => new WorkerLink({
     peer: peerId.toString(),
@@ -160,6 +167,7 @@ function linker ({ context, runtime: { device }, shapes, adapters }: LinkerCompo
       idleTimeoutMs: Infinity
     }, signal),
     adapters: adapters(peerId.toString()),
+    copy: () => context.isEntrusted?.(peerId.toString()) === true ? copy() : undefined,
     device,
     format: { wire: charter.wire, hidden: charter.model.hidden },
     shapes: shapesOf(charter, [span]),

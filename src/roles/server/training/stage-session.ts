@@ -11,7 +11,7 @@ import {
   MAX_STAGE_TOKENS
 } from '../../../protocols/stage/constants.ts'
 import { fromWorker, type Answer, type CoordinatorMessage, type Item, type StageWorkerChannel } from '../../../protocols/stage/messages.ts'
-import type { Backward, Forward, LoadAdapters } from '../../../protocols/stage/stage_pb.ts'
+import type { Backward, Forward, KeepState, LoadAdapters } from '../../../protocols/stage/stage_pb.ts'
 import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { checkHiddenStates } from '../../../protocols/wire/hidden-states.ts'
@@ -21,6 +21,7 @@ import type { LocalForwardPass, LocalStage } from '../../middle/local-stage.ts'
 import type { BatchItem } from '../../middle/stage.ts'
 import { checkSequences } from '../checks.ts'
 import { joinRows, partsWithin, rowsOf, splitRows } from './stage-items.ts'
+import type { Standby } from './standby.ts'
 import type { WorkerAdapters } from './worker-adapters.ts'
 
 /** Thrown at everybody but the coordinator. */
@@ -58,6 +59,8 @@ export interface StageSessionComponents {
   readonly device: Device
   readonly stage: LocalStage
   readonly adapters: WorkerAdapters
+  /** Where a copy of the state of training is kept, which the coordinator sends to servers that may lead one day. */
+  readonly standby?: Standby
 }
 
 /** A Forward whose activations are kept. */
@@ -80,6 +83,8 @@ export class StageSession {
   #round: number | undefined
   /** What has come of LoadAdapters. */
   #loading: { readonly request: number, readonly values: Map<string, Tensor> } | undefined
+  /** The number of the KeepState whose parts are coming. */
+  #keeping: number | undefined
   #lastRequest = -1
 
   constructor (channel: StageWorkerChannel, components: StageSessionComponents) {
@@ -98,6 +103,8 @@ export class StageSession {
   }
 
   async #handle ({ message: { request, kind }, tensors }: Received<CoordinatorMessage>): Promise<void> {
+    // The parts of a state come between other questions.
+    if (kind.case === 'keepState') return await this.#keepState(request, kind.value, tensors)
     const goesOn = kind.case === 'loadAdapters' && this.#loading?.request === request
     if (!goesOn && (request <= this.#lastRequest || this.#loading !== undefined))
       throw new BadMessageError('the questions of the coordinator are not in order')
@@ -136,6 +143,22 @@ export class StageSession {
     await this.#c.adapters.take(round, values)
     this.#round = round
     await this.#answer(request, { case: 'loaded', value: { round } })
+  }
+
+  async #keepState (request: number, { round, meta, names, more }: KeepState, tensors: readonly Tensor[]): Promise<void> {
+    const { standby } = this.#c
+    if (standby === undefined) throw new BadMessageError('this server keeps no state of training')
+    if (this.#keeping === undefined) standby.clear()
+    else if (this.#keeping !== request) throw new BadMessageError('the parts of a state are not in order')
+    standby.add(meta, names, tensors)
+    if (more) {
+      if (names.length === 0) throw new BadMessageError('a part of a state is empty')
+      this.#keeping = request
+      return
+    }
+    this.#keeping = undefined
+    await standby.write(round)
+    await this.#answer(request, { case: 'stateKept', value: { round } })
   }
 
   async #forward (request: number, { round, dropoutSeed, items: fields }: Forward, tensors: readonly Tensor[]): Promise<void> {

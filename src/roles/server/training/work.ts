@@ -1,11 +1,14 @@
+import { join } from 'node:path'
 import { MAX_STAGE_STREAMS, STAGE_PROTOCOL } from '../../../protocols/stage/constants.ts'
 import * as stageMessages from '../../../protocols/stage/messages.ts'
 import { ChannelResetError } from '../../../protocols/wire/errors.ts'
 import { shapesOf } from '../../charter-settings.ts'
-import { stageLimits } from '../../message-limits.ts'
+import { maxStateBytes, stageLimits } from '../../message-limits.ts'
 import type { TrainingPartComponents } from './coordination.ts'
 import type { TrainingPart } from './part.ts'
 import { NotCoordinatorError, StageSession } from './stage-session.ts'
+import { Standby } from './standby.ts'
+import { STANDBY_FILE } from './state-files.ts'
 import { WorkerAdapters } from './worker-adapters.ts'
 
 /** Computes this server's blocks for the coordinator, and for nobody else. Nothing of it is kept over a restart. */
@@ -13,6 +16,12 @@ export async function startWork ({ context, runtime, sessions }: TrainingPartCom
   const { charter, coordinator, span } = context
   const { device, model, weights, blocks, stage } = runtime
   const adapters = new WorkerAdapters(weights, shapesOf(charter, [span]))
+  const standby = new Standby({
+    path: join(context.paths.state, STANDBY_FILE),
+    logger: context.logger,
+    federation: Buffer.from(context.charterHash).toString('hex'),
+    maxBytes: maxStateBytes(charter, shapesOf(charter, [{ first: 0, end: model.layers }]))
+  })
   let current: { readonly channel: stageMessages.StageWorkerChannel, readonly ended: Promise<void> } | undefined
   await sessions.serve(STAGE_PROTOCOL, {
     outgoing: stageMessages.WorkerMessageSchema,
@@ -30,7 +39,7 @@ export async function startWork ({ context, runtime, sessions }: TrainingPartCom
       // The coordinator has lost its other stream. What that one is in the middle of ends first: both would change the same adapters.
       before?.channel.abort(new ChannelResetError())
       await before?.ended
-      await new StageSession(channel, { charter, model, device, stage, adapters }).run(signal)
+      await new StageSession(channel, { charter, model, device, stage, adapters, standby }).run(signal)
     } finally {
       resolve()
     }

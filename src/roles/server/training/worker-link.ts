@@ -11,6 +11,7 @@ import { isFiniteTensor, type Tensor } from '../../../tensor.ts'
 import { groupsWithin } from '../../middle/segments.ts'
 import { tokensOf, type BatchItem, type PassOptions } from '../../middle/stage.ts'
 import { blockOf, type AdapterShape } from '../../training/aggregation/strategy.ts'
+import type { StateCopy } from '../../training/coordinator-state.ts'
 import { SpeedMeter, type CollectedGradients, type Holder, type HolderPass, type OutputGradients } from './holder.ts'
 import { itemFields, joinRows, rowsOf, splitRows } from './stage-items.ts'
 import { WorkerSession, type AdapterSource } from './worker-session.ts'
@@ -21,6 +22,8 @@ export interface WorkerLinkComponents {
   /** Opens a stage stream to the worker. */
   readonly open: (signal: AbortSignal) => Promise<StageCoordinatorChannel>
   readonly adapters: AdapterSource
+  /** The state of training, where the worker may lead one day. */
+  readonly copy?: () => StateCopy | undefined
   /** The coordinator's device: adapter gradients come to it. */
   readonly device: Device
   /** How hidden states are encoded, and how many values each has. */
@@ -56,7 +59,8 @@ export class WorkerLink implements Holder {
 
   /** Brings the worker's adapters to the round of training, so that what it generates with and computes next is not behind. */
   async refresh (signal: AbortSignal): Promise<void> {
-    await this.#ready(signal)
+    const session = await this.#ready(signal)
+    if (this.#c.copy !== undefined) await session.keep(this.#c.copy, signal)
   }
 
   async forward (

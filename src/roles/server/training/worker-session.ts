@@ -5,6 +5,7 @@ import type { Received } from '../../../protocols/wire/channel.ts'
 import { BadMessageError } from '../../../protocols/wire/errors.ts'
 import { withSignal } from '../../../protocols/wire/wait.ts'
 import type { Tensor } from '../../../tensor.ts'
+import type { StateCopy } from '../../training/coordinator-state.ts'
 import type { NamedTensors } from '../../training/participant.ts'
 import { partsWithin } from './stage-items.ts'
 
@@ -58,6 +59,9 @@ export class WorkerSession {
   /** The rounds whose step is in the adapters that the worker was given on this stream; undefined before it was given any. */
   #round: number | undefined
   #loading: Promise<void> | undefined
+  /** The round of the newest copy of the state that the worker keeps. */
+  #keptRound: number | undefined
+  #copying: Promise<void> | undefined
   #requests = 0
   #failure: Error | undefined
   readonly #channel: StageCoordinatorChannel
@@ -82,6 +86,11 @@ export class WorkerSession {
   async bring (source: AdapterSource, span: { readonly first: number, readonly end: number }, signal: AbortSignal): Promise<void> {
     while (this.#round !== source.round)
       await (this.#loading ??= this.#load(source, span, signal).finally(() => { this.#loading = undefined }))
+  }
+
+  /** Has the worker keep a copy of the state of training as it is now, after the one that is being sent. */
+  async keep (copy: () => StateCopy | undefined, signal: AbortSignal): Promise<void> {
+    await (this.#copying ??= this.#copyNewest(copy, signal).finally(() => { this.#copying = undefined }))
   }
 
   /** Returns the number of a question that is about to be asked. */
@@ -120,6 +129,30 @@ export class WorkerSession {
     }
     await answer
     this.#round = round
+  }
+
+  async #copyNewest (copy: () => StateCopy | undefined, signal: AbortSignal): Promise<void> {
+    for (let next = copy(); next !== undefined && next.round !== this.#keptRound; next = copy()) {
+      await this.#sendCopy(next, signal)
+      this.#keptRound = next.round
+    }
+  }
+
+  async #sendCopy ({ round, meta, tensors }: StateCopy, signal: AbortSignal): Promise<void> {
+    const parts = partsWithin([...tensors].map(([name, value]) => ({ name, value })), MAX_ADAPTER_PART_BYTES)
+    const request = this.number()
+    const answer = this.#expect(request, 'stateKept', signal)
+    for (const [index, part] of parts.entries()) {
+      await this.#send(
+        request,
+        {
+          case: 'keepState',
+          value: { round, meta: index === 0 ? meta : '', names: part.map(({ name }) => name), more: index < parts.length - 1 }
+        },
+        part.map(({ value }) => value)
+      )
+    }
+    await answer
   }
 
   async #send (request: number, question: Question, tensors: readonly Tensor[]): Promise<void> {
