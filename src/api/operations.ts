@@ -1,5 +1,6 @@
 import type { z } from 'zod'
 import { audit } from './audit.ts'
+import { entrust } from './entrust.ts'
 import { evaluateTask } from './evaluate-task.ts'
 import { evaluate } from './evaluate.ts'
 import { exportTrained } from './export.ts'
@@ -29,6 +30,7 @@ export const operations = {
   partition,
   leave,
   remove,
+  entrust,
   preview,
   privacy,
   audit,

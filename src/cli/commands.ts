@@ -4,6 +4,7 @@ import { chat } from './commands/chat.ts'
 import { daemon } from './commands/daemon.ts'
 import { data } from './commands/data.ts'
 import { demo } from './commands/demo.ts'
+import { entrust } from './commands/entrust.ts'
 import { evaluate } from './commands/evaluate.ts'
 import { exportTrained } from './commands/export.ts'
 import { generate } from './commands/generate.ts'
@@ -15,6 +16,7 @@ import { leave } from './commands/leave.ts'
 import { partition } from './commands/partition.ts'
 import { peers } from './commands/peers.ts'
 import { privacy } from './commands/privacy.ts'
+import { promote } from './commands/promote.ts'
 import { remove } from './commands/remove.ts'
 import { revoke } from './commands/revoke.ts'
 import { runs } from './commands/runs.ts'
@@ -32,6 +34,8 @@ export const commands: readonly Command[] = [
   join,
   leave,
   remove,
+  entrust,
+  promote,
   daemon,
   status,
   peers,

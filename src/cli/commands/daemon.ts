@@ -1,4 +1,5 @@
 import type { ResultOf } from '../../api/operations.ts'
+import type { Daemon } from '../../node/daemon/daemon.ts'
 import { command } from '../command.ts'
 import { endSpans } from '../format.ts'
 import { grouped, optional, repeated } from '../option.ts'
@@ -87,21 +88,33 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       residualBytes,
       logLevel
     }
-    const progress = new ProgressLine(terminal)
-    const slow = setTimeout(() => { progress.wait('the model is being loaded, or the servers have not answered yet') }, QUIET_MS)
-    const running = await startDaemon(home, options, { signal }).finally(() => {
-      clearTimeout(slow)
-      progress.clear()
-    })
-    introduce(running.status(), terminal)
-    const stop = (): void => { running.stop().catch(() => {}) } // told below
-    signal.addEventListener('abort', stop, { once: true })
-    if (signal.aborted) stop()
-    await running.stopped
-    await running.stop() // the same stop again: throws what kept it from being clean
+    // A daemon that hears of another coordinator stops, and follows that one when it starts again.
+    for (;;) {
+      const { isSuperseded } = await runOnce(async () => await startDaemon(home, options, { signal }), { terminal, signal })
+      if (!isSuperseded || signal.aborted) break
+      terminal.line('Another server leads from now on: starting again')
+    }
     terminal.line('Stopped')
   }
 })
+
+/** Runs a daemon until it has stopped. Throws what kept it from starting, and from stopping cleanly. */
+async function runOnce (start: () => Promise<Daemon>, { terminal, signal }: { terminal: Terminal, signal: AbortSignal }): Promise<Daemon> {
+  const progress = new ProgressLine(terminal)
+  const slow = setTimeout(() => { progress.wait('the model is being loaded, or the servers have not answered yet') }, QUIET_MS)
+  const running = await start().finally(() => {
+    clearTimeout(slow)
+    progress.clear()
+  })
+  introduce(running.status(), terminal)
+  const stop = (): void => { running.stop().catch(() => {}) } // told below
+  signal.addEventListener('abort', stop, { once: true })
+  if (signal.aborted) stop()
+  await running.stopped
+  signal.removeEventListener('abort', stop)
+  await running.stop() // the same stop again: throws what kept it from being clean
+  return running
+}
 
 /** An option that was not given says nothing, rather than "none". */
 function given<T> (values: readonly T[]): readonly T[] | undefined {

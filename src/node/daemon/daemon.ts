@@ -5,13 +5,15 @@ import { MidspanError, UsageError } from '../../errors.ts'
 import { WEIGHTS_FILE } from '../../model/checkpoint/store.ts'
 import { chooseDevice } from '../../model/runtime/device-choice.ts'
 import { PROTOCOL_VERSIONS, type ClientSettings } from '../../protocols/charter/index.ts'
+import { createLead } from '../../protocols/hello/index.ts'
 import type { PeerStatus } from '../../protocols/status/status.ts'
 import { servableSpan } from '../../roles/charter-settings.ts'
 import type { RoleContext, ServerDirectory } from '../../roles/context.ts'
 import { blocksText, type Span } from '../../span.ts'
 import { startControlServer } from '../control/server.ts'
 import { resolveClientSettings } from '../federation/join.ts'
-import { readMembership, type KnownAddress, type Membership } from '../federation/membership.ts'
+import { readMandates, readMembership, readProof, readServers, type KnownAddress, type Membership } from '../federation/membership.ts'
+import { tensorsOfSpan } from '../federation/servable-weights.ts'
 import { spanOfSettings } from '../federation/served-span.ts'
 import { homeAt, type Home } from '../home/home.ts'
 import { lockHome } from '../home/lock.ts'
@@ -26,6 +28,7 @@ import { RoundTrips } from '../network/round-trips.ts'
 import { ServerLinks } from '../network/server-links.ts'
 import { checkAnnounced } from '../network/transports.ts'
 import { AGENT } from '../process/version.ts'
+import { Leadership } from '../succession/leadership.ts'
 import type { Announced } from './announcer.ts'
 import { DirectoryFollower } from './directory-follower.ts'
 import { FounderDirectory } from './founder-directory.ts'
@@ -46,6 +49,8 @@ export interface Daemon {
   status (): DaemonStatus
   /** Resolves when the daemon has stopped, by `stop` or because it left its federation. */
   readonly stopped: Promise<void>
+  /** Whether it stops because another server leads from now on: started again, it follows that one. */
+  readonly isSuperseded: boolean
   stop (): Promise<void>
 }
 
@@ -95,7 +100,7 @@ interface Parts {
 
 async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise<Daemon> {
   const { home, membership, settings, roles, cleanups } = parts
-  const { key, peerId, signed } = membership
+  const { key, peerId, signed, lead } = membership
   const { charter } = signed
   if (settings.role === undefined)
     throw new UsageError(`${home.config} does not say what this peer is`, 'restore it, or add `role: server` or `role: client`')
@@ -104,8 +109,9 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   if (isServer && httpAddress !== undefined)
     throw new UsageError('a server does not serve HTTP: it has neither text nor the ends of the model', 'leave --http out, and give it to a client')
   const isFounder = isServer && peerId.toString() === charter.founder
+  const leads = isServer && peerId.toString() === lead.peer
   const span = isServer ? spanOfSettings(charter, settings.blocks, isFounder) : undefined
-  const coordinator = peerIdFromString(charter.founder)
+  const coordinator = peerIdFromString(lead.peer)
   const paths = { state: home.state, runs: home.runs, ...modelPaths(home, settings, isFounder) }
   const logger = openLog(home.log, settings.logLevel)
   const listen = settings.listen ?? (isServer ? DEFAULT_SERVER_LISTEN : [])
@@ -116,7 +122,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     role: settings.role,
     home: home.root,
     federation: { id: signed.id, name: charter.name },
-    coordinator: charter.founder
+    coordinator: lead.peer
   }
   const startup = new Startup({ ...self, device: settings.device }, 'choosing the device')
   const control = await startControlServer(home, startup.operations, logger)
@@ -145,7 +151,25 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     protocols: PROTOCOL_VERSIONS,
     load: role.load?.()
   })
-  const follower = isFounder ? undefined : await DirectoryFollower.open({
+  const { promise: stopped, resolve } = Promise.withResolvers<void>()
+  let stopping: Promise<void> | undefined
+  const stop = async (): Promise<void> => {
+    stopping ??= unwind(cleanups).finally(resolve)
+    await stopping
+  }
+  let isReady = false
+  let isSuperseded = false
+  const leadership = new Leadership({
+    path: home.lead,
+    scope: { federation: signed.id, founder: charter.founder },
+    lead,
+    logger,
+    onChanged: () => {
+      isSuperseded = true
+      if (isReady) setImmediate(() => { stop().catch(() => {}) })
+    }
+  })
+  const follower = leads ? undefined : await DirectoryFollower.open({
     home, gate, logger, membership, scope,
     announced: isServer ? announced : undefined,
     onServersChanged: () => {
@@ -171,16 +195,21 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     if (handedTo.size < MAX_LINKED_WORKERS) handedTo.add(peer)
     if (handedTo.has(peer)) await links.reach(server)
   }
+  // A server that took over tells the servers that it knew, who may hear of it from nobody else.
+  const before = leads && lead.term > 0 ? await knownBefore(home, peerId.toString()) : { servers: [], certificate: undefined }
   const links = new ServerLinks({
     node,
     gate,
     logger,
     role: settings.role,
     charterHash: signed.hash,
-    certificate: () => follower?.certificate(),
-    servers: follower?.joined() ?? []
+    certificate: () => follower?.certificate() ?? before.certificate,
+    lead: () => leadership.lead.bytes,
+    heard: (heard) => { leadership.hear(heard) },
+    servers: follower?.joined() ?? before.servers
   })
   const roundTrips = new RoundTrips(node, gate)
+  const mandates = leads ? await readMandates(home) : new Map<string, Uint8Array>()
   let directory: FounderDirectory | undefined
   const known = new KnownServers({
     gate,
@@ -219,7 +248,13 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   startup.begin(`loading ${span === undefined ? 'its own blocks' : blocksText([span])}`)
   const role = span === undefined || client !== undefined
     ? await roles.client({ ...context, client: (client as { settings: ClientSettings }).settings, verify: settings.verify })
-    : await roles.server({ ...context, span, coordinator, weightOf: (peer) => (services ?? worker)?.weightOf(peer) ?? 1 })
+    : await roles.server({
+      ...context,
+      span,
+      coordinator,
+      weightOf: (peer) => (services ?? worker)?.weightOf(peer) ?? 1,
+      isEntrusted: (peer) => mandates.has(peer) || (!isFounder && peer === charter.founder)
+    })
   cleanups.push(async () => {
     await role.stop()
   })
@@ -237,23 +272,25 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       uptimeMs: Date.now() - since.getTime()
     }
   }
-  const services = isFounder
+  const services = leads
     ? await offerFounderServices({
-      home, node, gate, logger, membership, settings, model: paths.model, status: peerStatus,
+      home, node, gate, logger, membership, leadership, mandates, settings, model: paths.model, adapter: paths.adapter, status: peerStatus,
+      held: isFounder || settings.model !== undefined || span === undefined ? undefined : new Set(tensorsOfSpan(charter, span)),
       removed: (peer) => {
         directory?.forget(peer)
         role.removed?.(peer)
       }
     })
     : undefined
-  const worker = span === undefined || isFounder
+  const worker = span === undefined || leads
     ? undefined
     : await offerWorkerServices({
-      node, gate, logger, membership, span, ...paths, status: peerStatus, removed: (peer) => { role.removed?.(peer) }
+      node, gate, logger, membership, leadership, span, ...paths, status: peerStatus, removed: (peer) => { role.removed?.(peer) }
     })
-  startup.begin(isFounder ? 'opening its addresses' : 'looking for its servers')
+  startup.begin(leads ? 'opening its addresses' : 'looking for its servers')
   const unused = await startNode(node, listen)
   if (unused.length > 0) logger.warn({ addresses: unused }, 'cannot listen on some addresses, and listens on the others')
+  if (leads && lead.term > 0) await sayWhere(parts, leadership, node)
   roundTrips.start()
   cleanups.push(() => { roundTrips.stop() })
   if (services !== undefined) {
@@ -272,12 +309,6 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   }
 
   let http: HttpServer | undefined
-  const { promise: stopped, resolve } = Promise.withResolvers<void>()
-  let stopping: Promise<void> | undefined
-  const stop = async (): Promise<void> => {
-    stopping ??= unwind(cleanups).finally(resolve)
-    await stopping
-  }
   const status = (): DaemonStatus => {
     const {
       blocks, device = choice.kind, training = null, generation = null, route = null, verification = null
@@ -291,7 +322,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       deviceReason: settings.compute === 'fp32' ? choice.reason : `${choice.reason}; products with weights in ${settings.compute}`,
       blocks: isServer ? blockSpan(blocks) : null,
       partition: client?.settings.partition ?? null,
-      connected: isFounder ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
+      connected: leads ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
       disconnectedReason: failure === undefined ? null : `${failure.message}${failure.next === undefined ? '' : ` (${failure.next})`}`,
       members: services?.members() ?? null,
       training,
@@ -303,7 +334,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     }
   }
   const operations = operationsOf({
-    home, membership, services, follower, node, gate, links, known, span, role, isClient: !isServer, client, status, stop
+    home, membership, services, directory, follower, node, gate, links, known, span, role, isClient: !isServer, client, status, stop
   })
   control.offer(operations)
   // What runs is ended before what it needs.
@@ -317,7 +348,39 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     cleanups.push(async () => { await started.stop() })
   }
   logger.info({ peer: peerId.toString(), federation: signed.id, role: settings.role }, 'ready')
-  return { node, status, stopped, stop }
+  isReady = true
+  // It was heard of while the daemon started: what has begun is undone as a whole.
+  if (isSuperseded) setImmediate(() => { stop().catch(() => {}) })
+  return { node, status, stopped, stop, get isSuperseded () { return isSuperseded } }
+}
+
+/** What the home of a server that took over has of the time before: the other servers, and its certificate. */
+async function knownBefore (
+  home: Home,
+  self: string
+): Promise<{ readonly servers: readonly KnownAddress[], readonly certificate: Uint8Array | undefined }> {
+  const [servers, { certificate }] = await Promise.all([readServers(home), readProof(home)])
+  return {
+    servers: servers.filter(({ peerId, addresses }) => peerId !== self && addresses.length > 0).slice(0, MAX_LINKED_WORKERS)
+      .map(({ peerId, addresses }) => ({ peerId, addresses })),
+    certificate: certificate === undefined ? undefined : new Uint8Array(Buffer.from(certificate, 'base64'))
+  }
+}
+
+/** Says where the server can be dialled that leads in the founder's place: members that come back may know no other. */
+async function sayWhere (
+  { home, membership: { key, signed, lead: { term } } }: Parts,
+  leadership: Leadership,
+  node: MidspanNode
+): Promise<void> {
+  const { mandate } = await readProof(home)
+  const { bytes } = await createLead({
+    federation: signed.id,
+    term,
+    mandate: mandate === undefined ? undefined : new Uint8Array(Buffer.from(mandate, 'base64')),
+    addresses: chooseInviteAddresses(node.getMultiaddrs()).addresses.map((address) => address.toString().split('/p2p/')[0] as string)
+  }, key)
+  if (bytes !== undefined) await leadership.take(bytes)
 }
 
 /** Where the model is, and the adapter that training starts from. */

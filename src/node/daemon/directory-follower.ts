@@ -9,7 +9,16 @@ import {
   type DirectoryScope,
   type DirectoryUpdate
 } from '../../protocols/directory/index.ts'
-import { isHalfSpent, verifyCertificate, verifyRevocations, type Certificate, type Revocations } from '../../protocols/hello/index.ts'
+import {
+  isHalfSpent,
+  verifyCertificate,
+  verifyMandate,
+  verifyRevocations,
+  type Certificate,
+  type Lead,
+  type Mandate,
+  type Revocations
+} from '../../protocols/hello/index.ts'
 import type { Logger } from '../../roles/context.ts'
 import {
   readProof,
@@ -39,6 +48,13 @@ export interface FollowerOptions {
   readonly onRevoked: (peers: ReadonlySet<string>) => void
 }
 
+/** What the federation signed for this peer. */
+interface Proof {
+  readonly certificate: Certificate | undefined
+  readonly revocations: Revocations | undefined
+  readonly mandate: Mandate | undefined
+}
+
 /** The pauses before the coordinator is asked again after its stream broke. */
 const FIRST_RETRY_MS = 500
 const LAST_RETRY_MS = 30_000
@@ -60,6 +76,7 @@ export class DirectoryFollower {
   readonly #stopping = new AbortController()
   #certificate: Certificate | undefined
   #revocations: Revocations | undefined
+  #mandate: Mandate | undefined
   #stream: DirectoryStream | undefined
   #running: Promise<void> = Promise.resolve()
   #saving: Promise<void> = Promise.resolve()
@@ -69,34 +86,41 @@ export class DirectoryFollower {
     options: FollowerOptions,
     fixed: readonly KnownAddress[],
     entries: readonly Announcement[],
-    proof: { readonly certificate: Certificate | undefined, readonly revocations: Revocations | undefined }
+    proof: Proof
   ) {
     this.#options = options
     this.#fixed = fixed
     this.#directory = new KnownDirectory(entries)
     this.#certificate = proof.certificate
     this.#revocations = proof.revocations
+    this.#mandate = proof.mandate
   }
 
   /** Reads what the home has. Entries and certificates that do not hold are left out: the coordinator gives others. */
   static async open (options: FollowerOptions): Promise<DirectoryFollower> {
-    const { home, scope, membership: { signed: { id, charter: { founder } } } } = options
+    const { home, scope, membership: { peerId: self, lead, signed: { id, charter: { founder } } } } = options
     const saved = await readServers(home)
     const entries = await Promise.all(saved.map(async ({ announcement }) =>
       announcement === undefined ? undefined : await verifyAnnouncement(decoded(announcement), scope).catch(() => undefined)))
     const proof = await readProof(home)
     return new DirectoryFollower(
       options,
-      saved.filter(({ peerId, announcement }) => peerId === founder || announcement === undefined)
-        .map(({ peerId, addresses }) => ({ peerId, addresses })),
+      withLeader(
+        saved.filter(({ peerId, announcement }) => peerId === founder || peerId === lead.peer || announcement === undefined)
+          .map(({ peerId, addresses }) => ({ peerId, addresses })),
+        lead
+      ).filter(({ peerId }) => peerId !== self.toString()),
       entries.filter((entry) => entry !== undefined),
       {
         certificate: proof.certificate === undefined
           ? undefined
-          : await verifyCertificate(decoded(proof.certificate), founder).catch(() => undefined),
+          : await verifyCertificate(decoded(proof.certificate), founder, lead.peer).catch(() => undefined),
         revocations: proof.revocations === undefined
           ? undefined
-          : await verifyRevocations(decoded(proof.revocations), founder, id).catch(() => undefined)
+          : await verifyRevocations(decoded(proof.revocations), founder, id, lead.peer).catch(() => undefined),
+        mandate: proof.mandate === undefined
+          ? undefined
+          : await verifyMandate(decoded(proof.mandate), { founder, federation: id }).catch(() => undefined)
       }
     )
   }
@@ -144,7 +168,7 @@ export class DirectoryFollower {
   }
 
   async #run (): Promise<void> {
-    const { gate, logger, membership: { signed: { charter: { founder } } } } = this.#options
+    const { gate, logger, membership: { lead: { peer: leader } } } = this.#options
     const { signal } = this.#stopping
     const backoff = new Backoff({ firstMs: FIRST_RETRY_MS, greatestMs: LAST_RETRY_MS })
     while (!this.#isStopping) {
@@ -153,7 +177,7 @@ export class DirectoryFollower {
         await this.#follow(() => { backoff.reset() })
       } catch (error) {
         if (this.#isStopping) return
-        if (gate.roleOf(founder) !== undefined) logger.warn({ peer: founder, err: error }, 'the directory cannot be followed')
+        if (gate.roleOf(leader) !== undefined) logger.warn({ peer: leader, err: error }, 'the directory cannot be followed')
       }
       await backoff.wait(signal).catch(() => {})
     }
@@ -161,14 +185,14 @@ export class DirectoryFollower {
 
   /** Resolves when the coordinator is connected. Throws when this peer stops. */
   async #untilGreeted (): Promise<void> {
-    const { gate, membership: { signed: { charter: { founder } } } } = this.#options
+    const { gate, membership: { lead: { peer: leader } } } = this.#options
     const { signal } = this.#stopping
     const { promise, resolve, reject } = Promise.withResolvers<void>()
-    const off = gate.onGreeted(({ peerId }) => { if (peerId.toString() === founder) resolve() })
+    const off = gate.onGreeted(({ peerId }) => { if (peerId.toString() === leader) resolve() })
     const stop = (): void => { reject(signal.reason as Error) }
     signal.addEventListener('abort', stop, { once: true })
     if (signal.aborted) stop()
-    if (gate.roleOf(founder) !== undefined) resolve()
+    if (gate.roleOf(leader) !== undefined) resolve()
     try {
       await promise
     } finally {
@@ -178,9 +202,9 @@ export class DirectoryFollower {
   }
 
   async #follow (onUpdate: () => void): Promise<void> {
-    const { gate, scope, membership: { key, signed: { charter: { founder } } }, announced } = this.#options
+    const { gate, scope, membership: { key, lead: { peer: leader } }, announced } = this.#options
     const { signal } = this.#stopping
-    const { peerId } = gate.greeted().find((peer) => peer.peerId.toString() === founder) ?? {}
+    const { peerId } = gate.greeted().find((peer) => peer.peerId.toString() === leader) ?? {}
     if (peerId === undefined) return
     const stream = new DirectoryStream(await gate.dial(peerId, DIRECTORY_PROTOCOL, signal), scope)
     const announcer = announced === undefined
@@ -210,24 +234,29 @@ export class DirectoryFollower {
   }
 
   async #take (update: DirectoryUpdate): Promise<void> {
-    const { membership: { peerId, signed: { id, charter: { founder } } }, onServersChanged, onCertificate, onRevoked } = this.#options
+    const { membership: { peerId, lead, signed: { id, charter: { founder } } }, onServersChanged, onCertificate, onRevoked } = this.#options
     const change = this.#directory.apply(update)
     if (update.certificate !== undefined) {
-      const certificate = await verifyCertificate(update.certificate, founder)
+      const certificate = await verifyCertificate(update.certificate, founder, lead.peer)
       if (certificate.peer === peerId.toString() && certificate.federation === id) {
         this.#certificate = certificate
         onCertificate()
       }
     }
     if (update.revocations !== undefined) {
-      const revocations = await verifyRevocations(update.revocations, founder, id)
+      const revocations = await verifyRevocations(update.revocations, founder, id, lead.peer)
       if (revocations.version > (this.#revocations?.version ?? -1)) {
         this.#revocations = revocations
         onRevoked(revocations.peers)
       }
     }
+    if (update.mandate !== undefined) {
+      const mandate = await verifyMandate(update.mandate, { founder, federation: id })
+      if (mandate.peer === peerId.toString()) this.#mandate = mandate
+    }
     if (change === 'servers') onServersChanged()
-    if (change === 'servers' || update.certificate !== undefined || update.revocations !== undefined) this.#save()
+    const { certificate, revocations, mandate } = update
+    if (change === 'servers' || certificate !== undefined || revocations !== undefined || mandate !== undefined) this.#save()
   }
 
   /** Writes what is known to the home, after the writes before it. */
@@ -242,10 +271,18 @@ export class DirectoryFollower {
       await writeServers(home, servers.map((server) => ({ ...server, announcement: announcementOf(server.peerId) })))
       await writeProof(home, {
         certificate: this.#certificate === undefined ? undefined : encoded(this.#certificate.bytes),
-        revocations: this.#revocations === undefined ? undefined : encoded(this.#revocations.bytes)
+        revocations: this.#revocations === undefined ? undefined : encoded(this.#revocations.bytes),
+        mandate: this.#mandate === undefined ? undefined : encoded(this.#mandate.bytes)
       })
     }).catch((error: unknown) => { logger.warn({ err: error }, 'what is known of the servers cannot be kept') })
   }
+}
+
+/** Adds the server that leads, at the addresses that it says itself, first. */
+function withLeader (servers: readonly KnownAddress[], { peer, addresses }: Lead): KnownAddress[] {
+  if (addresses.length === 0) return [...servers]
+  const known = servers.find(({ peerId }) => peerId === peer)?.addresses ?? []
+  return [{ peerId: peer, addresses: [...new Set([...addresses, ...known])] }, ...servers.filter(({ peerId }) => peerId !== peer)]
 }
 
 function encoded (bytes: Uint8Array): string {

@@ -16,7 +16,7 @@ import type { FounderServices } from './founder-services.ts'
 export interface FounderDirectoryOptions {
   readonly gate: Gate
   readonly membership: Membership
-  readonly services: Pick<FounderServices, 'revocations' | 'weightOf'>
+  readonly services: Pick<FounderServices, 'revocations' | 'weightOf' | 'mandate'>
   readonly scope: DirectoryScope
   /** What this server says of itself. */
   readonly announced: () => Announced
@@ -45,6 +45,7 @@ export class FounderDirectory {
       certify: async (peer, role) =>
         await createCertificate({ federation: signed.id, peer, role, weight: services.weightOf(peer) }, key),
       revocations: async () => await services.revocations(),
+      mandate: (peer) => services.mandate(peer),
       onChanged: (change) => { this.#changed(change) }
     })
     this.#announcer = new Announcer(announced, async (details) => {
@@ -68,6 +69,11 @@ export class FounderDirectory {
       if (this.#directory.expire().length > 0) this.#tell('servers')
     }, EXPIRE_INTERVAL_MS)
     this.#expiry.unref()
+  }
+
+  /** Sends servers the mandates that they were given. */
+  entrusted (): void {
+    this.#host.notify('servers')
   }
 
   /** Takes out a peer that has no place any more, and tells the servers that its certificate does not hold. */

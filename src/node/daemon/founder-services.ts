@@ -1,19 +1,24 @@
 import type { PeerId } from '@libp2p/interface'
+import { UsageError } from '../../errors.ts'
 import {
   Admission,
+  createMandate,
   createRevocations,
+  SuccessorAdmission,
   type AdmittedPeer,
   type Invite,
+  type Mandate,
   type OutstandingInvite,
   type Revocations
 } from '../../protocols/hello/index.ts'
 import type { PeerStatus } from '../../protocols/status/status.ts'
 import type { Logger } from '../../roles/context.ts'
-import { readAdmission, writeAdmission, type Membership } from '../federation/membership.ts'
+import { readAdmission, writeAdmission, writeMandates, type Membership } from '../federation/membership.ts'
 import type { Home } from '../home/home.ts'
 import type { Settings } from '../home/settings.ts'
 import type { Gate } from '../network/gate.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
+import type { Leadership } from '../succession/leadership.ts'
 import { hangUp, offerHello, offerStatus, offerWeights } from './server-services.ts'
 
 export interface FounderServicesOptions {
@@ -22,9 +27,16 @@ export interface FounderServicesOptions {
   readonly gate: Gate
   readonly logger: Logger
   readonly membership: Membership
+  readonly leadership: Leadership
+  /** The mandates that this server gave, by peer id: `entrust` adds to them. */
+  readonly mandates: Map<string, Uint8Array>
   readonly settings: Settings
   /** The model directory. */
   readonly model: string
+  /** The file of the adapter that training starts from, where the charter has one. */
+  readonly adapter: string
+  /** The tensors that are in the directory; all that the charter names, unless given. */
+  readonly held?: ReadonlySet<string> | undefined
   readonly status: () => PeerStatus
   /** Called when a peer left the federation or was removed from it. */
   readonly removed: (peer: string) => void
@@ -48,20 +60,42 @@ export interface FounderServices {
   invites (): OutstandingInvite[]
   /** Ends an invite by its id or the beginning of it. Resolves to its id, or undefined where no single invite begins so. */
   revoke (id: string): Promise<string | undefined>
+  /** Lets a server lead in the founder's place one day. Throws UsageError. */
+  entrust (peer: string, lifetimeMs: number): Promise<Mandate>
+  /** The signed mandate of a server, where it has one. */
+  mandate (peer: string): Uint8Array | undefined
   /** The peers whose certificates no longer hold, as a list that the founder signed. */
   revocations (): Promise<Revocations>
 }
 
 /** Registers what a founder's server offers: hello for all, weights and status for those it welcomed. */
 export async function offerFounderServices (options: FounderServicesOptions): Promise<FounderServices> {
-  const { home, node, gate, logger, membership: { signed, key }, model, status, removed } = options
+  const { home, node, gate, logger, membership: { signed, key, peerId }, leadership, mandates, status, removed } = options
+  const { model, adapter, held } = options
   const admission = await admissionOf(options)
   const persist = inTurn(async () => { await writeAdmission(home, admission.state) })
-  const host = await offerHello({ node, gate, logger, signed, admission, persist, removed })
-  await offerWeights({ gate, signed, model, adapter: home.adapter })
+  const { founder, protocols } = signed.charter
+  const isFounder = peerId.toString() === founder
+  // Members of before show certificates to a server that took over.
+  const gatekeeper = leadership.lead.term === 0
+    ? admission
+    : new SuccessorAdmission(admission, { federation: signed.id, founder, leader: peerId.toString(), protocols })
+  const host = await offerHello({ node, gate, logger, signed, admission: gatekeeper, leadership, persist, removed })
+  await offerWeights({ gate, signed, model, adapter, ...held === undefined ? {} : { held } })
   await offerStatus(gate, status)
   let revocations: Revocations | undefined
   return {
+    entrust: async (peer, lifetimeMs) => {
+      if (!isFounder)
+        throw new UsageError('only the founder\'s key can let a server lead', 'run it on the server that founded the federation')
+      if (admission.state.peers[peer]?.role !== 'server')
+        throw new UsageError(`${peer} is no server of this federation`, 'those that are, are in: midspan servers')
+      const mandate = await createMandate({ federation: signed.id, peer, expiresAtMs: Date.now() + lifetimeMs }, key)
+      mandates.set(peer, mandate.bytes)
+      await writeMandates(home, mandates)
+      return mandate
+    },
+    mandate: (peer) => mandates.get(peer),
     members: () => Object.entries(admission.state.peers).map(([peerId, member]) => ({ peerId, ...member })),
     weightOf: (peer) => admission.weightOf(peer),
     remove: async (peer) => {

@@ -15,6 +15,7 @@ import { chooseInviteAddresses } from '../network/invite-addresses.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
 import type { ServerLinks } from '../network/server-links.ts'
 import type { DirectoryFollower } from './directory-follower.ts'
+import type { FounderDirectory } from './founder-directory.ts'
 import type { FounderServices } from './founder-services.ts'
 import type { KnownServers } from './known-servers.ts'
 import { partitionOperation } from './partition.ts'
@@ -28,6 +29,8 @@ export interface Running {
   readonly membership: Membership
   /** A founder's. */
   readonly services: FounderServices | undefined
+  /** A founder's. */
+  readonly directory: Pick<FounderDirectory, 'entrusted'> | undefined
   /** Everybody else's. */
   readonly follower: DirectoryFollower | undefined
   readonly node: MidspanNode
@@ -67,6 +70,12 @@ export function operationsOf (running: Running): OfferedOperations {
         if (revoked === undefined)
           throw new UsageError('no invite, or more than one, has this id', 'copy an id from: midspan invites')
         yield { revoked }
+      },
+      async *entrust ({ peer, expiresMs }) {
+        const { expiresAtMs } = await services.entrust(peerIdOf(peer).toString(), expiresMs)
+        running.directory?.entrusted()
+        running.known.changed()
+        yield { entrusted: peer, expires: new Date(expiresAtMs).toISOString() }
       },
       async *remove ({ peer }) { yield await remove(services, peer) }
     }
@@ -134,8 +143,8 @@ async function leave (
     throw error
   })
   await follower?.stop()
-  const { charter, servers, certificate, model, state, runs } = home
-  for (const path of [charter, servers, certificate, model, state, runs]) await rm(path, { recursive: true, force: true })
+  const { charter, servers, certificate, lead, model, state, runs } = home
+  for (const path of [charter, servers, certificate, lead, model, state, runs]) await rm(path, { recursive: true, force: true })
   await updateConfig(home, {
     role: undefined,
     blocks: undefined,

@@ -24,12 +24,12 @@ export interface ServerListParts {
  * serves nothing for now, as one that was killed; a worker, which other workers do not connect to, takes their word.
  */
 export function listServers (
-  { membership: { peerId, signed: { charter } }, known, node, role, span }: ServerListParts
+  { membership: { peerId, lead, signed: { charter } }, known, node, role, span }: ServerListParts
 ): ResultOf<'servers'> {
   const self = span === undefined ? [] : [{
     peerId: peerId.toString(),
     isSelf: true,
-    isCoordinator: peerId.toString() === charter.founder,
+    isCoordinator: peerId.toString() === lead.peer,
     connected: true,
     blocks: span,
     roundTripMs: null,
@@ -53,7 +53,7 @@ export function listServers (
   })
   const servers = [...self, ...others]
   const middle = servableSpan(charter)
-  const isWorker = span !== undefined && peerId.toString() !== charter.founder
+  const isWorker = span !== undefined && peerId.toString() !== lead.peer
   const serving = servers.filter(({ connected }) => connected || isWorker)
   const coverage = coveredSpans(middle, serving.flatMap(({ blocks }) => blocks === null ? [] : [blocks]))
   return { servers, middle, coverage, missing: coverage.filter(({ servers }) => servers === 0).map(({ blocks }) => blocks) }

@@ -11,6 +11,7 @@ import { addressKey } from '../network/address-key.ts'
 import type { Gate } from '../network/gate.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
 import { AGENT } from '../process/version.ts'
+import type { Leadership } from '../succession/leadership.ts'
 
 export interface HelloServiceOptions {
   readonly node: MidspanNode
@@ -18,6 +19,7 @@ export interface HelloServiceOptions {
   readonly logger: Logger
   readonly signed: SignedCharter
   readonly admission: Gatekeeper
+  readonly leadership: Leadership
   /** Keeps what the admission decided. */
   readonly persist: () => Promise<void>
   /** Called when a peer left the federation or was removed from it. */
@@ -34,12 +36,15 @@ const REFUSAL_READING_MS = 2_000
 const CLOSE_TIMEOUT_MS = 2_000
 
 /** Answers hellos, and closes the connections of those who are not let in. */
-export async function offerHello ({ node, gate, logger, signed, admission, persist, removed }: HelloServiceOptions): Promise<HelloHost> {
+export async function offerHello (options: HelloServiceOptions): Promise<HelloHost> {
+  const { node, gate, logger, signed, admission, leadership, persist, removed } = options
   const host = new HelloHost({
     agent: AGENT,
     charter: signed,
     admission,
     persist,
+    lead: () => leadership.lead.bytes,
+    heard: (lead) => { leadership.hear(lead) },
     advertised: async (peer) => await gate.advertisedRole(peer),
     welcomed: (peer, role, agent) => { gate.greet(peer, role, agent) },
     left: (peer) => {

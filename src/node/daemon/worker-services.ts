@@ -7,6 +7,7 @@ import type { Membership } from '../federation/membership.ts'
 import { tensorsOfSpan } from '../federation/servable-weights.ts'
 import type { Gate } from '../network/gate.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
+import type { Leadership } from '../succession/leadership.ts'
 import { hangUp, offerHello, offerStatus, offerWeights } from './server-services.ts'
 
 export interface WorkerServicesOptions {
@@ -14,6 +15,7 @@ export interface WorkerServicesOptions {
   readonly gate: Gate
   readonly logger: Logger
   readonly membership: Membership
+  readonly leadership: Leadership
   /** The blocks that it serves. */
   readonly span: Span
   /** The model directory. */
@@ -34,11 +36,11 @@ export interface WorkerServices {
 
 /** Registers what a worker offers: hello for all who have a certificate, weights of its blocks and status for those it welcomed. */
 export async function offerWorkerServices (
-  { node, gate, logger, membership: { signed }, span, model, adapter, status, removed }: WorkerServicesOptions
+  { node, gate, logger, membership: { signed, lead }, leadership, span, model, adapter, status, removed }: WorkerServicesOptions
 ): Promise<WorkerServices> {
   const { charter, id } = signed
-  const admission = new CertificateAdmission({ federation: id, founder: charter.founder, protocols: charter.protocols })
-  await offerHello({ node, gate, logger, signed, admission, persist: async () => {}, removed })
+  const admission = new CertificateAdmission({ federation: id, founder: charter.founder, leader: lead.peer, protocols: charter.protocols })
+  await offerHello({ node, gate, logger, signed, admission, leadership, persist: async () => {}, removed })
   await offerWeights({ gate, signed, model, adapter, held: new Set(tensorsOfSpan(charter, span)) })
   await offerStatus(gate, status)
   return {

@@ -5,7 +5,7 @@ import { MAX_WEIGHT } from '../../api/invite.ts'
 import { UsageError } from '../../errors.ts'
 import { verifyCharter, type SignedCharter } from '../../protocols/charter/index.ts'
 import { peerIdSchema } from '../../protocols/charter/schema.ts'
-import { emptyAdmission, type AdmissionState } from '../../protocols/hello/index.ts'
+import { emptyAdmission, firstLead, verifyLead, type AdmissionState, type Lead } from '../../protocols/hello/index.ts'
 import { NoFederationError, readIfPresent, replaceFile, type Home } from '../home/home.ts'
 import { loadIdentity } from '../home/identity.ts'
 
@@ -14,6 +14,8 @@ export interface Membership {
   readonly key: Ed25519PrivateKey
   readonly peerId: PeerId
   readonly signed: SignedCharter
+  /** Who leads, as far as the home knows. */
+  readonly lead: Lead
 }
 
 /** A server that a member knows. */
@@ -34,13 +36,19 @@ export interface SavedProof {
   readonly certificate?: string | undefined
   /** In base64: servers only. */
   readonly revocations?: string | undefined
+  /** In base64: a server that may lead one day. */
+  readonly mandate?: string | undefined
 }
 
 const base64Schema = z.base64()
 const serversSchema = z.array(
   z.strictObject({ peerId: peerIdSchema, addresses: z.array(z.string()), announcement: base64Schema.optional() })
 )
-const proofSchema = z.strictObject({ certificate: base64Schema.optional(), revocations: base64Schema.optional() })
+const proofSchema = z.strictObject({
+  certificate: base64Schema.optional(), revocations: base64Schema.optional(), mandate: base64Schema.optional()
+})
+
+const mandatesSchema = z.record(peerIdSchema, base64Schema)
 
 const roleSchema = z.enum(['client', 'server'])
 
@@ -49,7 +57,7 @@ const admissionSchema = z.strictObject({
     peerIdSchema,
     z.strictObject({
       role: roleSchema,
-      how: z.enum(['invite', 'allow-list', 'open']),
+      how: z.enum(['invite', 'allow-list', 'open', 'certificate']),
       at: z.iso.datetime(),
       weight: z.int().min(1).max(MAX_WEIGHT).optional()
     })
@@ -73,7 +81,25 @@ export async function readMembership (home: Home): Promise<Membership> {
   const bytes = await readIfPresent(home.charter)
   const key = await loadIdentity(home.identity)
   if (bytes === undefined || key === undefined) throw new NoFederationError(home.root)
-  return { key, peerId: peerIdFromPrivateKey(key), signed: await verifyCharter(bytes) }
+  const signed = await verifyCharter(bytes)
+  return { key, peerId: peerIdFromPrivateKey(key), signed, lead: await readLead(home, signed) }
+}
+
+/** Reads who leads. Throws LeadError for a file that is damaged. */
+export async function readLead (home: Home, { id, charter: { founder } }: SignedCharter): Promise<Lead> {
+  const bytes = await readIfPresent(home.lead)
+  return bytes === undefined ? firstLead(founder) : await verifyLead(bytes, { federation: id, founder })
+}
+
+/** Reads the mandates that a founder gave, by peer id. */
+export async function readMandates (home: Home): Promise<Map<string, Uint8Array>> {
+  const saved = await readJson(home.mandates, mandatesSchema) ?? {}
+  return new Map(Object.entries(saved).map(([peer, text]) => [peer, new Uint8Array(Buffer.from(text, 'base64'))]))
+}
+
+export async function writeMandates (home: Home, mandates: ReadonlyMap<string, Uint8Array>): Promise<void> {
+  const saved = Object.fromEntries([...mandates].map(([peer, bytes]) => [peer, Buffer.from(bytes).toString('base64')]))
+  await replaceFile(home.mandates, JSON.stringify(saved, null, 2))
 }
 
 export async function readServers (home: Home): Promise<SavedServer[]> {

@@ -17,6 +17,10 @@ export interface Home {
   readonly servers: string
   /** The founder's certificate for this peer, and a server's list of those that were revoked. */
   readonly certificate: string
+  /** Who leads, where it is not the founder that nobody took over from: a signed record. */
+  readonly lead: string
+  /** The servers that the founder lets lead one day: the founder's alone. */
+  readonly mandates: string
   /** The parts of the model that a client holds, or that a server fetched. A founder's model stays where it is. */
   readonly model: string
   /** A founder's copy of the adapter that training starts from. */
@@ -69,6 +73,8 @@ export function homeAt (root: string): Home {
     admission: path('admission.json'),
     servers: path('servers.json'),
     certificate: path('certificate.json'),
+    lead: path('lead.bin'),
+    mandates: path('mandates.json'),
     model: path('model'),
     adapter: path('adapter.safetensors'),
     state: path('state'),

@@ -43,6 +43,10 @@ export interface LinksOptions {
   readonly charterHash: Uint8Array
   /** Returns the certificate that this peer shows to servers, where it has one. */
   readonly certificate?: () => Uint8Array | undefined
+  /** Returns the signed record of who leads that this peer shows to servers, where it has one. */
+  readonly lead?: () => Uint8Array | undefined
+  /** Called with the signed record of who leads, not verified, that a server showed. */
+  readonly heard?: (lead: Uint8Array) => void
   /** The servers to connect to at first. */
   readonly servers: readonly KnownAddress[]
 }
@@ -226,16 +230,19 @@ export class ServerLinks {
   }
 
   async #connect (link: Link, stopped: AbortSignal): Promise<void> {
-    const { node, gate, role, charterHash, certificate } = this.#options
+    const { node, gate, role, charterHash, certificate, lead, heard } = this.#options
     const { peer } = link
     const signal = AbortSignal.any([stopped, AbortSignal.timeout(HELLO_TIMEOUT_MS)])
     const addresses = link.addresses.map((address) => multiaddr(address))
     const connection = await dialPeer(node, peer, addresses, `the server ${peer.toString()}`, signal)
     try {
       const stream = await connection.newStream(protocolId('hello'), { signal })
-      const welcome = await sayHello(stream, { agent: AGENT, role, federation: charterHash, certificate: certificate?.() }, signal)
+      const welcome = await sayHello(
+        stream, { agent: AGENT, role, federation: charterHash, certificate: certificate?.(), lead: lead?.() }, signal
+      )
       if (welcome.role !== 'server') throw new RefusedError(REFUSALS.role, 'role', `${peer.toString()} is a ${welcome.role}, not a server`)
       gate.greet(peer, 'server', welcome.agent)
+      if (welcome.lead !== undefined) heard?.(welcome.lead)
     } catch (error) {
       connection.abort(new Error('no welcome came over this connection'))
       throw error

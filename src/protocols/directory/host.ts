@@ -23,6 +23,8 @@ export interface DirectoryHostOptions {
   readonly certify: (peer: string, role: 'client' | 'server') => Promise<Certificate>
   /** The list of revoked certificates as it is now. */
   readonly revocations: () => Promise<Revocations>
+  /** The mandate of a server that may lead one day. */
+  readonly mandate?: (peer: string) => Uint8Array | undefined
   /** Called when a member's announcement, or its leaving, changed the directory. */
   readonly onChanged: (change: Exclude<Change, 'nothing'>) => void
   /** Milliseconds between two updates of a member at least, by what changed: tests shorten them. */
@@ -115,6 +117,7 @@ class MemberSession {
   #known: { instance: Uint8Array, version: number } | undefined
   #certificate: Certificate | undefined
   #revocations: number | undefined
+  #mandate: Uint8Array | undefined
   #lastMs = -Infinity
   #dueMs = Infinity
   #timer: NodeJS.Timeout | undefined
@@ -193,12 +196,14 @@ class MemberSession {
     if (role === undefined) return undefined
     const certificate = await this.#newCertificate(role)
     const revocations = role === 'server' ? await this.#newRevocations() : undefined
+    const mandate = role === 'server' ? this.#newMandate() : undefined
     // From here on nothing is waited for: what the member said meanwhile counts.
     const [known, isAsked] = [this.#known, this.#isAsked]
     this.#isAsked = false
     if (known === undefined) return undefined
     const { entries, removed, ...delta } = directory.since(known.instance, known.version)
-    const isEmpty = !delta.complete && entries.length + removed.length === 0 && certificate === undefined && revocations === undefined
+    const isEmpty = !delta.complete && entries.length + removed.length === 0 && certificate === undefined &&
+      revocations === undefined && mandate === undefined
     if (isEmpty && !isAsked) return undefined
     this.#known = { instance: delta.instance, version: delta.version }
     return create(UpdateSchema, {
@@ -208,7 +213,8 @@ class MemberSession {
       entries: entries.map(({ bytes }) => bytes),
       removed: [...removed],
       certificate: certificate ?? new Uint8Array(0),
-      revocations: revocations ?? new Uint8Array(0)
+      revocations: revocations ?? new Uint8Array(0),
+      mandate: mandate ?? new Uint8Array(0)
     })
   }
 
@@ -216,6 +222,13 @@ class MemberSession {
     if (this.#certificate !== undefined && !isHalfSpent(this.#certificate, Date.now())) return undefined
     this.#certificate = await this.#options.certify(this.#peer, role)
     return this.#certificate.bytes
+  }
+
+  #newMandate (): Uint8Array | undefined {
+    const mandate = this.#options.mandate?.(this.#peer)
+    if (mandate === this.#mandate) return undefined
+    this.#mandate = mandate
+    return mandate
   }
 
   async #newRevocations (): Promise<Uint8Array | undefined> {

@@ -22,6 +22,8 @@ export interface DirectoryUpdate {
   readonly certificate: Uint8Array | undefined
   /** The list of revoked certificates, not verified; undefined where it has not changed. */
   readonly revocations: Uint8Array | undefined
+  /** The member's mandate to lead, not verified; undefined where it has not changed. */
+  readonly mandate?: Uint8Array | undefined
 }
 
 /** A member's stream to the coordinator. Construct it before the first await. */
@@ -52,7 +54,8 @@ export class DirectoryStream {
 
   /** Reads the next update. Throws AnnouncementError for an entry that is none, BadMessageError, and the wire's errors. */
   async read (signal?: AbortSignal): Promise<DirectoryUpdate> {
-    const { message: { entries, removed, certificate, revocations, instance, version, complete } } = await this.#control.read(signal)
+    const { message } = await this.#control.read(signal)
+    const { entries, removed, certificate, revocations, mandate, instance, version, complete } = message
     if (entries.length > MAX_SERVERS) throw new BadMessageError(`a directory of ${entries.length} servers`)
     const announcements = await Promise.all(entries.map(async (bytes) => await verifyAnnouncement(bytes, this.#scope)))
     return {
@@ -62,7 +65,8 @@ export class DirectoryStream {
       entries: announcements,
       removed,
       certificate: certificate.byteLength === 0 ? undefined : certificate,
-      revocations: revocations.byteLength === 0 ? undefined : revocations
+      revocations: revocations.byteLength === 0 ? undefined : revocations,
+      mandate: mandate.byteLength === 0 ? undefined : mandate
     }
   }
 
