@@ -16,7 +16,7 @@ import type { FounderServices } from './founder-services.ts'
 export interface FounderDirectoryOptions {
   readonly gate: Gate
   readonly membership: Membership
-  readonly services: Pick<FounderServices, 'revocations' | 'mandate' | 'weightOf'>
+  readonly services: Pick<FounderServices, 'revocations' | 'weightOf' | 'mandate'>
   readonly scope: DirectoryScope
   /** What this server says of itself. */
   readonly announced: () => Announced

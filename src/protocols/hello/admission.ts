@@ -146,9 +146,10 @@ export class Admission implements Gatekeeper {
     return { role, changed: true }
   }
 
-  /** Takes over a peer that has its place, and its weight, from another server, which led before this one. */
+  /** Takes over a peer that has its place from another server, which led before this one. */
   adopt (peer: string, role: InvitedRole, weight = 1): void {
-    this.state.peers[peer] = { role, how: 'certificate', at: new Date(this.#now()).toISOString(), ...(weight === 1 ? {} : { weight }) }
+    const at = new Date(this.#now()).toISOString()
+    this.state.peers[peer] = { role, how: 'certificate', at, ...(weight === 1 ? {} : { weight }) }
   }
 
   /** Whether a peer has a place now. */

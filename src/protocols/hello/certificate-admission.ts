@@ -48,7 +48,8 @@ export class CertificateAdmission implements Gatekeeper {
 
   has (peer: string): boolean {
     const { founder, leader } = this.#policy
-    return peer === founder || peer === leader || ((this.#admitted.get(peer)?.expiresAtMs ?? 0) > this.#now() && !this.#revoked.has(peer))
+    if (peer === founder || peer === leader) return true
+    return (this.#admitted.get(peer)?.expiresAtMs ?? 0) > this.#now() && !this.#revoked.has(peer)
   }
 
   weightOf (peer: string): number {

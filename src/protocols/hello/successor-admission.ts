@@ -40,7 +40,7 @@ export class SuccessorAdmission implements Gatekeeper {
       checkFederation(candidate, federation)
       checkVersions(candidate, protocols)
       const role = roleOf(candidate)
-      let weight = 1
+      let weight: number | undefined
       if (peer !== founder || role !== 'server') {
         if (bytes === undefined) throw error
         const certificate = await verifyCertificate(bytes, founder, leader)
