@@ -28,7 +28,7 @@ const TEXT_TOKENS = 256
 const TOKENS = 64
 const SEQUENCES = 16
 const LEARNING_RATE = 2e-3
-/** Tokens of the texts to those that are sent of them, at most: a text that is learnt twice is learnt by heart, and the held-out loss rises. */
+/** Tokens of the texts to those that are sent, at most: a text that is learnt twice is learnt by heart, and the held-out loss rises. */
 const TOKENS_TO_SENT = 1.3
 const MAX_GRADIENT_NORM = 1
 const MODULES = ['q', 'k', 'v', 'o', 'gate', 'up', 'down']
