@@ -33,8 +33,8 @@ export class LedgerFile implements LedgerStore {
   }
 
   /**
-   * Writes an entry, about 200 bytes, into the operating system's cache. It does so on the calling thread: each generated token waits for its
-   * entry, and where the cores compute, a thread that is woken for a write comes later than the write takes.
+   * Writes an entry, about 200 bytes, into the operating system's cache. It does so on the calling thread: each generated token waits for
+   * its entry, and where the cores compute, a thread that is woken for a write comes later than the write takes.
    */
   async append (bytes: Uint8Array, position: number): Promise<void> {
     this.#handle ??= await open(this.#path, 'r+')

@@ -13,7 +13,7 @@ export type ContributionPrivacy =
 
 /** What a federation has agreed on about training. A charter is one. */
 export interface TrainingPlan {
-  /** Who takes part in a round, all members or one after the other; and whether servers of the same blocks take one step, or each its own. */
+  /** Who takes part in a round, all members or one after the other; whether servers of the same blocks take one step, or each its own. */
   readonly strategy: 'client-batch' | 'sequential' | 'server-hierarchical'
   /** Rounds from one average of the servers' parameters to the next, where each server steps its own: `server-hierarchical`. */
   readonly averageEvery?: number | undefined

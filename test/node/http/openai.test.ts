@@ -202,7 +202,8 @@ describe('OpenAI’s own client, with midspan serve before a client of a federat
     const format = { type: 'json_schema' as const, json_schema: { name: 'ward', schema, strict: true } }
     const { choices: [choice] } = await openai.chat.completions.create({ ...asked, response_format: format })
     expect(choice!.finish_reason).toBe('stop')
-    expect(z.fromJSONSchema(schema as Parameters<typeof z.fromJSONSchema>[0]).safeParse(JSON.parse(choice!.message.content!)).success).toBe(true)
+    const read = z.fromJSONSchema(schema as Parameters<typeof z.fromJSONSchema>[0]).safeParse(JSON.parse(choice!.message.content!))
+    expect(read.success).toBe(true)
     const parameters = { ...schema, properties: { ward: { const: 'A' } }, required: ['ward'] }
     const tools = [{ type: 'function' as const, function: { name: 'beds_of', parameters } }]
     const { choices: [called] } = await openai.chat.completions.create({ ...asked, tools, tool_choice: { type: 'function', function: { name: 'beds_of' } } })
