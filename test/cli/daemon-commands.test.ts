@@ -351,7 +351,7 @@ describe('commands that talk to the daemon', () => {
       ''
     ])
     expect(asked.get('generate')).toEqual({
-      prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, batch: false, handOver: true, timeoutMs: 120_000, verify: 1
+      prompt: 'Once', maxTokens: 3, temperature: 0, topK: 5, batch: false, handOver: true, timeoutMs: 120_000, toolChoice: 'auto', verify: 1
     })
   })
 

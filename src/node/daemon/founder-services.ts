@@ -96,7 +96,8 @@ export async function offerFounderServices (options: FounderServicesOptions): Pr
       return mandate
     },
     mandate: (peer) => mandates.get(peer),
-    members: () => Object.entries(admission.state.peers).map(([peerId, member]) => ({ peerId, ...member })),
+    members: () => Object.entries(admission.state.peers).map(([peerId, { role, how, at, weight }]) =>
+      ({ peerId, role, how, at, ...(weight === undefined ? {} : { weight }) })),
     weightOf: (peer) => admission.weightOf(peer),
     remove: async (peer) => {
       const had = await host.remove(peer)

@@ -129,7 +129,8 @@ export class MemoryNetwork {
       adapters: { round: 0 },
       ready: async () => {},
       handovers: new Handovers(context as ServerContext, claimTimeoutMs === undefined ? {} : { timeoutMs: claimTimeoutMs }),
-      idleTimeoutMs
+      idleTimeoutMs,
+      weightOf: () => 1
     }
     await serveSequences(sessions, components as GenerationComponents)
     this.servers.push(server)
