@@ -3,6 +3,7 @@ import { fusedAttention, fusedGatedMlp, preNormBlock } from './block-parts.ts'
 import { checkHeads, count, layerCount, linear, readConfig, rmsNorm, sameWindow } from './description.ts'
 import type { Config, Description, Family } from './family.ts'
 import { plainRotary, type RotaryTable } from './rotary-embedding.ts'
+import { checkedRotary } from './rotary-settings.ts'
 
 const chatglm2Config = z.looseObject({
   padded_vocab_size: count,
@@ -60,7 +61,7 @@ function describe (config: Config): Description {
     maxPositions: c.seq_length,
     normEpsilon: c.layernorm_epsilon,
     tied: c.tie_word_embeddings,
-    rotary: { ...rotary(c), interleaved: true },
+    rotary: { ...checkedRotary(rotary(c), { rope_ratio: c.rope_ratio }), interleaved: true },
     linears: [
       linear(
         'self_attention.query_key_value',

@@ -52,10 +52,15 @@ export function readPositions (config: Config, options: PositionOptions): Positi
     original,
     base
   })
-  const frequencies = rotary.frequencies.map(Math.fround)
-  if (!frequencies.every(Number.isFinite))
-    throw new UnsupportedModelError(`the configuration's rotary settings give no angles: ${shown({ rope_theta: base, ...values })}`)
-  return { rotary: { ...rotary, frequencies }, maxPositions }
+  const rounded = { ...rotary, frequencies: rotary.frequencies.map(Math.fround) }
+  return { rotary: checkedRotary(rounded, { rope_theta: base, ...values }), maxPositions }
+}
+
+/** Returns a table of angles as it is. Throws UnsupportedModelError, naming the settings behind it, where an angle is not finite. */
+export function checkedRotary (rotary: RotaryTable, settings: Config): RotaryTable {
+  if (!rotary.frequencies.every(Number.isFinite))
+    throw new UnsupportedModelError(`the configuration's rotary settings give no angles: ${shown(settings)}`)
+  return rotary
 }
 
 /** Returns how many elements of a head turn. */

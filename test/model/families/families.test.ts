@@ -303,3 +303,9 @@ it('a configuration either describes a model that can be or is refused with Unsu
     { numRuns: 500 }
   )
 })
+
+it('a rope_ratio that gives no angles is refused by its name', () => {
+  const { config } = readModelGolden(goldenNames.find((name) => readModelGolden(name).config.rmsnorm === true)!)
+  for (const name of ['THUDM/chatglm2-6b-32k', 'THUDM/chatglm3-6b'])
+    expect(() => modelOf({ ...config, rope_ratio: 5e-324, _name_or_path: name })).toThrow(/no angles: .*rope_ratio/)
+})
