@@ -145,9 +145,14 @@ export class AdapterState {
 
   /** The L2 norm of the gradients of the client's adapters. Throws GradientOverflowError. */
   async norm (gradients: ReadonlyMap<string, DeviceTensor>): Promise<number> {
-    const norm = await this.#c.optimizer.norm(gradients.values())
+    const norm = await this.measureNorm(gradients)
     if (!Number.isFinite(norm)) throw new GradientOverflowError()
     return norm
+  }
+
+  /** The same, which is not finite where the sum of the squares is too large. */
+  async measureNorm (gradients: ReadonlyMap<string, DeviceTensor>): Promise<number> {
+    return await this.#c.optimizer.norm(gradients.values())
   }
 
   /** Takes a step of the client's own, and writes it down as not yet counted. Throws StepOverflowError. */

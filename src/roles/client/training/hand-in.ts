@@ -38,9 +38,14 @@ export class HandIn {
     const { round } = work
     work.awaits = 'step'
     await this.#prepareGate(work)
+    if (!strategy.stepsItself) {
+      await this.#contribute(stream, work, meta)
+      // The log alone has this norm: the device computes it while the server takes the step, and nothing fails by it.
+      work.gradientNorm = await state.measureNorm(work.gradients) / work.figures.tokens
+      return
+    }
     const norm = await state.norm(work.gradients)
     work.gradientNorm = norm / work.figures.tokens
-    if (!strategy.stepsItself) return await this.#contribute(stream, work, meta)
     if (!strategy.tellsGradientNorm)
       return await this.#ownStep(stream, work, clippingCoefficient(work.gradientNorm, charter.training.maxGradientNorm), meta)
     work.awaits = 'coefficient'
