@@ -422,6 +422,21 @@ describe('commands that talk to the daemon', () => {
     })
   })
 
+  it('send which words are withheld, who may be in a secure sum, and the form of a text', async () => {
+    const withhold = ['--withhold', 'names,numbers,people.txt']
+    const peer = '12D3KooWGTAubYxWaqoo3TYmkNiVHhySbixt9XNHeND2YAZMECkd'
+    const data = ['--home', root, '--data', 'a.jsonl']
+    await run(['train', ...data, '--rounds', '1', ...withhold, '--contributors', peer])
+    await run(['evaluate', ...data, ...withhold])
+    const schema = { type: 'object', properties: { ward: { enum: ['A', 'B'] } } }
+    await writeFile(join(root, 'schema.json'), JSON.stringify(schema))
+    await run(['generate', '--home', root, '--prompt', 'x', ...withhold, '--json-schema', join(root, 'schema.json')])
+    for (const name of ['train', 'evaluate', 'generate'])
+      expect(asked.get(name)).toMatchObject({ withhold: `names,numbers,${join(process.cwd(), 'people.txt')}` })
+    expect(asked.get('train')).toMatchObject({ contributors: [peer] })
+    expect(asked.get('generate')).toMatchObject({ jsonSchema: schema })
+  })
+
   it('tell what the daemon refused, with the exit code of its kind', async () => {
     expect(await run(['export', '--home', root, '--out', 'x'])).toEqual({
       code: 2,

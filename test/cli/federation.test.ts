@@ -6,6 +6,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { DaemonStatus } from '../../src/node/daemon/daemon.ts'
+import { readMembership } from '../../src/node/federation/membership.ts'
+import { homeAt } from '../../src/node/home/home.ts'
 import { dataPath, hasData } from '../helpers/data.ts'
 import { run } from './helpers.ts'
 import { midspan, MidspanProcess, withoutProgress, type Finished } from './process.ts'
@@ -53,6 +55,15 @@ describe.skipIf(!hasData(MODEL))('a federation, from the command line', { timeou
     address = await daemon.line('Listening on ')
     await daemon.line('Daemon is ready')
   }, 60_000)
+
+  it.each([
+    [['--strategy', 'server-hierarchical', '--average-every', '3'], { strategy: 'server-hierarchical', averageEvery: 3 }],
+    [['--aggregation', 'secure:4'], { aggregation: { mode: 'secure', minContributors: 4 } }]
+  ])('writes how adapters are put together into the charter: %s', async (options, written) => {
+    const { code } = await init(options.at(-1)!, '--model', dataPath(MODEL), '--clip', '10', '--input-blocks', '1', '--output-blocks', '1', ...options)
+    expect(code).toBe(0)
+    expect((await readMembership(homeAt(home(options.at(-1)!)))).signed.charter).toMatchObject(written)
+  })
 
   afterAll(async () => {
     const { code } = await daemon.stop()

@@ -3,7 +3,7 @@ import { OutputFormatError } from './errors.ts'
 
 export type JsonSchema = Readonly<Record<string, unknown>>
 
-/** A schema takes time and memory in proportion to its size; the largest published ones of tools have a tenth of this. */
+/** A schema takes time and memory to compile as it grows, and comes from whoever may ask this client for a text. */
 export const MAX_SCHEMA_CHARACTERS = 64 * 1024
 
 /** What a schema may say besides what constrains a value. By its specification, `format` constrains nothing either. */
