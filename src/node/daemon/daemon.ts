@@ -1,18 +1,16 @@
 import { join } from 'node:path'
 import { peerIdFromString } from '@libp2p/peer-id'
-import type { ResultOf } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
 import { WEIGHTS_FILE } from '../../model/checkpoint/store.ts'
 import { chooseDevice } from '../../model/runtime/device-choice.ts'
 import { PROTOCOL_VERSIONS, type ClientSettings } from '../../protocols/charter/index.ts'
-import { createLead } from '../../protocols/hello/index.ts'
 import type { PeerStatus } from '../../protocols/status/status.ts'
 import { servableSpan } from '../../roles/charter-settings.ts'
 import type { RoleContext, ServerDirectory } from '../../roles/context.ts'
 import { blocksText, type Span } from '../../span.ts'
 import { startControlServer } from '../control/server.ts'
 import { resolveClientSettings } from '../federation/join.ts'
-import { readMandates, readMembership, readProof, readServers, type KnownAddress, type Membership } from '../federation/membership.ts'
+import { readMandates, readMembership, type Membership } from '../federation/membership.ts'
 import { tensorsOfSpan } from '../federation/servable-weights.ts'
 import { spanOfSettings } from '../federation/served-span.ts'
 import { homeAt, type Home } from '../home/home.ts'
@@ -29,20 +27,19 @@ import { ServerLinks } from '../network/server-links.ts'
 import { checkAnnounced } from '../network/transports.ts'
 import { AGENT } from '../process/version.ts'
 import { Leadership } from '../succession/leadership.ts'
+import { readKnownBefore, signOwnAddresses } from '../succession/take-over.ts'
 import type { Announced } from './announcer.ts'
+import { daemonStatus, serverStatus, type DaemonStatus } from './daemon-status.ts'
 import { DirectoryFollower } from './directory-follower.ts'
 import { FounderDirectory } from './founder-directory.ts'
 import { offerFounderServices } from './founder-services.ts'
 import { KnownServers } from './known-servers.ts'
+import { LinkedServers, MAX_LINKED_WORKERS } from './linked-servers.ts'
 import { openLog } from './logging.ts'
 import { operationsOf } from './operations.ts'
-import { blockSpan } from './peer-status.ts'
 import { roles as defaultRoles, type Roles } from './roles.ts'
 import { Startup } from './starting.ts'
 import { offerWorkerServices } from './worker-services.ts'
-
-/** What `midspan status` shows. */
-export type DaemonStatus = ResultOf<'status'>
 
 export interface Daemon {
   readonly node: MidspanNode
@@ -62,9 +59,6 @@ export interface DaemonOptions {
 }
 
 const DEFAULT_SERVER_LISTEN = ['/ip4/0.0.0.0/tcp/4001']
-
-/** Workers that a peer keeps connections to: more than any route through a model has stages. */
-const MAX_LINKED_WORKERS = 64
 
 /**
  * Runs the peer whose home is at `root`. Resolves when it is ready: a server listens, a client has tried its servers once.
@@ -173,30 +167,16 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     home, gate, logger, membership, scope,
     announced: isServer ? announced : undefined,
     onServersChanged: () => {
-      links.setServers(serversToLink())
+      linked.update()
       known.changed()
     },
     onCertificate: () => { links.dialNow() },
     onRevoked: (peers) => { worker?.revoke(peers) }
   })
-  // A worker waits for the coordinator, and for clients, to be asked; they come to it. It dials those alone that it hands over to.
-  const handedTo = new Set<string>()
-  const serversToLink = (): KnownAddress[] => follower === undefined
-    ? []
-    : [...follower.joined(), ...follower.found().filter((found) => !isServer || handedTo.has(found.peerId)).slice(0, MAX_LINKED_WORKERS)]
-  const reach = async (peer: string): Promise<void> => {
-    const found = follower?.found() ?? []
-    const server = found.find(({ peerId }) => peerId === peer)
-    if (!isServer || server === undefined) {
-      links.dialNow()
-      return
-    }
-    for (const id of handedTo) if (!found.some(({ peerId }) => peerId === id)) handedTo.delete(id)
-    if (handedTo.size < MAX_LINKED_WORKERS) handedTo.add(peer)
-    if (handedTo.has(peer)) await links.reach(server)
-  }
   // A server that took over tells the servers that it knew, who may hear of it from nobody else.
-  const before = leads && lead.term > 0 ? await knownBefore(home, peerId.toString()) : { servers: [], certificate: undefined }
+  const before = leads && lead.term > 0
+    ? await readKnownBefore(home, peerId.toString(), MAX_LINKED_WORKERS)
+    : { servers: [], certificate: undefined }
   const links = new ServerLinks({
     node,
     gate,
@@ -208,6 +188,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     heard: (heard) => { leadership.hear(heard) },
     servers: follower?.joined() ?? before.servers
   })
+  const linked = new LinkedServers({ follower, links, isServer })
   const roundTrips = new RoundTrips(node, gate)
   const mandates = leads ? await readMandates(home) : new Map<string, Uint8Array>()
   let directory: FounderDirectory | undefined
@@ -234,7 +215,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     },
     logger,
     dial: async (peer, protocol, signal) => {
-      if (!gate.isGreeted(peer)) await reach(peer.toString())
+      if (!gate.isGreeted(peer)) await linked.reach(peer.toString())
       return await gate.dial(peer, protocol, signal)
     },
     handle: async (protocol, handler, options) => { await gate.handle(protocol, handler, options) },
@@ -259,19 +240,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     await role.stop()
   })
   signal?.throwIfAborted()
-  const peerStatus = (): PeerStatus => {
-    const { blocks = [], device = choice.kind, sessions = [], round = 0, members = [] } = role.status()
-    return {
-      agent: AGENT,
-      role: 'server',
-      device,
-      blocks,
-      sessions: sessions.length,
-      round,
-      members,
-      uptimeMs: Date.now() - since.getTime()
-    }
-  }
+  const peerStatus = (): PeerStatus => serverStatus(role, choice.kind, since)
   const services = leads
     ? await offerFounderServices({
       home, node, gate, logger, membership, leadership, mandates, settings, model: paths.model, adapter: paths.adapter, status: peerStatus,
@@ -290,7 +259,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   startup.begin(leads ? 'opening its addresses' : 'looking for its servers')
   const unused = await startNode(node, listen)
   if (unused.length > 0) logger.warn({ addresses: unused }, 'cannot listen on some addresses, and listens on the others')
-  if (leads && lead.term > 0) await sayWhere(parts, leadership, node)
+  if (leads && lead.term > 0) await signOwnAddresses(home, membership, leadership, node)
   roundTrips.start()
   cleanups.push(() => { roundTrips.stop() })
   if (services !== undefined) {
@@ -305,34 +274,13 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   if (follower !== undefined) {
     follower.start()
     cleanups.push(async () => { await follower.stop() })
-    links.setServers(serversToLink())
+    linked.update()
   }
 
   let http: HttpServer | undefined
-  const status = (): DaemonStatus => {
-    const {
-      blocks, device = choice.kind, training = null, generation = null, route = null, verification = null
-    } = role.status()
-    const failure = links.failure()
-    return {
-      ...self,
-      addresses: node.getMultiaddrs().map(String),
-      listening: node.services.transports.getAddrs().map((address) => `${address.toString()}/p2p/${peerId.toString()}`),
-      device,
-      deviceReason: settings.compute === 'fp32' ? choice.reason : `${choice.reason}; products with weights in ${settings.compute}`,
-      blocks: isServer ? blockSpan(blocks) : null,
-      partition: client?.settings.partition ?? null,
-      connected: leads ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),
-      disconnectedReason: failure === undefined ? null : `${failure.message}${failure.next === undefined ? '' : ` (${failure.next})`}`,
-      members: services?.members() ?? null,
-      training,
-      generation,
-      route,
-      verification,
-      ...http === undefined ? {} : { http: { url: http.url, tokenFile: http.tokenPath } },
-      since: since.toISOString()
-    }
-  }
+  const status = (): DaemonStatus => daemonStatus({
+    self, node, links, role, choice, compute: settings.compute, leads, services, client, http: () => http, since
+  })
   const operations = operationsOf({
     home, membership, services, directory, follower, node, gate, links, known, span, role, isClient: !isServer, client, status, stop
   })
@@ -352,35 +300,6 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   // It was heard of while the daemon started: what has begun is undone as a whole.
   if (isSuperseded) setImmediate(() => { stop().catch(() => {}) })
   return { node, status, stopped, stop, get isSuperseded () { return isSuperseded } }
-}
-
-/** What the home of a server that took over has of the time before: the other servers, and its certificate. */
-async function knownBefore (
-  home: Home,
-  self: string
-): Promise<{ readonly servers: readonly KnownAddress[], readonly certificate: Uint8Array | undefined }> {
-  const [servers, { certificate }] = await Promise.all([readServers(home), readProof(home)])
-  return {
-    servers: servers.filter(({ peerId, addresses }) => peerId !== self && addresses.length > 0).slice(0, MAX_LINKED_WORKERS)
-      .map(({ peerId, addresses }) => ({ peerId, addresses })),
-    certificate: certificate === undefined ? undefined : new Uint8Array(Buffer.from(certificate, 'base64'))
-  }
-}
-
-/** Says where the server can be dialled that leads in the founder's place: members that come back may know no other. */
-async function sayWhere (
-  { home, membership: { key, signed, lead: { term } } }: Parts,
-  leadership: Leadership,
-  node: MidspanNode
-): Promise<void> {
-  const { mandate } = await readProof(home)
-  const { bytes } = await createLead({
-    federation: signed.id,
-    term,
-    mandate: mandate === undefined ? undefined : new Uint8Array(Buffer.from(mandate, 'base64')),
-    addresses: chooseInviteAddresses(node.getMultiaddrs()).addresses.map((address) => address.toString().split('/p2p/')[0] as string)
-  }, key)
-  if (bytes !== undefined) await leadership.take(bytes)
 }
 
 /** Where the model is, and the adapter that training starts from. */

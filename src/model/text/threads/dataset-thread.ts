@@ -49,6 +49,9 @@ export type DatasetAnswer =
  */
 const IDLE_MS = 60_000
 
+/** Threads that are kept at once, each of them 30 MB: a process that runs several clients reads for all of them at the same time. */
+const MAX_IDLE = 4
+
 /**
  * Reads and encodes data files in a thread of their own, which ends when the signal aborts. Throws as `loadDataset` does, and
  * TokenizerError.
@@ -105,8 +108,8 @@ async function run<Result> (task: DatasetTask, take: (answer: DatasetAnswer) => 
 
 /** A thread that reads one data set at a time. */
 class DatasetThread {
-  /** A thread that waits for work. */
-  static #idle: DatasetThread | undefined
+  /** The threads that wait for work, the one that waits the shortest last. */
+  static readonly #idle: DatasetThread[] = []
   readonly #worker: Worker
   #onAnswer: (answer: DatasetAnswer) => void = () => {}
   #onEnd: (error: Error) => void = () => {}
@@ -117,17 +120,15 @@ class DatasetThread {
     this.#worker = startThread<DatasetAnswer>('dataset-worker', undefined, {
       onAnswer: (answer) => { this.#onAnswer(answer) },
       onEnd: (error) => {
-        this.#ended = true
-        if (DatasetThread.#idle === this) DatasetThread.#idle = undefined
+        this.#forget()
         this.#onEnd(error)
       }
     })
   }
 
-  /** Returns the thread that waits for work, or starts one. The caller releases it. */
+  /** Returns a thread that waits for work, or starts one. The caller releases it. */
   static take (): DatasetThread {
-    const thread = this.#idle ?? new DatasetThread()
-    this.#idle = undefined
+    const thread = this.#idle.pop() ?? new DatasetThread()
     clearTimeout(thread.#timer)
     return thread
   }
@@ -139,20 +140,25 @@ class DatasetThread {
     this.#worker.postMessage(task)
   }
 
-  /** Keeps the thread for a while, where none is kept yet. */
+  /** Keeps the thread for a while, where few are kept yet. */
   release (): void {
     if (this.#ended) return
-    if (DatasetThread.#idle !== undefined) return this.end()
+    if (DatasetThread.#idle.length === MAX_IDLE) return this.end()
     this.#worker.unref()
     this.#timer = setTimeout(() => { this.end() }, IDLE_MS).unref()
-    DatasetThread.#idle = this
+    DatasetThread.#idle.push(this)
   }
 
   /** Ends the thread, whatever it is doing. */
   end (): void {
-    this.#ended = true
-    if (DatasetThread.#idle === this) DatasetThread.#idle = undefined
+    this.#forget()
     void this.#worker.terminate()
+  }
+
+  #forget (): void {
+    this.#ended = true
+    const at = DatasetThread.#idle.indexOf(this)
+    if (at >= 0) DatasetThread.#idle.splice(at, 1)
   }
 }
 
