@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { isDeepStrictEqual, parseArgs } from 'node:util'
 import { z } from 'zod'
 import { createDefaults } from '../src/node/federation/create-defaults.ts'
+import { restartWithAllocatorSettings } from '../src/node/process/allocator.ts'
 import { chatModel } from './support/chat-model.ts'
 import { CellFile, type Cell, type CellKey } from './support/evidence/cells.ts'
 import { OneMachine } from './support/evidence/one-machine.ts'
@@ -137,6 +138,7 @@ async function main (): Promise<void> {
   console.log(`${complete ? 'all cells are there' : 'the time is up: the same command goes on'}; ${Math.round((Date.now() - startedAtMs) / 1000)} s`)
 }
 
+restartWithAllocatorSettings()
 if (options.help) console.log(HELP)
 else if (options.render) await render(resultSchema.parse(JSON.parse(await readFile(files.json, 'utf8'))))
 else await main()
