@@ -136,6 +136,16 @@ describe('a tokenizer in a thread', { timeout: 60_000 }, () => {
     expect(await there.encode('the')).toHaveLength(4)
   })
 
+  it('answers in another thread what waited behind the question that took too much', async () => {
+    const there = thread(await modelDirectory(), 32)
+    const stream = await there.openDecodeStream([])
+    const [tooMuch, behind] = await Promise.allSettled([there.encode('the river '.repeat(3_000_000)), there.encode('the')])
+    expect(tooMuch).toMatchObject({ status: 'rejected', reason: { code: 'E_TOKENIZER' } })
+    expect(behind).toMatchObject({ status: 'fulfilled', value: { length: 4 } })
+    // What came before in the stream is lost, which nobody takes for its end.
+    await expect(stream.push(1)).rejects.toMatchObject({ code: 'E_TOKENIZER' })
+  })
+
   it('is closed once', async () => {
     const there = thread(await modelDirectory())
     await there.close()

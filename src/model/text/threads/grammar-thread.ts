@@ -1,9 +1,8 @@
-import type { Worker } from 'node:worker_threads'
 import type { TokenConstraint } from '../../generation/token-constraint.ts'
 import { OutputFormatError } from '../structured-output/errors.ts'
 import type { OutputFormat } from '../structured-output/output-format.ts'
 import { errorOf, type ThreadFailure } from './failure.ts'
-import { startThread } from './thread.ts'
+import { QuestionThread, ThreadEndedError } from './question-thread.ts'
 
 export interface GrammarThreadData {
   /** The Hugging Face directory whose tokenizer it is. */
@@ -33,16 +32,13 @@ const IDLE_MS = 300_000
 /** A text is begun again this often where other texts bring their threads down. */
 const MAX_TRIES = 4
 
-/** Thrown at questions that a thread did not come to before it ended. */
-class ThreadEndedError extends Error {}
-
 /**
  * Keeps texts to forms in a thread of its own, which the first text starts. A form at which the thread fails takes along no other text:
  * the others go on in another thread.
  */
 export class GrammarThread {
   readonly #data: GrammarThreadData
-  #running: RunningThread | undefined
+  #running: Thread | undefined
   #texts = 0
   #open = 0
   #closed = false
@@ -74,9 +70,9 @@ export class GrammarThread {
     await this.#running?.end()
   }
 
-  #started (): RunningThread {
+  #started (): Thread {
     if (this.#closed) throw new OutputFormatError('the client is stopping')
-    if (this.#running?.isEnded !== false) this.#running = new RunningThread(this.#data)
+    if (this.#running?.isEnded !== false) this.#running = start(this.#data)
     return this.#running
   }
 
@@ -90,14 +86,14 @@ export class GrammarThread {
 class ConstrainedText implements TokenConstraint {
   readonly #format: OutputFormat
   readonly #number: number
-  readonly #threadOf: () => RunningThread
+  readonly #threadOf: () => Thread
   readonly #onClose: () => void
   readonly #ids: number[] = []
-  #thread: RunningThread | undefined
+  #thread: Thread | undefined
   #next: Promise<Int32Array | undefined> = Promise.resolve(undefined)
   #isClosed = false
 
-  constructor (format: OutputFormat, number: number, threadOf: () => RunningThread, onClose: () => void) {
+  constructor (format: OutputFormat, number: number, threadOf: () => Thread, onClose: () => void) {
     this.#format = format
     this.#number = number
     this.#threadOf = threadOf
@@ -133,7 +129,7 @@ class ConstrainedText implements TokenConstraint {
 
   async #accepted (id: number): Promise<Int32Array | undefined> {
     try {
-      return await this.#thread!.ask({ kind: 'accept', text: this.#number, id })
+      return await ask(this.#thread!, { kind: 'accept', text: this.#number, id })
     } catch (error) {
       if (error instanceof ThreadEndedError && !this.#isClosed) return await this.#again()
       throw error
@@ -151,76 +147,28 @@ class ConstrainedText implements TokenConstraint {
     }
   }
 
-  async #beginIn (thread: RunningThread): Promise<Int32Array | undefined> {
+  async #beginIn (thread: Thread): Promise<Int32Array | undefined> {
     this.#thread = thread
-    let mask = await thread.ask({ kind: 'open', text: this.#number, format: this.#format })
-    for (const id of this.#ids) mask = await thread.ask({ kind: 'accept', text: this.#number, id })
+    let mask = await ask(thread, { kind: 'open', text: this.#number, format: this.#format })
+    for (const id of this.#ids) mask = await ask(thread, { kind: 'accept', text: this.#number, id })
     return mask
   }
 }
 
-interface Waiting {
-  readonly resolve: (mask: Int32Array | undefined) => void
-  readonly reject: (error: Error) => void
-  readonly timer: NodeJS.Timeout
+type Thread = QuestionThread<GrammarAnswer, GrammarQuestion, GrammarAnswer>
+
+function start (data: GrammarThreadData): Thread {
+  return new QuestionThread('grammar-worker', data, {
+    loadMs: TIMEOUT_MS,
+    questionMs: TIMEOUT_MS,
+    tooLong: () => new OutputFormatError(`the form of the text took longer than ${TIMEOUT_MS / 1000} seconds`, 'simplify it')
+  })
 }
 
-class RunningThread {
-  isEnded = false
-  readonly #worker: Worker
-  #isLoaded = false
-  /** The questions in the order in which they are answered; the first of all is whether the thread has loaded. */
-  readonly #waiting: Waiting[] = []
-
-  constructor (data: GrammarThreadData) {
-    this.#worker = startThread<GrammarAnswer>('grammar-worker', data, {
-      onAnswer: (answer) => { this.#answered(answer) },
-      onEnd: (error) => { this.#end(error) }
-    })
-    this.#expect(() => {}, () => {})
-  }
-
-  /** Throws ThreadEndedError where the thread ended for another reason than this question. */
-  async ask (question: GrammarQuestion): Promise<Int32Array | undefined> {
-    return await new Promise((resolve, reject) => {
-      if (this.isEnded) return reject(new ThreadEndedError())
-      this.#expect(resolve, reject)
-      this.#worker.postMessage(question)
-    })
-  }
-
-  async end (): Promise<void> {
-    this.#end(new ThreadEndedError())
-    await this.#worker.terminate()
-  }
-
-  #expect (resolve: Waiting['resolve'], reject: Waiting['reject']): void {
-    const timer = setTimeout(() => {
-      this.#end(new OutputFormatError(`the form of the text took longer than ${TIMEOUT_MS / 1000} seconds`, 'simplify it'))
-      void this.#worker.terminate()
-    }, TIMEOUT_MS)
-    this.#waiting.push({ resolve, reject, timer: timer.unref() })
-  }
-
-  #answered (answer: GrammarAnswer): void {
-    const waiting = this.#waiting.shift()
-    if (waiting === undefined) return
-    clearTimeout(waiting.timer)
-    this.#isLoaded = true
-    if ('failure' in answer) waiting.reject(errorOf(answer.failure))
-    else waiting.resolve(answer.mask)
-    if ('failure' in answer && answer.isLast) return this.#end(new ThreadEndedError())
-    // The next one has its time from now on.
-    this.#waiting[0]?.timer.refresh()
-  }
-
-  /** Gives the error to the question that the thread was at, or to all where it did not load, and ThreadEndedError to those after it. */
-  #end (error: Error): void {
-    if (this.isEnded) return
-    this.isEnded = true
-    for (const [i, { reject, timer }] of this.#waiting.splice(0).entries()) {
-      clearTimeout(timer)
-      reject(i === 0 || !this.#isLoaded ? error : new ThreadEndedError())
-    }
-  }
+/** Throws ThreadEndedError where the thread ended for another reason than this question. */
+async function ask (thread: Thread, question: GrammarQuestion): Promise<Int32Array | undefined> {
+  const answer = await thread.ask(question)
+  if (!('failure' in answer)) return answer.mask
+  if (answer.isLast) void thread.end()
+  throw errorOf(answer.failure)
 }

@@ -17,12 +17,14 @@ export interface ThreadListeners<Answer> {
   readonly onEnd: (error: Error) => void
 }
 
+export type ThreadName = 'tokenizer-worker' | 'dataset-worker' | 'grammar-worker'
+
 /**
  * Starts one of the threads beside this file. What a founder wrote, such as patterns of a tokenizer and templates, runs in threads: work
  * that does not end holds up neither peers nor signals, and is ended with its thread.
  */
 export function startThread<Answer> (
-  name: 'tokenizer-worker' | 'dataset-worker' | 'grammar-worker',
+  name: ThreadName,
   workerData: unknown,
   { onAnswer, onEnd }: ThreadListeners<Answer>,
   maxHeapMib = MAX_HEAP_MIB

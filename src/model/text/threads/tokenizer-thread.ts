@@ -1,8 +1,7 @@
-import type { Worker } from 'node:worker_threads'
 import type { ChatMessage, JsonValue } from '../chat-template.ts'
 import { TokenizerError } from '../errors.ts'
 import { errorOf, type ThreadFailure } from './failure.ts'
-import { startThread } from './thread.ts'
+import { QuestionThread, ThreadEndedError } from './question-thread.ts'
 
 /** What a tokenizer says of itself. */
 export interface TokenizerFacts {
@@ -28,6 +27,8 @@ export type Answer = { readonly value: number[] | string[] | string } | { readon
 /** Published tokenizers are read within two seconds. */
 const LOAD_TIMEOUT_MS = 60_000
 
+type Thread = QuestionThread<TokenizerFacts, Question, Answer>
+
 /** Decodes ids as they are generated, as DecodeStream does. */
 export interface ThreadDecodeStream {
   /** Adds one token; resolves with the text that is now certain, possibly none. */
@@ -36,16 +37,14 @@ export interface ThreadDecodeStream {
   end (): Promise<string>
 }
 
-interface Waiting {
-  readonly resolve: (answer: Answer) => void
-  readonly reject: (error: Error) => void
-}
+/** A question is asked again this often where other questions bring their threads down. */
+const MAX_TRIES = 4
 
 /** A tokenizer in a thread of its own, which the first question starts, and the next one after the thread ended, as for want of memory. */
 export class TokenizerThread {
   readonly #dir: string
   readonly #maxHeapMib: number | undefined
-  #running: RunningThread | undefined
+  #running: Thread | undefined
   #closed = false
   #streams = 0
 
@@ -56,7 +55,7 @@ export class TokenizerThread {
   }
 
   async facts (): Promise<TokenizerFacts> {
-    return await this.#started().loaded
+    return await this.#tried(async (thread) => await thread.loaded)
   }
 
   /** Token ids, with those that the model puts around a text. Throws TokenizerError. */
@@ -85,74 +84,65 @@ export class TokenizerThread {
   /** Decodes ids as they are generated. `after` are the prompt's ids, which the text continues. The caller ends the stream. */
   async openDecodeStream (after: readonly number[]): Promise<ThreadDecodeStream> {
     const stream = this.#streams++
-    await this.#ask({ kind: 'open', stream, after })
+    const opened = await this.#tried(async (thread) => {
+      await ask(thread, { kind: 'open', stream, after })
+      return thread
+    })
+    // The stream ends with its thread: another one does not know what came before.
+    const more = async (question: Question): Promise<string> => {
+      try {
+        return await ask(opened, question) as string
+      } catch (error) {
+        throw error instanceof ThreadEndedError ? errorOfEnded(error) : error
+      }
+    }
     return {
-      push: async (id) => await this.#ask({ kind: 'push', stream, id }) as string,
-      end: async () => await this.#ask({ kind: 'end', stream }) as string
+      push: async (id) => await more({ kind: 'push', stream, id }),
+      end: async () => await more({ kind: 'end', stream })
     }
   }
 
   /** Ends the thread. Called again, it does nothing. */
   async close (): Promise<void> {
     this.#closed = true
-    await this.#running?.close()
+    await this.#running?.end()
   }
 
   async #ask (question: Question): Promise<number[] | string[] | string> {
-    const running = this.#started()
-    await running.loaded
-    const answer = await running.ask(question)
-    if ('failure' in answer) throw errorOf(answer.failure)
-    return answer.value
+    return await this.#tried(async (thread) => await ask(thread, question))
   }
 
-  #started (): RunningThread {
+  /** Tries again in another thread where one ended for another reason. */
+  async #tried<T> (work: (thread: Thread) => Promise<T>): Promise<T> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await work(this.#started())
+      } catch (error) {
+        if (!(error instanceof ThreadEndedError)) throw error
+        if (tries === MAX_TRIES) throw errorOfEnded(error)
+      }
+    }
+  }
+
+  #started (): Thread {
     if (this.#closed) throw new TokenizerError('the tokenizer is closed')
-    if (this.#running?.ended !== false) this.#running = new RunningThread(this.#dir, this.#maxHeapMib)
+    if (this.#running?.isEnded !== false)
+      this.#running = new QuestionThread('tokenizer-worker', this.#dir, {
+        loadMs: LOAD_TIMEOUT_MS,
+        tooLong: () => new TokenizerError(`${this.#dir}: the tokenizer was not read within ${LOAD_TIMEOUT_MS / 1000} seconds`),
+        maxHeapMib: this.#maxHeapMib
+      })
     return this.#running
   }
 }
 
-class RunningThread {
-  readonly loaded: Promise<TokenizerFacts>
-  ended = false
-  readonly #worker: Worker
-  readonly #waiting: Waiting[] = []
+/** Throws TokenizerError, and ThreadEndedError where the thread ended for another reason than this question. */
+async function ask (thread: Thread, question: Question): Promise<number[] | string[] | string> {
+  const answer = await thread.ask(question)
+  if ('failure' in answer) throw errorOf(answer.failure)
+  return answer.value
+}
 
-  constructor (dir: string, maxHeapMib: number | undefined) {
-    const { promise, resolve, reject } = Promise.withResolvers<TokenizerFacts>()
-    this.loaded = promise
-    promise.catch(() => {}) // thrown at whoever asks
-    let isLoaded = false
-    const slow = setTimeout(() => {
-      reject(new TokenizerError(`${dir}: the tokenizer was not read within ${LOAD_TIMEOUT_MS / 1000} seconds`))
-      void this.close()
-    }, LOAD_TIMEOUT_MS)
-    this.#worker = startThread<TokenizerFacts | Answer>('tokenizer-worker', dir, {
-      onAnswer: (answer) => {
-        if (isLoaded) return this.#waiting.shift()?.resolve(answer as Answer)
-        isLoaded = true
-        clearTimeout(slow)
-        resolve(answer as TokenizerFacts)
-      },
-      onEnd: (error) => {
-        this.ended = true
-        clearTimeout(slow)
-        reject(error)
-        for (const waiting of this.#waiting.splice(0)) waiting.reject(error)
-      }
-    }, maxHeapMib)
-  }
-
-  async ask (question: Question): Promise<Answer> {
-    return await new Promise<Answer>((resolve, reject) => {
-      this.#waiting.push({ resolve, reject })
-      this.#worker.postMessage(question)
-    })
-  }
-
-  async close (): Promise<void> {
-    this.ended = true
-    await this.#worker.terminate()
-  }
+function errorOfEnded ({ cause }: ThreadEndedError): Error {
+  return cause instanceof Error ? cause : new TokenizerError('the thread of the tokenizer ended')
 }
