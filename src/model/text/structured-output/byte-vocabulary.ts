@@ -3,7 +3,8 @@ import type { Tokenizer } from '../tokenizer.ts'
 
 /** What stands for each byte where GPT-2's byte-level vocabularies write it: printable Latin-1 for itself, and others from U+0100 on. */
 const byteLetters = lettersOfBytes()
-const bytesOfLetters = new Map(byteLetters.map((letter, byte) => [letter, byte]))
+/** The byte that each letter stands for. */
+export const bytesOfLetters: ReadonlyMap<string, number> = new Map(byteLetters.map((letter, byte) => [letter, byte]))
 
 const bytePiece = /^<0x([0-9A-Fa-f]{2})>$/
 

@@ -5,6 +5,7 @@ import { byteVocabulary } from './byte-vocabulary.ts'
 import { OutputFormatError } from './errors.ts'
 import { keptSchema } from './json-schema.ts'
 import { structuralTagOf, type OutputFormat } from './output-format.ts'
+import { Utf8Tokens } from './utf8-tokens.ts'
 
 /** White space that a text may have between two parts of JSON: small models would go on with it for ever. */
 const MAX_WHITESPACE = 20
@@ -38,6 +39,8 @@ async function loadLibrary (): Promise<Library> {
 export class Grammars {
   /** Whether the library failed: it cannot go on then, and the thread ends. */
   hasFailed = false
+  /** Which tokens go on with a text as UTF-8. */
+  readonly utf8: Utf8Tokens
   readonly #library: Library
   readonly #vocabulary: readonly string[]
   readonly #eosIds: readonly number[]
@@ -47,6 +50,7 @@ export class Grammars {
   private constructor (library: Library, vocabulary: readonly string[], eosIds: readonly number[]) {
     this.#library = library
     this.#vocabulary = vocabulary
+    this.utf8 = new Utf8Tokens(vocabulary)
     this.#eosIds = eosIds
   }
 

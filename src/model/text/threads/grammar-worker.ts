@@ -16,20 +16,27 @@ function say (said: Said<GrammarAnswer>): void {
 try {
   const { dir, size } = workerData as GrammarThreadData
   const grammars = await Grammars.of(await loadTokenizer(dir), size)
-  const matchers = new Map<number, GrammarMatcher>()
+  const { utf8 } = grammars
+  const texts = new Map<number, { readonly matcher: GrammarMatcher, place: typeof utf8.start }>()
   const answer = async (question: GrammarQuestion): Promise<Int32Array | undefined> => {
-    const { text } = question
-    const matcher = question.kind === 'open' ? await grammars.open(question.format) : matchers.get(text)
+    if (question.kind === 'open') texts.set(question.text, { matcher: await grammars.open(question.format), place: utf8.start })
+    const text = texts.get(question.text)
     if (question.kind === 'close') {
-      matcher?.dispose()
-      matchers.delete(text)
+      text?.matcher.dispose()
+      texts.delete(question.text)
       return undefined
     }
-    if (matcher === undefined) throw new Error(`there is no text ${text}`)
-    if (question.kind === 'open') matchers.set(text, matcher)
-    else if (!matcher.acceptToken(question.id)) throw new Error(`token ${question.id} does not keep to the form of the text`)
+    if (text === undefined) throw new Error(`there is no text ${question.text}`)
+    const { matcher } = text
+    if (question.kind === 'accept') {
+      if (!matcher.acceptToken(question.id)) throw new Error(`token ${question.id} does not keep to the form of the text`)
+      text.place = utf8.after(text.place, question.id)
+    }
+    if (matcher.isTerminated()) return undefined
     // The mask is a view of the library's memory, which the next call changes.
-    return matcher.isTerminated() ? undefined : (await matcher.getNextTokenBitmask()).slice()
+    const mask = (await matcher.getNextTokenBitmask()).slice()
+    utf8.restrict(mask, text.place)
+    return mask
   }
   // One question after another: the library's calls wait for one another nowhere.
   let last: Promise<void> = Promise.resolve()

@@ -75,7 +75,9 @@ describe('texts that keep to a form', { timeout: 60_000 }, () => {
       const text = await written(constraint, seed).finally(() => { constraint.close() })
       if (text === undefined) return
       ended++
-      expect(() => z.fromJSONSchema(schema as Parameters<typeof z.fromJSONSchema>[0]).parse(JSON.parse(text)), text).not.toThrow()
+      // JSON Schema counts characters, and Zod UTF-16 units: a character of two units stands as one of one.
+      const value: unknown = JSON.parse(text, (_, part: unknown) => typeof part === 'string' ? part.replace(/[\u{10000}-\u{10ffff}]/gu, '\u00e9') : part)
+      expect(() => z.fromJSONSchema(schema as Parameters<typeof z.fromJSONSchema>[0]).parse(value), text).not.toThrow()
     }), { numRuns: 30 })
     expect(ended).toBeGreaterThan(15)
   })
