@@ -15,6 +15,14 @@ export function addressKey (address: Multiaddr): string {
   return 'other'
 }
 
+/** Groups of the network that a provider gives to one customer, who has 65,536 /64 networks in it. */
+const SITE_GROUPS = 3
+
+/** Returns the site of an address's key: who may have many keys for nothing. The key itself for IPv4. */
+export function siteOf (key: string): string {
+  return key.endsWith('::/64') ? `${key.split(':', SITE_GROUPS).join(':')}::/48` : key
+}
+
 function ipv6Key (address: string): string {
   const embedded = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1]
   if (embedded !== undefined) return embedded

@@ -1,3 +1,5 @@
+import { siteOf } from './address-key.ts'
+
 /** Handshakes that an address may begin at once, and then each second. */
 export interface HandshakeRate {
   readonly atOnce: number
@@ -88,7 +90,7 @@ interface Turn {
 
 /**
  * Decides when a connection's handshake may begin, so that strangers cannot have a server compute for them alone. A connection waits for
- * its turn; the address that has had the fewest turns comes first, and one whose peers were to blame has fewer of them.
+ * its turn; the site that has had the fewest turns comes first, and an address whose peers were to blame has fewer of them.
  */
 export class HandshakeTurns {
   readonly #now: () => number
@@ -114,9 +116,11 @@ export class HandshakeTurns {
 
   /** Notes that peers of an address cost more than they may, or said no hello: its handshakes have to wait longer. */
   blame (key: string, count = 1): void {
-    const caller = this.#caller(key)
-    caller.blame = Math.min(this.#blameOf(caller) + count, FORGIVEN_BLAME + MAX_HALVINGS)
-    caller.blameSinceMs = this.#now()
+    for (const each of new Set([key, siteOf(key)])) {
+      const caller = this.#caller(each)
+      caller.blame = Math.min(this.#blameOf(caller) + count, FORGIVEN_BLAME + MAX_HALVINGS)
+      caller.blameSinceMs = this.#now()
+    }
   }
 
   /** Connections that wait for their turn. */
@@ -137,16 +141,16 @@ export class HandshakeTurns {
         continue
       }
       this.#waiting.delete(turn)
-      this.#caller(turn.key).bucket.add()
+      for (const key of new Set([turn.key, siteOf(turn.key)])) this.#caller(key).bucket.add()
       if (!turn.isRecent) this.#strangers.add()
       turn.begin()
     }
     if (this.#waiting.size > 0) this.#stop ??= this.#later(Math.ceil(pauseMs), () => { this.#grant() })
   }
 
-  /** The fewest come first; of equals, whoever asked first. */
+  /** How many turns a turn's site had lately, and its blame: the fewest come first; of equals, whoever asked first. */
   #turnsHad ({ key, isRecent }: Turn): number {
-    const caller = this.#caller(key)
+    const caller = this.#caller(siteOf(key))
     return caller.bucket.level(this.#now(), this.#rateOf(caller, isRecent)) + this.#blameOf(caller)
   }
 

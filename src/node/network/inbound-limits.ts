@@ -1,3 +1,4 @@
+import { siteOf } from './address-key.ts'
 import { HandshakeTurns, type Later } from './handshake-turns.ts'
 
 /** What a connection that came in is known to be; the lower, the sooner it has to make room. */
@@ -49,7 +50,7 @@ export interface InboundLimitsOptions {
 
 /**
  * Decides which inbound connections may stay, and when they may shake hands. Strangers share a part of all places by address, those that
- * say least make room first, and members are refused only where members hold all places. Holds no sockets: a place is closed by its `close`.
+ * say least make room first, and members are refused only where members hold all places. Holds no sockets: `close` closes a place.
  */
 export class InboundLimits {
   readonly #maxConnections: number
@@ -175,10 +176,18 @@ export class InboundLimits {
     return [...this.#places.values()].filter((place) => this.#isStranger(place))
   }
 
-  /** Has the address that holds the most of these places give one up; in any case where the newcomer's would still hold fewer. */
+  /**
+   * Has the site that holds the most of these places give one up, and there the address that holds the most; in any case where the
+   * newcomer's site, or address, would still hold fewer.
+   */
   #makeRoomFor (key: string, places: readonly Place[]): boolean {
-    const fullest = fullestAddress(places)
-    return this.#makeRoom(fullest, (this.#byAddress.get(key)?.size ?? 0) + 1 < fullest.length)
+    const site = siteOf(key)
+    const ofSite = fullest(places, (place) => siteOf(place.key))
+    const ofAddress = fullest(ofSite, (place) => place.key)
+    const isFair = ofSite.some((place) => siteOf(place.key) === site)
+      ? (this.#byAddress.get(key)?.size ?? 0) + 1 < ofAddress.length
+      : places.filter((place) => siteOf(place.key) === site).length + 1 < ofSite.length
+    return this.#makeRoom(ofAddress, isFair)
   }
 
   /** Closes the place among these that says least, the oldest first. Returns false where each of them may stay. */
@@ -197,8 +206,7 @@ export class InboundLimits {
   }
 }
 
-/** The places of the address that holds the most. */
-function fullestAddress (places: readonly Place[]): Place[] {
-  const byAddress = Map.groupBy(places, ({ key }) => key)
-  return [...byAddress.values()].reduce<Place[]>((fullest, these) => these.length > fullest.length ? these : fullest, [])
+/** The places of the group that holds the most. */
+function fullest (places: readonly Place[], groupOf: (place: Place) => string): Place[] {
+  return [...Map.groupBy(places, groupOf).values()].reduce<Place[]>((most, these) => these.length > most.length ? these : most, [])
 }

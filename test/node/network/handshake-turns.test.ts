@@ -64,6 +64,15 @@ describe('the turns of handshakes', () => {
     expect(begun.at(-1)).toBe('newcomer')
   })
 
+  it('come first to the site that had the fewest, however many addresses another has', () => {
+    const { begun, pass, request } = turnsOf()
+    for (let address = 0; address < 300; address++) request(`2001:db8:1:${address.toString(16)}::/64`)
+    request('2001:db8:2:0::/64')
+    expect(begun).not.toContain('2001:db8:2:0::/64')
+    pass(1_000 / STRANGERS_HANDSHAKES.perSecond)
+    expect(begun.at(-1)).toBe('2001:db8:2:0::/64')
+  })
+
   it('come ever more seldom to an address with blame, and as before when it was quiet for long', () => {
     const { begun, pass, request, turns } = turnsOf()
     const within = (ms: number): number => {
@@ -103,7 +112,9 @@ describe('the turns of handshakes', () => {
   })
 
   it('are given in the end to everybody who waits, whatever the order, the blame and the clock', () => {
-    const step = fc.record({ key: fc.nat(6), isRecent: fc.boolean(), blame: fc.nat(3), passMs: fc.nat(3_000), setBackMs: fc.constantFrom(0, 0, 3_600_000) })
+    const step = fc.record({
+      key: fc.nat(6), isRecent: fc.boolean(), blame: fc.nat(3), passMs: fc.nat(3_000), setBackMs: fc.constantFrom(0, 0, 3_600_000)
+    })
     fc.assert(fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
       const { begun, pass, request, setBack, turns } = turnsOf()
       for (const { key, isRecent, blame, passMs, setBackMs } of steps) {

@@ -1,7 +1,7 @@
 import { multiaddr } from '@multiformats/multiaddr'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { addressKey } from '../../../src/node/network/address-key.ts'
+import { addressKey, siteOf } from '../../../src/node/network/address-key.ts'
 import { InboundLimits } from '../../../src/node/network/inbound-limits.ts'
 import { chooseInviteAddresses } from '../../../src/node/network/invite-addresses.ts'
 import { missingTransport } from '../../../src/node/network/transports.ts'
@@ -64,6 +64,14 @@ describe('inbound limits', () => {
     expect(stranger('crowd')).toBeUndefined()
   })
 
+  it('count the addresses of one site together where there is no room, since each costs it nothing', () => {
+    const { closed, stranger } = limitsOf(16)
+    for (let count = 0; count < 4; count++) stranger(`2001:db8:1:${count}::/64`)
+    expect(stranger('2001:db8:2:0::/64')).toBeDefined()
+    expect(closed).toEqual(['2001:db8:1:0::/64#0'])
+    expect(stranger('2001:db8:1:9::/64')).toBeUndefined()
+  })
+
   it('begin no handshake of a connection that is gone', () => {
     const { limits, arrive } = limitsOf(300)
     const begun: string[] = []
@@ -100,6 +108,10 @@ describe('the key of an address', () => {
     ['/dns4/example.org/tcp/1', 'other']
   ])('%s is %s', (address, key) => {
     expect(addressKey(multiaddr(address))).toBe(key)
+  })
+
+  it.each([['192.0.2.7', '192.0.2.7'], ['2001:db8:1:2::/64', '2001:db8:1::/48'], ['other', 'other']])('%s is of the site %s', (key, site) => {
+    expect(siteOf(key)).toBe(site)
   })
 
   it('is one for each /64 network', () => {
