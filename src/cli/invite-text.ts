@@ -23,7 +23,7 @@ const SOFT_BREAK = /=\r?\n/g
 /** Marks of quotation and of code, characters without a width, and the zero bytes of UTF-16, that people copy along. */
 const AROUND = /[\0"'`<>\u201c\u201d\u2018\u2019\u00ab\u00bb\u00ad\u200b-\u200d\u2060\ufeff]/g
 
-/** What keyboards and word processors make of hyphens, two of them or one, and of a colon or a capital letter at the beginning of a line. */
+/** What keyboards and word processors make of hyphens, two of them or one, of a colon, and of a letter at the beginning of a line. */
 const TYPED: ReadonlyArray<readonly [RegExp, string]> = [
   [/[\u2013\u2014]/g, '--'], [/[\u2010\u2011\u2212]/g, '-'], [/midspan\s?(?::|\uff1a|%3a|&#58;)/gi, PREFIX]
 ]

@@ -62,7 +62,7 @@ export function daemonStatus (parts: StatusParts): DaemonStatus {
   }
 }
 
-/** What a server tells admitted peers of itself; `chosen` is the device where the role does not name one. */
+/** What a server tells admitted peers of itself; `chosen` is the device where the role does not name one, and it started at `sinceMs`. */
 export function serverStatus (role: RunningRole, chosen: string, sinceMs: number): PeerStatus {
   const { blocks = [], device = chosen, sessions = [], round = 0, members = [] } = role.status()
   return { agent: AGENT, role: 'server', device, blocks, sessions: sessions.length, round, members, uptimeMs: performance.now() - sinceMs }

@@ -1,8 +1,7 @@
-import { constants } from 'node:fs'
-import { open } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { MidspanError, UsageError } from '../../errors.ts'
+import { MidspanError } from '../../errors.ts'
 import * as atomic from '../../model/checkpoint/atomic.ts'
+import { readSmallFile } from '../../model/checkpoint/small-file.ts'
 
 /** Where a peer keeps everything: the paths inside one home directory. */
 export interface Home {
@@ -92,35 +91,9 @@ export async function createHome (home: Home): Promise<void> {
   for (const path of [home.root, home.model, home.state]) await atomic.makeDirectories(path, 0o700)
 }
 
-/** Files of a home are smaller by far, but for tensors, which are read piece by piece. */
-export const MAX_HOME_FILE_BYTES = 64 * 2 ** 20
-
-/**
- * Returns a file's bytes, or undefined where there is no such file. Throws UsageError where something else than a file has its name, such as
- * a pipe, on which a reader would wait for ever, or where the file is too large.
- */
+/** Returns a file's bytes, or undefined where there is no such file. Throws UsageError for what is no file, or too large. */
 export async function readIfPresent (path: string): Promise<Uint8Array | undefined> {
-  let file
-  try {
-    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    if (code === 'ENOENT') return undefined
-    throw code === 'ENXIO' ? notAFile(path) : error // a socket
-  }
-  try {
-    const found = await file.stat()
-    if (!found.isFile()) throw notAFile(path)
-    if (found.size > MAX_HOME_FILE_BYTES)
-      throw new UsageError(`${path} has ${found.size} bytes, and ${MAX_HOME_FILE_BYTES} are the most`, 'put back a copy of what it was')
-    return await file.readFile()
-  } finally {
-    await file.close()
-  }
-}
-
-function notAFile (path: string): UsageError {
-  return new UsageError(`${path} is not a file`, 'move it away, and put back a copy of what it was')
+  return await readSmallFile(path)
 }
 
 /**

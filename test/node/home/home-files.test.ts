@@ -3,7 +3,8 @@ import { mkdir, truncate, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { homeAt, MAX_HOME_FILE_BYTES, readIfPresent } from '../../../src/node/home/home.ts'
+import { MAX_SMALL_FILE_BYTES } from '../../../src/model/checkpoint/small-file.ts'
+import { homeAt, readIfPresent } from '../../../src/node/home/home.ts'
 import { run } from '../../cli/helpers.ts'
 import { temporaryDirectory } from '../fixture.ts'
 
@@ -31,7 +32,7 @@ describe('a file of a home', () => {
   it('is refused where it is larger than any that is written', async () => {
     const path = join(await temporaryDirectory(), 'charter.json')
     await writeFile(path, '')
-    await truncate(path, MAX_HOME_FILE_BYTES + 1)
+    await truncate(path, MAX_SMALL_FILE_BYTES + 1)
     await expect(readIfPresent(path)).rejects.toMatchObject({ code: 'E_USAGE' })
   })
 
