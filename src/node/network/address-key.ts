@@ -31,6 +31,8 @@ function ipv6Key (address: string): string {
   const tail = groupsOf(right ?? '')
   const zeros = right === undefined ? 0 : Math.max(IPV6_GROUPS - head.length - tail.length, 0)
   const groups = [...head, ...Array.from({ length: zeros }, () => '0'), ...tail]
+  if (groups.length === IPV6_GROUPS && groups.slice(0, 5).every((group) => Number.parseInt(group, 16) === 0) && groups[5] === 'ffff')
+    return groups.slice(6).flatMap((group) => [Number.parseInt(group, 16) >> 8, Number.parseInt(group, 16) & 0xff]).join('.')
   return `${groups.slice(0, NETWORK_GROUPS).map((group) => group.replace(/^0+(?=.)/, '')).join(':')}::/64`
 }
 

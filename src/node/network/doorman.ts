@@ -2,6 +2,7 @@ import type { Server, Socket } from 'node:net'
 import type { Listener, MultiaddrConnection, Transport } from '@libp2p/interface'
 import { tcp, type TCPComponents } from '@libp2p/tcp'
 import { ipPortToMultiaddr } from '@libp2p/utils'
+import type { Multiaddr } from '@multiformats/multiaddr'
 import { addressKey } from './address-key.ts'
 import type { InboundLimits } from './inbound-limits.ts'
 
@@ -18,7 +19,7 @@ export function placeOf ({ remoteAddr }: Pick<MultiaddrConnection, 'remoteAddr'>
 
 /**
  * libp2p's TCP with a doorman before each listener: libp2p learns of a socket when its peer began to talk and it is its turn to shake
- * hands. A socket that is refused, or says nothing, costs what it costs to accept it. Calls `gone` for each socket that is gone.
+ * hands. A socket that is refused, or says nothing, costs what it costs to accept it. Calls `gone` when one is gone that libp2p knew.
  */
 export function guardedTcp (inbound: InboundLimits, gone: () => void): (components: TCPComponents) => Transport {
   const create = tcp()
@@ -33,12 +34,10 @@ export function guardedTcp (inbound: InboundLimits, gone: () => void): (componen
       listener.server.removeAllListeners('connection')
       listener.server.on('connection', (socket) => {
         waiting.add(socket)
-        socket.once('close', () => {
-          waiting.delete(socket)
-          gone()
-        })
+        socket.once('close', () => { waiting.delete(socket) })
         meet(socket, inbound, () => {
           waiting.delete(socket)
+          socket.once('close', gone)
           accept(socket)
         })
       })
@@ -58,12 +57,11 @@ export function guardedTcp (inbound: InboundLimits, gone: () => void): (componen
 function meet (socket: Socket, inbound: InboundLimits, accept: () => void): void {
   const letGo = (): void => { socket.resetAndDestroy() }
   socket.on('error', letGo)
-  const { remoteAddress, remotePort } = socket
-  if (remoteAddress === undefined || remotePort === undefined) { // its peer was gone before it was accepted
+  const remoteAddr = addressOf(socket)
+  if (remoteAddr === undefined) {
     socket.destroy()
     return
   }
-  const remoteAddr = ipPortToMultiaddr(remoteAddress, remotePort)
   const place = placeOf({ remoteAddr })
   if (!inbound.arrive(place, addressKey(remoteAddr), letGo)) {
     letGo()
@@ -86,4 +84,14 @@ function meet (socket: Socket, inbound: InboundLimits, accept: () => void): void
       accept()
     })
   })
+}
+
+/** Returns a socket's remote address, or undefined where its peer is gone already, or has one that libp2p cannot write. */
+function addressOf ({ remoteAddress, remotePort }: Socket): Multiaddr | undefined {
+  if (remoteAddress === undefined || remotePort === undefined) return undefined
+  try {
+    return ipPortToMultiaddr(remoteAddress, remotePort)
+  } catch {
+    return undefined // of one network alone (fe80::1%eth0)
+  }
 }

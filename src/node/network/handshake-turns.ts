@@ -22,13 +22,13 @@ export const STRANGERS_HANDSHAKES: HandshakeRate = { atOnce: 200, perSecond: 10 
 const FORGIVEN_BLAME = 4
 
 /** Each blame above that halves an address's rate; more than this many change nothing. */
-const MAX_HALVINGS = 10
+const MAX_HALVINGS = 5
 
 /** One blame is forgotten in this time. */
 const BLAME_LAPSES_MS = 30_000
 
-/** An address has a turn this often whatever it did, since peers who did nothing may share it. */
-const LEAST_PER_SECOND = 1 / 30
+/** An address has a turn this often whatever it did, since peers who did nothing may share it: sooner than they give up. */
+const LEAST_PER_SECOND = 1 / 4
 
 /** The same for an address from which a member came lately. */
 const LEAST_RECENT_PER_SECOND = 1
