@@ -95,7 +95,18 @@ const REMEDIES: Readonly<Record<string, string>> = {
   EROFS: 'choose a place that can be written to',
   ENOSPC: 'free some space',
   EDQUOT: 'free some space',
+  EFBIG: 'choose a place for larger files',
+  EIO: 'check the disk',
+  EBUSY: 'stop what uses it',
+  ETXTBSY: 'stop what uses it',
+  ELOOP: 'check where its links lead',
+  ENXIO: 'name a file',
+  EXDEV: 'choose a path on the same disk',
+  ESTALE: 'mount it again',
+  ENOLCK: 'choose a place on a disk of this machine',
+  ENOTSUP: 'choose a place on a disk of this machine',
   EMFILE: 'raise the limit of open files (ulimit -n)',
+  ENFILE: 'close what has files open',
   ENAMETOOLONG: 'choose a shorter path'
 }
 

@@ -23,6 +23,11 @@ const SOFT_BREAK = /=\r?\n/g
 /** Marks of quotation and of code, characters without a width, and the zero bytes of UTF-16, that people copy along. */
 const AROUND = /[\0"'`<>\u201c\u201d\u2018\u2019\u00ab\u00bb\u00ad\u200b-\u200d\u2060\ufeff]/g
 
+/** What keyboards and word processors make of hyphens, two of them or one, of a colon, and of a letter at the beginning of a line. */
+const TYPED: ReadonlyArray<readonly [RegExp, string]> = [
+  [/[\u2013\u2014]/g, '--'], [/[\u2010\u2011\u2212]/g, '-'], [/midspan\s?(?::|\uff1a|%3a|&#58;)/gi, PREFIX]
+]
+
 /** A piece of an invite: base64url. */
 const PIECE = /^[A-Za-z0-9_-]+$/
 
@@ -110,7 +115,8 @@ async function wholeInvite (text: string): Promise<string | undefined> {
 }
 
 function bareText (text: string): string {
-  return text.replace(QUOTE_MARKS, '').replace(SOFT_BREAK, '').replace(AROUND, '')
+  const bare = text.replace(QUOTE_MARKS, '').replace(SOFT_BREAK, '').replace(AROUND, '')
+  return TYPED.reduce((corrected, [typed, meant]) => corrected.replace(typed, meant), bare)
 }
 
 /** Returns the parts of an invite that white space separates, the first with the prefix; none where the text has no prefix. */

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import { describe, expect, it } from 'vitest'
 import { errorLine, EXIT, EXIT_MEANINGS, exitCodeOf, InterruptedError } from '../../src/cli/exit.ts'
 import { MidspanError, UsageError } from '../../src/errors.ts'
@@ -35,6 +35,20 @@ describe('how failures are told', () => {
 
   it.each([['SIGINT', 130], ['SIGTERM', 143], ['SIGHUP', 129], ['SIGPIPE', 141]] as const)('ends what %s stopped with %i', (by, code) => {
     expect(exitCodeOf(new InterruptedError(by))).toBe(code)
+  })
+
+  it('has a meaning for each code of an error, but for those that nobody expects', async () => {
+    const source = new URL('../../src/', import.meta.url)
+    const texts = await Promise.all((await readdir(source, { recursive: true })).filter((path) => path.endsWith('.ts'))
+      .map(async (path) => await readFile(new URL(path, source), 'utf8')))
+    const codes = new Set(texts.flatMap((text) => [...text.matchAll(/(?:super\(|code = )'(E_[A-Z_]+)'/g)].map(([, code]) => code!)))
+    const unexpected = [...codes].filter((code) => exitCodeOf(new MidspanError(code, 'x')) === EXIT.unexpected && code !== InterruptedError.code)
+    expect(unexpected.toSorted()).toEqual([
+      // Defects and arithmetic that overflows.
+      'E_AUDIT', 'E_CONTRIBUTION_RANGE', 'E_DEVICE', 'E_GRADIENT_OVERFLOW', 'E_GRAPH', 'E_STEP_OVERFLOW',
+      // What servers say to each other, and what ends the demo.
+      'E_DEMO_PROCESS', 'E_HANDOVER_CLAIM', 'E_NOT_COMPARABLE', 'E_REPLICA_GIVEN_UP', 'E_TOO_MANY_PASSES'
+    ].toSorted())
   })
 
   it('documents every exit code, and what it asks a script to do', () => {

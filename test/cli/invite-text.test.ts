@@ -20,7 +20,7 @@ describe('invites as people hand them over', () => {
       federation: 'ab'.repeat(32), addresses: ['/ip4/127.0.0.1/tcp/4001', '/dns4/example.org/tcp/4001'], role: 'client',
       expiresAtMs: Date.now() + 60_000, uses: 1
     } as const
-    invite = formatInvite(await createInvite(details, key))
+    do invite = formatInvite(await createInvite(details, key)); while (!invite.includes('--'))
   })
 
   const broken = (text: string, columns: number, between: string): string =>
@@ -45,6 +45,15 @@ describe('invites as people hand them over', () => {
     ['in a file of UTF-16', (invite) => Buffer.from(`\ufeff${invite}\r\n`, 'utf16le').toString('utf8')],
     ['in bold', (invite) => `**${invite}**`],
     ['in a table', (invite) => `| ${invite} | 24h |`],
+    ['with a capital letter', (invite) => invite.replace('m', 'M')],
+    ['in capital letters as far as that may be', (invite) => invite.replace('midspan', 'MIDSPAN')],
+    ['as a link', (invite) => invite.replace(':', '%3A')],
+    ['with a wide colon', (invite) => invite.replace(':', '\uff1a')],
+    ['with a space before them', (invite) => invite.replace(':', ': ')],
+    ['with dashes for two hyphens', (invite) => invite.replaceAll('--', '\u2014')],
+    ['with hyphens at which no line breaks', (invite) => invite.replaceAll('-', '\u2011')],
+    ['with spaces at which no line breaks', (invite) => broken(invite, 70, '\u00a0')],
+    ['twice', (invite) => `${invite}\n${invite}`],
     ['in brackets', (invite) => `(${invite})`],
     ['with characters without a width', (invite) => `\ufeff${invite.slice(0, 20)}\u200b${invite.slice(20)}`]
   ])('are found %s', async (_, changed) => {

@@ -1,9 +1,8 @@
-import { writeFile } from 'node:fs/promises'
 import type { EventOf } from '../../api/operations.ts'
 import { asFileError, MidspanError } from '../../errors.ts'
 import { errorLine } from '../exit.ts'
 import { bytes, digits, plural, seconds } from '../format.ts'
-import type { Messages } from '../messages-file.ts'
+import { writeMessages, type Messages } from '../messages-file.ts'
 import type { Terminal } from '../terminal.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 import type { Conversation } from './conversation.ts'
@@ -93,10 +92,9 @@ async function obey ({ conversation, terminal }: ChatParts, name: Exclude<ChatCo
   }
 }
 
-/** Writes the messages to a file that its owner alone may read. */
 async function save (messages: Messages, file: string, terminal: Terminal): Promise<void> {
   try {
-    await writeFile(file, `${JSON.stringify(messages, undefined, 2)}\n`, { mode: 0o600 })
+    await writeMessages(file, messages)
     terminal.note(`Wrote ${plural(messages.length, 'message')} to ${file}`)
   } catch (error) {
     throw asFileError(error) ?? error

@@ -1,8 +1,7 @@
-import { mkdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MAX_AUDIT_ROUNDS, MAX_AUDIT_TOKENS } from '../../api/audit.ts'
 import { UsageError } from '../../errors.ts'
-import { replaceFile } from '../../model/checkpoint/atomic.ts'
+import { makeDirectories, replaceFile } from '../../model/checkpoint/atomic.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { defaulted, grouped, optional, repeated } from '../option.ts'
@@ -78,8 +77,7 @@ The audit checks itself, and where a check fails there is no report. See docs/pr
 
 /** Makes the directory of a report before the work is done. Throws UsageError for what is no directory. */
 async function prepare (out: string): Promise<void> {
-  await mkdir(out, { recursive: true }).catch(async (error: unknown) => {
-    if (await stat(out).then((found) => found.isDirectory(), () => false)) return
+  await makeDirectories(out).catch((error: unknown) => {
     throw new UsageError(`${out} cannot be a directory: ${(error as Error).message}`, 'give another with --out', error)
   })
 }

@@ -1,4 +1,4 @@
-import { mkdir, open, rename, rm, rmdir, type FileHandle } from 'node:fs/promises'
+import { mkdir, open, rename, rm, rmdir, stat, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
 /** Platforms on which a directory cannot be opened, and renames need no such flush. */
@@ -48,13 +48,30 @@ export async function replaceFile (
 }
 
 /**
+ * Makes a directory, and those above it that are missing. Throws what the system said: Node's own way of it calls a directory missing that
+ * is on a file system which can be read alone.
+ */
+export async function makeDirectories (path: string, mode = 0o777): Promise<void> {
+  try {
+    await mkdir(path, { mode })
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT' && dirname(path) !== path) {
+      await makeDirectories(dirname(path), mode)
+      await makeDirectories(path, mode)
+      return
+    }
+    if (!await stat(path).then((found) => found.isDirectory(), () => false)) throw error
+  }
+}
+
+/**
  * Makes a directory that is whole or not there: written as `path.partial`, then renamed. `path` must be absent, or an empty directory.
  * A left-over `path.partial` is replaced. `write` flushes the files that it writes.
  */
 export async function createDirectory (path: string, write: (temporary: string) => Promise<void>): Promise<void> {
   const temporary = `${path}.partial`
   await rm(temporary, { recursive: true, force: true })
-  await mkdir(temporary, { recursive: true })
+  await makeDirectories(temporary)
   try {
     await write(temporary)
     await syncDirectory(temporary)

@@ -1,8 +1,8 @@
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, readdir, stat, statfs } from 'node:fs/promises'
+import { readdir, stat, statfs } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { createDirectory, replaceFile, writeFully } from './atomic.ts'
+import { createDirectory, makeDirectories, replaceFile, writeFully } from './atomic.ts'
 import { MAX_COMPANION_BYTES, openModelDirectory, type ModelDirectory } from './directory.ts'
 import { MergeError } from './errors.ts'
 import { digest, type FilePrint } from './fingerprint.ts'
@@ -79,7 +79,7 @@ async function checkTarget (path: string, bytes: number): Promise<void> {
     throw new MergeError(`${path} cannot be written`, 'name a directory that is not there yet', error)
   })
   if (present.length > 0) throw new MergeError(`${path} is not empty`, 'name a directory that is not there yet')
-  await mkdir(dirname(path), { recursive: true })
+  await makeDirectories(dirname(path))
   const { bavail, bsize } = await statfs(dirname(path))
   if (bavail * bsize < bytes + SPARE_BYTES)
     throw new MergeError(

@@ -1,8 +1,8 @@
-import { mkdir, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import type { Tensor } from '../../tensor.ts'
-import { replaceFile, writeFully } from './atomic.ts'
+import { makeDirectories, replaceFile, writeFully } from './atomic.ts'
 import { narrow } from './conversion.ts'
 import { readJsonObject } from './directory.ts'
 import type { SaveDType } from './dtypes.ts'
@@ -73,7 +73,7 @@ export function modulesOf ({ tensors }: Pick<PeftAdapter, 'tensors'>): Array<{ r
 export async function writePeftAdapter (dir: string, { dtype, ...adapter }: PeftAdapter & { readonly dtype: SaveDType }): Promise<void> {
   const portable = portableSettings(adapter)
   checkTensors(portable, dir)
-  await mkdir(dir, { recursive: true })
+  await makeDirectories(dir)
   const specs = new Map([...adapter.tensors].map(([name, { shape }]) => [name, { dtype, shape }] as const))
   await writeSafetensorsFrom(
     join(dir, adapterWeightsFile),

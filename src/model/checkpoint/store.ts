@@ -1,8 +1,8 @@
 import { createReadStream } from 'node:fs'
-import { mkdir, open, readFile, rename, rm, stat, statfs } from 'node:fs/promises'
+import { open, readFile, rename, rm, stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { shown } from '../../errors.ts'
-import { replaceFile, writeFully } from './atomic.ts'
+import { makeDirectories, replaceFile, writeFully } from './atomic.ts'
 import { companionFiles, MAX_COMPANION_BYTES } from './directory.ts'
 import { ModelStoreError } from './errors.ts'
 import { digest, type FilePrint, type TensorPrint } from './fingerprint.ts'
@@ -63,7 +63,7 @@ export class PartialModelStore {
   static async open (path: string, expected: ExpectedModel, maxBytes: number, signal?: AbortSignal): Promise<PartialModelStore> {
     const totalBytes = checkExpected(expected, maxBytes)
     const store = new PartialModelStore(path, expected)
-    await mkdir(store.#parts, { recursive: true })
+    await makeDirectories(store.#parts)
     for (const [name, print] of Object.entries(expected.tensors)) store.#add(name, 'tensor', print)
     for (const [name, print] of Object.entries(expected.files)) store.#add(name, 'file', print)
     await store.#reuse(signal)

@@ -1,8 +1,9 @@
 import { once } from 'node:events'
-import { chmod, lstat, mkdir, rm } from 'node:fs/promises'
+import { chmod, lstat, rm } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { schemaOf, type OfferedOperations, type OperationName } from '../../api/operations.ts'
 import { MidspanError, UsageError } from '../../errors.ts'
+import { makeDirectories } from '../../model/checkpoint/atomic.ts'
 import type { Logger } from '../../roles/context.ts'
 import type { Home } from '../home/home.ts'
 import { CONTROL_PREFIX, errorLine, needsStack, MAX_PARAMETER_BYTES } from './messages.ts'
@@ -67,7 +68,7 @@ const STOP_TIMEOUT_MS = 5_000
 
 /** Makes a directory for its owner alone: where everybody may write, another user could have made it first. */
 async function privateDirectory (path: string): Promise<void> {
-  await mkdir(path, { recursive: true, mode: 0o700 })
+  await makeDirectories(path, 0o700)
   const { uid, mode } = await lstat(path)
   if (uid !== process.getuid?.() || (mode & 0o077) !== 0)
     throw new UsageError(`${path} is not for this user alone`, `make it so (chmod 700 ${path}), or choose another home`)

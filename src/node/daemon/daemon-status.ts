@@ -62,8 +62,8 @@ export function daemonStatus (parts: StatusParts): DaemonStatus {
   }
 }
 
-/** What a server tells admitted peers of itself; `chosen` is the device where the role does not name one. */
-export function serverStatus (role: RunningRole, chosen: string, since: Date): PeerStatus {
+/** What a server tells admitted peers of itself; `chosen` is the device where the role does not name one, and it started at `sinceMs`. */
+export function serverStatus (role: RunningRole, chosen: string, sinceMs: number): PeerStatus {
   const { blocks = [], device = chosen, sessions = [], round = 0, members = [] } = role.status()
-  return { agent: AGENT, role: 'server', device, blocks, sessions: sessions.length, round, members, uptimeMs: Date.now() - since.getTime() }
+  return { agent: AGENT, role: 'server', device, blocks, sessions: sessions.length, round, members, uptimeMs: performance.now() - sinceMs }
 }

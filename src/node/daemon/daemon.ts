@@ -110,6 +110,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const logger = openLog(home.log, settings.logLevel)
   const listen = settings.listen ?? (isServer ? DEFAULT_SERVER_LISTEN : [])
   const since = new Date()
+  const sinceMs = performance.now()
   const self = {
     agent: AGENT,
     peerId: peerId.toString(),
@@ -240,7 +241,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     await role.stop()
   })
   signal?.throwIfAborted()
-  const peerStatus = (): PeerStatus => serverStatus(role, choice.kind, since)
+  const peerStatus = (): PeerStatus => serverStatus(role, choice.kind, sinceMs)
   const services = leads
     ? await offerFounderServices({
       home, node, gate, logger, membership, leadership, mandates, settings, model: paths.model, adapter: paths.adapter, status: peerStatus,

@@ -19,7 +19,7 @@ export class LogLimit {
   #lines = new Map<string, number>()
   #leftOut = new Map<string, number>()
 
-  constructor (now: () => number = Date.now) {
+  constructor (now: () => number = () => performance.now()) {
     this.#now = now
     this.#sinceMs = now()
   }

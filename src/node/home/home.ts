@@ -1,7 +1,7 @@
-import { mkdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { MidspanError } from '../../errors.ts'
 import * as atomic from '../../model/checkpoint/atomic.ts'
+import { readSmallFile } from '../../model/checkpoint/small-file.ts'
 
 /** Where a peer keeps everything: the paths inside one home directory. */
 export interface Home {
@@ -88,17 +88,12 @@ export function homeAt (root: string): Home {
 
 /** Makes the home's directories, for its owner alone. */
 export async function createHome (home: Home): Promise<void> {
-  for (const path of [home.root, home.model, home.state]) await mkdir(path, { recursive: true, mode: 0o700 })
+  for (const path of [home.root, home.model, home.state]) await atomic.makeDirectories(path, 0o700)
 }
 
-/** Returns a file's bytes, or undefined where there is no such file. */
+/** Returns a file's bytes, or undefined where there is no such file. Throws UsageError for what is no file, or too large. */
 export async function readIfPresent (path: string): Promise<Uint8Array | undefined> {
-  try {
-    return await readFile(path)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw error
-  }
+  return await readSmallFile(path)
 }
 
 /**

@@ -1,4 +1,5 @@
 import { lstat, stat } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { MidspanError } from '../../errors.ts'
 import type { Home } from './home.ts'
 
@@ -13,7 +14,8 @@ export class OpenHomeError extends MidspanError {
 const WRITABLE_BY_ALL = 0o002
 
 /**
- * Refuses a home that every user may write to, one with such a file, and one whose log is a link that would lead writing elsewhere.
+ * Refuses a home that every user may write to, one with such a file, and one whose log or lock is a link that would lead writing elsewhere,
+ * or a pipe that would keep whoever writes to it.
  * Throws OpenHomeError. Systems without such modes report none.
  */
 export async function checkHome (home: Home): Promise<void> {
@@ -22,22 +24,27 @@ export async function checkHome (home: Home): Promise<void> {
       `every user of this machine can write to ${home.root}, and so change what this peer is`,
       `take that away with chmod 700 ${home.root}, or choose a home on a file system that keeps modes`
     )
-  for (const path of [home.config, home.identity, home.charter, home.admission, home.servers, home.certificate, home.httpToken, home.log]) {
+  for (const path of [home.state, home.model, home.runs, dirname(home.control)]) {
+    if (await isOpen(path))
+      throw new OpenHomeError(`every user of this machine can write to ${path}`, `check what is in it, then chmod 700 ${path}`)
+  }
+  const written = [
+    home.config, home.identity, home.charter, home.admission, home.servers, home.certificate, home.lead, home.mandates, home.adapter,
+    home.httpToken, home.lock, home.log
+  ]
+  for (const path of written) {
     if (await isOpen(path))
       throw new OpenHomeError(`every user of this machine can write to ${path}`, `check what it says, then chmod 600 ${path}`)
   }
-  if (await isLink(home.log))
-    throw new OpenHomeError(
-      `the log ${home.log} is a symbolic link, which would lead what is written elsewhere`,
-      `remove it: rm ${home.log}`
-    )
+  for (const [name, path] of [['log', home.log], ['lock', home.lock]] as const) {
+    const found = await lstat(path).catch(() => undefined)
+    if (found?.isSymbolicLink() === true)
+      throw new OpenHomeError(`the ${name} ${path} is a symbolic link, which would lead what is written elsewhere`, `remove it: rm ${path}`)
+    if (found !== undefined && !found.isFile()) throw new OpenHomeError(`the ${name} ${path} is not a file`, 'move it away')
+  }
 }
 
 async function isOpen (path: string): Promise<boolean> {
   const found = await stat(path).catch(() => undefined)
   return found !== undefined && process.platform !== 'win32' && (found.mode & WRITABLE_BY_ALL) !== 0
-}
-
-async function isLink (path: string): Promise<boolean> {
-  return (await lstat(path).catch(() => undefined))?.isSymbolicLink() === true
 }

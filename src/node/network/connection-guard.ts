@@ -60,7 +60,7 @@ class Bucket {
   /** Counts one event. Returns whether it is one too many. */
   overflows (most: number, perSecond: number): boolean {
     const nowMs = this.#now()
-    this.#level = Math.max(this.#level - (nowMs - this.#sinceMs) / 1000 * perSecond, 0) + 1
+    this.#level = Math.max(this.#level - Math.max(nowMs - this.#sinceMs, 0) / 1000 * perSecond, 0) + 1
     this.#sinceMs = nowMs
     return this.#level > most
   }
@@ -76,7 +76,7 @@ export class ConnectionGuard {
   #unsentBytes = 0
   #ended = false
 
-  constructor (isMember: () => boolean, end: (error: Error) => void, now: () => number = Date.now) {
+  constructor (isMember: () => boolean, end: (error: Error) => void, now: () => number = () => performance.now()) {
     this.#isMember = isMember
     this.#end = end
     this.#streams = new Bucket(now)
@@ -112,6 +112,11 @@ export class ConnectionGuard {
   answered (): void {
     const { answers, answersPerSecond } = this.#limits()
     if (this.#answers.overflows(answers, answersPerSecond)) this.#exceed('asks for answers too often')
+  }
+
+  /** Whether the connection was ended: what still comes over it is not worth reading. */
+  get ended (): boolean {
+    return this.#ended
   }
 
   #limits (): GuardLimits {
@@ -154,20 +159,33 @@ function isAnswer (data: Uint8Array | Uint8ArrayList): boolean {
   return (data[1] === PING && data[3] === ACK) || (data[1] === WINDOW_UPDATE && data[3] === RST)
 }
 
-/** Yamux whose inbound streams are bounded, and counted by the guard of their connection. */
+/** What guardedYamux replaces of a muxer, of which the types show nothing. */
+interface MuxerParts {
+  onRemoteStream: (stream: Stream) => void
+  handleFrame: (frame: unknown) => void
+}
+
+/**
+ * Yamux whose inbound streams are bounded, and counted by the guard of their connection. Frames that came in one piece with the one for
+ * which the guard ended the connection are passed over.
+ */
 export function guardedYamux (options: MuxerOptions): () => StreamMuxerFactory {
   const create = yamux({ ...options, maxInboundStreams: MAX_INBOUND_STREAMS })
   return () => {
     const factory = create()
     const createStreamMuxer = factory.createStreamMuxer.bind(factory)
     factory.createStreamMuxer = (connection) => {
-      const muxer = createStreamMuxer(connection) as ReturnType<typeof createStreamMuxer> & { onRemoteStream: (stream: Stream) => void }
+      const muxer = createStreamMuxer(connection)
       const guard = guards.get(connection)
-      const onRemoteStream = muxer.onRemoteStream.bind(muxer)
-      muxer.onRemoteStream = (stream) => {
+      if (guard === undefined) return muxer
+      const parts = muxer as unknown as MuxerParts
+      const onRemoteStream = parts.onRemoteStream.bind(muxer)
+      parts.onRemoteStream = (stream) => {
         onRemoteStream(stream)
-        guard?.opened()
+        guard.opened()
       }
+      const handleFrame = parts.handleFrame.bind(muxer)
+      parts.handleFrame = (frame) => { if (!guard.ended) handleFrame(frame) }
       return muxer
     }
     return factory

@@ -127,11 +127,18 @@ const SYSTEM_REASONS: Readonly<Record<string, string>> = {
   EAI_AGAIN: 'its name cannot be looked up now',
   ETIMEDOUT: 'no answer',
   EHOSTUNREACH: 'no way to its host',
-  ENETUNREACH: 'no way to its network'
+  ENETUNREACH: 'no way to its network',
+  EACCES: 'this machine does not allow it (a firewall, or what confines this process)',
+  EPERM: 'this machine does not allow it (a firewall, or what confines this process)',
+  EADDRNOTAVAIL: 'this machine has no address or port left for it',
+  EMFILE: 'this process has too many files open (ulimit -n)',
+  ENFILE: 'this machine has too many files open',
+  ENOBUFS: 'this machine has no memory left for connections',
+  ENOMEM: 'this machine has no memory left for connections'
 }
 
 /** Says in a few words why an address failed. */
-function reasonOf (error: unknown): string {
+export function reasonOf (error: unknown): string {
   if (!(error instanceof Error) || error.name === 'AbortError' || error.name === 'TimeoutError') return 'no answer'
   const { code } = error as NodeJS.ErrnoException
   if (code !== undefined && SYSTEM_REASONS[code] !== undefined) return SYSTEM_REASONS[code]

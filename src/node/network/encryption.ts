@@ -20,16 +20,12 @@ export interface SecuredTransport {
 
 /** Hooks of a node around the handshakes of its connections. */
 export interface EncrypterHooks {
-  /** Called before an inbound handshake. Throws where it must not begin. */
-  readonly beforeInbound?: (transport: MultiaddrConnection) => void
   /** Called with each secured connection before anything is sent over it. */
   readonly onSecured?: (connection: SecuredTransport) => void
 }
 
 /** libp2p's Noise at less cost a message: key objects in place of key bytes, one write a short message, delayed window updates. */
-export function connectionEncrypter (
-  { beforeInbound = () => {}, onSecured = () => {} }: EncrypterHooks = {}
-): (components: NoiseComponents) => ConnectionEncrypter {
+export function connectionEncrypter ({ onSecured = () => {} }: EncrypterHooks = {}): (components: NoiseComponents) => ConnectionEncrypter {
   const create = noise({
     crypto: {
       ...defaultCrypto,
@@ -50,10 +46,7 @@ export function connectionEncrypter (
     }
     return {
       protocol: encrypter.protocol,
-      secureInbound: async (connection, options) => {
-        beforeInbound(connection as MultiaddrConnection)
-        return finish(connection, await encrypter.secureInbound(sendWhole(connection), options))
-      },
+      secureInbound: async (connection, options) => finish(connection, await encrypter.secureInbound(sendWhole(connection), options)),
       secureOutbound: async (connection, options) => finish(connection, await encrypter.secureOutbound(sendWhole(connection), options))
     }
   }

@@ -6,6 +6,7 @@ import { streamClosed } from '../../protocols/wire/wait.ts'
 import { FailureSchema } from '../../protocols/wire/wire_pb.ts'
 import type { HandleOptions, Logger, ProtocolHandler } from '../../roles/context.ts'
 import { UnreachableError } from './dial.ts'
+import { placeOf } from './doorman.ts'
 import { roleAmong, type MidspanNode, type Role } from './libp2p.ts'
 
 /** A peer that was let in, or that let us in, on a connection that still stands. */
@@ -197,7 +198,9 @@ export class Gate {
       other.abort(new Error('the peer has newer connections'))
     }
     const timer = setTimeout(() => {
-      if (connection.status === 'open' && !this.isGreeted(remotePeer)) connection.abort(new Error('the peer said no hello'))
+      if (connection.status !== 'open' || this.isGreeted(remotePeer)) return
+      this.#node.services.inbound.blame(placeOf(connection))
+      connection.abort(new Error('the peer said no hello'))
     }, helloWithinMs)
     timer.unref()
     connection.addEventListener('close', () => { clearTimeout(timer) }, { once: true })

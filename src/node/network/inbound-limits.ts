@@ -1,14 +1,20 @@
+import { siteOf } from './address-key.ts'
+import { HandshakeTurns, type Later } from './handshake-turns.ts'
+
 /** What a connection that came in is known to be; the lower, the sooner it has to make room. */
-const STAGES = ['silent', 'handshake', 'stranger'] as const
+const STAGES = ['silent', 'waiting', 'handshake', 'stranger'] as const
 type Stage = typeof STAGES[number]
 
 interface Place {
+  readonly id: string
   readonly key: string
   readonly sinceMs: number
-  readonly close: (reason: Error) => void
+  readonly close: () => void
   stage: Stage
   /** Known after the handshake. */
   peer: string | undefined
+  /** Gives up the turn that the connection waits for. */
+  giveUp: () => void
 }
 
 /** Strangers hold at most this share of all connections; the others are kept for members. */
@@ -20,16 +26,11 @@ const STRANGERS_PER_ADDRESS = 16
 /** The same for an address from which a member came lately: its clients may all come back at once. */
 const STRANGERS_PER_RECENT_ADDRESS = 64
 
-/** Handshakes that one address may begin at once, and then each second: each costs a few milliseconds of computing. */
-const HANDSHAKES = 10
-const HANDSHAKES_PER_SECOND = 2
-
-/** The same for an address from which a member came lately. */
-const RECENT_HANDSHAKES = 100
-const RECENT_HANDSHAKES_PER_SECOND = 20
-
 /** A stranger that has begun to talk keeps its place for this long, in which it can say hello. */
 const MIN_TERM_MS = 1_000
+
+/** How long an address is one from which a member came lately: overnight, and no longer than its network is likely to be the same. */
+const RECENT_MS = 24 * 60 * 60_000
 
 /** Addresses that are remembered; those that were quiet longest are forgotten first. */
 const MAX_TRACKED_ADDRESSES = 4096
@@ -42,28 +43,32 @@ export interface Refusal {
 
 export interface InboundLimitsOptions {
   readonly maxConnections: number
+  /** Milliseconds of a clock that nobody sets. */
   readonly now?: () => number
+  readonly later?: Later
 }
 
 /**
- * Decides which inbound connections may stay. Strangers share a part of all places by address, those that say least make room first, and
- * members are refused only where members hold all places. Holds no sockets: a place is closed by its `close`.
+ * Decides which inbound connections may stay, and when they may shake hands. Strangers share a part of all places by address, those that
+ * say least make room first, and members are refused only where members hold all places. Holds no sockets: `close` closes a place.
  */
 export class InboundLimits {
   readonly #maxConnections: number
   readonly #maxStrangers: number
   readonly #now: () => number
+  readonly #turns: HandshakeTurns
   readonly #places = new Map<string, Place>()
+  readonly #byAddress = new Map<string, Set<Place>>()
   readonly #members = new Set<string>()
   /** When a member was last seen at an address. */
-  readonly #recent = new Map<string, true>()
-  readonly #handshakes = new Map<string, { count: number, sinceMs: number }>()
+  readonly #recent = new Map<string, number>()
   #onRefused: (refusal: Refusal) => void = () => {}
 
-  constructor ({ maxConnections, now = Date.now }: InboundLimitsOptions) {
+  constructor ({ maxConnections, now = () => performance.now(), later }: InboundLimitsOptions) {
     this.#maxConnections = maxConnections
     this.#maxStrangers = Math.max(1, Math.floor(maxConnections * STRANGERS_SHARE))
     this.#now = now
+    this.#turns = new HandshakeTurns(now, later)
   }
 
   /** Calls back for each connection that is refused, or closed to make room. */
@@ -72,34 +77,34 @@ export class InboundLimits {
   }
 
   /** Takes in a connection that was accepted, or returns false: then it is to be closed. */
-  arrive (id: string, key: string, close: (reason: Error) => void): boolean {
-    const isRecent = this.#recent.has(key)
-    const neighbours = this.#strangers().filter((place) => place.key === key)
+  arrive (id: string, key: string, close: () => void): boolean {
+    const isRecent = this.#isRecent(key)
+    const neighbours = [...this.#byAddress.get(key) ?? []].filter((place) => this.#isStranger(place))
     const most = isRecent ? STRANGERS_PER_RECENT_ADDRESS : STRANGERS_PER_ADDRESS
     if (neighbours.length >= most && !this.#makeRoom(neighbours)) return this.#refuse(key, 'too many connections from its address')
-    const others = this.#strangers().filter((place) => !this.#recent.has(place.key))
-    if (!isRecent && others.length >= this.#maxStrangers && !this.#makeRoom(fullestAddress(others)))
+    const others = this.#strangers().filter((place) => !this.#isRecent(place.key))
+    if (!isRecent && others.length >= this.#maxStrangers && !this.#makeRoomFor(key, others))
       return this.#refuse(key, 'too many connections of strangers')
-    if (this.#places.size >= this.#maxConnections && !this.#makeRoom(fullestAddress(this.#strangers())))
+    if (this.#places.size >= this.#maxConnections && !this.#makeRoomFor(key, this.#strangers()))
       return this.#refuse(key, 'all places are taken')
-    this.#places.set(id, { key, sinceMs: this.#now(), close, stage: 'silent', peer: undefined })
+    this.#add({ id, key, sinceMs: this.#now(), close, stage: 'silent', peer: undefined, giveUp: () => {} })
     return true
   }
 
-  /** Notes that a connection's handshake begins, or returns false where its address begins too many. */
-  beginHandshake (id: string): boolean {
+  /** Notes that a connection's peer began to talk. Calls `begin` when its handshake may begin, unless it is gone by then. */
+  awaitTurn (id: string, begin: () => void): void {
     const place = this.#places.get(id)
-    if (place === undefined) return true
-    place.stage = 'handshake'
-    const { key } = place
-    const isRecent = this.#recent.has(key)
-    const [most, perSecond] = isRecent ? [RECENT_HANDSHAKES, RECENT_HANDSHAKES_PER_SECOND] : [HANDSHAKES, HANDSHAKES_PER_SECOND]
-    const nowMs = this.#now()
-    const known = this.#handshakes.get(key) ?? { count: 0, sinceMs: nowMs }
-    const count = Math.max(known.count - (nowMs - known.sinceMs) / 1000 * perSecond, 0)
-    const isAllowed = count + 1 <= most
-    remember(this.#handshakes, key, { count: isAllowed ? count + 1 : count, sinceMs: nowMs })
-    return isAllowed || this.#refuse(key, 'too many handshakes from its address')
+    if (place === undefined) return
+    place.stage = 'waiting'
+    place.giveUp = this.#turns.request(place.key, this.#isRecent(place.key), () => {
+      place.stage = 'handshake'
+      begin()
+    })
+  }
+
+  /** Connections that wait for their turn to shake hands. */
+  get waiting (): number {
+    return this.#turns.waiting
   }
 
   /** Notes who a connection's peer is, after its handshake. */
@@ -108,18 +113,19 @@ export class InboundLimits {
     if (place === undefined) return
     place.stage = 'stranger'
     place.peer = peer
-    if (this.#members.has(peer)) remember(this.#recent, place.key, true)
+    if (this.#members.has(peer)) this.#noteMember(place)
   }
 
   /** Notes that a connection is gone. */
   leave (id: string): void {
-    this.#places.delete(id)
+    const place = this.#places.get(id)
+    if (place !== undefined) this.#remove(place)
   }
 
   /** Notes that a peer was greeted: its connections are a member's from now on. */
   greet (peer: string): void {
     this.#members.add(peer)
-    for (const place of this.#places.values()) if (place.peer === peer) remember(this.#recent, place.key, true)
+    for (const place of this.#places.values()) if (place.peer === peer) this.#noteMember(place)
   }
 
   /** Notes that a peer is a stranger again. */
@@ -131,16 +137,65 @@ export class InboundLimits {
     return this.#members.has(peer)
   }
 
+  /** Notes that a stranger's connection cost more than it may, or brought no hello: its address has to wait longer for handshakes. */
+  blame (id: string, count?: number): void {
+    const place = this.#places.get(id)
+    if (place !== undefined && this.#isStranger(place)) this.#turns.blame(place.key, count)
+  }
+
+  #add (place: Place): void {
+    this.#places.set(place.id, place)
+    this.#byAddress.set(place.key, (this.#byAddress.get(place.key) ?? new Set()).add(place))
+  }
+
+  #remove (place: Place): void {
+    place.giveUp()
+    this.#places.delete(place.id)
+    const neighbours = this.#byAddress.get(place.key)
+    neighbours?.delete(place)
+    if (neighbours?.size === 0) this.#byAddress.delete(place.key)
+  }
+
+  /** Notes that a member is at a place's address. */
+  #noteMember ({ key }: Place): void {
+    this.#recent.delete(key)
+    this.#recent.set(key, this.#now())
+    if (this.#recent.size > MAX_TRACKED_ADDRESSES) this.#recent.delete(this.#recent.keys().next().value as string)
+  }
+
+  #isRecent (key: string): boolean {
+    const seenMs = this.#recent.get(key)
+    return seenMs !== undefined && this.#now() - seenMs < RECENT_MS
+  }
+
+  #isStranger ({ peer }: Place): boolean {
+    return peer === undefined || !this.#members.has(peer)
+  }
+
   #strangers (): Place[] {
-    return [...this.#places.values()].filter(({ peer }) => peer === undefined || !this.#members.has(peer))
+    return [...this.#places.values()].filter((place) => this.#isStranger(place))
+  }
+
+  /**
+   * Has the site that holds the most of these places give one up, and there the address that holds the most; in any case where the
+   * newcomer's site, or address, would still hold fewer.
+   */
+  #makeRoomFor (key: string, places: readonly Place[]): boolean {
+    const site = siteOf(key)
+    const ofSite = fullest(places, (place) => siteOf(place.key))
+    const ofAddress = fullest(ofSite, (place) => place.key)
+    const isFair = ofSite.some((place) => siteOf(place.key) === site)
+      ? (this.#byAddress.get(key)?.size ?? 0) + 1 < ofAddress.length
+      : places.filter((place) => siteOf(place.key) === site).length + 1 < ofSite.length
+    return this.#makeRoom(ofAddress, isFair)
   }
 
   /** Closes the place among these that says least, the oldest first. Returns false where each of them may stay. */
-  #makeRoom (places: readonly Place[]): boolean {
+  #makeRoom (places: readonly Place[], inAnyCase = false): boolean {
     const [victim] = places.toSorted((a, b) => STAGES.indexOf(a.stage) - STAGES.indexOf(b.stage) || a.sinceMs - b.sinceMs)
-    if (victim === undefined || (victim.stage !== 'silent' && this.#now() - victim.sinceMs < MIN_TERM_MS)) return false
-    for (const [id, place] of this.#places) if (place === victim) this.#places.delete(id)
-    victim.close(new Error('the connection made room for another'))
+    if (victim === undefined || (!inAnyCase && victim.stage !== 'silent' && this.#now() - victim.sinceMs < MIN_TERM_MS)) return false
+    this.#remove(victim)
+    victim.close()
     this.#onRefused({ address: victim.key, reason: `closed a ${victim.stage} connection to make room` })
     return true
   }
@@ -151,15 +206,7 @@ export class InboundLimits {
   }
 }
 
-/** The places of the address that holds the most. */
-function fullestAddress (places: readonly Place[]): Place[] {
-  const byAddress = Map.groupBy(places, ({ key }) => key)
-  return [...byAddress.values()].reduce<Place[]>((fullest, these) => these.length > fullest.length ? these : fullest, [])
-}
-
-/** Sets an entry of a bounded map and makes it the newest. */
-function remember<Value> (map: Map<string, Value>, key: string, value: Value): void {
-  map.delete(key)
-  map.set(key, value)
-  if (map.size > MAX_TRACKED_ADDRESSES) map.delete(map.keys().next().value as string)
+/** The places of the group that holds the most. */
+function fullest (places: readonly Place[], groupOf: (place: Place) => string): Place[] {
+  return [...Map.groupBy(places, groupOf).values()].reduce<Place[]>((most, these) => these.length > most.length ? these : most, [])
 }

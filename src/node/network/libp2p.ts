@@ -1,18 +1,18 @@
 import { identify, type Identify } from '@libp2p/identify'
-import type { Connection, Libp2p, MultiaddrConnection, PrivateKey } from '@libp2p/interface'
+import type { Connection, Libp2p, PrivateKey } from '@libp2p/interface'
 import { ping, type Ping } from '@libp2p/ping'
-import { tcp } from '@libp2p/tcp'
 import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { UsageError } from '../../errors.ts'
 import { MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES } from '../../protocols/wire/constants.ts'
 import { StrangersGarbage } from '../process/collection.ts'
 import { AGENT } from '../process/version.ts'
-import { addressKey } from './address-key.ts'
 import { ConnectionGuard, guardConnection, guardedYamux } from './connection-guard.ts'
+import { guardedTcp, placeOf } from './doorman.ts'
 import { connectionEncrypter } from './encryption.ts'
 import { InboundLimits } from './inbound-limits.ts'
 import { pingIntervalOf, SILENCE_TIMEOUT_MS, watchLiveness } from './liveness.ts'
+import { quietLogger } from './quiet-logger.ts'
 import { missingTransport } from './transports.ts'
 
 export type Role = 'server' | 'client'
@@ -41,8 +41,11 @@ export interface NodeOptions {
 const MAX_CONNECTIONS = 300
 const DIAL_TIMEOUT_MS = 30_000
 
-/** A handshake takes three round trips and a few milliseconds of computing. */
+/** A handshake takes three round trips and a few milliseconds of computing, from when it is its turn. */
 const HANDSHAKE_TIMEOUT_MS = 5_000
+
+/** A peer that costs more than it may is twice as much to blame as one that says no hello. */
+const COSTLY_BLAME = 2
 
 /** Agreeing on a stream's protocol takes two round trips. */
 const NEGOTIATION_TIMEOUT_MS = 5_000
@@ -68,14 +71,15 @@ export async function createMidspanNode (options: NodeOptions): Promise<MidspanN
     start: false,
     nodeInfo: { userAgent: AGENT },
     addresses: { listen: [...options.listen], announce: [...options.announce ?? []] },
-    transports: [tcp()],
+    ...(process.env.DEBUG === undefined ? { logger: quietLogger } : {}),
+    transports: [guardedTcp(inbound, () => { garbage.connectionClosed() })],
     connectionEncrypters: [connectionEncrypter({
-      beforeInbound: (transport) => {
-        if (!inbound.beginHandshake(placeOf(transport))) throw new Error('too many handshakes from one address')
-      },
       onSecured: ({ transport, secured, remotePeer }) => {
         const isMember = transport.direction === 'outbound' ? () => true : () => inbound.isMember(remotePeer.toString())
-        guardConnection(transport, secured, new ConnectionGuard(isMember, (error) => { transport.abort(error) }))
+        guardConnection(transport, secured, new ConnectionGuard(isMember, (error) => {
+          inbound.blame(placeOf(transport), COSTLY_BLAME)
+          transport.abort(error)
+        }))
         watchLiveness(transport, silenceTimeoutMs)
       }
     })],
@@ -85,16 +89,6 @@ export async function createMidspanNode (options: NodeOptions): Promise<MidspanN
     })],
     // Its ping waits behind the tensors in the socket: on a slow uplink a late answer says nothing. Liveness is measured by bytes.
     connectionMonitor: { enabled: false },
-    connectionGater: {
-      denyInboundConnection: (connection) => {
-        const place = placeOf(connection)
-        connection.addEventListener('close', () => {
-          inbound.leave(place)
-          garbage.connectionClosed()
-        }, { once: true })
-        return !inbound.arrive(place, addressKey(connection.remoteAddr), (reason) => { connection.abort(reason) })
-      }
-    },
     connectionManager: {
       // InboundLimits decides, by address and by member: libp2p's own limits make no difference between strangers and members.
       maxConnections: Number.MAX_SAFE_INTEGER,
@@ -124,11 +118,6 @@ export async function createMidspanNode (options: NodeOptions): Promise<MidspanN
     stream.abort(new Error('nothing is said on this protocol'))
   }, { maxInboundStreams: 1 })
   return node
-}
-
-/** Returns the name of an inbound connection's place: its remote address, which no other connection has while it is open. */
-function placeOf ({ remoteAddr }: Pick<MultiaddrConnection, 'remoteAddr'>): string {
-  return remoteAddr.toString().split('/p2p/')[0] as string
 }
 
 /**

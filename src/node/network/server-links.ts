@@ -192,7 +192,7 @@ export class ServerLinks {
     const signal = AbortSignal.any([this.#stopping.signal, link.stopping.signal])
     const peer = link.peer.toString()
     const backoff = new Backoff({ firstMs: FIRST_RETRY_MS, greatestMs: LAST_RETRY_MS })
-    let lostMs = Date.now()
+    let lostMs = performance.now()
     while (!signal.aborted && link.isWanted) {
       let refused = false
       try {
@@ -201,7 +201,7 @@ export class ServerLinks {
         this.#failures.delete(peer)
         tried()
         await this.#gone(link.peer, signal)
-        lostMs = Date.now()
+        lostMs = performance.now()
       } catch (error) {
         if (signal.aborted) break
         logger.warn({ peer, err: error }, 'could not connect to a server')
@@ -210,7 +210,7 @@ export class ServerLinks {
         tried()
       }
       if (!link.isWanted) break
-      await backoff.wait(AbortSignal.any([signal, this.#waking.signal]), leastPauseMs(refused, Date.now() - lostMs)).catch(() => {})
+      await backoff.wait(AbortSignal.any([signal, this.#waking.signal]), leastPauseMs(refused, performance.now() - lostMs)).catch(() => {})
     }
     this.#failures.delete(peer)
     tried()

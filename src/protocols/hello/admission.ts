@@ -201,7 +201,9 @@ export class Admission implements Gatekeeper {
   /** Notes an invite that was made, so that it can be listed and revoked. */
   issue ({ nonce, role, expiresAtMs, uses }: Pick<Invite, 'nonce' | 'role' | 'expiresAtMs' | 'uses'>): void {
     this.#dropExpired()
-    this.state.invites[nonce] = { expiresAtMs, usedBy: [], role, uses, issuedAtMs: this.#now() }
+    // A clock that was set back meanwhile does not make the invite one from before a removal.
+    const issuedAtMs = Object.values(this.state.removed).reduce((latest, atMs) => Math.max(latest, atMs + 1), this.#now())
+    this.state.invites[nonce] = { expiresAtMs, usedBy: [], role, uses, issuedAtMs }
   }
 
   /** The invites that can still be used, those that expire first first. */

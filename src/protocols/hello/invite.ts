@@ -8,6 +8,7 @@ import { fromString } from 'uint8arrays/from-string'
 import { toString } from 'uint8arrays/to-string'
 import { MAX_WEIGHT } from '../../api/invite.ts'
 import { FEDERATION_ID_BYTES } from '../charter/constants.ts'
+import { isDate } from './clock.ts'
 import { RefusedError, REFUSALS } from './errors.ts'
 import { InviteBodySchema, InviteSchema, type InviteBody } from './hello_pb.ts'
 
@@ -115,6 +116,7 @@ function fieldsOf (body: InviteBody): Omit<Invite, 'bytes'> {
   if (body.federation.byteLength !== FEDERATION_ID_BYTES) throw invalid('its federation is not a SHA-256')
   if (body.nonce.byteLength !== NONCE_BYTES) throw invalid('its nonce has another length')
   if (body.role !== 'client' && body.role !== 'server') throw invalid('its role is neither client nor server')
+  if (!isDate(Number(body.expiresAtMs))) throw invalid('its expiry is no date')
   if (body.uses < 1 || body.uses > MAX_USES) throw invalid(`it may be used 1 to ${MAX_USES} times, not ${body.uses}`)
   const weight = readWeight(body.weight)
   if (weight > MAX_WEIGHT) throw invalid(`it gives a weight of ${weight}; ${MAX_WEIGHT} is the most`)

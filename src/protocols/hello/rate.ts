@@ -8,7 +8,7 @@ export class AttemptLimit {
   readonly #now: () => number
   readonly #attempts = new Map<string, { count: number, since: number }>()
 
-  constructor (most: number, windowMs: number, now: () => number = Date.now) {
+  constructor (most: number, windowMs: number, now: () => number = () => performance.now()) {
     this.#most = most
     this.#windowMs = windowMs
     this.#now = now

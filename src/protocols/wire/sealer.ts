@@ -15,7 +15,7 @@ export interface RekeyPolicy {
   readonly now: () => number
 }
 
-const REKEY_POLICY: RekeyPolicy = { afterBytes: REKEY_AFTER_BYTES, afterMs: REKEY_AFTER_MS, now: Date.now }
+const REKEY_POLICY: RekeyPolicy = { afterBytes: REKEY_AFTER_BYTES, afterMs: REKEY_AFTER_MS, now: () => performance.now() }
 
 /** Sequence numbers are 32 bits and never come again within a session. */
 const MAX_SEQUENCE = 2 ** 32 - 1

@@ -23,7 +23,9 @@ export class LedgerFile implements LedgerStore {
 
   async read (): Promise<Uint8Array | undefined> {
     try {
-      const { size } = await stat(this.#path)
+      const found = await stat(this.#path)
+      if (!found.isFile()) throw new LedgerError('is not a file')
+      const { size } = found
       if (size > MAX_LEDGER_BYTES) throw new LedgerError(`has ${size} bytes, more than any`)
       return await readFile(this.#path)
     } catch (error) {

@@ -1,7 +1,8 @@
 import { createHash, createHmac, randomBytes } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
+import { chmod } from 'node:fs/promises'
 import { MidspanError } from '../../errors.ts'
 import { replaceFile } from '../../model/checkpoint/atomic.ts'
+import { readSmallFile } from '../../model/checkpoint/small-file.ts'
 import type { Protection } from '../../model/privacy/boundary.ts'
 import { bytesOf, type Tensor } from '../../tensor.ts'
 
@@ -52,11 +53,9 @@ export class ReleaseSecret {
 
   /** Reads the secret in this file, which is made when it is absent, for its owner alone. Throws ReleaseSecretError. */
   static async open (path: string, federation: Uint8Array): Promise<ReleaseSecret> {
-    const found = await readFile(path).catch((error: unknown) => {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-      throw error
-    })
+    const found = await readSmallFile(path)
     if (found !== undefined && found.byteLength !== SECRET_BYTES) throw new ReleaseSecretError(path, found.byteLength)
+    if (found !== undefined) await chmod(path, 0o600).catch(() => {}) // a copy that was put back
     const secret = found ?? randomBytes(SECRET_BYTES)
     if (found === undefined) await replaceFile(path, async (handle) => { await handle.writeFile(secret) }, { mode: 0o600 })
     return new ReleaseSecret(secret, federation)

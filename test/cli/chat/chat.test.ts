@@ -1,4 +1,4 @@
-import { readFile, stat } from 'node:fs/promises'
+import { readFile, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { describe, expect, it } from 'vitest'
@@ -110,6 +110,23 @@ describe('a chat through a pipe', () => {
     await over
     expect(JSON.parse(await readFile(file, 'utf8'))).toEqual(conversation.messages)
     expect((await stat(file)).mode & 0o777).toBe(0o600)
+  })
+
+  it('saves a conversation over one that was saved, and over nothing else', async () => {
+    const directory = await temporaryDirectory()
+    const [file, other, link] = [join(directory, 'talk.json'), join(directory, 'other.txt'), join(directory, 'link')]
+    await writeFile(other, 'as it was')
+    await symlink(other, link)
+    const { input, over } = start(false)
+    input.end(`/save ${file}\nabc\n/save ${file}\n`)
+    await over
+    expect(JSON.parse(await readFile(file, 'utf8'))).toHaveLength(2)
+    for (const path of [other, link, directory]) {
+      const { input, over } = start(false)
+      input.end(`abc\n/save ${path}\n`)
+      await expect(over).rejects.toMatchObject({ message: `${path} holds something other than a conversation` })
+    }
+    expect(await readFile(other, 'utf8')).toBe('as it was')
   })
 
   it('shows help and statistics', async () => {

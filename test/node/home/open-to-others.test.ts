@@ -1,4 +1,5 @@
-import { chmod, symlink, writeFile } from 'node:fs/promises'
+import { execFileSync } from 'node:child_process'
+import { chmod, mkdir, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { homeAt } from '../../../src/node/home/home.ts'
@@ -18,7 +19,9 @@ describe('a home that other users can write to', () => {
       expect(await run([...args, '--home', root])).toMatchObject({ code: 2, err: expect.stringContaining(root) as string })
   })
 
-  it.each(['config.yaml', 'identity.key', 'charter.json', 'servers.json', 'admission.json'])('is refused for its %s', async (name) => {
+  it.each([
+    'config.yaml', 'identity.key', 'charter.json', 'servers.json', 'admission.json', 'lead.bin', 'mandates.json', 'adapter.safetensors'
+  ])('is refused for its %s', async (name) => {
     const root = await temporaryDirectory()
     const file = join(root, name)
     await writeFile(file, '')
@@ -28,11 +31,24 @@ describe('a home that other users can write to', () => {
     await checkHome(homeAt(root))
   })
 
-  it('is refused where its log is a link', async () => {
+  it.each(['state', 'model', 'runs', 'run'])('is refused for its directory %s', async (name) => {
+    const root = await temporaryDirectory()
+    await mkdir(join(root, name))
+    await chmod(join(root, name), 0o777)
+    await expect(checkHome(homeAt(root))).rejects.toMatchObject({ next: expect.stringContaining(`chmod 700 ${join(root, name)}`) as string })
+  })
+
+  it.each(['log', 'lock'] as const)('is refused where its %s is a pipe', async (name) => {
+    const home = homeAt(await temporaryDirectory())
+    execFileSync('mkfifo', [home[name]])
+    await expect(checkHome(home)).rejects.toMatchObject({ message: `the ${name} ${home[name]} is not a file` })
+  })
+
+  it.each(['log', 'lock'] as const)('is refused where its %s is a link', async (name) => {
     const root = await temporaryDirectory()
     const elsewhere = join(await temporaryDirectory(), 'precious')
     await writeFile(elsewhere, 'as it was')
-    await symlink(elsewhere, homeAt(root).log)
+    await symlink(elsewhere, homeAt(root)[name])
     await expect(checkHome(homeAt(root))).rejects.toMatchObject({ message: expect.stringContaining('symbolic link') as string })
   })
 

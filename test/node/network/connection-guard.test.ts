@@ -30,6 +30,22 @@ describe.each([['a stranger', false, STRANGER_LIMITS], ['a member', true, MEMBER
     expect(passing(() => { guard.opened() }, 1_000)).toBe(limits.streams)
   })
 
+  it('counts nothing more after it ended the connection', () => {
+    const { guard, passing } = guarded(isMember)
+    expect(guard.ended).toBe(false)
+    passing(() => { guard.opened() }, 1_000)
+    expect(guard.ended).toBe(true)
+  })
+
+  it('is not ended by a clock that is set back', () => {
+    const { clock, guard, errors } = guarded(isMember)
+    clock.nowMs = 3_600_000
+    guard.opened()
+    clock.nowMs = 0
+    guard.opened()
+    expect(errors).toEqual([])
+  })
+
   it('lets pass what comes as slowly as it may', () => {
     const { clock, guard, passing } = guarded(isMember)
     expect(passing(() => {

@@ -4,7 +4,7 @@ import { generateKeyPair } from '@libp2p/crypto/keys'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { dialPeer } from '../../../src/node/network/dial.ts'
+import { dialPeer, reasonOf } from '../../../src/node/network/dial.ts'
 import { createMidspanNode, startNode, type MidspanNode } from '../../../src/node/network/libp2p.ts'
 import { checkAnnounced } from '../../../src/node/network/transports.ts'
 import { loopback } from '../fixture.ts'
@@ -62,6 +62,12 @@ describe('dialling a peer', { timeout: 40_000 }, () => {
         '/ip4/127.0.0.1/tcp/1/ws: it needs WebSocket, and Midspan speaks TCP'
     })
   })
+
+  it.each([['EMFILE', 'ulimit'], ['ENFILE', 'too many files'], ['EACCES', 'does not allow'], ['ENOBUFS', 'no memory']])(
+    'says of %s that it is this machine\'s', (code, words) => {
+      expect(reasonOf(Object.assign(new Error(`connect ${code}`), { code }))).toContain(words)
+    }
+  )
 
   it('ends with its signal', async () => {
     const client = await nodeOf()

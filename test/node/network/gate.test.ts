@@ -28,9 +28,11 @@ async function gated (helloWithinMs?: number): Promise<{ server: MidspanNode, ga
 describe('a gate', { timeout: 60_000 }, () => {
   it('lets go of peers that do not say hello', async () => {
     const { server } = await gated(50)
+    const blame = vi.spyOn(server.services.inbound, 'blame')
     const stranger = await nodeOf('client')
     await stranger.start()
     await stranger.dial(server.getMultiaddrs())
+    await vi.waitFor(() => { expect(blame).toHaveBeenCalledOnce() }, 20_000)
     await vi.waitFor(() => { expect(server.getConnections()).toEqual([]) }, 20_000)
   })
 

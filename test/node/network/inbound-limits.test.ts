@@ -1,22 +1,22 @@
 import { multiaddr } from '@multiformats/multiaddr'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { addressKey } from '../../../src/node/network/address-key.ts'
+import { addressKey, siteOf } from '../../../src/node/network/address-key.ts'
 import { InboundLimits } from '../../../src/node/network/inbound-limits.ts'
 import { chooseInviteAddresses } from '../../../src/node/network/invite-addresses.ts'
 import { missingTransport } from '../../../src/node/network/transports.ts'
 
 function limitsOf (maxConnections: number) {
   const clock = { nowMs: 0 }
-  const limits = new InboundLimits({ maxConnections, now: () => clock.nowMs })
+  const limits = new InboundLimits({ maxConnections, now: () => clock.nowMs, later: () => () => {} })
   const closed: string[] = []
   let count = 0
   const arrive = (key: string, id = `${key}#${count++}`): string | undefined =>
     limits.arrive(id, key, () => { closed.push(id) }) ? id : undefined
   const stranger = (key: string, peer = `peer ${count}`): string | undefined => {
     const id = arrive(key)
-    if (id === undefined || !limits.beginHandshake(id)) return undefined
-    limits.identify(id, peer)
+    if (id === undefined) return undefined
+    limits.awaitTurn(id, () => { limits.identify(id, peer) })
     return id
   }
   return { clock, limits, closed, arrive, stranger }
@@ -56,18 +56,30 @@ describe('inbound limits', () => {
     expect(stranger('street')).toBeUndefined()
   })
 
-  it('bound the handshakes of an address, not those of others', () => {
-    const { clock, limits, arrive } = limitsOf(300)
-    const begun = (key: string): boolean => {
-      const id = arrive(key) ?? ''
-      const isAllowed = limits.beginHandshake(id)
-      limits.leave(id)
-      return isAllowed
-    }
-    expect(Array.from({ length: 30 }, () => begun('a')).filter(Boolean)).toHaveLength(10)
-    expect(begun('b')).toBe(true)
-    clock.nowMs = 1_000
-    expect(Array.from({ length: 30 }, () => begun('a')).filter(Boolean)).toHaveLength(2)
+  it('give the last place of strangers to an address with none, from the one with most, though all came just now', () => {
+    const { closed, stranger } = limitsOf(16)
+    for (let count = 0; count < 4; count++) stranger('crowd')
+    expect(stranger('alone')).toBeDefined()
+    expect(closed).toEqual(['crowd#0'])
+    expect(stranger('crowd')).toBeUndefined()
+  })
+
+  it('count the addresses of one site together where there is no room, since each costs it nothing', () => {
+    const { closed, stranger } = limitsOf(16)
+    for (let count = 0; count < 4; count++) stranger(`2001:db8:1:${count}::/64`)
+    expect(stranger('2001:db8:2:0::/64')).toBeDefined()
+    expect(closed).toEqual(['2001:db8:1:0::/64#0'])
+    expect(stranger('2001:db8:1:9::/64')).toBeUndefined()
+  })
+
+  it('begin no handshake of a connection that is gone', () => {
+    const { limits, arrive } = limitsOf(300)
+    const begun: string[] = []
+    const ids = Array.from({ length: 12 }, () => arrive('a') ?? '')
+    for (const id of ids) limits.awaitTurn(id, () => { begun.push(id) })
+    expect(begun).toEqual(ids.slice(0, 10))
+    for (const id of ids) limits.leave(id)
+    expect(limits.waiting).toBe(0)
   })
 
   it('never hold more than they may, whoever comes', () => {
@@ -92,10 +104,16 @@ describe('the key of an address', () => {
     ['/ip6/2001:db8:1:2:3:4:5:6/tcp/1', '2001:db8:1:2::/64'],
     ['/ip6/2001:db8:1:2::9/tcp/1', '2001:db8:1:2::/64'],
     ['/ip6/::1/tcp/1', '0:0:0:0::/64'],
+    ['/ip6/::ffff:192.0.2.7/tcp/1', '192.0.2.7'],
+    ['/ip6/::ffff:c000:207/tcp/1', '192.0.2.7'],
     ['/ip6/2001:db8::/tcp/1', '2001:db8:0:0::/64'],
     ['/dns4/example.org/tcp/1', 'other']
   ])('%s is %s', (address, key) => {
     expect(addressKey(multiaddr(address))).toBe(key)
+  })
+
+  it.each([['192.0.2.7', '192.0.2.7'], ['2001:db8:1:2::/64', '2001:db8:1::/48'], ['other', 'other']])('%s is of the site %s', (key, site) => {
+    expect(siteOf(key)).toBe(site)
   })
 
   it('is one for each /64 network', () => {

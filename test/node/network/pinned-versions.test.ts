@@ -17,6 +17,12 @@ begin with 0 1 0 0 (src/node/network/encryption.ts), a stream that the peer open
 answered (src/node/network/connection-guard.ts and liveness.ts). See whether an item of docs/upstream.md was resolved.`
   },
   {
+    name: '@libp2p/tcp',
+    version: '11.0.28',
+    check: `Read src/listener.ts and src/socket-to-conn.ts of the package: a listener has to take sockets by one "connection" listener of its "server",
+which may be called later than the socket came, and has to read what the socket holds by then (src/node/network/doorman.ts).`
+  },
+  {
     name: '@libp2p/utils',
     version: '7.4.1',
     check: `Read src/abstract-message-stream.ts of the package: send() has to return false while the transport is full, "drain" has to be dispatched
@@ -25,8 +31,8 @@ when it takes more, and abort() has to end a stream that is closing (src/protoco
   {
     name: 'libp2p',
     version: '3.3.11',
-    check: `Read src/upgrader.ts and src/connection-manager/index.ts of the package: connectionGater.denyInboundConnection has to be called for each
-inbound connection before its handshake, and a Connection has to keep the remote address of what it runs on (src/node/network/inbound-limits.ts).`
+    check: `Read src/upgrader.ts and src/connection-manager/index.ts of the package: a Connection has to keep the remote address of what it runs on
+(src/node/network/doorman.ts).`
   }
 ] as const
 

@@ -190,6 +190,17 @@ describe('a removed peer', () => {
     expect(subject.state.removed).toEqual({})
   })
 
+  it('comes back with an invite made since then, whatever the clock was set to meanwhile', async () => {
+    let now = NOW + 3_600_000
+    const subject = new Admission(await policy(), undefined, () => now)
+    subject.admit(await candidate(2, { invite: await invite({ expiresAtMs: NOW + 7_200_000 }) }))
+    subject.remove(await peerOf(2))
+    now = NOW
+    const fresh = await invite()
+    subject.issue(fresh)
+    expect(subject.admit(await candidate(2, { invite: fresh }))).toMatchObject({ changed: true })
+  })
+
   it('stays out of a federation that is open', async () => {
     const subject = await admission({ mode: 'open' })
     subject.admit(await candidate(2))

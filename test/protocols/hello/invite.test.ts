@@ -30,6 +30,11 @@ describe('an invite', () => {
     await expect(verifyInvite(heavier.bytes)).rejects.toMatchObject({ code: 'E_INVITE_INVALID' })
   })
 
+  it('is refused where its expiry is no date', async () => {
+    const invite = await createInvite({ ...details, expiresAtMs: 8.64e15 + 1 }, await keyOf(1))
+    await expect(verifyInvite(invite.bytes)).rejects.toMatchObject({ code: 'E_INVITE_INVALID' })
+  })
+
   it('is another one each time', async () => {
     const key = await keyOf(1)
     expect((await createInvite(details, key)).nonce).not.toBe((await createInvite(details, key)).nonce)

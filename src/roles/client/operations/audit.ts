@@ -28,7 +28,7 @@ async function * run (
 ): AsyncGenerator<EventOf<'audit'>> {
   if (data.withhold !== undefined)
     throw new UsageError('the audit does not attack texts with words withheld yet', 'leave the rules out: then it attacks all words')
-  const startedAtMs = Date.now()
+  const startedAtMs = performance.now()
   const settings: ClientSettings = { ...chosen, noise: noise ?? chosen.noise, gradientNoise: gradientNoise ?? chosen.gradientNoise }
   checkClientSettings(charter, settings)
   const { partition } = settings
@@ -63,7 +63,7 @@ async function * run (
     ? undefined
     : yield * asProgress(tryTrainings({ charter, partition, runtime, protection, wholeModel, rounds, ...trials }, signal))
   yield reportOf(context, {
-    attacks: attacks as [AttackResult, ...AttackResult[]], losses, notices, seconds: (Date.now() - startedAtMs) / 1000
+    attacks: attacks as [AttackResult, ...AttackResult[]], losses, notices, seconds: (performance.now() - startedAtMs) / 1000
   })
 }
 

@@ -35,7 +35,7 @@ export async function * evaluateTask (
   const { questions, labels, unseenLabels } = read
   const found = foundIn(read)
   yield { type: 'start', records: questions.length, ...(labels === undefined ? {} : { labels, unseenLabels }), ...found }
-  const startedAtMs = Date.now()
+  const startedAtMs = performance.now()
   const predictions: Prediction[] = []
   let traffic = { sentBytes: 0, receivedBytes: 0 }
   const middle = new MiddleBatches(client, timeoutMs)
@@ -60,7 +60,7 @@ export async function * evaluateTask (
     type: 'result',
     kind,
     ...judge(kind, metrics, predictions, String(data.seed)),
-    seconds: (Date.now() - startedAtMs) / 1000,
+    seconds: (performance.now() - startedAtMs) / 1000,
     ...found,
     ...traffic
   }

@@ -19,7 +19,7 @@ export async function * evaluate (
   const { dataset, batches } = await loadBatches({ ...data, packing: data.packing ?? 'padded' }, 'measure', paths.model, charter, signal)
   const found = foundIn(dataset)
   yield { type: 'start', records: dataset.examples.length, ...found }
-  const startedAtMs = Date.now()
+  const startedAtMs = performance.now()
   const middle = new MiddleBatches(client, timeoutMs)
   try {
     const { lossSum, tokens, sequences } = yield * measureLoss({ ...runtime, gate }, middle, batches, limit, signal)
@@ -30,7 +30,7 @@ export async function * evaluate (
       perplexity: finite(Math.exp(loss)),
       tokens,
       sequences,
-      seconds: (Date.now() - startedAtMs) / 1000,
+      seconds: (performance.now() - startedAtMs) / 1000,
       ...found,
       ...middle.traffic
     }

@@ -74,7 +74,7 @@ export async function * train (
         records: dataset.examples.length,
         ...foundIn(dataset)
       }
-      const startedAtMs = Date.now()
+      const startedAtMs = performance.now()
       const traffic = new TrafficMeter()
       const log = await RunLog.open(paths.runs, {
         key, data: typeof data.data === 'string' ? [data.data] : data.data, resumed: run.done > 0
@@ -137,7 +137,7 @@ export async function * train (
         type: 'done',
         rounds: stoppedEarly ? place.progress.run.done : rounds,
         loss,
-        seconds: (Date.now() - startedAtMs) / 1000,
+        seconds: (performance.now() - startedAtMs) / 1000,
         ...traffic.total,
         run: log.directory,
         ...(evaluation === undefined ? {} : { stoppedEarly, ...(best === undefined ? {} : { best }) })

@@ -71,7 +71,7 @@ interface Pass extends Figures {
  */
 export class ClientRound implements Disposable {
   readonly round: number
-  readonly startedAtMs = Date.now()
+  readonly startedAtMs = performance.now()
   /** What it waits for after its passes. A client that was cut off may be told the same twice. */
   awaits: 'passes' | 'coefficient' | 'step' = 'passes'
   /** The norm of the gradients of the client's own blocks, a token's mean, once all passes are done. */

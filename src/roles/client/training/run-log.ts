@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import { appendFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { appendFile, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { makeDirectories } from '../../../model/checkpoint/atomic.ts'
 import { readLines } from '../../../model/text/lines.ts'
 
 /** What a run is: written once, when it begins. */
@@ -81,7 +82,7 @@ export class RunLog {
     if (found !== undefined) return new RunLog(found.directory, found.entries)
     const started = new Date()
     const directory = join(runs, idOf(started))
-    await mkdir(directory, { recursive: true, mode: MODE.directory })
+    await makeDirectories(directory, MODE.directory)
     await writeFile(join(directory, DESCRIPTION), `${JSON.stringify({ key, started: started.toISOString(), data })}\n`, { mode: MODE.file })
     return new RunLog(directory, [])
   }

@@ -376,7 +376,7 @@ export class ClientTrainer {
   #event (work: ClientRound, leftOut: boolean, members: number): TrainEvent {
     const { lossTokens: tokens, inputTokens, lossSum, clippedFraction } = work.figures
     const { run: { done, rounds } } = this.#place.meta
-    const seconds = Math.max(1, Date.now() - work.startedAtMs) / 1000
+    const seconds = Math.max(1, performance.now() - work.startedAtMs) / 1000
     return {
       type: 'round',
       round: work.round,
