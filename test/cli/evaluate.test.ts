@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { describe, expect, it } from 'vitest'
 import { temporaryFile } from '../helpers/temporary-file.ts'
 import { run } from './helpers.ts'
@@ -34,6 +35,17 @@ describe('midspan evaluate', () => {
     const path = await temporaryFile('base.jsonl', '{"text": "a record"}\n')
     const { code, err } = await run(['evaluate', '--data', 'x', '--task', 'qa', '--base', path])
     expect([code, err]).toEqual([2, expect.stringContaining(`${path} line 1 is no prediction`)])
+  })
+
+  it.each([[], ['--resume']])('writes predictions over predictions alone, given %j', async (...more) => {
+    const path = await temporaryFile('records.jsonl', '{"text": "a record"}\n')
+    const { code, err } = await run(['evaluate', '--data', 'x', '--task', 'qa', '--predictions', path, ...more])
+    expect([code, err]).toEqual([2, expect.stringContaining(`${path} holds something other than predictions`)])
+    expect(await readFile(path, 'utf8')).toBe('{"text": "a record"}\n')
+    for (const text of ['', line(1, 'a'), line(1, 'a').slice(0, 9)]) {
+      const fine = await temporaryFile('after.jsonl', text)
+      expect((await run(['evaluate', '--data', 'x', '--task', 'qa', '--predictions', fine, '--home', '/nowhere', ...more])).code).toBe(3)
+    }
   })
 
   it('compares two files without a daemon', async () => {

@@ -1,7 +1,9 @@
 import { open, readFile, type FileHandle } from 'node:fs/promises'
 import type { EventOf, ResultOf } from '../../api/operations.ts'
 import { UsageError } from '../../errors.ts'
-import { asPrediction, comparePredictions, readPredictions, wholePredictions, type PredictionLine } from '../../model/tasks/comparison.ts'
+import {
+  asPrediction, checkOverwritten, comparePredictions, readPredictions, wholePredictions, type PredictionLine
+} from '../../model/tasks/comparison.ts'
 import { judge } from '../../model/tasks/scoring.ts'
 import { readTask } from '../../model/tasks/task-file.ts'
 import { command } from '../command.ts'
@@ -79,6 +81,7 @@ With --task the records are asked as docs/tasks.md says, and the answers are jud
     if (packing !== undefined || sequences !== undefined)
       throw new UsageError('--packing and --sequences are of no use with --task', 'leave them out: a task asks one record at a time')
     if (resume && predictions === undefined) throw new UsageError('there is nothing to go on with', 'give --predictions')
+    if (predictions !== undefined) await checkOverwritten(predictions)
     const before = resume ? wholePredictions(await readFile(predictions!, 'utf8').catch(() => '')) : []
     const given = { ...asked, texts, after: before.at(-1)?.record ?? 0, task: await readTask(nameOrPath) }
     // Read before anything is computed: a file that cannot be used is told at once.

@@ -64,6 +64,20 @@ export function wholePredictions (text: string): readonly PredictionLine[] {
   return lines
 }
 
+/**
+ * Looks at a file before predictions are written over it. Throws TaskError where it holds something else, which stays as it is. What is no
+ * file, such as a pipe, may be written to.
+ */
+export async function checkOverwritten (path: string): Promise<void> {
+  const found = await stat(path).catch(() => undefined)
+  if (found === undefined || !found.isFile() || found.size === 0) return
+  const text = found.size > MAX_PREDICTIONS_BYTES ? 'x\n' : await readFile(path, 'utf8')
+  // A process that was killed may have left nothing but a torn line.
+  const isTorn = !text.includes('\n') && text.startsWith('{"')
+  if (!isTorn && wholePredictions(text).length === 0)
+    throw new TaskError(`${path} holds something other than predictions`, 'name another file; this one stays as it is')
+}
+
 /** Reads one line of a file of predictions. Throws TaskError that begins with `place`. */
 export function parsePrediction (text: string, place: string): PredictionLine {
   const fail = (reason: string): never => {
