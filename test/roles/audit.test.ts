@@ -19,6 +19,9 @@ describe('the audit of a client', { timeout: 120_000 }, () => {
   beforeAll(async () => {
     model = await mkdtemp(join(tmpdir(), 'midspan-audit-'))
     await writeTinyModel(model)
+    // Letters that follow one another are a word.
+    const tokenizer = join(model, 'tokenizer.json')
+    await writeFile(tokenizer, JSON.stringify({ ...JSON.parse(await readFile(tokenizer, 'utf8')) as object, decoder: { type: 'Fuse' } }))
     federation = await startFederation({
       model, charter: { loraTargets: ['q', 'v'], loraR: 2, noise: 0.4, clip: 3, wire: 'fp16' }, clients: []
     })
@@ -57,6 +60,28 @@ describe('the audit of a client', { timeout: 120_000 }, () => {
     expect(result.notices.join('\n')).toContain('only 80 tokens are attacked, fewer than 200')
   })
 
+  it('guesses withheld words from those that are sent, and tries a training that withholds them', async () => {
+    await writeFile(federation.path('words.txt'), '/.*e.*/\n')
+    await writeTinyData(federation.path('public.jsonl'), 4, 3)
+    const events = await Array.fromAsync(client.peer.events('audit', {
+      data, tokens: 120, rounds: 2, sequences: 2, model, gradientNoise: 0, noise: 0.4,
+      withhold: federation.path('words.txt'), prior: federation.path('public.jsonl')
+    })) as Array<EventOf<'audit'>>
+    const result = events.at(-1) as ResultOf<'audit'>
+    const { withheld, tokens, losses, verdict, meaning } = result
+    expect(withheld!.tokens).toBeGreaterThan(20)
+    // The first token that is sent of a sequence is attacked in neither.
+    expect(withheld!.tokens + tokens).toBe(120)
+    expect(withheld!.share).toBeCloseTo(withheld!.tokens / 120, 10)
+    for (const figure of [withheld!.guessed, withheld!.before, withheld!.recovered]) expect(figure.value).toBeLessThan(1)
+    expect(withheld!.whole.leak.value).toBeLessThan(result.attacks[0]!.deployed.leak.value)
+    expect(losses!.deployed).toBeGreaterThan(1)
+    expect(losses!.deployed).not.toBe(losses!.unprotected)
+    expect(verdict).not.toBe('little')
+    expect(meaning).toContain(`The ${withheld!.tokens} withheld tokens`)
+    expect(result.checks.at(-1)).toMatchObject({ attack: 'infill', found: expect.stringMatching(/^in \d+$/) as string })
+  })
+
   it('is printed as tables, and written as JSON and as a page that loads nothing', async () => {
     const out = federation.path('report')
     const { code, out: text, err } = await run([
@@ -77,6 +102,8 @@ describe('the audit of a client', { timeout: 120_000 }, () => {
   it.each([
     ['noise below the floor', ['--noise', '0.1'], 4, /noise/],
     ['a prior with another vocabulary', ['--prior', 'OTHER'], 2, /another tokenizer|tokens, and the model/],
+    ['rules that mark nothing', ['--withhold', 'numbers'], 2, /nothing in the data is withheld/],
+    ['rules that mark everything', ['--withhold', 'rare:100%'], 2, /every word of the data is withheld/],
     ['a prior that is not there', ['--prior', '/nowhere'], 2, /nowhere/],
     ['more tokens than an audit has', ['--tokens', String(MAX_AUDIT_TOKENS + 1)], 2, /--tokens/],
     ['more rounds than an audit has', ['--rounds', String(MAX_AUDIT_ROUNDS + 1)], 2, /--rounds/]

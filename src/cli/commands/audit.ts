@@ -6,7 +6,7 @@ import { replaceFile } from '../../model/checkpoint/atomic.ts'
 import { command } from '../command.ts'
 import { callDaemon } from '../daemon-client.ts'
 import { defaulted, grouped, optional, repeated } from '../option.ts'
-import { clientNoise, dataOptions, fieldMap, json } from '../shared-options.ts'
+import { clientNoise, dataOptions, fieldMap, json, withheldWords } from '../shared-options.ts'
 import { choice, integer, path } from '../values.ts'
 import { auditPage } from '../views/audit-page.ts'
 import type { Audit } from '../views/audit-tables.ts'
@@ -20,6 +20,7 @@ export const audit = command({
   summary: 'Attack what your settings let leave of your text, and show what it tells beside what it buys',
   details: `Hidden states of your text are released as training would release them, and attacked on this machine: nothing leaves it, and no server is asked. The attack knows the words before each token and this client's blocks, and decides by what is exact for Gaussian noise: by the row of a token alone no server can be right more often, but by knowing such text better than the prior does.
 Beside that stand losses of trainings that are tried here: of this client alone, with the middle skipped, and, with --model, without protection and as the settings are. Protection that costs more than the servers bring is of no use.
+With --withhold the withheld words are guessed from those that are sent, by the prior: with --model unless --prior is given, the whole model.
 The audit checks itself, and where a check fails there is no report. See docs/privacy.md.`,
   options: {
     ...grouped('Data', {
@@ -46,7 +47,7 @@ The audit checks itself, and where a check fails there is no report. See docs/pr
       model: optional('DIR', path, 'The whole model, for the losses that need the blocks of the servers'),
       evalData: repeated('PATH', path, 'Data that is held out, on which the losses are measured', 'every eighth record')
     }),
-    ...grouped('Privacy', clientNoise),
+    ...grouped('Privacy', { ...clientNoise, withhold: withheldWords }),
     ...grouped('Output', {
       out: optional('DIR', path, 'Write the report there: audit.json, and audit.html with curves, which needs no network'),
       json
@@ -58,7 +59,11 @@ The audit checks itself, and where a check fails there is no report. See docs/pr
       command: 'midspan audit --data notes.jsonl --model llama/ --prior llama/ --out report/',
       about: 'beside what they cost, with the strongest prior at hand, as a page'
     },
-    { command: 'midspan audit --data notes.jsonl --noise 0.8 --rounds 0', about: 'another noise, without losses' }
+    { command: 'midspan audit --data notes.jsonl --noise 0.8 --rounds 0', about: 'another noise, without losses' },
+    {
+      command: 'midspan audit --data notes.jsonl --withhold names,numbers --model llama/',
+      about: 'what can be guessed of withheld words, by the whole model'
+    }
   ],
   async run ({ home, json, debug: _debug, config: _config, map, out, evalData, ...rest }, { terminal, signal }) {
     if (out !== undefined) await prepare(out)

@@ -1,5 +1,5 @@
 import type { AuditAttack, AuditFigure } from '../../api/audit.ts'
-import { auditHead, checkTable, lossTable, recoveredTable, type Audit, type Cells } from './audit-tables.ts'
+import { auditHead, checkTable, lossTable, recoveredTable, withheldTable, type Audit, type Cells } from './audit-tables.ts'
 import { escaped, lineChart, type ChartLine } from './line-chart.ts'
 
 const STYLE = `:root { color-scheme: light dark }
@@ -11,7 +11,7 @@ svg { max-width: 100%; height: auto }
 
 /** Writes the report of an audit as a page that loads nothing from elsewhere, and runs nothing. */
 export function auditPage (audit: Audit): string {
-  const losses = lossTable(audit)
+  const [losses, withheld] = [lossTable(audit), withheldTable(audit)]
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -31,6 +31,7 @@ ${table(recoveredTable(audit))}
 ${audit.attacks.map((attack) => `<p>${escaped(attack.name)}: ${escaped(aboutText(attack))}.</p>\n${chartOf(audit, attack)}`).join('\n')}
 <p>Shares with their standard errors; bars are two of them. Hard tokens are those to which the prior gives less than 5 %. The leak is 1 less the
 cross-entropy after the attack over that of the prior: the share of the text's information that the release tells.</p>
+${withheld === undefined ? '' : `<h2>Withheld words</h2>\n${table(withheld)}\n<p>${escaped(audit.withheld?.about ?? '')}.</p>`}
 ${losses === undefined ? '' : `<h2>Losses</h2>\n${table(losses)}\n<p>Means over ${audit.losses?.tokens ?? 0} held-out tokens after ${audit.losses?.rounds ?? 0} rounds.</p>`}
 <h2>Checks of the audit itself</h2>
 ${table(checkTable(audit))}

@@ -1,7 +1,7 @@
 import type { EventOf } from '../../api/operations.ts'
 import { plural, table } from '../format.ts'
 import type { Terminal } from '../terminal.ts'
-import { auditHead, checkTable, lossTable, recoveredTable, type Audit, type Cells } from './audit-tables.ts'
+import { auditHead, checkTable, lossTable, recoveredTable, withheldTable, type Audit, type Cells } from './audit-tables.ts'
 import { foundText } from './data-found.ts'
 import { ProgressLine } from './progress-line.ts'
 
@@ -41,6 +41,8 @@ export class AuditView {
     if (this.#json) return this.#terminal.json(result)
     this.#terminal.line(auditHead(audit))
     this.#table(recoveredTable(audit))
+    const withheld = withheldTable(audit)
+    if (withheld !== undefined) this.#table(withheld)
     const losses = lossTable(audit)
     if (losses !== undefined) this.#table(losses)
     this.#table(checkTable(audit))
