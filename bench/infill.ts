@@ -1,6 +1,6 @@
 /**
- * What can be guessed of withheld words: stories260K guesses them in text that it wrote itself, from the words that are sent, beside what it
- * foretells with all words before each known. The attack knows where words are missing, and how many tokens.
+ * What can be guessed of withheld words: stories260K guesses them in text that it wrote itself, from the words that are sent, beside what
+ * it foretells with all words before each known. The attack knows where words are missing, and how many tokens.
  * Run: node bench/infill.ts [texts, 24]
  */
 import { openModelDirectory } from '../src/model/checkpoint/directory.ts'

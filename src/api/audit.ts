@@ -12,12 +12,15 @@ export const MAX_AUDIT_ROUNDS = 10_000
 /** Below so many attacked tokens the errors are larger than most differences. */
 export const FEW_AUDIT_TOKENS = 200
 
-const figure = z.object({
+/** A share with its standard error. */
+export const auditFigure = z.object({
   value: z.number().describe('a share, 0 to 1'),
   error: z.number().describe('its standard error')
 })
 
-export type AuditFigure = z.output<typeof figure>
+const figure = auditFigure
+
+export type AuditFigure = z.output<typeof auditFigure>
 
 const point = z.object({
   noise: z.number().min(0),

@@ -141,7 +141,8 @@ async function beamOf ({ reading, position, after }: Place, length: number): Pro
     const longer: Array<Pick<Filling, 'ids' | 'logBefore'>> = []
     for (const { ids, logBefore } of beam) {
       const next = step === 0 ? after : (await reading.read(position, ids)).at(-1)!
-      for (const id of likeliest(next, Math.min(FILLINGS, next.length))) longer.push({ ids: [...ids, id], logBefore: logBefore + next[id]! })
+      for (const id of likeliest(next, Math.min(FILLINGS, next.length)))
+        longer.push({ ids: [...ids, id], logBefore: logBefore + next[id]! })
     }
     beam = longer.sort((a, b) => b.logBefore - a.logBefore).slice(0, FILLINGS)
   }

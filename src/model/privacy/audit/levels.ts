@@ -25,8 +25,8 @@ export interface Levels {
 }
 
 /**
- * Chooses protections: none, as deployed, those of a curve or of the noises that are given, and one that drowns everything. `longest` is the
- * norm of the longest row.
+ * Chooses protections: none, as deployed, those of a curve or of the noises that are given, and one that drowns everything. `longest` is
+ * the norm of the longest row.
  */
 export function levelsFor (
   { clip, noise }: Protection,

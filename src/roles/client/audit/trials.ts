@@ -17,7 +17,7 @@ const HELD_OUT_EVERY = 8
 const HELD_OUT_BATCHES = 64
 
 /** Without protection, rows leave as they are. */
-const UNPROTECTED: ClientProtection = { hidden: { clip: null, noise: 0 }, gradient: { clip: null, noise: 0 }, keepsStream: false }
+export const UNPROTECTED: ClientProtection = { hidden: { clip: null, noise: 0 }, gradient: { clip: null, noise: 0 }, keepsStream: false }
 
 /** What a trial learns and is measured on. */
 export interface TrialText {

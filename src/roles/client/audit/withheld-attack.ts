@@ -1,8 +1,8 @@
 import { attackFigures, priorFigures, type AttackFigures, type PriorFigures } from '../../../model/privacy/audit/figures.ts'
 import { attackGaps, gapsIn } from '../../../model/privacy/audit/infill.ts'
 import { requirePassed, sentTokensCheck, type SelfCheck } from '../../../model/privacy/audit/self-checks.ts'
-import type { AttackContext, AttackResult, AuditProgress } from './attacks.ts'
 import type { AttackedPiece } from './attacked-text.ts'
+import type { AttackContext, AttackResult, AuditProgress } from './attacks.ts'
 
 /** What can be guessed of withheld tokens, and what the whole text tells, its sent tokens included. */
 export interface WithheldResult {
@@ -18,6 +18,8 @@ export interface WithheldResult {
   readonly whole: readonly AttackFigures[]
   /** What the prior foretells of all attacked tokens with all words before known. */
   readonly wholePrior: PriorFigures
+  /** All attacked tokens, sent or withheld. */
+  readonly wholeTokens: number
   readonly check: SelfCheck
 }
 
@@ -47,6 +49,7 @@ export async function * attackWithheld (
     figures: attackFigures(priors, outcomes),
     whole: oracle.outcomes.map((sent) => attackFigures(all, [...sent, ...outcomes])),
     wholePrior: priorFigures(all),
+    wholeTokens: all.length,
     check
   }
 }

@@ -9,7 +9,8 @@ const signal = new AbortController().signal
 const VOCABULARY = 12
 
 /** Behind 1 comes 5 more often than 6; 7 comes behind 5, and 8 behind 6. */
-const prior = new NgramPrior([...Array.from({ length: 6 }, () => [0, 1, 5, 7]), ...Array.from({ length: 4 }, () => [0, 1, 6, 8])], VOCABULARY, 'a text')
+const texts = [...Array.from({ length: 6 }, () => [0, 1, 5, 7]), ...Array.from({ length: 4 }, () => [0, 1, 6, 8])]
+const prior = new NgramPrior(texts, VOCABULARY, 'a text')
 
 async function attacked (sequences: readonly GappedSequence[], by: Prior = prior): Promise<InfillOutcomes> {
   const attacking = attackGaps(by, sequences, signal)
@@ -26,24 +27,27 @@ describe('guesses of withheld words', () => {
   })
 
   it('stand in the place of a gap when the next one is attacked, and not the words themselves', async () => {
-    const texts = [...Array.from({ length: 6 }, () => [0, 1, 5, 2, 9]), ...Array.from({ length: 4 }, () => [0, 1, 6, 2, 10])]
+    const longer = [...Array.from({ length: 6 }, () => [0, 1, 5, 2, 9]), ...Array.from({ length: 4 }, () => [0, 1, 6, 2, 10])]
     const sequence = { ids: [0, 1, 6, 2, 10], isSent: [1, 1, 0, 1, 0], positions: [2, 4] }
-    const { outcomes, priors } = await attacked([sequence], new NgramPrior(texts, VOCABULARY, 'texts'))
+    const { outcomes, priors } = await attacked([sequence], new NgramPrior(longer, VOCABULARY, 'texts'))
     expect(outcomes.map(({ withPrior }) => withPrior)).toEqual([false, false])
     expect(priors.map(({ recovered }) => recovered)).toEqual([false, true])
   })
 
   it('are the same whatever stands in a gap, but for whether they are right', async () => {
-    const guesses = await Promise.all([5, 6].map(async (id) => await attacked([{ ids: [0, 1, id, 7], isSent: [1, 1, 0, 1], positions: [2] }])))
+    const guesses = await Promise.all([5, 6].map(async (id) =>
+      await attacked([{ ids: [0, 1, id, 7], isSent: [1, 1, 0, 1], positions: [2] }])))
     expect(guesses.map(({ outcomes }) => outcomes[0]!.withPrior)).toEqual([true, false])
   })
 
   it('tell the posterior of each token by all fillings with it, and leave room for those that were not tried', () => {
-    const filling = (ids: number[], before: number, behind: number): Filling => ({ ids, logBefore: Math.log(before), logBehind: Math.log(behind) })
+    const filling = (ids: number[], before: number, behind: number): Filling =>
+      ({ ids, logBefore: Math.log(before), logBehind: Math.log(behind) })
     const fillings = [filling([1, 2], 0.3, 0.5), filling([1, 3], 0.2, 0.1), filling([4, 2], 0.1, 0.9)]
     const rest = 0.4 * 0.1
     const all = 0.15 + 0.02 + 0.09 + rest
-    expect(gapOutcome(fillings, 0, 1)).toMatchObject({ alone: true, withPrior: true, logPosterior: expect.closeTo(Math.log(0.17 / all), 10) as number })
+    expect(gapOutcome(fillings, 0, 1)).toMatchObject({ alone: true, withPrior: true })
+    expect(gapOutcome(fillings, 0, 1).logPosterior).toBeCloseTo(Math.log(0.17 / all), 10)
     expect(gapOutcome(fillings, 1, 2).logPosterior).toBeCloseTo(Math.log(0.24 / all), 10)
     expect(gapOutcome(fillings, 1, 3)).toMatchObject({ alone: false, withPrior: false })
   })

@@ -11,8 +11,8 @@ import type { Example } from '../../../../src/model/text/dataset.ts'
 import { LocalTrainer } from '../../../../src/model/training/local-trainer.ts'
 import { TrialTrainer, type TrialSettings } from '../../../../src/roles/client/audit/trial-trainer.ts'
 import { splitExamples } from '../../../../src/roles/client/audit/trials.ts'
-import { SplitTrainer } from '../training/split-trainer.ts'
 import { TINY_CONFIG, writeTinyModel } from '../../../helpers/tiny-model.ts'
+import { SplitTrainer } from '../training/split-trainer.ts'
 
 const MODEL = modelOf(TINY_CONFIG)
 const ADAPTERS = { r: 2, alpha: 4, dropout: 0, rslora: false, seed: '07', targets: ['q_proj', 'v_proj'] }
@@ -28,7 +28,8 @@ const example = (seed: number): Example => {
 const examples = Array.from({ length: 16 }, (_, i) => example(i))
 /** The third token of each, and the fifth of every other, are withheld; of the last nothing is sent. */
 const withheldExamples = examples.map((each, i) => ({
-  ...each, withheld: Uint8Array.from(each.ids, (_, place) => Number(place === 2 || (place === 4 && i % 2 === 0) || i === examples.length - 1))
+  ...each,
+  withheld: Uint8Array.from(each.ids, (_, place) => Number(place === 2 || (place === 4 && i % 2 === 0) || i === examples.length - 1))
 }))
 const batches = new Batches(examples, { seed: '0', sequences: 4, mode: 'padded' })
 
