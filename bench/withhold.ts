@@ -5,12 +5,8 @@
  * Run: node bench/withhold.ts [rounds, 30]
  */
 import { openModelDirectory } from '../src/model/checkpoint/directory.ts'
-import { modelOf, type Model } from '../src/model/families/index.ts'
-import { LocalGenerator } from '../src/model/generation/local-generator.ts'
-import { createSampler } from '../src/model/generation/sampling.ts'
-import type { WeightSource } from '../src/model/layers/weights.ts'
+import { modelOf } from '../src/model/families/index.ts'
 import { parseWithholding } from '../src/model/privacy/withholding.ts'
-import type { Device } from '../src/model/runtime/device.ts'
 import { openDevice } from '../src/model/runtime/worker-device.ts'
 import { Batches } from '../src/model/text/batches.ts'
 import type { Example } from '../src/model/text/dataset.ts'
@@ -20,6 +16,7 @@ import type { ClientProtection } from '../src/roles/charter-settings.ts'
 import { dataPath } from '../test/helpers/data.ts'
 import { SplitTrainer, type SplitTrainerOptions } from '../test/roles/client/training/split-trainer.ts'
 import { printTable } from './support/print.ts'
+import { sampledTexts } from './support/sampled-texts.ts'
 
 const RULES = ['capitals', 'numbers', 'rare:0.5%'] as const
 const HELD_OUT_TEXTS = 12
@@ -43,7 +40,7 @@ async function main (rounds: number): Promise<void> {
   try {
     const count = HELD_OUT_TEXTS + Math.ceil(rounds * SEQUENCES * TOKENS * TOKENS_TO_SENT / TEXT_TOKENS)
     console.log(`${count} texts of ${TEXT_TOKENS} tokens, sampled from the model, ${HELD_OUT_TEXTS} of them held out`)
-    const texts = await sampled(device, model, directory, { bosId: tokenizer.bosId!, count })
+    const texts = await sampledTexts(device, model, directory, { bosId: tokenizer.bosId!, count, tokens: TEXT_TOKENS })
     console.log(`${rounds} rounds of ${SEQUENCES} x ${TOKENS} tokens, one block on either side with the client`)
     const lossOf = async (marked: readonly Example[], options: Pick<SplitTrainerOptions, 'isAlone'> = {}): Promise<number> => {
       const trainer = await SplitTrainer.load(device, {
@@ -80,28 +77,6 @@ async function main (rounds: number): Promise<void> {
     printTable(['withheld', 'of the tokens', 'loss'], rows)
   } finally {
     await device.close()
-  }
-}
-
-/** Samples texts from the model, at its own probabilities. */
-async function sampled (
-  device: Device,
-  model: Model,
-  source: WeightSource,
-  { bosId, count }: { readonly bosId: number, readonly count: number }
-): Promise<Example[]> {
-  const generator = await LocalGenerator.load(device, model, source)
-  try {
-    const texts: Example[] = []
-    for (let text = 0; text < count; text++) {
-      const sampler = createSampler({ temperature: 1, seed: `withhold/${text}` })
-      const ids = [bosId]
-      for await (const id of generator.generate([bosId], sampler, { maxTokens: TEXT_TOKENS })) ids.push(id)
-      texts.push({ ids: Int32Array.from(ids), lossMask: Uint8Array.from(ids, (_, i) => i > 0 ? 1 : 0) })
-    }
-    return texts
-  } finally {
-    generator.free()
   }
 }
 

@@ -12,12 +12,15 @@ export const MAX_AUDIT_ROUNDS = 10_000
 /** Below so many attacked tokens the errors are larger than most differences. */
 export const FEW_AUDIT_TOKENS = 200
 
-const figure = z.object({
+/** A share with its standard error. */
+export const auditFigure = z.object({
   value: z.number().describe('a share, 0 to 1'),
   error: z.number().describe('its standard error')
 })
 
-export type AuditFigure = z.output<typeof figure>
+const figure = auditFigure
+
+export type AuditFigure = z.output<typeof auditFigure>
 
 const point = z.object({
   noise: z.number().min(0),
@@ -47,6 +50,24 @@ const protection = z.object({
   clip: z.number().nullable().describe('the L2 norm of a row at most; null where rows are not clipped'),
   noise: z.number().min(0).describe("the expected norm of a row's noise over the clip")
 })
+
+const withheldWords = z.object({
+  rules: z.string().describe('the rules by which words were withheld'),
+  about: z.string().describe('what whoever attacks knows, and does'),
+  tokens: count.describe('withheld tokens that were attacked'),
+  share: z.number().describe('their share of all attacked tokens'),
+  guessed: figure.describe('the share of these that the prior foretells with all words before each known, withheld ones among them'),
+  guessedCrossEntropy: finiteOrNull.describe('of the prior on them, in nats a token'),
+  before: figure.describe('the share recovered by the sent words before each'),
+  recovered: figure.describe('the share recovered by the sent words before and behind each'),
+  hardTokens: count.describe('tokens among them to which the prior gives less than 5 %'),
+  hard: figure.nullable().describe('the share recovered of these; null where there are none'),
+  leak: figure.describe('1 less the cross-entropy after the attack over that of the prior: below 0 where the words sent tell less than all words before'),
+  crossEntropy: finiteOrNull.describe('after the attack, in nats a token'),
+  whole: z.object({ recovered: figure, leak: figure }).describe('of all attacked tokens, sent and withheld, against the prior with all words known')
+})
+
+export type AuditWithheld = z.output<typeof withheldWords>
 
 export const audit = operation({
   about: 'Attacks what the settings let leave of a text, on this machine: nothing of it is sent',
@@ -97,7 +118,8 @@ export const audit = operation({
       hard: figure.nullable().describe('the same among the hard tokens'),
       crossEntropy: finiteOrNull.describe('in nats a token')
     }),
-    attacks: z.array(attack).min(1).readonly(),
+    attacks: z.array(attack).min(1).readonly().describe('on what leaves: where words are withheld, the words that are sent'),
+    withheld: withheldWords.optional().describe('what can be guessed of withheld words'),
     losses: z.object({
       rounds: count,
       tokens: count.describe('held-out tokens that the losses are means of'),
@@ -109,8 +131,8 @@ export const audit = operation({
     checks: z.array(z.object({
       attack: z.string(), name: z.string(), expected: z.string(), found: z.string()
     })).readonly().describe('what the audit checked of itself: all of it held'),
-    verdict: z.enum(['little', 'leaks', 'useless', 'unknown']).describe(
-      'little: hardly more is recovered than without the release, at a loss below alone; useless: the loss is not below alone; unknown: hardly more is recovered, and the loss was not measured'
+    verdict: z.enum(['little', 'withholds', 'leaks', 'useless', 'unknown']).describe(
+      'little: hardly more is recovered than without the release, at a loss below alone; withholds: the same of the withheld words, where the others leak; useless: the loss is not below alone; unknown: hardly more is recovered, and the loss was not measured'
     ),
     meaning: z.string().describe('what the figures say, in words'),
     notices: z.array(z.string()).readonly().describe('what limits the figures'),

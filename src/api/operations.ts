@@ -1,4 +1,5 @@
 import type { z } from 'zod'
+import { auditSweep } from './audit-sweep.ts'
 import { audit } from './audit.ts'
 import { entrust } from './entrust.ts'
 import { evaluateTask } from './evaluate-task.ts'
@@ -34,6 +35,7 @@ export const operations = {
   preview,
   privacy,
   audit,
+  auditSweep,
   train,
   evaluate,
   evaluateTask,

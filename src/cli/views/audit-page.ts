@@ -1,6 +1,8 @@
 import type { AuditAttack, AuditFigure } from '../../api/audit.ts'
-import { auditHead, checkTable, lossTable, recoveredTable, type Audit, type Cells } from './audit-tables.ts'
+import { auditHead, checkTable, lossTable, recoveredTable, withheldTable, type Audit, type Cells } from './audit-tables.ts'
+import { frontierChart } from './frontier-chart.ts'
 import { escaped, lineChart, type ChartLine } from './line-chart.ts'
+import { leftOutTable, sweepLosses, sweepTable, type Sweep } from './sweep-tables.ts'
 
 const STYLE = `:root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -11,7 +13,33 @@ svg { max-width: 100%; height: auto }
 
 /** Writes the report of an audit as a page that loads nothing from elsewhere, and runs nothing. */
 export function auditPage (audit: Audit): string {
-  const losses = lossTable(audit)
+  const [losses, withheld] = [lossTable(audit), withheldTable(audit)]
+  return page('What leaves, what it tells, what it buys', audit, `<p>${escaped(auditHead(audit))}.</p>
+${notes(audit.notices)}
+<h2>Recovered</h2>
+${table(recoveredTable(audit))}
+${audit.attacks.map((attack) => `<p>${escaped(attack.name)}: ${escaped(aboutText(attack))}.</p>\n${chartOf(audit, attack)}`).join('\n')}
+<p>Shares with their standard errors; bars are two of them. Hard tokens are those to which the prior gives less than 5 %. The leak is 1 less the
+cross-entropy after the attack over that of the prior: the share of the text's information that the release tells.</p>
+${withheld === undefined ? '' : `<h2>Withheld words</h2>\n${table(withheld)}\n<p>${escaped(audit.withheld?.about ?? '')}.</p>`}
+${losses === undefined ? '' : `<h2>Losses</h2>\n${table(losses)}\n<p>Means over ${audit.losses?.tokens ?? 0} held-out tokens after ${audit.losses?.rounds ?? 0} rounds.</p>`}
+<h2>Checks of the audit itself</h2>
+${table(checkTable(audit))}`)
+}
+
+/** Writes the report of a sweep as such a page. */
+export function sweepPage (sweep: Sweep): string {
+  return page('What settings let leak, and what they cost', sweep, `${frontierChart(sweep)}
+<h2>Settings</h2>
+${table(sweepTable(sweep))}
+${table(sweepLosses(sweep))}
+<p>Means over ${sweep.heldOutTokens} held-out tokens after ${sweep.rounds} rounds; the prior: ${escaped(sweep.prior.about)}. The leak is that of hidden
+states or of gradients, whichever tells more; withheld words count by what the words around them tell.</p>
+${notes(sweep.notices)}
+${sweep.leftOut.length === 0 ? '' : `<h2>Left out</h2>\n${table(leftOutTable(sweep))}`}`)
+}
+
+function page (title: string, { meaning }: { readonly meaning: string }, body: string): string {
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -22,21 +50,16 @@ export function auditPage (audit: Audit): string {
 <style>${STYLE}</style>
 </head>
 <body>
-<h1>What leaves, what it tells, what it buys</h1>
-<p class="meaning">${escaped(audit.meaning)}</p>
-<p>${escaped(auditHead(audit))}.</p>
-${audit.notices.map((notice) => `<p>Note: ${escaped(notice)}.</p>`).join('\n')}
-<h2>Recovered</h2>
-${table(recoveredTable(audit))}
-${audit.attacks.map((attack) => `<p>${escaped(attack.name)}: ${escaped(aboutText(attack))}.</p>\n${chartOf(audit, attack)}`).join('\n')}
-<p>Shares with their standard errors; bars are two of them. Hard tokens are those to which the prior gives less than 5 %. The leak is 1 less the
-cross-entropy after the attack over that of the prior: the share of the text's information that the release tells.</p>
-${losses === undefined ? '' : `<h2>Losses</h2>\n${table(losses)}\n<p>Means over ${audit.losses?.tokens ?? 0} held-out tokens after ${audit.losses?.rounds ?? 0} rounds.</p>`}
-<h2>Checks of the audit itself</h2>
-${table(checkTable(audit))}
+<h1>${escaped(title)}</h1>
+<p class="meaning">${escaped(meaning)}</p>
+${body}
 </body>
 </html>
 `
+}
+
+function notes (notices: readonly string[]): string {
+  return notices.map((notice) => `<p>Note: ${escaped(notice)}.</p>`).join('\n')
 }
 
 function aboutText ({ about, tokens, candidates, of }: AuditAttack): string {

@@ -20,6 +20,21 @@ export function recoveredTable ({ attacks, settings }: Audit): Cells {
   ]
 }
 
+/** Lists what was guessed of withheld words; undefined where none were withheld. */
+export function withheldTable ({ withheld }: Audit): Cells | undefined {
+  if (withheld === undefined) return undefined
+  const { guessed, before, recovered, hard, leak, whole } = withheld
+  return [
+    ['WITHHELD TOKENS', 'RECOVERED'],
+    ['by all words before them, withheld ones known (the prior)', figureText(guessed)],
+    ['by the sent words before them', figureText(before)],
+    ['by the sent words before and behind them', figureText(recovered)],
+    ['the same, of hard tokens', figureText(hard)],
+    ['leak of the withheld tokens', figureText(leak)],
+    ['leak of the whole text', figureText(whole.leak)]
+  ]
+}
+
 /** Lists the losses that were measured; undefined where none were. */
 export function lossTable ({ losses }: Audit): Cells | undefined {
   if (losses === undefined) return undefined
@@ -41,9 +56,10 @@ export function checkTable ({ checks }: Audit): Cells {
 }
 
 /** Says what was attacked. */
-export function auditHead ({ tokens, hardTokens, prior, settings }: Audit): string {
+export function auditHead ({ tokens, hardTokens, prior, settings, withheld }: Audit): string {
   const { inputBlocks, hidden: { clip, noise }, wire, hiddenSize } = settings
-  return `${tokens} tokens attacked, ${hardTokens} of them hard to guess; ${inputBlocks} blocks before the cut, hidden size ${hiddenSize}, ${
+  const besides = withheld === undefined ? '' : `; ${withheld.tokens} more withheld by ${withheld.rules}, ${(100 * withheld.share).toFixed(1)}% of all`
+  return `${tokens} tokens attacked, ${hardTokens} of them hard to guess${besides}; ${inputBlocks} blocks before the cut, hidden size ${hiddenSize}, ${
     clip === null ? 'no clip' : `clip ${digits(clip)}`
   }, noise ${digits(noise)}, ${wire}; the prior: ${prior.about}`
 }

@@ -50,7 +50,7 @@ export function checkProtocols (charter: Charter, ours: Readonly<Record<string, 
 }
 
 /** Every partition the charter allows. */
-export function allowedPartitions (charter: Charter): Partition[] {
+export function allowedPartitions (charter: Pick<Charter, 'partitions'>): Partition[] {
   const { inputBlocks, outputBlocks } = charter.partitions
   const all: Partition[] = []
   for (let i = inputBlocks.min; i <= inputBlocks.max; i++) {

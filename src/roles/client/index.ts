@@ -1,6 +1,7 @@
 import { deviceLine, clientSpans } from '../charter-settings.ts'
 import type { ClientContext, RunningRole } from '../context.ts'
 import { CurrentClient } from './current-client.ts'
+import { auditSweep } from './operations/audit-sweep.ts'
 import { audit } from './operations/audit.ts'
 import { evaluateTask } from './operations/evaluate-task.ts'
 import { evaluate } from './operations/evaluate.ts'
@@ -41,6 +42,7 @@ export async function startClientRole (context: ClientContext): Promise<RunningR
       preview: (parameters, signal) => current.use((client) => preview(client, parameters, signal), signal),
       privacy: (parameters, signal) => current.use((client) => privacy(client, parameters), signal),
       audit: (parameters, signal) => current.use((client) => audit(client, parameters, signal), signal),
+      auditSweep: (parameters, signal) => current.use((client) => auditSweep(client, parameters, signal), signal),
       train: (parameters, signal) => train(current, parameters, signal),
       evaluate: (parameters, signal) => current.use((client) => evaluate(client, parameters, signal), signal),
       evaluateTask: (parameters, signal) => current.use((client) => evaluateTask(client, parameters, signal), signal),

@@ -24,18 +24,31 @@ export interface Levels {
   readonly drowned: number
 }
 
-/** Chooses protections: none, as deployed, those of a curve, and one that drowns everything. `longest` is the norm of the longest row. */
+/**
+ * Chooses protections: none, as deployed, those of a curve or of the noises that are given, and one that drowns everything. `longest` is
+ * the norm of the longest row.
+ */
 export function levelsFor (
   { clip, noise }: Protection,
-  { hidden, rounding, longest }: { readonly hidden: number, readonly rounding: Encoding, readonly longest: number }
+  { hidden, rounding, longest, noises: given = curveNoises(hidden) }: {
+    readonly hidden: number
+    readonly rounding: Encoding
+    readonly longest: number
+    readonly noises?: readonly number[] | undefined
+  }
 ): Levels {
   const norm = clip ?? longest
   const mostOfFloat16 = MAX_FLOAT16 / DEVIATIONS * Math.sqrt(hidden) / norm
   const drowning = rounding === 'fp16' ? Math.min(DROWNING_NOISE, mostOfFloat16) : DROWNING_NOISE
-  const widened = Math.sqrt(hidden / CURVE_WIDTH)
-  const noises = [...new Set([...CURVE_NOISES.map((each) => Number((each * widened).toPrecision(2))), noise])]
+  const noises = [...new Set([...given, noise])]
     .filter((each) => each > 0 && (each < drowning || each === noise)).sort((a, b) => a - b)
   const protections = [{ clip, noise: 0 }, ...noises.map((each) => ({ clip: norm, noise: each })), { clip: norm, noise: drowning }]
   const deployed = noise === 0 ? 0 : protections.findIndex((each) => each.noise === noise)
   return { protections, bare: 0, deployed, drowned: protections.length - 1 }
+}
+
+/** Lists the noises that a curve has for rows of so many coordinates. */
+export function curveNoises (hidden: number): number[] {
+  const widened = Math.sqrt(hidden / CURVE_WIDTH)
+  return CURVE_NOISES.map((each) => Number((each * widened).toPrecision(2)))
 }

@@ -1,11 +1,11 @@
 import { UsageError } from '../../../errors.ts'
 import { openModelDirectory } from '../../checkpoint/directory.ts'
-import { checkWeights, modelOf } from '../../families/index.ts'
+import { checkWeights, modelOf, type Model } from '../../families/index.ts'
 import { chunksOf } from '../../generation/cache-size.ts'
 import { CachedClientModel } from '../../generation/cached-client-model.ts'
 import { LocalGenerator } from '../../generation/local-generator.ts'
 import type { Device } from '../../runtime/device.ts'
-import type { Prior } from './prior.ts'
+import type { Prior, Reading } from './prior.ts'
 
 /** Predicts tokens with a whole language model of the same vocabulary. */
 export class ModelPrior implements Prior {
@@ -33,22 +33,44 @@ export class ModelPrior implements Prior {
   }
 
   async * next (sequence: readonly number[]): AsyncGenerator<Float32Array> {
-    const { weights } = this.#generator
-    const { model } = weights
     const seen = sequence.slice(0, -1)
     if (seen.length === 0) return
-    const client = await CachedClientModel.create(weights, { inputBlocks: 0, outputBlocks: model.layers }, seen.length)
+    const client = await this.#cached(seen.length)
     try {
-      for (const chunk of chunksOf(model, seen))
-        for (const logits of await client.logitsOfLast(chunk.length, await client.embed(chunk), chunk.length)) yield logSoftmax(logits)
+      yield * readBy(client, this.#generator.weights.model, seen)
     } finally {
       client.free()
     }
   }
 
+  async open (capacity: number): Promise<Reading> {
+    const client = await this.#cached(capacity)
+    const { model } = this.#generator.weights
+    return {
+      async read (position, ids) {
+        client.rewind(position)
+        return ids.length === 0 ? [] : await Array.fromAsync(readBy(client, model, ids))
+      },
+      free () {
+        client.free()
+      }
+    }
+  }
+
+  async #cached (capacity: number): Promise<CachedClientModel> {
+    const { weights } = this.#generator
+    return await CachedClientModel.create(weights, { inputBlocks: 0, outputBlocks: weights.model.layers }, capacity)
+  }
+
   free (): void {
     this.#generator.free()
   }
+}
+
+/** Reads on in a text. Yields the logarithms of the probabilities [vocabulary] of what follows each of these tokens. */
+async function * readBy (client: CachedClientModel, model: Model, ids: readonly number[]): AsyncGenerator<Float32Array> {
+  for (const chunk of chunksOf(model, ids))
+    for (const logits of await client.logitsOfLast(chunk.length, await client.embed(chunk), chunk.length)) yield logSoftmax(logits)
 }
 
 /** Computes the logarithms of the softmax of logits. */

@@ -1,4 +1,4 @@
-import type { Prior } from './prior.ts'
+import type { Prior, Reading } from './prior.ts'
 
 /** Tokens that a prediction looks back on, at most: with little text, longer contexts are seen once. */
 const CONTEXT_TOKENS = 3
@@ -38,6 +38,17 @@ export class NgramPrior implements Prior {
 
   async * next (sequence: readonly number[]): AsyncGenerator<Float32Array> {
     for (let i = 1; i < sequence.length; i++) yield await Promise.resolve(this.after(sequence, i))
+  }
+
+  async open (): Promise<Reading> {
+    const text: number[] = []
+    return await Promise.resolve({
+      read: async (position, ids) => {
+        text.length = position
+        return await Promise.resolve(ids.map((id) => this.after(text, text.push(id))))
+      },
+      free () {}
+    })
   }
 
   /** Computes the logarithms of the probabilities [vocabulary] of each token at a position of a sequence, after those before it. */

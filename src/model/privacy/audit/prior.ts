@@ -8,4 +8,16 @@ export interface Prior {
    * vocabulary] as one array a position, in order.
    */
   next (sequence: readonly number[]): AsyncIterable<Float32Array>
+  /** Opens a text of at most `capacity` tokens that is read on from any of its positions. The caller frees it. */
+  open (capacity: number): Promise<Reading>
+}
+
+/** A text as a prior reads it, which may be read on in several ways. */
+export interface Reading {
+  /**
+   * Forgets the tokens from `position` on and reads these in their place. Returns the logarithms of the probabilities [vocabulary] of what
+   * follows each of them.
+   */
+  read (position: number, ids: readonly number[]): Promise<Float32Array[]>
+  free (): void
 }

@@ -1,5 +1,6 @@
 import { MidspanError } from '../../../errors.ts'
 import type { AttackFigures, PriorFigures } from './figures.ts'
+import type { GappedSequence } from './infill.ts'
 import type { NoiseSum } from './likelihood.ts'
 
 /** One thing that must hold for the figures of an audit to be believed. */
@@ -78,6 +79,19 @@ export function selfChecks (figures: CheckedFigures): SelfCheck[] {
     },
     ...figures.isNoised ? [noiseCheck(figures)] : []
   ]
+}
+
+/** Checks that what is sent of pieces of a text is their tokens less those that are withheld. */
+export function sentTokensCheck (
+  pieces: ReadonlyArray<{ readonly whole: Pick<GappedSequence, 'ids' | 'isSent'>, readonly sent: { readonly ids: readonly number[] } }>
+): SelfCheck {
+  const wrong = pieces.filter(({ whole: { ids, isSent }, sent }) => String(sent.ids) !== String(ids.filter((_, i) => isSent[i] === 1)))
+  return {
+    name: 'what is sent is the text without the withheld words',
+    expected: `in all ${pieces.length} sequences`,
+    found: `in ${pieces.length - wrong.length}`,
+    passed: wrong.length === 0
+  }
 }
 
 /** Throws AuditCheckError for the first check that failed. */

@@ -7,6 +7,7 @@ import { attackFigures, priorFigures, type AttackFigures, type PriorFigures } fr
 import { attackGradients, type LabelledSequence } from '../../../model/privacy/audit/gradient-oracle.ts'
 import { levelsFor, type Levels } from '../../../model/privacy/audit/levels.ts'
 import { attackAsOracle, type AttackedSequence, type OracleOptions, type OracleOutcomes } from '../../../model/privacy/audit/oracle.ts'
+import type { TokenOutcome } from '../../../model/privacy/audit/posterior.ts'
 import type { Prior } from '../../../model/privacy/audit/prior.ts'
 import { longestRow } from '../../../model/privacy/audit/row-norms.ts'
 import { requirePassed, selfChecks, type SelfCheck } from '../../../model/privacy/audit/self-checks.ts'
@@ -37,6 +38,8 @@ export interface AttackContext {
   readonly prior: Prior
   /** The directory of the whole model, where there is one here. */
   readonly wholeModel: string | undefined
+  /** Noises that are attacked in place of those of a curve. */
+  readonly noises?: { readonly hidden: readonly number[], readonly gradient: readonly number[] } | undefined
 }
 
 export interface AttackedText {
@@ -54,6 +57,8 @@ export interface AttackResult {
   readonly prior: PriorFigures
   /** By release. */
   readonly released: readonly AttackFigures[]
+  /** By release, token by token. */
+  readonly outcomes: ReadonlyArray<readonly TokenOutcome[]>
   readonly checks: readonly SelfCheck[]
 }
 
@@ -79,9 +84,9 @@ export async function * makeAttacks (
   context: AttackContext,
   { sequences, labels }: AttackedText,
   signal: AbortSignal
-): AsyncGenerator<AuditProgress, AttackResult[]> {
+): AsyncGenerator<AuditProgress, [AttackResult, ...AttackResult[]]> {
   const { charter, runtime: { clientModel: { weights } } } = context
-  const results = [yield * attackHidden(context, { name: 'oracle', weights, isOwn: true }, sequences, signal)]
+  const results: [AttackResult, ...AttackResult[]] = [yield * attackHidden(context, { name: 'oracle', weights, isOwn: true }, sequences, signal)]
   // Ends that are personal are known to nobody else: what an attacker has in their place is the model that all began with.
   if (charter.ends.mode === 'personal') {
     const base = await baseBottom(context)
@@ -96,7 +101,7 @@ export async function * makeAttacks (
 }
 
 async function * attackHidden (
-  { charter: { wire: rounding }, partition: { inputBlocks }, runtime, protection: { hidden: protection }, prior }: AttackContext,
+  { charter: { wire: rounding }, partition: { inputBlocks }, runtime, protection: { hidden: protection }, prior, noises }: AttackContext,
   { name, weights, isOwn }: KnownBottom,
   sequences: readonly AttackedSequence[],
   signal: AbortSignal
@@ -105,7 +110,7 @@ async function * attackHidden (
   const compute: OracleOptions['compute'] = async (ids) => (await bottom.forward([[...ids]], { keepResiduals: false })).hidden
   const { clip } = protection
   const longest = clip ?? await longestRow(device, compute, sequences.map(({ ids }) => ids))
-  const levels = levelsFor(protection, { hidden, rounding, longest })
+  const levels = levelsFor(protection, { hidden, rounding, longest, noises: noises?.hidden })
   const { protections } = levels
   const states = await CandidateStates.open(weights, inputBlocks)
   const total = countOf(sequences)
@@ -118,7 +123,7 @@ async function * attackHidden (
 
 /** Attacks labels by the gradients that leave in training. */
 async function * attackLabels (
-  { charter, partition, runtime, protection: { gradient: protection }, prior, wholeModel }: AttackContext,
+  { charter, partition, runtime, protection: { gradient: protection }, prior, wholeModel, noises }: AttackContext,
   { sequences, candidates }: GradientAttack,
   signal: AbortSignal
 ): AsyncGenerator<AuditProgress, AttackResult> {
@@ -131,7 +136,7 @@ async function * attackLabels (
       using scope = new Scope(device)
       return await top.gradient(scope.own(await top.enter(ids)), [ids], [[...targets]])
     }, sequences)
-    const levels = levelsFor(protection, { hidden, rounding, longest })
+    const levels = levelsFor(protection, { hidden, rounding, longest, noises: noises?.gradient })
     const options = { device, boundary, rounding, hidden, prior, clip, protections: levels.protections, candidates, ...top }
     const total = countOf(sequences)
     const outcomes = yield * counted(attackGradients(options, sequences, signal), WORKS.gradients, total)
@@ -172,7 +177,7 @@ function summedUp (
   const isNoised = knowsWeights && levels.protections[levels.deployed]!.noise > 0
   const checks = selfChecks({ prior, released, noise, ...levels, knowsWeights, isNoised })
   requirePassed(checks)
-  return { name, levels, tokens: priors.length, candidates, prior, released, checks }
+  return { name, levels, tokens: priors.length, candidates, prior, released, outcomes, checks }
 }
 
 /** Chooses how many candidates of each token are tried: all, or as many as can be computed in minutes. */

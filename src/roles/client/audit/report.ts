@@ -1,8 +1,10 @@
 import { FEW_AUDIT_TOKENS, type AuditAttack, type AuditPoint } from '../../../api/audit.ts'
 import type { ResultOf } from '../../../api/operations.ts'
 import { meaningOf, type Attacked } from '../../../model/privacy/audit/meaning.ts'
+import type { SelfCheck } from '../../../model/privacy/audit/self-checks.ts'
 import { finite } from '../operations/finite.ts'
 import type { AttackContext, AttackResult } from './attacks.ts'
+import type { TextFindings } from './prepared-text.ts'
 import type { TrialLosses } from './trials.ts'
 
 type Report = ResultOf<'audit'>
@@ -20,6 +22,8 @@ const ABOUT: Readonly<Record<AuditAttack['name'], string>> = {
 export interface Tried {
   /** Tokens whose hidden states are attacked. */
   readonly tokens: number
+  /** Tokens among them that are withheld; undefined where no words are. */
+  readonly withheld: number | undefined
   /** Why gradients are not attacked, where they are not. */
   readonly withoutGradients: string | undefined
   /** Whether losses were asked for, and there is data to measure them on. */
@@ -28,10 +32,13 @@ export interface Tried {
 }
 
 /** Says what limits the figures, as far as that is known before the attacks. */
-export function noticesBefore ({ tokens, withoutGradients, losses, wholeModel }: Tried): string[] {
+export function noticesBefore ({ tokens, withheld, withoutGradients, losses, wholeModel }: Tried): string[] {
   return [
     ...tokens < FEW_AUDIT_TOKENS
       ? [`only ${tokens} tokens are attacked, fewer than ${FEW_AUDIT_TOKENS}: the errors are large; give more text, or more with --tokens`]
+      : [],
+    ...withheld !== undefined && withheld < FEW_AUDIT_TOKENS
+      ? [`only ${withheld} of the attacked tokens are withheld, fewer than ${FEW_AUDIT_TOKENS}: the errors of what is guessed of them are large`]
       : [],
     ...losses.wanted && !losses.possible ? ['too few records to hold any out: no loss is measured; give --eval-data'] : [],
     ...withoutGradients !== undefined ? [`gradients leave in training as well, and are not attacked here: ${withoutGradients}`] : [],
@@ -41,21 +48,23 @@ export function noticesBefore ({ tokens, withoutGradients, losses, wholeModel }:
   ]
 }
 
+/** What an audit found. */
+export interface Findings extends TextFindings {
+  readonly losses: TrialLosses | undefined
+  readonly notices: readonly string[]
+  readonly seconds: number
+}
+
 /** Makes the report of what the attacks and the trainings came to. */
 export function reportOf (
   { partition, runtime: { model }, charter: { wire }, protection, prior }: AttackContext,
-  { attacks, losses, notices, seconds }: {
-    readonly attacks: readonly [AttackResult, ...AttackResult[]]
-    readonly losses: TrialLosses | undefined
-    readonly notices: readonly string[]
-    readonly seconds: number
-  }
+  { attacks, withheld, losses, notices, seconds }: Findings
 ): Report {
   const [oracle] = attacks
   const { recovered, hard, hardTokens, crossEntropy } = oracle.prior
   const gradients = attacks.find(({ name }) => name === 'gradients')
   const { verdict, text } = meaningOf({
-    hidden: asDeployed(oracle), gradient: gradients === undefined ? undefined : asDeployed(gradients)
+    hidden: asDeployed(oracle), gradient: gradients === undefined ? undefined : asDeployed(gradients), withheld
   }, losses, protection.hidden)
   return {
     type: 'result',
@@ -71,8 +80,12 @@ export function reportOf (
     hardTokens,
     prior: { kind: prior.kind, about: prior.about, recovered, hard, crossEntropy: finite(crossEntropy) },
     attacks: attacks.map(shownAttack),
+    ...withheld === undefined ? {} : { withheld: shownWithheld(withheld, prior.about, oracle.levels.deployed) },
     ...losses === undefined ? {} : { losses: shownLosses(losses) },
-    checks: attacks.flatMap(({ name: attack, checks }) => checks.map(({ name, expected, found }) => ({ attack, name, expected, found }))),
+    checks: [
+      ...attacks.flatMap(({ name: attack, checks }) => checks.map((check) => ({ attack, ...shownCheck(check) }))),
+      ...withheld === undefined ? [] : [{ attack: 'infill', ...shownCheck(withheld.check) }]
+    ],
     verdict,
     meaning: text,
     notices: [...notices, ...noticesAfter(oracle, model.vocabularySize)],
@@ -104,6 +117,32 @@ function shownAttack ({ name, levels, tokens, candidates, prior, released }: Att
     guessed: prior.recovered,
     deployed: points[deployed]!,
     curve: points.slice(0, drowned)
+  }
+}
+
+function shownCheck ({ name, expected, found }: SelfCheck): Omit<Report['checks'][number], 'attack'> {
+  return { name, expected, found }
+}
+
+function shownWithheld (
+  { rules, tokens, share, prior, figures: { alone, withPrior, hard, leak, crossEntropy }, whole }: NonNullable<Findings['withheld']>,
+  about: string,
+  deployed: number
+): NonNullable<Report['withheld']> {
+  return {
+    rules,
+    about: `knows the sent words and where others are withheld, and guesses these by ${about}`,
+    tokens,
+    share,
+    guessed: prior.recovered,
+    guessedCrossEntropy: finite(prior.crossEntropy),
+    before: alone,
+    recovered: withPrior,
+    hardTokens: prior.hardTokens,
+    hard,
+    leak,
+    crossEntropy: finite(crossEntropy),
+    whole: { recovered: whole[deployed]!.withPrior, leak: whole[deployed]!.leak }
   }
 }
 

@@ -9,6 +9,7 @@ import type { Device, DeviceTensor } from '../../../model/runtime/device.ts'
 import type { Batches, Cursor } from '../../../model/text/batches.ts'
 import { loadClientModel, type ClientModel } from '../../../model/training/client-model.ts'
 import { clippingCoefficient, Optimizer, type OptimizerSettings } from '../../../model/training/optimizer.ts'
+import { initialGate } from '../../../model/training/own-stream.ts'
 import { Parameters } from '../../../model/training/parameters.ts'
 import { TrainableSpan } from '../../../model/training/trainable-span.ts'
 import type { Partition } from '../../../protocols/charter/schema.ts'
@@ -18,8 +19,9 @@ import type { BatchItem } from '../../middle/stage.ts'
 import { dropoutSeed } from '../../training/participant.ts'
 import { ReleaseSecret } from '../release-secret.ts'
 import { ClientRound } from '../training/client-round.ts'
-import { lossOf, releaseBatch } from '../training/evaluation.ts'
+import { lossOf, releaseBatch, type ReleasedBatch } from '../training/evaluation.ts'
 import { Releases } from '../training/releases.ts'
+import { GATE } from '../training/withheld-gate.ts'
 
 const PEER = 'trial'
 
@@ -50,6 +52,8 @@ export class TrialTrainer {
   readonly #client: ClientModel
   readonly #middle: { readonly span: TrainableSpan, readonly stage: LocalStage, readonly parameters: Parameters } | undefined
   readonly #ends: Parameters
+  /** How much of what the middle adds goes to withheld tokens. */
+  readonly #gate: Parameters
   readonly #optimizer: Optimizer
   readonly #boundary: Boundary
   readonly #releases: Releases
@@ -63,14 +67,16 @@ export class TrialTrainer {
       readonly middle: TrainableSpan | undefined
       readonly middleParameters: Parameters | undefined
       readonly ends: Parameters
+      readonly gate: Parameters
       readonly optimizer: Optimizer
     }
   ) {
     const { device, model, rounding, protection } = settings
-    const { client, middle, middleParameters, ends, optimizer } = parts
+    const { client, middle, middleParameters, ends, gate, optimizer } = parts
     this.#settings = settings
     this.#client = client
     this.#ends = ends
+    this.#gate = gate
     this.#optimizer = optimizer
     const boundary = this.#boundary = new Boundary(device, { hidden: model.hiddenSize, rounding })
     this.#middle = middle === undefined || middleParameters === undefined
@@ -96,6 +102,7 @@ export class TrialTrainer {
         middle,
         middleParameters: middle === undefined ? undefined : await Parameters.create(device, middle.weights.trained),
         ends: await Parameters.create(device, client.weights.trained),
+        gate: await Parameters.create(device, new Map([[GATE, await device.upload(initialGate(model.hiddenSize))]])),
         optimizer: await Optimizer.open(device, optimizer)
       })
     } catch (error) {
@@ -107,12 +114,14 @@ export class TrialTrainer {
   /** Takes an optimiser step on the next batch. Returns its mean loss. */
   async step (batches: Batches, learningRate: number, maxGradientNorm: number | null): Promise<number> {
     const { device } = this.#settings
-    const components = { device, model: this.#client, boundary: this.#boundary, releases: this.#releases, batches }
+    const gate = { value: this.#gate.value(GATE) }
+    const components = { device, model: this.#client, boundary: this.#boundary, releases: this.#releases, batches, gate }
     using round = new ClientRound(components, { round: this.#round++, peer: PEER, cursor: this.#cursor })
     const item = await round.forward()
     const gradients = await this.#through(round, item)
     try {
-      const { lossSum, tokens } = round.figures
+      const { lossSum, lossTokens, tokens } = round.figures
+      if (round.gateGradients.size > 0) await this.#gate.step(this.#optimizer, round.gateGradients, { learningRate, scale: 1 / tokens })
       const taken: Array<readonly [Parameters, ReadonlyMap<string, DeviceTensor>]> = [[this.#ends, round.gradients]]
       if (this.#middle !== undefined) taken.push([this.#middle.parameters, gradients])
       for (const [parameters, own] of taken) {
@@ -120,7 +129,7 @@ export class TrialTrainer {
         await parameters.step(this.#optimizer, own, { learningRate, scale: clippingCoefficient(norm, maxGradientNorm) / tokens })
       }
       this.#cursor = batches.at(this.#cursor).next
-      return lossSum / tokens
+      return lossSum / lossTokens
     } finally {
       device.free(...gradients.values())
     }
@@ -129,14 +138,18 @@ export class TrialTrainer {
   /** Computes the mean loss of some batches, as an evaluation does. */
   async evaluate (batches: Batches, count: number, signal: AbortSignal): Promise<number> {
     const { device, protection } = this.#settings
-    const components = { device, clientModel: this.#client, boundary: this.#boundary, ledger: NO_LEDGER }
+    const gate = { value: (await this.#gate.values()).get(GATE)! }
+    const components = { device, clientModel: this.#client, boundary: this.#boundary, ledger: NO_LEDGER, gate }
     let [lossSum, tokens] = [0, 0]
     for (let index = 0; index < Math.min(count, batches.count(0)); index++) {
       signal.throwIfAborted()
       const { batch } = batches.at({ epoch: 0, index })
-      const released = await releaseBatch(components, batch, protection, { evaluation: PEER, index, recordRows: 0 })
+      const isSent = batch.ids.length > 0
+      const released: ReleasedBatch = isSent
+        ? await releaseBatch(components, batch, protection, { evaluation: PEER, index, recordRows: 0 })
+        : { batch, lengths: [], tensors: [] }
       const { lengths, contexts, tensors } = released
-      const outputs = this.#middle === undefined
+      const outputs = this.#middle === undefined || !isSent
         ? tensors
         : await this.#middle.stage.evaluate({ id: PEER, ...this.#middle.span.span, lengths, contexts, tensors })
       const loss = await lossOf(components, released, outputs)
@@ -149,6 +162,8 @@ export class TrialTrainer {
   /** Frees all weights and what the optimiser keeps. */
   free (): void {
     this.#ends.free()
+    this.#settings.device.free(this.#gate.value(GATE))
+    this.#gate.free()
     this.#client.weights.free()
     this.#middle?.parameters.free()
     this.#middle?.span.free()

@@ -12,6 +12,7 @@ import { LocalTrainer } from '../../../../src/model/training/local-trainer.ts'
 import { TrialTrainer, type TrialSettings } from '../../../../src/roles/client/audit/trial-trainer.ts'
 import { splitExamples } from '../../../../src/roles/client/audit/trials.ts'
 import { TINY_CONFIG, writeTinyModel } from '../../../helpers/tiny-model.ts'
+import { SplitTrainer } from '../training/split-trainer.ts'
 
 const MODEL = modelOf(TINY_CONFIG)
 const ADAPTERS = { r: 2, alpha: 4, dropout: 0, rslora: false, seed: '07', targets: ['q_proj', 'v_proj'] }
@@ -25,6 +26,11 @@ const example = (seed: number): Example => {
   return { ids, lossMask: Uint8Array.from(ids, (_, i) => i > 0 ? 1 : 0) }
 }
 const examples = Array.from({ length: 16 }, (_, i) => example(i))
+/** The third token of each, and the fifth of every other, are withheld; of the last nothing is sent. */
+const withheldExamples = examples.map((each, i) => ({
+  ...each,
+  withheld: Uint8Array.from(each.ids, (_, place) => Number(place === 2 || (place === 4 && i % 2 === 0) || i === examples.length - 1))
+}))
 const batches = new Batches(examples, { seed: '0', sequences: 4, mode: 'padded' })
 
 let device: Device
@@ -84,6 +90,19 @@ describe('a training that an audit tries', () => {
     })
   })
 
+  it('withholds words as training does, the gate that is learnt included', async () => {
+    const marked = withheldExamples
+    const split = await SplitTrainer.load(device, {
+      model: MODEL, source, adapters: ADAPTERS, protection: UNPROTECTED, tokens: 8, sequences: 4, data: marked, packing: 'padded'
+    })
+    const measured = new Batches(marked, { seed: '0', sequences: 4, mode: 'padded', keepsUnsent: true })
+    await trial({}, async (trainer) => {
+      const own = new Batches(marked, { seed: '0', sequences: 4, mode: 'padded' })
+      for (let step = 0; step < STEPS; step++) expect(await trainer.step(own, 0.05, null)).toBeCloseTo(await split.step(0.05), 5)
+      expect(await trainer.evaluate(measured, 4, signal)).toBeCloseTo(await split.evaluate(measured), 5)
+    })
+  })
+
   it('leaves no tensor on the device', async () => {
     const before = (await device.memory()).heldBytes
     const protection = { hidden: { clip: 3, noise: 0.5 }, gradient: { clip: 1, noise: 0.5 }, keepsStream: true }
@@ -91,11 +110,20 @@ describe('a training that an audit tries', () => {
       await trainer.step(batches, 0.01, 1)
       await trainer.evaluate(batches, 1, signal)
     })
+    await trial({}, async (trainer) => {
+      await trainer.step(new Batches(withheldExamples, { seed: '0', sequences: 4, mode: 'padded' }), 0.01, 1)
+    })
     expect((await device.memory()).heldBytes).toBe(before)
   })
 })
 
 describe('data that is held out', () => {
+  it('has words that are withheld, and texts of which nothing is sent', () => {
+    const split = splitExamples(withheldExamples, { seed: '0', sequences: 1, mode: 'padded' })!
+    const lengths = [0, 1].map((index) => split.heldOut.at({ epoch: 0, index }).batch).map(({ ids, own }) => [ids.length, own!.tokens])
+    expect(lengths.sort()).toEqual([[0, 8], [1, 8]])
+  })
+
   it('is every eighth record, and none of those that are learnt', () => {
     const split = splitExamples(examples, { seed: '0', sequences: 1, mode: 'padded' })!
     expect([split.trained.count(0), split.heldOut.count(0)]).toEqual([14, 2])
