@@ -10,6 +10,11 @@ const load = z.object({
   decodeTokensPerSecond: z.number().describe('tokens a second through its blocks, one at a time; 0 while nothing was measured')
 })
 
+const placement = z.object({
+  isDraining: z.boolean().describe('whether it is about to serve other blocks, and begins nothing new'),
+  reason: z.string().nullable().describe('why it serves the blocks that it serves, or is about to serve others; null where it joined with them')
+})
+
 const server = z.object({
   peerId: z.string(),
   isSelf: z.boolean().describe('whether it is the peer that was asked'),
@@ -18,6 +23,8 @@ const server = z.object({
   blocks: span.nullable().describe('the blocks that it serves; null where nothing is known of them'),
   roundTripMs: z.number().nullable().describe('milliseconds of a message there and back, as measured last; null where nothing was measured'),
   load: load.nullable().describe('how much it has to do, as it says itself; null where it has not said'),
+  placement: placement.nullable()
+    .describe('of a server that chose its blocks by itself and moves where it is needed; null where it stays with them'),
   agent: z.string().nullable().describe('name and version of its release; null where it has not said'),
   addresses: z.array(z.string()).readonly().describe('multiaddrs at which it says that it can be dialled')
 })

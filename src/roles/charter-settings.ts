@@ -41,6 +41,13 @@ export function servableSpan (
   return { first: inputBlocks.min, end: blocks - outputBlocks.min }
 }
 
+/** The blocks that no client of this charter may compute itself: without a server of each, nobody is served. There may be none. */
+export function coreSpan (
+  { model: { blocks }, partitions: { inputBlocks, outputBlocks } }: { readonly model: Pick<Charter['model'], 'blocks'> } & Pick<Charter, 'partitions'>
+): Span {
+  return { first: inputBlocks.max, end: Math.max(blocks - outputBlocks.max, inputBlocks.max) }
+}
+
 /** What protects a client's hidden states and gradients. */
 export interface ClientProtection {
   readonly hidden: Protection

@@ -59,6 +59,8 @@ export interface KnownServer {
   readonly load: ServerLoad | undefined
   /** Milliseconds of a message there and back, as measured last; undefined while nothing was measured. */
   readonly roundTripMs: number | undefined
+  /** Whether it is about to serve other blocks: nothing new is begun with it. */
+  readonly isDraining?: boolean
 }
 
 /** All that a role sees of the node it runs in. */
@@ -128,6 +130,14 @@ export interface PartitionChanges {
   change (settings: ClientSettings, commit: () => Promise<void>, signal: AbortSignal): Promise<void>
 }
 
+/** A server that begins nothing new, since it is about to serve other blocks. */
+export interface Draining {
+  /** Resolves when nothing is under way. Rejects with the signal's reason. */
+  idle (signal: AbortSignal): Promise<void>
+  /** Lets everything begin again. */
+  end (): void
+}
+
 /** A role at work. */
 export interface RunningRole {
   /** What `status` shows of it: plain JSON. */
@@ -136,6 +146,8 @@ export interface RunningRole {
   load? (): ServerLoad
   /** Ends what is in progress with a peer that lost its place in the federation, so that nobody waits for it. */
   removed? (peer: string): void
+  /** A server: begins nothing new from now on. */
+  drain? (): Draining
   /** A client: how it comes to hold other blocks. */
   readonly partition?: PartitionChanges
   /** By name, such as `train`. */

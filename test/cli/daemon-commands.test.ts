@@ -112,6 +112,7 @@ const servers: ResultOf<'servers'> = {
     blocks: { first: 1, end: 3 },
     roundTripMs: 1.234,
     load: { sessions: 2, queuedTokens: 1, freeCacheBytes: 2 ** 20, prefillTokensPerSecond: 800, decodeTokensPerSecond: 0 },
+    placement: null,
     agent: 'midspan/0.1.0',
     addresses: ['/ip4/127.0.0.1/tcp/2']
   }, {
@@ -122,6 +123,7 @@ const servers: ResultOf<'servers'> = {
     blocks: null,
     roundTripMs: null,
     load: null,
+    placement: { isDraining: false, reason: 'moves from 1-3 to 3-4: nobody served the blocks 3-4 for 61 s' },
     agent: null,
     addresses: []
   }],
@@ -300,10 +302,11 @@ describe('commands that talk to the daemon', () => {
 
   it('show who serves which blocks, and which blocks nobody serves', async () => {
     const { out } = await run(['servers', '--home', root])
-    const [head, first, second, ...coverage] = out.trim().split('\n')
+    const [head, first, second, reason, ...coverage] = out.trim().split('\n')
     expect(head).toMatch(/^SERVER +BLOCKS +CONNECTED +ROUND TRIP +SESSIONS +QUEUE +FREE CACHE +PREFILL +DECODE$/)
     expect(first).toMatch(/^12D3KooWServer +1-3 +yes +1\.23 ms +2 +1 token +1\.0 MiB +800 tokens\/s +- +leads$/)
-    expect(second).toMatch(/^12D3KooWOther +- +no( +-)+$/)
+    expect(second).toMatch(/^12D3KooWOther +- +no( +-)+ +auto$/)
+    expect(reason).toBe('12D3KooWOther moves from 1-3 to 3-4: nobody served the blocks 3-4 for 61 s')
     expect(coverage).toEqual(['blocks 1-3 are served by 1 server each', 'blocks 3-4 are served by nobody'])
     expect(JSON.parse((await run(['servers', '--home', root, '--json'])).out)).toEqual(servers)
   })

@@ -4,10 +4,18 @@ import { fileURLToPath } from 'node:url'
 import { withAllocatorSettings } from '../../src/node/process/allocator.ts'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
+const launcher = fileURLToPath(new URL('../../bin/midspan.js', import.meta.url))
 const node = fileURLToPath(new URL('../../node_modules/.bin/node', import.meta.url))
 
 /** A test that waits for a line has a limit of its own; this one ends what waits beside a test, and says what the process said. */
 const LINE_TIMEOUT_MS = 300_000
+
+export interface StartOptions {
+  /** What starts it: a command with its words, such as one that chooses a network. */
+  readonly through?: readonly string[]
+  /** The directory in which it is started; that of the sources unless given. */
+  readonly cwd?: string
+}
 
 export interface Finished {
   readonly code: number | null
@@ -25,10 +33,11 @@ export class MidspanProcess {
   out = ''
   err = ''
 
-  constructor (args: readonly string[], environment: NodeJS.ProcessEnv = {}) {
+  constructor (args: readonly string[], environment: NodeJS.ProcessEnv = {}, { through = [], cwd = root }: StartOptions = {}) {
     const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('MIDSPAN_'))
-    this.#child = spawn(node, ['bin/midspan.js', ...args], {
-      cwd: root,
+    const [command = node, ...words] = [...through, node, launcher, ...args]
+    this.#child = spawn(command, words, {
+      cwd,
       // With these settings a process need not start itself anew for them.
       env: withAllocatorSettings({ ...Object.fromEntries(inherited), ...environment }),
       stdio: ['ignore', 'pipe', 'pipe']

@@ -1,4 +1,7 @@
 import { join } from 'node:path'
+import { generateKeyPair } from '@libp2p/crypto/keys'
+import { peerIdFromPrivateKey } from '@libp2p/peer-id'
+import { multiaddr } from '@multiformats/multiaddr'
 import { expect, it, onTestFinished } from 'vitest'
 import { openModelDirectory } from '../../src/model/checkpoint/directory.ts'
 import { readSnapshot } from '../../src/model/checkpoint/snapshot.ts'
@@ -8,8 +11,17 @@ import { Batches } from '../../src/model/text/batches.ts'
 import { loadDataset } from '../../src/model/text/dataset.ts'
 import { loadTokenizer } from '../../src/model/text/load.ts'
 import { LocalTrainer } from '../../src/model/training/local-trainer.ts'
-import { homeAt } from '../../src/node/home/home.ts'
+import { readMembership } from '../../src/node/federation/membership.ts'
+import { homeAt, replaceFile } from '../../src/node/home/home.ts'
+import { createMidspanNode } from '../../src/node/network/libp2p.ts'
 import { promote } from '../../src/node/succession/promote.ts'
+import { protocolId } from '../../src/protocols/charter/index.ts'
+import { createLead, createMandate, sayHello } from '../../src/protocols/hello/index.ts'
+import { STAGE_PROTOCOL } from '../../src/protocols/stage/constants.ts'
+import { CoordinatorMessageSchema, WorkerMessageSchema } from '../../src/protocols/stage/messages.ts'
+import { openChannel } from '../../src/protocols/wire/channel.ts'
+import { shapesOf } from '../../src/roles/charter-settings.ts'
+import { stageLimits } from '../../src/roles/message-limits.ts'
 import type { Span } from '../../src/span.ts'
 import type { Tensor } from '../../src/tensor.ts'
 import { relativeError } from '../helpers/golden.ts'
@@ -117,4 +129,35 @@ it('a server without a mandate, or without a copy of the state, does not lead, a
   await expect(promote(client!.home)).rejects.toThrow('a client cannot lead')
   await founder.stop()
   await expect(promote(founder.home)).rejects.toThrow('this server leads already, in term 0')
+}, 60_000)
+
+it('a worker that follows a newer term refuses the coordinator of an older one, which has not heard of it', async () => {
+  const { server: founder, workers: [worker] } = await start('promote-older', [MIDDLE])
+  const { key, signed: { id, hash, charter } } = await readMembership(homeAt(founder.home))
+  await founder.stop()
+  await worker!.stop()
+  const successor = await generateKeyPair('Ed25519')
+  const peer = peerIdFromPrivateKey(successor).toString()
+  const { bytes: mandate } = await createMandate({ federation: id, peer, expiresAtMs: Date.now() + 3_600_000 }, key)
+  const { bytes: lead } = await createLead({ federation: id, term: 1, mandate, addresses: [] }, successor)
+  await replaceFile(homeAt(worker!.home).lead, lead!)
+  await worker!.start()
+
+  const node = await createMidspanNode({ privateKey: key, role: 'server', listen: [] })
+  onTestFinished(async () => { await node.stop() })
+  await node.start()
+  const signal = AbortSignal.timeout(20_000)
+  const address = multiaddr(worker!.daemon.status().addresses[0])
+  const hello = await node.dialProtocol(address, protocolId('hello'), { signal })
+  await sayHello(hello, { agent: 'test', role: 'server', federation: hash }, signal)
+  const channel = await openChannel(await node.dialProtocol(address, STAGE_PROTOCOL, { signal }), {
+    protocol: STAGE_PROTOCOL,
+    outgoing: CoordinatorMessageSchema,
+    incoming: WorkerMessageSchema,
+    limits: stageLimits(charter, shapesOf(charter, [{ first: 0, end: charter.model.blocks }])),
+    identity: key,
+    remotePeer: worker!.daemon.node.peerId,
+    charter: hash
+  }, signal)
+  await expect(channel.receive(signal)).rejects.toMatchObject({ code: 'E_NOT_COORDINATOR' })
 }, 60_000)

@@ -5,7 +5,7 @@ import { endSpans } from '../format.ts'
 import { grouped, optional, repeated } from '../option.ts'
 import { compute, device, httpHost, keepStream, residuals, threads, weights } from '../shared-options.ts'
 import type { Terminal } from '../terminal.ts'
-import { address, choice, httpAddress, integer, peerId, share } from '../values.ts'
+import { address, choice, duration, httpAddress, integer, peerId, share } from '../values.ts'
 import { introduceHttp } from '../views/http-view.ts'
 import { ProgressLine } from '../views/progress-line.ts'
 
@@ -26,6 +26,12 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       listen: repeated('MULTIADDR', address, 'Where to listen', '/ip4/0.0.0.0/tcp/4001 for a server, nowhere for a client'),
       announce: repeated('MULTIADDR', address, 'What to tell others instead: a forwarded port, a public name', 'what it listens on'),
       allow: repeated('PEERID', peerId, 'A peer that this server admits without an invite', 'those that init was given'),
+      moveAfter: optional(
+        'DURATION',
+        duration({ max: '24h' }),
+        'A server that leads: how long a block is without a server before one that joined with --blocks auto moves there',
+        '60s'
+      ),
       maxConnections: optional('COUNT', integer({ min: 2, max: 10_000 }), 'Connections at most', '300'),
       verify: optional(
         'SHARE',
@@ -65,7 +71,7 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
   ],
   async run (
     {
-      home, listen, announce, allow, maxConnections, verify, keepStream, http, httpHost,
+      home, listen, announce, allow, moveAfter, maxConnections, verify, keepStream, http, httpHost,
       threads, device, compute, weights, residuals, residualBytes, logLevel
     },
     { terminal, signal }
@@ -75,6 +81,7 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       listen: given(listen),
       announce: given(announce),
       allow: given(allow),
+      moveAfterMs: moveAfter,
       maxConnections,
       verify,
       keepStream,
@@ -88,11 +95,11 @@ as input, output or error output, it outlives the terminal. Whoever reads what i
       residualBytes,
       logLevel
     }
-    // A daemon that hears of another coordinator stops, and follows that one when it starts again.
+    // A daemon that hears of another coordinator, or is to serve other blocks, stops, and does so when it starts again.
     for (;;) {
-      const { isSuperseded } = await runOnce(async () => await startDaemon(home, options, { signal }), { terminal, signal })
-      if (!isSuperseded || signal.aborted) break
-      terminal.line('Another server leads from now on: starting again')
+      const { isSuperseded, hasMoved } = await runOnce(async () => await startDaemon(home, options, { signal }), { terminal, signal })
+      if (!(isSuperseded || hasMoved) || signal.aborted) break
+      terminal.line(isSuperseded ? 'Another server leads from now on: starting again' : 'This server serves other blocks from now on: starting again')
     }
     terminal.line('Stopped')
   }

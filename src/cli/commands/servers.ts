@@ -13,6 +13,7 @@ export const servers = command({
   group: 'Look',
   summary: 'Show who serves which blocks',
   details: `For each server: its id, the blocks that it serves (4-12: from 4 on, before 12), whether this peer is connected to it, the round-trip time, and what it says of its load and speed.
+A server that chose its blocks by itself is marked auto: it moves where blocks have no server, and the list says why.
 Then how many servers serve each block, and which blocks nobody serves: servers that are not connected serve none for now.`,
   options: grouped('Output', { json }),
   examples: [{ command: 'midspan servers', about: 'whether every block is served' }],
@@ -22,13 +23,14 @@ Then how many servers serve each block, and which blocks nobody serves: servers 
     const [head = '', ...lines] = table([HEAD, ...answer.servers.map(row)])
     terminal.line(terminal.bold(head))
     for (const line of lines) terminal.line(line)
+    for (const line of answer.servers.flatMap(reasonLines)) terminal.line(line)
     for (const line of coverageLines(answer)) terminal.line(line)
   }
 })
 
 const HEAD = ['SERVER', 'BLOCKS', 'CONNECTED', 'ROUND TRIP', 'SESSIONS', 'QUEUE', 'FREE CACHE', 'PREFILL', 'DECODE', '']
 
-function row ({ peerId, isSelf, isCoordinator, connected, blocks, roundTripMs, load }: ServerLine): readonly string[] {
+function row ({ peerId, isSelf, isCoordinator, connected, blocks, roundTripMs, load, placement }: ServerLine): readonly string[] {
   return [
     peerId,
     blocks === null ? '-' : spanText(blocks),
@@ -39,8 +41,16 @@ function row ({ peerId, isSelf, isCoordinator, connected, blocks, roundTripMs, l
     load === null ? '-' : bytes(load.freeCacheBytes),
     speed(load?.prefillTokensPerSecond),
     speed(load?.decodeTokensPerSecond),
-    [...(isCoordinator ? ['leads'] : []), ...(isSelf ? ['this peer'] : [])].join(', ')
+    [
+      ...(isCoordinator ? ['leads'] : []),
+      ...(isSelf ? ['this peer'] : []),
+      ...(placement === null ? [] : [placement.isDraining ? 'moves away' : 'auto'])
+    ].join(', ')
   ]
+}
+
+function reasonLines ({ peerId, placement }: ServerLine): string[] {
+  return placement === null || placement.reason === null ? [] : [`${peerId} ${placement.reason}`]
 }
 
 function speed (tokensPerSecond = 0): string {

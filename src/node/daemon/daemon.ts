@@ -11,6 +11,7 @@ import { blocksText, type Span } from '../../span.ts'
 import { startControlServer } from '../control/server.ts'
 import { resolveClientSettings } from '../federation/join.ts'
 import { readMandates, readMembership, type Membership } from '../federation/membership.ts'
+import { completeMove, type MoveRecord } from '../federation/move.ts'
 import { tensorsOfSpan } from '../federation/servable-weights.ts'
 import { spanOfSettings } from '../federation/served-span.ts'
 import { homeAt, type Home } from '../home/home.ts'
@@ -36,6 +37,8 @@ import { offerFounderServices } from './founder-services.ts'
 import { KnownServers } from './known-servers.ts'
 import { LinkedServers, MAX_LINKED_WORKERS } from './linked-servers.ts'
 import { openLog } from './logging.ts'
+import { MovePlanner } from './move-planner.ts'
+import { moverOf } from './moving.ts'
 import { operationsOf } from './operations.ts'
 import { roles as defaultRoles, type Roles } from './roles.ts'
 import { Startup } from './starting.ts'
@@ -48,6 +51,8 @@ export interface Daemon {
   readonly stopped: Promise<void>
   /** Whether it stops because another server leads from now on: started again, it follows that one. */
   readonly isSuperseded: boolean
+  /** Whether it stops because it is to serve other blocks: started again, it serves them. */
+  readonly hasMoved: boolean
   stop (): Promise<void>
 }
 
@@ -72,11 +77,12 @@ export async function startDaemon (
   const home = homeAt(root)
   await checkHome(home)
   const membership = await readMembership(home)
-  const settings = await loadSettings(home, given)
   const lock = await lockHome(home)
   const cleanups: Array<() => Promise<void> | void> = [() => { lock.release() }]
   try {
-    return await assemble({ home, membership, settings, roles, cleanups }, signal)
+    const lastMove = await completeMove(home, membership.signed.charter)
+    const settings = await loadSettings(home, given)
+    return await assemble({ home, membership, settings, lastMove, roles, cleanups }, signal)
   } catch (error) {
     await unwind(cleanups).catch(() => {}) // what kept the daemon from starting says more
     throw error
@@ -87,13 +93,14 @@ interface Parts {
   readonly home: Home
   readonly membership: Membership
   readonly settings: Settings
+  readonly lastMove: MoveRecord | undefined
   readonly roles: Roles
   /** What undoes the steps so far, in the order of the steps. */
   readonly cleanups: Array<() => Promise<void> | void>
 }
 
 async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise<Daemon> {
-  const { home, membership, settings, roles, cleanups } = parts
+  const { home, membership, settings, lastMove, roles, cleanups } = parts
   const { key, peerId, signed, lead } = membership
   const { charter } = signed
   if (settings.role === undefined)
@@ -144,7 +151,8 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     addresses: chooseInviteAddresses(node.getMultiaddrs()).addresses.map(String),
     agent: AGENT,
     protocols: PROTOCOL_VERSIONS,
-    load: role.load?.()
+    load: role.load?.(),
+    placement: mover?.placement
   })
   const { promise: stopped, resolve } = Promise.withResolvers<void>()
   let stopping: Promise<void> | undefined
@@ -154,6 +162,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   }
   let isReady = false
   let isSuperseded = false
+  let hasMoved = false
   const leadership = new Leadership({
     path: home.lead,
     scope: { federation: signed.id, founder: charter.founder },
@@ -172,7 +181,8 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
       known.changed()
     },
     onCertificate: () => { links.dialNow() },
-    onRevoked: (peers) => { worker?.revoke(peers) }
+    onRevoked: (peers) => { worker?.revoke(peers) },
+    onMove: (move) => { mover?.asked(move) }
   })
   // A server that took over tells the servers that it knew, who may hear of it from nobody else.
   const before = leads && lead.term > 0
@@ -240,6 +250,17 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   cleanups.push(async () => {
     await role.stop()
   })
+  const mover = span === undefined || leads || settings.memory === undefined ? undefined : moverOf({
+    home, charter, self: peerId, coordinator, span, memoryBytes: settings.memory, weights: settings.weights, lastMove, logger, role,
+    announcements: () => follower?.announcements() ?? [],
+    dial: async (peer, protocol, inner) => await context.dial(peer, protocol, inner),
+    announce: () => { follower?.announce() },
+    startAgain: () => {
+      hasMoved = true
+      setImmediate(() => { stop().catch(() => {}) })
+    }
+  })
+  cleanups.push(async () => { await mover?.stop() })
   signal?.throwIfAborted()
   const peerStatus = (): PeerStatus => serverStatus(role, choice.kind, sinceMs)
   const services = leads
@@ -265,10 +286,20 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   cleanups.push(() => { roundTrips.stop() })
   if (services !== undefined) {
     const started = directory = new FounderDirectory({
-      gate, membership, services, scope, announced, onServersChanged: () => { known.changed() }
+      gate, membership, services, scope, announced,
+      moveOf: (peer) => planner.moveOf(peer),
+      onServersChanged: () => { known.changed() }
     })
-    cleanups.push(() => { started.stop() })
+    const planner = new MovePlanner({
+      charter, known, logger, self: { id: peerId.toString(), span: span as Span }, afterMs: settings.moveAfterMs,
+      changed: () => { started.toldAnew() }
+    })
+    cleanups.push(() => {
+      planner.stop()
+      started.stop()
+    })
     await started.start()
+    planner.start()
   }
   cleanups.push(async () => { await links.stop() })
   await links.start()
@@ -283,7 +314,8 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     self, node, links, role, choice, compute: settings.compute, leads, services, client, http: () => http, since
   })
   const operations = operationsOf({
-    home, membership, services, directory, follower, node, gate, links, known, span, role, isClient: !isServer, client, status, stop
+    home, membership, services, directory, follower, node, gate, links, known, span, placement: () => mover?.placement, role,
+    isClient: !isServer, client, status, stop
   })
   control.offer(operations)
   // What runs is ended before what it needs.
@@ -300,7 +332,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   isReady = true
   // It was heard of while the daemon started: what has begun is undone as a whole.
   if (isSuperseded) setImmediate(() => { stop().catch(() => {}) })
-  return { node, status, stopped, stop, get isSuperseded () { return isSuperseded } }
+  return { node, status, stopped, stop, get isSuperseded () { return isSuperseded }, get hasMoved () { return hasMoved } }
 }
 
 /** Where the model is, and the adapter that training starts from. */

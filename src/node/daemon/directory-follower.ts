@@ -6,6 +6,7 @@ import {
   KnownDirectory,
   verifyAnnouncement,
   type Announcement,
+  type AskedMove,
   type DirectoryScope,
   type DirectoryUpdate
 } from '../../protocols/directory/index.ts'
@@ -46,6 +47,8 @@ export interface FollowerOptions {
   readonly onCertificate: () => void
   /** A server: called with the peers that are no members any more. */
   readonly onRevoked: (peers: ReadonlySet<string>) => void
+  /** A server that chose its blocks by itself: called with where it is to move as of now; undefined where it is to stay. */
+  readonly onMove?: ((move: AskedMove | undefined) => void) | undefined
 }
 
 /** What the federation signed for this peer. */
@@ -78,6 +81,7 @@ export class DirectoryFollower {
   #revocations: Revocations | undefined
   #mandate: Mandate | undefined
   #stream: DirectoryStream | undefined
+  #announcer: Announcer | undefined
   #running: Promise<void> = Promise.resolve()
   #saving: Promise<void> = Promise.resolve()
   #isStopping = false
@@ -150,6 +154,11 @@ export class DirectoryFollower {
       .map(({ peer, addresses }) => ({ peerId: peer, addresses }))
   }
 
+  /** Announces this server now, where the coordinator is connected. */
+  announce (): void {
+    this.#announcer?.announce().catch(() => {}) // whoever reads the stream notices that it broke
+  }
+
   start (): void {
     if (this.#revocations !== undefined) this.#options.onRevoked(this.#revocations.peers)
     this.#running = this.#run()
@@ -219,6 +228,7 @@ export class DirectoryFollower {
       await stream.sync(this.#directory.known, signal)
       await announcer?.start()
       this.#stream = stream
+      this.#announcer = announcer
       for (;;) {
         await this.#take(await stream.read(signal))
         onUpdate()
@@ -228,6 +238,9 @@ export class DirectoryFollower {
       throw error
     } finally {
       this.#stream = undefined
+      this.#announcer = undefined
+      // Without the coordinator nobody knows whether a move still helps, and hurts nobody.
+      this.#options.onMove?.(undefined)
       clearInterval(renewal)
       announcer?.stop()
     }
@@ -255,6 +268,7 @@ export class DirectoryFollower {
       if (mandate.peer === peerId.toString()) this.#mandate = mandate
     }
     if (change === 'servers') onServersChanged()
+    this.#options.onMove?.(update.move)
     const { certificate, revocations, mandate } = update
     if (change === 'servers' || certificate !== undefined || revocations !== undefined || mandate !== undefined) this.#save()
   }

@@ -4,6 +4,7 @@ import {
   DIRECTORY_PROTOCOL,
   DirectoryHost,
   type Announcement,
+  type AskedMove,
   type Change,
   type DirectoryScope
 } from '../../protocols/directory/index.ts'
@@ -20,6 +21,8 @@ export interface FounderDirectoryOptions {
   readonly scope: DirectoryScope
   /** What this server says of itself. */
   readonly announced: () => Announced
+  /** Where a server is to move now. */
+  readonly moveOf: (peer: string) => AskedMove | undefined
   /** Called when a server came, went, or serves something else. */
   readonly onServersChanged: () => void
 }
@@ -46,6 +49,7 @@ export class FounderDirectory {
         await createCertificate({ federation: signed.id, peer, role, weight: services.weightOf(peer) }, key),
       revocations: async () => await services.revocations(),
       mandate: (peer) => services.mandate(peer),
+      move: (peer) => this.#options.moveOf(peer),
       onChanged: (change) => { this.#changed(change) }
     })
     this.#announcer = new Announcer(announced, async (details) => {
@@ -71,8 +75,8 @@ export class FounderDirectory {
     this.#expiry.unref()
   }
 
-  /** Sends servers the mandates that they were given. */
-  entrusted (): void {
+  /** Sends servers the mandates that they were given, and where they are to move. */
+  toldAnew (): void {
     this.#host.notify('servers')
   }
 

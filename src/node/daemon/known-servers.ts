@@ -47,7 +47,8 @@ export class KnownServers implements ServerDirectory {
         isCoordinator: id === coordinator.toString(),
         span: announcement?.span,
         load: announcement?.load,
-        roundTripMs: roundTripMs(id)
+        roundTripMs: roundTripMs(id),
+        isDraining: announcement?.placement?.isDraining === true
       }
     })
   }

@@ -4,6 +4,7 @@ import { peerIdFromString } from '@libp2p/peer-id'
 import type { OfferedOperations, ParametersOf, ResultOf } from '../../api/operations.ts'
 import { UsageError } from '../../errors.ts'
 import type { ClientSettings } from '../../protocols/charter/index.ts'
+import type { AnnouncedPlacement } from '../../protocols/directory/index.ts'
 import { createInvite, formatInvite } from '../../protocols/hello/index.ts'
 import type { RunningRole } from '../../roles/context.ts'
 import type { Span } from '../../span.ts'
@@ -30,7 +31,7 @@ export interface Running {
   /** A founder's. */
   readonly services: FounderServices | undefined
   /** A founder's. */
-  readonly directory: Pick<FounderDirectory, 'entrusted'> | undefined
+  readonly directory: Pick<FounderDirectory, 'toldAnew'> | undefined
   /** Everybody else's. */
   readonly follower: DirectoryFollower | undefined
   readonly node: MidspanNode
@@ -39,6 +40,8 @@ export interface Running {
   readonly known: KnownServers
   /** The blocks that this peer serves, where it is a server. */
   readonly span: Span | undefined
+  /** How it came by them, where it chose them by itself. */
+  readonly placement: () => AnnouncedPlacement | undefined
   readonly role: RunningRole
   readonly isClient: boolean
   /** A client's settings, and what sets them. */
@@ -73,7 +76,7 @@ export function operationsOf (running: Running): OfferedOperations {
       },
       async *entrust ({ peer, expiresMs }) {
         const { expiresAtMs } = await services.entrust(peerIdOf(peer).toString(), expiresMs)
-        running.directory?.entrusted()
+        running.directory?.toldAnew()
         running.known.changed()
         yield { entrusted: peer, expires: new Date(expiresAtMs).toISOString() }
       },
@@ -143,11 +146,12 @@ async function leave (
     throw error
   })
   await follower?.stop()
-  const { charter, servers, certificate, lead, model, state, runs } = home
-  for (const path of [charter, servers, certificate, lead, model, state, runs]) await rm(path, { recursive: true, force: true })
+  const { charter, servers, certificate, lead, move, model, state, runs } = home
+  for (const path of [charter, servers, certificate, lead, move, model, state, runs]) await rm(path, { recursive: true, force: true })
   await updateConfig(home, {
     role: undefined,
     blocks: undefined,
+    memory: undefined,
     model: undefined,
     inputBlocks: undefined,
     outputBlocks: undefined,

@@ -1,4 +1,6 @@
 import type { ResultOf } from '../../api/operations.ts'
+import type { ServerLine } from '../../api/servers.ts'
+import type { AnnouncedPlacement } from '../../protocols/directory/index.ts'
 import { servableSpan } from '../../roles/charter-settings.ts'
 import type { RunningRole } from '../../roles/context.ts'
 import type { Span } from '../../span.ts'
@@ -17,6 +19,8 @@ export interface ServerListParts {
   readonly role: RunningRole
   /** The blocks that this peer serves, where it is a server. */
   readonly span: Span | undefined
+  /** How it came by them, where it chose them by itself. */
+  readonly placement: () => AnnouncedPlacement | undefined
 }
 
 /**
@@ -24,7 +28,7 @@ export interface ServerListParts {
  * serves nothing for now, as one that was killed; a worker, which other workers do not connect to, takes their word.
  */
 export function listServers (
-  { membership: { peerId, lead, signed: { charter } }, known, node, role, span }: ServerListParts
+  { membership: { peerId, lead, signed: { charter } }, known, node, role, span, placement }: ServerListParts
 ): ResultOf<'servers'> {
   const self = span === undefined ? [] : [{
     peerId: peerId.toString(),
@@ -34,6 +38,7 @@ export function listServers (
     blocks: span,
     roundTripMs: null,
     load: role.load?.() ?? null,
+    placement: placementLine(placement()),
     agent: AGENT,
     addresses: chooseInviteAddresses(node.getMultiaddrs()).addresses.map(String)
   }]
@@ -47,6 +52,7 @@ export function listServers (
       blocks: span ?? null,
       roundTripMs: roundTripMs ?? null,
       load: load ?? null,
+      placement: placementLine(announcement?.placement),
       agent: announcement?.agent ?? null,
       addresses: announcement?.addresses ?? []
     }
@@ -57,4 +63,8 @@ export function listServers (
   const serving = servers.filter(({ connected }) => connected || isWorker)
   const coverage = coveredSpans(middle, serving.flatMap(({ blocks }) => blocks === null ? [] : [blocks]))
   return { servers, middle, coverage, missing: coverage.filter(({ servers }) => servers === 0).map(({ blocks }) => blocks) }
+}
+
+function placementLine (placement: AnnouncedPlacement | undefined): ServerLine['placement'] {
+  return placement === undefined ? null : { isDraining: placement.isDraining, reason: placement.reason === '' ? null : placement.reason }
 }

@@ -1,15 +1,10 @@
-import { createReadStream } from 'node:fs'
-import { join } from 'node:path'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { UsageError } from '../../errors.ts'
-import { openModelDirectory } from '../../model/checkpoint/directory.ts'
-import { digest } from '../../model/checkpoint/fingerprint.ts'
 import type { ExpectedModel } from '../../model/checkpoint/store.ts'
 import type { WeightFormat } from '../../model/layers/weight-format.ts'
 import { protocolId, verifyCharter, type Charter } from '../../protocols/charter/index.ts'
-import type { Announcement } from '../../protocols/directory/index.ts'
 import { servableSpan } from '../../roles/charter-settings.ts'
-import { commonSpan, parseSpan, spanText, type Span } from '../../span.ts'
+import { parseSpan, spanText, type Span } from '../../span.ts'
 import { HomeInUseError, homeAt, replaceFile, type Home } from '../home/home.ts'
 import { loadOrCreateIdentity } from '../home/identity.ts'
 import { withHome } from '../home/lock.ts'
@@ -27,9 +22,11 @@ import {
   type FetchEvent,
   type NoticeEvent
 } from './introduction.ts'
+import { forgetMove } from './move.ts'
 import { placeServer } from './placement.ts'
-import { expectedModel, initialAdapters, tensorsOfSpan } from './servable-weights.ts'
+import { expectedModel, tensorsOfSpan } from './servable-weights.ts'
 import { servedSpan } from './served-span.ts'
+import { checkDirectory, weightsToFetch, workersWith, type CheckEvent } from './span-weights.ts'
 
 /** The options of `midspan join` for a server. */
 export interface JoinServerOptions {
@@ -50,7 +47,7 @@ export interface JoinServerOptions {
 
 export type JoinServerEvent =
   | { readonly type: 'charter', readonly federation: { readonly id: string, readonly name: string }, readonly server: string }
-  | { readonly type: 'check', readonly totalBytes: number, readonly doneBytes: number }
+  | CheckEvent
   | FetchEvent
   | NoticeEvent
 
@@ -109,7 +106,7 @@ export async function joinAsServer (
       const blocks = wanted.blocks === 'auto' ? placed(charter, wanted, others.map(({ span }) => span)) : wanted.blocks
       const span = servedSpan(charter, blocks)
       const expected = expectedModel(charter, tensorsOfSpan(charter, span))
-      const toFetch = wanted.model === undefined ? expected : adaptersOf(charter, expected, span)
+      const toFetch = weightsToFetch(charter, span, wanted.model)
       if (wanted.model !== undefined) await checkDirectory(wanted.model, charter, span, onEvent, signal)
       const sources = certificate === undefined ? [] : workersWith(span, charter, others).map(({ announcement, held }) => ({
         name: announcement.peer,
@@ -121,7 +118,11 @@ export async function joinAsServer (
         ? { fetchedBytes: 0 }
         : await fetchModel(node, target, 'server', toFetch, home.model, sources, onEvent, signal)
       await updateServers(home, target)
-      await updateConfig(home, { role: 'server', blocks: spanText(blocks), model: wanted.model, weights: wanted.weights })
+      // What a server of before was asked, if anything, was about its blocks of before.
+      await forgetMove(home)
+      await updateConfig(home, {
+        role: 'server', blocks: spanText(blocks), memory: wanted.memoryBytes, model: wanted.model, weights: wanted.weights
+      })
       // The charter is written last: with it the home belongs to the federation.
       if (joined === undefined) await replaceFile(home.charter, signed.bytes)
       return {
@@ -162,14 +163,16 @@ async function keptOptions (
     throw new UsageError('how much memory the server may use is not said', 'give --memory SIZE, such as --memory 12GiB')
   if (wanted !== 'auto' && memoryBytes !== undefined)
     throw new UsageError('the memory decides nothing where the blocks are named', 'leave out --memory, or give --blocks auto')
-  return { blocks: wanted, memoryBytes: memoryBytes ?? Infinity, model: model ?? config.model, weights: weights ?? config.weights }
+  // A server that chose its blocks by itself goes on doing so.
+  const kept = blocks === undefined ? config.memory : undefined
+  return { blocks: wanted, memoryBytes: memoryBytes ?? kept, model: model ?? config.model, weights: weights ?? config.weights }
 }
 
 /** Chooses the blocks that the federation lacks most within the memory. Throws UsageError where not one block fits. */
-function placed (charter: Charter, { memoryBytes, weights = 'fp32' }: Wanted, others: readonly Span[]): Span {
+function placed (charter: Charter, { memoryBytes = Infinity, weights = 'fp32' }: Wanted, others: readonly Span[]): Span {
   const middle = servableSpan(charter)
   const memory = serverMemory(charter, { format: weights, residuals: 'saved' })
-  const span = placeServer({ middle, ...memory }, memoryBytes, others)
+  const span = placeServer(middle, { ...memory, memoryBytes }, others)
   if (span !== undefined) return span
   const leastMiB = Math.ceil((memory.fixedBytes + Math.min(...memory.blockBytes)) / 2 ** 20)
   throw new UsageError(
@@ -178,69 +181,12 @@ function placed (charter: Charter, { memoryBytes, weights = 'fp32' }: Wanted, ot
   )
 }
 
-/** Workers that weights are fetched from beside the founder's server: a few of them fill any network link. */
-const MAX_SOURCES = 4
-
-/** Returns the workers that have most of these blocks, the founder's server left out, with the names of what they have. */
-function workersWith (
-  span: Span,
-  charter: Charter,
-  announcements: readonly Announcement[]
-): Array<{ readonly announcement: Announcement, readonly held: ReadonlySet<string> }> {
-  const shared = (announcement: Announcement): number => {
-    const { first = 0, end = 0 } = commonSpan(announcement.span, span) ?? {}
-    return end - first
-  }
-  return announcements.filter((announcement) => announcement.peer !== charter.founder && shared(announcement) > 0)
-    .toSorted((a, b) => shared(b) - shared(a)).slice(0, MAX_SOURCES)
-    .map((announcement) => ({ announcement, held: new Set(tensorsOfSpan(charter, announcement.span)) }))
-}
-
 interface Wanted {
   readonly blocks: Span | 'auto'
-  readonly memoryBytes: number
+  /** Undefined where the blocks are named. */
+  readonly memoryBytes: number | undefined
   readonly model: string | undefined
   readonly weights: WeightFormat | undefined
-}
-
-/** The part of an expected model that no model directory has: the adapters that training starts from. */
-function adaptersOf (charter: Charter, { tensors }: ExpectedModel, span: Span): ExpectedModel {
-  return { tensors: Object.fromEntries(initialAdapters(charter, [span]).map((name) => [name, tensors[name]!])), files: {} }
-}
-
-/** Checks the files of a model directory, and its tensors of these blocks, against the charter, byte by byte. Throws UsageError. */
-async function checkDirectory (
-  path: string,
-  charter: Charter,
-  span: Span,
-  onEvent: (event: JoinServerEvent) => void,
-  signal: AbortSignal
-): Promise<void> {
-  const directory = await openModelDirectory(path)
-  const { tensors, files } = charter.model
-  const names = tensorsOfSpan(charter, span).filter((name) => Object.hasOwn(tensors, name))
-  const different = (name: string): UsageError =>
-    new UsageError(
-      `${path} is not the model of the charter: ${name} is missing or differs`,
-      'name a directory of the same version of the model, or leave out --model to fetch the blocks'
-    )
-  for (const name of Object.keys(files)) {
-    const found = await digest(createReadStream(join(path, name), { signal })).catch((error: unknown) => {
-      signal.throwIfAborted()
-      throw (error as NodeJS.ErrnoException).code === 'ENOENT' ? different(name) : error
-    })
-    if (found.sha256 !== files[name]!.sha256) throw different(name)
-  }
-  const totalBytes = names.reduce((sum, name) => sum + tensors[name]!.bytes, 0)
-  let doneBytes = 0
-  for (const name of names) {
-    if (!directory.has(name) || directory.info(name).bytes !== tensors[name]!.bytes) throw different(name)
-    const { sha256 } = await digest(directory.chunks(name, signal), (bytes) => {
-      doneBytes += bytes
-      onEvent({ type: 'check', totalBytes, doneBytes })
-    })
-    if (sha256 !== tensors[name]!.sha256) throw different(name)
-  }
 }
 
 function bytesOf ({ tensors }: ExpectedModel): number {

@@ -21,6 +21,8 @@ export interface Home {
   readonly lead: string
   /** The servers that the founder lets lead one day: the founder's alone. */
   readonly mandates: string
+  /** The last move of a server that chooses its blocks by itself, which may not be complete. */
+  readonly move: string
   /** The parts of the model that a client holds, or that a server fetched. A founder's model stays where it is. */
   readonly model: string
   /** A founder's copy of the adapter that training starts from. */
@@ -75,6 +77,7 @@ export function homeAt (root: string): Home {
     certificate: path('certificate.json'),
     lead: path('lead.bin'),
     mandates: path('mandates.json'),
+    move: path('move.json'),
     model: path('model'),
     adapter: path('adapter.safetensors'),
     state: path('state'),

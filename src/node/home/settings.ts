@@ -25,6 +25,10 @@ const settingsSchema = z.strictObject({
   /** A server's blocks, `FIRST-END`: the first one and the one after the last. All that it can serve unless given. */
   blocks: z.string().refine((text) => parseSpan(text) !== undefined, 'is not a span such as 4-12: the first block and the one after the last')
     .optional(),
+  /** Bytes of device memory that a server may fill with blocks that it chooses by itself; it stays with `blocks` unless given. */
+  memory: z.int().min(1).optional(),
+  /** A server that leads: milliseconds that a block is without a server before one that chose its blocks by itself moves there. */
+  moveAfterMs: z.int().min(0).max(86_400_000).optional(),
   /** Multiaddrs to listen on. */
   listen: z.array(address).max(16).optional(),
   /** Multiaddrs to tell others instead of those listened on: a forwarded port, a public name. */
@@ -71,11 +75,13 @@ export type PartialSettings = z.infer<typeof settingsSchema>
 export type Settings = Omit<PartialSettings, Defaulted> & { readonly [Key in Defaulted]-?: NonNullable<PartialSettings[Key]> }
 
 type Defaulted =
-  'verify' | 'device' | 'compute' | 'weights' | 'residuals' | 'maxConnections' | 'logLevel' | 'announce' | 'allow' | 'httpHosts'
+  'verify' | 'moveAfterMs' | 'device' | 'compute' | 'weights' | 'residuals' | 'maxConnections' | 'logLevel' | 'announce' | 'allow' | 'httpHosts'
 
 const defaults = {
   /** A check shows another server what a client released: that is the client's to decide. */
   verify: 0,
+  /** A server that restarts is back within a minute. */
+  moveAfterMs: 60_000,
   device: 'auto',
   weights: 'fp32',
   compute: 'fp32',

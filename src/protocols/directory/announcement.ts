@@ -10,8 +10,16 @@ import { isDate } from '../hello/clock.ts'
 import { parseMessage } from '../wire/parse.ts'
 import { isSignedBy, parseRecord, signRecord } from '../wire/signed-record.ts'
 import { plainText } from '../wire/text.ts'
-import { ANNOUNCEMENT_LIFETIME_MS, MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_ANNOUNCEMENT_BYTES, MAX_PROTOCOLS } from './constants.ts'
-import { AnnouncementBodySchema, type AnnouncementBody, type Load } from './directory_pb.ts'
+import {
+  ANNOUNCEMENT_LIFETIME_MS,
+  MAX_ADDRESS_BYTES,
+  MAX_ADDRESSES,
+  MAX_ANNOUNCEMENT_BYTES,
+  MAX_FORMAT_CHARS,
+  MAX_PROTOCOLS,
+  MAX_REASON_CHARS
+} from './constants.ts'
+import { AnnouncementBodySchema, type AnnouncementBody, type Load, type Placement } from './directory_pb.ts'
 import { AnnouncementError } from './errors.ts'
 
 /** How much a server has to do, and how fast it is, as it says itself. */
@@ -26,6 +34,18 @@ export interface AnnouncedLoad {
   readonly prefillTokensPerSecond: number
   /** Measured tokens a second through its whole span, one at a time; 0 while nothing was measured. */
   readonly decodeTokensPerSecond: number
+}
+
+/** How a server came by its blocks that chose them by itself, and moves to others where it is needed. */
+export interface AnnouncedPlacement {
+  /** Device memory that it may use. */
+  readonly memoryBytes: number
+  /** What its device keeps frozen matrices as. */
+  readonly weights: string
+  /** Whether it is about to serve other blocks, and begins nothing new. */
+  readonly isDraining: boolean
+  /** Why it serves the blocks that it serves, or is about to serve others, for people; empty where it joined with them. */
+  readonly reason: string
 }
 
 /** What a server says of itself, signed by its identity. */
@@ -44,6 +64,8 @@ export interface Announcement {
   readonly protocols: Readonly<Record<string, string>>
   /** Undefined where it does not say. */
   readonly load: AnnouncedLoad | undefined
+  /** Undefined where it stays with its blocks: its operator named them, or it could not move a short time ago. */
+  readonly placement?: AnnouncedPlacement | undefined
   /** Greater than that of the announcement before it. */
   readonly sequence: number
   readonly issuedAtMs: number
@@ -62,7 +84,7 @@ export async function createAnnouncement (
   const peer = peerIdFromPrivateKey(key).toString()
   const addresses = details.addresses.map((address) => withoutPeer(multiaddr(address))).slice(0, MAX_ADDRESSES)
   const expiresAtMs = nowMs + ANNOUNCEMENT_LIFETIME_MS
-  const { federation, span, agent, protocols, load, sequence } = details
+  const { federation, span, agent, protocols, load, placement, sequence } = details
   const body = toBinary(AnnouncementBodySchema, create(AnnouncementBodySchema, {
     federation: fromString(federation, 'hex'),
     peer,
@@ -78,6 +100,9 @@ export async function createAnnouncement (
         prefillTokensPerSecond: load.prefillTokensPerSecond,
         decodeTokensPerSecond: load.decodeTokensPerSecond
       }
+    }),
+    ...(placement === undefined ? {} : {
+      placement: { ...placement, memoryBytes: wholeNumber(placement.memoryBytes), reason: placement.reason.slice(0, MAX_REASON_CHARS) }
     }),
     sequence: BigInt(sequence),
     issuedAtMs: BigInt(nowMs),
@@ -119,7 +144,7 @@ function decode (bytes: Uint8Array) {
 }
 
 function fieldsOf (body: AnnouncementBody): Omit<Announcement, 'bytes'> {
-  const { federation, peer, span, addresses, agent, protocols, load } = body
+  const { federation, peer, span, addresses, agent, protocols, load, placement } = body
   const [sequence, issuedAtMs, expiresAtMs] = [body.sequence, body.issuedAtMs, body.expiresAtMs].map(Number) as [number, number, number]
   if (federation.byteLength !== FEDERATION_ID_BYTES) throw new AnnouncementError('invalid', 'its federation is not a SHA-256')
   if (span === undefined) throw new AnnouncementError('span', 'it names no blocks')
@@ -135,6 +160,7 @@ function fieldsOf (body: AnnouncementBody): Omit<Announcement, 'bytes'> {
     agent: plainText(agent),
     protocols: Object.fromEntries(Object.entries(protocols).map(([name, version]) => [plainText(name), plainText(version)])),
     load: load === undefined ? undefined : loadOf(load),
+    ...(placement === undefined ? {} : { placement: placementOf(placement) }),
     sequence,
     issuedAtMs,
     expiresAtMs
@@ -160,6 +186,12 @@ function loadOf ({ sessions, queuedTokens, freeCacheBytes, prefillTokensPerSecon
   if (!Object.values(load).every((value) => value >= 0 && value <= Number.MAX_SAFE_INTEGER))
     throw new AnnouncementError('invalid', 'its load is not in numbers of 0 or above')
   return load
+}
+
+function placementOf ({ memoryBytes, weights, isDraining, reason }: Placement): AnnouncedPlacement {
+  if (memoryBytes > Number.MAX_SAFE_INTEGER || weights.length > MAX_FORMAT_CHARS || reason.length > MAX_REASON_CHARS)
+    throw new AnnouncementError('invalid', 'what it says of its blocks is too long')
+  return { memoryBytes: Number(memoryBytes), weights: plainText(weights), isDraining, reason: plainText(reason) }
 }
 
 /** A number as protobuf's whole numbers are; one that is none counts as 0. */

@@ -27,6 +27,12 @@ export const MAX_ADDRESS_BYTES = 300
 /** Protocols that an announcement names. */
 export const MAX_PROTOCOLS = 32
 
+/** What a server says of why it serves its blocks: a sentence. */
+export const MAX_REASON_CHARS = 200
+
+/** A format of weights, by name. */
+export const MAX_FORMAT_CHARS = 16
+
 /** Eight addresses, two names, a dozen protocols and a signature take 900 bytes. */
 export const MAX_ANNOUNCEMENT_BYTES = 4096
 

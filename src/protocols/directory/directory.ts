@@ -132,8 +132,8 @@ export class Directory {
 /** Says what a server's newest announcement changes for those who know the one before it. */
 export function changeBetween (before: Announcement | undefined, after: Announcement): Change {
   if (before === undefined) return 'servers'
-  const served = ({ span: { first, end }, addresses, agent, protocols }: Announcement): string =>
-    JSON.stringify([first, end, addresses, agent, protocols])
+  const served = ({ span: { first, end }, addresses, agent, protocols, placement }: Announcement): string =>
+    JSON.stringify([first, end, addresses, agent, protocols, placement])
   if (served(before) !== served(after)) return 'servers'
   return isSameLoad(before.load, after.load) ? 'nothing' : 'load'
 }

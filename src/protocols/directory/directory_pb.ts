@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file protocols/directory/directory.proto.
  */
 export const file_protocols_directory_directory: GenFile = /*@__PURE__*/
-  fileDesc("CiNwcm90b2NvbHMvZGlyZWN0b3J5L2RpcmVjdG9yeS5wcm90bxIUbWlkc3Bhbi5kaXJlY3RvcnkudjEiIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0ijgEKBExvYWQSEAoIc2Vzc2lvbnMYASABKA0SFQoNcXVldWVkX3Rva2VucxgCIAEoBBIYChBmcmVlX2NhY2hlX2J5dGVzGAMgASgEEiEKGXByZWZpbGxfdG9rZW5zX3Blcl9zZWNvbmQYBCABKAESIAoYZGVjb2RlX3Rva2Vuc19wZXJfc2Vjb25kGAUgASgBIuUCChBBbm5vdW5jZW1lbnRCb2R5EhIKCmZlZGVyYXRpb24YASABKAwSDAoEcGVlchgCIAEoCRIoCgRzcGFuGAMgASgLMhoubWlkc3Bhbi5kaXJlY3RvcnkudjEuU3BhbhIRCglhZGRyZXNzZXMYBCADKAwSDQoFYWdlbnQYBSABKAkSSAoJcHJvdG9jb2xzGAYgAygLMjUubWlkc3Bhbi5kaXJlY3RvcnkudjEuQW5ub3VuY2VtZW50Qm9keS5Qcm90b2NvbHNFbnRyeRIoCgRsb2FkGAcgASgLMhoubWlkc3Bhbi5kaXJlY3RvcnkudjEuTG9hZBIQCghzZXF1ZW5jZRgIIAEoBBIUCgxpc3N1ZWRfYXRfbXMYCSABKAQSFQoNZXhwaXJlc19hdF9tcxgKIAEoBBowCg5Qcm90b2NvbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpABCg1NZW1iZXJNZXNzYWdlEioKBHN5bmMYASABKAsyGi5taWRzcGFuLmRpcmVjdG9yeS52MS5TeW5jSAASFgoMYW5ub3VuY2VtZW50GAIgASgMSAASMAoHbGVhdmluZxgDIAEoCzIdLm1pZHNwYW4uZGlyZWN0b3J5LnYxLkxlYXZpbmdIAEIJCgdtZXNzYWdlIikKBFN5bmMSEAoIaW5zdGFuY2UYASABKAwSDwoHdmVyc2lvbhgCIAEoBCIJCgdMZWF2aW5nIpoBCgZVcGRhdGUSEAoIaW5zdGFuY2UYASABKAwSDwoHdmVyc2lvbhgCIAEoBBIQCghjb21wbGV0ZRgDIAEoCBIPCgdlbnRyaWVzGAQgAygMEg8KB3JlbW92ZWQYBSADKAkSEwoLY2VydGlmaWNhdGUYBiABKAwSEwoLcmV2b2NhdGlvbnMYByABKAwSDwoHbWFuZGF0ZRgIIAEoDGIGcHJvdG8z");
+  fileDesc("CiNwcm90b2NvbHMvZGlyZWN0b3J5L2RpcmVjdG9yeS5wcm90bxIUbWlkc3Bhbi5kaXJlY3RvcnkudjEiIgoEU3BhbhINCgVmaXJzdBgBIAEoDRILCgNlbmQYAiABKA0ijgEKBExvYWQSEAoIc2Vzc2lvbnMYASABKA0SFQoNcXVldWVkX3Rva2VucxgCIAEoBBIYChBmcmVlX2NhY2hlX2J5dGVzGAMgASgEEiEKGXByZWZpbGxfdG9rZW5zX3Blcl9zZWNvbmQYBCABKAESIAoYZGVjb2RlX3Rva2Vuc19wZXJfc2Vjb25kGAUgASgBIlcKCVBsYWNlbWVudBIUCgxtZW1vcnlfYnl0ZXMYASABKAQSDwoHd2VpZ2h0cxgCIAEoCRITCgtpc19kcmFpbmluZxgDIAEoCBIOCgZyZWFzb24YBCABKAkimQMKEEFubm91bmNlbWVudEJvZHkSEgoKZmVkZXJhdGlvbhgBIAEoDBIMCgRwZWVyGAIgASgJEigKBHNwYW4YAyABKAsyGi5taWRzcGFuLmRpcmVjdG9yeS52MS5TcGFuEhEKCWFkZHJlc3NlcxgEIAMoDBINCgVhZ2VudBgFIAEoCRJICglwcm90b2NvbHMYBiADKAsyNS5taWRzcGFuLmRpcmVjdG9yeS52MS5Bbm5vdW5jZW1lbnRCb2R5LlByb3RvY29sc0VudHJ5EigKBGxvYWQYByABKAsyGi5taWRzcGFuLmRpcmVjdG9yeS52MS5Mb2FkEhAKCHNlcXVlbmNlGAggASgEEhQKDGlzc3VlZF9hdF9tcxgJIAEoBBIVCg1leHBpcmVzX2F0X21zGAogASgEEjIKCXBsYWNlbWVudBgLIAEoCzIfLm1pZHNwYW4uZGlyZWN0b3J5LnYxLlBsYWNlbWVudBowCg5Qcm90b2NvbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIpABCg1NZW1iZXJNZXNzYWdlEioKBHN5bmMYASABKAsyGi5taWRzcGFuLmRpcmVjdG9yeS52MS5TeW5jSAASFgoMYW5ub3VuY2VtZW50GAIgASgMSAASMAoHbGVhdmluZxgDIAEoCzIdLm1pZHNwYW4uZGlyZWN0b3J5LnYxLkxlYXZpbmdIAEIJCgdtZXNzYWdlIikKBFN5bmMSEAoIaW5zdGFuY2UYASABKAwSDwoHdmVyc2lvbhgCIAEoBCIJCgdMZWF2aW5nIsQBCgZVcGRhdGUSEAoIaW5zdGFuY2UYASABKAwSDwoHdmVyc2lvbhgCIAEoBBIQCghjb21wbGV0ZRgDIAEoCBIPCgdlbnRyaWVzGAQgAygMEg8KB3JlbW92ZWQYBSADKAkSEwoLY2VydGlmaWNhdGUYBiABKAwSEwoLcmV2b2NhdGlvbnMYByABKAwSDwoHbWFuZGF0ZRgIIAEoDBIoCgRtb3ZlGAkgASgLMhoubWlkc3Bhbi5kaXJlY3RvcnkudjEuTW92ZSJRCgRNb3ZlEiYKAnRvGAEgASgLMhoubWlkc3Bhbi5kaXJlY3RvcnkudjEuU3BhbhIOCgZyZWFzb24YAiABKAkSEQoJaXNfdXJnZW50GAMgASgIYgZwcm90bzM");
 
 /**
  * Blocks [first, end).
@@ -84,6 +84,48 @@ export const LoadSchema: GenMessage<Load> = /*@__PURE__*/
   messageDesc(file_protocols_directory_directory, 1);
 
 /**
+ * A server that chose its blocks by itself, and moves to others where it is needed.
+ *
+ * @generated from message midspan.directory.v1.Placement
+ */
+export type Placement = Message<"midspan.directory.v1.Placement"> & {
+  /**
+   * Device memory that it may use.
+   *
+   * @generated from field: uint64 memory_bytes = 1;
+   */
+  memoryBytes: bigint;
+
+  /**
+   * What its device keeps frozen matrices as.
+   *
+   * @generated from field: string weights = 2;
+   */
+  weights: string;
+
+  /**
+   * It is about to serve other blocks, and begins nothing new.
+   *
+   * @generated from field: bool is_draining = 3;
+   */
+  isDraining: boolean;
+
+  /**
+   * Why it serves the blocks that it serves, or is about to serve others, for people; empty where it joined with them.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message midspan.directory.v1.Placement.
+ * Use `create(PlacementSchema)` to create a new message.
+ */
+export const PlacementSchema: GenMessage<Placement> = /*@__PURE__*/
+  messageDesc(file_protocols_directory_directory, 2);
+
+/**
  * What a server says of itself. Signed by its own identity, over "midspan/announcement/1\0" and this.
  *
  * @generated from message midspan.directory.v1.AnnouncementBody
@@ -152,6 +194,13 @@ export type AnnouncementBody = Message<"midspan.directory.v1.AnnouncementBody"> 
    * @generated from field: uint64 expires_at_ms = 10;
    */
   expiresAtMs: bigint;
+
+  /**
+   * Left out where the server stays with its blocks: its operator named them, or it could not move a short time ago.
+   *
+   * @generated from field: midspan.directory.v1.Placement placement = 11;
+   */
+  placement?: Placement | undefined;
 };
 
 /**
@@ -159,7 +208,7 @@ export type AnnouncementBody = Message<"midspan.directory.v1.AnnouncementBody"> 
  * Use `create(AnnouncementBodySchema)` to create a new message.
  */
 export const AnnouncementBodySchema: GenMessage<AnnouncementBody> = /*@__PURE__*/
-  messageDesc(file_protocols_directory_directory, 2);
+  messageDesc(file_protocols_directory_directory, 3);
 
 /**
  * From a member to the coordinator, as often as it likes within the rate.
@@ -198,7 +247,7 @@ export type MemberMessage = Message<"midspan.directory.v1.MemberMessage"> & {
  * Use `create(MemberMessageSchema)` to create a new message.
  */
 export const MemberMessageSchema: GenMessage<MemberMessage> = /*@__PURE__*/
-  messageDesc(file_protocols_directory_directory, 3);
+  messageDesc(file_protocols_directory_directory, 4);
 
 /**
  * What the member knows: from now on it is told what changes.
@@ -224,7 +273,7 @@ export type Sync = Message<"midspan.directory.v1.Sync"> & {
  * Use `create(SyncSchema)` to create a new message.
  */
 export const SyncSchema: GenMessage<Sync> = /*@__PURE__*/
-  messageDesc(file_protocols_directory_directory, 4);
+  messageDesc(file_protocols_directory_directory, 5);
 
 /**
  * The server stops: its entry is taken out at once.
@@ -239,7 +288,7 @@ export type Leaving = Message<"midspan.directory.v1.Leaving"> & {
  * Use `create(LeavingSchema)` to create a new message.
  */
 export const LeavingSchema: GenMessage<Leaving> = /*@__PURE__*/
-  messageDesc(file_protocols_directory_directory, 5);
+  messageDesc(file_protocols_directory_directory, 6);
 
 /**
  * From the coordinator to a member, whenever something changed.
@@ -300,6 +349,13 @@ export type Update = Message<"midspan.directory.v1.Update"> & {
    * @generated from field: bytes mandate = 8;
    */
   mandate: Uint8Array;
+
+  /**
+   * Where the member, a server that chose its blocks by itself, is to serve others now; left out where it is to stay. Each update says it.
+   *
+   * @generated from field: midspan.directory.v1.Move move = 9;
+   */
+  move?: Move | undefined;
 };
 
 /**
@@ -307,5 +363,38 @@ export type Update = Message<"midspan.directory.v1.Update"> & {
  * Use `create(UpdateSchema)` to create a new message.
  */
 export const UpdateSchema: GenMessage<Update> = /*@__PURE__*/
-  messageDesc(file_protocols_directory_directory, 6);
+  messageDesc(file_protocols_directory_directory, 7);
+
+/**
+ * Other blocks for a server.
+ *
+ * @generated from message midspan.directory.v1.Move
+ */
+export type Move = Message<"midspan.directory.v1.Move"> & {
+  /**
+   * @generated from field: midspan.directory.v1.Span to = 1;
+   */
+  to?: Span | undefined;
+
+  /**
+   * Why, for people.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * Nobody is served until then: what is under way, which waits for the blocks, does not keep the server.
+   *
+   * @generated from field: bool is_urgent = 3;
+   */
+  isUrgent: boolean;
+};
+
+/**
+ * Describes the message midspan.directory.v1.Move.
+ * Use `create(MoveSchema)` to create a new message.
+ */
+export const MoveSchema: GenMessage<Move> = /*@__PURE__*/
+  messageDesc(file_protocols_directory_directory, 8);
 

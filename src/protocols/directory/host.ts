@@ -8,10 +8,11 @@ import { ControlStream } from '../wire/control.ts'
 import { BadMessageError, ChannelClosedError, ChannelResetError } from '../wire/errors.ts'
 import { StreamSource } from '../wire/source.ts'
 import { verifyAnnouncement, type DirectoryScope } from './announcement.ts'
-import { MAX_MESSAGES_PER_MINUTE } from './constants.ts'
+import { MAX_MESSAGES_PER_MINUTE, MAX_REASON_CHARS } from './constants.ts'
 import type { Change, Directory } from './directory.ts'
 import { UpdateSchema, type MemberMessage, type Update } from './directory_pb.ts'
 import { AnnouncementError, DirectoryRateError } from './errors.ts'
+import type { AskedMove } from './member.ts'
 import { asHost } from './messages.ts'
 
 export interface DirectoryHostOptions {
@@ -25,6 +26,8 @@ export interface DirectoryHostOptions {
   readonly revocations: () => Promise<Revocations>
   /** The mandate of a server that may lead one day. */
   readonly mandate?: (peer: string) => Uint8Array | undefined
+  /** Where a server that chose its blocks by itself is to serve others now. */
+  readonly move?: (peer: string) => AskedMove | undefined
   /** Called when a member's announcement, or its leaving, changed the directory. */
   readonly onChanged: (change: Exclude<Change, 'nothing'>) => void
   /** Milliseconds between two updates of a member at least, by what changed: tests shorten them. */
@@ -118,6 +121,7 @@ class MemberSession {
   #certificate: Certificate | undefined
   #revocations: number | undefined
   #mandate: Uint8Array | undefined
+  #move: AskedMove | undefined
   #lastMs = -Infinity
   #dueMs = Infinity
   #timer: NodeJS.Timeout | undefined
@@ -198,14 +202,16 @@ class MemberSession {
     const revocations = role === 'server' ? await this.#newRevocations() : undefined
     const mandate = role === 'server' ? this.#newMandate() : undefined
     // From here on nothing is waited for: what the member said meanwhile counts.
+    const move = role === 'server' ? this.#options.move?.(this.#peer) : undefined
     const [known, isAsked] = [this.#known, this.#isAsked]
     this.#isAsked = false
     if (known === undefined) return undefined
     const { entries, removed, ...delta } = directory.since(known.instance, known.version)
     const isEmpty = !delta.complete && entries.length + removed.length === 0 && certificate === undefined &&
-      revocations === undefined && mandate === undefined
+      revocations === undefined && mandate === undefined && move === this.#move
     if (isEmpty && !isAsked) return undefined
     this.#known = { instance: delta.instance, version: delta.version }
+    this.#move = move
     return create(UpdateSchema, {
       instance: delta.instance,
       version: BigInt(delta.version),
@@ -214,7 +220,8 @@ class MemberSession {
       removed: [...removed],
       certificate: certificate ?? new Uint8Array(0),
       revocations: revocations ?? new Uint8Array(0),
-      mandate: mandate ?? new Uint8Array(0)
+      mandate: mandate ?? new Uint8Array(0),
+      ...(move === undefined ? {} : { move: { ...move, reason: move.reason.slice(0, MAX_REASON_CHARS) } })
     })
   }
 

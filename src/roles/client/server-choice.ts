@@ -87,9 +87,9 @@ export class ServerChoice implements StageSource {
 
   #candidates (): Candidate[] {
     const { directory, leftOut, caught } = this.#c
-    return directory.servers().flatMap(({ peerId, connected, span, roundTripMs, load }) => {
+    return directory.servers().flatMap(({ peerId, connected, span, roundTripMs, load, isDraining = false }) => {
       const id = peerId.toString()
-      return caught.has(id) ? [] : [{ id, peerId, span, roundTripMs, load, isDoubtful: !connected || leftOut.has(id) }]
+      return caught.has(id) ? [] : [{ id, peerId, span, roundTripMs, load, isDoubtful: !connected || isDraining || leftOut.has(id) }]
     })
   }
 

@@ -12,7 +12,10 @@ export interface RouteCandidate {
   readonly roundTripMs: number | undefined
   /** What it said of itself; undefined while nothing was heard. */
   readonly load: ServerLoad | undefined
-  /** Whether it failed a short time ago or cannot be reached now: it is chosen only for blocks that no other candidate serves. */
+  /**
+   * Whether it failed a short time ago, cannot be reached now or is about to serve other blocks: it is chosen only for blocks that no other
+   * candidate serves.
+   */
   readonly isDoubtful: boolean
 }
 

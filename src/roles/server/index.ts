@@ -1,5 +1,8 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import type { GenerationStatus } from '../../api/status.ts'
 import { CachedSpan } from '../../model/generation/cached-span.ts'
+import { GENERATE_PROTOCOL } from '../../protocols/generate/constants.ts'
+import { HANDOVER_PROTOCOL } from '../../protocols/handover/constants.ts'
 import { deviceLine } from '../charter-settings.ts'
 import type { RunningRole, ServerContext } from '../context.ts'
 import { idleTimeoutOf } from '../message-limits.ts'
@@ -10,6 +13,9 @@ import { isCoordinator, openServerRuntime } from './runtime.ts'
 import { Sessions, StoppingError } from './sessions.ts'
 import { startCoordination } from './training/coordination.ts'
 import { startWork } from './training/work.ts'
+
+/** How often a server that is to become idle looks whether it is. */
+const IDLE_LOOK_MS = 50
 
 /** Serves blocks of a federation's model: training rounds and generation, for all of its clients. One server leads the rounds. */
 export async function startServerRole (context: ServerContext): Promise<RunningRole> {
@@ -72,6 +78,15 @@ export async function startServerRole (context: ServerContext): Promise<RunningR
       // A sequence that another server hands over has a session of its client's here, too.
       load: () => ({ sessions: sessions.list().filter(({ kind }) => kind !== 'handover').length, ...texts.load }),
       removed: (peer) => { training.removed(peer) },
+      drain: () => {
+        sessions.refuse([GENERATE_PROTOCOL, HANDOVER_PROTOCOL])
+        return {
+          idle: async (signal) => {
+            while (texts.caches.sequences > 0 || !training.isIdle) await delay(IDLE_LOOK_MS, undefined, { signal })
+          },
+          end: () => { sessions.refuse([]) }
+        }
+      },
       operations: training.operations,
       stop: async () => { await (stopped ??= stop()) }
     }

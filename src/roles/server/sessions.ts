@@ -21,6 +21,13 @@ export class StoppingError extends MidspanError {
   }
 }
 
+/** Thrown at peers that would begin something at a server which is about to serve other blocks. */
+export class MovingError extends MidspanError {
+  constructor () {
+    super('E_STOPPING', 'the server is about to serve other blocks', { next: 'other servers have those that it has now: see `midspan servers`' })
+  }
+}
+
 type Serve<Out, In> = (channel: Channel<Out, In>, signal: AbortSignal) => Promise<void>
 
 export interface SessionOptions<Out extends Message, In extends Message>
@@ -51,6 +58,8 @@ export class Sessions {
   /** The kinds of sessions that have a limit of their own. */
   readonly #limited = new Set<string>()
   readonly #open = new Set<OpenSession>()
+  /** The protocols of which no session begins now. */
+  #refused: ReadonlySet<string> = new Set()
 
   constructor (context: RoleContext, signal: AbortSignal) {
     this.#context = context
@@ -59,6 +68,11 @@ export class Sessions {
 
   list (): Array<{ readonly peer: string, readonly kind: string }> {
     return [...this.#open].map(({ peer, kind }) => ({ peer, kind }))
+  }
+
+  /** Refuses sessions of these protocols from now on, with MovingError; none where the list is empty. */
+  refuse (protocols: readonly string[]): void {
+    this.#refused = new Set(protocols)
   }
 
   /** Resolves when all sessions have ended. */
@@ -103,6 +117,7 @@ export class Sessions {
     const parties = { identity, remotePeer, charter: charterHash }
     const channel = await acceptChannel(stream, { idleTimeoutMs: idleTimeoutOf(charter), ...options, ...parties }, this.#signal)
     try {
+      if (this.#refused.has(options.protocol)) throw new MovingError()
       await this.#takePlace(session, maxSessions)
       await serve(channel, this.#signal)
     } catch (error) {

@@ -182,8 +182,14 @@ describe('a server that joins', () => {
     })
     expect(await join(2 ** 30)).toMatchObject({ span: { first: 1, end: 4 } })
     const { blockBytes, fixedBytes } = serverMemory((await readMembership(homeAt(home))).signed.charter, { format: 'fp32', residuals: 'saved' })
-    expect(await join(fixedBytes + (blockBytes[2] as number))).toMatchObject({ updated: true, span: { first: 3, end: 4 } })
-    expect(await readConfig(homeAt(home).config)).toMatchObject({ blocks: '3-4' })
+    const memory = fixedBytes + (blockBytes[2] as number)
+    expect(await join(memory)).toMatchObject({ updated: true, span: { first: 3, end: 4 } })
+    expect(await readConfig(homeAt(home).config)).toMatchObject({ blocks: '3-4', memory })
+    // It goes on choosing by itself until it is told which blocks it has.
+    await joinAsServer(home, { invite }, soon())
+    expect(await readConfig(homeAt(home).config)).toMatchObject({ blocks: '3-4', memory })
+    await joinAsServer(home, { invite, blocks: { first: 2, end: 4 } }, soon())
+    expect(await readConfig(homeAt(home).config)).toEqual({ role: 'server', blocks: '2-4' })
   })
 
   it('is told what is wrong, in one line, with what to do', async () => {

@@ -13,6 +13,7 @@ describe('settings', () => {
       device: 'webgpu',
       threads: 4,
       logLevel: 'info',
+      moveAfterMs: 60_000,
       maxConnections: 300
     })
   })

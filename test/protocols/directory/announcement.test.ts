@@ -4,11 +4,14 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { AnnouncementBodySchema } from '../../../src/protocols/directory/directory_pb.ts'
 import {
+  changeBetween,
   createAnnouncement,
   MAX_ADDRESS_BYTES,
   MAX_ADDRESSES,
   MAX_ANNOUNCEMENT_BYTES,
+  MAX_FORMAT_CHARS,
   MAX_PROTOCOLS,
+  MAX_REASON_CHARS,
   verifyAnnouncement,
   type Announcement
 } from '../../../src/protocols/directory/index.ts'
@@ -23,6 +26,31 @@ describe('an announcement', () => {
     const made = await announcementOf(1, { addresses: [`/ip4/192.0.2.1/tcp/4001/p2p/${await idOf(1)}`, '/dns4/example.org/tcp/4001'] })
     expect(await verifyAnnouncement(made.bytes, scope)).toEqual(made)
     expect(made.addresses).toEqual(['/ip4/192.0.2.1/tcp/4001', '/dns4/example.org/tcp/4001'])
+  })
+
+  it('is refused where another key than that of the server which it names signed it', async () => {
+    const { body } = parseRecord((await announcementOf(1)).bytes)
+    const forged = await signRecord('midspan/announcement/1\0', body, await keyOf(2))
+    await expect(verifyAnnouncement(forged, scope)).rejects.toEqual(refusal('SIGNATURE'))
+  })
+
+  const placement = { memoryBytes: 2 ** 34, weights: 'int8', isDraining: true, reason: 'moves from 1-3 to 3-5' }
+
+  it('says how the server came by its blocks, where it chose them by itself', async () => {
+    const made = await announcementOf(1, { placement })
+    expect((await verifyAnnouncement(made.bytes, scope)).placement).toEqual(placement)
+    expect(changeBetween(await announcementOf(1), made)).toBe('servers')
+  })
+
+  it.each([
+    ['memory beyond all numbers', { memoryBytes: 2n ** 63n }],
+    ['a format of a longer name than one has', { weights: 'x'.repeat(MAX_FORMAT_CHARS + 1) }],
+    ['a reason that is too long', { reason: 'x'.repeat(MAX_REASON_CHARS + 1) }]
+  ])('is refused with %s', async (_, changes) => {
+    const body = fromBinary(AnnouncementBodySchema, parseRecord((await announcementOf(1, { placement })).bytes).body)
+    const inflated = create(AnnouncementBodySchema, { ...body, placement: { ...body.placement!, ...changes } })
+    const signed = await signRecord('midspan/announcement/1\0', toBinary(AnnouncementBodySchema, inflated), await keyOf(1))
+    await expect(verifyAnnouncement(signed, scope)).rejects.toEqual(refusal('INVALID'))
   })
 
   it('may say nothing of its load', async () => {

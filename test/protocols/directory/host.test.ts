@@ -5,11 +5,12 @@ import { describe, expect, it } from 'vitest'
 import {
   MAX_MEMBER_MESSAGE_BYTES,
   MAX_MESSAGES_PER_MINUTE,
+  MAX_REASON_CHARS,
   MAX_SERVERS,
   MAX_UPDATE_BYTES
 } from '../../../src/protocols/directory/constants.ts'
 import { MemberMessageSchema, UpdateSchema } from '../../../src/protocols/directory/directory_pb.ts'
-import { Directory, DirectoryHost, DirectoryStream, KnownDirectory, type DirectoryUpdate } from '../../../src/protocols/directory/index.ts'
+import { Directory, DirectoryHost, DirectoryStream, KnownDirectory, type AskedMove, type DirectoryUpdate } from '../../../src/protocols/directory/index.ts'
 import { asHost, asMember } from '../../../src/protocols/directory/messages.ts'
 import { createCertificate, createRevocations, verifyCertificate } from '../../../src/protocols/hello/index.ts'
 import { ControlStream } from '../../../src/protocols/wire/control.ts'
@@ -27,12 +28,14 @@ async function hosted () {
   const [server, client] = [await idOf(SERVER), await idOf(CLIENT)]
   let revoked = { version: 1, peers: new Set<string>() }
   const changes: string[] = []
+  let move: AskedMove | undefined
   const host = new DirectoryHost({
     directory,
     scope,
     roleOf: (peer) => peer === server ? 'server' : peer === client ? 'client' : undefined,
     certify: async (peer, role) => await createCertificate({ federation: scope.federation, peer, role }, await keyOf(FOUNDER)),
     revocations: async () => await createRevocations({ federation: scope.federation, ...revoked }, await keyOf(FOUNDER)),
+    move: (peer) => peer === server ? move : undefined,
     onChanged: (change) => { changes.push(change) },
     pauseMs: { servers: 20, load: 60 }
   })
@@ -42,7 +45,11 @@ async function hosted () {
     return { stream: new DirectoryStream(near, scope), near, ended }
   }
   const revoke = (version: number, peers: string[]): void => { revoked = { version, peers: new Set(peers) } }
-  return { directory, host, changes, connect, revoke }
+  const ask = (other: AskedMove | undefined): void => {
+    move = other
+    host.notify('servers')
+  }
+  return { directory, host, changes, connect, revoke, ask }
 }
 
 const now = async (seed: number, changes = {}) => await announcementOf(seed, changes, Date.now())
@@ -77,6 +84,23 @@ describe('the host of a directory', () => {
     const second = (await stream.read(soon())).revocations
     expect([first, second].map((list) => list === undefined)).toEqual([false, false])
     expect(second).not.toEqual(first)
+  })
+
+  it('tells a server alone where it is to move, in each update for as long as that is wanted', async () => {
+    const { host, connect, ask, directory } = await hosted()
+    const [server, client] = [await connect(SERVER), await connect(CLIENT)]
+    await server.stream.sync(NOTHING)
+    expect((await server.stream.read(soon())).move).toBeUndefined()
+    const move = { to: { first: 2, end: 5 }, reason: 'nobody served them', isUrgent: true }
+    ask(move)
+    expect((await server.stream.read(soon())).move).toEqual(move)
+    await client.stream.sync(NOTHING)
+    expect((await client.stream.read(soon())).move).toBeUndefined()
+    directory.announce(await now(4), await idOf(4))
+    host.notify('servers')
+    expect(await server.stream.read(soon())).toMatchObject({ entries: [{}], move })
+    ask(undefined)
+    expect((await server.stream.read(soon())).move).toBeUndefined()
   })
 
   it('tells a member that comes back what it missed alone', async () => {
@@ -175,6 +199,15 @@ describe('a member', () => {
   it('takes no directory of more servers than there may be', async () => {
     const stream = await told({ entries: Array.from({ length: MAX_SERVERS + 1 }, () => new Uint8Array(0)) })
     await expect(stream.read(soon())).rejects.toThrow(`a directory of ${MAX_SERVERS + 1} servers`)
+  })
+
+  it.each([
+    ['to no blocks', {}],
+    ['to blocks that are reversed', { to: { first: 5, end: 3 } }],
+    ['to blocks outside of the middle', { to: { first: 0, end: 3 } }],
+    ['for a reason that is too long', { to: { first: 2, end: 3 }, reason: 'x'.repeat(MAX_REASON_CHARS + 1) }]
+  ])('takes no move %s', async (_, move) => {
+    await expect((await told({ move })).read(soon())).rejects.toMatchObject({ code: 'E_BAD_MESSAGE' })
   })
 
   it('takes no update that is too long', async () => {

@@ -109,6 +109,8 @@ export async function startCoordination ({ context, runtime, sessions, signal }:
       }
     }),
     ready: async () => {},
+    // A server that leads stays where it is.
+    isIdle: false,
     removed: (peer) => { coordinator.expel(peer) },
     operations: {
       async *export (parameters, ended) {

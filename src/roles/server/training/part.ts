@@ -8,6 +8,8 @@ export interface TrainingPart {
   status (): { readonly round: number, readonly members: readonly string[], readonly training: TrainingStatus }
   /** Resolves when the adapters here are those of training, of this round or a later one. */
   ready (round: number, signal: AbortSignal): Promise<void>
+  /** Whether nothing is kept of a round here, and no adapters are coming. */
+  readonly isIdle: boolean
   /** Ends what is in progress with a peer that lost its place in the federation. */
   removed (peer: string): void
   readonly operations: OfferedOperations

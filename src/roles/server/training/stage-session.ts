@@ -86,19 +86,33 @@ export class StageSession {
   /** The number of the KeepState whose parts are coming. */
   #keeping: number | undefined
   #lastRequest = -1
+  #isBusy = false
 
   constructor (channel: StageWorkerChannel, components: StageSessionComponents) {
     this.#channel = channel
     this.#c = components
   }
 
+  /** Whether nothing is kept of a round, and nothing is being done or is half here. */
+  get isIdle (): boolean {
+    return !this.#isBusy && this.#kept.size === 0 && this.#loading === undefined && this.#keeping === undefined
+  }
+
   /** Serves the stream until it ends. Rejects with what ended it. */
   async run (signal: AbortSignal): Promise<void> {
     try {
-      for (;;) await this.#handle(await this.#channel.receive(signal))
+      for (;;) {
+        const received = await this.#channel.receive(signal)
+        this.#isBusy = true
+        await this.#handle(received)
+        this.#isBusy = false
+      }
     } finally {
       for (const { pass } of this.#kept.values()) pass.free()
       this.#kept.clear()
+      this.#loading = undefined
+      this.#keeping = undefined
+      this.#isBusy = false
     }
   }
 

@@ -11,6 +11,13 @@ import { Standby } from './standby.ts'
 import { STANDBY_FILE } from './state-files.ts'
 import { WorkerAdapters } from './worker-adapters.ts'
 
+/** The coordinator's stream, while it is served. */
+interface Serving {
+  readonly channel: stageMessages.StageWorkerChannel
+  readonly session: StageSession
+  readonly ended: Promise<void>
+}
+
 /** Computes this server's blocks for the coordinator, and for nobody else. Nothing of it is kept over a restart. */
 export async function startWork ({ context, runtime, sessions }: TrainingPartComponents): Promise<TrainingPart> {
   const { charter, coordinator, span } = context
@@ -22,7 +29,7 @@ export async function startWork ({ context, runtime, sessions }: TrainingPartCom
     federation: Buffer.from(context.charterHash).toString('hex'),
     maxBytes: maxStateBytes(charter, shapesOf(charter, [{ first: 0, end: model.layers }]))
   })
-  let current: { readonly channel: stageMessages.StageWorkerChannel, readonly ended: Promise<void> } | undefined
+  let current: Serving | undefined
   await sessions.serve(STAGE_PROTOCOL, {
     outgoing: stageMessages.WorkerMessageSchema,
     incoming: stageMessages.CoordinatorMessageSchema,
@@ -34,12 +41,13 @@ export async function startWork ({ context, runtime, sessions }: TrainingPartCom
     if (!channel.remotePeer.equals(coordinator)) throw new NotCoordinatorError()
     const { promise: ended, resolve } = Promise.withResolvers<void>()
     const before = current
-    current = { channel, ended }
+    const session = new StageSession(channel, { charter, model, device, stage, adapters, standby })
+    current = { channel, session, ended }
     try {
       // The coordinator has lost its other stream. What that one is in the middle of ends first: both would change the same adapters.
       before?.channel.abort(new ChannelResetError())
       await before?.ended
-      await new StageSession(channel, { charter, model, device, stage, adapters, standby }).run(signal)
+      await session.run(signal)
     } finally {
       resolve()
     }
@@ -52,6 +60,7 @@ export async function startWork ({ context, runtime, sessions }: TrainingPartCom
       training: { round: adapters.round ?? 0, residuals: [blocks.residuals.report] }
     }),
     ready: async (round, signal) => { await adapters.reached(round, signal) },
+    get isIdle () { return current === undefined || current.session.isIdle },
     removed: () => {},
     operations: {},
     ended: async () => {}

@@ -44,7 +44,7 @@ export class WorkerGoneError extends MidspanError {
 }
 
 interface Worker {
-  readonly server: KnownServer
+  server: KnownServer
   link: RemoteHolder
   readonly lost: Backoff
   /** The time from which on it may be asked again. */
@@ -79,7 +79,8 @@ export class Workers implements Holders {
 
   available (): readonly Holder[] {
     const now = this.#clock.now()
-    const links = [...this.#workers.values()].filter(({ untilMs }) => untilMs <= now).map(({ link }) => link)
+    const links = [...this.#workers.values()].filter(({ untilMs, server }) => untilMs <= now && server.isDraining !== true)
+      .map(({ link }) => link)
     return [...this.#c.local === undefined ? [] : [this.#c.local], ...links].sort((a, b) => a.peer < b.peer ? -1 : 1)
   }
 
@@ -144,7 +145,11 @@ export class Workers implements Holders {
       this.#c.logger.info({ peer, blocks: spanText(link.span) }, 'a worker is gone')
     }
     for (const [peer, { server, span }] of found) {
-      if (this.#workers.has(peer)) continue
+      const known = this.#workers.get(peer)
+      if (known !== undefined) {
+        known.server = server
+        continue
+      }
       const worker: Worker = {
         server,
         link: this.#c.link(server, span),

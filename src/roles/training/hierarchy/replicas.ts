@@ -64,7 +64,7 @@ export class Replicas {
 
   /**
    * Takes in servers that are there now: all of them before the first step after an average, when clients are spread anew, and at other
-   * times those that have blocks that no server has.
+   * times those that came, or moved to other blocks, and have some that no server has.
    */
   admit (present: readonly ReplicaServer[]): void {
     const { round } = this.#state
@@ -74,7 +74,9 @@ export class Replicas {
       this.#spreadAt = round
     }
     for (const { peer, span } of present) {
-      const isWanted = isBeginning || (!this.#servers.has(peer) && blocksOf(span).some((block) => this.#holdersOf(block).length === 0))
+      const known = this.#servers.get(peer)
+      const isNew = known?.first !== span.first || known.end !== span.end
+      const isWanted = isBeginning || (isNew && blocksOf(span).some((block) => this.#holdersOf(block).length === 0))
       if (isWanted) this.#servers.set(peer, span)
     }
   }

@@ -38,6 +38,17 @@ describe('replicas between two averages', () => {
     expect(later.servers.map(({ peer }) => peer)).toEqual(['w1', 'w2', 'w3'])
   })
 
+  it('come in at once where they moved to blocks that nobody else has, and stay what they were where others have them', () => {
+    const record = at(0)
+    record.admit([server('w1', 1, 3), server('w2', 1, 3), server('w3', 3, 5)])
+    const replicas = at(1, record.record(false))
+    replicas.admit([server('w1', 1, 3), server('w2', 3, 5)])
+    expect(replicas.servers.find(({ peer }) => peer === 'w2')).toEqual(server('w2', 1, 3))
+    replicas.giveUp('w3')
+    replicas.admit([server('w1', 1, 3), server('w2', 3, 5)])
+    expect(replicas.servers).toEqual([server('w1', 1, 3), server('w2', 3, 5)])
+  })
+
   it('keep their clients over a restart, and until an average', () => {
     const before = at(0)
     before.admit([server('w1', 1, 5), server('w2', 1, 5)])
