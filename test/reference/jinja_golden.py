@@ -59,7 +59,29 @@ b {{ 'c' -}}
 {%- set a, b = 1, 2 -%}{{ a }}{{ b }}{%- set c = 'x' if a == 1 else 'y' -%}{{ c }}
 {{ range(3) }}{{ [range(1, 3), range(5, 1, -2)] }}{{ range(0)|list }}
 {{ {'a': none}.a is none }}{{ {'a': none}|tojson }}{{ none is defined }}{{ true and 'x' }}{{ '' or 'y' }}{{ not '' }}
+{{ [1, 'é']|tojson(true) }}{{ {'a': 1}|tojson(false, 1) }}{{ [1, 'é']|tojson(2) }}
+{% if [1]|select('odd') %}a{% endif %}{% if []|select('odd') %}b{% endif %}{{ (['a']|map('upper'))[0] is defined }}{% set g = [1, 2]|select %}{{ g|list }}{{ g|list }}{% set h = [1, 2]|reject('none') %}{{ h|first }}{{ h|list }}
+{{ {'a': 1}.keys()[0] is defined }}{{ {'a': 1}.items()|list }}{{ {'a': 1}.keys()|length }}{% if {}.keys() %}a{% else %}b{% endif %}{{ ['a', 'b']|reverse is sequence }}{{ {'a': 1}.values() is iterable }}{{ {'a': 1}.values() is sequence }}
+{{ range(3) == [0, 1, 2] }}{{ range(3) == range(0, 3) }}{{ range(5)[1:3] == [1, 2] }}{{ [1] == (1, 2)[:1] }}
+{{ {'a': 1}|attr('a') is defined }}{{ 'ab'|attr('upper') is defined }}
+{{ 5|round }}{{ 2.675|round(2) }}{{ 0.125|round(2) }}{{ 3.5|round }}{{ 5|round(0, 'ceil') }}{{ -2.5|round }}
+{{ 'a\nb\r\n'.splitlines(true) }}{{ '<a>'|safe }}{{ [1, 2] * 2 }}
+{% with a = 1 %}{% with a = 2, b = a %}{{ a }}{{ b }}{% endwith %}{{ a }}{% endwith %}{% with a = 'x, y', b = [1, 2] %}{{ a }}{{ b }}{% endwith %}{% with a = 7 % 4 %}{{ a }}{% endwith %}
 '''
+
+# White space around tags, and what looks like a tag within strings and texts.
+SPACES = [
+    'a\n  {%+ if true %}\nb\n  {% endif +%}\nc',
+    '\n{% raw -%}\n  {{ x }}\n{%- endraw %}\n  b',
+    '  {% raw %}\n a {% endraw %}\n b',
+    '\u00a0{% if true %}x{% endif %}',
+    '{- a -}\n{# b #}\n c #}\n',
+    "{{ 'a %} }} b' }}{% set x = '%}' %}{{ x }}\n\n",
+    "{{ {'a': {'b': 1}}}}",
+    'a {#- c -#} b\n{#+ d #}\ne',
+    '{% if true -%}\n\n x{%- endif %}\n\n',
+    "{% set x = '\n  {# a #}\nb' %}{{ x }}",
+]
 
 # What must be refused: by Jinja too, or because Midspan does not do as Jinja does.
 ERRORS = r'''
@@ -82,6 +104,21 @@ ERRORS = r'''
 {{ [1e3] }}
 {{ [1] is in }}
 {% for a, b in [(1, 2, 3)] %}{% endfor %}
+{{ x|int }}
+{{ x|float }}
+{{ '-'.join([1]) }}
+{{ 'a'.find('a', 1) }}
+{{ 'a'.upper(1) }}
+{{ ('<'|safe) ~ '<' }}
+{{ {'a': 1}.keys() }}
+{{ [1]|map('string') }}
+{{ [1]|select|length }}
+{{ [1]|select|tojson }}
+{{ range(2)|tojson }}
+{{ (1, 2).copy() }}
+{{ 'a'.partition('') }}
+{{ 'a
+{# a
 '''
 
 
@@ -95,7 +132,7 @@ def main():
         count = 2 if lines[i] == joined[0] else 7 if lines[i] == joined[1] else 1
         templates.append('\n'.join(lines[i:i + count]))
         i += count
-    for template in templates:
+    for template in [*templates, *SPACES]:
         cases.append({'template': template, 'text': _compile_jinja_template(template).render()})
     Path(__file__).with_name('jinja.json').write_text(
         json.dumps({'cases': cases, 'refused': ERRORS.strip('\n').split('\n')}, indent=1) + '\n')

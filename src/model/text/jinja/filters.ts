@@ -1,13 +1,17 @@
 import { capitalized, isLower, isUpper, joined, lines, stringMethod, strip, wholeNumber } from './strings.ts'
 import { concat, Text } from './text.ts'
 import {
-  Callable, compare, Dict, equal, Float, isTrue, itemsOf, lengthOf, List, Namespace, numberOf, orUndefined,
+  Callable, compare, Dict, equal, Float, Generator, isTrue, itemsOf, lengthOf, List, Namespace, numberOf, orUndefined,
   TemplateError, toJson, toText, typeName,
-  Undefined, type Arguments, type Value
+  Undefined, View, type Arguments, type Value
 } from './values.ts'
 
 /** Looks an attribute up, as the interpreter does for `value.name`. */
 export type Lookup = (value: Value, name: string | number) => Value
+
+/** Decimal places that `round` is asked for, and those beyond them that tell whether a number lies in the middle of two. */
+const MAX_PLACES = 20
+const EXACT_PLACES = 60
 
 type Filter = (value: Value, given: Arguments, lookup: Lookup) => Value
 
@@ -33,7 +37,9 @@ function method (name: string): Filter {
 
 /** The filters of Jinja, each with the names of its arguments. */
 const filters: Readonly<Record<string, readonly [names: readonly string[], apply: Filter]>> = {
-  safe: [[], (value) => value],
+  safe: [[], () => {
+    throw new TemplateError('the filter safe is read only where a value is printed: elsewhere it escapes what is joined to its text')
+  }],
   string: [[], (value) => toText(value)],
   upper: [[], method('upper')],
   lower: [[], method('lower')],
@@ -54,11 +60,15 @@ const filters: Readonly<Record<string, readonly [names: readonly string[], apply
   length: [[], (value) => lengthOf(value)],
   count: [[], (value) => lengthOf(value)],
   list: [[], (value) => new List(itemsOf(value))],
-  first: [[], (value) => orUndefined(itemsOf(value)[0], 'the first of no items')],
-  last: [[], (value) => orUndefined(itemsOf(value).at(-1), 'the last of no items')],
+  first: [[], (value) => orUndefined(value instanceof Generator ? value.next() : itemsOf(value)[0], 'the first of no items')],
+  last: [[], (value) => {
+    if (value instanceof Generator) throw new TemplateError("'generator' object is not reversible")
+    return orUndefined(itemsOf(value).at(-1), 'the last of no items')
+  }],
   reverse: [[], (value) => {
     const items = [...itemsOf(value)].reverse()
-    return value instanceof Text ? concat(items as Text[]) : new List(items)
+    if (value instanceof Text) return concat(items as Text[])
+    return value instanceof Generator ? new List(items) : new Generator(items)
   }],
   join: [['d', 'attribute'], (value, given, lookup) => {
     const attribute = argument(given, 1, 'attribute')
@@ -73,7 +83,7 @@ const filters: Readonly<Record<string, readonly [names: readonly string[], apply
   unique: [['case_sensitive', 'attribute'], (value, given, lookup) => {
     const key = keyOf(given, 0, 1, lookup)
     const seen: Value[] = []
-    return new List(itemsOf(value).filter((item) => {
+    return new Generator(itemsOf(value).filter((item) => {
       const found = key(item)
       if (seen.some((other) => equal(other, found))) return false
       seen.push(found)
@@ -93,22 +103,22 @@ const filters: Readonly<Record<string, readonly [names: readonly string[], apply
     const attribute = given.keyword.get('attribute')
     if (attribute !== undefined) {
       const fallback = given.keyword.get('default')
-      return new List(itemsOf(value).map((item) => {
+      return new Generator(itemsOf(value).map((item) => {
         const found = attributeOf(item, attribute, lookup)
         return found instanceof Undefined && fallback !== undefined ? fallback : found
       }))
     }
     const [name, ...positional] = given.positional
     if (!(name instanceof Text)) throw new TemplateError('map takes an attribute or the name of a filter')
-    return new List(itemsOf(value).map((item) => applyFilter(name.value, item, { positional, keyword: given.keyword }, lookup)))
+    return new Generator(itemsOf(value).map((item) => applyFilter(name.value, item, { positional, keyword: given.keyword }, lookup)))
   }],
   select: [['test', 'value'], (value, given) => chosen(value, given, true)],
   reject: [['test', 'value'], (value, given) => chosen(value, given, false)],
   selectattr: [['attribute', 'test', 'value'], (value, given, lookup) => chosenByAttribute(value, given, lookup, true)],
   rejectattr: [['attribute', 'test', 'value'], (value, given, lookup) => chosenByAttribute(value, given, lookup, false)],
   items: [[], (value) => {
-    if (value instanceof Undefined) return new List([])
-    return new List([...needDict(value).entries].map(([key, item]) => new List([new Text(key), item], true)))
+    if (value instanceof Undefined) return new Generator([])
+    return new Generator([...needDict(value).entries].map(([key, item]) => new List([new Text(key), item], true)))
   }],
   dictsort: [['case_sensitive', 'by', 'reverse'], (value, given) => {
     const at = toText(argument(given, 1, 'by') ?? new Text('key')).value === 'key' ? 0 : 1
@@ -118,9 +128,15 @@ const filters: Readonly<Record<string, readonly [names: readonly string[], apply
     const pairs = [...needDict(value).entries].map(([name, item]) => new List([new Text(name), item], true))
     return new List(pairs.sort((a, b) => sign * compare(key(a), key(b))))
   }],
-  attr: [['name'], (value, given, lookup) => lookup(value, toText(orElse(argument(given, 0, 'name'), null)).value)],
+  attr: [['name'], (value, given, lookup) => {
+    const name = toText(orElse(argument(given, 0, 'name'), null)).value
+    // A dict has items and no attributes but its methods.
+    const found = lookup(value, name)
+    return value instanceof Dict && !(found instanceof Callable && value.entries.get(name) !== found) ? new Undefined(name) : found
+  }],
   abs: [[], (value) => value instanceof Float ? new Float(Math.abs(value.value)) : Math.abs(needNumber(value))],
   int: [['default', 'base'], (value, given) => {
+    if (value instanceof Undefined) throw new TemplateError(`'${value.name}' is undefined`)
     if (argument(given, 1, 'base') !== undefined) throw new TemplateError('int takes no base here')
     const read = wholeNumber(value)
     if (read !== undefined) return read
@@ -128,29 +144,31 @@ const filters: Readonly<Record<string, readonly [names: readonly string[], apply
     return float !== undefined && Number.isFinite(float) ? Math.trunc(float) : orElse(argument(given, 0, 'default'), 0)
   }],
   float: [['default'], (value, given) => {
+    if (value instanceof Undefined) throw new TemplateError(`'${value.name}' is undefined`)
     const read = value instanceof Text ? floatOf(value) : numberOf(value)
     return read === undefined ? orElse(argument(given, 0, 'default'), new Float(0)) : new Float(read)
   }],
   round: [['precision', 'method'], (value, given) => {
-    const [places, way] = [argument(given, 0, 'precision') ?? 0, toText(argument(given, 1, 'method') ?? new Text('common')).value]
-    const scale = 10 ** needNumber(places)
-    const scaled = needNumber(value) * scale
-    const rounded = way === 'ceil' ? Math.ceil(scaled) : way === 'floor' ? Math.floor(scaled) : roundHalfEven(scaled)
-    return new Float(rounded / scale)
+    const [places, way] = [needNumber(argument(given, 0, 'precision') ?? 0), toText(argument(given, 1, 'method') ?? new Text('common')).value]
+    const number = needNumber(value)
+    if (!Number.isInteger(places) || places < 0 || places > MAX_PLACES) throw new TemplateError(`round takes 0 to ${MAX_PLACES} places here`)
+    if (way === 'common') return value instanceof Float ? new Float(rounded(number, places)) : number
+    if (way !== 'ceil' && way !== 'floor') throw new TemplateError('method must be common, ceil or floor')
+    const scale = 10 ** places
+    return new Float((way === 'ceil' ? Math.ceil(number * scale) : Math.floor(number * scale)) / scale)
   }],
   default: [['default_value', 'boolean'], fallback],
   d: [['default_value', 'boolean'], fallback],
-  tojson: [['indent', 'ensure_ascii', 'separators', 'sort_keys'], (value, given) => {
-    const [indent, separators] = [given.keyword.get('indent') ?? given.positional[0] ?? null, given.keyword.get('separators') ?? null]
-    if (given.positional.length > 1) throw new TemplateError('tojson takes its options by name')
+  tojson: [['ensure_ascii', 'indent', 'separators', 'sort_keys'], (value, given) => {
+    const [indent, separators] = [argument(given, 1, 'indent') ?? null, argument(given, 2, 'separators') ?? null]
     const pair = separators === null ? undefined : itemsOf(separators).map((item) => toText(item).value)
     if (pair !== undefined && pair.length !== 2) throw new TemplateError('tojson takes two separators')
     const width = indent instanceof Text ? indent.value : indent === null ? undefined : ' '.repeat(Math.min(needNumber(indent), 32))
     return toJson(value, {
       indent: width,
       separators: pair as [string, string] | undefined,
-      ensureAscii: isTrue(given.keyword.get('ensure_ascii') ?? false),
-      sortKeys: isTrue(given.keyword.get('sort_keys') ?? false)
+      ensureAscii: isTrue(argument(given, 0, 'ensure_ascii') ?? false),
+      sortKeys: isTrue(argument(given, 3, 'sort_keys') ?? false)
     })
   }],
   wordcount: [[], (value) => toText(value).value.match(/[\p{L}\p{N}_]+/gu)?.length ?? 0],
@@ -165,7 +183,7 @@ const filters: Readonly<Record<string, readonly [names: readonly string[], apply
       const missing = fill === null ? 0 : Math.min(size - group.length, 1000)
       groups.push(new List([...group, ...Array.from({ length: missing }, () => fill)]))
     }
-    return new List(groups)
+    return new Generator(groups)
   }]
 }
 
@@ -196,8 +214,8 @@ const tests: Readonly<Record<string, readonly [count: number, test: Test]>> = {
   number: [0, (value) => numberOf(value) !== undefined],
   string: [0, (value) => value instanceof Text],
   mapping: [0, (value) => value instanceof Dict],
-  sequence: [0, (value) => value instanceof List || value instanceof Text || value instanceof Dict || value instanceof Undefined],
-  iterable: [0, (value) => value instanceof List || value instanceof Text || value instanceof Dict || value instanceof Undefined],
+  sequence: [0, isSequence],
+  iterable: [0, (value) => isSequence(value) || value instanceof View || value instanceof Generator],
   callable: [0, (value) => value instanceof Callable],
   odd: [0, (value) => modulo(needNumber(value), 2) === 1],
   even: [0, (value) => modulo(needNumber(value), 2) === 0],
@@ -234,6 +252,10 @@ export function applyTest (name: string, value: Value, given: readonly Value[]):
   return test(value, ...given)
 }
 
+function isSequence (value: Value): boolean {
+  return value instanceof List || value instanceof Text || value instanceof Dict || value instanceof Undefined
+}
+
 /** Python's `in`. */
 export function contains (container: Value, value: Value): boolean {
   if (container instanceof Text) {
@@ -241,6 +263,10 @@ export function contains (container: Value, value: Value): boolean {
     throw new TemplateError(`'in <string>' requires string as left operand, not ${typeName(value)}`)
   }
   if (container instanceof Dict) return value instanceof Text && container.entries.has(value.value)
+  if (container instanceof Generator) {
+    for (let item = container.next(); item !== undefined; item = container.next()) if (equal(item, value)) return true
+    return false
+  }
   return itemsOf(container).some((item) => equal(item, value))
 }
 
@@ -279,13 +305,13 @@ function attributeOf (value: Value, attribute: Value, lookup: Lookup): Value {
   return toText(attribute).value.split('.').reduce((found, name) => lookup(found, /^\d+$/.test(name) ? Number(name) : name), value)
 }
 
-function chosen (value: Value, { positional: [name, ...rest] }: Arguments, keep: boolean): List {
-  return new List(itemsOf(value).filter((item) => (name === undefined ? isTrue(item) : applyTest(toText(name).value, item, rest)) === keep))
+function chosen (value: Value, { positional: [name, ...rest] }: Arguments, keep: boolean): Generator {
+  return new Generator(itemsOf(value).filter((item) => (name === undefined ? isTrue(item) : applyTest(toText(name).value, item, rest)) === keep))
 }
 
-function chosenByAttribute (value: Value, { positional: [attribute, name, ...rest] }: Arguments, lookup: Lookup, keep: boolean): List {
+function chosenByAttribute (value: Value, { positional: [attribute, name, ...rest] }: Arguments, lookup: Lookup, keep: boolean): Generator {
   if (attribute === undefined) throw new TemplateError('selectattr and rejectattr take an attribute')
-  return new List(itemsOf(value).filter((item) => {
+  return new Generator(itemsOf(value).filter((item) => {
     const found = attributeOf(item, attribute, lookup)
     return (name === undefined ? isTrue(found) : applyTest(toText(name).value, found, rest)) === keep
   }))
@@ -330,8 +356,12 @@ function floatOf (text: Text): number | undefined {
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value) ? Number(value) : undefined
 }
 
-function roundHalfEven (value: number): number {
-  const floor = Math.floor(value)
-  if (value - floor !== 0.5) return Math.round(value)
-  return floor % 2 === 0 ? floor : floor + 1
+/** Rounds to decimal places as Python does: by the exact value of the number, and to the even digit where two are as near. */
+function rounded (value: number, places: number): number {
+  if (!Number.isFinite(value) || Math.abs(value) >= 2 ** 53) return value
+  const exact = Math.abs(value).toFixed(places + EXACT_PLACES)
+  const nearest = Number(Math.abs(value).toFixed(places))
+  if (!/^50*$/.test(exact.slice(exact.length - EXACT_PLACES))) return Math.sign(value) * nearest
+  const below = exact.slice(0, exact.length - EXACT_PLACES).replace(/\.$/, '')
+  return Math.sign(value) * (Number(below.at(-1)) % 2 === 0 ? Number(below) : nearest)
 }

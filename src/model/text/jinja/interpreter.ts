@@ -138,7 +138,7 @@ class Interpreter {
       }
       case 'Program': return this.run(node.body as Node[], scope, out)
       default: {
-        const text = this.#counted(toText(this.#evaluate(node, scope)))
+        const text = this.#counted(toText(this.#evaluate(withoutSafe(node), scope)))
         out.push(text)
         return 'done'
       }
@@ -302,7 +302,9 @@ class Interpreter {
     const [from, to] = [clip(start, step > 0 ? low : high), clip(stop, step > 0 ? high : low)]
     const taken: Value[] = []
     for (let i = from; step > 0 ? i < to : i > to; i += step) taken.push(items[i]!)
-    return object instanceof Text ? this.#counted(concat(taken as Text[])) : new List(taken, object.isTuple)
+    return object instanceof Text
+      ? this.#counted(concat(taken as Text[]))
+      : new List(taken, object.isTuple, object.printed === undefined ? undefined : '')
   }
 
   #binary (node: Node, scope: Scope): Value {
@@ -326,10 +328,14 @@ class Interpreter {
       case '>=': return compare(left, right) >= 0
     }
     if (operator === '+' && left instanceof Text && right instanceof Text) return concat([left, right])
-    if (operator === '+' && left instanceof List && right instanceof List && left.isTuple === right.isTuple)
+    if (operator === '+' && left instanceof List && right instanceof List && typeName(left) === typeName(right) && left.printed === undefined)
       return new List([...left.items, ...right.items], left.isTuple)
     if (operator === '*' && left instanceof Text && typeof right === 'number') return this.#repeated(left, right)
     if (operator === '*' && right instanceof Text && typeof left === 'number') return this.#repeated(right, left)
+    if (operator === '*' && left instanceof List && left.printed === undefined && typeof right === 'number') {
+      if (left.items.length * right > MAX_RANGE) throw new TemplateError('it makes too long a list')
+      return new List(Array.from({ length: Math.max(0, right) }, () => left.items).flat(), left.isTuple)
+    }
     return arithmetic(operator, left, right)
   }
 
@@ -337,6 +343,15 @@ class Interpreter {
     if (text.length * count > MAX_CHARACTERS) throw new TemplateError('it writes too much text')
     return concat(Array.from({ length: Math.max(0, Math.min(count, MAX_RANGE)) }, () => text))
   }
+}
+
+/**
+ * Returns the value that a print statement marks as safe: nothing is escaped where it is printed. Elsewhere the filter `safe` makes of a text
+ * one that escapes whatever is joined to it, which is not known.
+ */
+function withoutSafe (node: Node): Node {
+  const isSafe = node.type === 'FilterExpression' && (node.filter as Node).type === 'Identifier' && (node.filter as Node).value === 'safe'
+  return isSafe ? withoutSafe(node.operand as Node) : node
 }
 
 /** Gives names their values, taking a sequence apart where there are several names. */

@@ -34,43 +34,155 @@ const { parse, tokenize } = jinja as unknown as {
  * library would read otherwise than Jinja.
  */
 export function parseTemplate (source: string): Node {
-  const settings = { trim_blocks: true, lstrip_blocks: true }
-  const tokens = tokenize(rewriteBlocks(source.replace(/\r\n?/g, '\n')), settings)
+  const rewritten = rewriteTags(source.replace(/\r\n?/g, '\n').replace(/\n$/, ''))
+  // The library leaves out a line end at the end.
+  const tokens = tokenize(`${rewritten}\n`, { trim_blocks: false, lstrip_blocks: false })
   return parse(withTests(checked(tokens)))
 }
 
-function rewriteBlocks (source: string): string {
-  const raw = source.replace(
-    /([ \t]*)\{%(-?)\s*raw\s*(-?)%\}([\s\S]*?)\{%(-?)\s*endraw\s*(-?)%\}(\n?)/g,
-    (...[, space, left, trimStart, body, trimEnd, right, line]: string[]) => {
-      const start = trimStart === '-' ? body!.trimStart() : body!
-      // A block ends its line, as trim_blocks says; what prints a value does not.
-      return `${space}{{${left} ${literal(trimEnd === '-' ? start.trimEnd() : start)} ${right}}}${right === '-' ? line : ''}`
+/** Python's white space, as its regular expressions know it. */
+const SPACE = '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'
+const spaceAtStart = new RegExp(`^${SPACE}*`)
+const spaceAtEnd = new RegExp(`${SPACE}*$`)
+const spaceOnly = new RegExp(`^${SPACE}*$`)
+const openings = /\{[{%#]/g
+const rawOpening = new RegExp(`^\\{%[-+]?${SPACE}*raw${SPACE}*(-?)%\\}`)
+const rawClosing = new RegExp(`\\{%([-+]?)${SPACE}*endraw${SPACE}*([-+]?)%\\}`)
+const commentClosing = /[-+]?#\}/
+
+/**
+ * Writes a template without signs of white space control: what they, `trim_blocks` and `lstrip_blocks` leave out of its texts is left out.
+ * Writes blocks that the library does not know as blocks that it knows.
+ */
+function rewriteTags (source: string): string {
+  const out: string[] = []
+  let at = 0
+  // Whether the text before a tag begins on a line of its own.
+  let lineStarts = true
+  /** Writes the text up to a tag, of which white space is left out as the sign of the tag says. */
+  const writeText = (end: number, sign: string, isBlock: boolean): void => {
+    let text = source.slice(at, end)
+    const line = text.lastIndexOf('\n') + 1
+    if (sign === '-') text = text.slice(0, spaceAtEnd.exec(text)!.index)
+    else if (sign !== '+' && isBlock && (line > 0 || lineStarts) && spaceOnly.test(text.slice(line))) text = text.slice(0, line)
+    out.push(text)
+  }
+  /** Goes on behind a tag, leaving out what its sign says. */
+  const goOn = (end: number, sign: string, isBlock: boolean): void => {
+    at = end
+    if (sign === '-') at += spaceAtStart.exec(source.slice(at))![0].length
+    else if (sign !== '+' && isBlock && source[at] === '\n') at++
+    lineStarts = at > end && source[at - 1] === '\n'
+  }
+  for (;;) {
+    openings.lastIndex = at
+    const start = openings.exec(source)?.index
+    if (start === undefined) break
+    const kind = source[start + 1]
+    const sign = /[-+]/.exec(source[start + 2] ?? '')?.[0] ?? ''
+    const raw = rawOpening.exec(source.slice(start))
+    if (raw !== null) {
+      writeText(start, sign, true)
+      goOn(start + raw[0].length, raw[1]!, false)
+      const closing = rawClosing.exec(source.slice(at))
+      if (closing === null) throw new TemplateError('a block of raw text does not end')
+      const from = out.length
+      const end = at + closing.index
+      writeText(end, closing[1]!, true)
+      out.push(`{{ ${literal(out.splice(from).join(''))} }}`)
+      goOn(end + closing[0].length, closing[2]!, true)
+    } else if (kind === '#') {
+      const closing = commentClosing.exec(source.slice(start + 2))
+      if (closing === null) throw new TemplateError('a comment does not end')
+      writeText(start, sign, true)
+      // Text on both sides of a comment is not one text, in which a tag could begin.
+      out.push('{##}')
+      const end = start + 2 + closing.index + closing[0].length
+      goOn(end, closing[0].slice(0, -2), true)
+    } else {
+      const isBlock = kind === '%'
+      const { end, sign: endSign, body } = tagAt(source, start, sign)
+      writeText(start, sign, isBlock)
+      out.push(isBlock ? knownBlock(body) : `{{ ${body} }}`)
+      goOn(end, endSign, isBlock)
     }
-  )
-  return raw
-    .replace(/\{%(-?)\s*generation\s*(-?)%\}/g, `{%$1 filter ${GENERATION} $2%}`)
-    .replace(/\{%(-?)\s*endgeneration\s*(-?)%\}/g, '{%$1 endfilter $2%}')
-    .replace(/\{%(-?)\s*with(\s[^%]*?)?\s*(-?)%\}/g, (_, left, assignments: string | undefined, right) => {
-      const scope = `{%${left} for ${WITH_SCOPE} in [0] -%}`
-      const sets = assignmentsOf(assignments ?? '').map(({ name, value }) => `{%- set ${name} = ${value} -%}`).join('')
-      return right === '-' ? `${scope}${sets}` : `${scope}${sets.replace(/-%\}$/, '%}')}`
-    })
-    .replace(/\{%(-?)\s*endwith\s*(-?)%\}/g, '{%$1 endfor $2%}')
+  }
+  out.push(source.slice(at))
+  return out.join('')
 }
 
-function literal (text: string): string {
-  return `'${text.replace(/[\\']/g, '\\$&').replaceAll('\n', '\\n')}'`
+const text = /'[^'\\]*(?:\\[^][^'\\]*)*'|"[^"\\]*(?:\\[^][^"\\]*)*"/y
+
+/** Returns what stands in a tag, its end and the sign before that: where the tag's brackets are closed, outside of strings. */
+function tagAt (source: string, start: number, sign: string): { readonly end: number, readonly sign: string, readonly body: string } {
+  const closing = source[start + 1] === '%' ? '%}' : '}}'
+  const from = start + 2 + sign.length
+  let depth = 0
+  for (let at = from; at < source.length; at++) {
+    if (depth === 0) {
+      const before = source[at] === '-' || (source[at] === '+' && closing === '%}') ? source[at]! : ''
+      if (source.startsWith(closing, at + before.length))
+        return { end: at + before.length + 2, sign: before, body: source.slice(from, at) }
+    }
+    text.lastIndex = at
+    const skipped = text.exec(source)
+    if (skipped !== null) at += skipped[0].length - 1
+    else if ('([{'.includes(source[at]!)) depth++
+    else if (')]}'.includes(source[at]!)) depth--
+  }
+  throw new TemplateError(`a tag that begins ${JSON.stringify(source.slice(start, start + 20))} does not end`)
 }
 
-/** Returns the assignments of a `with` tag. Throws where they are more than names and values without a comma of their own. */
-function assignmentsOf (text: string): Array<{ name: string, value: string }> {
-  if (text.trim() === '') return []
-  return text.split(/,(?![^([{]*[)\]}])/).map((part) => {
-    const [, name, value] = /^\s*([A-Za-z_]\w*)\s*=([^=][\s\S]*)$/.exec(part) ?? []
-    if (name === undefined || value === undefined) throw new TemplateError(`the assignments of {% with${text} %} cannot be read`)
+/** Writes a block tag in terms of those that the library knows. */
+function knownBlock (body: string): string {
+  const [, name, rest] = new RegExp(`^${SPACE}*([A-Za-z_]*)([^]*)$`).exec(body)!
+  switch (name) {
+    case 'generation': return `{% filter ${GENERATION} %}`
+    case 'endgeneration': return '{% endfilter %}'
+    case 'endwith': return '{% endfor %}'
+    case 'with': {
+      const given = assignmentsOf(rest!)
+      // All values are those outside the block.
+      const sets = [
+        ...given.map(({ value }, i) => `{% set ${WITH_SCOPE}${i} = ${value} %}`),
+        ...given.map(({ name: variable }, i) => `{% set ${variable} = ${WITH_SCOPE}${i} %}`)
+      ]
+      return `{% for ${WITH_SCOPE} in [0] %}${sets.join('')}`
+    }
+    default: return `{%${body}%}`
+  }
+}
+
+function literal (value: string): string {
+  return `'${value.replace(/[\\']/g, '\\$&').replaceAll('\n', '\\n')}'`
+}
+
+/** Returns the assignments of a `with` tag. Throws where they are no names with values. */
+function assignmentsOf (given: string): Array<{ name: string, value: string }> {
+  if (given.trim() === '') return []
+  return parts(given).map((part) => {
+    const [, name, value] = /^\s*([A-Za-z_]\w*)\s*=([^=][^]*)$/.exec(part) ?? []
+    if (name === undefined || value === undefined) throw new TemplateError(`the assignments of {% with${given}%} cannot be read`)
     return { name, value: value.trim() }
   })
+}
+
+/** Divides at the commas outside of strings and brackets. */
+function parts (given: string): string[] {
+  const found: string[] = []
+  let [from, depth] = [0, 0]
+  for (let at = 0; at < given.length; at++) {
+    text.lastIndex = at
+    const skipped = text.exec(given)
+    if (skipped !== null) at += skipped[0].length - 1
+    else if ('([{'.includes(given[at]!)) depth++
+    else if (')]}'.includes(given[at]!)) depth--
+    else if (given[at] === ',' && depth === 0) {
+      found.push(given.slice(from, at))
+      from = at + 1
+    }
+  }
+  return [...found, given.slice(from)]
 }
 
 const comparisons = new Set(['in', 'is'])

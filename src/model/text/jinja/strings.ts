@@ -1,6 +1,6 @@
 import { concat, Text } from './text.ts'
 import {
-  Callable, Dict, equal, Float, itemsOf, lengthOf, List, TemplateError, toText, typeName, type Arguments, type Value
+  Callable, Dict, equal, Float, isTrue, itemsOf, lengthOf, List, TemplateError, toText, typeName, View, type Arguments, type Value
 } from './values.ts'
 
 /** What Python takes for white space. JavaScript's own set has U+FEFF and lacks U+001C to U+001F and U+0085. */
@@ -22,7 +22,7 @@ const methods: Readonly<Record<string, Method>> = {
   rstrip: (text, given) => strip(text, charactersOf(given), false, true),
   split: (text, given) => new List(split(text, given)),
   rsplit: (text, given) => new List(rightSplit(text, given)),
-  splitlines: (text) => new List(lines(text)),
+  splitlines: (text, { positional: [keepEnds = false], keyword }) => new List(lines(text, isTrue(keyword.get('keepends') ?? keepEnds))),
   startswith: (text, given) => prefixes(given).some((prefix) => text.value.startsWith(prefix)),
   endswith: (text, given) => prefixes(given).some((suffix) => text.value.endsWith(suffix)),
   removeprefix: (text, given) => {
@@ -49,7 +49,12 @@ const methods: Readonly<Record<string, Method>> = {
     const part = textArgument(given, 0)
     return part.length === 0 ? lengthOf(text) + 1 : text.value.split(part.value).length - 1
   },
-  join: (text, given) => joined(itemsOf(given.positional[0] ?? new List([])), text),
+  join: (text, given) => {
+    const items = itemsOf(given.positional[0] ?? null)
+    const other = items.find((item) => !(item instanceof Text))
+    if (other !== undefined) throw new TemplateError(`join() takes texts, not ${typeName(other)}`)
+    return joined(items, text)
+  },
   partition: (text, given) => divided(text, textArgument(given, 0), text.value.indexOf(textArgument(given, 0).value), false),
   rpartition: (text, given) => divided(text, textArgument(given, 0), text.value.lastIndexOf(textArgument(given, 0).value), true),
   isspace: (text) => spaceOnly.test(text.value),
@@ -69,10 +74,26 @@ const methods: Readonly<Record<string, Method>> = {
   format: (text, given) => formatted(text, given)
 }
 
+/** How many arguments a method takes in order, where it takes some: further ones, such as where a search begins, are refused. */
+const counts: Readonly<Record<string, number>> = {
+  strip: 1, lstrip: 1, rstrip: 1, split: 2, rsplit: 2, splitlines: 1, startswith: 1, endswith: 1, removeprefix: 1, removesuffix: 1, replace: 3,
+  find: 1, rfind: 1, index: 1, count: 1, join: 1, partition: 1, rpartition: 1, zfill: 1, format: Infinity
+}
+
+/** The arguments that a method takes by their names. */
+const keywords: Readonly<Record<string, readonly string[]>> = {
+  split: ['sep', 'maxsplit'], rsplit: ['sep', 'maxsplit'], splitlines: ['keepends'], replace: ['count']
+}
+
 /** Returns the method of a string by its name, bound to the string; undefined where Python's strings have none of that name. */
 export function stringMethod (text: Text, name: string): Callable | undefined {
   const method = Object.hasOwn(methods, name) ? methods[name] : undefined
-  return method === undefined ? undefined : new Callable(name, (given) => method(text, given))
+  return method === undefined ? undefined : new Callable(name, (given) => {
+    if (given.positional.length > (counts[name] ?? 0)) throw new TemplateError(`${name}() takes ${counts[name] ?? 0} arguments at most here`)
+    const unknown = name === 'format' ? undefined : [...given.keyword.keys()].find((key) => keywords[name]?.includes(key) !== true)
+    if (unknown !== undefined) throw new TemplateError(`${name}() takes no ${unknown}`)
+    return method(text, given)
+  })
 }
 
 export function isUpper (value: string): boolean {
@@ -109,12 +130,12 @@ function titled (text: Text): Text {
   }))
 }
 
-/** Returns the lines of a text without their ends, as `str.splitlines` finds them. */
-export function lines (text: Text): Text[] {
+/** Returns the lines of a text as `str.splitlines` finds them, without their ends unless `keepEnds`. */
+export function lines (text: Text, keepEnds = false): Text[] {
   const found: Text[] = []
   let start = 0
   for (const { 0: end, index } of text.value.matchAll(/\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]/g)) {
-    found.push(text.slice(start, index))
+    found.push(text.slice(start, index + (keepEnds ? end.length : 0)))
     start = index + end.length
   }
   return start < text.length ? [...found, text.slice(start)] : found
@@ -178,6 +199,7 @@ function splitAt (text: Text, separator: Text, most: number): Text[] {
 }
 
 function divided (text: Text, separator: Text, at: number, right: boolean): List {
+  if (separator.length === 0) throw new TemplateError('empty separator')
   const none = new Text('')
   if (at < 0) return new List(right ? [none, none, text] : [text, none, none], true)
   return new List([text.slice(0, at), separator, text.slice(at + separator.length)], true)
@@ -244,9 +266,9 @@ export function collectionMethod (value: Dict | List, name: string): Callable | 
         const found = key instanceof Text ? entries.get(key.value) : undefined
         return found === undefined ? fallback : found
       })
-      case 'items': return of(() => new List([...entries].map(([key, item]) => new List([new Text(key), item], true))))
-      case 'keys': return of(() => new List([...entries.keys()].map((key) => new Text(key))))
-      case 'values': return of(() => new List([...entries.values()]))
+      case 'items': return of(() => new View([...entries].map(([key, item]) => new List([new Text(key), item], true))))
+      case 'keys': return of(() => new View([...entries.keys()].map((key) => new Text(key))))
+      case 'values': return of(() => new View([...entries.values()]))
       case 'copy': return of(() => value)
       case 'clear': case 'pop': case 'popitem': case 'setdefault': case 'update': return refused()
       default: return undefined
@@ -255,7 +277,7 @@ export function collectionMethod (value: Dict | List, name: string): Callable | 
   switch (name) {
     case 'append': case 'clear': case 'extend': case 'insert': case 'pop': case 'remove': case 'reverse': case 'sort':
       return value.isTuple ? undefined : refused()
-    case 'copy': return of(() => value)
+    case 'copy': return typeName(value) === 'list' ? of(() => value) : undefined
     case 'count': return of(({ positional: [searched = null] }) => value.items.filter((item) => equal(item, searched)).length)
     case 'index': return of(({ positional: [searched = null] }) => {
       const found = value.items.findIndex((item) => equal(item, searched))

@@ -24,7 +24,7 @@ export class Float {
 export class List {
   readonly items: readonly Value[]
   readonly isTuple: boolean
-  /** What is printed in place of the items: of a range, how it was made. */
+  /** What is printed in place of the items: of a range, how it was made; empty for a part of a range. Undefined for what is no range. */
   readonly printed: string | undefined
 
   constructor (items: readonly Value[], isTuple = false, printed?: string) {
@@ -39,6 +39,37 @@ export class Dict {
 
   constructor (entries: ReadonlyMap<string, Value>) {
     this.entries = entries
+  }
+}
+
+/** What `keys()`, `values()` and `items()` of a dict give: items without places, so that none can be looked up by its number. */
+export class View {
+  readonly items: readonly Value[]
+
+  constructor (items: readonly Value[]) {
+    this.items = items
+  }
+}
+
+/** What filters such as `map` and `select` give: items that are there once, true even where there are none, and without a length. */
+export class Generator {
+  readonly #items: Iterator<Value>
+
+  constructor (items: readonly Value[]) {
+    this.#items = items[Symbol.iterator]()
+  }
+
+  /** Takes the next item; undefined after the last. */
+  next (): Value | undefined {
+    const { done, value } = this.#items.next()
+    return done === true ? undefined : value
+  }
+
+  /** Takes the items that are left. */
+  rest (): Value[] {
+    const left: Value[] = []
+    for (let item = this.next(); item !== undefined; item = this.next()) left.push(item)
+    return left
   }
 }
 
@@ -64,7 +95,7 @@ export class Callable {
 }
 
 /** A value of a template. A number is an integer. */
-export type Value = Undefined | null | boolean | number | Float | Text | List | Dict | Namespace | Callable
+export type Value = Undefined | null | boolean | number | Float | Text | List | Dict | View | Generator | Namespace | Callable
 
 /** Returns the value, or an undefined one of this name where there is none. */
 export function orUndefined (value: Value | undefined, name: string): Value {
@@ -80,14 +111,14 @@ export function typeName (value: Value): string {
   if (typeof value === 'boolean') return 'bool'
   if (typeof value === 'number') return 'int'
   if (value instanceof Text) return 'str'
-  if (value instanceof List) return value.isTuple ? 'tuple' : 'list'
+  if (value instanceof List) return value.printed !== undefined ? 'range' : value.isTuple ? 'tuple' : 'list'
   return value.constructor.name.toLowerCase()
 }
 
 export function isTrue (value: Value): boolean {
   if (value instanceof Text) return value.length > 0
   if (value instanceof Float) return value.value !== 0
-  if (value instanceof List) return value.items.length > 0
+  if (value instanceof List || value instanceof View) return value.items.length > 0
   if (value instanceof Dict) return value.entries.size > 0
   if (value instanceof Undefined) return false
   return typeof value === 'object' ? value !== null : Boolean(value)
@@ -106,7 +137,7 @@ export function equal (a: Value, b: Value, depth = 0): boolean {
   if (x !== undefined && y !== undefined) return x === y
   if (a instanceof Text && b instanceof Text) return a.value === b.value
   if (a instanceof List && b instanceof List)
-    return a.isTuple === b.isTuple && a.items.length === b.items.length && a.items.every((item, i) => equal(item, b.items[i]!, depth + 1))
+    return typeName(a) === typeName(b) && a.items.length === b.items.length && a.items.every((item, i) => equal(item, b.items[i]!, depth + 1))
   if (a instanceof Dict && b instanceof Dict)
     return a.entries.size === b.entries.size &&
       [...a.entries].every(([key, value]) => b.entries.has(key) && equal(value, b.entries.get(key)!, depth + 1))
@@ -155,7 +186,8 @@ function repr (value: Value, depth: number): Text {
   if (value instanceof Float) return new Text(floatText(value.value))
   if (value instanceof Text) return quoted(value)
   if (value instanceof Undefined) return new Text('Undefined')
-  if (value instanceof List && value.printed !== undefined) return new Text(value.printed)
+  if (value instanceof List && value.printed !== undefined && value.printed !== '') return new Text(value.printed)
+  if (value instanceof List && value.printed === '') throw new TemplateError('a part of a range cannot be printed')
   if (value instanceof List) {
     const items = separated(value.items.map((item) => repr(item, depth + 1)))
     const end = value.isTuple ? (value.items.length === 1 ? ',)' : ')') : ']'
@@ -217,7 +249,7 @@ export function toJson (value: Value, options: JsonOptions, depth = 0): Text {
     const line = `\n${options.indent.repeat(depth + 1)}`
     return concat([new Text(open + line), separated(items, itemSeparator + line), new Text(`\n${options.indent.repeat(depth)}${close}`)])
   }
-  if (value instanceof List) return within('[', value.items.map((item) => toJson(item, options, depth + 1)), ']')
+  if (value instanceof List && value.printed === undefined) return within('[', value.items.map((item) => toJson(item, options, depth + 1)), ']')
   if (value instanceof Dict) {
     const entries = [...value.entries]
     if (options.sortKeys === true) entries.sort(([a], [b]) => compareText(a, b))
@@ -235,9 +267,10 @@ function jsonString (text: Text, { ensureAscii = false }: JsonOptions): Text {
   return concat([new Text('"'), body, new Text('"')])
 }
 
-/** Returns the items that a loop over the value visits. */
+/** Returns the items that a loop over the value visits. Those of a generator are taken from it. */
 export function itemsOf (value: Value): readonly Value[] {
-  if (value instanceof List) return value.items
+  if (value instanceof List || value instanceof View) return value.items
+  if (value instanceof Generator) return value.rest()
   if (value instanceof Dict) return [...value.entries.keys()].map((key) => new Text(key))
   if (value instanceof Text) return characters(value)
   if (value instanceof Undefined) return []
@@ -256,7 +289,7 @@ export function characters (text: Text): Text[] {
 
 export function lengthOf (value: Value): number {
   if (value instanceof Text) return Array.from(value.value).length
-  if (value instanceof List) return value.items.length
+  if (value instanceof List || value instanceof View) return value.items.length
   if (value instanceof Dict) return value.entries.size
   if (value instanceof Undefined) return 0
   throw new TemplateError(`object of type '${typeName(value)}' has no len()`)
