@@ -10,6 +10,8 @@ export interface MaskedChat {
   readonly answers: ReadonlyArray<readonly [number, number]>
   /** Fields of messages that the template does not write. */
   readonly unused: readonly string[]
+  /** Messages of which the template writes a part only, counted from 1. */
+  readonly partly: readonly number[]
 }
 
 /** The fields that are the assistant's own words. */
@@ -36,23 +38,27 @@ export function maskChat (
 }
 
 /**
- * Joins what the template writes to ask for the last message and that message as `told` has it. Returns undefined where the two have
- * something else between the last question and the answer, so that they are no two parts of one conversation.
+ * Joins what the template writes to ask for the last message and that message as `told` has it: the answer begins where what asks for it
+ * ends. Returns undefined where the two have something else between the last question and the answer, so that they are no two parts of one
+ * conversation.
  */
 function renderAsked (messages: readonly ChatMessage[], told: RenderedChat, tokenizer: Tokenizer): RenderedChat | undefined {
   const last = messages.length - 1
   const own = told.marks.filter(({ source }) => source.message === last)
   const others = told.marks.filter(({ source }) => source.message !== last)
   const start = Math.min(...own.filter(({ source }) => answerFields.has(source.field)).map((mark) => mark.start))
-  const from = start === Infinity ? Infinity : beginning(told.text, start, others, told.generated, tokenizer)
-  if (from === Infinity || others.some(({ end }) => end > from)) return undefined
+  if (start === Infinity || others.some(({ end }) => end > start)) return undefined
   const asked = renderPrompt(messages.slice(0, last), tokenizer)
-  if (asked === undefined || asked.text.slice(lastEnd(asked.marks)) !== told.text.slice(lastEnd(others), from)) return undefined
+  const asks = asked?.text.slice(lastEnd(asked.marks))
+  if (asked === undefined || asks === undefined || !told.text.slice(lastEnd(others), start).startsWith(asks)) return undefined
+  const from = lastEnd(others) + asks.length
   const shift = asked.text.length - from
   const moved = own.filter(({ start: at }) => at >= from)
     .map((mark): Mark => ({ ...mark, start: mark.start + shift, end: mark.end + shift }))
   const generated = told.generated.filter(([at]) => at >= from).map(([at, to]): readonly [number, number] => [at + shift, to + shift])
-  return { text: asked.text + told.text.slice(from), marks: [...asked.marks, ...moved], generated: [...asked.generated, ...generated] }
+  const text = asked.text + told.text.slice(from)
+  // What the template itself writes before the answer is learnt with it, as the model is to write it.
+  return { text, marks: [...asked.marks, ...moved], generated: [...generated, [asked.text.length, text.length]] }
 }
 
 /** Renders what asks the assistant for its next message; undefined where the template refuses that. */
@@ -100,7 +106,7 @@ function maskRendered (
       answers.push([first, ids.length])
     }
   }
-  return { ids, answers, unused }
+  return { ids, answers, unused, partly: partlyWritten(messages, marks, text) }
 }
 
 /** Returns where an answer begins: with what the template writes for the assistant itself, such as an empty thought, if it does so. */
@@ -112,11 +118,9 @@ function beginning (
   { generationPrompt }: Tokenizer
 ): number {
   const block = generated.find(([from, to]) => from <= start && start <= to)
-  if (block !== undefined) return block[0]
-  if (generationPrompt.trim() === '') return start
-  const before = others.reduce((most, { end }) => end <= start ? Math.max(most, end) : most, 0)
-  const asked = text.slice(before, start).lastIndexOf(generationPrompt)
-  return asked < 0 ? start : before + asked + generationPrompt.length
+  const before = block?.[0] ?? others.reduce((most, { end }) => end <= start ? Math.max(most, end) : most, 0)
+  const asked = generationPrompt.trim() === '' ? -1 : text.slice(before, start).lastIndexOf(generationPrompt)
+  return asked < 0 ? block?.[0] ?? start : before + asked + generationPrompt.length
 }
 
 /** Returns the position after the token that ends an answer, among the tokens [from, to) that follow its words. */
@@ -129,4 +133,17 @@ function endOf (ids: readonly number[], from: number, to: number, tokenizer: Tok
 function unusedFields (messages: readonly ChatMessage[], marks: readonly Mark[]): string[] {
   const given = new Set(messages.flatMap((message) => (['name', 'reasoning_content'] as const).filter((field) => (message[field] ?? '').trim() !== '')))
   return [...given].filter((field) => !marks.some(({ source }) => source.field === field))
+}
+
+/**
+ * Returns the messages of whose content the template writes a part only, such as those from which it takes a thought: fewer characters than
+ * they have, white space aside.
+ */
+function partlyWritten (messages: readonly ChatMessage[], marks: readonly Mark[], text: string): number[] {
+  const characters = (part: string): number => part.replace(/\s/g, '').length
+  return [...messages.keys()].filter((i) => {
+    const written = marks.filter(({ source }) => source.message === i && source.field === 'content')
+      .reduce((sum, { start, end }) => sum + characters(text.slice(start, end)), 0)
+    return written < characters(messages[i]!.content)
+  }).map((i) => i + 1)
 }

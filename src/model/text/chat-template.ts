@@ -112,8 +112,11 @@ export class ChatTemplate {
 function messageValue (message: ChatMessage, i: number): Dict {
   const { tool_calls: calls, ...texts } = message
   const fields = Object.entries(texts).filter((field): field is [string, string] => typeof field[1] === 'string')
-  const entries = fields.map(([field, value]): [string, Value] =>
-    [field, field === 'role' ? new Text(value) : Text.from(value, { message: i, field })])
+  const entries = fields.flatMap(([field, value]): Array<[string, Value]> => {
+    const text = field === 'role' ? new Text(value) : Text.from(value, { message: i, field })
+    // Templates such as that of gpt-oss read a thought under another name, and transformers gives it under both.
+    return field === 'reasoning_content' ? [['thinking', text], [field, text]] : [[field, text]]
+  })
   return new Dict(new Map(calls === undefined ? entries : [...entries, ['tool_calls', jsonValue(calls.map(readArguments))]]))
 }
 

@@ -333,8 +333,12 @@ function encodeChat (
   const learns = (i: number): boolean => messages[i]!.role === 'assistant' && i >= learnFrom && unlearnt?.has(i) !== true
   const masked = maskChat(messages, learns, tokenizer)
   if ('reason' in masked) return masked
-  const { ids, answers, unused } = masked
-  const notice = unused.length === 0 ? {} : { notice: `has ${unused.join(' and ')}, which the chat template does not write` }
+  const { ids, answers, unused, partly } = masked
+  const remarks = [
+    ...(unused.length === 0 ? [] : [`has ${unused.join(' and ')}, which the chat template does not write`]),
+    ...(partly.length === 0 ? [] : [`has a part in message ${partly.join(' and ')} that the chat template does not write`])
+  ]
+  const notice = remarks.length === 0 ? {} : { notice: remarks.join('; ') }
   return { ids: Int32Array.from(ids), lossMask: mask(ids.length, lossOn === 'all' ? [[0, ids.length]] : answers), ...notice }
 }
 
