@@ -1,6 +1,6 @@
 import { permutation } from '../random.ts'
 import { checkUsable, examplesOf, type DatasetOptions, type Example } from '../text/dataset.ts'
-import { FoundLines, type BadLine, type Place } from '../text/found-lines.ts'
+import { FoundLines, UnreadFields, type BadLine, type Place } from '../text/found-lines.ts'
 import { readEach, recordReader, type RecordReader } from '../text/read-records.ts'
 import { fieldsOf, type DataRecord, type Refused } from '../text/records.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
@@ -69,6 +69,7 @@ export async function readQuestions (
   const labels = task.kind === 'classify' ? task.labels ?? labelsIn(found) : undefined
   const encoder = new QuestionEncoder(tokenizer, task, labels, options)
   const questions: EncodedQuestion[] = []
+  const unreadFields = new UnreadFields()
   const { after = 0 } = options
   const wanted = drawn(found, options)
   const left = wanted.filter(({ record }) => record > after)
@@ -80,8 +81,10 @@ export async function readQuestions (
     }
     const { notices: remarks = [], ...question } = encoded
     for (const remark of remarks) notices.add(place, remark)
+    if ('kind' in read) unreadFields.add(place, read.unread)
     questions.push({ ...place, record, ...question })
   }
+  unreadFields.tell(notices)
   checkUsable(paths, { records, badLines, used: questions.length + wanted.length - left.length }, options, SEE)
   return {
     questions,

@@ -1,7 +1,7 @@
 import type { WithholdRule } from '../privacy/withholding.ts'
 import { maskChat } from './chat-mask.ts'
 import { DatasetError, TokenizerError } from './errors.ts'
-import { FoundLines, type BadLine, type Place } from './found-lines.ts'
+import { FoundLines, UnreadFields, unreadText, type BadLine, type Place } from './found-lines.ts'
 import { readEach, recordReader, type RecordReader } from './read-records.ts'
 import type { Columns, DataRecord } from './records.ts'
 import { commonLength, tokenTexts } from './token-places.ts'
@@ -94,8 +94,9 @@ export async function readDataset (
 ): Promise<DatasetTotals> {
   const [badLines, notices] = [new FoundLines(), new FoundLines()]
   const totals = { tokens: 0, countedTokens: 0, truncated: 0, records: 0 }
+  const unreadFields = new UnreadFields()
   let examples = 0
-  for await (const { place, found, bad, ...record } of encodedRecords(paths, tokenizer, options, signal)) {
+  for await (const { place, found, bad, unread, ...record } of encodedRecords(paths, tokenizer, options, signal)) {
     totals.records++
     totals.truncated += record.truncated
     for (const { ids, lossMask, withheld } of found) {
@@ -105,8 +106,10 @@ export async function readDataset (
       totals.countedTokens += count(lossMask)
     }
     for (const reason of record.notices) notices.add(place, reason)
+    unreadFields.add(place, unread)
     if (bad !== undefined) badLines.add(place, bad)
   }
+  unreadFields.tell(notices)
   checkUsable(paths, { records: totals.records, badLines, used: examples }, options)
   return {
     ...totals, badLineCount: badLines.count, badLines: badLines.lines, noticeCount: notices.count, notices: notices.lines
@@ -160,8 +163,12 @@ export async function firstRecords (
   const records: ShownRecord[] = []
   const badLines = new FoundLines()
   let usable = 0
-  for await (const { place, found, bad } of encodedRecords(paths, tokenizer, options, signal)) {
-    for (const example of found) records.push({ ...place, ...example, texts: tokenTexts([...example.ids], tokenizer) })
+  for await (const { place, found, bad, unread } of encodedRecords(paths, tokenizer, options, signal)) {
+    for (const example of found) {
+      const remarks = [example.notice, unread === undefined ? undefined : unreadText(unread)].filter((each) => each !== undefined)
+      const notice = remarks.length === 0 ? {} : { notice: remarks.join('; ') }
+      records.push({ ...place, ...example, ...notice, texts: tokenTexts([...example.ids], tokenizer) })
+    }
     if (bad !== undefined) badLines.add(place, bad)
     if (found.length > 0 && ++usable === wanted) break
   }
@@ -235,6 +242,8 @@ export interface Encoded {
 
 interface EncodedRecord extends Encoded {
   readonly place: Place
+  /** Fields of the record that are not read. */
+  readonly unread: readonly string[] | undefined
 }
 
 /** Reads and encodes records one by one, and lets others have the thread every few milliseconds. */
@@ -251,7 +260,7 @@ async function * encodedRecords (
     const encoded = 'reason' in found
       ? { found: [], bad: found.reason, notices: [], truncated: 0 }
       : examplesOf(found.record, tokenizer, options)
-    yield { place, ...encoded }
+    yield { place, ...encoded, unread: 'record' in found ? found.record.unread : undefined }
     if (performance.now() - sliceStart > SLICE_MS) {
       signal?.throwIfAborted()
       await new Promise<void>((resolve) => setImmediate(resolve))

@@ -59,7 +59,7 @@ export async function * readText (path: string, signal?: AbortSignal): AsyncGene
   yield decoder.decode()
 }
 
-async function * readBytes (path: string, signal: AbortSignal | undefined): AsyncGenerator<Buffer> {
+async function * readBytes (path: string, signal: AbortSignal | undefined, check: (path: string, chunk: Uint8Array) => void = checkEncoding): AsyncGenerator<Buffer> {
   const handle = await openFile(path)
   const file = handle.createReadStream({ highWaterMark: 256 * 1024 })
   const stream = path.toLowerCase().endsWith('.gz') ? file.pipe(createGunzip()) : file
@@ -68,7 +68,7 @@ async function * readBytes (path: string, signal: AbortSignal | undefined): Asyn
   try {
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       signal?.throwIfAborted()
-      if (isFirst) checkEncoding(path, chunk)
+      if (isFirst) check(path, chunk)
       isFirst = false
       yield chunk
     }
@@ -85,6 +85,24 @@ async function * readBytes (path: string, signal: AbortSignal | undefined): Asyn
 function checkEncoding (path: string, [first, second]: Uint8Array): void {
   if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff))
     throw new DatasetError(`${path} is UTF-16`, 'write it as UTF-8, as iconv -f UTF-16 -t UTF-8 does')
+}
+
+/** Returns whether a file, unpacked where its name ends in .gz, is UTF-8 throughout. Throws as `readLines` does; UTF-16 is not refused. */
+export async function isUtf8 (path: string, signal?: AbortSignal): Promise<boolean> {
+  const decoder = new TextDecoder('utf-8', { fatal: true })
+  try {
+    for await (const chunk of readBytes(path, signal, () => undefined)) decoder.decode(chunk, { stream: true })
+    decoder.decode()
+    return true
+  } catch (error) {
+    if (error instanceof TypeError) return false
+    throw error
+  }
+}
+
+/** Throws DatasetError for what is no file that can be read: a pipe would wait for a writer. */
+export async function checkFile (path: string): Promise<void> {
+  await (await openFile(path)).close()
 }
 
 async function openFile (path: string): Promise<FileHandle> {

@@ -1,10 +1,10 @@
 import { createReadStream } from 'node:fs'
-import { readdir, stat } from 'node:fs/promises'
+import { readdir, realpath, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { createGunzip } from 'node:zlib'
 import { DatasetError } from './errors.ts'
-import { MAX_LINE_BYTES, NOT_UTF8, readLines, readText, TOO_LONG } from './lines.ts'
-import { recordOf, type Columns, type DataRecord, type Refused } from './records.ts'
+import { checkFile, isUtf8, MAX_LINE_BYTES, NOT_UTF8, readLines, readText, TOO_LONG } from './lines.ts'
+import { looksLikeRecord, recordOf, type Columns, type DataRecord, type Refused } from './records.ts'
 
 /** Longer plain-text documents are cut at line ends: a tokenizer takes a document in one go, about half a second for this many. */
 const MAX_DOCUMENT_CHARACTERS = 64 * 1024
@@ -65,6 +65,7 @@ export async function * readEach<Read extends object> (
   signal?: AbortSignal
 ): AsyncGenerator<Found<Read>> {
   const files = (await Promise.all(paths.map(filesOf))).flat()
+  await checkDistinct(files)
   for (const file of files) {
     const named = files.length > 1 ? { file } : {}
     const extension = extensionOf(file)
@@ -75,6 +76,21 @@ export async function * readEach<Read extends object> (
     }
     for await (const found of readValues(file, extension, signal))
       yield { ...named, line: found.line, ...asFound('reason' in found ? found : reader.ofValue(found.value)) }
+  }
+}
+
+/** Throws DatasetError where two names are those of one file, whose records would count twice. */
+async function checkDistinct (files: readonly string[]): Promise<void> {
+  const names = new Map<string, string>()
+  for (const file of files) {
+    const real = await realpath(file).catch(() => file)
+    const other = names.get(real)
+    if (other !== undefined)
+      throw new DatasetError(
+        other === file ? `${file} is named twice, and its records would count twice` : `${other} and ${file} are one file, whose records would count twice`,
+        'name each file once'
+      )
+    names.set(real, file)
   }
 }
 
@@ -102,7 +118,7 @@ export async function filesOf (path: string): Promise<string[]> {
 }
 
 async function * readValues (path: string, extension: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
-  if (extension === '.csv' || extension === '.tsv') yield * readTable(path, extension === '.tsv' ? '\t' : ',', signal)
+  if (extension === '.csv' || extension === '.tsv') yield * readTable(path, signal)
   else if (extension === '.parquet') yield * readParquet(path, signal)
   else yield * readJson(path, signal)
 }
@@ -139,8 +155,24 @@ async function firstCharacter (path: string, signal: AbortSignal | undefined): P
 
 async function * readArray (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
   const array = new JsonArrayReader()
-  for await (const text of readText(path, signal)) yield * array.push(text)
+  const checked = utf8Check(path, signal)
+  for await (const text of readText(path, signal)) for (const found of array.push(text)) yield await checked(found)
   yield * array.end()
+}
+
+/** Returns what refuses values with characters that bytes were read as which are not UTF-8. A file may have such characters itself. */
+function utf8Check (path: string, signal: AbortSignal | undefined): (found: FoundValue) => FoundValue | Promise<FoundValue> {
+  let isWhole: Promise<boolean> | undefined
+  return (found) => {
+    if ('reason' in found || !holdsReplacement(found.value)) return found
+    isWhole ??= isUtf8(path, signal)
+    return isWhole.then((whole) => whole ? found : { line: found.line, reason: NOT_UTF8 })
+  }
+}
+
+function holdsReplacement (value: unknown): boolean {
+  if (typeof value === 'string') return value.includes(REPLACEMENT)
+  return typeof value === 'object' && value !== null && Object.entries(value).some(([name, each]) => name.includes(REPLACEMENT) || holdsReplacement(each))
 }
 
 /** Reads an object that holds the records; what turns out to be none is read as JSON lines, so that each line at fault is named. */
@@ -154,19 +186,17 @@ async function * readObject (path: string, signal: AbortSignal | undefined): Asy
   }
   const text = texts.join('')
   const parsed = valueOf(text)
-  if (parsed === undefined) yield * readJsonLines(path, signal)
-  else yield * whereUtf8(recordsIn(parsed.value, lineOf(text)), text.includes(REPLACEMENT))
+  if (parsed === undefined) {
+    yield * readJsonLines(path, signal)
+    return
+  }
+  const checked = utf8Check(path, signal)
+  for (const found of recordsIn(parsed.value, lineOf(text))) yield text.includes(REPLACEMENT) ? await checked(found) : found
 }
 
 /** Returns the line on which the first character of a text stands that is no white space. */
 function lineOf (text: string): number {
   return text.slice(0, text.length - text.trimStart().length).split('\n').length
-}
-
-/** Leaves out the records with characters that bytes were read as which are not UTF-8, where there are some. */
-function * whereUtf8 (found: Iterable<{ readonly line: number, readonly value: unknown }>, isDamaged: boolean): Generator<FoundValue> {
-  for (const { line, value } of found)
-    yield isDamaged && JSON.stringify(value).includes(REPLACEMENT) ? { line, reason: NOT_UTF8 } : { line, value }
 }
 
 async function * readJsonLines (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
@@ -187,7 +217,7 @@ async function * readJsonLines (path: string, signal: AbortSignal | undefined): 
 
 /** Returns the only list of objects that an object holds, such as that of `{"version": 1, "data": [...]}`. */
 function listIn (value: unknown): readonly unknown[] | undefined {
-  if (typeof value !== 'object' || value === null || Object.hasOwn(value, 'messages')) return undefined
+  if (typeof value !== 'object' || value === null || looksLikeRecord(value)) return undefined
   const lists = ['data', 'train', 'rows', 'examples', 'records'].flatMap((name) => Object.hasOwn(value, name) ? [(value as Record<string, unknown>)[name]] : [])
   return lists.length === 1 && Array.isArray(lists[0]) ? lists[0] as unknown[] : undefined
 }
@@ -280,7 +310,6 @@ class JsonArrayReader {
     this.#holding = false
     if (!holding) return []
     if (length > MAX_LINE_BYTES) return [{ line, reason: TOO_LONG }]
-    if (text.includes(REPLACEMENT)) return [{ line, reason: NOT_UTF8 }]
     const parsed = valueOf(text)
     return [parsed === undefined ? { line, reason: 'is not valid JSON' } : { line, value: parsed.value }]
   }
@@ -293,12 +322,28 @@ interface RowInfo {
   readonly error?: { readonly record?: readonly unknown[] }
 }
 
-async function * readTable (path: string, delimiter: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
+/** A table turned out to have its values apart by semicolons, as spreadsheets write it where a comma stands in numbers. */
+class SemicolonsError extends Error {}
+
+/** Reads a table with a header. An empty value is none. */
+async function * readTable (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
+  if (extensionOf(path) === '.tsv') return yield * readSeparated(path, '\t', signal)
+  try {
+    yield * readSeparated(path, ',', signal)
+  } catch (error) {
+    if (!(error instanceof SemicolonsError)) throw error
+    yield * readSeparated(path, ';', signal)
+  }
+}
+
+async function * readSeparated (path: string, delimiter: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
+  await checkFile(path)
   const { parse } = await import('csv-parse') // what data of other formats need not load
+  const checked = utf8Check(path, signal)
   const source = createReadStream(path)
   const bytes = path.toLowerCase().endsWith('.gz') ? source.pipe(createGunzip()) : source
   const parser = bytes.pipe(parse({
-    bom: true, columns: true, delimiter, info: true, relax_column_count: true, relax_quotes: true,
+    bom: true, columns: (header: string[]) => columnsOf(header, delimiter), delimiter, info: true, relax_column_count: true, relax_quotes: true,
     skip_empty_lines: true, max_record_size: MAX_LINE_BYTES
   }))
   source.on('error', (error) => parser.destroy(error))
@@ -306,27 +351,35 @@ async function * readTable (path: string, delimiter: string, signal: AbortSignal
   try {
     for await (const { record, info } of parser as AsyncIterable<{ record: Record<string, string>, info: RowInfo }>) {
       signal?.throwIfAborted()
-      yield { line: info.lines, ...rowOf(record, info) }
+      yield await checked({ line: info.lines, ...rowOf(record, info) })
     }
   } catch (error) {
-    if (signal?.aborted === true) throw error
+    if (signal?.aborted === true || error instanceof SemicolonsError) throw error
     throw new DatasetError(`${path} cannot be read: ${(error as Error).message}`, 'see docs/data.md for the formats that Midspan reads', error)
   } finally {
     source.destroy()
   }
 }
 
+/** Checks the header of a table. Throws where two columns have one name, and SemicolonsError where semicolons are between its names. */
+function columnsOf (header: readonly string[], delimiter: string): string[] {
+  if (delimiter === ',' && header.length === 1 && header[0]!.includes(';')) throw new SemicolonsError()
+  const twice = header.find((name, i) => name !== '' && header.indexOf(name) !== i)
+  if (twice !== undefined) throw new Error(`two of its columns are named ${JSON.stringify(twice)}`)
+  return [...header]
+}
+
 /** Returns a row as a value, or why it is none: what is beyond the header's columns would be lost. */
 function rowOf (record: Readonly<Record<string, string>>, { columns, error }: RowInfo): { readonly value: unknown } | Refused {
   const values = error?.record?.length ?? columns.length
   if (values > columns.length) return { reason: `has ${values} values, and the header ${columns.length} columns: put values that hold the separator in quotes` }
-  if (Object.values(record).some((value) => value.includes(REPLACEMENT))) return { reason: NOT_UTF8 }
-  return { value: record }
+  return { value: Object.fromEntries(Object.entries(record).map(([name, value]) => [name, value === '' ? null : value])) }
 }
 
 async function * readParquet (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
   const { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects } = await import('hyparquet')
   const { compressors } = await import('hyparquet-compressors')
+  await checkFile(path)
   try {
     const file = await asyncBufferFromFile(path)
     const metadata = await parquetMetadataAsync(file)

@@ -2,7 +2,12 @@ import { z } from 'zod'
 import type { ChatMessage } from './chat-template.ts'
 
 /** A training record in one of three shapes; every accepted value becomes one of them. */
-export type DataRecord =
+export type DataRecord = Shape & {
+  /** Fields of the value, and of its messages, that have something and are not read; none when left out. */
+  readonly unread?: readonly string[]
+}
+
+type Shape =
   | { readonly kind: 'text', readonly text: string }
   | { readonly kind: 'completion', readonly prompt: string, readonly completion: string }
   /** Of the messages before `learnFrom`, which are a prompt, and of `unlearnt`, none is to be learnt. */
@@ -36,30 +41,70 @@ const content = z.union([
   z.array(part).transform(joinParts)
 ])
 
-const message = z.object({
-  role: z.string().min(1),
-  content,
+/** Whether a message is learnt, as data sets say it: OpenAI's by a weight, axolotl's by `train`, ms-swift's by `loss`. */
+const flag = z.unknown().refine((value) => [undefined, null, true, false, 0, 1].includes(value as null), 'only 0 and 1, false and true are read').optional()
+
+/** What a message may have beside its role and its content. */
+const beside = {
   reasoning_content: z.string().nullish(),
+  thinking: z.string().nullish(),
+  reasoning: z.string().nullish(),
   name: z.string().nullish(),
-  weight: z.number().nullish(),
-  train: z.boolean().nullish(),
+  weight: flag,
+  train: flag,
+  loss: flag,
   tool_calls: noTools,
   function_call: z.null(tools).optional()
-})
+}
+const flags = ['weight', 'train', 'loss'] as const
+
+/** The names under which data sets have what the assistant thought, of which the first is that of chat templates. */
+const thoughts = ['reasoning_content', 'thinking', 'reasoning'] as const
+
+const message = z.looseObject({ role: z.string().min(1), content, ...beside })
+const messageFields = message.shape
 type Message = z.infer<typeof message>
 
+/** Other names of the roles that chat templates know. */
 const roles: Readonly<Record<string, string>> = {
   human: 'user', user: 'user', gpt: 'assistant', assistant: 'assistant', chatgpt: 'assistant', bot: 'assistant', model: 'assistant', system: 'system'
 }
 
-/** A message of ShareGPT, in the field's own words. */
-const shared = z.object({ from: z.string().refine((from) => Object.hasOwn(roles, from.toLowerCase()), 'is no role that is read'), value: content })
-  .transform(({ from, value }): Message => ({ role: roles[from.toLowerCase()]!, content: value }))
+function roleOf (given: string): string {
+  const name = given.trim().toLowerCase()
+  return Object.hasOwn(roles, name) ? roles[name]! : given
+}
 
-const messages = z.array(z.union([message, shared])).min(1)
+/** A message of ShareGPT, in the field's own words. */
+const shared = z.looseObject({
+  from: z.string().refine((from) => Object.hasOwn(roles, from.trim().toLowerCase()), 'is no role that is read'), value: content, ...beside
+}).transform(({ from, value, ...rest }): Message => ({ ...rest, role: from, content: value }))
+
+/** A message in the words of either, of which it has the role or the sender. */
+const turn = z.unknown().transform((given, context): Message => {
+  const isShared = typeof given === 'object' && given !== null && 'from' in given && !('role' in given)
+  const parsed = (isShared ? shared : message).safeParse(given)
+  if (parsed.success) return parsed.data
+  const { path, message: reason } = deepest(parsed.error.issues[0]!)
+  context.issues.push({ code: 'custom', message: reason, path, input: given })
+  return z.NEVER
+})
+
+const messages = z.array(turn).min(1)
 const text = z.string()
 const system = z.string().nullish()
 const history = z.array(z.tuple([z.string(), z.string()])).nullish()
+
+/** Names of a text that is told first. */
+const systems = ['system', 'system_prompt'] as const
+
+/** Fields that make a record of a value by themselves: an object with one of them holds no other records. */
+const recordFields = ['messages', 'conversations', 'conversation', 'prompt', 'completion', 'text', 'instruction', 'question', 'query', 'input'] as const
+
+/** Returns whether an object is a record itself, whatever lists it has. */
+export function looksLikeRecord (value: object): boolean {
+  return recordFields.some((name) => Object.hasOwn(value, name))
+}
 
 /** The names that fields have in other data sets, by ours. The first that has a value counts. */
 const questions = ['instruction', 'question', 'query', 'prompt', 'content', 'dialogue', 'input'] as const
@@ -92,7 +137,9 @@ export function parseRecord (line: string, chatInstructions: boolean): DataRecor
 export function recordOf (given: unknown, chatInstructions: boolean, columns: Columns = {}): DataRecord | Refused {
   const fields = fieldsOf(given, columns)
   if ('reason' in fields) return fields
-  const { value } = fields
+  const told = withOneSystem(fields.value)
+  if ('reason' in told) return told
+  const { value } = told
   const has = (name: string): boolean => Object.hasOwn(value, name)
   const conversation = ['messages', 'conversations', 'conversation'].find((name) => Array.isArray(value[name]) && !(name !== 'messages' && value[name].length === 0))
   if (conversation !== undefined)
@@ -108,9 +155,19 @@ export function recordOf (given: unknown, chatInstructions: boolean, columns: Co
   const question = questions.find((name) => has(name) && answers[name].some(has)) ?? (has('instruction') ? 'instruction' : undefined)
   if (question !== undefined) {
     const answer = answers[question].find(has) ?? 'output'
-    const shape = z.object({ [question]: text, [answer]: text, input: question === 'input' ? text : text.nullish(), system, history })
-    return check(shape, value, (parsed) => instruction({
-      question: [parsed[question], ...(question === 'instruction' ? [parsed.input] : [])].filter((each) => typeof each === 'string' && each !== '').join('\n'),
+    const shape: Record<string, z.ZodType> = {
+      [question]: text,
+      [answer]: text,
+      ...(question === 'instruction' ? { input: text.nullish(), context: text.nullish() } : {}),
+      ...(question === 'question' ? { context: text.nullish() } : {}),
+      system,
+      history
+    }
+    return check(z.object(shape), value, (parsed) => instruction({
+      // An instruction comes before what it is about, and a question after it.
+      question: [
+        ...(question === 'question' ? [parsed.context] : []), parsed[question], ...(question === 'instruction' ? [parsed.input, parsed.context] : [])
+      ].filter((each) => typeof each === 'string' && each !== '').join('\n'),
       answer: parsed[answer] as string,
       system: parsed.system as string | undefined,
       history: parsed.history as Array<[string, string]> | undefined
@@ -132,9 +189,27 @@ export function fieldsOf (given: unknown, columns: Columns = {}): { readonly val
   return { value: Object.fromEntries(Object.entries(renamed).filter(([, each]) => each !== null && each !== undefined)) }
 }
 
-function check<T> (shape: z.ZodType<T>, value: unknown, use: (parsed: T) => DataRecord | Refused): DataRecord | Refused {
+/** Returns the fields with the text that is told first under the name `system`. Refuses several of them. */
+function withOneSystem (value: Readonly<Record<string, unknown>>): { readonly value: Readonly<Record<string, unknown>> } | Refused {
+  const given = systems.filter((name) => Object.hasOwn(value, name) && value[name] !== '')
+  if (given.length > 1) return { reason: `has ${given.join(' and ')}: only one can be told` }
+  const [name] = given
+  if (name === undefined || name === 'system') return { value }
+  const { [name]: told, ...rest } = value
+  return { value: { ...rest, system: told } }
+}
+
+function check<Shape extends z.ZodRawShape> (
+  shape: z.ZodObject<Shape>,
+  value: Readonly<Record<string, unknown>>,
+  use: (parsed: z.output<z.ZodObject<Shape>>) => DataRecord | Refused
+): DataRecord | Refused {
   const parsed = shape.safeParse(value)
-  if (parsed.success) return use(parsed.data)
+  if (parsed.success) {
+    const record = use(parsed.data)
+    const unread = Object.keys(value).filter((name) => !Object.hasOwn(shape.shape, name) && hasSomething(value[name]))
+    return 'reason' in record || unread.length === 0 ? record : { ...record, unread: [...unread, ...record.unread ?? []] }
+  }
   const issue = deepest(parsed.error.issues[0]!)
   return { reason: `${issue.path.join('.')}: ${issue.message}` }
 }
@@ -151,20 +226,38 @@ function deepest (issue: z.core.$ZodIssue): { path: PropertyKey[], message: stri
 function chat (given: readonly Message[], learnFrom: number, system?: string | null): DataRecord | Refused {
   const hasSystem = typeof system === 'string' && system !== ''
   if (hasSystem && given[0]!.role === 'system') return { reason: 'has a system text and a message by the system: only one can be told' }
-  const all = hasSystem ? [{ role: 'system', content: system }, ...given] as Message[] : given
+  const all = (hasSystem ? [{ role: 'system', content: system }, ...given] as Message[] : given).map((each) => ({ ...each, role: roleOf(each.role) }))
   const from = learnFrom === 0 ? 0 : learnFrom + all.length - given.length
-  const unlearnt = new Set(all.flatMap(({ weight, train }, i) => weight === 0 || train === false ? [i] : []))
-  const other = all.findIndex(({ weight }) => weight !== undefined && weight !== null && weight !== 0 && weight !== 1)
-  if (other >= 0) return { reason: `messages.${other}.weight: only 0 and 1 are read` }
-  const messages = all.map(({ role, content, name, reasoning_content: thought }): ChatMessage => ({
-    role,
-    content,
-    ...(typeof thought === 'string' && thought !== '' ? { reasoning_content: thought } : {}),
-    ...(typeof name === 'string' && name !== '' ? { name } : {})
-  }))
+  const isOff = (message: Message): boolean => flags.some((name) => message[name] === false || message[name] === 0)
+  const unlearnt = new Set(all.flatMap((message, i) => isOff(message) ? [i] : []))
+  const differing = all.findIndex((message) => new Set(thoughts.map((name) => message[name] ?? '').filter((thought) => thought !== '')).size > 1)
+  if (differing >= 0) return { reason: `messages.${differing} has several thoughts (${thoughts.join(', ')}): only one can be told` }
+  const messages = all.map(({ role, content, name, ...rest }): ChatMessage => {
+    const thought = thoughts.map((each) => rest[each] ?? '').find((each) => each !== '')
+    return {
+      role,
+      content,
+      ...(thought === undefined ? {} : { reasoning_content: thought }),
+      ...(typeof name === 'string' && name !== '' ? { name } : {})
+    }
+  })
   if (!messages.some(({ role }, i) => i >= from && role === 'assistant')) return { reason: 'has no message by the assistant' }
   if (!messages.some(({ role }, i) => i >= from && role === 'assistant' && !unlearnt.has(i))) return { reason: 'has no message to learn' }
-  return { kind: 'chat', messages, learnFrom: from, ...(unlearnt.size === 0 ? {} : { unlearnt }) }
+  const unread = unreadIn(all)
+  return { kind: 'chat', messages, learnFrom: from, ...(unlearnt.size === 0 ? {} : { unlearnt }), ...(unread.length === 0 ? {} : { unread }) }
+}
+
+/** Returns the fields of messages that have something and are not read, and wishes to learn what others than the assistant say. */
+function unreadIn (all: readonly Message[]): string[] {
+  return [...new Set(all.flatMap((message) => [
+    ...Object.keys(message).filter((name) => !Object.hasOwn(messageFields, name) && hasSomething(message[name])).map((name) => `messages.${name}`),
+    ...(message.role === 'assistant' ? [] : (['train', 'loss'] as const).filter((name) => message[name] === true).map((name) => `messages.${name} of the ${message.role}`))
+  ]))]
+}
+
+function hasSomething (value: unknown): boolean {
+  if (value === null || value === undefined || value === '') return false
+  return typeof value !== 'object' || Object.keys(value).length > 0
 }
 
 /** A question with its answer. */

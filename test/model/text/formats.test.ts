@@ -1,4 +1,5 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { execFileSync } from 'node:child_process'
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
@@ -45,6 +46,38 @@ describe('issue 9, A9: a record', () => {
   it('learns no message of weight 0 or train: false (A6)', () => {
     const messages = [user('q'), { ...assistant('a'), weight: 0 }, user('r'), assistant('b'), user('s'), { ...assistant('c'), train: false }]
     expect(recordOf({ messages }, true)).toMatchObject({ unlearnt: new Set([1, 5]) })
+  })
+
+  it.each([
+    ['ShareGPT with weights, as axolotl reads them', { conversations: [{ from: 'human', value: 'q' }, { from: 'gpt', value: 'a', weight: 0 }, { from: 'gpt', value: 'b' }] },
+      { ...chat(user('q'), assistant('a'), assistant('b')), unlearnt: new Set([1]) }],
+    ['ms-swift with loss', { messages: [user('q'), { ...assistant('a'), loss: false }, user('r'), { ...assistant('b'), loss: true }] },
+      { ...chat(user('q'), assistant('a'), user('r'), assistant('b')), unlearnt: new Set([1]) }],
+    ['a thought under its other names', { messages: [user('q'), { ...assistant('a'), thinking: 't' }, user('r'), { ...assistant('b'), reasoning: 'u' }] },
+      chat(user('q'), { ...assistant('a'), reasoning_content: 't' }, user('r'), { ...assistant('b'), reasoning_content: 'u' })],
+    ['roles by other names and in capitals', { messages: [{ role: 'System', content: 's' }, { role: 'human', content: 'q' }, { role: 'Assistant', content: 'a' }, { role: 'user', content: 'r' }, { role: 'bot', content: 'b' }] },
+      chat({ role: 'system', content: 's' }, user('q'), assistant('a'), user('r'), assistant('b'))],
+    ['OpenOrca', { system_prompt: 's', question: 'q', response: 'a' }, chat({ role: 'system', content: 's' }, user('q'), assistant('a'))],
+    ['Dolly', { instruction: 'q', context: 'c', response: 'a' }, chat(user('q\nc'), assistant('a'))],
+    ['a question about a context', { context: 'c', question: 'q', answer: 'a' }, chat(user('c\nq'), assistant('a'))]
+  ])('of %s (A6)', (_, value, record) => {
+    expect(recordOf(value, true)).toEqual(record)
+  })
+
+  it.each([
+    ['system texts that are two', { system: 's', system_prompt: 't', question: 'q', answer: 'a' }, 'has system and system_prompt: only one can be told'],
+    ['thoughts that are two', { messages: [user('q'), { ...assistant('a'), thinking: 't', reasoning_content: 'u' }] }, 'messages.1 has several thoughts'],
+    ['a weight that is neither 0 nor 1', { messages: [user('q'), { ...assistant('a'), weight: 0.5 }] }, 'messages.1.weight: only 0 and 1'],
+    ['a number for a text', { prompt: 1, completion: 'a' }, 'prompt: '],
+    ['a role of ShareGPT that is none', { conversations: [{ from: 'function_call', value: 'q' }] }, 'is no role that is read']
+  ])('with %s is refused by name', (_, value, reason) => {
+    expect(recordOf(value, true)).toEqual({ reason: expect.stringContaining(reason) as string })
+  })
+
+  it('tells which fields it is not read by, in itself and in its messages (A6)', () => {
+    expect(recordOf({ id: 1, empty: '', none: null, text: 'a' }, true)).toEqual({ kind: 'text', text: 'a', unread: ['id'] })
+    expect(recordOf({ messages: [{ ...user('q'), train: true, id: 'x' }, { ...assistant('a'), images: [] }], source: 's' }, true))
+      .toMatchObject({ unread: ['source', 'messages.id', 'messages.train of the user'] })
   })
 })
 
@@ -141,6 +174,49 @@ describe('issue 9, A6 and A9: a file', () => {
     ])
   })
 
+  it('of values separated by semicolons, as spreadsheets write them', async () => {
+    const record = { kind: 'completion', prompt: 'q, 1;2', completion: 'a' }
+    expect((await values('semicolons.csv', 'prompt;completion\n"q, 1;2";a\n')).map((found) => (found as unknown[])[1])).toEqual([record])
+    expect((await values('quoted.csv', '\ufeff"prompt";"completion"\r\n"q, 1;2";"a"\r\n')).map((found) => (found as unknown[])[1])).toEqual([record])
+  })
+
+  it('names a column that a table has twice, of which one would be lost', async () => {
+    await expect(values('twice.csv', 'prompt,completion,prompt\nq,a,r\n')).rejects.toThrow('two of its columns are named "prompt"')
+  })
+
+  it('has no value where a cell of a table is empty, so that the other columns tell what a row is', async () => {
+    expect((await values('empties.csv', 'prompt,completion,text\n,,t\nq,a,\n')).map((found) => (found as unknown[])[1]))
+      .toEqual([text('t'), { kind: 'completion', prompt: 'q', completion: 'a' }])
+  })
+
+  it.each(['pipe.csv', 'pipe.jsonl', 'pipe.parquet'])('that is none, such as a pipe that nobody writes to, is refused: %s', async (name) => {
+    execFileSync('mkfifo', [join(dir, name)])
+    await expect(async () => {
+      for await (const found of readRecords([join(dir, name)], { chatInstructions: false })) void found
+    }).rejects.toThrow('is no file')
+  })
+
+  it.each([
+    ['array', 'replaced.json', JSON.stringify([{ text: 'a\ufffd' }, { text: 'b' }])],
+    ['object', 'replaced2.json', JSON.stringify({ data: [{ text: 'a\ufffd' }, { text: 'b' }] })],
+    ['table', 'replaced.csv', 'text\na\ufffd\nb\n'],
+    ['lines', 'replaced.jsonl', '{"text":"a\ufffd"}\n{"text":"b"}\n']
+  ])('of which a text has the replacement character itself, which is UTF-8: %s', async (_, name, content) => {
+    expect((await values(name, content)).map((found) => (found as unknown[])[1])).toEqual([text('a\ufffd'), text('b')])
+  })
+
+  it('that is named twice is refused, by whatever names', async () => {
+    await writeFile(join(dir, 'once.jsonl'), '{"text":"a"}\n')
+    await symlink('once.jsonl', join(dir, 'again.jsonl'))
+    for (const other of ['once.jsonl', 'again.jsonl'])
+      await expect(loadDataset([join(dir, 'once.jsonl'), join(dir, other)], wordTokenizer(['<unk>', '<s>', '</s>', 'a']), { lossOn: 'all' }))
+        .rejects.toMatchObject({ code: 'E_DATASET', message: expect.stringContaining('count twice') as string })
+  })
+
+  it('of JSON lines whose first record has a list besides is no object with a list of records', async () => {
+    expect(await values('listed.jsonl', '{"text":"a","data":[1,2]}\n{"text":"b"}\n')).toEqual([[1, { ...text('a'), unread: ['data'] }], [2, text('b')]])
+  })
+
   it.each(['empty.jsonl', 'empty.json', 'empty.csv', 'empty.txt'])('without a byte has no record: %s', async (name) => {
     expect(await values(name, '')).toEqual([])
   })
@@ -182,6 +258,13 @@ describe('issue 9, A6 to A8: a data set', () => {
   it('names the records that are cut and lose their end', async () => {
     const data = await load('{"text":"a b a b"}\n{"text":"a"}', { maxLength: 3 })
     expect(data).toMatchObject({ truncated: 1, noticeCount: 1, notices: [{ line: 1, reason: 'is cut at 3 of 5 tokens, so that its end is not learnt' }] })
+  })
+
+  it('has one remark for each field that is not read, with how many records have it', async () => {
+    const data = await load('{"text":"a","id":1}\n{"text":"b","id":2,"tags":["x"]}\n{"text":"a"}')
+    expect(data).toMatchObject({ noticeCount: 2, notices: [
+      { line: 1, reason: 'has id, which is not read; nor is that of 1 further record' }, { line: 2, reason: 'has tags, which is not read' }
+    ] })
   })
 
   it('of which more than half is unusable is refused, unless it is told to go on', async () => {
