@@ -1,6 +1,7 @@
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import type { TokenEngine } from './engine.ts'
 import { TokenizerError } from './errors.ts'
+import { byteCharacters, decodeTokens } from './huggingface-decoder.ts'
 import { matchLinearly, patchParts, trimSpaceEnd, type Part } from './huggingface-patches.ts'
 import { TimeLimitError, withinTime } from './time-limit.ts'
 
@@ -17,11 +18,11 @@ interface AddedToken {
 /** What is used of the library's class, whose published declarations do not resolve under Node's module rules. */
 interface Library {
   encode: (text: string, options: { add_special_tokens: boolean }) => { ids: Array<number | undefined> }
-  decode: (ids: number[], options: { skip_special_tokens: boolean, clean_up_tokenization_spaces: boolean }) => string
   token_to_id: (token: string) => number | undefined
   encode_text: (text: string | null) => string[] | null
   readonly added_tokens: readonly AddedToken[]
-  readonly model: { (tokens: string[]): string[], readonly vocab: ReadonlyArray<string | undefined> }
+  readonly special_tokens: readonly string[]
+  model: { (tokens: string[]): string[], readonly vocab: ReadonlyArray<string | undefined> }
   readonly normalizer: ((text: string) => string) | null
   readonly pre_tokenizer: ((text: string, options: { section_index: number }) => string[]) | null
   readonly splitter_unnormalized: Splitter
@@ -45,22 +46,24 @@ const LIMIT: TimeLimit = { timeoutMs: 10_000, msPerCharacter: 0.1 }
 const FIRST_SHARE = 0.1
 
 /**
- * Returns the engine of a parsed tokenizer.json. Texts and ids are those of the Python `tokenizers` library, with two differences when
- * decoding byte tokens: bytes that are no UTF-8 become U+FFFD one by one rather than in whole runs, and U+FEFF at the start of a run is
- * dropped. Spaces are never "cleaned up": the text of some ids is what they were made of. Throws the library's errors, and TokenizerError
- * for what the library does otherwise than Python's. Its functions throw TokenizerError for a text that takes too long.
+ * Returns the engine of a parsed tokenizer.json. Texts and ids are those of the Python `tokenizers` library, but for byte tokens that are no
+ * UTF-8 (see `decodeTokens`). Spaces are never "cleaned up": the text of some ids is what they were made of. Throws the library's errors, and
+ * TokenizerError for what the library does otherwise than Python's. Its functions throw TokenizerError for a text that takes too long.
  */
 export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = {}, limit: TimeLimit = LIMIT): TokenEngine {
   const library = new Library(tokenizer, tokenizerConfig)
   const { normalizer, pre_tokenizer: preTokenizer, decoder, model } = tokenizer as Readonly<Record<string, unknown>>
-  const { continuing_subword_prefix: prefix, type, unk_token: unknown } = (model ?? {}) as Readonly<Record<string, unknown>>
+  const { continuing_subword_prefix: prefix, type, unk_token: unknown, byte_fallback: fallsBack } = (model ?? {}) as Readonly<Record<string, unknown>>
   if (type === 'BPE' && typeof prefix === 'string' && prefix !== '')
     throw new TokenizerError('a continuing_subword_prefix of BPE is not read as the Python library does')
   const parts = library as unknown as Readonly<Record<'normalizer' | 'pre_tokenizer' | 'decoder', Part | null>>
-  patchParts(parts)
-  library.encode_text = (text) => text === null ? null : encodeText(library, text)
+  patchParts(parts, { normalizer, pre_tokenizer: preTokenizer })
+  const bytes = type === 'Unigram' && fallsBack === true ? (token: string) => byteTokens(library, token) : undefined
+  library.encode_text = (text) => text === null ? null : encodeText(library, text, bytes)
+  if (type === 'BPE' && fallsBack !== true && (unknown ?? null) === null) dropUnknown(library)
   // The library has no model of whole words: it gives words outside the vocabulary no id.
   const unknownId = type === 'WordLevel' && typeof unknown === 'string' ? library.token_to_id(unknown) : undefined
+  const special = new Set(library.special_tokens)
   const encoding = limited(holdsPattern(normalizer) || holdsPattern(preTokenizer), [parts.normalizer, parts.pre_tokenizer], limit)
   const decoding = limited(holdsPattern(decoder), [parts.decoder], limit)
   return {
@@ -70,8 +73,8 @@ export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = 
     decode: (ids, skipSpecialTokens) => {
       const known = ids.filter((id) => library.model.vocab[id] !== undefined)
       if (known.length === 0) return ''
-      return decoding(known.length, () =>
-        library.decode(known, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false }))
+      const names = known.map((id) => library.model.vocab[id]!).filter((name) => !skipSpecialTokens || !special.has(name))
+      return decoding(known.length, () => decodeTokens(parts.decoder, names))
     },
     idOf: (token) => library.token_to_id(token),
     nameOf: (id) => library.model.vocab[id],
@@ -104,8 +107,26 @@ function limited (hasPatterns: boolean, parts: ReadonlyArray<Part | null>, { tim
   }
 }
 
-/** Divides a text at the added tokens that are written in it, as the Python library does, and encodes what is between them. */
-function encodeText (library: Library, text: string): string[] {
+/** Has a model without an unknown token leave out the characters that it does not know before it joins those on either side of them. */
+function dropUnknown (library: Library): void {
+  const { model } = library
+  const known = (text: string): boolean => library.token_to_id(text) !== undefined
+  if ([...byteCharacters.keys()].every(known)) return
+  const encode = (words: string[]): string[] => model(words.map((word) => known(word) ? word : Array.from(word).filter(known).join('')))
+  library.model = Object.assign(encode, model)
+}
+
+/** Returns the tokens of the bytes of a text, where the vocabulary has all of them. The library's model knows them for BPE alone. */
+function byteTokens (library: Library, text: string): string[] | undefined {
+  const tokens = Array.from(new TextEncoder().encode(text), (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`)
+  return tokens.every((token) => library.token_to_id(token) !== undefined) ? tokens : undefined
+}
+
+/**
+ * Divides a text at the added tokens that are written in it, as the Python library does, and encodes what is between them. `bytes` are the
+ * tokens for what is in no other token, where there are such.
+ */
+function encodeText (library: Library, text: string, bytes?: (token: string) => string[] | undefined): string[] {
   const { normalizer, pre_tokenizer: preTokenizer } = library
   const [plain, normalized] = [false, true].map((wanted) =>
     new Map(library.added_tokens.filter((token) => (token.normalized && normalizer !== null) === wanted)
@@ -117,7 +138,10 @@ function encodeText (library: Library, text: string): string[] {
       if (inner.token !== undefined) return [inner.token]
       if (inner.text === '') return []
       const first = part.start === 0 && inner.start === 0
-      return library.model(preTokenizer === null ? [inner.text] : preTokenizer(inner.text, { section_index: first ? 0 : 1 }))
+      const words = preTokenizer === null ? [inner.text] : preTokenizer(inner.text, { section_index: first ? 0 : 1 })
+      // Each by itself: what is unknown is one token within a word, and never over several.
+      const tokens = words.flatMap((word) => library.model([word]))
+      return bytes === undefined ? tokens : tokens.flatMap((token) => library.token_to_id(token) === undefined ? bytes(token) ?? [token] : [token])
     })
   })
 }
@@ -149,7 +173,7 @@ function withoutAdded (text: string, splitter: Splitter, tokens: ReadonlyMap<str
 }
 
 function standsAlone (text: string, start: number, end: number): boolean {
-  const word = '[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]'
+  const word = '[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d]'
   return !new RegExp(`${word}$`, 'u').test(text.slice(Math.max(0, start - 2), start)) && !new RegExp(`^${word}`, 'u').test(text.slice(end, end + 2))
 }
 

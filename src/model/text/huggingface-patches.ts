@@ -18,7 +18,7 @@ export interface Part {
 
 /** Python's and Rust's white space, which is Unicode's; JavaScript's `\s` has U+FEFF and lacks U+0085. */
 const SPACE = '\\p{White_Space}'
-const WORD = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}'
+const WORD = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d'
 const PUNCTUATION = '\\p{P}\\u0021-\\u002F\\u003A-\\u0040\\u005B-\\u0060\\u007B-\\u007E'
 
 const byteLevel = new RegExp(
@@ -49,11 +49,31 @@ export function matchLinearly (parts: ReadonlyArray<Part | null | undefined>): v
  * Makes the library's parts divide and change texts as the Python library `tokenizers` does.
  * Throws TokenizerError, naming it, for what neither does alike.
  */
-export function patchParts ({ normalizer, pre_tokenizer: preTokenizer }: { normalizer: Part | null, pre_tokenizer: Part | null }): void {
-  const normalizers = flatten(normalizer)
+export function patchParts (
+  { normalizer, pre_tokenizer: preTokenizer }: { readonly normalizer: Part | null, readonly pre_tokenizer: Part | null },
+  configs: { readonly normalizer: unknown, readonly pre_tokenizer: unknown }
+): void {
+  const normalizers = withConfigs(normalizer, configs.normalizer)
+  const preTokenizers = withConfigs(preTokenizer, configs.pre_tokenizer)
   for (const part of normalizers) patchNormalizer(part)
-  for (const part of flatten(preTokenizer)) patchPreTokenizer(part)
-  checkGrowth([...normalizers, ...flatten(preTokenizer)])
+  for (const part of preTokenizers) patchPreTokenizer(part)
+  checkGrowth([...normalizers, ...preTokenizers])
+}
+
+/** Returns the parts of a sequence, each with what the file says of it: not all of them keep it. */
+function withConfigs (part: Part | null, config: unknown): Part[] {
+  const parts = flatten(part)
+  const configs = flattenConfig(config)
+  if (parts.length !== configs.length) throw new TokenizerError('its normalizers or pre-tokenizers are not all read')
+  parts.forEach((each, i) => { each.config = configs[i]! })
+  return parts
+}
+
+function flattenConfig (config: unknown): Array<Record<string, unknown>> {
+  if (typeof config !== 'object' || config === null) return []
+  const { type, normalizers, pretokenizers } = config as Record<string, unknown>
+  const inner = type === 'Sequence' ? pretokenizers ?? normalizers : undefined
+  return Array.isArray(inner) ? inner.flatMap(flattenConfig) : [config as Record<string, unknown>]
 }
 
 function flatten (part: Part | null | undefined): Part[] {
@@ -67,6 +87,12 @@ function patchNormalizer (part: Part): void {
   if (isA(part, 'PrecompiledNormalizer')) throw unknown('the normalizer Precompiled')
   if (isA(part, 'ReplaceNormalizer') && part.pattern instanceof RegExp)
     part.normalize = (text) => text.replace(part.pattern!, () => typeof config.content === 'string' ? config.content : '')
+  // Each character by itself: the Python library knows no final sigma.
+  if (isA(part, 'LowercaseNormalizer')) part.normalize = (text) => Array.from(text, (character) => character.toLowerCase()).join('')
+  if (isA(part, 'BertNormalizer') && config.lowercase !== false) {
+    const original = part.normalize!.bind(part)
+    part.normalize = (text) => original(text.replaceAll('\u03a3', '\u03c3'))
+  }
   if (isA(part, 'StripNormalizer'))
     part.normalize = (text) => {
       const start = config.strip_left === true ? text.replace(new RegExp(`^${SPACE}+`, 'u'), '') : text
