@@ -1,10 +1,10 @@
-import { readFile } from 'node:fs/promises'
 import { UsageError } from '../errors.ts'
+import { readUtf8 } from '../model/text/utf8.ts'
 
 /** Reads a JSON value from a file. Throws UsageError. */
 export async function readJsonFile (file: string): Promise<unknown> {
   try {
-    return JSON.parse((await readFile(file, 'utf8')).replace(/^\ufeff/, ''))
+    return JSON.parse(await readUtf8(file))
   } catch (error) {
     throw new UsageError(`${file} cannot be read as JSON: ${(error as Error).message}`, 'check the path and the file', error)
   }

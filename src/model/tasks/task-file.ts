@@ -1,6 +1,7 @@
-import { readFile, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { parse as parseYaml } from 'yaml'
 import { task, taskKinds, type Task, type TaskKind } from '../../api/task.ts'
+import { readUtf8 } from '../text/utf8.ts'
 import { resolveTask, TaskError } from './resolved-task.ts'
 
 /** A file of a task is read whole: its templates and labels have a hundredth of it. */
@@ -13,7 +14,10 @@ export async function readTask (nameOrPath: string): Promise<Task> {
   if (size === undefined)
     throw new TaskError(`${nameOrPath} is no task, and no file with one`, `name one of ${taskKinds.join(', ')}, or a YAML file (docs/tasks.md)`)
   if (size > MAX_TASK_BYTES) throw new TaskError(`${nameOrPath} has ${size} bytes, more than the ${MAX_TASK_BYTES} that a task may have`)
-  return parseTask(await readFile(nameOrPath, 'utf8'), nameOrPath)
+  const text = await readUtf8(nameOrPath).catch((error: unknown) => {
+    throw new TaskError(`${nameOrPath} cannot be read: ${(error as Error).message}`)
+  })
+  return parseTask(text, nameOrPath)
 }
 
 /** Reads the YAML text of a task, and checks that it can be carried out. Throws TaskError that begins with `place`. */

@@ -113,7 +113,7 @@ export async function filesOf (path: string): Promise<string[]> {
   const entries = await readdir(path, { withFileTypes: true })
   const names = entries.filter((entry) => !entry.isDirectory() && !entry.name.startsWith('.') && extensions.includes(extensionOf(entry.name)))
     .map(({ name }) => name)
-  if (names.length === 0) throw new DatasetError(`${path} holds no data file`, `name a file, or a directory with files that end in ${extensions.join(', ')}`)
+  if (names.length === 0) throw new DatasetError(`${path} itself holds no data file`, `name a file, or a directory with files that end in ${extensions.join(', ')}`)
   return names.sort().map((name) => join(path, name))
 }
 
@@ -351,7 +351,9 @@ async function * readSeparated (path: string, delimiter: string, signal: AbortSi
   try {
     for await (const { record, info } of parser as AsyncIterable<{ record: Record<string, string>, info: RowInfo }>) {
       signal?.throwIfAborted()
-      yield await checked({ line: info.lines, ...rowOf(record, info) })
+      // The parser counts the lines that it has read; a row begins as many before as it has line ends in its values.
+      const ends = Object.values(record).reduce((count, value) => count + value.split('\n').length - 1, 0)
+      yield await checked({ line: info.lines - ends, ...rowOf(record, info) })
     }
   } catch (error) {
     if (signal?.aborted === true || error instanceof SemicolonsError) throw error
@@ -364,9 +366,10 @@ async function * readSeparated (path: string, delimiter: string, signal: AbortSi
 /** Checks the header of a table. Throws where two columns have one name, and SemicolonsError where semicolons are between its names. */
 function columnsOf (header: readonly string[], delimiter: string): string[] {
   if (delimiter === ',' && header.length === 1 && header[0]!.includes(';')) throw new SemicolonsError()
-  const twice = header.find((name, i) => name !== '' && header.indexOf(name) !== i)
+  const names = header.map((name) => name.trim())
+  const twice = names.find((name, i) => name !== '' && names.indexOf(name) !== i)
   if (twice !== undefined) throw new Error(`two of its columns are named ${JSON.stringify(twice)}`)
-  return [...header]
+  return names
 }
 
 /** Returns a row as a value, or why it is none: what is beyond the header's columns would be lost. */

@@ -207,7 +207,7 @@ function check<Shape extends z.ZodRawShape> (
   const parsed = shape.safeParse(value)
   if (parsed.success) {
     const record = use(parsed.data)
-    const unread = Object.keys(value).filter((name) => !Object.hasOwn(shape.shape, name) && hasSomething(value[name]))
+    const unread = Object.keys(value).filter((name) => name !== '' && !Object.hasOwn(shape.shape, name) && hasSomething(value[name]))
     return 'reason' in record || unread.length === 0 ? record : { ...record, unread: [...unread, ...record.unread ?? []] }
   }
   const issue = deepest(parsed.error.issues[0]!)

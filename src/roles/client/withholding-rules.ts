@@ -1,7 +1,8 @@
-import { readFile, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { UsageError } from '../../errors.ts'
 import type { Model } from '../../model/families/index.ts'
 import { MAX_WITHHOLD_FILE_CHARACTERS, parseWithholding, withholdKinds, type WithholdRule } from '../../model/privacy/withholding.ts'
+import { readUtf8 } from '../../model/text/utf8.ts'
 
 /** Reads what `--withhold` says, its lists of words included. Throws UsageError. */
 export async function readWithholding (text: string): Promise<WithholdRule[]> {
@@ -31,7 +32,7 @@ async function readList (path: string): Promise<string> {
   try {
     const { size } = await stat(path)
     if (size > MAX_WITHHOLD_FILE_CHARACTERS) throw new UsageError(`${path} has ${size} bytes: a list of words is shorter`, 'give another file')
-    return await readFile(path, 'utf8')
+    return await readUtf8(path)
   } catch (error) {
     if (error instanceof UsageError) throw error
     throw new UsageError(

@@ -68,6 +68,7 @@ describe('a task', () => {
 
   it('is named by a word or by a file', async () => {
     expect(await readTask('summarize')).toEqual({ kind: 'summarize' })
+    await expect(readTask(await temporaryFile('latin.yaml', Buffer.from('kind: qa\nsystem: caf\xe9\n', 'latin1')))).rejects.toThrow('is not UTF-8')
     expect(await readTask(await temporaryFile('mine.yaml', 'kind: qa\nmaxNewTokens: 8\n'))).toEqual({ kind: 'qa', maxNewTokens: 8 })
     await expect(readTask('nonsense')).rejects.toThrow(TaskError)
   })

@@ -180,6 +180,13 @@ describe('issue 9, A6 and A9: a file', () => {
     expect((await values('quoted.csv', '\ufeff"prompt";"completion"\r\n"q, 1;2";"a"\r\n')).map((found) => (found as unknown[])[1])).toEqual([record])
   })
 
+  it('of a table with a column of numbers without a name, spaces around names, and rows of several lines, which are named by their first', async () => {
+    expect(await values('pandas.csv', ', prompt ,completion\n0,"q\nr",a\n1,,a\n')).toEqual([
+      [2, { kind: 'completion', prompt: 'q\nr', completion: 'a' }],
+      { line: 4, reason: expect.stringContaining('has none of the fields') as string }
+    ])
+  })
+
   it('names a column that a table has twice, of which one would be lost', async () => {
     await expect(values('twice.csv', 'prompt,completion,prompt\nq,a,r\n')).rejects.toThrow('two of its columns are named "prompt"')
   })

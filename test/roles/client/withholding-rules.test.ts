@@ -23,6 +23,15 @@ describe('rules for withheld words', () => {
     expect(described[0]).not.toBe(described[2])
   })
 
+  it('are read from a list with a byte order mark, and not from one that is no UTF-8, whose words would leave', async () => {
+    const [marked, latin, wide] = [join(root, 'marked.txt'), join(root, 'latin.txt'), join(root, 'wide.txt')]
+    await writeFile(marked, '\ufeffM\u00fcller\n')
+    await writeFile(latin, Buffer.from('M\u00fcller\n', 'latin1'))
+    await writeFile(wide, Buffer.from('Lily\n', 'utf16le'))
+    expect(describeWithholding(await readWithholding(marked))).toContain('"m\u00fcller"')
+    for (const path of [latin, wide]) await expect(readWithholding(path)).rejects.toThrow('is not UTF-8')
+  })
+
   it("tell one run's work from another's, also where a list changes under its name", async () => {
     const [data, list] = [join(root, 'data.txt'), join(root, 'list.txt')]
     await writeFile(data, 'Lily had a dog.')
