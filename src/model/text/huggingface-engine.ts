@@ -2,7 +2,7 @@ import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import type { TokenEngine } from './engine.ts'
 import { TokenizerError } from './errors.ts'
 import { byteCharacters, decodeTokens } from './huggingface-decoder.ts'
-import { matchLinearly, patchParts, trimSpaceEnd, type Part } from './huggingface-patches.ts'
+import { flattenConfig, matchLinearly, patchParts, trimSpaceEnd, type Part } from './huggingface-patches.ts'
 import { TimeLimitError, withinTime } from './time-limit.ts'
 
 interface AddedToken {
@@ -46,21 +46,23 @@ const LIMIT: TimeLimit = { timeoutMs: 10_000, msPerCharacter: 0.1 }
 const FIRST_SHARE = 0.1
 
 /**
- * Returns the engine of a parsed tokenizer.json. Texts and ids are those of the Python `tokenizers` library, but for byte tokens that are no
- * UTF-8 (see `decodeTokens`). Spaces are never "cleaned up": the text of some ids is what they were made of. Throws the library's errors, and
- * TokenizerError for what the library does otherwise than Python's. Its functions throw TokenizerError for a text that takes too long.
+ * Returns the engine of a parsed tokenizer.json. Texts and ids are those of the Python `tokenizers` library, but for byte tokens that are
+ * no UTF-8 (see `decodeTokens`). Spaces are never "cleaned up": the text of some ids is what they were made of. Throws the library's
+ * errors, and TokenizerError for what the library does otherwise than Python's. Its functions throw TokenizerError for a text that takes
+ * too long.
  */
 export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = {}, limit: TimeLimit = LIMIT): TokenEngine {
   const library = new Library(tokenizer, tokenizerConfig)
   const { normalizer, pre_tokenizer: preTokenizer, decoder, model } = tokenizer as Readonly<Record<string, unknown>>
-  const { continuing_subword_prefix: prefix, type, unk_token: unknown, byte_fallback: fallsBack } = (model ?? {}) as Readonly<Record<string, unknown>>
+  const modelConfig = (model ?? {}) as Readonly<Record<string, unknown>>
+  const { continuing_subword_prefix: prefix, type, unk_token: unknown, byte_fallback: fallsBack } = modelConfig
   if (type === 'BPE' && typeof prefix === 'string' && prefix !== '')
     throw new TokenizerError('a continuing_subword_prefix of BPE is not read as the Python library does')
   const parts = library as unknown as Readonly<Record<'normalizer' | 'pre_tokenizer' | 'decoder', Part | null>>
   patchParts(parts, { normalizer, pre_tokenizer: preTokenizer })
   const bytes = type === 'Unigram' && fallsBack === true ? (token: string) => byteTokens(library, token) : undefined
   library.encode_text = (text) => text === null ? null : encodeText(library, text, bytes)
-  if (type === 'BPE' && fallsBack !== true && (unknown ?? null) === null) dropUnknown(library)
+  if (type === 'BPE' && fallsBack !== true && (unknown ?? null) === null && !isOfBytes(library, preTokenizer)) dropUnknown(library)
   // The library has no model of whole words: it gives words outside the vocabulary no id.
   const unknownId = type === 'WordLevel' && typeof unknown === 'string' ? library.token_to_id(unknown) : undefined
   const special = new Set(library.special_tokens)
@@ -107,11 +109,16 @@ function limited (hasPatterns: boolean, parts: ReadonlyArray<Part | null>, { tim
   }
 }
 
+/** Returns whether texts are made of the characters that stand for bytes, all of which the vocabulary has. */
+function isOfBytes (library: Library, preTokenizer: unknown): boolean {
+  const ofBytes = flattenConfig(preTokenizer).some(({ type }) => type === 'ByteLevel')
+  return ofBytes && [...byteCharacters.keys()].every((character) => library.token_to_id(character) !== undefined)
+}
+
 /** Has a model without an unknown token leave out the characters that it does not know before it joins those on either side of them. */
 function dropUnknown (library: Library): void {
   const { model } = library
   const known = (text: string): boolean => library.token_to_id(text) !== undefined
-  if ([...byteCharacters.keys()].every(known)) return
   const encode = (words: string[]): string[] => model(words.map((word) => known(word) ? word : Array.from(word).filter(known).join('')))
   library.model = Object.assign(encode, model)
 }
@@ -141,7 +148,8 @@ function encodeText (library: Library, text: string, bytes?: (token: string) => 
       const words = preTokenizer === null ? [inner.text] : preTokenizer(inner.text, { section_index: first ? 0 : 1 })
       // Each by itself: what is unknown is one token within a word, and never over several.
       const tokens = words.flatMap((word) => library.model([word]))
-      return bytes === undefined ? tokens : tokens.flatMap((token) => library.token_to_id(token) === undefined ? bytes(token) ?? [token] : [token])
+      const isKnown = (token: string): boolean => library.token_to_id(token) !== undefined
+      return bytes === undefined ? tokens : tokens.flatMap((token) => isKnown(token) ? [token] : bytes(token) ?? [token])
     })
   })
 }

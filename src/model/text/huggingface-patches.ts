@@ -69,7 +69,8 @@ function withConfigs (part: Part | null, config: unknown): Part[] {
   return parts
 }
 
-function flattenConfig (config: unknown): Array<Record<string, unknown>> {
+/** Returns what the file says of each part of a sequence of normalizers or pre-tokenizers. */
+export function flattenConfig (config: unknown): Array<Record<string, unknown>> {
   if (typeof config !== 'object' || config === null) return []
   const { type, normalizers, pretokenizers } = config as Record<string, unknown>
   const inner = type === 'Sequence' ? pretokenizers ?? normalizers : undefined

@@ -59,7 +59,11 @@ export async function * readText (path: string, signal?: AbortSignal): AsyncGene
   yield decoder.decode()
 }
 
-async function * readBytes (path: string, signal: AbortSignal | undefined, check: (path: string, chunk: Uint8Array) => void = checkEncoding): AsyncGenerator<Buffer> {
+async function * readBytes (
+  path: string,
+  signal: AbortSignal | undefined,
+  check: (path: string, chunk: Uint8Array) => void = checkEncoding
+): AsyncGenerator<Buffer> {
   const handle = await openFile(path)
   const file = handle.createReadStream({ highWaterMark: 256 * 1024 })
   const stream = path.toLowerCase().endsWith('.gz') ? file.pipe(createGunzip()) : file

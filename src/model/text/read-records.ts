@@ -327,7 +327,10 @@ class SemicolonsError extends Error {}
 
 /** Reads a table with a header. An empty value is none. */
 async function * readTable (path: string, signal: AbortSignal | undefined): AsyncGenerator<FoundValue> {
-  if (extensionOf(path) === '.tsv') return yield * readSeparated(path, '\t', signal)
+  if (extensionOf(path) === '.tsv') {
+    yield * readSeparated(path, '\t', signal)
+    return
+  }
   try {
     yield * readSeparated(path, ',', signal)
   } catch (error) {
@@ -343,8 +346,8 @@ async function * readSeparated (path: string, delimiter: string, signal: AbortSi
   const source = createReadStream(path)
   const bytes = path.toLowerCase().endsWith('.gz') ? source.pipe(createGunzip()) : source
   const parser = bytes.pipe(parse({
-    bom: true, columns: (header: string[]) => columnsOf(header, delimiter), delimiter, info: true, relax_column_count: true, relax_quotes: true,
-    skip_empty_lines: true, max_record_size: MAX_LINE_BYTES
+    bom: true, columns: (header: string[]) => columnsOf(header, delimiter), delimiter, info: true,
+    relax_column_count: true, relax_quotes: true, skip_empty_lines: true, max_record_size: MAX_LINE_BYTES
   }))
   source.on('error', (error) => parser.destroy(error))
   bytes.on('error', (error: Error) => parser.destroy(error))

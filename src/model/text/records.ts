@@ -137,11 +137,11 @@ export function parseRecord (line: string, chatInstructions: boolean): DataRecor
 export function recordOf (given: unknown, chatInstructions: boolean, columns: Columns = {}): DataRecord | Refused {
   const fields = fieldsOf(given, columns)
   if ('reason' in fields) return fields
-  const told = withOneSystem(fields.value)
+  const told = withOneSystem(inRows(fields.value))
   if ('reason' in told) return told
   const { value } = told
   const has = (name: string): boolean => Object.hasOwn(value, name)
-  const conversation = ['messages', 'conversations', 'conversation'].find((name) => Array.isArray(value[name]) && !(name !== 'messages' && value[name].length === 0))
+  const conversation = conversations.find((name) => Array.isArray(value[name]) && !(name !== 'messages' && value[name].length === 0))
   if (conversation !== undefined)
     return check(z.object({ [conversation]: messages, tools: noTools, functions: noTools, system }), value, (parsed) =>
       chat(parsed[conversation] as Message[], 0, parsed.system as string | undefined))
@@ -187,6 +187,26 @@ export function fieldsOf (given: unknown, columns: Columns = {}): { readonly val
     renamed[field] = (given as Record<string, unknown>)[column]
   }
   return { value: Object.fromEntries(Object.entries(renamed).filter(([, each]) => each !== null && each !== undefined)) }
+}
+
+const conversations = ['messages', 'conversations', 'conversation'] as const
+
+/**
+ * Returns the fields with conversations as lists of messages, also where there is a list for each field of them, as the library `datasets`
+ * writes them.
+ */
+function inRows (value: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  const changed = conversations.flatMap((name): Array<[string, unknown]> => {
+    const columns = value[name]
+    if (typeof columns !== 'object' || columns === null || Array.isArray(columns)) return []
+    const entries = Object.entries(columns)
+    const lengths = new Set(entries.map(([, column]) => Array.isArray(column) ? column.length : -1))
+    const [length = -1] = lengths
+    if (lengths.size !== 1 || length < 0) return []
+    const row = (i: number): object => Object.fromEntries(entries.map(([field, column]) => [field, (column as unknown[])[i]]))
+    return [[name, Array.from({ length }, (_, i) => row(i))]]
+  })
+  return changed.length === 0 ? value : { ...value, ...Object.fromEntries(changed) }
 }
 
 /** Returns the fields with the text that is told first under the name `system`. Refuses several of them. */

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises'
 
 /**
- * Reads a file of text in UTF-8, with or without a byte order mark. Throws an Error that says so for other bytes: replaced by U+FFFD, words of
- * it would be others. Throws what reading files throws.
+ * Reads a file of text in UTF-8, with or without a byte order mark. Throws an Error that says so for other bytes: replaced by U+FFFD, words
+ * of it would be others. Throws what reading files throws.
  */
 export async function readUtf8 (path: string): Promise<string> {
   const bytes = await readFile(path)

@@ -57,6 +57,7 @@ describe('issue 9, A9: a record', () => {
       chat(user('q'), { ...assistant('a'), reasoning_content: 't' }, user('r'), { ...assistant('b'), reasoning_content: 'u' })],
     ['roles by other names and in capitals', { messages: [{ role: 'System', content: 's' }, { role: 'human', content: 'q' }, { role: 'Assistant', content: 'a' }, { role: 'user', content: 'r' }, { role: 'bot', content: 'b' }] },
       chat({ role: 'system', content: 's' }, user('q'), assistant('a'), user('r'), assistant('b'))],
+    ['a list for each field of its messages, as the library datasets writes them', { conversations: { from: ['human', 'gpt'], value: ['q', 'a'] } }, chat(user('q'), assistant('a'))],
     ['OpenOrca', { system_prompt: 's', question: 'q', response: 'a' }, chat({ role: 'system', content: 's' }, user('q'), assistant('a'))],
     ['Dolly', { instruction: 'q', context: 'c', response: 'a' }, chat(user('q\nc'), assistant('a'))],
     ['a question about a context', { context: 'c', question: 'q', answer: 'a' }, chat(user('c\nq'), assistant('a'))]

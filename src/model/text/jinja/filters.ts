@@ -306,7 +306,8 @@ function attributeOf (value: Value, attribute: Value, lookup: Lookup): Value {
 }
 
 function chosen (value: Value, { positional: [name, ...rest] }: Arguments, keep: boolean): Generator {
-  return new Generator(itemsOf(value).filter((item) => (name === undefined ? isTrue(item) : applyTest(toText(name).value, item, rest)) === keep))
+  const holds = (item: Value): boolean => name === undefined ? isTrue(item) : applyTest(toText(name).value, item, rest)
+  return new Generator(itemsOf(value).filter((item) => holds(item) === keep))
 }
 
 function chosenByAttribute (value: Value, { positional: [attribute, name, ...rest] }: Arguments, lookup: Lookup, keep: boolean): Generator {

@@ -346,8 +346,8 @@ class Interpreter {
 }
 
 /**
- * Returns the value that a print statement marks as safe: nothing is escaped where it is printed. Elsewhere the filter `safe` makes of a text
- * one that escapes whatever is joined to it, which is not known.
+ * Returns the value that a print statement marks as safe: nothing is escaped where it is printed. Elsewhere the filter `safe` makes of a
+ * text one that escapes whatever is joined to it, which is not known.
  */
 function withoutSafe (node: Node): Node {
   const isSafe = node.type === 'FilterExpression' && (node.filter as Node).type === 'Identifier' && (node.filter as Node).value === 'safe'

@@ -76,8 +76,8 @@ const methods: Readonly<Record<string, Method>> = {
 
 /** How many arguments a method takes in order, where it takes some: further ones, such as where a search begins, are refused. */
 const counts: Readonly<Record<string, number>> = {
-  strip: 1, lstrip: 1, rstrip: 1, split: 2, rsplit: 2, splitlines: 1, startswith: 1, endswith: 1, removeprefix: 1, removesuffix: 1, replace: 3,
-  find: 1, rfind: 1, index: 1, count: 1, join: 1, partition: 1, rpartition: 1, zfill: 1, format: Infinity
+  strip: 1, lstrip: 1, rstrip: 1, split: 2, rsplit: 2, splitlines: 1, startswith: 1, endswith: 1, removeprefix: 1, removesuffix: 1,
+  replace: 3, find: 1, rfind: 1, index: 1, count: 1, join: 1, partition: 1, rpartition: 1, zfill: 1, format: Infinity
 }
 
 /** The arguments that a method takes by their names. */

@@ -53,22 +53,22 @@ export class View {
 
 /** What filters such as `map` and `select` give: items that are there once, true even where there are none, and without a length. */
 export class Generator {
-  readonly #items: Iterator<Value>
+  readonly #items: readonly Value[]
+  #taken = 0
 
   constructor (items: readonly Value[]) {
-    this.#items = items[Symbol.iterator]()
+    this.#items = items
   }
 
   /** Takes the next item; undefined after the last. */
   next (): Value | undefined {
-    const { done, value } = this.#items.next()
-    return done === true ? undefined : value
+    return this.#items[this.#taken++]
   }
 
   /** Takes the items that are left. */
   rest (): Value[] {
-    const left: Value[] = []
-    for (let item = this.next(); item !== undefined; item = this.next()) left.push(item)
+    const left = this.#items.slice(this.#taken)
+    this.#taken = this.#items.length
     return left
   }
 }
@@ -137,7 +137,8 @@ export function equal (a: Value, b: Value, depth = 0): boolean {
   if (x !== undefined && y !== undefined) return x === y
   if (a instanceof Text && b instanceof Text) return a.value === b.value
   if (a instanceof List && b instanceof List)
-    return typeName(a) === typeName(b) && a.items.length === b.items.length && a.items.every((item, i) => equal(item, b.items[i]!, depth + 1))
+    return typeName(a) === typeName(b) && a.items.length === b.items.length &&
+      a.items.every((item, i) => equal(item, b.items[i]!, depth + 1))
   if (a instanceof Dict && b instanceof Dict)
     return a.entries.size === b.entries.size &&
       [...a.entries].every(([key, value]) => b.entries.has(key) && equal(value, b.entries.get(key)!, depth + 1))
