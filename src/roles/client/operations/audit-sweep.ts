@@ -27,7 +27,7 @@ async function * run (
   signal: AbortSignal
 ): AsyncGenerator<EventOf<'auditSweep'>> {
   const { context: { charter, client: chosen }, runtime } = client
-  const startedAtMs = Date.now()
+  const startedAtMs = performance.now()
   if (wholeModel === undefined) throw new UsageError('a sweep measures losses, which takes the whole model', 'name its directory with --model')
   const settings: ClientSettings = { ...chosen, noise: noise ?? chosen.noise, gradientNoise: gradientNoise ?? chosen.gradientNoise }
   checkClientSettings(charter, settings)
@@ -55,7 +55,7 @@ async function * run (
 
   const { prior, free } = await openPrior(runtime, priorPath ?? wholeModel, signal)
   try {
-    const leftMs = (): number => startedAtMs + budgetMs - Date.now()
+    const leftMs = (): number => startedAtMs + budgetMs - performance.now()
     const found = yield * sweep({ charter, settings, runtime, wholeModel, prior, rounds, groups, textFor, leftMs }, signal)
     yield sweepReport(found, {
       axes,
@@ -64,7 +64,7 @@ async function * run (
       heldOutTokens: countTokens(trials.plain.heldOut),
       prior: { kind: prior.kind, about: prior.about },
       notices,
-      seconds: (Date.now() - startedAtMs) / 1000
+      seconds: (performance.now() - startedAtMs) / 1000
     })
   } finally {
     free()
