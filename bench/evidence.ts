@@ -18,6 +18,7 @@ import { pageOf } from './support/evidence/page.ts'
 import { pictureOf } from './support/evidence/picture.ts'
 import { fitPlan, planSchema, type Plan } from './support/evidence/plan.ts'
 import { problemNames, readProblems } from './support/evidence/problems.ts'
+import { parseProtections } from './support/evidence/protections.ts'
 import { resultOf, resultSchema, type Result } from './support/evidence/result.ts'
 import { runCells } from './support/evidence/run.ts'
 import { measure } from './support/evidence/speeds.ts'
@@ -34,7 +35,8 @@ const HELP = `npm run evidence -- [options]
   --clients N       Clients (2)
   --learning-rate X Learning rate (${createDefaults.learningRate})
   --wire TYPE       fp32, fp16 or int8 (${createDefaults.wire})
-  --noises LIST     Federations with noise beside the one without (none)
+  --protections LIST  Federations beside the one without, such as noise:0.1,withhold:capitals, and what each lets leak (none)
+  --protect LIST    Data sets that have these federations (the first one)
   --cells FILE      Where finished cells are kept, a line each (.evidence/cells.jsonl)
   --out DIR         Where the document goes (docs)
   --fresh           Forgets the finished cells
@@ -49,7 +51,8 @@ const { values: options } = parseArgs({
     clients: { type: 'string', default: '2' },
     'learning-rate': { type: 'string', default: String(createDefaults.learningRate) },
     wire: { type: 'string', default: createDefaults.wire },
-    noises: { type: 'string', default: '' },
+    protections: { type: 'string', default: '' },
+    protect: { type: 'string' },
     cells: { type: 'string', default: join(root, '.evidence', 'cells.jsonl') },
     out: { type: 'string', default: join(root, 'docs') },
     fresh: { type: 'boolean', default: false },
@@ -94,7 +97,8 @@ async function main (): Promise<void> {
   const fixed = {
     model, clients, seeds, loraR: createDefaults.loraR, loraAlpha: createDefaults.loraAlpha,
     learningRate: Number(options['learning-rate']), wire: options.wire as Plan['wire'],
-    noises: options.noises.split(',').filter((text) => text !== '').map(Number)
+    protections: parseProtections(options.protections),
+    protectedProblems: options.protections === '' ? [] : options.protect?.split(',') ?? [problems[0]!.name]
   }
   const valid = planSchema.omit({ problems: true }).safeParse(fixed)
   if (!valid.success || !(minutes > 0)) {
@@ -107,19 +111,23 @@ async function main (): Promise<void> {
   await using machine = await OneMachine.open({ ...fixed, threads })
   let file = options.fresh ? undefined : await CellFile.read(options.cells)
   if (file === undefined) {
-    const { speeds, costs } = await measure(machine, model, problems, work)
+    const federationsOf = (name: string): number => 1 + (fixed.protectedProblems.includes(name) ? fixed.protections.length : 0)
+    const { speeds, costs } = await measure(machine, model, problems, federationsOf, work)
     const { training, scoring, generation } = speeds
     console.log(`tokens a second: training ${training.toFixed(0)}, scoring ${scoring.toFixed(0)}, generation ${generation.toFixed(1)}`)
-    const fitted = fitPlan({ minutes, clients, seeds: seeds.length, federations: 1 + fixed.noises.length }, speeds, costs)
+    const fitted = fitPlan({ minutes, clients, seeds: seeds.length }, speeds, costs)
     file = await CellFile.begin(options.cells, { ...fixed, problems: fitted.problems })
     console.log(`about ${Math.round(fitted.seconds / 60)} minutes for all cells`)
   } else {
-    const { problems: sizes, ...kept } = file.plan
-    const asked = { ...fixed, names: problems.map(({ name }) => name) }
+    // Protected federations may be added to a run that had none.
+    const { problems: sizes, protections: _, protectedProblems: __, ...kept } = file.plan
+    const { protections, protectedProblems, ...same } = fixed
+    const asked = { ...same, names: problems.map(({ name }) => name) }
     const begun = { ...kept, names: problems.map(({ name }) => name).filter((name) => sizes[name] !== undefined) }
     if (!isDeepStrictEqual(asked, begun))
       throw new Error(`${options.cells} was begun with other options: give these again, name another file with --cells, or begin anew with --fresh`)
     console.log(`going on after ${file.cells.length} cells`)
+    if (protections.length > 0) file = await file.extend({ ...file.plan, protections, protectedProblems })
   }
   console.log(JSON.stringify(file.plan))
   const complete = await runCells({ file, machine, problems, work, threads, untilMs: startedAtMs + minutes * 60_000 }, {

@@ -33,7 +33,7 @@ const problem: Problem = {
 }
 
 const plan: Plan = {
-  model, clients: 2, seeds: [1], learningRate: 0.008, loraR: 8, loraAlpha: 16, wire: 'fp32', noises: [],
+  model, clients: 2, seeds: [1], learningRate: 0.008, loraR: 8, loraAlpha: 16, wire: 'fp32', protections: [], protectedProblems: [],
   problems: { valley: { rounds: 6, sequences: 4, perClient: 12, testRecords: 12 } }
 }
 
@@ -56,7 +56,7 @@ it('the evidence computes each cell once; federated equals centralised, and clie
     expect(await run(stopped)).toBe(true)
     const file = (await CellFile.read(path))!
     expect(await run(file)).toBe(true)
-    expect(begun).toEqual(systemsOf(plan))
+    expect(begun).toEqual(systemsOf(plan, 'valley'))
     const cell = (system: string): Cell => file.cells.find((each) => each.system === system)!
     const [base, central, federated, alone] = [cell('base'), cell('centralised'), cell('federated'), cell('alone 1')]
     expect(federated.fromCentralised).toBeLessThan(1e-4)

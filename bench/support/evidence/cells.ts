@@ -4,6 +4,22 @@ import { isDeepStrictEqual } from 'node:util'
 import { z } from 'zod'
 import { planSchema, type Plan } from './plan.ts'
 
+/** What the audit of one client of a federation found of what leaves in hidden states, by the oracle with its prior. */
+const leakSchema = z.object({
+  /** The share of tokens that are recovered, withheld ones included, and its standard error. */
+  recovered: z.number(),
+  recoveredError: z.number(),
+  /** The share of the text's information, and its standard error. */
+  leak: z.number(),
+  leakError: z.number(),
+  /** The share of withheld tokens. */
+  withheldShare: z.number(),
+  /** Tokens that were attacked. */
+  tokens: z.int()
+})
+
+export type Leak = z.output<typeof leakSchema>
+
 /** One model on the questions of one data set, record by record. */
 export const cellSchema = z.object({
   problem: z.string(),
@@ -23,7 +39,10 @@ export const cellSchema = z.object({
   /** Of the federation: bytes between one client and the server, both ways, in all. */
   wireBytes: z.number().optional(),
   /** Of the federation: its distance to centralised training over the way that this went, where it was trained in the same run. */
-  fromCentralised: z.number().optional()
+  fromCentralised: z.number().optional(),
+  /** Of a protected federation: what it let leak, and, where it had noise, what the same states would have without. */
+  leak: leakSchema.optional(),
+  unprotectedLeak: leakSchema.optional()
 })
 
 export type Cell = z.output<typeof cellSchema>
@@ -60,6 +79,13 @@ export class CellFile {
     const file = new CellFile(path, plan.data, cells)
     // A torn last line would be joined with the next cell.
     if (!text.endsWith('\n')) await file.#write()
+    return file
+  }
+
+  /** Goes on with a larger plan, of which the present one is a part. */
+  async extend (plan: Plan): Promise<CellFile> {
+    const file = new CellFile(this.#path, plan, this.cells)
+    await file.#write()
     return file
   }
 

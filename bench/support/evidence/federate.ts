@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import type { AuditFigure } from '../../../src/api/audit.ts'
 import type { GivenParameters } from '../../../src/api/operations.ts'
 import { readPeftAdapter } from '../../../src/model/checkpoint/peft.ts'
 import { ControlClient } from '../../../src/node/control/client.ts'
@@ -8,23 +9,29 @@ import { createFederation } from '../../../src/node/federation/create.ts'
 import { joinFederation } from '../../../src/node/federation/join.ts'
 import { homeAt } from '../../../src/node/home/home.ts'
 import { adapterTensors } from '../../../test/roles/helpers.ts'
+import type { Cell, Leak } from './cells.ts'
 import { charterSeed, type Trained } from './one-machine.ts'
 import type { Plan, ProblemPlan } from './plan.ts'
 import type { Problem } from './problems.ts'
+import { UNPROTECTED, type Protection } from './protections.ts'
 
 type Planned = Pick<Plan, 'model' | 'learningRate' | 'loraR' | 'loraAlpha' | 'wire'> & Pick<ProblemPlan, 'rounds' | 'sequences'>
 
 export interface FederatedSettings extends Planned {
   readonly seed: number
-  /** On hidden states and on gradients, over the clip; 0: none, and no clip. */
-  readonly noise: number
+  readonly protection: Protection
   readonly problem: Pick<Problem, 'task' | 'maxTokens'>
   /** Of the server's device; clients compute with one each, at the same time. */
   readonly threads: number
 }
 
+type Leaks = Pick<Cell, 'leak' | 'unprotectedLeak'>
+
 /** Nothing here waits for people: what takes longer has hung. */
 const LIMIT_MS = 3_600_000
+/** Tokens that an audit attacks: a standard error of three points in the hundred at most. */
+const AUDITED_TOKENS = 300
+
 /** A round of a busy machine. */
 const ROUND_DEADLINE_MS = 600_000
 
@@ -34,11 +41,13 @@ const ROUND_DEADLINE_MS = 600_000
  */
 export async function federate (
   root: string,
-  { model, seed, noise, problem: { task, maxTokens }, rounds, sequences, threads, ...settings }: FederatedSettings,
+  { model, seed, protection, problem: { task, maxTokens }, rounds, sequences, threads, ...settings }: FederatedSettings,
   shares: readonly string[],
   onRound: (round: number, loss: number) => void = () => {}
-): Promise<Trained & { readonly wireBytes: number }> {
+): Promise<Trained & { readonly wireBytes: number } & Leaks> {
   const signal = AbortSignal.timeout(LIMIT_MS)
+  const { noise, withhold } = protection
+  const data = { task, sequences, maxTokens, packing: 'padded', seed, ...withhold === undefined ? {} : { withhold } } as const
   const daemons: Daemon[] = []
   const start = async (home: string, options: object): Promise<ControlClient> => {
     daemons.push(await startDaemon(home, { logLevel: 'error', ...options }, { signal }))
@@ -68,7 +77,7 @@ export async function federate (
       clients.push(await start(home, { threads: 1 }))
     }
     const figures = await Promise.all(clients.map(async (client, i) => {
-      const parameters = { data: shares[i]!, task, rounds, sequences, maxTokens, packing: 'padded', seed } as GivenParameters<'train'>
+      const parameters = { ...data, data: shares[i]!, rounds } as GivenParameters<'train'>
       const own = { loss: NaN, counted: 0, tokens: 0, wireBytes: 0 }
       for await (const event of client.stream('train', parameters, signal)) {
         if (event.type !== 'round') continue
@@ -86,9 +95,34 @@ export async function federate (
       adapter: adapterTensors(await readPeftAdapter(out)),
       loss: figures.reduce((sum, own) => sum + own.loss * own.counted, 0) / counted,
       tokens: figures.reduce((sum, own) => sum + own.tokens, 0),
-      wireBytes: figures[0]!.wireBytes
+      wireBytes: figures[0]!.wireBytes,
+      ...protection === UNPROTECTED ? {} : await leaksOf(clients[0]!, { ...data, data: shares[0]! }, signal)
     }
   } finally {
     for (const daemon of daemons.reverse()) await daemon.stop()
   }
+}
+
+/** Has a client attack what its settings let leave of its data. */
+async function leaksOf (client: ControlClient, data: object, signal: AbortSignal): Promise<Leaks> {
+  const parameters = { ...data, tokens: AUDITED_TOKENS, rounds: 0 } as GivenParameters<'audit'>
+  for await (const event of client.stream('audit', parameters, signal)) {
+    if (event.type !== 'result') continue
+    const { attacks: [oracle], withheld, tokens } = event
+    const { deployed, curve: [bare] } = oracle!
+    const leak = (recovered: AuditFigure, leak: AuditFigure): Leak => ({
+      recovered: recovered.value,
+      recoveredError: recovered.error,
+      leak: leak.value,
+      leakError: leak.error,
+      withheldShare: withheld?.share ?? 0,
+      tokens
+    })
+    if (withheld !== undefined) return { leak: leak(withheld.whole.recovered, withheld.whole.leak) }
+    return {
+      leak: leak(deployed.withPrior, deployed.leak),
+      ...bare === undefined ? {} : { unprotectedLeak: leak(bare.withPrior, bare.leak) }
+    }
+  }
+  throw new Error('the audit ended without a report')
 }

@@ -1,4 +1,5 @@
 import type { Interval } from '../../../src/model/tasks/bootstrap.ts'
+import { protectedSystem } from './protections.ts'
 import type { Result } from './result.ts'
 import { summarise, type Difference, type Summary } from './summary.ts'
 
@@ -25,7 +26,8 @@ ${complete ? '' : '\n**Not all cells are there**: the same command goes on where
   plan.wire
 } on the wire, no noise.
 ${
-  plan.noises.length === 0 ? '' : `- **noise ${plan.noises.join(', ')}**: federated, with noise on hidden states and gradients, over the clip that \`midspan init\` measures. The adapter is judged without noise; what the noise hides is in [privacy.md](privacy.md).
+  plan.protections.length === 0 ? '' : `- **${plan.protections.map(protectedSystem).join('**, **')}** (${plan.protectedProblems.join(', ')}): federated, with noise on hidden
+  states and gradients over the clip that \`midspan init\` measures, or with words whose states never leave. The adapters are judged without either.
 `}- **centralised**: one machine takes the same batches of all clients in the same rounds, and one step on their sum.
 
 Without rounding, federated and centralised training are the same computation. What is rounded to fp16 or int8 on the wire moves the adapters a little, and
@@ -55,7 +57,7 @@ The run goes on where it was stopped. \`npm run evidence -- --render\` makes thi
 function sectionOf (
   { plan, cells }: Result,
   { name, about, metric, split, field }: Result['problems'][number],
-  { rows, differences, questions, fromCentralised, otherwiseAnswered, wireBytes }: Summary
+  { rows, differences, questions, fromCentralised, otherwiseAnswered, wireBytes, leaks = [] }: Summary
 ): string {
   const settings = plan.problems[name]!
   const pairs = cells.filter(({ problem, system }) => problem === name && system === 'federated').length
@@ -83,7 +85,28 @@ ${about}. Split ${split}${field === '' ? '' : ` (${field})`}; ${settings.rounds}
 ${table}
 
 ${compared}
-${equalityText({ fromCentralised, otherwiseAnswered, wireBytes }, questions * pairs)}`
+${leakText(leaks, rows)}${equalityText({ fromCentralised, otherwiseAnswered, wireBytes }, questions * pairs)}`
+}
+
+/** Shows what each federation let leak beside what it learnt. */
+function leakText (leaks: NonNullable<Summary['leaks']>, rows: Summary['rows']): string {
+  if (leaks.length === 0) return ''
+  const percent = (value: number, error: number): string => `${(100 * value).toFixed(1)} % ± ${(100 * error).toFixed(1)}`
+  const table = tableOf(['', 'tokens recovered', 'leak', 'withheld', 'metric', 'loss'], leaks.map((each) => {
+    const row = rows.find(({ system }) => system === each.system)!
+    return [
+      each.system, percent(each.recovered, each.recoveredError), percent(each.leak, each.leakError),
+      `${(100 * each.withheldShare).toFixed(0)} %`, fixed(row.score.value), fixed(row.loss.value)
+    ]
+  }))
+  return `
+What leaves in hidden states, attacked at one client after the training by whoever knows its first blocks and all words before each (\`midspan audit\`;
+means over seeds with the mean of their standard errors, ${leaks[0]!.tokens} tokens in all). The first row is what the states of a federation with noise
+would tell without it. The leak is the share of the text's information; withheld words count by
+what the words around them tell.
+
+${table}
+`
 }
 
 type Equality = { readonly [K in 'fromCentralised' | 'otherwiseAnswered' | 'wireBytes']: number | undefined }

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { protectionSchema } from './protections.ts'
 
 /** What a run computes: everything that its cells depend on. */
 export const planSchema = z.object({
@@ -9,8 +10,10 @@ export const planSchema = z.object({
   loraR: z.int().min(1),
   loraAlpha: z.number().positive(),
   wire: z.enum(['fp32', 'fp16', 'int8']),
-  /** Of federations with noise, beside the one without. */
-  noises: z.array(z.number().positive()),
+  /** Of federations beside the one without. */
+  protections: z.array(protectionSchema),
+  /** The data sets that have these federations. */
+  protectedProblems: z.array(z.string()),
   problems: z.record(z.string(), z.object({
     rounds: z.int().min(1),
     /** Sequences that a client brings to a round. */
@@ -45,14 +48,14 @@ export interface RecordCost {
   readonly generatedTokens: number
   readonly trainRecords: number
   readonly testRecords: number
+  /** Federations of each seed: without protection, and with each. */
+  readonly federations: number
 }
 
 export interface Budget {
   readonly minutes: number
   readonly clients: number
   readonly seeds: number
-  /** Federations of each seed: without noise, and with each. */
-  readonly federations: number
 }
 
 type Shape = Omit<Budget, 'minutes'>
@@ -80,13 +83,14 @@ export function fitPlan (
   speeds: Speeds,
   costs: readonly RecordCost[]
 ): { readonly problems: Plan['problems'], readonly seconds: number } {
-  const { clients, seeds, federations } = shape
-  const usable = Math.max(0, minutes * 60 * SHARE_USED - FEDERATION_SECONDS * federations * costs.length * seeds) / costs.length
+  const { clients, seeds } = shape
+  const federations = costs.reduce((sum, cost) => sum + cost.federations, 0)
+  const usable = Math.max(0, minutes * 60 * SHARE_USED - FEDERATION_SECONDS * federations * seeds) / costs.length
   const problems = Object.fromEntries(costs.map((cost): [string, ProblemPlan] => {
     const sequences = clamp(Math.round(TOKENS_PER_ROUND / cost.trainTokens), SEQUENCES.least, SEQUENCES.most)
     const roundSeconds = trainingSeconds(cost, 1, sequences, shape, speeds) * seeds
     const rounds = clamp(Math.floor(usable * TRAINING_SHARE / roundSeconds), ROUNDS.least, ROUNDS.most)
-    const cells = cellsOf(shape)
+    const cells = cellsOf(shape, cost)
     const testRecords = Math.min(cost.testRecords, Math.max(
       LEAST_TEST_RECORDS,
       Math.floor((usable - trainingSeconds(cost, rounds, sequences, shape, speeds) * seeds) / (questionSeconds(cost, speeds) * cells))
@@ -106,23 +110,23 @@ export function secondsOf (
 ): number {
   return costs.reduce((sum, cost) => {
     const { rounds, sequences, testRecords } = problems[cost.name]!
-    return sum + shape.seeds * (FEDERATION_SECONDS * shape.federations + trainingSeconds(cost, rounds, sequences, shape, speeds)) +
-      cellsOf(shape) * testRecords * questionSeconds(cost, speeds)
+    return sum + shape.seeds * (FEDERATION_SECONDS * cost.federations + trainingSeconds(cost, rounds, sequences, shape, speeds)) +
+      cellsOf(shape, cost) * testRecords * questionSeconds(cost, speeds)
   }, 0)
 }
 
 /** Returns the seconds that one seed's trainings take: each client alone, all of them on one machine, and federated. */
 function trainingSeconds (
-  { trainTokens }: RecordCost,
+  { trainTokens, federations }: RecordCost,
   rounds: number,
   sequences: number,
-  { clients, federations }: Shape,
+  { clients }: Shape,
   { training }: Speeds
 ): number {
   return rounds * sequences * trainTokens * clients * (2 + FEDERATED_FACTOR * federations) / training
 }
 
-function cellsOf ({ clients, seeds, federations }: Shape): number {
+function cellsOf ({ clients, seeds }: Shape, { federations }: RecordCost): number {
   return 1 + seeds * (clients + 1 + federations)
 }
 

@@ -9,8 +9,9 @@ import { federate } from './federate.ts'
 import { relativeDistance, type OneMachine } from './one-machine.ts'
 import type { Plan } from './plan.ts'
 import type { Item, Problem } from './problems.ts'
+import { protectedSystem, UNPROTECTED, type Protection } from './protections.ts'
 import { splitOver } from './split.ts'
-import { aloneSystem, noisySystem } from './summary.ts'
+import { aloneSystem } from './summary.ts'
 
 export interface RunOptions {
   readonly file: CellFile
@@ -31,9 +32,15 @@ export interface RunListener {
 /** The questions are the same for every seed, so that the base model answers them once. */
 const QUESTIONS_SEED = 'questions'
 
-/** Returns the systems of a plan, in the order in which they are computed. */
-export function systemsOf ({ clients, noises }: Pick<Plan, 'clients' | 'noises'>): string[] {
-  return ['centralised', 'federated', ...Array.from({ length: clients }, (_, client) => aloneSystem(client)), ...noises.map(noisySystem)]
+/** Returns the systems of a data set in a plan, in the order in which they are computed. */
+export function systemsOf (plan: Pick<Plan, 'clients' | 'protections' | 'protectedProblems'>, problem: string): string[] {
+  const alone = Array.from({ length: plan.clients }, (_, client) => aloneSystem(client))
+  return ['centralised', 'federated', ...alone, ...protectionsOf(plan, problem).map(protectedSystem)]
+}
+
+/** Returns the protections whose federations a data set has beside the one without. */
+function protectionsOf ({ protections, protectedProblems }: Pick<Plan, 'protections' | 'protectedProblems'>, problem: string): readonly Protection[] {
+  return protectedProblems.includes(problem) ? protections : []
 }
 
 /**
@@ -80,7 +87,7 @@ class ProblemRun {
       await machine.reset(seed)
       await this.#judge(base, { trainingSeconds: 0, trainingLoss: null })
     }
-    const missing = systemsOf(plan).filter((system) => file.find({ problem, system, seed }) === undefined)
+    const missing = systemsOf(plan, problem).filter((system) => file.find({ problem, system, seed }) === undefined)
     if (missing.length === 0) return true
     const { sequences, perClient } = plan.problems[problem]!
     const paths = await writeShares(this.#problem, { clients: plan.clients, perClient, seed, least: sequences }, work)
@@ -91,9 +98,9 @@ class ProblemRun {
     for (const system of missing) {
       if (Date.now() >= untilMs) return false
       const key = { problem, system, seed }
-      const noise = [0, ...plan.noises].find((each) => system === (each === 0 ? 'federated' : noisySystem(each)))
-      if (noise !== undefined) {
-        await this.#federate(key, seed, noise, paths, noise === 0 ? central : undefined)
+      const protection = [UNPROTECTED, ...protectionsOf(plan, problem)].find((each) => system === protectedSystem(each))
+      if (protection !== undefined) {
+        await this.#federate(key, seed, protection, paths, protection === UNPROTECTED ? central : undefined)
         continue
       }
       const alone = clients.filter((_, client) => system === aloneSystem(client))
@@ -116,7 +123,7 @@ class ProblemRun {
   async #federate (
     key: CellKey,
     seed: number,
-    noise: number,
+    protection: Protection,
     paths: readonly string[],
     central: ReadonlyMap<string, Tensor> | undefined
   ): Promise<void> {
@@ -126,14 +133,14 @@ class ProblemRun {
     const startedAtMs = performance.now()
     const root = await mkdtemp(join(work, 'federation-'))
     try {
-      const settings = { model, learningRate, loraR, loraAlpha, wire, rounds, sequences, seed, noise, problem: this.#problem, threads }
+      const settings = { model, learningRate, loraR, loraAlpha, wire, rounds, sequences, seed, protection, problem: this.#problem, threads }
       const onRound = (round: number, loss: number): void => { this.#listener.onRound(key, round, loss) }
-      const { adapter, loss, wireBytes } = await federate(root, settings, paths, onRound)
+      const { adapter, loss, tokens: _, ...figures } = await federate(root, settings, paths, onRound)
       await machine.use(adapter)
       await this.#judge(key, {
         trainingSeconds: secondsSince(startedAtMs),
         trainingLoss: loss,
-        wireBytes,
+        ...figures,
         ...central === undefined ? {} : { fromCentralised: relativeDistance(adapter, central, machine.initial(seed)) }
       })
     } finally {

@@ -19,6 +19,7 @@ export async function measure (
   machine: OneMachine,
   model: string,
   problems: readonly Problem[],
+  federationsOf: (problem: string) => number,
   work: string
 ): Promise<{ readonly speeds: Speeds, readonly costs: readonly RecordCost[] }> {
   await mkdir(work, { recursive: true })
@@ -36,7 +37,8 @@ export async function measure (
       scoredTokens: exam.cost.scored / exam.size,
       generatedTokens: exam.cost.generated / exam.size,
       trainRecords: problem.train.length,
-      testRecords: problem.test.length
+      testRecords: problem.test.length,
+      federations: federationsOf(problem.name)
     })
   }
   const training = await trainingSpeed(machine, model, problems[0]!, work)

@@ -1,5 +1,6 @@
 import { bootstrap, type Interval } from '../../../src/model/tasks/bootstrap.ts'
-import type { Cell } from './cells.ts'
+import type { Cell, Leak } from './cells.ts'
+import { isProtected } from './protections.ts'
 
 /** What one kind of model came to on one data set. */
 export interface Row {
@@ -31,6 +32,8 @@ export interface Summary {
   readonly otherwiseAnswered?: number
   /** Bytes of one client in a training, on average. */
   readonly wireBytes?: number
+  /** What each federation let leak, means over seeds; undefined where it was not measured. */
+  readonly leaks?: ReadonlyArray<Leak & { readonly system: string }>
 }
 
 const BOOTSTRAP_SEED = 'evidence'
@@ -40,24 +43,19 @@ export function aloneSystem (client: number): string {
   return `alone ${client + 1}`
 }
 
-/** Returns the name of the system of a federation with noise. */
-export function noisySystem (noise: number): string {
-  return `noise ${noise}`
-}
-
 /** Sums up the cells of one data set, as far as they are there. */
 export function summarise (problem: string, cells: readonly Cell[]): Summary {
   const own = cells.filter((cell) => cell.problem === problem)
   const of = (system: string): Cell[] => own.filter((cell) => cell.system === system)
   const clients = [...new Set(own.map(({ system }) => system).filter((system) => /^alone \d+$/.test(system)))].sort()
-  const noisy = [...new Set(own.map(({ system }) => system).filter((system) => system.startsWith('noise ')))]
+  const guarded = [...new Set(own.map(({ system }) => system).filter(isProtected))]
   const groups = new Map<string, readonly Cell[]>([
     ['base', of('base')],
     ...clients.map((system) => [system, of(system)] as const),
     ...clients.length === 0 ? [] : [['alone, mean', clients.flatMap(of)] as const],
     ['federated', of('federated')],
     ['centralised', of('centralised')],
-    ...noisy.map((system) => [system, of(system)] as const)
+    ...guarded.map((system) => [system, of(system)] as const)
   ])
   const present = [...groups].filter(([, group]) => group.length > 0)
   const [federated, centralised] = [of('federated'), of('centralised')]
@@ -68,7 +66,7 @@ export function summarise (problem: string, cells: readonly Cell[]): Summary {
   const differences = ['centralised', 'alone, mean', 'base'].flatMap((from) => {
     const other = groups.get(from) ?? []
     return federated.length === 0 || other.length === 0 ? [] : [differenceOf('federated', from, federated, other)]
-  }).concat(federated.length === 0 ? [] : noisy.map((system) => differenceOf(system, 'federated', of(system), federated)))
+  }).concat(federated.length === 0 ? [] : guarded.map((system) => differenceOf(system, 'federated', of(system), federated)))
   const measured = federated.flatMap(({ fromCentralised }) => fromCentralised ?? [])
   return {
     problem,
@@ -79,8 +77,33 @@ export function summarise (problem: string, cells: readonly Cell[]): Summary {
     ...pairs.length === 0
       ? {}
       : { otherwiseAnswered: pairs.reduce((sum, [a, b]) => sum + a.scores.filter((score, i) => score !== b.scores[i]).length, 0) },
+    ...guarded.length === 0 ? {} : { leaks: leaksOver(guarded, of) },
     ...federated.length === 0 ? {} : { wireBytes: federated.reduce((sum, { wireBytes = 0 }) => sum + wireBytes, 0) / federated.length }
   }
+}
+
+/** Returns what each protected federation let leak, after what one of them would have let leak without its noise. */
+function leaksOver (systems: readonly string[], of: (system: string) => readonly Cell[]): Array<Leak & { readonly system: string }> {
+  const noisy = systems.map(of).find((cells) => cells.some(({ unprotectedLeak }) => unprotectedLeak !== undefined)) ?? []
+  return [
+    ...meanLeak('federated', noisy.flatMap(({ unprotectedLeak }) => unprotectedLeak ?? [])),
+    ...systems.flatMap((system) => meanLeak(system, of(system).flatMap(({ leak }) => leak ?? [])))
+  ]
+}
+
+/** Returns the mean of what a system let leak; nothing where it was not measured. */
+function meanLeak (system: string, leaks: readonly Leak[]): Array<Leak & { readonly system: string }> {
+  if (leaks.length === 0) return []
+  const mean = (value: (leak: Leak) => number): number => leaks.reduce((sum, leak) => sum + value(leak), 0) / leaks.length
+  return [{
+    system,
+    recovered: mean(({ recovered }) => recovered),
+    recoveredError: mean(({ recoveredError }) => recoveredError),
+    leak: mean(({ leak }) => leak),
+    leakError: mean(({ leakError }) => leakError),
+    withheldShare: mean(({ withheldShare }) => withheldShare),
+    tokens: leaks.reduce((sum, { tokens }) => sum + tokens, 0)
+  }]
 }
 
 function rowOf (system: string, cells: readonly Cell[]): Row {

@@ -10,7 +10,7 @@ import { resultOf, resultSchema } from '../../../bench/support/evidence/result.t
 import { summarise } from '../../../bench/support/evidence/summary.ts'
 
 const plan: Plan = {
-  model: '/models/tiny', clients: 2, seeds: [1, 2], learningRate: 0.001, loraR: 8, loraAlpha: 16, wire: 'fp16', noises: [],
+  model: '/models/tiny', clients: 2, seeds: [1, 2], learningRate: 0.001, loraR: 8, loraAlpha: 16, wire: 'fp16', protections: [], protectedProblems: [],
   problems: { colours: { rounds: 3, sequences: 4, perClient: 6, testRecords: 10 } }
 }
 
