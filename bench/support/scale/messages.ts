@@ -34,6 +34,8 @@ export interface HostReport {
   readonly connections: number
   /** Sealed messages that were sent. */
   readonly messages: number
+  /** Messages to devices. */
+  readonly deviceMessages: number
   /** Milliseconds in which each device was busy, by daemon. */
   readonly busyMs: readonly number[]
   /** How late the event loop was at worst. */

@@ -31,7 +31,8 @@ export function outputShapes (program: Program, inputs: Shapes, except: Readonly
   const shapes: Record<string, number[]> = {}
   for (const { name, shape } of program.outputs) {
     if (except.has(name)) continue
-    const found = shape === undefined ? anyShape : shape.map((dim) => sizeOf(dim, sizes) ?? (RESIDUAL.test(name) ? 1 : fail(program, name, dim)))
+    const sizeOfAxis = (dim: Dim): number => sizeOf(dim, sizes) ?? (RESIDUAL.test(name) ? 1 : fail(program, name, dim))
+    const found = shape === undefined ? anyShape : shape.map(sizeOfAxis)
     shapes[name] = [...found ?? fail(program, name, '...')]
   }
   return shapes

@@ -39,7 +39,7 @@ export class SimulatedPeers {
   readonly #hosted: Hosted[] = []
   readonly #devices: SimulatedDevice[] = []
   readonly #late = monitorEventLoopDelay({ resolution: 10 })
-  #before = { cpu: process.cpuUsage(), messages: sealedMessages(), busyMs: [] as number[] }
+  #before = { cpu: process.cpuUsage(), messages: sealedMessages(), deviceMessages: 0, busyMs: [] as number[] }
 
   constructor ({ role, speed }: HostSettings) {
     this.#role = role
@@ -118,6 +118,7 @@ export class SimulatedPeers {
   #report (): HostReport {
     const { user, system } = process.cpuUsage(this.#before.cpu)
     const { rss, heapUsed } = process.memoryUsage()
+    const deviceMessages = this.#devices.reduce((sum, { messages }) => sum + messages, 0)
     const report = {
       daemons: this.#hosted.length,
       cpuMs: (user + system) / 1000,
@@ -125,10 +126,12 @@ export class SimulatedPeers {
       heapBytes: heapUsed,
       connections: this.#hosted.reduce((sum, { daemon }) => sum + daemon.node.getConnections().length, 0),
       messages: sealedMessages() - this.#before.messages,
+      deviceMessages: deviceMessages - this.#before.deviceMessages,
       busyMs: this.#devices.map(({ busyMs }, i) => busyMs - (this.#before.busyMs[i] ?? 0)),
       lateMs: this.#late.max / 1e6
     }
-    this.#before = { cpu: process.cpuUsage(), messages: sealedMessages(), busyMs: this.#devices.map(({ busyMs }) => busyMs) }
+    const busyMs = this.#devices.map((device) => device.busyMs)
+    this.#before = { cpu: process.cpuUsage(), messages: sealedMessages(), deviceMessages, busyMs }
     this.#late.reset()
     return report
   }
