@@ -12,7 +12,7 @@ import { restartWithAllocatorSettings } from '../src/node/process/allocator.ts'
 import { printTable } from './support/print.ts'
 import { writeRandomModel, type ModelSize } from './support/random-model.ts'
 import { ScaleFederation } from './support/scale/federation.ts'
-import { busiestMs, coresBusy, hostsOf, roundMs, tokensPerSecond, type Interval } from './support/scale/figures.ts'
+import { busiestMs, coresBusy, hostsOf, roundMs, roundsMs, tokensPerSecond, type Interval } from './support/scale/figures.ts'
 import type { HostReport, Work } from './support/scale/messages.ts'
 import type { DeviceSpeed } from './support/scale/simulated-device.ts'
 
@@ -27,7 +27,7 @@ const CLIENTS_PER_WORKER = 8
 const BAR = 0.95
 /** Rounds of which the first is not measured. */
 const ROUNDS = 6
-const LARGE_ROUNDS = 3
+const LARGE_ROUNDS = 4
 const AVERAGE_EVERY = 4
 const PROMPT = Array.from({ length: 16 }, (_, i) => 3 + i)
 const NEW_TOKENS = 16
@@ -73,6 +73,11 @@ async function during<T> (federation: ScaleFederation, work: () => Promise<T>): 
   return { result, ms, reports: await federation.reports() }
 }
 
+/** Computes the milliseconds of a pass of so many clients, forward and backward, on a device. */
+function trainingMs (clients: number): number {
+  return 3 * (MODEL.blocks - 2) * (SPEED.blockMs + clients * BATCH.maxTokens * SPEED.tokenMs)
+}
+
 interface Row {
   readonly workers: number
   readonly clients: number
@@ -85,10 +90,10 @@ interface Row {
 
 async function measureTraining (charter: Charter, workers: number, clients: number): Promise<Row> {
   return await withFederation(workers, clients, charter, async (federation) => {
-    const interval = await during(federation, async () => await federation.train(ROUNDS, BATCH))
+    const work = await federation.train(ROUNDS, BATCH)
+    const interval = { reports: await federation.reports(), ms: roundsMs(work) }
     const tokens = clients * BATCH.maxTokens
-    const floorMs = busiestMs(interval.reports) / ROUNDS
-    return { workers, clients, speed: 1000 * tokens / roundMs(interval.result), floor: 1000 * tokens / floorMs, interval }
+    return { workers, clients, speed: 1000 * tokens / roundMs(work), floor: 1000 * tokens / trainingMs(clients / workers), interval }
   })
 }
 
@@ -101,21 +106,36 @@ async function measureGeneration (workers: number, clients: number): Promise<Row
   })
 }
 
+const COLUMNS = [
+  'servers, clients', 'tok/s', 'over one', 'of k', 'bar', 'devices alone, tok/s', 'reached', 'cores busy', 'busiest device', 'leader, ms CPU/s', 'late by, ms'
+]
+
 function printRows (title: string, rows: readonly Row[]): void {
   const [one] = rows
   console.log(`\n${title}`)
-  printTable(['servers, clients', 'tok/s', 'over one', 'of k', 'bar', 'device alone, tok/s', 'reached', 'cores busy', 'leader, ms CPU/s'], rows.map(
-    ({ workers, clients, speed, floor, interval }) => {
-      const ratio = speed / one!.speed
-      const share = ratio * one!.workers / workers
-      const { busy, cores } = coresBusy(interval)
-      return [
-        `${workers}, ${clients}`, speed.toFixed(0), ratio.toFixed(2), share.toFixed(3), workers === 1 ? '' : BAR.toFixed(2),
-        floor.toFixed(0), (speed / floor).toFixed(2), `${busy.toFixed(2)} of ${cores}`, (interval.reports.leader.cpuMs / interval.ms * 1000).toFixed(0)
-      ]
-    }
-  ))
+  printTable(COLUMNS, rows.map(({ workers, clients, speed, floor, interval: { reports, ms } }) => {
+    const ratio = speed / one!.speed
+    const { busy, cores } = coresBusy({ reports, ms })
+    return [
+      `${workers}, ${clients}`,
+      speed.toFixed(0),
+      ratio.toFixed(2),
+      (ratio * one!.workers / workers).toFixed(3),
+      workers === 1 ? '' : BAR.toFixed(2),
+      floor.toFixed(0),
+      (speed / floor).toFixed(2),
+      `${busy.toFixed(2)} of ${cores}`,
+      (busiestMs(reports) / ms).toFixed(2),
+      (reports.leader.cpuMs / ms * 1000).toFixed(0),
+      Math.max(...hostsOf(reports).map(({ lateMs }) => lateMs)).toFixed(0)
+    ]
+  }))
 }
+
+const PHASE_COLUMNS = [
+  'each', 'daemons', 'resident, MiB', 'heap, MiB', 'connections', 'CPU, ms a second', 'CPU, ms a round', 'sealed messages a round',
+  'device messages a round', 'late by, ms'
+]
 
 const MIB = 2 ** 20
 
@@ -136,9 +156,7 @@ function printPhase (title: string, interval: Interval, rounds = 0): void {
       perRound(sum((host) => host.deviceMessages) / daemons), Math.max(0, ...hosts.map(({ lateMs }) => lateMs)).toFixed(0)
     ]
   }
-  printTable(['each', 'daemons', 'resident, MiB', 'heap, MiB', 'connections', 'CPU, ms a second', 'CPU, ms a round', 'sealed messages a round', 'device messages a round', 'late by, ms'], [
-    row('leader', [leader]), row('other servers', workers), row('clients', clients)
-  ])
+  printTable(PHASE_COLUMNS, [row('leader', [leader]), row('other servers', workers), row('clients', clients)])
 }
 
 async function measureLarge (workers: number, clients: number): Promise<void> {
@@ -147,27 +165,29 @@ async function measureLarge (workers: number, clients: number): Promise<void> {
     const { startMs } = federation
     console.log(`started: servers ${(startMs.workers / 1000).toFixed(1)} s, clients ${(startMs.clients / 1000).toFixed(1)} s`)
     printPhase('idle', await during(federation, async () => { await new Promise((resolve) => setTimeout(resolve, IDLE_MS)) }))
-    const training = await during(federation, async () => await federation.train(LARGE_ROUNDS, BATCH))
-    printPhase('training', training, LARGE_ROUNDS)
-    printFloor(training, clients)
+    const work = await federation.train(LARGE_ROUNDS, BATCH)
+    const training = { reports: await federation.reports(), ms: roundsMs(work) }
+    printPhase('training, without the first round', training, LARGE_ROUNDS - 1)
+    printFloor(training, work, { workers, clients })
   })
 }
 
 /** What a round takes beside the least that it could take. */
-function printFloor (interval: Interval & { readonly result: Work }, clients: number): void {
-  const { reports, result } = interval
-  const cpuMs = hostsOf(reports).reduce((sum, host) => sum + host.cpuMs, 0) / LARGE_ROUNDS
+function printFloor (interval: Interval, work: Work, { workers, clients }: { readonly workers: number, readonly clients: number }): void {
+  const { reports } = interval
+  const rounds = LARGE_ROUNDS - 1
+  const cpuMs = hostsOf(reports).reduce((sum, host) => sum + host.cpuMs, 0) / rounds
   const { cores } = coresBusy(interval)
-  printTable(['a round, s', 'measured', 'devices alone', `all processor time over ${cores} cores`, 'leader\'s processor time'], [['', ...[
-    roundMs(result), busiestMs(reports) / LARGE_ROUNDS, cpuMs / cores, reports.leader.cpuMs / LARGE_ROUNDS
-  ].map((ms) => (ms / 1000).toFixed(2))]])
+  const columns = ['a round, s', 'measured', 'devices alone', `all processor time over ${cores} cores`, 'leader\'s processor time']
+  const times = [roundMs(work), trainingMs(clients / workers), cpuMs / cores, reports.leader.cpuMs / rounds]
+  printTable(columns, [['', ...times.map((ms) => (ms / 1000).toFixed(2))]])
   const bytes = (value: number): string => (value / clients / LARGE_ROUNDS / 1024).toFixed(1)
-  console.log(`a client and round: ${bytes(result.sentBytes)} KiB sent, ${bytes(result.receivedBytes)} KiB received`)
+  console.log(`a client and round: ${bytes(work.sentBytes)} KiB sent, ${bytes(work.receivedBytes)} KiB received`)
 }
 
 async function main (what: string, counts: readonly number[], perWorker: number): Promise<void> {
   console.log(
-    `Simulated devices: ${SPEED.blockMs} ms a run of one block and ${SPEED.tokenMs} ms a token in it, backward twice that; clients' in no time. ` +
+    `Simulated devices: ${SPEED.blockMs} ms a run of a block and ${SPEED.tokenMs} ms a token in it, backward twice that; clients' in no time. ` +
       `Hidden ${MODEL.hidden}, ${MODEL.blocks - 2} of ${MODEL.blocks} blocks on each server, fp16 wire, sealed, loopback`
   )
   for (const [name, charter] of Object.entries(STRATEGIES)) {

@@ -1,5 +1,6 @@
 import { mkdtemp, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pretrainingDocuments } from '../../../src/cli/demo/corpus.ts'
 import { ControlClient } from '../../../src/node/control/client.ts'
 import { createFederation, type CreateOptions } from '../../../src/node/federation/create.ts'
@@ -12,9 +13,10 @@ import { instantly, type DeviceSpeed } from './simulated-device.ts'
 
 const HOST = join(import.meta.dirname, 'host.ts')
 const INVITE_MS = 3_600_000
+const LOOK_MS = 100
 
 /** More tokens than the rounds of a benchmark take. */
-const DOCUMENTS = 400
+const DOCUMENTS = 60
 
 /** What a simulated federation is made of. */
 export interface ScalePlan {
@@ -56,9 +58,16 @@ export class ScaleFederation {
   readonly #leader: Host
   readonly #workers: readonly Host[]
   readonly #clients: readonly Host[]
+  readonly #control: ControlClient
   readonly #data: string
 
-  private constructor (hosts: { leader: Host, workers: readonly Host[], clients: readonly Host[] }, data: string, startMs: StartMs) {
+  private constructor (
+    hosts: { leader: Host, workers: readonly Host[], clients: readonly Host[] },
+    control: ControlClient,
+    data: string,
+    startMs: StartMs
+  ) {
+    this.#control = control
     this.#leader = hosts.leader
     this.#workers = hosts.workers
     this.#clients = hosts.clients
@@ -100,7 +109,7 @@ export class ScaleFederation {
       const data = join(directory, 'data.jsonl')
       const documents = pretrainingDocuments('scale')
       await writeFile(data, Array.from({ length: DOCUMENTS }, () => `${JSON.stringify({ text: documents.next().value })}\n`).join(''))
-      return new ScaleFederation(hosts, data, startMs)
+      return new ScaleFederation(hosts, control, data, startMs)
     } catch (error) {
       await stop()
       throw error
@@ -112,9 +121,15 @@ export class ScaleFederation {
     await Promise.all(this.#clients.map(async (host) => { await ask(host, { kind: 'connected', servers }) }))
   }
 
-  /** Trains with every client until each has done this many rounds in all. Resolves with the times of each client's rounds. */
+  /**
+   * Trains with every client, which has not trained before, for this many rounds. Resolves with the times of each client's rounds. The next
+   * reports are of what came after the first round.
+   */
   async train (rounds: number, batch: { readonly sequences: number, readonly maxTokens: number }): Promise<Work> {
-    return await this.#work({ kind: 'train', data: this.#data, rounds, ...batch })
+    const work = this.#work({ kind: 'train', data: this.#data, rounds, ...batch })
+    await Promise.race([this.#firstRound(), work])
+    for (const host of [this.#leader, ...this.#workers]) await ask(host, { kind: 'report' })
+    return await work
   }
 
   /** Has every client generate a text at the same time. Resolves with the times of each client's tokens. */
@@ -134,6 +149,11 @@ export class ScaleFederation {
 
   async stop (): Promise<void> {
     await stopAll([...this.#clients, ...this.#workers, this.#leader])
+  }
+
+  async #firstRound (): Promise<void> {
+    const signal = AbortSignal.timeout(INVITE_MS)
+    while (((await this.#control.request('status', {}, signal)).training?.round ?? 0) === 0) await sleep(LOOK_MS)
   }
 
   async #work (order: Order): Promise<Work> {

@@ -23,10 +23,21 @@ export function busiestMs ({ leader, workers }: ScaleReports): number {
   return Math.max(...[leader, ...workers].flatMap(({ busyMs }) => busyMs))
 }
 
-/** Computes the milliseconds of a round of everybody: from one round's last client to the next one's. The first round is left out. */
-export function roundMs ({ times }: Work): number {
+/** Finds when each round's last client was done with it. */
+function roundEnds ({ times }: Work): number[] {
   const rounds = Math.min(...times.map((own) => own.length))
-  const ends = Array.from({ length: rounds }, (_, round) => Math.max(...times.map((own) => own[round]!)))
+  return Array.from({ length: rounds }, (_, round) => Math.max(...times.map((own) => own[round]!)))
+}
+
+/** Computes the milliseconds of all rounds of everybody but the first. */
+export function roundsMs (work: Work): number {
+  const ends = roundEnds(work)
+  return ends.at(-1)! - ends[0]!
+}
+
+/** Computes the milliseconds of a round of everybody: from one round's last client to the next one's. The first round is left out. */
+export function roundMs (work: Work): number {
+  const ends = roundEnds(work)
   return median(ends.slice(1).map((end, i) => end - ends[i]!))
 }
 

@@ -9,10 +9,17 @@ export interface HostSettings {
 /** What a process is told to do. */
 export type Order =
   /** Starts the daemons of these homes. With an invite they join first, servers with this model and these blocks. */
-  | { readonly kind: 'start', readonly homes: readonly string[], readonly invite?: string, readonly model?: string, readonly blocks?: string }
+  | {
+    readonly kind: 'start'
+    readonly homes: readonly string[]
+    readonly invite?: string
+    readonly model?: string
+    readonly blocks?: string
+  }
   /** Resolves when each daemon has connections to this many servers. */
   | { readonly kind: 'connected', readonly servers: number }
   | { readonly kind: 'report' }
+  /** Once each client has done a round, the next report begins anew. */
   | { readonly kind: 'train', readonly data: string, readonly rounds: number, readonly sequences: number, readonly maxTokens: number }
   | { readonly kind: 'generate', readonly ids: readonly number[], readonly maxTokens: number }
 

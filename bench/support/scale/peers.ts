@@ -57,6 +57,9 @@ export class SimulatedPeers {
     this.#late.enable()
   }
 
+  /** Milliseconds in which devices have been busy since their daemons started. */
+  get busyMs (): number { return this.#devices.reduce((sum, { busyMs }) => sum + busyMs, 0) }
+
   async ask (order: Order): Promise<Answer> {
     switch (order.kind) {
       case 'start':
@@ -69,7 +72,9 @@ export class SimulatedPeers {
       case 'train': {
         const { data, rounds, sequences, maxTokens } = order
         const parameters = { data, rounds, sequences, maxTokens, lossOn: 'all' }
-        return { work: await this.#all('train', parameters, { timed: 'round', inTurn: true }) }
+        let behind = this.#hosted.length
+        const onFirst = (): void => { if (--behind === 0) this.#report() }
+        return { work: await this.#all('train', parameters, { timed: 'round', inTurn: true, onFirst }) }
       }
       case 'generate': {
         const { ids, maxTokens } = order
@@ -137,10 +142,14 @@ export class SimulatedPeers {
   }
 
   /**
-   * Has every client do something, and notes when each event of a type came. In turn, a client begins when the one before it has begun:
-   * all of them then share the thread that reads data.
+   * Has every client do something, and notes when each event of a type came; calls back with the first one of each client. In turn, a
+   * client begins when the one before it has begun: all of them then share the thread that reads data.
    */
-  async #all (operation: OperationName, parameters: object, { timed, inTurn }: { timed: string, inTurn: boolean }): Promise<Work> {
+  async #all (
+    operation: OperationName,
+    parameters: object,
+    { timed, inTurn, onFirst = () => {} }: { readonly timed: string, readonly inTurn: boolean, readonly onFirst?: () => void }
+  ): Promise<Work> {
     const work = { times: [] as number[][], sentBytes: 0, receivedBytes: 0 }
     const running: Array<Promise<void>> = []
     for (const { home } of this.#hosted) {
@@ -152,7 +161,10 @@ export class SimulatedPeers {
         let last: { readonly sentBytes?: number, readonly receivedBytes?: number } = {}
         for await (const event of new ControlClient(homeAt(home)).stream(operation, given, limit())) {
           begun.resolve()
-          if ('type' in event && event.type === timed) times.push(performance.timeOrigin + performance.now())
+          if ('type' in event && event.type === timed) {
+            times.push(performance.timeOrigin + performance.now())
+            if (times.length === 1) onFirst()
+          }
           last = event as typeof last
         }
         work.sentBytes += last.sentBytes ?? 0

@@ -16,8 +16,8 @@ export interface LinkedServersOptions {
 }
 
 /**
- * Chooses which servers a peer keeps connections to. Each does to those that it joined through; a client to some workers of each block and to
- * those that it dialled besides, a worker to the servers alone that it hands sequences over to.
+ * Chooses which servers a peer keeps connections to. Each peer does to those that it joined through; a client besides to some workers of
+ * each block and to those that it dialled, a worker to those alone that it hands sequences over to.
  */
 export class LinkedServers {
   readonly #options: LinkedServersOptions

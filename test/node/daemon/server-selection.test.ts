@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { chooseServers } from '../../../src/node/daemon/server-selection.ts'
 
-const serversOf = (count: number, first = 1, end = 5) => Array.from({ length: count }, (_, i) => ({ peer: `server ${first} ${i}`, span: { first, end } }))
+const serversOf = (count: number, first = 1, end = 5) =>
+  Array.from({ length: count }, (_, i) => ({ peer: `server ${first} ${i}`, span: { first, end } }))
 
 describe('the servers that a client keeps connections to', () => {
   it('are all of them where each block has few', () => {
