@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import type { Device } from '../../../src/model/runtime/device.ts'
+import { openDevice } from '../../../src/model/runtime/worker-device.ts'
 import { Optimizer } from '../../../src/model/training/optimizer.ts'
 import { float32, type Tensor } from '../../../src/tensor.ts'
 
