@@ -2,7 +2,7 @@
  * How far a federation scales: 1, 2, 4 and 8 servers of the same blocks with eight clients each, in training and in generation; then 64
  * servers with 512 clients. Devices are simulated: a run takes as long as its tokens and blocks take on a device of a stated speed, by a
  * timer, so that two cores show what many machines would. Nodes, sealing, protocols, rounds and the scheduler are real.
- * Run: node bench/scale.ts [client-batch | server-hierarchical | generation | large | all] [servers, 1,2,4,8 or 64] [clients a server, 8]
+ * Run: node bench/scale.ts [client-batch | server-hierarchical | large | all] [servers, 1,2,4,8 or 64] [clients a server, 8]
  */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -35,6 +35,8 @@ const AVERAGE_EVERY = 4
 const PROMPT = Array.from({ length: 16 }, (_, i) => 3 + i)
 const NEW_TOKENS = 12
 const IDLE_MS = 20_000
+/** Servers of the same blocks that a client keeps connections to, at most. */
+const LINKED = 8
 
 type Charter = Pick<CreateOptions, 'strategy' | 'averageEvery' | 'ends'>
 
@@ -91,26 +93,45 @@ interface Row {
   readonly interval: Interval
 }
 
-async function measureTraining (charter: Charter, workers: number, clients: number): Promise<Row> {
+interface Rows {
+  readonly training: Row
+  readonly generation?: Row
+}
+
+/** Measures training, and then generation where servers of the same blocks compute the same. */
+async function measure (charter: Charter, workers: number, clients: number): Promise<Rows> {
   return await withFederation(workers, clients, charter, async (federation) => {
-    const work = await federation.train(ROUNDS, BATCH)
-    const interval = { reports: await federation.reports(), ms: roundsMs(work) }
-    const tokens = clients * BATCH.maxTokens
-    return { workers, clients, speed: 1000 * tokens / roundMs(work), floor: 1000 * tokens / trainingMs(clients / workers), interval }
+    const training = said('training', await measureTraining(federation, workers, clients))
+    return charter.averageEvery === undefined
+      ? { training, generation: said('generation', await measureGeneration(federation, workers, clients)) }
+      : { training }
   })
 }
 
-async function measureGeneration (workers: number, clients: number): Promise<Row> {
-  return await withFederation(workers, clients, STRATEGIES['client-batch']!, async (federation) => {
-    await federation.connected(workers)
-    const interval = await during(federation, async () => await federation.generate(PROMPT, NEW_TOKENS))
-    const runMs = (MODEL.blocks - 2) * (SPEED.blockMs + clients / workers * SPEED.tokenMs)
-    return { workers, clients, speed: tokensPerSecond(interval.result), floor: 1000 * clients / runMs, interval }
-  })
+async function measureTraining (federation: ScaleFederation, workers: number, clients: number): Promise<Row> {
+  const work = await federation.train(ROUNDS, BATCH)
+  const interval = { reports: await federation.reports(), ms: roundsMs(work) }
+  const tokens = clients * BATCH.maxTokens
+  return { workers, clients, speed: 1000 * tokens / roundMs(work), floor: 1000 * tokens / trainingMs(clients / workers), interval }
+}
+
+async function measureGeneration (federation: ScaleFederation, workers: number, clients: number): Promise<Row> {
+  await federation.connected(Math.min(workers, LINKED))
+  const interval = await during(federation, async () => await federation.generate(PROMPT, NEW_TOKENS))
+  const runMs = (MODEL.blocks - 2) * (SPEED.blockMs + clients / workers * SPEED.tokenMs)
+  return { workers, clients, speed: tokensPerSecond(interval.result), floor: 1000 * clients / runMs, interval }
+}
+
+/** Says a row at once: the whole table takes minutes. */
+function said (what: string, row: Row): Row {
+  const { workers, clients, speed, floor } = row
+  console.log(`${what}, ${workers} servers, ${clients} clients: ${speed.toFixed(1)} tok/s, devices alone ${floor.toFixed(1)}`)
+  return row
 }
 
 const COLUMNS = [
-  'servers, clients', 'tok/s', 'over one', 'of k', 'bar', 'devices alone, tok/s', 'reached', 'cores busy', 'busiest device', 'leader, ms CPU/s', 'late by, ms'
+  'servers, clients', 'tok/s', 'over one', 'of k', 'bar', 'devices alone, tok/s', 'reached', 'cores busy', 'busiest device',
+  'leader, ms CPU/s', 'late by, ms'
 ]
 
 function printRows (title: string, rows: readonly Row[]): void {
@@ -190,19 +211,16 @@ function printFloor (interval: Interval, work: Work, { workers, clients }: { rea
 
 async function main (what: string, counts: readonly number[], perWorker: number): Promise<void> {
   console.log(
-    `Simulated devices: ${SPEED.blockMs} ms a run of a block and ${SPEED.tokenMs} ms a token in it, backward twice that; clients' in no time. ` +
+    `Simulated devices: ${SPEED.blockMs} ms a run of a block and ${SPEED.tokenMs} ms a token, backward twice that; clients' in no time. ` +
       `Hidden ${MODEL.hidden}, ${MODEL.blocks - 2} of ${MODEL.blocks} blocks on each server, fp16 wire, sealed, loopback`
   )
   for (const [name, charter] of Object.entries(STRATEGIES)) {
     if (what !== 'all' && what !== name) continue
-    const rows: Row[] = []
-    for (const workers of counts) rows.push(await measureTraining(charter, workers, workers * perWorker))
-    printRows(`training, ${name}, ${BATCH.sequences} x ${BATCH.maxTokens} tokens a client`, rows)
-  }
-  if (what === 'all' || what === 'generation') {
-    const rows: Row[] = []
-    for (const workers of counts) rows.push(await measureGeneration(workers, workers * perWorker))
-    printRows(`generation, ${PROMPT.length} + ${NEW_TOKENS} tokens a client`, rows)
+    const rows: Rows[] = []
+    for (const workers of counts) rows.push(await measure(charter, workers, workers * perWorker))
+    printRows(`training, ${name}, ${BATCH.sequences} x ${BATCH.maxTokens} tokens a client`, rows.map(({ training }) => training))
+    const generation = rows.flatMap((row) => row.generation ?? [])
+    if (generation.length > 0) printRows(`generation, ${PROMPT.length} + ${NEW_TOKENS} tokens a client`, generation)
   }
   if (what === 'all') await measureLarge(64, 512)
   if (what === 'large') await measureLarge(counts[0]!, counts[0]! * perWorker)
