@@ -11,6 +11,7 @@ const BENCHMARKS = [
   { file: 'decode.ts', title: 'Generation' },
   { file: 'serving.ts', title: 'Many clients on one server' },
   { file: 'route.ts', title: 'Servers in series' },
+  { file: 'scale.ts', title: 'Scale' },
   { file: 'drafts.ts', title: 'Drafted tokens' },
   { file: 'latency.ts', title: 'Drafted tokens through delay' },
   { file: 'goodput.ts', title: 'Sealed stream' },

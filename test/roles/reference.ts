@@ -143,7 +143,9 @@ export class ApartTrainer {
       for (const [name, gradient] of own) {
         if (!this.#isShared(client, name)) continue
         const before = sums.get(name)
-        const sum = await this.#optimizer.weightedSum(before?.gradient ?? gradient, before === undefined ? 0 : 1, gradient, 1)
+        const sum = await this.#optimizer.weightedTotal([
+          { value: before?.gradient ?? gradient, weight: before === undefined ? 0 : 1 }, { value: gradient, weight: 1 }
+        ])
         if (before !== undefined) this.#device.free(before.gradient)
         sums.set(name, { gradient: sum, tokens: (before?.tokens ?? 0) + (tokens.get(client) as number) })
       }

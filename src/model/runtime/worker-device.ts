@@ -30,6 +30,9 @@ export interface DeviceOptions {
   profile?: string
 }
 
+/** Opens a device of a kind, as `openDevice` does. The caller closes it. */
+export type OpenDevice = (kind: DeviceKind, options: DeviceOptions) => Promise<Device>
+
 /** onnxruntime 1.30 has one WebGPU context in a process, and threads that use it at the same time crash each other. */
 let hasWebGpu = false
 

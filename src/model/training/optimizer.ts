@@ -2,7 +2,10 @@ import { float32, type Tensor } from '../../tensor.ts'
 import { Graph } from '../graph/graph.ts'
 import { add, div, mul, reduceSum, sqrt, sub } from '../graph/operators/index.ts'
 import { program, type Program } from '../graph/program.ts'
-import type { AnyTensor, Device, DeviceTensor, Executable, OutputRef } from '../runtime/device.ts'
+import {
+  isDeviceTensor, type AnyTensor, type Device, type DeviceTensor, type Executable, type OutputRef, type ProgramCall
+} from '../runtime/device.ts'
+import { Scope } from '../runtime/scope.ts'
 
 /** AdamW with decoupled weight decay, as torch.optim.AdamW computes it. */
 export interface OptimizerSettings {
@@ -33,6 +36,15 @@ export interface Stepping {
   readonly moments: Moments
   readonly gradient: AnyTensor
 }
+
+/** A tensor, and what it is multiplied by. */
+export interface Weighted {
+  readonly value: AnyTensor
+  readonly weight: number
+}
+
+/** Host tensors of one message of a sum: they are copied for it, and a message costs as much as copying some 100 KiB. */
+const SUM_MESSAGE_BYTES = 2 ** 24
 
 /** AdamW's outputs take the place of these inputs. Each of them is read before the output that depends on it is written. */
 const IN_PLACE = { nextValue: 'value', nextM: 'm', nextV: 'v' }
@@ -101,10 +113,27 @@ export class Optimizer {
     return Math.sqrt((squares as Tensor).data[0] as number)
   }
 
-  /** Computes `a · aWeight + b · bWeight`. The caller keeps both tensors, and frees the result. */
-  async weightedSum (a: AnyTensor, aWeight: number, b: AnyTensor, bWeight: number): Promise<DeviceTensor> {
-    const { sum } = await this.#sum.run({ a, aWeight: scalar(aWeight), b, bWeight: scalar(bWeight) }, { keep: 'all' })
-    return sum as DeviceTensor
+  /**
+   * Computes the sum of tensors, each times its weight, in their order. The tensors of many clients go to the device in few messages. The
+   * caller keeps the tensors, and frees the result. Throws RangeError where there are none.
+   */
+  async weightedTotal ([first, ...others]: readonly Weighted[]): Promise<DeviceTensor> {
+    if (first === undefined) throw new RangeError('there are no tensors to sum')
+    using scope = new Scope(this.#device)
+    const one = scalar(1)
+    let total: Weighted = first
+    for (const group of groupsWithin(others.length === 0 ? [{ ...first, weight: 0 }] : others, SUM_MESSAGE_BYTES)) {
+      const before = { a: total.value, aWeight: scalar(total.weight) }
+      const calls = group.map(({ value, weight }, i): ProgramCall => ({
+        executable: this.#sum,
+        inputs: { ...i === 0 ? before : { a: { output: 'sum' }, aWeight: one }, b: value, bWeight: scalar(weight) }
+      }))
+      const { sum } = await this.#device.runSequence(calls, { keep: 'all' })
+      if (total !== first) scope.free(total.value as DeviceTensor)
+      total = { value: scope.own(sum as DeviceTensor), weight: 1 }
+    }
+    scope.release([total.value as DeviceTensor])
+    return total.value as DeviceTensor
   }
 }
 
@@ -139,6 +168,22 @@ function weightedSumProgram (): Program {
   const weighted = (name: string) => mul(graph.input(name, 'float32', undefined), graph.input(`${name}Weight`, 'float32', []))
   graph.output('sum', add(weighted('a'), weighted('b')))
   return program('weighted-sum', graph)
+}
+
+/** Cuts weighted tensors into groups whose host tensors have at most this many bytes; a larger one is alone. */
+function groupsWithin (weighted: readonly Weighted[], mostBytes: number): Weighted[][] {
+  const groups: Weighted[][] = []
+  let bytes = Infinity
+  for (const one of weighted) {
+    const own = isDeviceTensor(one.value) ? 0 : one.value.data.byteLength
+    if (bytes + own > mostBytes) {
+      groups.push([])
+      bytes = 0
+    }
+    bytes += own
+    groups.at(-1)!.push(one)
+  }
+  return groups
 }
 
 function scalar (value: number): Tensor {

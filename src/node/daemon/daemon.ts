@@ -199,7 +199,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
     heard: (heard) => { leadership.hear(heard) },
     servers: follower?.joined() ?? before.servers
   })
-  const linked = new LinkedServers({ follower, links, isServer })
+  const linked = new LinkedServers({ follower, links, isServer, self: peerId.toString() })
   const roundTrips = new RoundTrips(node, gate)
   const mandates = leads ? await readMandates(home) : new Map<string, Uint8Array>()
   let directory: FounderDirectory | undefined

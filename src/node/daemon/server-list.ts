@@ -25,7 +25,8 @@ export interface ServerListParts {
 
 /**
  * Says who serves which blocks, this peer included where it is a server, and which blocks nobody serves. A server that is not connected
- * serves nothing for now, as one that was killed; a worker, which other workers do not connect to, takes their word.
+ * serves nothing for now, as one that was killed: of many servers of a block a client counts those that it keeps connections to. A worker,
+ * which other workers do not connect to, takes their word.
  */
 export function listServers (
   { membership: { peerId, lead, signed: { charter } }, known, node, role, span, placement }: ServerListParts

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { Speculation } from '../../model/generation/speculation/speculation.ts'
 import { Optimizer } from '../../model/training/optimizer.ts'
 import { clientSpans, shapesOf } from '../charter-settings.ts'
+import type { RoleComponents } from '../components.ts'
 import type { ClientContext } from '../context.ts'
 import { AdapterSync } from './adapter-sync.ts'
 import { LearntMap } from './generation/learnt-map.ts'
@@ -57,14 +58,14 @@ export interface Client {
  * Opens a client's parts, from what its home keeps and from those of the client before it, if there was one. The caller closes them with
  * `closeClient`.
  */
-export async function openClient (context: ClientContext, before?: LastingParts): Promise<Client> {
+export async function openClient (context: ClientContext, components: RoleComponents, before?: LastingParts): Promise<Client> {
   const { charter, charterHash, client: { partition }, paths, settings, logger } = context
   const path = progressPath(paths.state)
   const saved = await readProgress(path, Buffer.from(charterHash).toString('hex'), charter, partition)
   const fellBack = saved?.fellBack ?? false
   if (fellBack) logger.warn({ round: saved?.meta.round }, 'the newest training progress is damaged or missing: the one before it is used')
   const secret = await ReleaseSecret.open(join(paths.state, 'noise.key'), charterHash)
-  const runtime = await openClientRuntime({ charter, partition, modelPath: paths.model, role: settings })
+  const runtime = await openClientRuntime({ charter, partition, modelPath: paths.model, role: settings }, components)
   try {
     const { device, parameters } = runtime
     const optimizer = await Optimizer.open(device, charter.training.optimizer)

@@ -1,6 +1,7 @@
 import { MidspanError } from '../../errors.ts'
 import type { ClientSettings } from '../../protocols/charter/index.ts'
 import { withSignal } from '../../protocols/wire/wait.ts'
+import type { RoleComponents } from '../components.ts'
 import type { ClientContext } from '../context.ts'
 import { closeClient, openClient, type Client } from './client.ts'
 
@@ -21,6 +22,7 @@ interface Change {
  * meanwhile wait for the change. Training makes way for it between two rounds.
  */
 export class CurrentClient {
+  readonly #components: RoleComponents
   #client: Client
   #users = 0
   #unused = Promise.withResolvers<void>()
@@ -29,13 +31,14 @@ export class CurrentClient {
   /** Why there is no client any more. */
   #failure: Error | undefined
 
-  private constructor (client: Client) {
+  private constructor (client: Client, components: RoleComponents) {
     this.#client = client
+    this.#components = components
   }
 
   /** Opens a client with the partition of its context. The caller closes it. */
-  static async open (context: ClientContext): Promise<CurrentClient> {
-    return new CurrentClient(await openClient(context))
+  static async open (context: ClientContext, components: RoleComponents): Promise<CurrentClient> {
+    return new CurrentClient(await openClient(context, components), components)
   }
 
   get client (): Client { return this.#client }
@@ -99,13 +102,13 @@ export class CurrentClient {
     await closeClient(before)
     let after: Client | undefined
     try {
-      after = await openClient({ ...context, client: settings }, before)
+      after = await openClient({ ...context, client: settings }, this.#components, before)
       await commit()
       this.#client = after
     } catch (error) {
       if (after !== undefined) await closeClient(after)
       try {
-        this.#client = await openClient(context, before)
+        this.#client = await openClient(context, this.#components, before)
       } catch (failure) {
         this.#failure = new MidspanError('E_PARTITION_FAILED', 'the blocks of this client could not be changed, nor the old ones loaded again', {
           next: 'start its daemon again', cause: failure

@@ -1,4 +1,5 @@
 import { deviceLine, clientSpans } from '../charter-settings.ts'
+import { roleComponents, type RoleComponents } from '../components.ts'
 import type { ClientContext, RunningRole } from '../context.ts'
 import { CurrentClient } from './current-client.ts'
 import { auditSweep } from './operations/audit-sweep.ts'
@@ -14,8 +15,8 @@ import { checkLosses, noteOnChange } from './partition-progress.ts'
 import { middleOf, serverChoice } from './server-route.ts'
 
 /** Holds a client's part of the model and offers what its owner does with it. */
-export async function startClientRole (context: ClientContext): Promise<RunningRole> {
-  const current = await CurrentClient.open(context)
+export async function startClientRole (context: ClientContext, components: RoleComponents = roleComponents): Promise<RunningRole> {
+  const current = await CurrentClient.open(context, components)
   const { charter } = context
   let stopped: Promise<void> | undefined
   return {

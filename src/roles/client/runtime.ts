@@ -2,13 +2,13 @@ import { openModelDirectory, type ModelDirectory } from '../../model/checkpoint/
 import { checkWeights, clientTensors, type Model } from '../../model/families/index.ts'
 import { Boundary } from '../../model/privacy/boundary.ts'
 import type { Device } from '../../model/runtime/device.ts'
-import { openDevice } from '../../model/runtime/worker-device.ts'
 import { GrammarThread } from '../../model/text/threads/grammar-thread.ts'
 import { TokenizerThread } from '../../model/text/threads/tokenizer-thread.ts'
 import { loadClientModel, type ClientModel } from '../../model/training/client-model.ts'
 import { Parameters } from '../../model/training/parameters.ts'
 import type { Charter, Partition } from '../../protocols/charter/schema.ts'
 import { charteredModel, trainableOf } from '../charter-settings.ts'
+import type { RoleComponents } from '../components.ts'
 import type { RoleSettings } from '../context.ts'
 
 export interface RuntimeSettings {
@@ -35,7 +35,10 @@ export interface ClientRuntime {
 }
 
 /** Opens the device and loads the client's part of the model. The caller closes what is returned. */
-export async function openClientRuntime ({ charter, partition, modelPath, role }: RuntimeSettings): Promise<ClientRuntime> {
+export async function openClientRuntime (
+  { charter, partition, modelPath, role }: RuntimeSettings,
+  { openDevice }: RoleComponents
+): Promise<ClientRuntime> {
   const { device: kind, threads, compute, weights: format, residuals: policy, residualBytes } = role
   const model = charteredModel(charter)
   const directory = await openModelDirectory(modelPath)

@@ -4,6 +4,7 @@ import { CachedSpan } from '../../model/generation/cached-span.ts'
 import { GENERATE_PROTOCOL } from '../../protocols/generate/constants.ts'
 import { HANDOVER_PROTOCOL } from '../../protocols/handover/constants.ts'
 import { deviceLine } from '../charter-settings.ts'
+import { roleComponents, type RoleComponents } from '../components.ts'
 import type { RunningRole, ServerContext } from '../context.ts'
 import { idleTimeoutOf } from '../message-limits.ts'
 import { GenerationEngine } from './generation/engine.ts'
@@ -18,10 +19,10 @@ import { startWork } from './training/work.ts'
 const IDLE_LOOK_MS = 50
 
 /** Serves blocks of a federation's model: training rounds and generation, for all of its clients. One server leads the rounds. */
-export async function startServerRole (context: ServerContext): Promise<RunningRole> {
+export async function startServerRole (context: ServerContext, parts: RoleComponents = roleComponents): Promise<RunningRole> {
   const { charter, span, settings: { weights: format, device: kind, compute } } = context
   let engine: GenerationEngine | undefined
-  const runtime = await openServerRuntime(context, () => engine?.isActive === true)
+  const runtime = await openServerRuntime(context, parts, () => engine?.isActive === true)
   const { device, model, weights, boundary, turns } = runtime
   const stopping = new AbortController()
   const sessions = new Sessions(context, stopping.signal)

@@ -4,10 +4,10 @@ import { checkModel, checkWeights, spanTensors, type Model } from '../../model/f
 import { ModelWeights, type WeightSource } from '../../model/layers/weights.ts'
 import { Boundary } from '../../model/privacy/boundary.ts'
 import type { Device } from '../../model/runtime/device.ts'
-import { openDevice } from '../../model/runtime/worker-device.ts'
 import { withAdapter } from '../../model/training/initial-adapter.ts'
 import { TrainableSpan } from '../../model/training/trainable-span.ts'
 import { charteredModel, trainableOf } from '../charter-settings.ts'
+import type { RoleComponents } from '../components.ts'
 import type { ServerContext } from '../context.ts'
 import { LocalStage } from '../middle/local-stage.ts'
 import { DeviceTurns } from './device-turns.ts'
@@ -44,7 +44,11 @@ export function isCoordinator ({ coordinator, peerId }: Pick<ServerContext, 'coo
  * Opens the device and loads the blocks of the server's span. The caller closes the device, which frees everything. `generates` says
  * whether texts are computed now.
  */
-export async function openServerRuntime (context: ServerContext, generates: () => boolean): Promise<ServerRuntime> {
+export async function openServerRuntime (
+  context: ServerContext,
+  { openDevice }: RoleComponents,
+  generates: () => boolean
+): Promise<ServerRuntime> {
   const { charter, span, settings: { device: kind, threads, compute, weights: format, residuals: policy, residualBytes } } = context
   const model = charteredModel(charter)
   const directory = await openModelDirectory(context.paths.model)

@@ -90,12 +90,10 @@ export class AveragedAggregation extends FederatedAdapters {
       const own = tokens[SERVER]?.[blockOf(name)] ?? 0
       const total = holders.reduce((sum, holding) => sum + holding.tokens, own)
       if (!(total > 0)) throw new RangeError(`the weights of an average add up to ${total}`)
-      let mean = await optimizer.weightedSum(parameters.value(name), own / total, parameters.value(name), 0)
-      for (const { value, factor } of holders) {
-        const next = await optimizer.weightedSum(mean, 1, value, factor / total)
-        device.free(mean)
-        mean = next
-      }
+      const mean = await optimizer.weightedTotal([
+        { value: parameters.value(name), weight: own / total },
+        ...holders.map(({ value, factor }) => ({ value, weight: factor / total }))
+      ])
       averages.set(name, await device.download(mean))
       device.free(mean)
     }

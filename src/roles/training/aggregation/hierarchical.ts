@@ -221,15 +221,9 @@ export class HierarchicalAggregation implements AggregationStrategy {
         const weight = own[block] ?? 0
         if (weight > 0) holders.push({ value: (await this.#copyOf(server, means)).parameters.value(name), weight })
       }
-      const [first, ...others] = holders
-      if (first === undefined) continue
+      if (holders.length === 0) continue
       const total = holders.reduce((sum, { weight }) => sum + weight, 0)
-      let mean = await optimizer.weightedSum(first.value, first.weight / total, first.value, 0)
-      for (const { value, weight } of others) {
-        const next = await optimizer.weightedSum(mean, 1, value, weight / total)
-        device.free(mean)
-        mean = next
-      }
+      const mean = await optimizer.weightedTotal(holders.map(({ value, weight }) => ({ value, weight: weight / total })))
       averages.set(name, await device.download(mean))
       device.free(mean)
     }

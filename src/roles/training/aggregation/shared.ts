@@ -56,20 +56,19 @@ export class SharedAggregation extends FederatedAdapters {
     accepted: readonly AcceptedUpdate[]
   ): Promise<Map<string, AnyTensor>> {
     const { optimizer } = this.c
-    const sums = new Map<string, AnyTensor>(middleGradients)
-    const isMade = new Set<AnyTensor>()
+    const gradients = new Map<string, AnyTensor[]>([...middleGradients].map(([name, gradient]) => [name, [gradient]]))
     for (const { contribution } of accepted) {
       for (const [name, gradient] of contribution) {
-        const before = sums.get(name)
-        if (before === undefined) {
-          sums.set(name, gradient)
-          continue
-        }
-        const sum = scope.own(await optimizer.weightedSum(before, 1, gradient, 1))
-        if (isMade.has(before)) scope.free(before as DeviceTensor)
-        isMade.add(sum)
-        sums.set(name, sum)
+        const before = gradients.get(name)
+        if (before === undefined) gradients.set(name, [gradient])
+        else before.push(gradient)
       }
+    }
+    const sums = new Map<string, AnyTensor>()
+    for (const [name, own] of gradients) {
+      const [only, ...others] = own as [AnyTensor, ...AnyTensor[]]
+      const isAlone = others.length === 0
+      sums.set(name, isAlone ? only : scope.own(await optimizer.weightedTotal(own.map((value) => ({ value, weight: 1 })))))
     }
     return sums
   }
