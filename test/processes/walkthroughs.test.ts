@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { serverMemory } from '../../src/node/federation/block-memory.ts'
 import { homeAt } from '../../src/node/home/home.ts'
 import { verifyCharter } from '../../src/protocols/charter/index.ts'
@@ -35,11 +35,11 @@ describe.skipIf(!hasNamespaces())('the walk-through in docs/walkthroughs.md, on 
     await writeTinyData(join(root, 'notes.jsonl'), 1)
     await writeTinyData(join(root, 'heldout.jsonl'), 2)
   })
-  afterAll(async () => {
-    for (const one of processes.reverse()) await one.stop('SIGKILL')
+  afterEach(async () => {
+    for (const one of processes.splice(0).reverse()) await one.stop('SIGKILL')
     machines?.remove()
-    await rm(root, { recursive: true, force: true })
   })
+  afterAll(async () => { await rm(root, { recursive: true, force: true }) })
 
   it('Two machines: every command does what it is to do', async () => { await walk('Two machines') })
 
