@@ -1,7 +1,7 @@
 /**
  * What can be guessed of withheld words: stories260K guesses them in text that it wrote itself, from the words that are sent, beside what
  * it foretells with all words before each known. The attack knows where words are missing, and how many tokens.
- * Run: node bench/infill.ts [texts, 24]
+ * Run: node bench/infill.ts [texts, 24] [rules, several separated by spaces]
  */
 import { openModelDirectory } from '../src/model/checkpoint/directory.ts'
 import { modelOf } from '../src/model/families/index.ts'
@@ -20,7 +20,7 @@ import { sampledTexts } from './support/sampled-texts.ts'
 const RULES = ['capitals', 'names', 'rare:0.5%'] as const
 const TEXT_TOKENS = 256
 
-async function main (count: number): Promise<void> {
+async function main (count: number, rules: readonly string[]): Promise<void> {
   const path = dataPath('stories260K-hf')
   const [directory, tokenizer] = [await openModelDirectory(path), await loadTokenizer(path)]
   const model = modelOf(directory.config)
@@ -29,7 +29,7 @@ async function main (count: number): Promise<void> {
     const texts = await sampledTexts(device, model, directory, { bosId: tokenizer.bosId!, count, tokens: TEXT_TOKENS })
     const prior = await ModelPrior.load(device, path, model.vocabularySize)
     const rows: string[][] = []
-    for (const rule of RULES) {
+    for (const rule of rules) {
       const marker = new WordMarker(tokenizer, await parseWithholding(rule, async () => await Promise.resolve('')))
       for (const { ids } of texts) marker.learn(ids)
       const sequences = texts.map((text) => gapped(text, marker.mark(text.ids)))
@@ -59,4 +59,4 @@ function percent (figure: Figure | null): string {
   return figure === null ? '-' : `${(100 * figure.value).toFixed(1)} % ± ${(100 * figure.error).toFixed(1)}`
 }
 
-await main(Number(process.argv[2] ?? 24))
+await main(Number(process.argv[2] ?? 24), process.argv.length > 3 ? process.argv.slice(3) : RULES)

@@ -62,7 +62,7 @@ const withheldWords = z.object({
   recovered: figure.describe('the share recovered by the sent words before and behind each'),
   hardTokens: count.describe('tokens among them to which the prior gives less than 5 %'),
   hard: figure.nullable().describe('the share recovered of these; null where there are none'),
-  leak: figure.describe('1 less the cross-entropy after the attack over that of the prior: below 0 where the words sent tell less than all words before'),
+  leak: figure.describe('1 less the cross-entropy after the attack, with the withheld words before each known, over that of the prior'),
   crossEntropy: finiteOrNull.describe('after the attack, in nats a token'),
   whole: z.object({ recovered: figure, leak: figure }).describe('of all attacked tokens, sent and withheld, against the prior with all words known')
 })

@@ -85,7 +85,7 @@ describe('the audit of a client', { timeout: 120_000 }, () => {
   it('tries settings that the charter allows, and writes what they cost and tell', async () => {
     const out = federation.path('sweep')
     const { code, out: text } = await run([
-      'audit', '--home', client.home, '--data', data, '--prior', federation.path('public.jsonl'), '--model', model, '--tokens', '40', '--rounds', '1',
+      'audit', '--home', client.home, '--data', data, '--prior', federation.path('public.jsonl'), '--model', model, '--tokens', '20', '--rounds', '1',
       '--sequences', '2', '--sweep', 'withhold', '--noise', '0.4', '--withhold', federation.path('words.txt'), '--max-leak', '0', '--out', out
     ])
     expect(code).toBe(0)

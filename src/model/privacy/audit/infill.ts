@@ -24,7 +24,10 @@ export interface InfillOutcomes {
   readonly priors: PriorOutcome[]
   /** The same of the attacked tokens that are sent. */
   readonly sentPriors: PriorOutcome[]
-  /** By withheld token: `alone` is by the words before it, and `withPrior` by those behind it as well. */
+  /**
+   * By withheld token: `alone` is by the words before it, and `withPrior` by those behind it as well. The posterior is with the withheld
+   * tokens before it known, so that the logarithms of a text add up to that of all its withheld tokens by the sent ones.
+   */
   readonly outcomes: TokenOutcome[]
 }
 
@@ -52,10 +55,10 @@ export async function * attackGaps (
     await addPriors(prior, sequence, found)
     const { ids, isSent, positions } = sequence
     const wanted = new Set(positions)
-    const reading = await prior.open(ids.length)
+    const [guessing, knowing] = [await prior.open(ids.length), await prior.open(ids.length)]
     try {
       const text: number[] = []
-      let [read, position] = [0, 0]
+      let [read, knownRead, position, isRight] = [0, 0, 0, true]
       while (position < ids.length) {
         const end = runEnd(isSent, position)
         const run = ids.slice(position, end)
@@ -63,20 +66,31 @@ export async function * attackGaps (
           text.push(...run)
         } else {
           signal.throwIfAborted()
-          const after = (await reading.read(read, text.slice(read))).at(-1)!
           const behind = ids.slice(end, Math.min(end + BEHIND_TOKENS, runEnd(isSent, end)))
-          const fillings = await fillingsOf({ reading, position: text.length, after }, run, behind)
-          for (const [i, truth] of run.entries())
-            if (wanted.has(position + i)) found.outcomes.push(gapOutcome(fillings, i, truth))
+          const after = (await guessing.read(read, text.slice(read))).at(-1)!
+          const fillings = await fillingsOf({ reading: guessing, position, after }, run, behind)
+          let known = fillings
+          if (!isRight) {
+            const knownAfter = (await knowing.read(knownRead, ids.slice(knownRead, position))).at(-1)!
+            known = await fillingsOf({ reading: knowing, position, after: knownAfter }, run, behind)
+            knownRead = position
+          }
+          for (const i of run.keys()) {
+            if (!wanted.has(position + i)) continue
+            found.outcomes.push({ ...gapOutcome(fillings, i, run), logPosterior: gapOutcome(known, i, run).logPosterior })
+          }
           // The gap is read anew with the guess in it, together with what follows.
-          read = text.length
-          text.push(...likeliestFilling(fillings).ids)
+          read = position
+          const guess = likeliestFilling(fillings).ids
+          text.push(...guess)
+          isRight &&= String(guess) === String(run)
           yield ++gaps
         }
         position = end
       }
     } finally {
-      reading.free()
+      guessing.free()
+      knowing.free()
     }
   }
   return found
@@ -154,18 +168,21 @@ function likeliestFilling (fillings: readonly Filling[]): Filling {
 }
 
 /**
- * Computes what is said of the token at one place of a gap: sums over all fillings with the same token there. Fillings that were not tried
- * count as being followed by what stands behind as seldom as the least likely one of those that were.
+ * Computes what is said of the token at one place of a gap with the right filling `truth`. The likeliest token is by sums over all fillings
+ * with it there; the posterior is with the right tokens before it in the gap known. Fillings that were not tried count as being followed by
+ * what stands behind as seldom as the least likely one of those that were.
  */
-export function gapOutcome (fillings: readonly Filling[], place: number, truth: number): TokenOutcome {
+export function gapOutcome (fillings: readonly Filling[], place: number, truth: readonly number[]): TokenOutcome {
   const before = ({ logBefore }: Filling): number => logBefore
   const both = ({ logBefore, logBehind }: Filling): number => logBefore + logBehind
   const known = fillings.reduce((sum, each) => sum + Math.exp(each.logBefore), 0)
   const rest = Math.log(Math.max(0, 1 - known)) + Math.min(...fillings.map(({ logBehind }) => logBehind))
+  const beginning = (length: number): number =>
+    logSum(fillings.filter(({ ids }) => ids.slice(0, length).every((id, i) => id === truth[i])).map(both))
   return {
-    alone: likeliestAt(fillings, place, before) === truth,
-    withPrior: likeliestAt(fillings, place, both) === truth,
-    logPosterior: logSum(fillings.filter(({ ids }) => ids[place] === truth).map(both)) - logSum([...fillings.map(both), rest])
+    alone: likeliestAt(fillings, place, before) === truth[place],
+    withPrior: likeliestAt(fillings, place, both) === truth[place],
+    logPosterior: beginning(place + 1) - (place === 0 ? logSum([beginning(0), rest]) : beginning(place))
   }
 }
 

@@ -32,6 +32,8 @@ describe('guesses of withheld words', () => {
     const { outcomes, priors } = await attacked([sequence], new NgramPrior(longer, VOCABULARY, 'texts'))
     expect(outcomes.map(({ withPrior }) => withPrior)).toEqual([false, false])
     expect(priors.map(({ recovered }) => recovered)).toEqual([false, true])
+    // The posterior is with the words before known, so that those of a text add up.
+    expect(outcomes[1]!.logPosterior).toBeGreaterThan(Math.log(0.5))
   })
 
   it('are the same whatever stands in a gap, but for whether they are right', async () => {
@@ -40,23 +42,23 @@ describe('guesses of withheld words', () => {
     expect(guesses.map(({ outcomes }) => outcomes[0]!.withPrior)).toEqual([true, false])
   })
 
-  it('tell the posterior of each token by all fillings with it, and leave room for those that were not tried', () => {
+  it('tell the posterior of each token after those before it, and leave room for fillings that were not tried', () => {
     const filling = (ids: number[], before: number, behind: number): Filling =>
       ({ ids, logBefore: Math.log(before), logBehind: Math.log(behind) })
     const fillings = [filling([1, 2], 0.3, 0.5), filling([1, 3], 0.2, 0.1), filling([4, 2], 0.1, 0.9)]
     const rest = 0.4 * 0.1
     const all = 0.15 + 0.02 + 0.09 + rest
-    expect(gapOutcome(fillings, 0, 1)).toMatchObject({ alone: true, withPrior: true })
-    expect(gapOutcome(fillings, 0, 1).logPosterior).toBeCloseTo(Math.log(0.17 / all), 10)
-    expect(gapOutcome(fillings, 1, 2).logPosterior).toBeCloseTo(Math.log(0.24 / all), 10)
-    expect(gapOutcome(fillings, 1, 3)).toMatchObject({ alone: false, withPrior: false })
+    expect(gapOutcome(fillings, 0, [1, 2])).toMatchObject({ alone: true, withPrior: true })
+    expect(gapOutcome(fillings, 0, [1, 2]).logPosterior).toBeCloseTo(Math.log(0.17 / all), 10)
+    expect(gapOutcome(fillings, 1, [1, 2]).logPosterior).toBeCloseTo(Math.log(0.15 / 0.17), 10)
+    expect(gapOutcome(fillings, 1, [1, 3])).toMatchObject({ alone: false, withPrior: false })
   })
 
   it('have finite posteriors however unlikely the right filling is', () => {
     const log = fc.double({ min: -1e6, max: 0, noNaN: true })
     fc.assert(fc.property(fc.array(fc.tuple(log, log), { minLength: 1, maxLength: 8 }), (logs) => {
       const fillings = logs.map(([logBefore, logBehind], i) => ({ ids: [i], logBefore, logBehind }))
-      const { logPosterior } = gapOutcome(fillings, 0, 0)
+      const { logPosterior } = gapOutcome(fillings, 0, [0])
       expect(Number.isFinite(logPosterior)).toBe(true)
       expect(logPosterior).toBeLessThanOrEqual(1e-9)
     }))
