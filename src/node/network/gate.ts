@@ -6,7 +6,7 @@ import { streamClosed } from '../../protocols/wire/wait.ts'
 import { FailureSchema } from '../../protocols/wire/wire_pb.ts'
 import type { HandleOptions, Logger, ProtocolHandler } from '../../roles/context.ts'
 import { UnreachableError } from './dial.ts'
-import { placeOf } from './doorman.ts'
+import { placeOf } from './guarded-tcp.ts'
 import { roleAmong, type MidspanNode, type Role } from './libp2p.ts'
 
 /** A peer that was let in, or that let us in, on a connection that still stands. */

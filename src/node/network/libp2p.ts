@@ -8,7 +8,7 @@ import { MAX_READ_BUFFER_BYTES, MAX_STREAM_WINDOW_BYTES } from '../../protocols/
 import { StrangersGarbage } from '../process/collection.ts'
 import { AGENT } from '../process/version.ts'
 import { ConnectionGuard, guardConnection, guardedYamux } from './connection-guard.ts'
-import { guardedTcp, placeOf } from './doorman.ts'
+import { guardedTcp, placeOf } from './guarded-tcp.ts'
 import { connectionEncrypter } from './encryption.ts'
 import { InboundLimits } from './inbound-limits.ts'
 import { pingIntervalOf, SILENCE_TIMEOUT_MS, watchLiveness } from './liveness.ts'

@@ -20,7 +20,7 @@ answered (src/node/network/connection-guard.ts and liveness.ts). See whether an 
     name: '@libp2p/tcp',
     version: '11.0.28',
     check: `Read src/listener.ts and src/socket-to-conn.ts of the package: a listener has to take sockets by one "connection" listener of its "server",
-which may be called later than the socket came, and has to read what the socket holds by then (src/node/network/doorman.ts).`
+which may be called later than the socket came, and has to read what the socket holds by then (src/node/network/guarded-tcp.ts).`
   },
   {
     name: '@libp2p/utils',
@@ -32,7 +32,7 @@ when it takes more, and abort() has to end a stream that is closing (src/protoco
     name: 'libp2p',
     version: '3.3.11',
     check: `Read src/upgrader.ts and src/connection-manager/index.ts of the package: a Connection has to keep the remote address of what it runs on
-(src/node/network/doorman.ts).`
+(src/node/network/guarded-tcp.ts).`
   }
 ] as const
 

@@ -18,7 +18,7 @@ export function placeOf ({ remoteAddr }: Pick<MultiaddrConnection, 'remoteAddr'>
 }
 
 /**
- * libp2p's TCP with a doorman before each listener: libp2p learns of a socket when its peer began to talk and it is its turn to shake
+ * Wraps libp2p's TCP so that libp2p learns of a socket when its peer began to talk and it is its turn to shake
  * hands. A socket that is refused, or says nothing, costs what it costs to accept it. Calls `gone` when one is gone that libp2p knew.
  */
 export function guardedTcp (inbound: InboundLimits, gone: () => void): (components: TCPComponents) => Transport {

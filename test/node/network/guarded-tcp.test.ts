@@ -20,7 +20,7 @@ async function closed (socket: Socket): Promise<void> {
   await promise
 }
 
-describe('the doorman of a listener', { timeout: 30_000 }, () => {
+describe('a guarded listener', { timeout: 30_000 }, () => {
   it('hands libp2p what a peer sent before it was its turn', async () => {
     const { dial } = await listening()
     const socket = dial()
