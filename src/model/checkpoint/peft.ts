@@ -29,6 +29,10 @@ const ownPattern = /^base_model\.model\.(.+)\.(?:weight|bias)$/
 
 const pairPattern = /^(.+)\.lora_([AB])\.weight$/
 
+/** Tensors of an adapter that are named as in the state of the model that PEFT wrapped, and those of an embedding. */
+const namedPattern = /\.lora_[AB]\.[^.]+\.weight$/
+const embeddingPattern = /\.lora_embedding_[AB](?:\.[^.]+)?$/
+
 export interface PeftAdapter extends LoraSettings {
   /** By PEFT's names; `…lora_A.weight` is [r, in], `…lora_B.weight` is [out, r]. float32. */
   readonly tensors: ReadonlyMap<string, Tensor>
@@ -153,6 +157,12 @@ function checkTensors ({ r, targets, bias, modulesToSave = [], tensors }: PeftAd
       continue
     }
     const [, module, side] = pairPattern.exec(name) ?? []
+    if (namedPattern.test(name))
+      throw new AdapterError(
+        `${where}: ${name} has the name of the adapter in it, as the state of a running model has`,
+        'save the adapter with save_pretrained of PEFT'
+      )
+    if (embeddingPattern.test(name)) throw fault('adapts the embedding, which Midspan does not compute')
     if (module === undefined && ownPattern.test(name))
       throw new AdapterError(
         `${where}: ${name} is not a LoRA tensor, but the model's own: it was trained whole, or the vocabulary was resized`,

@@ -250,6 +250,14 @@ describe('an adapter directory', () => {
     await expect(writePeftAdapter(dir, { ...adapter, targets: ['k_proj'], dtype: 'F32' })).rejects.toThrow('none of the target modules')
   })
 
+  it.each([
+    ['base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight', 'has the name of the adapter in it'],
+    ['base_model.model.model.embed_tokens.lora_embedding_A', 'adapts the embedding']
+  ])('is refused with a tensor %s, in these words', async (name, reason) => {
+    const more = new Map([...tensors, [name, float32([1, 1], [1])] as const])
+    await expect(writePeftAdapter(dir, { ...adapter, tensors: more, dtype: 'F32' })).rejects.toThrow(reason)
+  })
+
   it('is refused by name when its weights are a pickle', async () => {
     await writePeftAdapter(dir, { ...adapter, dtype: 'F32' })
     await rename(join(dir, 'adapter_model.safetensors'), join(dir, 'adapter_model.bin'))
