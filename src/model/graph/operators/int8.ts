@@ -1,7 +1,8 @@
 // Products of rows that are rounded to 8 bits with a matrix that is kept in 8 bits, in the integer arithmetic of onnxruntime's CPU kernels.
 // Each row of the left operand has a scale of its own, as has each column of the right one: one scale for all rows would leave nothing of
-// most rows beside the few that are many times as long, such as those of a text's first token. Both are symmetric. A row's codes are uint8
-// with 128 for zero, since x86 processors multiply unsigned by signed bytes.
+// most rows beside the few that are many times as long, such as those of a text's first token. Within a row, and within a column, few elements
+// are many times as large as the others: both are turned by a Hadamard matrix first, which spreads them and leaves the product as it is. Both
+// are symmetric. A row's codes are uint8 with 128 for zero, since x86 processors multiply unsigned by signed bytes.
 import { tensor } from '../../../tensor.ts'
 import { MICROSOFT } from '../attributes.ts'
 import { GraphError } from '../errors.ts'
@@ -9,12 +10,13 @@ import type { Emitter, Value } from '../graph.ts'
 import { apply, applyOne, onnx, requireDType, type Operator } from '../operator.ts'
 import { format } from '../shapes.ts'
 import { abs, cast, clip, div, maximum, roundEven } from './elementwise.ts'
-import { int64s } from './layout.ts'
+import { hadamard } from './hadamard.ts'
+import { int64s, transpose } from './layout.ts'
 import { reduceMax } from './reduction.ts'
 
 /** A matrix [in, out] in 8 bits. */
 export interface Int8Matrix {
-  /** int8 [in, out]: the steps of each element from zero. */
+  /** int8 [in, out]: the steps from zero of each element of the matrix with its columns turned. */
   readonly codes: Value
   /** float32 [out]: what a step of each column stands for. */
   readonly scales: Value
@@ -41,12 +43,13 @@ export const MAX_INT8_INPUT = Math.floor((2 ** 31 - 1) / ROW_STEPS ** 2)
 const LEAST_STEP = 1e-30
 
 /**
- * Rounds each element of w [in, out] to the nearest of its column's steps; the one that is farthest from zero is `steps` of them. `steps` is
+ * Turns the columns of w [in, out], and rounds each element to the nearest of its column's steps; the one that is farthest from zero is `steps` of them. `steps` is
  * 127, or 64 where a processor adds pairs of products in 16 bits, which 255 * 127 * 2 would be too much for.
  */
 export function quantizeColumns (w: Value, steps: number): Int8Matrix {
-  const scales = div(reduceMax(abs(w), [0]), steps)
-  const codes = clip(roundEven(div(w, maximum(scales, LEAST_STEP))), -steps, steps)
+  const spread = transpose(hadamard(transpose(w, [1, 0])), [1, 0])
+  const scales = div(reduceMax(abs(spread), [0]), steps)
+  const codes = clip(roundEven(div(spread, maximum(scales, LEAST_STEP))), -steps, steps)
   return { codes: cast(codes, 'int8'), scales }
 }
 
@@ -83,13 +86,13 @@ function quantizeRows (x: Value): Int8Rows {
 }
 
 /**
- * Multiplies x [rows, in] by a matrix [in, out], each row of x rounded to 8 bits: [rows, out]. The derivative multiplies the gradient's
+ * Multiplies x [rows, in] by a matrix [in, out], each row of x turned and rounded to 8 bits: [rows, out]. The derivative multiplies the gradient's
  * rows, rounded in the same way, by the transposed matrix; it is close to that of the values that the codes stand for, and not equal to it.
  * The matrix gets no gradient. A row with an infinity is not finite after it; of a NaN, which onnxruntime's maximum passes over, only the
  * residual stream beside the product tells. Throws GraphError where sums of products would overflow.
  */
 export function int8Matmul (x: Value, { matrix, transposed }: Int8Matrices): Value {
-  const rows = quantizeRows(x)
+  const rows = quantizeRows(hadamard(x))
   const [inputSize, outputSize] = matrix.codes.shape
   requireDType('int8Matmul', matrix.codes, 'int8')
   if (x.shape[1] !== inputSize)
