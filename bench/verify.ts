@@ -1,7 +1,8 @@
 /**
  * How far the answers of servers are from a second computation: of honest ones, whose arithmetic differs, and of ones whose weights are of
  * fewer bits than they say. Prints the distances that the limits in src/roles/client/verification/limits.ts rest on, and how often a check
- * of some tokens errs. Run: node bench/verify.ts MODEL [tokens of a text, 48] [texts, 4] [blocks of a span, 4] [kinds, such as fp32,products]
+ * of some tokens errs.
+ * Run: node bench/verify.ts MODEL [tokens of a text, 48] [texts, 4] [blocks of a span, 4] [kinds, such as fp32,products]
  */
 import '../src/node/process/v8-flags.ts'
 import { encodings, type Encoding } from '../src/encoding.ts'

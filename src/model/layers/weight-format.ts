@@ -24,8 +24,8 @@ export const weightFormats = ['fp32', 'fp16', 'int8', 'int4'] as const
 export type WeightFormat = typeof weightFormats[number]
 
 /**
- * What a matrix is kept as: a format that was chosen for it, or what int8 products take, which are codes of 8 bits with a scale a column, of
- * the matrix as it is multiplied by and of its transpose, for the derivative.
+ * What a matrix is kept as: a format that was chosen for it, or what int8 products take, which are codes of 8 bits with a scale a column,
+ * of the matrix as it is multiplied by and of its transpose, for the derivative.
  */
 export type KeptFormat = WeightFormat | 'int8-products'
 

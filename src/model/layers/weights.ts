@@ -10,10 +10,10 @@ import { Graph } from '../graph/graph.ts'
 import { program, type Program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import { DeviceError, type AnyTensor, type Device, type DeviceTensor, type Executable } from '../runtime/device.ts'
+import { columnSteps } from './int8-range.ts'
 import { importedAdapters, initialAdapters } from './lora.ts'
 import { RotaryTables } from './rotary-tables.ts'
 import { blockTraining, parameterName, parameterNames, type BlockTraining, type Trainable } from './trainable.ts'
-import { columnSteps } from './int8-range.ts'
 import { endFormat, formatProgram, isQuantized, keptTensors, type KeptFormat, type RowType, type WeightFormat } from './weight-format.ts'
 
 /** Whatever reads named weights as float32. Each reading is a tensor of its own, which the reader may give away. */

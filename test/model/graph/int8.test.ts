@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { differentiate } from '../../../src/model/graph/differentiate.ts'
 import { GraphError } from '../../../src/model/graph/errors.ts'
 import { Graph } from '../../../src/model/graph/graph.ts'
-import { int8Matmul, MAX_INT8_INPUT, quantizeColumns, type Int8Matrices } from '../../../src/model/graph/operators/index.ts'
+import { int8Matmul, MAX_INT8_INPUT, quantizeColumns, type Int8Matrices, type Int8Matrix } from '../../../src/model/graph/operators/index.ts'
 import { elementCount, float32, tensor, type Tensor } from '../../../src/tensor.ts'
 import { pseudoRandom } from './derivatives.ts'
 import { runGraph } from './run.ts'
@@ -15,8 +15,11 @@ function random (shape: readonly number[], seed: number): Tensor {
 /** The codes and scales of a matrix [in, out] and of its transpose, as the inputs of a product. */
 async function kept (w: Tensor, steps: number): Promise<Record<string, Tensor>> {
   const graph = new Graph()
-  const transposed = float32([w.shape[1]!, w.shape[0]!], indices(elementCount(w.shape)).map((i) => at(w, i % w.shape[0]!, Math.floor(i / w.shape[0]!))))
-  const [a, b] = [quantizeColumns(graph.input('w', 'float32', w.shape), steps), quantizeColumns(graph.input('t', 'float32', transposed.shape), steps)]
+  const [rows, columns] = w.shape as [number, number]
+  const transposed = float32([columns, rows], indices(rows * columns).map((i) => at(w, i % rows, Math.floor(i / rows))))
+  const [a, b] = [['w', w.shape], ['t', transposed.shape]].map(([name, shape]) =>
+    quantizeColumns(graph.input(name as string, 'float32', shape as number[]), steps)
+  ) as [Int8Matrix, Int8Matrix]
   for (const [name, value] of Object.entries({ codes: a.codes, scales: a.scales, transposedCodes: b.codes, transposedScales: b.scales }))
     graph.output(name, value)
   return await runGraph(graph, { w, t: transposed })
@@ -44,8 +47,7 @@ async function gradient (g: Tensor, matrices: Record<string, Tensor>): Promise<F
   const output = int8Matmul(x, inputs(graph, matrices))
   const [result] = differentiate(graph, [{ value: output, gradient: graph.input('g', 'float32', output.shape) }], [x])
   graph.output('gradient', result!)
-  return (await runGraph(graph, { g, x: float32([g.shape[0]!, matrices.codes!.shape[0]!], new Float32Array(g.shape[0]! * matrices.codes!.shape[0]!)), ...matrices }))
-    .gradient!.data as Float32Array
+  return (await runGraph(graph, { g, ...matrices })).gradient!.data as Float32Array
 }
 
 const at = ({ shape, data }: Tensor, row: number, column: number): number => Number(data[row * shape[1]! + column])
@@ -53,7 +55,7 @@ const indices = (size: number): number[] => Array.from({ length: size }, (_, i) 
 const largest = (values: readonly number[]): number => Math.max(...values.map(Math.abs))
 const size = (values: readonly number[]): number => values.reduce((sum, value) => sum + Math.abs(value), 0)
 
-/** Numbers turned in runs of the greatest power of two that divides their count, of at most 64, as the definition of Hadamard's matrix has it. */
+/** Numbers turned in runs of the greatest power of two that divides their count, of at most 64, as Hadamard's matrix is defined. */
 function turned (values: readonly number[]): number[] {
   let run = 1
   while (run < 64 && values.length % (2 * run) === 0) run *= 2
@@ -68,7 +70,8 @@ function sign (bits: number): number {
 }
 
 /**
- * Expects y [rows, out] to be x [rows, in] times w [in, out] but for half a step of each turned element: of a row's 127, of a column's `steps`.
+ * Expects y [rows, out] to be x [rows, in] times w [in, out] but for half a step of each turned element: of a row's 127, of a column's
+ * `steps`.
  */
 function expectClose (y: Float32Array, x: Tensor, w: Tensor, steps: number): void {
   const [rows, inner, columns] = [x.shape[0]!, x.shape[1]!, w.shape[1]!]
@@ -85,7 +88,8 @@ function expectClose (y: Float32Array, x: Tensor, w: Tensor, steps: number): voi
 }
 
 describe.each([127, 64])('a product in int8, of columns of %i steps', (steps) => {
-  it.each([[5, 96, 7], [1, 33, 3], [3, 512, 40]] as const)('is within half a step of each turned element, %i rows of %i to %i', async (rows, inner, columns) => {
+  it.each([[5, 96, 7], [1, 33, 3], [3, 512, 40]] as const)('is within half a step of each turned element, %i x %i x %i', async (...sizes) => {
+    const [rows, inner, columns] = sizes
     const [x, w] = [random([rows, inner], 3), random([inner, columns], 4)]
     const matrices = await kept(w, steps)
     expect(largest([...matrices.codes!.data as Int8Array])).toBe(steps)
@@ -102,7 +106,8 @@ describe.each([127, 64])('a product in int8, of columns of %i steps', (steps) =>
 describe('a row of a product in int8', () => {
   it('is the same beside a row ten thousand times as long as alone, and as close to the exact one', async () => {
     const [few, w] = [random([2, 64], 7), random([64, 9], 8)]
-    const massive = float32([3, 64], [...few.data as Float32Array, ...random([1, 64], 9).data as Float32Array].map((value, i) => i < 128 ? value : value * 1e4))
+    const long = (random([1, 64], 9).data as Float32Array).map((value) => value * 1e4)
+    const massive = float32([3, 64], [...few.data as Float32Array, ...long])
     const matrices = await kept(w, 127)
     const y = await product(massive, matrices)
     expect(y.slice(0, 18)).toEqual(await product(few, matrices))

@@ -48,13 +48,18 @@ async function passes (device: Device, golden: ModelGolden): Promise<Record<'hid
   const blocks = await TrainableSpan.load(device, model, memorySource(baseWeights(golden)), span, adaptersOf(golden))
   await blocks.weights.setTrained(loraWeights(golden))
   const states = decodeTensor(golden.loraHidden[0]!)
-  const { hidden, residuals } = await blocks.forward({ hidden: states, lengths: golden.ids.map(({ length }) => length) }, { keepResiduals: true })
+  const lengths = golden.ids.map(({ length }) => length)
+  const { hidden, residuals } = await blocks.forward({ hidden: states, lengths }, { keepResiduals: true })
   const { gradient, adapters } = await blocks.backward(residuals!, decodeTensor(golden.hiddenGradients[model.layers]!))
   const cache = await SequenceCache.create(device, model, span, 32)
   const count = golden.ids[0]!.length
   const first = float32([count, model.hiddenSize], (states.data as Float32Array).slice(0, count * model.hiddenSize))
   const cached = await new CachedSpan(blocks.weights).forward(first, [{ cache, count }], span)
-  const results = { hidden: await valuesOf(device, hidden), gradient: await valuesOf(device, gradient), cached: await valuesOf(device, cached) }
+  const results = {
+    hidden: await valuesOf(device, hidden),
+    gradient: await valuesOf(device, gradient),
+    cached: await valuesOf(device, cached)
+  }
   device.free(hidden, gradient, cached, ...adapters.values())
   cache.free()
   blocks.free()
@@ -97,13 +102,17 @@ describe('weights for int8 products', () => {
   it('are a byte an element for each way, and what is trained stays float32', async () => {
     const model = modelOf({ ...golden.config, hidden_size: 64, intermediate_size: 128 })
     const weights = new ModelWeights(int8, model, adaptersOf(golden))
-    const zeros = blockWeights(model).map(({ name, shape }) => [blockTensor(model, 0, name), float32(shape, new Float32Array(elementCount(shape)))] as const)
+    const zeros = blockWeights(model).map(({ name, shape }) =>
+      [blockTensor(model, 0, name), float32(shape, new Float32Array(elementCount(shape)))] as const
+    )
     await weights.loadBlocks(memorySource(new Map(zeros)), { first: 0, end: 1 })
     const inputs = weights.blockInputs(0)
-    expect(inputs['self_attn.q_proj.weight.codes']).toMatchObject({ dtype: 'int8', shape: [64, elementCount(blockWeights(model).find(({ name }) => name === 'self_attn.q_proj.weight')!.shape) / 64] })
+    expect(inputs['mlp.gate_proj.weight.codes']).toMatchObject({ dtype: 'int8', shape: [64, 128] })
     const matrices = blockWeights(model).filter(({ shape }) => shape.length === 2)
     const codes = Object.entries(inputs).filter(([name]) => /\.(codes|transposedCodes)$/.test(name))
-    expect(codes.reduce((sum, [, { shape }]) => sum + elementCount(shape), 0)).toBe(2 * matrices.reduce((sum, { shape }) => sum + elementCount(shape), 0))
+    const elements = (all: ReadonlyArray<{ readonly shape: readonly number[] }>): number =>
+      all.reduce((sum, { shape }) => sum + elementCount(shape), 0)
+    expect(elements(codes.map(([, tensor]) => tensor))).toBe(2 * elements(matrices))
     expect(Object.entries(inputs).filter(([name]) => /lora|norm/.test(name)).every(([, { dtype }]) => dtype === 'float32')).toBe(true)
     weights.free()
   })
@@ -135,5 +144,5 @@ describe('the steps of a column', () => {
 })
 
 it('int8 products are refused on a device that has none', async () => {
-  await expect(openDevice('webgpu', { compute: 'int8' })).rejects.toMatchObject({ code: 'E_DEVICE', message: 'the device webgpu has no int8 products' })
+  await expect(openDevice('webgpu', { compute: 'int8' })).rejects.toThrow('the device webgpu has no int8 products')
 })

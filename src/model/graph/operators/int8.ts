@@ -1,8 +1,8 @@
 // Products of rows that are rounded to 8 bits with a matrix that is kept in 8 bits, in the integer arithmetic of onnxruntime's CPU kernels.
 // Each row of the left operand has a scale of its own, as has each column of the right one: one scale for all rows would leave nothing of
-// most rows beside the few that are many times as long, such as those of a text's first token. Within a row, and within a column, few elements
-// are many times as large as the others: both are turned by a Hadamard matrix first, which spreads them and leaves the product as it is. Both
-// are symmetric. A row's codes are uint8 with 128 for zero, since x86 processors multiply unsigned by signed bytes.
+// most rows beside the few that are many times as long, such as those of a text's first token. Within a row, and within a column, few
+// elements are many times as large as the others: both are turned by a Hadamard matrix first, which spreads them and leaves the product as
+// it is. Both are symmetric. A row's codes are uint8 with 128 for zero, since x86 processors multiply unsigned by signed bytes.
 import { tensor } from '../../../tensor.ts'
 import { MICROSOFT } from '../attributes.ts'
 import { GraphError } from '../errors.ts'
@@ -43,8 +43,8 @@ export const MAX_INT8_INPUT = Math.floor((2 ** 31 - 1) / ROW_STEPS ** 2)
 const LEAST_STEP = 1e-30
 
 /**
- * Turns the columns of w [in, out], and rounds each element to the nearest of its column's steps; the one that is farthest from zero is `steps` of them. `steps` is
- * 127, or 64 where a processor adds pairs of products in 16 bits, which 255 * 127 * 2 would be too much for.
+ * Turns the columns of w [in, out], and rounds each element to the nearest of its column's steps; the one that is farthest from zero is
+ * `steps` of them. `steps` is 127, or 64 where a processor adds pairs of products in 16 bits, which 255 * 127 * 2 would be too much for.
  */
 export function quantizeColumns (w: Value, steps: number): Int8Matrix {
   const spread = transpose(hadamard(transpose(w, [1, 0])), [1, 0])
@@ -86,10 +86,10 @@ function quantizeRows (x: Value): Int8Rows {
 }
 
 /**
- * Multiplies x [rows, in] by a matrix [in, out], each row of x turned and rounded to 8 bits: [rows, out]. The derivative multiplies the gradient's
- * rows, rounded in the same way, by the transposed matrix; it is close to that of the values that the codes stand for, and not equal to it.
- * The matrix gets no gradient. A row with an infinity is not finite after it; of a NaN, which onnxruntime's maximum passes over, only the
- * residual stream beside the product tells. Throws GraphError where sums of products would overflow.
+ * Multiplies x [rows, in] by a matrix [in, out], each row of x turned and rounded to 8 bits: [rows, out]. The derivative multiplies the
+ * gradient's rows, rounded in the same way, by the transposed matrix; it is close to that of the values that the codes stand for, and not
+ * equal to it. The matrix gets no gradient. A row with an infinity is not finite after it; of a NaN, which onnxruntime's maximum passes
+ * over, only the residual stream beside the product tells. Throws GraphError where sums of products would overflow.
  */
 export function int8Matmul (x: Value, { matrix, transposed }: Int8Matrices): Value {
   const rows = quantizeRows(hadamard(x))
