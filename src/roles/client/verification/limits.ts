@@ -32,8 +32,8 @@ const LIMITS: Readonly<Record<string, { readonly token: number, readonly median:
   // Medians of 0.24; tokens up to 0.60. Flipped signs are found, and zeros and other weights where most tokens have them.
   'full int4': { token: 1.2, median: 0.5, medianOverInt8: 0.5 },
   'int4 int8': { token: 1.2, median: 0.5, medianOverInt8: 0.5 },
-  // Medians of 0.042, over int8 of 0.070; tokens up to 0.21. Between two that compute in int8 on one processor, medians of 0.007, over int8 of
-  // 0.034; processors without VNNI have half of the steps, which was not measured. int4 with them was not measured either.
+  // Medians of 0.042, over int8 of 0.070; tokens up to 0.21. Between two that compute in int8 on one processor, medians of 0.007, and over
+  // int8 of 0.034; processors without VNNI have half of the steps, which was not measured, as int4 with int8 products was not.
   'products products': { token: 0.5, median: 0.1, medianOverInt8: 0.15 },
   'full products': { token: 0.5, median: 0.1, medianOverInt8: 0.15 },
   'int8 products': { token: 0.5, median: 0.1, medianOverInt8: 0.15 },
