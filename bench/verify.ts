@@ -1,7 +1,8 @@
 /**
  * How far the answers of servers are from a second computation: of honest ones, whose arithmetic differs, and of ones whose weights are of
  * fewer bits than they say. Prints the distances that the limits in src/roles/client/verification/limits.ts rest on, and how often a check
- * of some tokens errs. Run: node bench/verify.ts MODEL [tokens of a text, 48] [texts, 4] [blocks of a span, 4]
+ * of some tokens errs.
+ * Run: node bench/verify.ts MODEL [tokens of a text, 48] [texts, 4] [blocks of a span, 4] [kinds, such as fp32,products]
  */
 import '../src/node/process/v8-flags.ts'
 import { encodings, type Encoding } from '../src/encoding.ts'
@@ -9,7 +10,7 @@ import { openModelDirectory, type ModelDirectory } from '../src/model/checkpoint
 import { modelOf, type Model } from '../src/model/families/index.ts'
 import { CachedClientModel } from '../src/model/generation/cached-client-model.ts'
 import { CachedSpan } from '../src/model/generation/cached-span.ts'
-import { weightFormats, type WeightFormat } from '../src/model/layers/weight-format.ts'
+import { weightFormats } from '../src/model/layers/weight-format.ts'
 import { ModelWeights } from '../src/model/layers/weights.ts'
 import { Boundary } from '../src/model/privacy/boundary.ts'
 import { SAMPLE_TEXTS } from '../src/model/privacy/sample-text.ts'
@@ -35,6 +36,14 @@ const PROMPT_TOKENS = 16
 const WINDOWS = [1, 2, 8, 32]
 const DRAWS = 20_000
 
+/** What a server computes with: weights of a format in fp32, or fp32 weights in int8 (`--compute int8`). */
+const kinds = [...weightFormats, 'products'] as const
+type Kind = typeof kinds[number]
+
+function arithmeticOf (kind: Kind): Arithmetic {
+  return kind === 'products' ? { weights: 'fp32', device: 'cpu', compute: 'int8' } : { weights: kind, device: 'cpu', compute: 'fp32' }
+}
+
 /** What a server answered to a text, and another to the same states at once. */
 interface Answers {
   /** A prompt, then one token after another. */
@@ -45,6 +54,8 @@ interface Answers {
 
 interface Setting {
   readonly device: Device
+  /** Computes products in int8. */
+  readonly productsDevice: Device
   readonly model: Model
   readonly directory: ModelDirectory
   readonly ids: ReadonlyArray<readonly number[]>
@@ -65,10 +76,11 @@ async function released ({ device, model, directory, ids }: Setting, first: numb
   return states
 }
 
-/** Computes the same states through a span with weights of a format, as text is generated, and as it is checked. */
-async function answers (setting: Setting, span: Span, format: WeightFormat, states: readonly Tensor[]): Promise<Answers[]> {
-  const { device, model, directory } = setting
-  const weights = new ModelWeights(device, model, ADAPTERS, format)
+/** Computes the same states through a span in an arithmetic, as text is generated, and as it is checked. */
+async function answers (setting: Setting, span: Span, kind: Kind, states: readonly Tensor[]): Promise<Answers[]> {
+  const { model, directory } = setting
+  const device = kind === 'products' ? setting.productsDevice : setting.device
+  const weights = new ModelWeights(device, model, ADAPTERS, arithmeticOf(kind).weights)
   const blocks = await TrainableSpan.load(device, model, directory, span, ADAPTERS, { weights })
   const boundary = new Boundary(device, { hidden: model.hiddenSize, rounding: 'fp32' })
   const engine = new GenerationEngine({ device, model, blocks: new CachedSpan(weights), boundary, cacheBytes: CACHE_BYTES, span })
@@ -113,18 +125,18 @@ function shareFound (texts: readonly number[][], tokens: number, served: Arithme
 
 async function measure (setting: Setting, span: Span): Promise<void> {
   const states = await released(setting, span.first)
-  const byFormat = new Map<WeightFormat, Answers[]>()
-  for (const format of weightFormats) byFormat.set(format, await answers(setting, span, format, states))
+  const byKind = new Map<Kind, Answers[]>()
+  for (const kind of chosen) byKind.set(kind, await answers(setting, span, kind, states))
   for (const wire of encodings) {
     const rows: string[][] = []
-    for (const [claimed, actual, checker] of PAIRS) {
+    for (const [claimed, actual, checker] of PAIRS.filter((pair) => pair.every((kind) => byKind.has(kind)))) {
       const texts: number[][] = []
-      for (const [text, { generated }] of byFormat.get(actual)!.entries()) {
-        const { prefill } = byFormat.get(checker)![text]!
+      for (const [text, { generated }] of byKind.get(actual)!.entries()) {
+        const { prefill } = byKind.get(checker)![text]!
         texts.push(tokenDistances(await onWire(setting, wire, generated), await onWire(setting, wire, prefill)))
       }
       const distances = texts.flat().toSorted((a, b) => a - b)
-      const [served, checking] = [claimed, checker].map((weights) => ({ weights, device: 'cpu', compute: 'fp32' }) as const) as [Arithmetic, Arithmetic]
+      const [served, checking] = [arithmeticOf(claimed), arithmeticOf(checker)]
       rows.push([
         actual === claimed ? `${claimed}, honest` : `${actual} in place of ${claimed}`,
         checker,
@@ -138,8 +150,8 @@ async function measure (setting: Setting, span: Span): Promise<void> {
 }
 
 /** What a server says that its weights are, what they are, and what those of the second server are. */
-const PAIRS: ReadonlyArray<readonly [claimed: WeightFormat, actual: WeightFormat, checker: WeightFormat]> = [
-  ...weightFormats.map((format) => [format, format, format] as const),
+const PAIRS: ReadonlyArray<readonly [claimed: Kind, actual: Kind, checker: Kind]> = [
+  ...kinds.map((kind) => [kind, kind, kind] as const),
   ['fp16', 'fp16', 'fp32'],
   ['int8', 'int8', 'fp32'],
   ['int4', 'int4', 'fp32'],
@@ -147,19 +159,27 @@ const PAIRS: ReadonlyArray<readonly [claimed: WeightFormat, actual: WeightFormat
   ['fp16', 'int8', 'fp16'],
   ['fp16', 'int4', 'fp16'],
   ['int8', 'int4', 'fp32'],
-  ['int8', 'int4', 'int8']
+  ['int8', 'int4', 'int8'],
+  ['products', 'products', 'fp32'],
+  ['products', 'products', 'int8'],
+  ['products', 'products', 'int4'],
+  ['fp32', 'products', 'fp32'],
+  ['products', 'int4', 'fp32']
 ]
 
 restartWithAllocatorSettings()
-const [, , path, tokens = '48', texts = '4', width = '4'] = process.argv
-if (path === undefined) throw new Error('usage: node bench/verify.ts MODEL [tokens] [texts] [blocks of a span]')
+const [, , path, tokens = '48', texts = '4', width = '4', some = kinds.join()] = process.argv
+if (path === undefined) throw new Error('usage: node bench/verify.ts MODEL [tokens] [texts] [blocks of a span] [kinds]')
+const chosen = kinds.filter((kind) => some.split(',').includes(kind))
 const directory = await openModelDirectory(path)
 const tokenizer = await loadTokenizer(path)
 const device = await openDevice('cpu', { threads: THREADS })
+const productsDevice = await openDevice('cpu', { threads: THREADS, compute: 'int8' })
 const model = modelOf(directory.config)
 const ids = SAMPLE_TEXTS.slice(0, Number(texts)).map((text) => tokenizer.encode(text).slice(0, Number(tokens)))
-const setting = { device, model, directory, ids }
+const setting = { device, productsDevice, model, directory, ids }
 console.log(path, ids.map(({ length }) => length).join('+'), 'tokens')
 await measure(setting, { first: 1, end: model.layers - 1 })
 for (const first of [1, Math.floor(model.layers / 2)]) await measure(setting, { first, end: first + Number(width) })
+await productsDevice.close()
 await device.close()

@@ -5,10 +5,9 @@
 import '../src/node/process/v8-flags.ts'
 import { join } from 'node:path'
 import { makeClinics } from '../src/cli/demo/corpus.ts'
-import { modelOf, type Model } from '../src/model/families/index.ts'
+import { modelOf } from '../src/model/families/index.ts'
 import { CachedClientModel } from '../src/model/generation/cached-client-model.ts'
 import { weightFormats, type WeightFormat } from '../src/model/layers/weight-format.ts'
-import type { WeightSource } from '../src/model/layers/weights.ts'
 import type { Device } from '../src/model/runtime/device.ts'
 import { openDevice } from '../src/model/runtime/worker-device.ts'
 import { loadTokenizer } from '../src/model/text/load.ts'
@@ -17,10 +16,10 @@ import { LocalTrainer } from '../src/model/training/local-trainer.ts'
 import { Optimizer } from '../src/model/training/optimizer.ts'
 import { Parameters } from '../src/model/training/parameters.ts'
 import { restartWithAllocatorSettings } from '../src/node/process/allocator.ts'
-import { elementCount, float32 } from '../src/tensor.ts'
 import { dataPath, hasData } from '../test/helpers/data.ts'
 import { fastest, median, printTable } from './support/print.ts'
 import { randomBatches } from './support/random-batch.ts'
+import { randomSource } from './support/random-source.ts'
 import { splitShakespeare } from './support/shakespeare.ts'
 import { measureQuality, type Subject } from './support/weight-quality.ts'
 
@@ -48,27 +47,6 @@ const DECODE_STEPS_PER_TURN = 16
 const BATCH = { sequences: 2, tokens: 256, vocabulary: WIDE.vocab_size }
 const DEMO_MODEL = join(import.meta.dirname, '../src/cli/demo/model')
 const MIB = 2 ** 20
-
-/** Values between -0.03 and 0.03 that repeat after a while: neither time nor memory depends on them. */
-const PATTERN = Float32Array.from({ length: 100_003 }, (_, i) => (i * 7919 % 100_003 / 100_003 - 0.5) * 0.06)
-
-const randomSource = (model: Model): WeightSource => ({
-  read: async (name) => {
-    const shape = shapeOf(model, name)
-    return await Promise.resolve(
-      float32(
-        shape,
-        Float32Array.from({ length: elementCount(shape) }, (_, i) => shape.length === 1 ? 1 : PATTERN[i % PATTERN.length] as number)
-      )
-    )
-  }
-})
-
-function shapeOf (model: Model, name: string): readonly number[] {
-  const linear = model.linears.find((module) => name.endsWith(`.${module.name}.weight`))
-  if (linear !== undefined) return [linear.outputSize, linear.inputSize]
-  return name === model.embedding ? [model.vocabularySize, model.hiddenSize] : [model.hiddenSize]
-}
 
 interface Wide {
   readonly format: WeightFormat

@@ -44,6 +44,23 @@ const ADAPTERS = {
 const ADAMW = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 }
 const LEARNING_RATE = 3e-3
 
+/** Losses on texts of a model whose products are computed as the device's are. */
+export async function measureLosses (device: Device, path: string, texts: Sequences): Promise<Losses> {
+  const directory = await openModelDirectory(path)
+  const model = modelOf(directory.config)
+  const ends = await loadClientModel(device, model, directory, { inputBlocks: 0, outputBlocks: model.layers }, ADAPTERS)
+  const trainer = new LocalTrainer(device, ends, await Optimizer.open(device, ADAMW), await Parameters.create(device, ends.weights.trained))
+  let [lossSum, countedTokens] = [0, 0]
+  for (const text of texts) {
+    const loss = await trainer.evaluate(batchOf([text]))
+    lossSum += loss.lossSum
+    countedTokens += loss.countedTokens
+  }
+  const losses = { training: lossSum / countedTokens, generation: await generationLoss(ends.weights, model, texts) }
+  trainer.free()
+  return losses
+}
+
 /** Losses on the held-out text before and after a LoRA training over weights in a format. */
 export async function measureQuality (device: Device, { model: path, rounds, heldOut }: Subject, format: WeightFormat): Promise<Quality> {
   const directory = await openModelDirectory(path)

@@ -23,8 +23,8 @@ export const device = optional(
 
 export const compute = optional(
   'TYPE',
-  choice('fp32', 'fp16'),
-  "What products with the frozen weights of this peer's blocks are computed in: fp32 or fp16, for GPUs; see docs/devices.md",
+  choice('fp32', 'fp16', 'int8'),
+  "What products with the frozen weights of this peer's blocks are computed in: fp32; fp16, for GPUs; or int8, faster on CPUs, for another, close model. See docs/weights.md",
   'fp32'
 )
 

@@ -12,8 +12,12 @@ export function charteredModel (charter: Charter): Model {
 }
 
 /** What computes, and on what, for people. */
-export function deviceLine ({ device, threads, weights }: RoleSettings): string {
-  const details = [...(threads === undefined ? [] : [`${threads} threads`]), ...(weights === 'fp32' ? [] : [`${weights} weights`])]
+export function deviceLine ({ device, threads, compute, weights }: Pick<RoleSettings, 'device' | 'threads' | 'compute' | 'weights'>): string {
+  const details = [
+    ...(threads === undefined ? [] : [`${threads} threads`]),
+    ...(weights === 'fp32' ? [] : [`${weights} weights`]),
+    ...(compute === 'fp32' ? [] : [`${compute} products`])
+  ]
   return details.length === 0 ? device : `${device} (${details.join(', ')})`
 }
 

@@ -8,7 +8,7 @@ import { program, type Program } from '../graph/program.ts'
 import { paddedAttention } from './attention.ts'
 import { adapterScaling, adapterTargets, type AdapterSettings } from './lora.ts'
 import { parameterNames, type BlockTraining } from './trainable.ts'
-import { weightProduct, type RowType, type WeightFormat } from './weight-format.ts'
+import { weightProduct, type KeptFormat, type RowType } from './weight-format.ts'
 
 /** Whether a forward pass keeps what its backward pass needs, or computes it again from the block's input. */
 export type ResidualPolicy = 'saved' | 'recomputed'
@@ -18,7 +18,7 @@ export interface BlockOptions {
   readonly model: Model
   readonly kind: BlockKind
   readonly training: BlockTraining
-  readonly format: WeightFormat
+  readonly format: KeptFormat
   readonly rowType: RowType | undefined
 }
 

@@ -10,10 +10,11 @@ import { Graph } from '../graph/graph.ts'
 import { program, type Program } from '../graph/program.ts'
 import { compiled } from '../runtime/compiled.ts'
 import { DeviceError, type AnyTensor, type Device, type DeviceTensor, type Executable } from '../runtime/device.ts'
+import { columnSteps } from './int8-range.ts'
 import { importedAdapters, initialAdapters } from './lora.ts'
 import { RotaryTables } from './rotary-tables.ts'
 import { blockTraining, parameterName, parameterNames, type BlockTraining, type Trainable } from './trainable.ts'
-import { endFormat, formatProgram, isQuantized, keptTensors, type RowType, type WeightFormat } from './weight-format.ts'
+import { endFormat, formatProgram, isQuantized, keptTensors, type KeptFormat, type RowType, type WeightFormat } from './weight-format.ts'
 
 /** Whatever reads named weights as float32. Each reading is a tensor of its own, which the reader may give away. */
 export type WeightSource = Pick<TensorSource, 'read'>
@@ -114,8 +115,9 @@ export class ModelWeights {
   }
 
   /** Returns what a block's matrices are kept as: what they are computed in, rather than wider. */
-  blockFormat (layer: number): WeightFormat {
+  blockFormat (layer: number): KeptFormat {
     if (this.training(layer).adapters === undefined) return 'fp32'
+    if (this.device.compute === 'int8') return isQuantized(this.format) ? this.format : 'int8-products'
     return this.format === 'fp32' ? this.device.compute : this.format
   }
 
@@ -153,10 +155,11 @@ export class ModelWeights {
   /**
    * Returns whether programs that generate have frozen weights of this format fixed in them, and products that may round their input to 8
    * bits. Only then does a CPU compute on quantised codes as they are: for weights that are inputs it dequantises the matrix in every run,
-   * which takes many times as long as a row's product (bench/weights.ts).
+   * which takes many times as long as a row's product (bench/weights.ts). Codes of int8 products are put into the order of the processor's
+   * kernels once in place of every run.
    */
-  fixes (format: WeightFormat): boolean {
-    return isQuantized(format) && this.device.kind !== 'webgpu'
+  fixes (format: KeptFormat): boolean {
+    return (isQuantized(format) || format === 'int8-products') && this.device.kind !== 'webgpu'
   }
 
   /**
@@ -277,7 +280,8 @@ export class ModelWeights {
     const plain = await this.device.upload(value, { given: true })
     if (shape.length !== 2 || format === 'fp32') return [[name, plain]]
     try {
-      const executable = await compiled(this.device, `weight ${format} ${shape.join()}`, () => formatProgram({ shape }, format))
+      const steps = format === 'int8-products' ? await columnSteps(this.device) : undefined
+      const executable = await compiled(this.device, `weight ${format} ${shape.join()}`, () => formatProgram({ shape }, format, steps))
       const results = await executable.run({ matrix: plain }, { keep: 'all' })
       return [...keptTensors({ name, shape }, format).keys()].map((
         tensor
@@ -305,6 +309,6 @@ function digest (described: unknown): string {
 }
 
 interface WantedWeight extends WeightSpec {
-  readonly format: WeightFormat
+  readonly format: KeptFormat
   readonly isTrained: boolean
 }

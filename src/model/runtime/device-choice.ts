@@ -1,7 +1,7 @@
 import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import type { Trial } from './device-trial.ts'
-import { DeviceError, type DeviceKind } from './device.ts'
+import { checkCompute, DeviceError, type ComputeType, type DeviceKind } from './device.ts'
 import { missingFor, onlySoftware } from './prerequisites.ts'
 
 /** What a user asks for. `auto` takes a GPU that is faster than the CPU. */
@@ -31,8 +31,15 @@ const TRIAL_ENTRY = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './d
 /** What a CUDA device costs: onnxruntime-node keeps no tensors on it. */
 const CUDA_COST = 'weights and activations cross the bus in every run, for onnxruntime-node holds no tensors in CUDA\'s memory'
 
-/** Chooses what computes. Throws DeviceError where a device that is asked for by name cannot. */
-export async function chooseDevice (wish: DeviceWish, signal?: AbortSignal, trials: Trials = onThisMachine): Promise<DeviceChoice> {
+/** Chooses what computes. Throws DeviceError where a device that is asked for by name cannot, or cannot compute in this type. */
+export async function chooseDevice (
+  wish: DeviceWish,
+  compute: ComputeType,
+  signal?: AbortSignal,
+  trials: Trials = onThisMachine
+): Promise<DeviceChoice> {
+  if (wish === 'auto' && compute === 'int8') return { kind: 'cpu', reason: 'int8 products are the CPU\'s' }
+  if (wish !== 'auto') checkCompute(wish, compute)
   if (wish === 'cpu') return { kind: 'cpu', reason: 'as set' }
   if (wish !== 'auto') return await choiceOf(wish, signal, trials)
   const others: string[] = []

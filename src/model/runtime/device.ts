@@ -5,8 +5,11 @@ import type { Program } from '../graph/program.ts'
 export const deviceKinds = ['cpu', 'webgpu', 'cuda'] as const
 export type DeviceKind = typeof deviceKinds[number]
 
-/** The type that products with a block's frozen matrices are computed in. Everything else, and their results, are float32. */
-export const computeTypes = ['fp32', 'fp16'] as const
+/**
+ * The type that products with a block's frozen matrices are computed in. Everything else, and their results, are float32. int8 is the CPU's
+ * alone.
+ */
+export const computeTypes = ['fp32', 'fp16', 'int8'] as const
 export type ComputeType = typeof computeTypes[number]
 
 /** A tensor that lives on a device: a handle. Its values reach the host only through `Device.download`. */
@@ -28,6 +31,12 @@ export class DeviceError extends MidspanError {
   constructor (message: string, options: { cause?: unknown, next?: string } = {}) {
     super('E_DEVICE', message, options)
   }
+}
+
+/** Throws DeviceError for a device that has no products of this type. */
+export function checkCompute (kind: DeviceKind, compute: ComputeType): void {
+  if (compute === 'int8' && kind !== 'cpu')
+    throw new DeviceError(`the device ${kind} has no int8 products`, { next: 'take the device cpu, or compute in fp32 or fp16' })
 }
 
 export interface CompileOptions {

@@ -2,6 +2,7 @@ import { Worker } from 'node:worker_threads'
 import { bytesPerElement, bytesOf, elementCount, type DType, type Tensor } from '../../tensor.ts'
 import type { Program } from '../graph/program.ts'
 import {
+  checkCompute,
   DeviceError,
   isDeviceTensor,
   type AnyTensor,
@@ -36,7 +37,10 @@ export type OpenDevice = (kind: DeviceKind, options: DeviceOptions) => Promise<D
 /** onnxruntime 1.30 has one WebGPU context in a process, and threads that use it at the same time crash each other. */
 let hasWebGpu = false
 
-/** Opens a device. Throws DeviceError where this machine has none of this kind, and for a second webgpu device in this process. */
+/**
+ * Opens a device. Throws DeviceError where this machine has none of this kind, for a second webgpu device in this process, and for int8
+ * products on another device than the CPU.
+ */
 export async function openDevice (kind: DeviceKind, options: DeviceOptions = {}): Promise<Device> {
   // onnxruntime 1.30 for Linux reports its use to its maker over HTTPS unless the process's environment forbids it. A worker thread's
   // process.env is a copy that native code does not see, so that it has to be set here, before the library is loaded.
@@ -99,6 +103,7 @@ class WorkerDevice implements Device {
   static async open (kind: DeviceKind, { threads, compute = 'fp32', profile }: DeviceOptions): Promise<WorkerDevice> {
     if (kind === 'webgpu' && hasWebGpu)
       throw new DeviceError('this process has a webgpu device already', { next: 'share it, or close it first' })
+    checkCompute(kind, compute)
     const workerData: WorkerOptions = { kind, ...(threads === undefined ? {} : { threads }), ...(profile === undefined ? {} : { profile }) }
     const device = new WorkerDevice(kind, compute, new Worker(WORKER_ENTRY, { workerData, execArgv: [] }), profile !== undefined)
     try {

@@ -2,7 +2,6 @@ import type { ResultOf } from '../../api/operations.ts'
 import type { ClientSettings } from '../../protocols/charter/index.ts'
 import type { PeerStatus } from '../../protocols/status/status.ts'
 import type { RunningRole } from '../../roles/context.ts'
-import type { Settings } from '../home/settings.ts'
 import type { HttpServer } from '../http/server.ts'
 import type { MidspanNode } from '../network/libp2p.ts'
 import type { ServerLinks } from '../network/server-links.ts'
@@ -22,7 +21,6 @@ export interface StatusParts {
   readonly role: RunningRole
   /** The device that was chosen, and why. */
   readonly choice: { readonly kind: string, readonly reason: string }
-  readonly compute: Settings['compute']
   /** Whether this server leads. */
   readonly leads: boolean
   /** A leading server's. */
@@ -36,7 +34,7 @@ export interface StatusParts {
 
 /** What `midspan status` shows of a daemon that is ready. */
 export function daemonStatus (parts: StatusParts): DaemonStatus {
-  const { self, node, links, choice, compute, leads, services, client, since } = parts
+  const { self, node, links, choice, leads, services, client, since } = parts
   const {
     blocks, device = choice.kind, training = null, generation = null, route = null, verification = null
   } = parts.role.status()
@@ -47,7 +45,7 @@ export function daemonStatus (parts: StatusParts): DaemonStatus {
     addresses: node.getMultiaddrs().map(String),
     listening: node.services.transports.getAddrs().map((address) => `${address.toString()}/p2p/${self.peerId}`),
     device,
-    deviceReason: compute === 'fp32' ? choice.reason : `${choice.reason}; products with weights in ${compute}`,
+    deviceReason: choice.reason,
     blocks: self.role === 'server' ? blockSpan(blocks) : null,
     partition: client?.settings.partition ?? null,
     connected: leads ? node.getMultiaddrs().length > 0 : links.servers().some(({ connected }) => connected),

@@ -129,7 +129,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
   const startup = new Startup({ ...self, device: settings.device }, 'choosing the device')
   const control = await startControlServer(home, startup.operations, logger)
   cleanups.push(async () => { await control.stop() })
-  const choice = await chooseDevice(settings.device, signal)
+  const choice = await chooseDevice(settings.device, settings.compute, signal)
   logger.info({ device: choice.kind, reason: choice.reason }, 'device chosen')
 
   for (const address of settings.announce) checkAnnounced(address, peerId.toString())
@@ -311,7 +311,7 @@ async function assemble (parts: Parts, signal: AbortSignal | undefined): Promise
 
   let http: HttpServer | undefined
   const status = (): DaemonStatus => daemonStatus({
-    self, node, links, role, choice, compute: settings.compute, leads, services, client, http: () => http, since
+    self, node, links, role, choice, leads, services, client, http: () => http, since
   })
   const operations = operationsOf({
     home, membership, services, directory, follower, node, gate, links, known, span, placement: () => mover?.placement, role,

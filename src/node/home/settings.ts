@@ -2,7 +2,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { parse as parseYaml, stringify as stringifyYaml } from 'yaml'
 import { z } from 'zod'
 import { UsageError } from '../../errors.ts'
-import { weightFormats } from '../../model/layers/weight-format.ts'
+import { isQuantized, weightFormats } from '../../model/layers/weight-format.ts'
 import { computeTypes } from '../../model/runtime/device.ts'
 import { residualSettings } from '../../model/training/activation-checkpointing.ts'
 import { peerIdSchema } from '../../protocols/charter/schema.ts'
@@ -97,7 +97,18 @@ const defaults = {
  */
 export async function loadSettings (home: Home, given: Readonly<Record<string, unknown>> = {}): Promise<Settings> {
   const present = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
-  return { ...defaults, announce: [], allow: [], httpHosts: [], ...await readConfig(home.config), ...checkSettings(present, 'the options') } as Settings // no source holds undefined
+  const settings = { ...defaults, announce: [], allow: [], httpHosts: [], ...await readConfig(home.config), ...checkSettings(present, 'the options') } as Settings // no source holds undefined
+  checkProducts(settings)
+  return settings
+}
+
+/** Throws UsageError for weights in blocks of codes of which int8 products, which have codes of their own, would make nothing. */
+function checkProducts ({ compute, weights }: Settings): void {
+  if (compute === 'int8' && isQuantized(weights))
+    throw new UsageError(
+      `weights in ${weights} are not computed in int8: such products keep 8 bits of each weight in an order of their own`,
+      'leave the weights at fp32 or fp16, or compute in fp32'
+    )
 }
 
 /** Returns the settings in a YAML file; none where the file is absent. */

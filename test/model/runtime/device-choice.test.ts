@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { chooseDevice, type DeviceWish, type Trials } from '../../../src/model/runtime/device-choice.ts'
 import { tryOut } from '../../../src/model/runtime/device-trial.ts'
-import type { DeviceKind } from '../../../src/model/runtime/device.ts'
+import type { ComputeType, DeviceKind } from '../../../src/model/runtime/device.ts'
 import { isSoftwareDriver, vulkanDrivers } from '../../../src/model/runtime/vulkan.ts'
 
 const MISSING = { what: 'there is none', next: 'install one' }
@@ -18,7 +18,8 @@ function machine (speeds: Partial<Record<DeviceKind, number | string>>, software
   }
 }
 
-const choose = async (wish: DeviceWish, trials: Trials) => await chooseDevice(wish, undefined, trials)
+const choose = async (wish: DeviceWish, trials: Trials, compute: ComputeType = 'fp32') =>
+  await chooseDevice(wish, compute, undefined, trials)
 
 describe('the device', () => {
   it.each(
@@ -66,6 +67,16 @@ describe('the device', () => {
       next: 'install one, or choose another device'
     })
     await expect(choose('webgpu', machine({ webgpu: 'no adapter' }))).rejects.toThrow('the device webgpu cannot be used: no adapter')
+  })
+
+  it('is the CPU for int8 products, which no other has', async () => {
+    expect(await choose('auto', machine({ cpu: 50, webgpu: 9000 }), 'int8')).toEqual({ kind: 'cpu', reason: "int8 products are the CPU's" })
+    expect(await choose('cpu', machine({}), 'int8')).toEqual({ kind: 'cpu', reason: 'as set' })
+    await expect(choose('webgpu', machine({ webgpu: 9000 }), 'int8')).rejects.toMatchObject({
+      code: 'E_DEVICE',
+      message: 'the device webgpu has no int8 products',
+      next: 'take the device cpu, or compute in fp32 or fp16'
+    })
   })
 })
 

@@ -25,6 +25,14 @@ describe('settings', () => {
     expect(await readConfig(home.config)).toEqual({ role: 'client' })
   })
 
+  it('are refused where weights in blocks of codes are to be computed in int8, wherever each comes from', async () => {
+    const home = homeAt(await temporaryDirectory())
+    await updateConfig(home, { role: 'client', weights: 'int4' })
+    await expect(loadSettings(home, { compute: 'int8' })).rejects.toThrow('weights in int4 are not computed in int8')
+    expect(await loadSettings(home, { compute: 'int8', weights: 'fp16' })).toMatchObject({ compute: 'int8', weights: 'fp16' })
+    expect(await loadSettings(home, { compute: 'fp16' })).toMatchObject({ compute: 'fp16', weights: 'int4' })
+  })
+
   it.each([
     ['noize: 1', /config\.yaml: noize is not a setting/],
     ['threads: many', /config\.yaml: threads: /],

@@ -1,6 +1,8 @@
 export * from './attention.ts'
 export * from './elementwise.ts'
+export * from './hadamard.ts'
 export * from './indexing.ts'
+export * from './int8.ts'
 export { concat, expand, reduceSum, reshape, size, split, transpose, zerosLike } from './layout.ts'
 export * from './loss.ts'
 export * from './matmul.ts'

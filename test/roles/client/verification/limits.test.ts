@@ -86,9 +86,12 @@ describe('the limits of distances', () => {
       ['int4', 'fp16', 0.57, 0.24], ['int4', 'int8', 0.44, 0.23]] as const
     for (const [a, b, token, median] of honest)
       expect(isWithin([token, ...Array.from({ length: 31 }, () => median)], limitsOf(of(a), of(b), 'fp16'))).toBe(true)
+    const products: Arithmetic = { ...FULL, compute: 'int8' }
+    for (const [other, token, median] of [[products, 0.071, 0.0074], [FULL, 0.1, 0.032], [of('int8'), 0.2, 0.042]] as const)
+      expect(isWithin([token, ...Array.from({ length: 31 }, () => median)], limitsOf(products, other, 'fp16'))).toBe(true)
     const limits = limitsOf(FULL, FULL, 'fp16')
-    // The least middle of tokens that was measured of servers with int8 and int4 weights.
-    for (const median of [0.0045, 0.036]) expect(isWithin(Array.from({ length: 32 }, () => median), limits)).toBe(false)
+    // The least middle of tokens that was measured of servers with int8 and int4 weights, and with int8 products.
+    for (const median of [0.0045, 0.036, 0.015]) expect(isWithin(Array.from({ length: 32 }, () => median), limits)).toBe(false)
   })
 })
 
