@@ -12,6 +12,7 @@ import { checkPosition, tokensOf, type CachedHiddenStates, type StageCache } fro
 import { DeviceTurns } from '../device-turns.ts'
 import { BatchRunner, type BatchChunk, type ChunkResult } from './batch-runner.ts'
 import { CacheManager, type CachedSequence } from './cache-manager.ts'
+import { Gathering } from './gathering.ts'
 import { NO_HISTORY, schedule, type PendingRequest, type Priority, type SchedulerLimits } from './scheduler.ts'
 import { ServingMetrics } from './serving-metrics.ts'
 import { SpeedMeter } from './speed-meter.ts'
@@ -52,6 +53,8 @@ const ORDINARY: Service = { weight: 1, priority: 'interactive' }
 export interface ScheduledSequence extends CachedSequence, Service {
   /** When its last answer was there. */
   answeredAtMs: number | undefined
+  /** Milliseconds from its last answer to the request after it. */
+  returnMs: number | undefined
 }
 
 /** A request that is queued or running. */
@@ -92,6 +95,7 @@ export class GenerationEngine {
   readonly #totalBytes: number
   readonly #speed: SpeedMeter
   readonly #requests: Request[] = []
+  readonly #gathering = new Gathering()
   #history = NO_HISTORY
   #isWorking = false
   /** The run in progress, and the requests that have chunks in it. */
@@ -134,7 +138,7 @@ export class GenerationEngine {
     { signal, ...service }: Partial<Service> & { readonly signal?: AbortSignal } = {}
   ): Promise<EngineSequence> {
     const cached = await this.caches.open(id, client, span, capacity, signal)
-    return new EngineSequence(this, { ...ORDINARY, ...service, ...cached, answeredAtMs: undefined })
+    return new EngineSequence(this, { ...ORDINARY, ...service, ...cached, answeredAtMs: undefined, returnMs: undefined })
   }
 
   /**
@@ -144,13 +148,15 @@ export class GenerationEngine {
   async compute (sequence: ScheduledSequence, states: CachedHiddenStates, signal?: AbortSignal): Promise<readonly Tensor[]> {
     signal?.throwIfAborted()
     this.caches.acquire(sequence)
+    const askedAtMs = performance.now()
+    if (sequence.answeredAtMs !== undefined) sequence.returnMs = askedAtMs - sequence.answeredAtMs
     const { promise, resolve, reject } = Promise.withResolvers<readonly Tensor[]>()
     const request: Request = {
       sequence,
       ...states,
       position: sequence.cache.length,
       count: tokensOf(states.tensors),
-      askedAtMs: performance.now(),
+      askedAtMs,
       hasBegun: false,
       done: 0,
       results: [],
@@ -160,6 +166,7 @@ export class GenerationEngine {
     const onAbort = (): void => { this.#end(request, () => { reject(signal?.reason) }) }
     signal?.addEventListener('abort', onAbort, { once: true })
     this.#requests.push(request)
+    this.#gathering.settled(sequence.id)
     if (!this.#isWorking) void this.#work()
     return await promise.finally(() => { signal?.removeEventListener('abort', onAbort) })
   }
@@ -168,6 +175,7 @@ export class GenerationEngine {
   async close (sequence: CachedSequence): Promise<void> {
     const request = this.#requests.find((queued) => queued.sequence === sequence)
     if (request !== undefined) this.#end(request, () => { request.reject(new SequenceClosedError()) })
+    this.#gathering.settled(sequence.id)
     await this.#running
     this.caches.close(sequence)
   }
@@ -178,7 +186,9 @@ export class GenerationEngine {
       while (this.#requests.length > 0) {
         await this.#turns.generation(async () => { await this.#run() }, () => this.#requests.length > 0)
         // What came meanwhile, and what follows the answers at once, is in the next run.
-        if (this.#requests.length > 0) await setImmediate()
+        if (this.#requests.length === 0) break
+        await setImmediate()
+        await this.#gathering.wait()
       }
     } finally {
       // At once: a request that comes after the last look at the queue would wait for the one after it.
@@ -205,6 +215,8 @@ export class GenerationEngine {
     this.#inRun = new Set()
     if (results.every((result) => 'tensors' in result)) this.#measure(planned, performance.now() - startedAtMs)
     for (const [i, { request, tokens }] of planned.entries()) this.#take(request, tokens, results[i]!)
+    const answered = planned.filter(({ request }) => request.done === request.count).map(({ request: { sequence } }) => sequence)
+    this.#gathering.ran(performance.now() - startedAtMs, answered)
   }
 
   #begin (request: Request, nowMs: number): void {
