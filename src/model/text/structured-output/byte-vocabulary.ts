@@ -1,10 +1,9 @@
 import { TokenizerError } from '../errors.ts'
+import { byteCharacters } from '../huggingface-decoder.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 
-/** What stands for each byte where GPT-2's byte-level vocabularies write it: printable Latin-1 for itself, and others from U+0100 on. */
-const byteLetters = lettersOfBytes()
-/** The byte that each letter stands for. */
-export const bytesOfLetters: ReadonlyMap<string, number> = new Map(byteLetters.map((letter, byte) => [letter, byte]))
+/** The letter of each byte. */
+const byteLetters = [...byteCharacters].sort(([, a], [, b]) => a - b).map(([letter]) => letter)
 
 const bytePiece = /^<0x([0-9A-Fa-f]{2})>$/
 
@@ -36,14 +35,6 @@ export function byteVocabulary (tokenizer: Tokenizer, size: number): string[] {
 function bytesOfName (name: string): Uint8Array | readonly number[] {
   const piece = bytePiece.exec(name)
   if (piece !== null) return [Number.parseInt(piece[1]!, 16)]
-  const bytes = [...name].map((letter) => bytesOfLetters.get(letter))
+  const bytes = [...name].map((letter) => byteCharacters.get(letter))
   return bytes.every((byte) => byte !== undefined) ? bytes : []
-}
-
-function lettersOfBytes (): string[] {
-  let others = 0
-  return Array.from({ length: 256 }, (_, byte) => {
-    const isPrintable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae
-    return String.fromCodePoint(isPrintable ? byte : 0x100 + others++)
-  })
 }

@@ -1,4 +1,4 @@
-import { bytesOfLetters } from './byte-vocabulary.ts'
+import { byteCharacters } from '../huggingface-decoder.ts'
 
 /** What may come next in UTF-8: how many bytes the character still has, and the range of the next one. */
 interface Place {
@@ -31,7 +31,7 @@ export class Utf8Tokens {
 
   /** Takes the bytes of each token, as `byteVocabulary` writes them. */
   constructor (vocabulary: readonly string[]) {
-    this.#bytes = vocabulary.map((token) => [...token].map((letter) => bytesOfLetters.get(letter)!))
+    this.#bytes = vocabulary.map((token) => [...token].map((letter) => byteCharacters.get(letter)!))
   }
 
   /** The place of an empty text. */

@@ -1,9 +1,9 @@
 import fc from 'fast-check'
 import { expect, it } from 'vitest'
-import { bytesOfLetters } from '../../../../src/model/text/structured-output/byte-vocabulary.ts'
+import { byteCharacters } from '../../../../src/model/text/huggingface-decoder.ts'
 import { Utf8Tokens } from '../../../../src/model/text/structured-output/utf8-tokens.ts'
 
-const letters = new Map([...bytesOfLetters].map(([letter, byte]) => [byte, letter]))
+const letters = new Map([...byteCharacters].map(([letter, byte]) => [byte, letter]))
 /** A token for each byte, in their order. */
 const tokens = new Utf8Tokens(Array.from({ length: 256 }, (_, byte) => letters.get(byte)!))
 
