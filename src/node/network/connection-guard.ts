@@ -1,6 +1,7 @@
 import { yamux } from '@chainsafe/libp2p-yamux'
 import type { MessageStream, Stream, StreamMuxerFactory } from '@libp2p/interface'
 import type { Uint8ArrayList } from 'uint8arraylist'
+import { LeakyBucket, type EventRate } from './leaky-bucket.ts'
 
 type MuxerOptions = NonNullable<Parameters<typeof yamux>[0]>
 
@@ -13,22 +14,20 @@ export interface GuardLimits {
   readonly receivedBytes: number
   /** Bytes that wait to be sent because the peer does not read. */
   readonly unsentBytes: number
-  /** Streams that the peer may open at once, and then each second. */
-  readonly streams: number
-  readonly streamsPerSecond: number
-  /** Pings and refused streams that are answered at once, and then each second: each answer costs as much as a message. */
-  readonly answers: number
-  readonly answersPerSecond: number
+  /** Streams that the peer may open. */
+  readonly streams: EventRate
+  /** Pings and refused streams that are answered: each answer costs as much as a message. */
+  readonly answers: EventRate
 }
 
 /** A peer that has not been greeted identifies itself, says hello and is refused: 20 KiB over five streams, each of which may be reset. */
 export const STRANGER_LIMITS: GuardLimits = {
-  receivedBytes: 64 * KiB, unsentBytes: 256 * KiB, streams: 40, streamsPerSecond: 5, answers: 40, answersPerSecond: 5
+  receivedBytes: 64 * KiB, unsentBytes: 256 * KiB, streams: { atOnce: 40, perSecond: 5 }, answers: { atOnce: 40, perSecond: 5 }
 }
 
 /** A member's sessions may each have a record of 1 MiB on the way when its connection stalls. */
 export const MEMBER_LIMITS: GuardLimits = {
-  receivedBytes: Infinity, unsentBytes: 32 * MiB, streams: 200, streamsPerSecond: 50, answers: 200, answersPerSecond: 20
+  receivedBytes: Infinity, unsentBytes: 32 * MiB, streams: { atOnce: 200, perSecond: 50 }, answers: { atOnce: 200, perSecond: 20 }
 }
 
 /** What a queued piece counts for at least: a frame of 12 bytes takes this much memory while it waits. */
@@ -46,32 +45,13 @@ export class CostlyPeerError extends Error {
   }
 }
 
-/** Counts events that may come so many at once, and then so many each second. */
-class Bucket {
-  readonly #now: () => number
-  #level = 0
-  #sinceMs: number
-
-  constructor (now: () => number) {
-    this.#now = now
-    this.#sinceMs = now()
-  }
-
-  /** Counts one event. Returns whether it is one too many. */
-  overflows (most: number, perSecond: number): boolean {
-    const nowMs = this.#now()
-    this.#level = Math.max(this.#level - Math.max(nowMs - this.#sinceMs, 0) / 1000 * perSecond, 0) + 1
-    this.#sinceMs = nowMs
-    return this.#level > most
-  }
-}
-
 /** Holds one connection to its limits; those of members apply as soon as `isMember` says so. */
 export class ConnectionGuard {
   readonly #isMember: () => boolean
   readonly #end: (error: Error) => void
-  readonly #streams: Bucket
-  readonly #answers: Bucket
+  readonly #now: () => number
+  readonly #streams: LeakyBucket
+  readonly #answers: LeakyBucket
   #receivedBytes = 0
   #unsentBytes = 0
   #ended = false
@@ -79,8 +59,9 @@ export class ConnectionGuard {
   constructor (isMember: () => boolean, end: (error: Error) => void, now: () => number = () => performance.now()) {
     this.#isMember = isMember
     this.#end = end
-    this.#streams = new Bucket(now)
-    this.#answers = new Bucket(now)
+    this.#now = now
+    this.#streams = new LeakyBucket(now())
+    this.#answers = new LeakyBucket(now())
   }
 
   /** Counts bytes that came in. */
@@ -104,14 +85,12 @@ export class ConnectionGuard {
 
   /** Counts a stream that the peer opened. */
   opened (): void {
-    const { streams, streamsPerSecond } = this.#limits()
-    if (this.#streams.overflows(streams, streamsPerSecond)) this.#exceed('opens streams too often')
+    if (this.#streams.overflows(this.#now(), this.#limits().streams)) this.#exceed('opens streams too often')
   }
 
   /** Counts a frame that only answers the peer: a ping's answer, or a stream's reset. */
   answered (): void {
-    const { answers, answersPerSecond } = this.#limits()
-    if (this.#answers.overflows(answers, answersPerSecond)) this.#exceed('asks for answers too often')
+    if (this.#answers.overflows(this.#now(), this.#limits().answers)) this.#exceed('asks for answers too often')
   }
 
   /** Whether the connection was ended: what still comes over it is not worth reading. */

@@ -1,22 +1,17 @@
 import { siteOf } from './address-key.ts'
+import { LeakyBucket, type EventRate } from './leaky-bucket.ts'
 
-/** Handshakes that an address may begin at once, and then each second. */
-export interface HandshakeRate {
-  readonly atOnce: number
-  readonly perSecond: number
-}
-
-/** What an address may begin of which no member is known: each handshake costs a few milliseconds of computing. */
-export const ADDRESS_HANDSHAKES: HandshakeRate = { atOnce: 10, perSecond: 2 }
+/** Handshakes that an address may begin of which no member is known: each handshake costs a few milliseconds of computing. */
+export const ADDRESS_HANDSHAKES: EventRate = { atOnce: 10, perSecond: 2 }
 
 /** The same for an address from which a member came lately. */
-export const RECENT_HANDSHAKES: HandshakeRate = { atOnce: 100, perSecond: 20 }
+export const RECENT_HANDSHAKES: EventRate = { atOnce: 100, perSecond: 20 }
 
 /**
  * What all addresses may begin together of which no member is known: all members of a large federation at once, who come back to a server
  * that was restarted, and then a tenth of a core.
  */
-export const STRANGERS_HANDSHAKES: HandshakeRate = { atOnce: 200, perSecond: 10 }
+export const STRANGERS_HANDSHAKES: EventRate = { atOnce: 200, perSecond: 10 }
 
 /** Blame that an address may have without having to wait: a peer's network may fail between its handshake and its hello. */
 const FORGIVEN_BLAME = 4
@@ -48,36 +43,9 @@ const laterByTimer: Later = (afterMs, callback) => {
   return () => { clearTimeout(timer) }
 }
 
-/** Counts events that may come so many at once, and then so many each second. */
-class Bucket {
-  #level = 0
-  #sinceMs: number
-
-  constructor (nowMs: number) {
-    this.#sinceMs = nowMs
-  }
-
-  /** How many events are above what had time to drain. */
-  level (nowMs: number, { atOnce, perSecond }: HandshakeRate): number {
-    // A clock that was set back drains nothing, and fills nothing; what came at a higher rate is not held against a lower one.
-    this.#level = Math.max(Math.min(this.#level, atOnce) - Math.max(nowMs - this.#sinceMs, 0) / 1000 * perSecond, 0)
-    this.#sinceMs = nowMs
-    return this.#level
-  }
-
-  /** Milliseconds until another event is allowed; 0 where it is now. */
-  waitMs (nowMs: number, rate: HandshakeRate): number {
-    return Math.max(this.level(nowMs, rate) + 1 - rate.atOnce, 0) / rate.perSecond * 1000
-  }
-
-  add (): void {
-    this.#level++
-  }
-}
-
 /** What is known of an address. */
 interface Caller {
-  readonly bucket: Bucket
+  readonly bucket: LeakyBucket
   blame: number
   blameSinceMs: number
 }
@@ -96,14 +64,14 @@ export class HandshakeTurns {
   readonly #now: () => number
   readonly #later: Later
   readonly #callers = new Map<string, Caller>()
-  readonly #strangers: Bucket
+  readonly #strangers: LeakyBucket
   readonly #waiting = new Set<Turn>()
   #stop: (() => void) | undefined
 
   constructor (now: () => number = () => performance.now(), later: Later = laterByTimer) {
     this.#now = now
     this.#later = later
-    this.#strangers = new Bucket(now())
+    this.#strangers = new LeakyBucket(now())
   }
 
   /** Calls `begin` when a handshake of an address may begin, before this returns where it may at once. Returns how to give the turn up. */
@@ -161,7 +129,7 @@ export class HandshakeTurns {
     return isRecent ? ownMs : Math.max(ownMs, this.#strangers.waitMs(nowMs, STRANGERS_HANDSHAKES))
   }
 
-  #rateOf (caller: Caller, isRecent: boolean): HandshakeRate {
+  #rateOf (caller: Caller, isRecent: boolean): EventRate {
     const { atOnce, perSecond } = isRecent ? RECENT_HANDSHAKES : ADDRESS_HANDSHAKES
     const share = 2 ** -Math.max(this.#blameOf(caller) - FORGIVEN_BLAME, 0)
     return {
@@ -182,7 +150,7 @@ export class HandshakeTurns {
 
   /** Returns what is known of an address, as the newest of all. */
   #caller (key: string): Caller {
-    const caller = this.#callers.get(key) ?? { bucket: new Bucket(this.#now()), blame: 0, blameSinceMs: this.#now() }
+    const caller = this.#callers.get(key) ?? { bucket: new LeakyBucket(this.#now()), blame: 0, blameSinceMs: this.#now() }
     this.#callers.delete(key)
     this.#callers.set(key, caller)
     if (this.#callers.size > MAX_TRACKED_ADDRESSES) this.#callers.delete(this.#callers.keys().next().value as string)

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { describe, expect, it } from 'vitest'
-import { ConnectionGuard, MEMBER_LIMITS, STRANGER_LIMITS, type GuardLimits } from '../../../src/node/network/connection-guard.ts'
+import { ConnectionGuard, MEMBER_LIMITS, STRANGER_LIMITS } from '../../../src/node/network/connection-guard.ts'
 
 function guarded (isMember: boolean) {
   const clock = { nowMs: 0 }
@@ -20,14 +20,14 @@ function guarded (isMember: boolean) {
 describe.each([['a stranger', false, STRANGER_LIMITS], ['a member', true, MEMBER_LIMITS]] as const)('the guard of %s', (_, isMember, limits) => {
   it('bounds the answers that the peer asks for at once, and says so once', () => {
     const { errors, guard, passing } = guarded(isMember)
-    expect(passing(() => { guard.answered() }, 1_000)).toBe(limits.answers)
+    expect(passing(() => { guard.answered() }, 1_000)).toBe(limits.answers.atOnce)
     guard.answered()
     expect(errors.map(({ message }) => message)).toEqual(['the peer asks for answers too often'])
   })
 
   it('bounds the streams that the peer opens at once', () => {
     const { guard, passing } = guarded(isMember)
-    expect(passing(() => { guard.opened() }, 1_000)).toBe(limits.streams)
+    expect(passing(() => { guard.opened() }, 1_000)).toBe(limits.streams.atOnce)
   })
 
   it('counts nothing more after it ended the connection', () => {
@@ -50,18 +50,18 @@ describe.each([['a stranger', false, STRANGER_LIMITS], ['a member', true, MEMBER
     const { clock, guard, passing } = guarded(isMember)
     expect(passing(() => {
       guard.answered()
-      clock.nowMs += 1_000 / limits.answersPerSecond
+      clock.nowMs += 1_000 / limits.answers.perSecond
     }, 1_000)).toBe(1_000)
   })
 })
 
 it('the limits of a connection are those of docs/wire.md', async () => {
   const text = await readFile(new URL('../../../docs/wire.md', import.meta.url), 'utf8')
-  for (const [row, of] of [
-    ['streams opened', ({ streams, streamsPerSecond }: GuardLimits) => [streams, streamsPerSecond]],
-    ['pings and refused streams answered', ({ answers, answersPerSecond }: GuardLimits) => [answers, answersPerSecond]]
+  for (const [row, kind] of [
+    ['streams opened', 'streams'],
+    ['pings and refused streams answered', 'answers']
   ] as const) {
-    const cells = [STRANGER_LIMITS, MEMBER_LIMITS].map((limits) => of(limits).join(', '))
+    const cells = [STRANGER_LIMITS, MEMBER_LIMITS].map(({ [kind]: { atOnce, perSecond } }) => `${atOnce}, ${perSecond}`)
     expect(text).toContain(`| ${row} at once, then each second | ${cells.join(' | ')} |`)
   }
 })
