@@ -66,7 +66,7 @@ export function summarise (problem: string, cells: readonly Cell[]): Summary {
   const differences = ['centralised', 'alone, mean', 'base'].flatMap((from) => {
     const other = groups.get(from) ?? []
     return federated.length === 0 || other.length === 0 ? [] : [differenceOf('federated', from, federated, other)]
-  }).concat(federated.length === 0 ? [] : guarded.map((system) => differenceOf(system, 'federated', of(system), federated)))
+  }).concat(federated.length === 0 ? [] : guarded.map((system) => differenceOf(system, 'federated', of(system), sameSeeds(federated, of(system)))))
   const measured = federated.flatMap(({ fromCentralised }) => fromCentralised ?? [])
   return {
     problem,
@@ -80,6 +80,11 @@ export function summarise (problem: string, cells: readonly Cell[]): Summary {
     ...guarded.length === 0 ? {} : { leaks: leaksOver(guarded, of) },
     ...federated.length === 0 ? {} : { wireBytes: federated.reduce((sum, { wireBytes = 0 }) => sum + wireBytes, 0) / federated.length }
   }
+}
+
+/** Returns the cells of the seeds that others have. */
+function sameSeeds (cells: readonly Cell[], others: readonly Cell[]): Cell[] {
+  return cells.filter(({ seed }) => others.some((other) => other.seed === seed))
 }
 
 /** Returns what each protected federation let leak, after what one of them would have let leak without its noise. */

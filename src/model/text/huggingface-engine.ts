@@ -61,7 +61,8 @@ export function huggingFaceEngine (tokenizer: object, tokenizerConfig: object = 
   const parts = library as unknown as Readonly<Record<'normalizer' | 'pre_tokenizer' | 'decoder', Part | null>>
   patchParts(parts, { normalizer, pre_tokenizer: preTokenizer })
   const bytes = type === 'Unigram' && fallsBack === true ? (token: string) => byteTokens(library, token) : undefined
-  library.encode_text = (text) => text === null ? null : encodeText(library, text, bytes)
+  const encodeText = textEncoder(library, bytes)
+  library.encode_text = (text) => text === null ? null : encodeText(text)
   if (type === 'BPE' && fallsBack !== true && (unknown ?? null) === null && !isOfBytes(library, preTokenizer)) dropUnknown(library)
   // The library has no model of whole words: it gives words outside the vocabulary no id.
   const unknownId = type === 'WordLevel' && typeof unknown === 'string' ? library.token_to_id(unknown) : undefined
@@ -130,28 +131,35 @@ function byteTokens (library: Library, text: string): string[] | undefined {
 }
 
 /**
- * Divides a text at the added tokens that are written in it, as the Python library does, and encodes what is between them. `bytes` are the
- * tokens for what is in no other token, where there are such.
+ * Returns what divides a text at the added tokens that are written in it, as the Python library does, and encodes what is between them.
+ * `bytes` are the tokens for what is in no other token, where there are such. The library's parts are read when a text comes: some of them
+ * are replaced after this.
  */
-function encodeText (library: Library, text: string, bytes?: (token: string) => string[] | undefined): string[] {
-  const { normalizer, pre_tokenizer: preTokenizer } = library
-  const [plain, normalized] = [false, true].map((wanted) =>
-    new Map(library.added_tokens.filter((token) => (token.normalized && normalizer !== null) === wanted)
-      .map((token) => [wanted ? normalizer!(token.content) : token.content, token])))
-  return withoutAdded(text, library.splitter_unnormalized, plain!).flatMap((part) => {
-    if (part.token !== undefined) return [part.token]
-    const changed = normalizer === null ? part.text : normalizer(part.text)
-    return withoutAdded(changed, library.splitter_normalized, normalized!).flatMap((inner) => {
-      if (inner.token !== undefined) return [inner.token]
-      if (inner.text === '') return []
-      const first = part.start === 0 && inner.start === 0
-      const words = preTokenizer === null ? [inner.text] : preTokenizer(inner.text, { section_index: first ? 0 : 1 })
-      // Each by itself: what is unknown is one token within a word, and never over several.
-      const tokens = words.flatMap((word) => library.model([word]))
-      const isKnown = (token: string): boolean => library.token_to_id(token) !== undefined
-      return bytes === undefined ? tokens : tokens.flatMap((token) => isKnown(token) ? [token] : bytes(token) ?? [token])
+function textEncoder (library: Library, bytes?: (token: string) => string[] | undefined): (text: string) => string[] {
+  const added = (wanted: boolean): ReadonlyMap<string, AddedToken> => {
+    const { normalizer } = library
+    return new Map(library.added_tokens.filter((token) => (token.normalized && normalizer !== null) === wanted)
+      .map((token) => [wanted ? normalizer!(token.content) : token.content, token]))
+  }
+  let tokens: Readonly<Record<'plain' | 'normalized', ReadonlyMap<string, AddedToken>>> | undefined
+  const isKnown = (token: string): boolean => library.token_to_id(token) !== undefined
+  return (text) => {
+    const { normalizer, pre_tokenizer: preTokenizer } = library
+    const { plain, normalized } = tokens ??= { plain: added(false), normalized: added(true) }
+    return withoutAdded(text, library.splitter_unnormalized, plain).flatMap((part) => {
+      if (part.token !== undefined) return [part.token]
+      const changed = normalizer === null ? part.text : normalizer(part.text)
+      return withoutAdded(changed, library.splitter_normalized, normalized).flatMap((inner) => {
+        if (inner.token !== undefined) return [inner.token]
+        if (inner.text === '') return []
+        const first = part.start === 0 && inner.start === 0
+        const words = preTokenizer === null ? [inner.text] : preTokenizer(inner.text, { section_index: first ? 0 : 1 })
+        // Each by itself: what is unknown is one token within a word, and never over several.
+        const found = words.flatMap((word) => library.model([word]))
+        return bytes === undefined ? found : found.flatMap((token) => isKnown(token) ? [token] : bytes(token) ?? [token])
+      })
     })
-  })
+  }
 }
 
 interface Section {

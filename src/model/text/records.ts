@@ -118,6 +118,37 @@ const answers: Readonly<Record<typeof questions[number], readonly string[]>> = {
   input: ['output']
 }
 
+/** Names of conversations. */
+const conversations = ['messages', 'conversations', 'conversation'] as const
+
+/** Makes each schema once, when it is first asked for: Zod compiles it then, which takes as long as reading a hundred records. */
+function once<Schema> (make: (...names: readonly string[]) => Schema): (...names: readonly string[]) => Schema {
+  const made = new Map<string, Schema>()
+  return (...names) => {
+    const key = names.join('/')
+    const known = made.get(key) ?? make(...names)
+    made.set(key, known)
+    return known
+  }
+}
+
+/** The shapes of records; that of a question and its answer has the names under which the record has them. */
+const shapes = {
+  conversation: once((name) => z.object({ [name]: messages, tools: noTools, functions: noTools, system })),
+  noMessages: once(() => z.object({ messages })),
+  promptMessages: once(() => z.object({ prompt: messages, completion: messages, tools: noTools, system })),
+  promptTexts: once(() => z.object({ prompt: text, completion: text, system })),
+  question: once((question, answer): z.ZodObject<Record<string, z.ZodType>> => z.object({
+    [question]: text,
+    [answer]: text,
+    ...(question === 'instruction' ? { input: text.nullish(), context: text.nullish() } : {}),
+    ...(question === 'question' ? { context: text.nullish() } : {}),
+    system,
+    history
+  })),
+  text: once(() => z.object({ text }))
+}
+
 /**
  * Reads one line of JSONL as `recordOf` reads its value. Returns the record, or the reason why the line is none.
  */
@@ -143,27 +174,19 @@ export function recordOf (given: unknown, chatInstructions: boolean, columns: Co
   const has = (name: string): boolean => Object.hasOwn(value, name)
   const conversation = conversations.find((name) => Array.isArray(value[name]) && !(name !== 'messages' && value[name].length === 0))
   if (conversation !== undefined)
-    return check(z.object({ [conversation]: messages, tools: noTools, functions: noTools, system }), value, (parsed) =>
+    return check(shapes.conversation(conversation), value, (parsed) =>
       chat(parsed[conversation] as Message[], 0, parsed.system as string | undefined))
-  if (has('messages')) return check(z.object({ messages }), value, () => ({ reason: 'has no messages' }))
+  if (has('messages')) return check(shapes.noMessages(), value, () => ({ reason: 'has no messages' }))
   if (Array.isArray(value.prompt))
-    return check(z.object({ prompt: messages, completion: messages, tools: noTools, system }), value, ({ prompt, completion, system }) =>
+    return check(shapes.promptMessages(), value, ({ prompt, completion, system }) =>
       chat([...prompt, ...completion], prompt.length, system))
   if (has('prompt') && (has('completion') || !answers.prompt.some(has)))
-    return check(z.object({ prompt: text, completion: text, system }), value, ({ prompt, completion, system }) =>
+    return check(shapes.promptTexts(), value, ({ prompt, completion, system }) =>
       ({ kind: 'completion', prompt: system === undefined || system === null || system === '' ? prompt : `${system}\n${prompt}`, completion }))
   const question = questions.find((name) => has(name) && answers[name].some(has)) ?? (has('instruction') ? 'instruction' : undefined)
   if (question !== undefined) {
     const answer = answers[question].find(has) ?? 'output'
-    const shape: Record<string, z.ZodType> = {
-      [question]: text,
-      [answer]: text,
-      ...(question === 'instruction' ? { input: text.nullish(), context: text.nullish() } : {}),
-      ...(question === 'question' ? { context: text.nullish() } : {}),
-      system,
-      history
-    }
-    return check(z.object(shape), value, (parsed) => instruction({
+    return check(shapes.question(question, answer), value, (parsed) => instruction({
       // An instruction comes before what it is about, and a question after it.
       question: [
         ...(question === 'question' ? [parsed.context] : []), parsed[question], ...(question === 'instruction' ? [parsed.input, parsed.context] : [])
@@ -173,7 +196,7 @@ export function recordOf (given: unknown, chatInstructions: boolean, columns: Co
       history: parsed.history as Array<[string, string]> | undefined
     }, chatInstructions))
   }
-  if (has('text')) return check(z.object({ text }), value, ({ text }) => ({ kind: 'text', text }))
+  if (has('text')) return check(shapes.text(), value, ({ text }) => ({ kind: 'text', text }))
   return { reason: 'has none of the fields text, messages, prompt, instruction (docs/data.md lists the formats; --map names other columns)' }
 }
 
@@ -188,8 +211,6 @@ export function fieldsOf (given: unknown, columns: Columns = {}): { readonly val
   }
   return { value: Object.fromEntries(Object.entries(renamed).filter(([, each]) => each !== null && each !== undefined)) }
 }
-
-const conversations = ['messages', 'conversations', 'conversation'] as const
 
 /**
  * Returns the fields with conversations as lists of messages, also where there is a list for each field of them, as the library `datasets`
