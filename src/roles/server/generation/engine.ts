@@ -184,11 +184,10 @@ export class GenerationEngine {
     this.#isWorking = true
     try {
       while (this.#requests.length > 0) {
+        await this.#gathering.wait()
         await this.#turns.generation(async () => { await this.#run() }, () => this.#requests.length > 0)
         // What came meanwhile, and what follows the answers at once, is in the next run.
-        if (this.#requests.length === 0) break
-        await setImmediate()
-        await this.#gathering.wait()
+        if (this.#requests.length > 0) await setImmediate()
       }
     } finally {
       // At once: a request that comes after the last look at the queue would wait for the one after it.

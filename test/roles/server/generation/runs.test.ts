@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { modelOf, type Model } from '../../../../src/model/families/index.ts'
 import { CachedSpan } from '../../../../src/model/generation/cached-span.ts'
@@ -46,12 +47,13 @@ function numbered ({ hiddenSize }: Model, tokens: number, seed: number): Tensor 
   return float32([tokens, hiddenSize], Float32Array.from({ length: tokens * hiddenSize }, (_, i) => Math.sin((i * i + seed) % 1009)))
 }
 
-/** Watches how many tokens of how many sequences each run has. */
-function watchRuns (): Array<readonly number[]> {
+/** Watches how many tokens of how many sequences each run has; each takes so many milliseconds longer. */
+function watchRuns (moreMs = 0): Array<readonly number[]> {
   const runs: Array<readonly number[]> = []
   const run = original(BatchRunner, 'run')
   vi.spyOn(BatchRunner.prototype, 'run').mockImplementation(async function (this: BatchRunner, chunks) {
     runs.push(chunks.map(({ count }) => count))
+    await delay(moreMs)
     return await run.call(this, chunks)
   })
   return runs
@@ -122,6 +124,22 @@ describe('GenerationEngine', () => {
     expect(Math.max(...runs.map(tokensOf))).toBeLessThanOrEqual(512)
     expect(runs.flat().filter((count) => count === 1).length).toBeGreaterThanOrEqual(8 * 4096 / 128)
     for (const one of [...decoding, sequence]) await one.close()
+  })
+
+  it('has the steps of clients who come back a little apart in the same runs', async () => {
+    const { model, engine, span } = await setUp(readModelGolden('llama/plain'))
+    const runs = watchRuns(600)
+    const steps = 6
+    await Promise.all([0, 10, 20, 30].map(async (awayMs, i) => {
+      const sequence = await engine.open(`sequence-${i}`, `client-${i}`, span, steps)
+      for (let step = 0; step < steps; step++) {
+        await sequence.forward({ tensors: [numbered(model, 1, i)], context: undefined })
+        await delay(awayMs)
+      }
+      await sequence.close()
+    }))
+    // Nobody is expected until he came back once. Were nobody waited for, each step of the others would be in a run after the first's.
+    expect(runs.filter(({ length }) => length === 4).length).toBeGreaterThanOrEqual(steps - 3)
   })
 
   it('compiles a program for a number of sequences, and none for the length of a chunk', async () => {
