@@ -212,6 +212,7 @@ beforeAll(async () => {
     peers: answering('peers', { peers: [peer] }),
     servers: answering('servers', servers),
     privacy: answering('privacy', released),
+    auditSweep: answering('auditSweep'),
     invite: answering('invite', {
       invite: 'midspan-invite-line',
       role: 'client',
@@ -438,6 +439,14 @@ describe('commands that talk to the daemon', () => {
       expect(asked.get(name)).toMatchObject({ withhold: `names,numbers,${join(process.cwd(), 'people.txt')}` })
     expect(asked.get('train')).toMatchObject({ contributors: [peer] })
     expect(asked.get('generate')).toMatchObject({ jsonSchema: schema })
+  })
+
+  it('ask for a sweep of settings, its time and the leak that is allowed, which an audit alone does not take', async () => {
+    const data = ['audit', '--home', root, '--data', 'a.jsonl']
+    await run([...data, '--sweep', 'withhold, noise,noise', '--budget', '90s', '--max-leak', '0.5'])
+    expect(asked.get('auditSweep')).toMatchObject({ axes: ['withhold', 'noise'], budgetMs: 90_000, maxLeak: 0.5 })
+    expect(await run([...data, '--max-leak', '0.5'])).toMatchObject({ code: 2, err: expect.stringContaining('--max-leak is for a sweep') as string })
+    expect(asked.has('audit')).toBe(false)
   })
 
   it('tell what the daemon refused, with the exit code of its kind', async () => {
